@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""riscv64: Documentation/arch/riscv/vm-layout.rst, arch/riscv/include/asm/{sparsemem,pgtable}.h (v6.12)."""
+
+from __future__ import annotations
+
+from harness.arch.spec import ArchSpec, PagingMode
+from harness.units import GIB, KIB, MIB
+
+RISCV64 = ArchSpec(
+    name="riscv64",
+    qemu_target="riscv64",
+    machine="virt",
+    machine_options=("aia=aplic-imsic",),
+    cpu="rv64",
+    console="ttyS0",
+    triplet="riscv64-linux-gnu",
+    kernel_arch="riscv",
+    image="arch/riscv/boot/Image",
+    image_magic=(56, b"RSC\x05"),
+    ram_base=0x8000_0000,
+    device_memory_alignment=GIB,
+    paging={
+        4 * KIB: PagingMode(
+            page_size=4 * KIB,
+            section_size=128 * MIB,
+            leaf_sizes={"PTE": 4 * KIB, "PMD": 2 * MIB, "PUD": GIB, "P4D": 512 * GIB},
+            contiguous_sizes={},
+        ),
+    },
+    subsection_size=2 * MIB,
+)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What an architecture is, as far as memory hotplug can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.units import GIB
+
+
+@dataclass(frozen=True, slots=True)
+class PagingMode:
+    """Geometry of the kernel's own page tables for one base page size.
+
+    All sizes are bytes. ``leaf_sizes`` maps a level's name (PTE, PMD, PUD, P4D) to the size one entry of it maps;
+    only levels that the kernel uses for leaves of RAM are in it. ``contiguous_sizes`` maps a level to the size of
+    one contiguous group there (arm64 CONT_PTE_SIZE, CONT_PMD_SIZE); empty where the architecture has no such hint.
+    """
+
+    page_size: int
+    section_size: int
+    leaf_sizes: Mapping[str, int]
+    contiguous_sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchSpec:
+    """One architecture as QEMU, Debian and the kernel know it."""
+
+    #: the kernel's and Debian's name
+    name: str
+    #: the suffix of qemu-system-*
+    qemu_target: str
+    #: ``-machine`` without options that depend on the guest
+    machine: str
+    #: options of ``-machine`` that every guest gets
+    machine_options: tuple[str, ...]
+    #: ``-cpu``
+    cpu: str
+    #: kernel console on the first serial port
+    console: str
+    #: GNU triplet of the cross compiler
+    triplet: str
+    #: ``ARCH=`` of the kernel's build
+    kernel_arch: str
+    #: path of the Image below the kernel's build directory
+    image: str
+    #: (offset, bytes) of the magic number in a bare Image (Documentation/arch/*/boot*.rst)
+    image_magic: tuple[int, bytes]
+    #: where boot RAM starts on QEMU's ``virt`` board
+    ram_base: int
+    #: QEMU starts device memory at the end of boot RAM rounded up to this, and adds as much slack for each slot
+    device_memory_alignment: int
+    #: geometry by base page size
+    paging: Mapping[int, PagingMode]
+    #: sub-section size (include/linux/mmzone.h, SUBSECTION_SHIFT 21)
+    subsection_size: int
+    #: bytes of one struct page that memory bring-up reserves room for (MAX_STRUCT_PAGE_SIZE, drivers/nvdimm/nd.h)
+    max_struct_page: int = 64
+    #: wiggle room QEMU asks of a slot
+    slot_slack: int = GIB

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The shared vocabulary: what a guest's memory looks like, as frozen values.
+
+Parsers and collectors produce these, the model predicts them, checks compare them. All addresses are bytes,
+all ranges half-open (``AddrRange``), all page counts in the guest's own pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as MappingABC
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from harness.units import AddrRange
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class NotObserved:
+    """Stands where a value could not be seen; ``reason`` says why. Never a pass."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class IomemEntry:
+    """One line of /proc/iomem with the lines nested below it (kernel/resource.c, r_show)."""
+
+    range: AddrRange
+    name: str
+    children: tuple[IomemEntry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBlock:
+    """One /sys/devices/system/memory/memoryN directory (drivers/base/memory.c).
+
+    ``index`` is N; ``phys_index`` the file's content; ``nodes`` the numbers of its node* links.
+    ``removable`` and ``valid_zones`` are None where the kernel has no such file.
+    """
+
+    index: int
+    phys_index: int
+    state: str
+    removable: bool | None
+    valid_zones: tuple[str, ...] | None
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A run of equal leaf entries of the kernel's page tables, as ptdump prints it.
+
+    ``level`` is the kernel's name of the table that holds the leaf: PGD, P4D, PUD, PMD or PTE.
+    ``attrs`` are the attribute words in the order ptdump prints them, absent ones (blank columns) left out;
+    CON (arm64 contiguous hint) is one of them. ``region`` is the name of the marker the run stands under.
+    Runs that are not mapped at all are not represented.
+    """
+
+    range: AddrRange
+    level: str
+    attrs: tuple[str, ...]
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageTables:
+    """A dump of init_mm: ``markers`` maps a marker's text to its address, ``mappings`` are in address order."""
+
+    markers: MappingABC[str, int]
+    mappings: tuple[Mapping, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """One zone of one node from /proc/zoneinfo; pages. ``start_pfn`` is None for an unpopulated zone.
+
+    Note that zoneinfo leaves out per-zone details of a zone with no present pages but always prints the counts.
+    """
+
+    node: int
+    name: str
+    spanned: int
+    present: int
+    managed: int
+    start_pfn: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DmesgLine:
+    """One kernel log line: ``seconds`` since boot, ``level`` 0..7 (None where the source does not carry it)."""
+
+    seconds: float
+    level: int | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlabCache:
+    """One line of /proc/slabinfo: objects in use, objects in all, size in bytes."""
+
+    name: str
+    active_objs: int
+    num_objs: int
+    objsize: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDevice:
+    """One entry of QMP's query-memory-devices, flattened.
+
+    ``kind`` is dimm, virtio-mem or virtio-pmem; ``size`` what is plugged now, ``max_size`` the whole region
+    (equal to ``size`` for dimm and virtio-pmem); ``requested_size`` and ``block_size`` are None except for virtio-mem.
+    ``slot`` is None except for dimm; ``node`` is None for virtio-pmem.
+    """
+
+    id: str
+    kind: str
+    range: AddrRange
+    size: int
+    max_size: int
+    requested_size: int | None
+    block_size: int | None
+    node: int | None
+    slot: int | None
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """What one booted kernel is, read once per boot; nothing here changes while it runs.
+
+    ``config`` maps option names without CONFIG_ to y, m, a number or a string; None where the kernel does not tell.
+    ``vmcoreinfo`` is the kernel's own key=value note (kernel/vmcore_info.c), NotObserved where it could not be read.
+    ``parameters`` maps ``module.parameter`` to its text for the modules that matter to memory hotplug.
+    """
+
+    arch: str
+    release: str
+    cmdline: str
+    page_size: int
+    memory_block_size: int
+    config: MappingABC[str, str] | None
+    vmcoreinfo: MappingABC[str, str] | NotObserved
+    parameters: MappingABC[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DaxDevice:
+    """One /sys/bus/dax/devices entry; ``driver`` is device_dax, kmem or None."""
+
+    name: str
+    range: AddrRange
+    align: int
+    target_node: int
+    driver: str | None
+
+
+@dataclass(frozen=True)
+class GuestState:
+    """One snapshot: everything seen of the guest between two actions.
+
+    ``raw`` keeps the bytes of every source by name, so that a saved snapshot can be parsed and checked again.
+    A source that could not be read is NotObserved with its reason. ``boot_id`` tells boots apart; ``uptime`` is seconds.
+    """
+
+    raw: MappingABC[str, bytes] = field(repr=False)
+    boot_id: str
+    uptime: float
+    iomem: tuple[IomemEntry, ...] | NotObserved
+    blocks: tuple[MemoryBlock, ...] | NotObserved
+    auto_online: str | NotObserved
+    zones: tuple[Zone, ...] | NotObserved
+    meminfo: MappingABC[str, int] | NotObserved
+    vmstat: MappingABC[str, int] | NotObserved
+    user_page_tables: int | NotObserved
+    slabs: tuple[SlabCache, ...] | NotObserved
+    page_tables: PageTables | NotObserved
+    dax: tuple[DaxDevice, ...] | NotObserved
+    dmesg: tuple[DmesgLine, ...] | NotObserved
+    devices: tuple[MemoryDevice, ...] | NotObserved
+    backends: MappingABC[str, int] | NotObserved
+    console: tuple[str, ...] | NotObserved
