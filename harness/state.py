@@ -162,7 +162,8 @@ class GuestState:
     """One snapshot: everything seen of the guest between two actions.
 
     ``raw`` keeps the bytes of every source by name, so that a saved snapshot can be parsed and checked again.
-    A source that could not be read is NotObserved with its reason. ``boot_id`` tells boots apart; ``uptime`` is seconds.
+    A source that could not be read is NotObserved with its reason. ``boot_id`` tells boots apart;
+    ``uptime`` is seconds.
     """
 
     raw: MappingABC[str, bytes] = field(repr=False)
