@@ -83,7 +83,7 @@ def test_not_a_program(tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     bad.write_bytes(b"\x7fELF nonsense")
     bad.chmod(0o755)
-    with pytest.raises(InfraError, match="exited with status 127:\n.*Exec format error"):
+    with pytest.raises(InfraError, match=r"exited with status 127:\n.*Exec format error"):
         proc.run([str(bad)], deadline=Deadline(5))
 
 
@@ -219,7 +219,8 @@ def test_sigkill_of_the_harness_leaves_no_orphan(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from harness import proc
-        child = proc.spawn(["sleep", "1000"], stdout=Path({str(tmp_path / "o")!r}), stderr=Path({str(tmp_path / "e")!r}))
+        folder = Path({str(tmp_path)!r})
+        child = proc.spawn(["sleep", "1000"], stdout=folder / "out", stderr=folder / "err")
         print(child.pid, flush=True)
         sys.stdin.read()
         """
