@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from harness.arch.layout import arm64_layout
 from harness.arch.spec import ArchSpec, PagingMode
 from harness.units import GIB, KIB, MIB
 
@@ -40,4 +41,8 @@ ARM64 = ArchSpec(
         ),
     },
     subsection_size=2 * MIB,
+    kernel_layout=arm64_layout,
+    shape_words=frozenset({"CON", "BLK"}),
+    writable_word="RW",
+    executable_word="x",
 )

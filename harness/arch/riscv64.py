@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from harness.arch.layout import riscv64_layout
 from harness.arch.spec import ArchSpec, PagingMode
 from harness.units import GIB, KIB, MIB
 
@@ -28,4 +29,8 @@ RISCV64 = ArchSpec(
         ),
     },
     subsection_size=2 * MIB,
+    kernel_layout=riscv64_layout,
+    shape_words=frozenset(set()),
+    writable_word="W",
+    executable_word="X",
 )

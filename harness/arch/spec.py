@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from harness.arch.layout import KernelLayout
 from harness.units import GIB
 
 
@@ -56,6 +57,13 @@ class ArchSpec:
     paging: Mapping[int, PagingMode]
     #: sub-section size (include/linux/mmzone.h, SUBSECTION_SHIFT 21)
     subsection_size: int
+    #: reads a boot's virtual layout from its vmcoreinfo note; raises KeyError
+    kernel_layout: Callable[[Mapping[str, str]], KernelLayout]
+    #: ptdump words that name the leaf's shape, not its permissions or memory type
+    shape_words: frozenset[str]
+    #: ptdump words that make a page writable, and executable by the kernel
+    writable_word: str
+    executable_word: str
     #: bytes of one struct page that memory bring-up reserves room for (MAX_STRUCT_PAGE_SIZE, drivers/nvdimm/nd.h)
     max_struct_page: int = 64
     #: wiggle room QEMU asks of a slot

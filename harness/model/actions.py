@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the harness did to a guest, as values that can be logged, saved and replayed through the model.
+
+An action stands for something that *took effect*: a refused request is recorded by its step, not here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+#: memory_block_online types of sysfs, and what auto_online_blocks accepts beside ``offline``
+ONLINE_TYPES = ("online", "online_kernel", "online_movable")
+#: states a virtio-pmem device can be in, as seen from the kernel's drivers
+PMEM_MODES = ("raw", "devdax", "kmem")
+
+
+@dataclass(frozen=True, slots=True)
+class PlugDimm:
+    """pc-dimm ``id`` of ``size`` bytes was hot-added; ``slot``/``address`` None: QEMU chose.
+
+    ``kernel_added`` is False where the kernel must refuse the range although QEMU accepted it (a DIMM that is not
+    made of whole memory blocks), so that no state in the guest may change.
+    """
+
+    id: str
+    size: int
+    node: int = 0
+    slot: int | None = None
+    address: int | None = None
+    kernel_added: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PlugVirtioMem:
+    """virtio-mem-pci ``id`` with a region of ``max_size`` bytes was hot-plugged below root port ``port``."""
+
+    id: str
+    max_size: int
+    block_size: int
+    requested: int = 0
+    node: int = 0
+    port: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlugVirtioPmem:
+    """virtio-pmem-pci ``id`` of ``size`` bytes was hot-plugged below root port ``port``."""
+
+    id: str
+    size: int
+    port: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unplug:
+    """The device ``id`` is gone (DEVICE_DELETED)."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """virtio-mem ``id`` was asked for ``requested`` bytes and was given time to settle."""
+
+    id: str
+    requested: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetBlock:
+    """Memory block ``index`` went to ``state`` (one of ONLINE_TYPES, or offline)."""
+
+    index: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAutoOnline:
+    """auto_online_blocks was set to ``policy`` (offline or one of ONLINE_TYPES)."""
+
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetPmemMode:
+    """virtio-pmem ``id`` went to ``mode`` (PMEM_MODES), with its memmap in ``map`` (mem, dev) and ``align`` bytes."""
+
+    id: str
+    mode: str
+    map: str = "mem"
+    align: int = 2 << 20
+
+
+Action = Union[PlugDimm, PlugVirtioMem, PlugVirtioPmem, Unplug, Resize, SetBlock, SetAutoOnline, SetPmemMode]
+
+_BY_NAME: dict[str, type[Action]] = {
+    kind.__name__: kind
+    for kind in (PlugDimm, PlugVirtioMem, PlugVirtioPmem, Unplug, Resize, SetBlock, SetAutoOnline, SetPmemMode)
+}
+
+
+def action_to_json(action: Action) -> dict[str, object]:
+    """Return ``action`` as a JSON object with its type under ``action``."""
+    return {"action": type(action).__name__, **dataclasses.asdict(action)}
+
+
+def action_from_json(value: Mapping[str, object]) -> Action:
+    """Inverse of action_to_json; raises ValueError for anything it did not write."""
+    fields = dict(value)
+    name = fields.pop("action", None)
+    kind = _BY_NAME.get(str(name))
+    if kind is None:
+        raise ValueError(f"unknown action {name!r}")
+    try:
+        return kind(**fields)  # type: ignore[arg-type]  # the constructor's own names are the check
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is fixed from the moment a guest has booted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.arch import ArchSpec, PagingMode
+from harness.arch.layout import KernelLayout
+from harness.errors import UnsupportedError
+from harness.state import GuestState, KernelFacts, NotObserved
+from harness.units import AddrRange, align_up, format_size
+
+
+@dataclass(frozen=True, slots=True)
+class MachineShape:
+    """The guest as QEMU was told to build it: bytes of boot RAM per node, and room for more.
+
+    ``ports`` are the root ports a PCI device can be hot-plugged below, in order of creation; ``virtio_devices``
+    is how many virtio devices the guest booted with.
+    """
+
+    arch: ArchSpec
+    node_memory: tuple[int, ...]
+    max_memory: int
+    slots: int
+    ports: tuple[str, ...]
+    virtio_devices: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes of boot RAM."""
+        return sum(self.node_memory)
+
+    def node_ranges(self) -> tuple[AddrRange, ...]:
+        """Boot RAM of each node, in address order."""
+        out: list[AddrRange] = []
+        at = self.arch.ram_base
+        for size in self.node_memory:
+            out.append(AddrRange.sized(at, size))
+            at += size
+        return tuple(out)
+
+    def device_window(self) -> AddrRange:
+        """Where QEMU places memory devices (virt_set_memmap, hw/arm/virt.c, QEMU 10.0)."""
+        start = align_up(self.arch.ram_base + self.memory, self.arch.device_memory_alignment)
+        return AddrRange.sized(start, self.max_memory - self.memory + self.slots * self.arch.slot_slack)
+
+
+@dataclass(frozen=True)
+class BootLayout:
+    """One booted guest: machine, kernel and the state it came up in.
+
+    ``kernel`` is None where vmcoreinfo could not be read: what depends on virtual addresses is then not observed.
+    """
+
+    machine: MachineShape
+    facts: KernelFacts
+    paging: PagingMode
+    kernel: KernelLayout | None
+    baseline: GuestState
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of a memory block: one section on both architectures (memory_block_size_bytes)."""
+        return self.paging.section_size
+
+    @property
+    def page_size(self) -> int:
+        return self.paging.page_size
+
+    def memmap_on_memory(self) -> bool:
+        """True if memory_hotplug.memmap_on_memory is on (mm/memory_hotplug.c)."""
+        return self.facts.parameters.get("memory_hotplug.memmap_on_memory", "N").strip() not in ("N", "0", "")
+
+    def node_of_device_window(self) -> int:
+        """The node the firmware's SRAT gives to the window: the last one (build_srat, hw/arm/virt-acpi-build.c)."""
+        return len(self.machine.node_memory) - 1
+
+
+def boot_layout(machine: MachineShape, facts: KernelFacts, baseline: GuestState) -> BootLayout:
+    """Put together what is known of a booted guest.
+
+    Raises UnsupportedError for a page size that the architecture does not have.
+    """
+    paging = machine.arch.paging.get(facts.page_size)
+    if paging is None:
+        known = ", ".join(format_size(size) for size in machine.arch.paging)
+        raise UnsupportedError(
+            f"page-size-{facts.page_size}",
+            f"the guest uses pages of {facts.page_size} bytes, which {machine.arch.name} is not known to have",
+            hint=f"known page sizes: {known}",
+        )
+    kernel = None
+    if not isinstance(facts.vmcoreinfo, NotObserved):
+        try:
+            kernel = machine.arch.kernel_layout(facts.vmcoreinfo)
+        except (KeyError, ValueError):
+            kernel = None
+    return BootLayout(machine=machine, facts=facts, paging=paging, kernel=kernel, baseline=baseline)
