@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel log as ``dmesg -r`` prints it (kernel/printk/printk.c, info_print_prefix), and what in it is alarming."""
+
+from __future__ import annotations
+
+import re
+
+from harness.errors import ParseError
+from harness.parsers._lines import numbered
+from harness.state import DmesgLine
+
+SOURCE = "dmesg"
+
+_LINE = re.compile(r"<([0-9]{1,4})>\[ *([0-9]{1,12}\.[0-9]{6})\](?:\[ *[TC][0-9]{1,10}\])? (.*)")
+_BARE = re.compile(r"<[0-9]{1,4}>")
+_PREFIX = re.compile(r"(?:<[0-9]{1,4}>)?(?:\[ *[0-9]{1,12}\.[0-9]{6}\])?(?:\[ *[TC][0-9]{1,10}\])? ?")
+
+
+def parse_dmesg(text: str) -> tuple[DmesgLine, ...]:
+    """Return the lines of the log in order: ``<level>[   12.345678] text``, or with the caller, ``[    T1]``.
+
+    ``level`` is the low three bits of the number in angle brackets (the others are syslog's facility). A line without
+    any prefix continues the message before it and gets that one's level and time. An empty text is an empty log. Raises
+    ParseError for a message without a time stamp and for a continuation of nothing.
+    """
+    out: list[DmesgLine] = []
+    for line, row in numbered(SOURCE, text, free_text=True):
+        match = _LINE.fullmatch(row)
+        if match is not None:
+            out.append(DmesgLine(float(match[2]), int(match[1]) & 7, match[3]))
+        elif _BARE.match(row):
+            raise ParseError(SOURCE, line, row, "a message without a time stamp (the guest needs printk.time=1)")
+        elif not out:
+            raise ParseError(SOURCE, line, row, "the log begins in the middle of a message")
+        else:
+            out.append(DmesgLine(out[-1].seconds, out[-1].level, row))
+    return tuple(out)
+
+
+def alarming(text: str) -> str | None:
+    """Return the class of trouble that one line of the kernel log or console announces, or None if it is harmless.
+
+    ``text`` may still carry its level, time stamp and caller. Refusals of memory hotplug (``add_memory failed``, pages
+    that cannot be isolated) and failed allocations are not alarms.
+    """
+    text = text[: _MAX_CHECKED + 64]
+    start = _PREFIX.match(text)
+    body = text if start is None else text[start.end() :]
+    if _ANY.search(body) is None:
+        return None
+    return next(name for name, pattern in _COMPILED if pattern.search(body))
+
+
+#: the kernel's longest line (LOG_LINE_MAX): a longer one is no kernel message
+_MAX_CHECKED = 1024
+
+# (class, pattern); the first that matches names the class. A pattern starts with ^ where harmless lines contain the
+# same words further inside. Sources are of v6.12.
+_ALARMS: tuple[tuple[str, str], ...] = (
+    # mm/{kasan,kfence}/report.c, kernel/kcsan/report.c, mm/kmsan/report.c; arm64 die("Oops - KASAN")
+    ("KASAN", r"\bBUG: KASAN: |Oops - KASAN\b"),
+    ("KFENCE", r"\bBUG: KFENCE: "),
+    ("KCSAN", r"\bBUG: KCSAN: "),
+    ("KMSAN", r"\bBUG: KMSAN: "),
+    # lib/ubsan.c, ubsan_prologue; arch/arm64/kernel/traps.c, report_ubsan_failure
+    ("UBSAN", r"^UBSAN: |^Internal error: UBSAN|Oops - UBSAN"),
+    # mm/page_alloc.c bad_page, mm/memory.c print_bad_pte, mm/filemap.c, kernel/fork.c check_mm
+    ("bad page", r"\bBUG: Bad (?:page|rss-counter) |\bBad page (?:state|map) |BUG: non-zero pgtables_bytes"),
+    # mm/pgtable-generic.c and pte_ERROR, pmd_ERROR, pud_ERROR, p4d_ERROR, pgd_ERROR of both architectures
+    ("bad page table", r"^[\w./-]+:[0-9]+: bad (?:pte|pmd|pud|p4d|pgd) "),
+    ("page_table_check", r"\bkernel BUG at \S*mm/page_table_check\.c:"),
+    # kernel/watchdog.c, kernel/workqueue.c
+    ("soft lockup", r"\bBUG: soft lockup - "),
+    ("hard lockup", r"\bdetected hard LOCKUP\b|\bHard LOCKUP\b"),
+    ("workqueue lockup", r"\bBUG: workqueue lockup - "),
+    # kernel/rcu/tree_stall.h, tree_exp.h, tasks.h, srcutree.c
+    (
+        "RCU stall",
+        r"\bINFO: \S+ (?:detected (?:expedited )?stalls?|self-detected stall)\b"
+        r"|\bINFO: rcu_tasks\S* detected stalls|^(?:rcu: )?\S* ?kthread (?:starved for|timer wakeup didn't happen)",
+    ),
+    # kernel/hung_task.c
+    ("hung task", r"\bINFO: task \S.*blocked (?:for more than [0-9]+ seconds|on an? )"),
+    # kernel/locking/lockdep.c
+    (
+        "lockdep",
+        r"^WARNING: (?:possible (?:circular locking|recursive locking|irq lock inversion)|inconsistent lock state"
+        r"|suspicious RCU usage|bad (?:unlock balance|contention) detected|held lock freed|chain_key collision"
+        r"|Nested lock was not taken|lock held when returning|\S+-safe -> \S+-unsafe lock order"
+        r"|.*still has locks held)|^\[ BUG: Invalid wait context \]|^INFO: trying to register non-static key"
+        r"|^DEBUG_LOCKS_WARN_ON|\bBUG: (?:key \S+ has not been registered|MAX_(?:LOCK|STACK)\S* too low)",
+    ),
+    # lib/list_debug.c, lib/refcount.c, lib/debugobjects.c
+    ("list corruption", r"\blist_(?:add|del) corruption\b|\blist_add double add:"),
+    ("refcount", r"\brefcount_t: "),
+    ("debugobjects", r"^ODEBUG: \w+ .*\(active state "),
+    # arch/arm64/kernel/traps.c arm64_serror_panic; mm/fault.c
+    ("SError", r"\bSError Interrupt on CPU|\bAsynchronous SError Interrupt"),
+    # kernel/panic.c
+    ("panic", r"\bKernel panic - not syncing|\bend Kernel panic\b"),
+    # arm64: "Internal error: Oops: … [#1]", "Unable to handle kernel …"; riscv: "Oops [#1]", "Oops - … [#1]",
+    # "Kernel BUG [#1]"; both: "Insufficient stack space to handle exception!"
+    ("BUG", r"\bkernel BUG at |^Kernel BUG (?:at |\[#[0-9]+\])|Oops - BUG\b"),
+    (
+        "Oops",
+        r"^Internal error: |\bUnable to handle (?:kernel|paging request)|^Oops(?: - [\w ,()-]+)? \[#[0-9]+\]"
+        r"|^Insufficient stack space to handle exception|^Unhandled (?:64-bit|32-bit) \S+ \S+ exception"
+        r"|^Bad mode in |\bUnhandled fault:",
+    ),
+    # kernel/panic.c __warn, as of v6.12 and as reworked since ("WARNING: file:line at function, CPU#0: …")
+    ("WARN", r"^WARNING: (?:CPU: [0-9]+ PID: [0-9]+ at |\S+:[0-9]+ at |at )"),
+    # arch/{arm64,riscv}/mm/ptdump.c, ptdump_check_wx
+    ("W+X", r"\bChecked W\+X mappings: (?:FAILED|failed)|\bFound (?:insecure W\+X|non-UXN) mapping"),
+    # fs/sysfs/dir.c sysfs_warn_dup, lib/kobject.c
+    ("duplicate object", r"\bcannot create duplicate filename '|\bdon't try to register things with the same name"),
+    # mm/kmemleak.c
+    ("kmemleak", r"^kmemleak: [0-9]+ new suspected memory leaks?"),
+    # mm/slub.c slab_bug, and every other BUG line: scheduling while atomic, sleeping function called, spinlock …
+    ("BUG", r"^BUG \S+ \(.*\): |\bBUG: "),
+    # include/asm-generic/bug.h, kernel/panic.c
+    ("cut here", r"^-{12}\[ cut here \]-{12}"),
+    ("end trace", r"^---\[ end trace(?: [0-9a-f]+)? \]---"),
+)
+
+_COMPILED = tuple((name, re.compile(pattern)) for name, pattern in _ALARMS)
+_ANY = re.compile("|".join(f"(?:{pattern})" for _, pattern in _ALARMS))

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's VMCOREINFO note (kernel/vmcore_info.c), and where /proc/kcore keeps it (fs/proc/kcore.c)."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+
+from harness.errors import ParseError
+from harness.parsers._lines import numbered
+from harness.units import align_up
+
+SOURCE = "vmcoreinfo"
+KCORE = "/proc/kcore"
+
+#: room the kernel gives the note: one page, at most 64 KiB
+MAX_NOTE = 1 << 16
+
+_LINE = re.compile(r"([A-Za-z_][\w-]*(?:\([^()=]+\))?)=(.*)", re.ASCII)
+
+# Elf64_Ehdr, Elf64_Phdr and Elf_Nhdr of include/uapi/linux/elf.h, little-endian
+_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+_PHDR = struct.Struct("<IIQQQQQQ")
+_NHDR = struct.Struct("<III")
+_MAGIC = b"\x7fELF\x02\x01"
+_PT_NOTE = 4
+_NAME = b"VMCOREINFO\0"
+
+
+def parse_vmcoreinfo(text: str) -> dict[str, str]:
+    """Return the note's values by key, such as ``PAGESIZE``, ``SYMBOL(mem_section)``, ``OFFSET(zone.vm_stat)``.
+
+    A value reaches from the first ``=`` to the end of its line. Raises ParseError for any other line, for a key that
+    comes twice, and when OSRELEASE, the first key every kernel writes, is missing.
+    """
+    values: dict[str, str] = {}
+    for line, row in numbered(SOURCE, text):
+        match = _LINE.fullmatch(row)
+        if match is None:
+            raise ParseError(SOURCE, line, row, "not '<key>=<value>'")
+        if match[1] in values:
+            raise ParseError(SOURCE, line, row, f"{match[1]!r} twice")
+        values[match[1]] = match[2]
+    if "OSRELEASE" not in values:
+        raise ParseError(SOURCE, 1, text[:200], "no OSRELEASE")
+    return values
+
+
+def note_from_kcore(data: bytes) -> str:
+    """Return the text of the VMCOREINFO note from the beginning of /proc/kcore.
+
+    ``data`` must reach to the end of the notes (64 KiB is plenty). Raises ParseError if it is no little-endian 64-bit
+    ELF file, if a header points outside of it, or if there is no such note.
+    """
+    if len(data) < _EHDR.size or not data.startswith(_MAGIC):
+        raise _refuse(0, data, "not a little-endian 64-bit ELF file")
+    fields = _EHDR.unpack_from(data)
+    phoff, phentsize, phnum = fields[5], fields[9], fields[10]
+    if phnum and phentsize != _PHDR.size:
+        raise _refuse(0, data, f"program headers of {phentsize} bytes instead of {_PHDR.size}")
+    if phoff + phnum * _PHDR.size > len(data):
+        raise _refuse(0, data, f"the {phnum} program headers reach beyond the {len(data)} bytes at hand")
+    for number in range(phnum):
+        kind, _, offset, _, _, size, _, _ = _PHDR.unpack_from(data, phoff + number * _PHDR.size)
+        if kind != _PT_NOTE:
+            continue
+        if offset + size > len(data):
+            raise _refuse(offset, data, f"the notes reach beyond the {len(data)} bytes at hand")
+        for name, content in _notes(data, offset, offset + size):
+            if name == _NAME:
+                return _decode(content)
+    raise _refuse(0, data, "no VMCOREINFO note")
+
+
+def _notes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+    # The kernel reserves a little more than it fills: what is left is zero, and too short or empty to be a note.
+    while at + _NHDR.size <= end:
+        name_size, size, _ = _NHDR.unpack_from(data, at)
+        if name_size == 0 and size == 0:
+            return
+        name = at + _NHDR.size
+        content = align_up(name + name_size, 4)
+        if content + size > end:
+            raise _refuse(at, data, "a note reaches beyond its segment")
+        yield data[name : name + name_size], data[content : content + size]
+        at = align_up(content + size, 4)
+
+
+def _decode(content: bytes) -> str:
+    if len(content) > MAX_NOTE:
+        raise _refuse(0, content, f"a note of {len(content)} bytes; the kernel's is at most {MAX_NOTE}")
+    try:
+        return content.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise _refuse(error.start, content, "the note is not ASCII") from None
+
+
+def _refuse(at: int, data: bytes, why: str) -> ParseError:
+    return ParseError(KCORE, 1, data[at : at + 32].hex(" "), f"byte {at}: {why}")
