@@ -89,11 +89,15 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class DmesgLine:
-    """One kernel log line: ``seconds`` since boot, ``level`` 0..7 (None where the source does not carry it)."""
+    """One kernel log line: ``seconds`` since boot, ``level`` 0..7 (None where the source does not carry it).
+
+    ``alarm`` names the class of trouble the line announces (WARN, Oops, …), None for an innocent line.
+    """
 
     seconds: float
     level: int | None
     text: str
+    alarm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,9 @@ class GuestState:
 
     ``raw`` keeps the bytes of every source by name, so that a saved snapshot can be parsed and checked again.
     A source that could not be read is NotObserved with its reason. ``boot_id`` tells boots apart;
-    ``uptime`` is seconds.
+    ``uptime`` is seconds. ``dmesg`` are the lines since the previous snapshot, ``console`` the alarming lines of the
+    serial console since then. ``user_page_tables`` and ``meminfo`` are bytes; ``backends`` maps the id of each memory
+    backend that QEMU holds to the bytes of host memory in it.
     """
 
     raw: MappingABC[str, bytes] = field(repr=False)

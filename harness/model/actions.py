@@ -7,8 +7,9 @@ An action stands for something that *took effect*: a refused request is recorded
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 #: memory_block_online types of sysfs, and what auto_online_blocks accepts beside ``offline``
 ONLINE_TYPES = ("online", "online_kernel", "online_movable")
@@ -93,7 +94,7 @@ class SetPmemMode:
     align: int = 2 << 20
 
 
-Action = Union[PlugDimm, PlugVirtioMem, PlugVirtioPmem, Unplug, Resize, SetBlock, SetAutoOnline, SetPmemMode]
+Action = PlugDimm | PlugVirtioMem | PlugVirtioPmem | Unplug | Resize | SetBlock | SetAutoOnline | SetPmemMode
 
 _BY_NAME: dict[str, type[Action]] = {
     kind.__name__: kind
@@ -114,6 +115,6 @@ def action_from_json(value: Mapping[str, object]) -> Action:
     if kind is None:
         raise ValueError(f"unknown action {name!r}")
     try:
-        return kind(**fields)  # type: ignore[arg-type]  # the constructor's own names are the check
+        return cast(Callable[..., Action], kind)(**fields)
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from None

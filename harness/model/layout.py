@@ -69,6 +69,20 @@ class BootLayout:
     def page_size(self) -> int:
         return self.paging.page_size
 
+    @property
+    def pageblock_size(self) -> int:
+        """Bytes of a pageblock, the least that virtio-mem unplugs (include/linux/pageblock-flags.h, v6.12)."""
+        config = self.facts.config
+        huge = config is None or "HUGETLB_PAGE" in config or "TRANSPARENT_HUGEPAGE" in config
+        max_order = int((config or {}).get("ARCH_FORCE_MAX_ORDER", "10"))
+        largest = self.page_size << max_order
+        return min(self.paging.leaf_sizes["PMD"], largest) if huge else largest
+
+    def memmap_bytes(self, piece: AddrRange) -> int:
+        """Bytes of struct pages that describe ``piece``."""
+        size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
+        return piece.size // self.page_size * size
+
     def memmap_on_memory(self) -> bool:
         """True if memory_hotplug.memmap_on_memory is on (mm/memory_hotplug.c)."""
         return self.facts.parameters.get("memory_hotplug.memmap_on_memory", "N").strip() not in ("N", "0", "")

@@ -97,7 +97,7 @@ class ZoneTable:
         return KERNEL_ZONES[-1]
 
     def zone_for(self, node: int, piece: AddrRange, online_type: str) -> str:
-        """zone_for_pfn_range() under online_policy=contig-zones; ``online_type`` is online or online_{kernel,movable}."""
+        """zone_for_pfn_range() under online_policy=contig-zones; ``online_type`` is one of ONLINE_TYPES."""
         kernel = self.default_kernel_zone(node, piece)
         if online_type == "online_kernel":
             return kernel

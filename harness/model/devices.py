@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Memory devices as the model sees them: what QEMU holds, and what each driver does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from harness.state import MemoryDevice
+from harness.units import MIB, AddrRange, align_down, align_up
+
+#: info block reserve of a pmem namespace (nd_info_block_reserve, drivers/nvdimm/pfn_devs.c, v6.12)
+PMEM_INFO_BLOCK = 8 << 10
+
+
+@dataclass
+class Dimm:
+    """A pc-dimm; the kernel adds it whole (acpi_memory_enable_device, drivers/acpi/acpi_memhotplug.c)."""
+
+    id: str
+    range: AddrRange
+    node: int
+    slot: int
+    kernel_added: bool
+
+    def qmp(self) -> MemoryDevice:
+        return MemoryDevice(
+            id=self.id,
+            kind="dimm",
+            range=self.range,
+            size=self.range.size,
+            max_size=self.range.size,
+            requested_size=None,
+            block_size=None,
+            node=self.node,
+            slot=self.slot,
+            backend=f"mem-{self.id}",
+        )
+
+
+@dataclass
+class VirtioMem:
+    """A virtio-mem device in the driver's sub-block mode (drivers/virtio/virtio_mem.c, v6.12).
+
+    ``plugged`` maps a memory block's index to the bytes plugged in it; sub-blocks of a block are plugged lowest first
+    and unplugged highest first, so that they always form a prefix.
+    """
+
+    id: str
+    range: AddrRange
+    node: int
+    block_size: int
+    requested: int
+    virtio_index: int
+    port: str
+    memory_block: int
+    sub_block: int
+    plugged: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return sum(self.plugged.values())
+
+    def qmp(self) -> MemoryDevice:
+        return MemoryDevice(
+            id=self.id,
+            kind="virtio-mem",
+            range=self.range,
+            size=self.size,
+            max_size=self.range.size,
+            requested_size=self.requested,
+            block_size=self.block_size,
+            node=self.node,
+            slot=None,
+            backend=f"mem-{self.id}",
+        )
+
+    def usable_blocks(self) -> Sequence[int]:
+        """Indexes of the memory blocks that lie wholly in the region (virtio_mem_init: first_mb_id, last_mb_id)."""
+        inner = self.range.align_inward(self.memory_block)
+        return [piece.start // self.memory_block for piece in inner.chunks(self.memory_block)]
+
+    def grow_order(self, rank: dict[int, int]) -> list[int]:
+        """Blocks in the order virtio_mem_sbm_plug_request() fills them.
+
+        ``rank`` gives each present block 0 (online in a kernel zone), 1 (online movable) or 2 (offline).
+        """
+        partial = [index for index, size in self.plugged.items() if size < self.memory_block]
+        absent = [index for index in self.usable_blocks() if index not in self.plugged]
+        return sorted(partial, key=lambda index: (rank[index], index)) + absent
+
+    def shrink_order(self, rank: dict[int, int]) -> list[int]:
+        """Blocks in the order virtio_mem_sbm_unplug_request() empties them: partial before full, highest first."""
+
+        def key(index: int) -> tuple[int, int]:
+            partial = self.plugged[index] < self.memory_block
+            offline, movable = rank[index] == 2, rank[index] == 1
+            if offline:
+                return (0 if partial else 1, -index)
+            if partial:
+                return (2 if movable else 3, -index)
+            return (4 if movable else 5, -index)
+
+        return sorted(self.plugged, key=key)
+
+
+@dataclass
+class Pmem:
+    """A virtio-pmem device with the one label-less namespace that covers it (drivers/nvdimm/virtio_pmem.c, v6.12)."""
+
+    id: str
+    range: AddrRange
+    virtio_index: int
+    port: str
+    region_index: int
+    mode: str = "raw"
+    map: str = "mem"
+    align: int = 2 * MIB
+
+    def qmp(self) -> MemoryDevice:
+        return MemoryDevice(
+            id=self.id,
+            kind="virtio-pmem",
+            range=self.range,
+            size=self.range.size,
+            max_size=self.range.size,
+            requested_size=None,
+            block_size=None,
+            node=None,
+            slot=None,
+            backend=f"mem-{self.id}",
+        )
+
+    def data(self, page_size: int, max_struct_page: int) -> AddrRange:
+        """The part that a device-dax namespace offers (nd_pfn_init, drivers/nvdimm/pfn_devs.c, v6.12)."""
+        start, end = self.range.start, align_down(self.range.end, self.align)
+        head = PMEM_INFO_BLOCK
+        if self.map == "dev":
+            head += max_struct_page * ((self.range.size - PMEM_INFO_BLOCK) // page_size)
+        return AddrRange(align_up(start + head, self.align), end)
+
+    def pagemap(self) -> AddrRange | None:
+        """The range that device memory is mapped for: ZONE_DEVICE, linear map and vmemmap (devm_memremap_pages)."""
+        if self.mode == "kmem":
+            return None
+        return AddrRange(self.range.start, align_down(self.range.end, self.align if self.mode == "devdax" else 1))
+
+
+Device = Dimm | VirtioMem | Pmem

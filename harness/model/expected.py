@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The exact state that the model predicts after each action."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.state import MemoryBlock, MemoryDevice, Zone
+from harness.units import AddrRange
+
+
+@dataclass(frozen=True, slots=True)
+class IomemAddition:
+    """An entry that must stand in /proc/iomem beside those of the boot; ``owner`` is the device's id.
+
+    Nesting follows from the ranges: an addition lies below the smallest entry that covers it, and of two with the
+    same range the earlier one in the model's order is the parent.
+    """
+
+    range: AddrRange
+    name: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class PciWindow:
+    """A hot-plugged PCI device: below bridge bus ``port`` the firmware-chosen BARs may stand, and nothing else new."""
+
+    port: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinearPiece:
+    """A physical range that one arch_add_memory() call maps: leaves never span two calls."""
+
+    range: AddrRange
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedState:
+    """What every source must show. Bytes and half-open ranges, except zone counts (pages) as in ``state.Zone``.
+
+    ``memmap`` are the physical ranges (sub-section multiples) whose struct pages are mapped, boot sections included;
+    ``hot`` is the part of them that came after boot, ``memmap_pages`` the pages that describe it. ``virtio_names``
+    maps device ids to the kernel's virtioN name. ``managed_bytes`` is the change of MemTotal since boot.
+    """
+
+    devices: tuple[MemoryDevice, ...]
+    iomem: tuple[IomemAddition, ...]
+    pci: tuple[PciWindow, ...]
+    blocks: tuple[MemoryBlock, ...]
+    auto_online: str
+    zones: tuple[Zone, ...]
+    managed_bytes: int
+    linear: tuple[LinearPiece, ...]
+    memmap: tuple[AddrRange, ...]
+    hot: tuple[AddrRange, ...]
+    memmap_pages: int
+    virtio_names: Mapping[str, str]
