@@ -44,5 +44,6 @@ ARM64 = ArchSpec(
     kernel_layout=arm64_layout,
     shape_words=frozenset({"CON", "BLK"}),
     writable_word="RW",
+    device_page_words={"MEM/NORMAL-TAGGED": "MEM/NORMAL"},
     executable_word="x",
 )

@@ -32,5 +32,6 @@ RISCV64 = ArchSpec(
     kernel_layout=riscv64_layout,
     shape_words=frozenset(set()),
     writable_word="W",
+    device_page_words={},
     executable_word="X",
 )

@@ -64,6 +64,8 @@ class ArchSpec:
     #: ptdump words that make a page writable, and executable by the kernel
     writable_word: str
     executable_word: str
+    #: how the attributes of ZONE_DEVICE pages differ from hot-added RAM's in a dump (pgprot_mhp, v6.12)
+    device_page_words: Mapping[str, str]
     #: bytes of one struct page that memory bring-up reserves room for (MAX_STRUCT_PAGE_SIZE, drivers/nvdimm/nd.h)
     max_struct_page: int = 64
     #: wiggle room QEMU asks of a slot

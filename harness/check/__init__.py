@@ -1,1 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+"""Named invariants: expected state against observed state. Importing this package fills the catalogue."""
+
+from __future__ import annotations
+
+from harness.check import counters, devices, iomem, life, sysfs, tables  # the catalogue's order
+from harness.check.evidence import Evidence, ResizeReport, TouchReport, UnplugReport
+from harness.check.findings import CheckResult, Finding, Verdict
+from harness.check.registry import CATALOGUE, Invariant, run_all, run_check
+
+__all__ = [
+    "CATALOGUE",
+    "CheckResult",
+    "Evidence",
+    "Finding",
+    "Invariant",
+    "ResizeReport",
+    "TouchReport",
+    "UnplugReport",
+    "Verdict",
+    "counters",
+    "devices",
+    "iomem",
+    "life",
+    "run_all",
+    "run_check",
+    "sysfs",
+    "tables",
+]

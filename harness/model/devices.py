@@ -113,6 +113,7 @@ class Pmem:
     virtio_index: int
     port: str
     region_index: int
+    raw_has_pages: bool
     mode: str = "raw"
     map: str = "mem"
     align: int = 2 * MIB
@@ -140,10 +141,14 @@ class Pmem:
         return AddrRange(align_up(start + head, self.align), end)
 
     def pagemap(self) -> AddrRange | None:
-        """The range that device memory is mapped for: ZONE_DEVICE, linear map and vmemmap (devm_memremap_pages)."""
-        if self.mode == "kmem":
-            return None
-        return AddrRange(self.range.start, align_down(self.range.end, self.align if self.mode == "devdax" else 1))
+        """The range that ZONE_DEVICE, linear map and vmemmap cover (devm_memremap_pages), None if there is none.
+
+        A static device-dax region takes its metadata in; a raw namespace gets struct pages only where the kernel has
+        a write-back pmem API (pmem_should_map_pages, drivers/nvdimm/namespace_devs.c, v6.12).
+        """
+        if self.mode == "devdax":
+            return AddrRange(self.range.start, align_down(self.range.end, self.align))
+        return self.range if self.mode == "raw" and self.raw_has_pages else None
 
 
 Device = Dimm | VirtioMem | Pmem

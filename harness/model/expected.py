@@ -33,10 +33,14 @@ class PciWindow:
 
 @dataclass(frozen=True, slots=True)
 class LinearPiece:
-    """A physical range that one arch_add_memory() call maps: leaves never span two calls."""
+    """A physical range that one arch_add_memory() call maps: leaves never span two calls.
+
+    ``pages`` is ram (add_memory_resource, mapped with pgprot_mhp) or device (memremap_pages, plain PAGE_KERNEL).
+    """
 
     range: AddrRange
     owner: str
+    pages: str
 
 
 @dataclass(frozen=True, slots=True)

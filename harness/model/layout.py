@@ -78,6 +78,11 @@ class BootLayout:
         largest = self.page_size << max_order
         return min(self.paging.leaf_sizes["PMD"], largest) if huge else largest
 
+    @property
+    def pmem_api(self) -> bool:
+        """True if the kernel maps pmem write-back (ARCH_MEMREMAP_PMEM, include/linux/io.h, v6.12)."""
+        return "ARCH_HAS_PMEM_API" in (self.facts.config or {})
+
     def memmap_bytes(self, piece: AddrRange) -> int:
         """Bytes of struct pages that describe ``piece``."""
         size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size

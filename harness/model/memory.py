@@ -160,6 +160,7 @@ class MemoryModel:
             virtio_index=self._free_virtio_index(),
             port=action.port,
             region_index=self._free_index(used, 0),
+            raw_has_pages=self.layout.pmem_api,
         )
         self._add(device)
         self._map_pmem(device)
@@ -290,6 +291,7 @@ class MemoryModel:
         out: list[LinearPiece] = []
         for device in self.devices.values():
             ranges: list[AddrRange] = []
+            pages = "ram"
             match device:
                 case Dimm(kernel_added=True):
                     whole = not self.layout.memmap_on_memory()
@@ -298,9 +300,11 @@ class MemoryModel:
                     ranges = [self.block_range(index) for index in sorted(device.plugged)]
                 case Pmem():
                     mapped = device.pagemap()
-                    kmem = self.pmem_data(device).align_inward(self.layout.block_size)
-                    ranges = [kmem if mapped is None else mapped]
-            out.extend(LinearPiece(piece, device.id) for piece in ranges)
+                    if mapped is not None:
+                        ranges, pages = [mapped], "device"
+                    elif device.mode == "kmem":
+                        ranges = [self.pmem_data(device).align_inward(self.layout.block_size)]
+            out.extend(LinearPiece(piece, device.id, pages) for piece in ranges)
         return sorted(out, key=lambda piece: piece.range)
 
     def _block_state(self, block: Block) -> MemoryBlock:

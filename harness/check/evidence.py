@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the checks of one step look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.model.expected import ExpectedState
+from harness.model.layout import BootLayout
+from harness.state import GuestState
+from harness.units import AddrRange
+
+
+@dataclass(frozen=True, slots=True)
+class UnplugReport:
+    """One unplug request of device ``id`` and the events that could end it, in order of arrival.
+
+    ``endings`` holds the name of each terminal event (DEVICE_DELETED, MEM_UNPLUG_ERROR, DEVICE_UNPLUG_GUEST_ERROR,
+    ACPI_OST_REFUSED); ``refused`` tells whether the device is still there.
+    """
+
+    id: str
+    endings: tuple[str, ...]
+    refused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeReport:
+    """One change of requested-size: ``size`` is what QEMU says is plugged after the wait, bytes."""
+
+    id: str
+    requested: int
+    size: int
+    qemu_refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TouchReport:
+    """Memory allocated, written and read back in the guest: ``used`` counts bytes that lay in each wanted range."""
+
+    pages: int
+    mismatches: int
+    used: tuple[tuple[AddrRange, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known about one step: what must be (``expected``) and what was seen (``observed``)."""
+
+    layout: BootLayout
+    expected: ExpectedState
+    observed: GuestState
+    unplugs: tuple[UnplugReport, ...] = ()
+    resizes: tuple[ResizeReport, ...] = ()
+    touches: tuple[TouchReport, ...] = ()

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What checks say: verdicts, findings, results."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Verdict(enum.Enum):
+    """How a step or a run ended. Only PASS is good; the others differ in whose turn it is to act.
+
+    FAIL: the kernel under test broke an invariant. REFUSED: the guest refused what the scenario needed.
+    SKIPPED: a named ability is missing. INFRA: the harness or its world failed, the kernel got no verdict.
+    """
+
+    PASS = "pass"
+    FAIL = "fail"
+    REFUSED = "refused"
+    SKIPPED = "skipped"
+    INFRA = "infra"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One broken invariant: ``where`` is an address range, block, zone or file; ``source`` who showed it."""
+
+    invariant: str
+    where: str
+    expected: str
+    observed: str
+    source: str
+    step: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One invariant at one step: ``status`` is pass, fail or not-observed (with ``reason``, never a pass)."""
+
+    invariant: str
+    status: str
+    findings: tuple[Finding, ...] = ()
+    reason: str = ""

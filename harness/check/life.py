@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""LOG-1 and LIV-1: what the kernel says of itself, and whether the memory works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.check.evidence import Evidence
+from harness.check.registry import Broken, Outcome, invariant
+from harness.state import NotObserved
+
+
+@invariant(
+    "LOG-1",
+    "no new WARN, BUG, Oops, Internal error, Bad page state, lockdep, KASAN, KFENCE, RCU stall or hung-task line",
+    source="lib/bug.c, kernel/panic.c, mm/page_alloc.c bad_page, arch/{arm64,riscv}/kernel/traps.c (v6.12)",
+    motive="21f1b85c8912: riscv: mm: Do not call pmd dtor on vmemmap page table teardown (Bad page state)",
+)
+def log_1(evidence: Evidence) -> Outcome:
+    dmesg, console = evidence.observed.dmesg, evidence.observed.console
+    broken: list[Broken] = []
+    if not isinstance(dmesg, NotObserved):
+        broken.extend(
+            Broken(f"[{line.seconds:.6f}]", f"no {line.alarm}", line.text, "dmesg") for line in dmesg if line.alarm
+        )
+    if not isinstance(console, NotObserved):
+        broken.extend(Broken("console", "no alarming line", text, "serial console") for text in console)
+    if isinstance(dmesg, NotObserved):
+        return broken or dmesg
+    return broken
+
+
+@invariant(
+    "LIV-1",
+    "the guest is alive and useful: added memory can be allocated, written and read back with its pattern intact",
+    source="fs/proc/task_mmu.c pagemap_read (v6.12)",
+    motive="memory that is counted but lost its contents or its translation",
+)
+def liv_1(evidence: Evidence) -> Outcome:
+    broken = list(_rebooted(evidence))
+    if not evidence.touches:
+        return broken or None
+    return [*broken, *_touched(evidence)]
+
+
+def _rebooted(evidence: Evidence) -> Iterator[Broken]:
+    before, now = evidence.layout.baseline.boot_id, evidence.observed.boot_id
+    if before != now:
+        yield Broken("boot_id", f"{before} (the boot that was tested)", f"{now}: the guest has rebooted", "procfs")
+
+
+def _touched(evidence: Evidence) -> Iterator[Broken]:
+    for report in evidence.touches:
+        if report.mismatches:
+            yield Broken("touched memory", "pattern intact", f"{report.mismatches} pages differ", "touch-memory")
+        for where, used in report.used:
+            if not used:
+                yield Broken(str(where), "allocations land here", "not one page of it was handed out", "touch-memory")

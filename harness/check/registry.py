@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The catalogue of invariants, and how one is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from harness.check.evidence import Evidence
+from harness.check.findings import CheckResult, Finding
+from harness.state import NotObserved
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """One difference that a check found; the registry turns it into a Finding."""
+
+    where: str
+    expected: str
+    observed: str
+    source: str
+
+
+#: what a check returns: differences (none is a pass), NotObserved, or None where it does not apply to the step
+Outcome = Iterable[Broken] | NotObserved | None
+CheckFunction = Callable[[Evidence], Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """``statement`` is one line; ``source`` the kernel or QEMU code it follows from; ``motive`` the bug it catches."""
+
+    id: str
+    statement: str
+    source: str
+    motive: str
+    check: CheckFunction
+
+
+CATALOGUE: dict[str, Invariant] = {}
+
+
+def invariant(id: str, statement: str, *, source: str, motive: str) -> Callable[[CheckFunction], CheckFunction]:
+    """Register a check under a stable id."""
+
+    def register(check: CheckFunction) -> CheckFunction:
+        if id in CATALOGUE:
+            raise ValueError(f"invariant {id} is registered twice")
+        CATALOGUE[id] = Invariant(id, statement, source, motive, check)
+        return check
+
+    return register
+
+
+def run_check(item: Invariant, evidence: Evidence, step: str = "") -> CheckResult | None:
+    """Run one invariant; None where it does not apply to this step."""
+    outcome = item.check(evidence)
+    if outcome is None:
+        return None
+    if isinstance(outcome, NotObserved):
+        return CheckResult(item.id, "not-observed", reason=outcome.reason)
+    findings = tuple(
+        Finding(item.id, broken.where, broken.expected, broken.observed, broken.source, step) for broken in outcome
+    )
+    return CheckResult(item.id, "fail" if findings else "pass", findings)
+
+
+def run_all(evidence: Evidence, step: str = "") -> Iterator[CheckResult]:
+    """Run every invariant that applies, in the catalogue's order."""
+    for item in CATALOGUE.values():
+        result = run_check(item, evidence, step)
+        if result is not None:
+            yield result
