@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a scenario needs of kernel and QEMU, and whether it is there: probes, not versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from harness.errors import UnsupportedError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Ability:
+    """``options`` are kernel options that must all be y or m; ``device`` is the memdev kind QEMU must be able to plug.
+
+    ``boot`` names the boot method it takes, None where any will do.
+    """
+
+    name: str
+    meaning: str
+    options: tuple[str, ...]
+    device: str | None = None
+    boot: str | None = None
+
+
+ABILITIES: dict[str, Ability] = {
+    ability.name: ability
+    for ability in (
+        Ability(
+            "acpi-dimm",
+            "hot-add and hot-remove of a pc-dimm at run time",
+            ("ACPI_HOTPLUG_MEMORY", "MEMORY_HOTREMOVE"),
+            device="dimm",
+            boot="acpi",
+        ),
+        Ability("virtio-mem", "virtio-mem", ("VIRTIO_MEM", "MEMORY_HOTREMOVE"), device="virtio-mem"),
+        Ability("virtio-pmem", "virtio-pmem namespaces", ("VIRTIO_PMEM", "BLK_DEV_PMEM"), device="virtio-pmem"),
+        Ability("dax-kmem", "device-dax memory as system RAM", ("NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM")),
+    )
+}
+
+
+def ability(name: str) -> Ability:
+    """The ability called ``name``; raises UsageError."""
+    try:
+        return ABILITIES[name]
+    except KeyError:
+        raise UsageError(f"unknown ability {name!r}", hint=f"known: {', '.join(ABILITIES)}") from None
+
+
+def device_kinds(needs: Iterable[str]) -> frozenset[str]:
+    """The kinds of memory devices that QEMU must have for ``needs``."""
+    return frozenset(kind for name in needs if (kind := ability(name).device) is not None)
+
+
+def require_boot(needs: Iterable[str], boot: str) -> None:
+    """Raise UnsupportedError if a need takes another boot method than ``boot``."""
+    for name in needs:
+        wanted = ability(name)
+        if wanted.boot not in (None, boot):
+            raise UnsupportedError(
+                name,
+                f"{wanted.meaning} needs a guest that boots by {wanted.boot}, this one boots by {boot}",
+                hint=f"boot it with --boot {wanted.boot}",
+            )
+
+
+def require_config(needs: Iterable[str], config: Mapping[str, str] | None, kernel: str) -> None:
+    """Raise UnsupportedError naming every kernel option that is missing; an unknown config passes."""
+    if config is None:
+        return
+    for name in needs:
+        wanted = ability(name)
+        missing = [option for option in wanted.options if config.get(option) not in ("y", "m")]
+        if missing:
+            options = ", ".join(f"CONFIG_{option}" for option in missing)
+            raise UnsupportedError(
+                name,
+                f"{kernel} has no {options}, which {wanted.meaning} needs",
+                hint="build the kernel with it, or run without --kernel to use the purpose-built one",
+            )

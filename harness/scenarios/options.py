@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How to run: what belongs neither to a guest nor to a scenario."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """``bundle_dir`` keeps every run's bundle there; None keeps only those of runs that did not pass.
+
+    ``timeout`` bounds each step and the boot, in seconds. ``seed`` is recorded and feeds everything random.
+    """
+
+    bundle_dir: Path | None = None
+    seed: int = 0
+    timeout: float = 120.0
+    fail_fast: bool = False
