@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a machine's spec to QEMU's command line: a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.qemu.spec import BackendOptions, ColdDevice, MachineSpec, backend_id
+from harness.units import format_size
+
+#: QEMU's seccomp filter, as strict as a machine without helpers allows
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """What a running machine is connected to, beside its spec.
+
+    ``qmp`` and ``console`` are numbers of inherited, connected socket descriptors; ``console_log`` gets a copy of all
+    that the guest prints; ``variables`` is this run's own copy of the firmware's variables (None without firmware).
+    """
+
+    qmp: int
+    console: int
+    console_log: Path
+    variables: Path | None = None
+
+
+def command_line(spec: MachineSpec, channels: Channels) -> list[str]:
+    """Return the whole argv that starts ``spec``, an option and its value next to each other."""
+    argv = list(spec.qemu.argv)
+    if spec.qemu.data_dir is not None:
+        argv += ["-L", str(spec.qemu.data_dir)]
+    argv += ["-nodefaults", "-no-user-config", "-display", "none"]
+    if spec.sandbox:
+        argv += ["-sandbox", _SANDBOX]
+    argv += ["-machine", _machine(spec), "-accel", "tcg,thread=multi", "-cpu", spec.cpu or spec.arch.cpu]
+    argv += ["-smp", str(spec.cpus), "-m", _memory(spec)]
+    argv += _boot_ram(spec)
+    argv += _channels(channels)
+    argv += _firmware(spec, channels)
+    argv += ["-kernel", str(spec.kernel)]
+    if spec.initrd is not None:
+        argv += ["-initrd", str(spec.initrd)]
+    if spec.cmdline:
+        argv += ["-append", spec.cmdline]
+    argv += _devices(spec)
+    if spec.paused:
+        argv += ["-S"]
+    if not spec.reboot:
+        argv += ["-no-reboot"]
+    return [*argv, *spec.extra_args]
+
+
+def escape(text: str | Path) -> str:
+    """Make ``text`` one value of QEMU's option syntax, where a comma ends a value unless doubled."""
+    return str(text).replace(",", ",,")
+
+
+def _join(*parts: str | None, options: Iterable[tuple[str, object]] = ()) -> str:
+    return ",".join([part for part in parts if part] + [f"{name}={value}" for name, value in options])
+
+
+def _machine(spec: MachineSpec) -> str:
+    return _join(
+        spec.arch.machine,
+        *spec.arch.machine_options,
+        f"acpi={'on' if spec.boot == 'acpi' else 'off'}",
+        None if spec.nodes else "memory-backend=ram0",
+        *spec.machine_options,
+    )
+
+
+def _memory(spec: MachineSpec) -> str:
+    room = [] if not spec.slots else [("slots", spec.slots), ("maxmem", format_size(spec.maxmem or 0))]
+    return _join(options=[("size", format_size(spec.memory)), *room])
+
+
+def _backend(name: str, size: int, extra: BackendOptions) -> list[str]:
+    options = [
+        ("id", name),
+        ("size", format_size(size)),
+        ("share", "on"),
+        *((key, escape(value)) for key, value in extra),
+    ]
+    return ["-object", _join("memory-backend-memfd", options=options)]
+
+
+def _boot_ram(spec: MachineSpec) -> list[str]:
+    if not spec.nodes:
+        return _backend("ram0", spec.memory, spec.backend)
+    argv: list[str] = []
+    for number, node in enumerate(spec.nodes):
+        if node.memory:
+            argv += _backend(f"ram{number}", node.memory, spec.backend)
+        memdev = [("memdev", f"ram{number}")] if node.memory else []
+        cpus = [("cpus", cpu) for cpu in node.cpus]
+        argv += ["-numa", _join("node", options=[("nodeid", number), *cpus, *memdev])]
+    return argv
+
+
+def _channels(channels: Channels) -> list[str]:
+    log = [("logfile", escape(channels.console_log)), ("logappend", "on")]
+    return [
+        "-chardev",
+        _join("socket", options=[("id", "qmp"), ("fd", channels.qmp)]),
+        "-mon",
+        "chardev=qmp,mode=control",
+        "-chardev",
+        _join("socket", options=[("id", "console"), ("fd", channels.console), *log]),
+        "-serial",
+        "chardev:console",
+    ]
+
+
+def _firmware(spec: MachineSpec, channels: Channels) -> list[str]:
+    if spec.firmware is None:
+        return []
+    if channels.variables is None:
+        raise ValueError("a machine with firmware needs its own copy of the variables")
+    code, variables = escape(spec.firmware.code), escape(channels.variables)
+    return [
+        "-drive",
+        f"if=pflash,format=raw,unit=0,readonly=on,file={code}",
+        "-drive",
+        f"if=pflash,format=raw,unit=1,file={variables}",
+    ]
+
+
+def _devices(spec: MachineSpec) -> list[str]:
+    # QEMU itself picks the forwarded port, so that no two runs can race for it.
+    net = "user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22"
+    argv = ["-netdev", net, "-device", "virtio-net-pci,id=nic0,netdev=net0,romfile="]
+    argv += ["-object", "rng-random,id=random0,filename=/dev/urandom", "-device", "virtio-rng-pci,id=rng0,rng=random0"]
+    for number in range(spec.root_ports):
+        # chassis and slot together name a slot to the guest; 0 is the root complex's own.
+        argv += ["-device", f"pcie-root-port,id=rp{number},bus=pcie.0,chassis={number + 1},slot={number + 1}"]
+    port = 0
+    for device in spec.cold_devices:
+        argv += _backend(backend_id(device.id), device.size, device.backend)
+        argv += ["-device", _memory_device(device, f"rp{port}")]
+        port += device.kind != "dimm"
+    if spec.vmcoreinfo:
+        argv += ["-device", "vmcoreinfo"]
+    return argv
+
+
+def _memory_device(device: ColdDevice, bus: str) -> str:
+    options: list[tuple[str, object]] = [("id", device.id), ("memdev", backend_id(device.id))]
+    if device.kind != "dimm":
+        options.append(("bus", bus))
+    if device.kind == "virtio-mem":
+        options.append(("requested-size", format_size(device.requested)))
+        if device.block_size is not None:
+            options.append(("block-size", format_size(device.block_size)))
+    if device.node is not None:
+        options.append(("node", device.node))
+    if device.slot is not None:
+        options.append(("slot", device.slot))
+    if device.address is not None:
+        name = "addr" if device.kind == "dimm" else "memaddr"
+        options.append((name, f"{device.address:#x}"))
+    return _join("pc-dimm" if device.kind == "dimm" else f"{device.kind}-pci", options=options)

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The life of one QEMU process, from launch to reaping."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import socket
+import stat
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from harness import proc
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, LaunchError, QemuError, UsageError
+from harness.qemu.cmdline import Channels, command_line
+from harness.qemu.qmp import QmpSession
+from harness.qemu.spec import MachineSpec
+
+#: how long QEMU may take to end after ``quit``, then after SIGTERM
+QUIT_SECONDS = 5.0
+TERMINATE_SECONDS = 2.0
+#: QEMU hangs up a moment before it can be reaped; its exit status is worth that moment
+_EPITAPH_SECONDS = 3.0
+_COPY_CHUNK = 1 << 16
+
+_FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+22\b", re.MULTILINE)
+_RAMBLOCK = re.compile(
+    r"^\s*(\S+)(?:\s+\d+ [KMG]iB)\s+(?:0x[0-9a-f]{16}\s+){3}(0x[0-9a-f]{16})\s+r[wo]\s*$", re.MULTILINE
+)
+
+
+class Machine:
+    """A running QEMU. Get one with ``launch`` in a ``with`` statement; leaving it ends QEMU, whatever happened.
+
+    ``workdir`` holds console.log, qmp.jsonl, qemu.stderr and qemu.stdout afterwards. ``console`` is a connected
+    socket with the guest's serial port; somebody must keep reading it, or the guest stops when its buffer is full.
+    """
+
+    def __init__(self, spec: MachineSpec, workdir: Path) -> None:
+        """Use ``launch`` instead: this starts nothing."""
+        self.spec = spec
+        self.workdir = workdir
+        self.argv: tuple[str, ...] = ()
+        self.console: socket.socket
+        self.qmp: QmpSession
+        self._child: proc.Child | None = None
+        self._cleanup = contextlib.ExitStack()
+        self._ending = threading.Lock()
+
+    @classmethod
+    def launch(cls, spec: MachineSpec, workdir: Path, deadline: Deadline) -> Machine:
+        """Start ``spec`` with its files below ``workdir`` (made, mode 0700) and return once QMP answers.
+
+        Raises UsageError if a file of the spec is missing, LaunchError (argv, exit status, tails of stderr and
+        console) if QEMU does not come up by ``deadline``.
+        """
+        for role, path in spec.files:
+            if not path.is_file():
+                raise UsageError(f"the {role} {path} is no file", hint="check the path, or run memhp fetch")
+        machine = cls(spec, workdir)
+        try:
+            machine._start(deadline)
+        except BaseException:
+            machine.kill()
+            raise
+        return machine
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.quit(Deadline(QUIT_SECONDS + TERMINATE_SECONDS))
+        else:
+            self.kill()
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """True while the process runs."""
+        return self._child is not None and self._child.poll() is None
+
+    @property
+    def console_log(self) -> Path:
+        return self.workdir / "console.log"
+
+    @property
+    def qmp_log(self) -> Path:
+        return self.workdir / "qmp.jsonl"
+
+    @property
+    def stderr_log(self) -> Path:
+        return self.workdir / "qemu.stderr"
+
+    def fileno(self) -> int:
+        """QEMU's pidfd: readable once QEMU has ended."""
+        return self._process.fileno()
+
+    def ssh_port(self, deadline: Deadline) -> int:
+        """The port on 127.0.0.1 that QEMU picked and forwards to the guest's port 22; raises QemuError."""
+        return parse_forward(self.qmp.hmp("info usernet", deadline=deadline))
+
+    def backend_fds(self, deadline: Deadline) -> dict[str, Path]:
+        """Map the id of each memory backend to its memfd, as ``/proc/PID/fd/N``, to be opened or stat'ed.
+
+        The id leads to QEMU's mapping of it (HMP ``info ramblock``), that to an inode (/proc/PID/maps), and that to a
+        descriptor. Raises QemuError if QEMU is gone or tells no addresses (before 8.1).
+        """
+        blocks = parse_ramblocks(self.qmp.hmp("info ramblock", deadline=deadline))
+        if not blocks:
+            raise QemuError(f"QEMU {self.spec.qemu.version} does not tell where it maps its memory", hint="use 8.1 up")
+        proc_dir = Path("/proc") / str(self.pid)
+        try:
+            inodes = find_inodes((proc_dir / "maps").read_text(), blocks)
+            found: dict[int, Path] = {}
+            for entry in (proc_dir / "fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if os.readlink(entry).startswith("/memfd:"):
+                        found[entry.stat().st_ino] = entry
+        except OSError as error:
+            raise QemuError(f"cannot look into QEMU (pid {self.pid}): {error}") from error
+        return {name: found[inode] for name, inode in inodes.items() if inode in found}
+
+    def backend_usage(self, backend: str, deadline: Deadline) -> int:
+        """Bytes of host memory that the memfd of ``backend`` holds now; raises QemuError if there is no such one."""
+        found = self.backend_fds(deadline).get(backend)
+        if found is None:
+            raise QemuError(f"QEMU has no memfd of a memory backend {backend!r}")
+        return found.stat().st_blocks * 512
+
+    def quit(self, deadline: Deadline) -> int:
+        """End QEMU: politely over QMP, then by SIGTERM, then by SIGKILL; reap it and return its return code."""
+        with self._ending:
+            if self._child is not None and self._child.poll() is None:
+                with contextlib.suppress(DeadlineExpired):
+                    polite = deadline.at_most(QUIT_SECONDS)
+                    self.qmp.quit(deadline=polite)
+                    self._child.wait(polite)
+            if self._child is not None and self._child.poll() is None:
+                self._child.terminate()
+                with contextlib.suppress(DeadlineExpired):
+                    self._child.wait(deadline.at_most(TERMINATE_SECONDS))
+            return self._end()
+
+    def kill(self) -> int:
+        """End QEMU with SIGKILL, reap it and return its return code."""
+        with self._ending:
+            if self._child is not None:
+                self._child.kill()
+            return self._end()
+
+    def epitaph(self) -> str:
+        """What is known about QEMU's end: exit status and the tail of stderr; says so if it still runs."""
+        if self._child is None:
+            return "QEMU was never started"
+        with contextlib.suppress(DeadlineExpired):
+            self._child.wait(Deadline(_EPITAPH_SECONDS))
+        code = self._child.returncode
+        said = proc.tail_file(self.stderr_log)
+        return ("QEMU still runs" if code is None else f"QEMU {proc.describe_status(code)}") + (
+            f"\n{said}" if said else ""
+        )
+
+    @property
+    def _process(self) -> proc.Child:
+        if self._child is None:
+            raise QemuError("QEMU was never started")
+        return self._child
+
+    def _end(self) -> int:
+        # The stack goes in reverse: QMP hangs up last of all, when the process is gone.
+        code = 0 if self._child is None else self._child.reap()
+        self._cleanup.close()
+        return code
+
+    def _start(self, deadline: Deadline) -> None:
+        self.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(self.workdir.stat().st_mode) & 0o077:
+            raise UsageError(f"others can look into {self.workdir}", hint=f"chmod 700 {shlex.quote(str(self.workdir))}")
+        with contextlib.ExitStack() as theirs:
+            ours: list[socket.socket] = []
+            fds: list[int] = []
+            for _ in range(2):
+                here, there = socket.socketpair()
+                ours.append(self._cleanup.enter_context(here))
+                fds.append(theirs.enter_context(there).fileno())
+            self.console = ours[1]
+            variables = self._copy_variables()
+            channels = Channels(qmp=fds[0], console=fds[1], console_log=self.console_log, variables=variables)
+            self.argv = tuple(command_line(self.spec, channels))
+            self._child = proc.spawn(
+                self.argv, pass_fds=fds, stdout=self.workdir / "qemu.stdout", stderr=self.stderr_log
+            )
+        try:
+            self.qmp = QmpSession(ours[0], log=self.qmp_log, deadline=deadline, epitaph=self.epitaph)
+        except (QemuError, DeadlineExpired) as error:
+            raise self._launch_error(error, deadline) from error
+        self._cleanup.callback(self.qmp.close)
+
+    def _copy_variables(self) -> Path | None:
+        if self.spec.firmware is None:
+            return None
+        target = self.workdir / "firmware-variables.fd"
+        copy_sparse(self.spec.firmware.variables, target)
+        self._cleanup.callback(target.unlink, missing_ok=True)
+        return target
+
+    def _launch_error(self, error: Exception, deadline: Deadline) -> LaunchError:
+        if isinstance(error, DeadlineExpired):
+            end = f"no answer on QMP within {deadline.seconds:.1f} s" + (
+                f"\n{said}" if (said := proc.tail_file(self.stderr_log)) else ""
+            )
+        else:
+            end = self.epitaph()
+        printed = proc.tail_file(self.console_log)
+        console = f"\nlast of the console:\n{printed}" if printed else ""
+        return LaunchError(f"{shlex.join(self.argv)}\ndid not come up: {end}{console}")
+
+
+def parse_forward(text: str) -> int:
+    """Return the host port of the one forward to the guest's port 22 in HMP's ``info usernet``; raises QemuError."""
+    ports = _FORWARD.findall(text)
+    if len(ports) != 1:
+        raise QemuError(f"QEMU forwards {len(ports)} ports to the guest's port 22, wanted one:\n{text}")
+    return int(ports[0])
+
+
+def parse_ramblocks(text: str) -> dict[str, int]:
+    """Map each RAM block's name in HMP's ``info ramblock`` to the address QEMU maps it at; raises QemuError."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines or "HVA" not in lines[0]:
+        return {}
+    found = {name: int(address, 16) for name, address in _RAMBLOCK.findall(text)}
+    if len(found) != len(lines) - 1:
+        raise QemuError(f"QEMU lists its RAM blocks in an unknown way:\n{text}")
+    return found
+
+
+def find_inodes(maps: str, addresses: Mapping[str, int]) -> dict[str, int]:
+    """Map each name to the inode that is mapped at its address, by the text of /proc/PID/maps (proc(5)).
+
+    Names whose address is not mapped from a file are left out.
+    """
+    found: dict[str, int] = {}
+    spans: Iterable[list[str]] = (line.split(maxsplit=5) for line in maps.splitlines())
+    for span, _, _, _, inode, *_ in spans:
+        start, end = (int(text, 16) for text in span.split("-"))
+        for name, address in addresses.items():
+            if start <= address < end and int(inode):
+                found[name] = int(inode)
+    return found
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copy ``source`` to ``target`` (made anew, mode 0600), leaving holes where it is zero."""
+    zeros = bytes(_COPY_CHUNK)
+    target.unlink(missing_ok=True)
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with source.open("rb") as reader, os.fdopen(fd, "wb") as writer:
+        while chunk := reader.read(_COPY_CHUNK):
+            if chunk == zeros[: len(chunk)]:
+                writer.seek(len(chunk), os.SEEK_CUR)
+            else:
+                writer.write(chunk)
+        writer.truncate(writer.tell())

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Memory devices over QMP: plug, unplug, resize, and what QEMU says of them.
+
+Who refuses decides how it is told. What QEMU refuses (a size that does not fit, an id used twice) is raised as
+QmpRefused and has changed nothing. What the guest refuses is an outcome. What nobody answers is DeadlineExpired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, QemuError, QmpRefused, UsageError
+from harness.qemu.machine import Machine
+from harness.qemu.qmp import QmpEvent
+from harness.qemu.spec import backend_id, check_device_id, check_size
+from harness.state import MemoryDevice
+from harness.units import AddrRange, format_size
+
+#: the guest's last _OST follows DEVICE_DELETED at once: it leaves the same function (acpi_device_hotplug)
+_FINAL_OST_SECONDS = 5.0
+#: how long to rely on size-change events alone
+_SIZE_SECONDS = 0.05
+
+# ACPI 6.5, 6.3.5 "_OST": source events, then status codes; include/linux/acpi.h names them ACPI_OST_*.
+_PLUG_SOURCES = frozenset({0x0, 0x1, 0x200})
+_EJECT_SOURCES = frozenset({0x3, 0x103})
+_SUCCESS = 0x0
+_INSERT_IN_PROGRESS = 0x80
+_EJECT_IN_PROGRESS = 0x84
+_COMMON_STATUS = {0x1: "non-specific failure", 0x2: "unrecognized notify code"}
+_INSERT_STATUS = {**_COMMON_STATUS, 0x81: "device driver load failure", 0x82: "device insertion not supported"}
+_EJECT_STATUS = {
+    **_COMMON_STATUS,
+    0x80: "device ejection not supported",
+    0x81: "device in use by an application",
+    0x82: "device busy",
+    0x83: "ejection dependency is busy or not supported",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlugOutcome:
+    """How a plug ended.
+
+    ``done``: the guest confirmed it. ``refused``: the guest answered with a failure, told in ``detail``; the device
+    stays plugged as far as QEMU goes. ``accepted``: QEMU has done its part and this kind of device or boot has no way
+    for the guest to answer; look inside the guest. ``events`` are all events from the request to the verdict.
+    Note that a guest that fails to add the memory of a DIMM may still confirm it.
+    """
+
+    id: str
+    kind: Literal["done", "refused", "accepted"]
+    events: tuple[QmpEvent, ...]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnplugOutcome:
+    """How an unplug ended.
+
+    ``deleted``: device and backend are gone. ``refused``: the guest keeps the device, for the reason in ``detail``.
+    ``events`` are all events from the request to the verdict.
+    """
+
+    id: str
+    kind: Literal["deleted", "refused"]
+    events: tuple[QmpEvent, ...]
+    detail: str
+
+
+def plug_dimm(
+    machine: Machine,
+    device: str,
+    size: int,
+    *,
+    deadline: Deadline,
+    node: int | None = None,
+    slot: int | None = None,
+    address: int | None = None,
+    backend: Mapping[str, object] | None = None,
+    await_guest: bool | None = None,
+) -> PlugOutcome:
+    """Plug a pc-dimm of ``size`` bytes and wait for the guest's ACPI ``_OST`` answer.
+
+    ``backend`` adds properties to the memory-backend-memfd (typed as QMP wants them). ``await_guest`` None waits in
+    ACPI boots of a machine that was not started paused: without ACPI, or with stopped CPUs, nobody answers.
+
+    Raises UsageError (id, size), QmpRefused (nothing changed), DeadlineExpired if the guest stays silent.
+    """
+    machine_waits = machine.spec.boot == "acpi" and not machine.spec.paused
+    properties = {"node": node, "slot": slot, "addr": address}
+    mark = _plug(machine, "pc-dimm", device, size, properties, backend, deadline)
+    if not (machine_waits if await_guest is None else await_guest):
+        return PlugOutcome(device, "accepted", machine.qmp.events(mark), "the guest was not asked")
+
+    def verdict(event: QmpEvent) -> tuple[int, QmpEvent] | None:
+        ost = _ost(event, device, _PLUG_SOURCES)
+        return None if ost in (None, _INSERT_IN_PROGRESS) else (ost or 0, event)
+
+    try:
+        status, last = machine.qmp.wait_for(
+            verdict, since=mark, deadline=deadline, awaited=f"the guest's _OST answer to the plug of {device}"
+        )
+    except DeadlineExpired as error:
+        error.hint = "a kernel without CONFIG_ACPI_HOTPLUG_MEMORY never answers"
+        raise
+    events = machine.qmp.events(mark)[: last.seq - mark]
+    if status == _SUCCESS:
+        return PlugOutcome(device, "done", events, "_OST status 0")
+    return PlugOutcome(device, "refused", events, describe_ost(status, _INSERT_STATUS))
+
+
+def plug_virtio_mem(
+    machine: Machine,
+    device: str,
+    max_size: int,
+    *,
+    deadline: Deadline,
+    requested: int = 0,
+    block_size: int | None = None,
+    node: int | None = None,
+    address: int | None = None,
+    bus: str | None = None,
+    backend: Mapping[str, object] | None = None,
+) -> PlugOutcome:
+    """Plug a virtio-mem-pci device that can grow to ``max_size`` bytes; ``bus`` defaults to a free root port.
+
+    Wait for its size with ``wait_size``. Raises UsageError (id, size, no free root port), QmpRefused (nothing changed).
+    """
+    properties = {"requested-size": requested, "block-size": block_size, "node": node, "memaddr": address}
+    return _plug_virtio(machine, "virtio-mem-pci", device, max_size, properties, bus, backend, deadline)
+
+
+def plug_virtio_pmem(
+    machine: Machine,
+    device: str,
+    size: int,
+    *,
+    deadline: Deadline,
+    address: int | None = None,
+    bus: str | None = None,
+    backend: Mapping[str, object] | None = None,
+) -> PlugOutcome:
+    """Plug a virtio-pmem-pci device of ``size`` bytes; ``bus`` defaults to a free root port.
+
+    Raises UsageError (id, size, no free root port), QmpRefused (nothing changed).
+    """
+    return _plug_virtio(machine, "virtio-pmem-pci", device, size, {"memaddr": address}, bus, backend, deadline)
+
+
+def unplug(machine: Machine, device: str, *, deadline: Deadline) -> UnplugOutcome:
+    """Ask the guest to give ``device`` up, wait for what comes of it, and drop its backend once it is gone.
+
+    The verdict is the first of DEVICE_DELETED, MEM_UNPLUG_ERROR, DEVICE_UNPLUG_GUEST_ERROR and a failing ACPI ``_OST``.
+    A DIMM that is gone is followed by one last ``_OST`` (status 0), which is waited for: after it the guest's hotplug
+    work has ended. A PCI device takes the guest's pciehp driver five seconds, in which an operator could press the
+    attention button again (drivers/pci/hotplug/pciehp_ctrl.c), and one more to power the slot off.
+
+    Raises QmpRefused if QEMU itself refuses (unknown id, virtio-mem not empty), DeadlineExpired if nothing comes.
+    """
+    slot = _slot(machine, device, deadline)
+    backend = _backend_of(machine, device, deadline)
+    mark = machine.qmp.seq
+    machine.qmp.execute("device_del", {"id": device}, deadline=deadline)
+
+    def verdict(event: QmpEvent) -> tuple[str, QmpEvent] | None:
+        if event.data.get("device") == device:
+            if event.name == "DEVICE_DELETED":
+                return "", event
+            if event.name in ("MEM_UNPLUG_ERROR", "DEVICE_UNPLUG_GUEST_ERROR"):
+                return str(event.data.get("msg", event.name)), event
+        ost = _ost(event, device, _EJECT_SOURCES)
+        if ost in (None, _SUCCESS, _EJECT_IN_PROGRESS):
+            return None
+        return describe_ost(ost or 0, _EJECT_STATUS), event
+
+    refusal, last = machine.qmp.wait_for(
+        verdict, since=mark, deadline=deadline, awaited=f"the end of the unplug of {device}"
+    )
+    if refusal:
+        return UnplugOutcome(device, "refused", machine.qmp.events(mark)[: last.seq - mark], refusal)
+    detail = "DEVICE_DELETED"
+    if slot is not None and any(_ost(event, device, _EJECT_SOURCES) is not None for event in machine.qmp.events(mark)):
+        final = _await_final_ost(machine, slot, last.seq, deadline)
+        detail += ", final _OST status 0" if final else f", no final _OST within {_FINAL_OST_SECONDS:g} s"
+    machine.qmp.execute("object-del", {"id": backend}, deadline=deadline)
+    return UnplugOutcome(device, "deleted", machine.qmp.events(mark), detail)
+
+
+def resize(machine: Machine, device: str, requested: int, *, deadline: Deadline) -> None:
+    """Ask virtio-mem ``device`` for ``requested`` bytes; the guest follows in its own time (``wait_size``).
+
+    Raises QmpRefused if ``requested`` is not a multiple of the device's block size or above its maximum.
+    """
+    arguments = {"path": f"/machine/peripheral/{device}", "property": "requested-size", "value": requested}
+    machine.qmp.execute("qom-set", arguments, deadline=deadline)
+
+
+def wait_size(machine: Machine, device: str, size: int, *, deadline: Deadline) -> tuple[QmpEvent, ...]:
+    """Wait until virtio-mem ``device`` has exactly ``size`` bytes plugged; return the events seen meanwhile.
+
+    QEMU holds MEMORY_DEVICE_SIZE_CHANGE back for up to a second after the one before (monitor/monitor.c), so it is
+    asked for the size first, at each event, and every 50 ms between them. Raises DeadlineExpired with the size last
+    seen.
+    """
+    start = mark = machine.qmp.seq
+    awaited = f"virtio-mem {device} to have {format_size(size)} plugged"
+    while True:
+        now = memory_device(machine, device, deadline=deadline).size
+        if now == size:
+            return machine.qmp.events(start)
+        deadline.check(awaited, f"{format_size(now)} plugged")
+        with contextlib.suppress(DeadlineExpired):
+            mark = machine.qmp.wait_event(
+                lambda event: event.name == "MEMORY_DEVICE_SIZE_CHANGE" and event.data.get("id") == device,
+                since=mark,
+                deadline=deadline.at_most(_SIZE_SECONDS),
+                awaited=awaited,
+            ).seq
+
+
+def memory_devices(machine: Machine, *, deadline: Deadline) -> tuple[MemoryDevice, ...]:
+    """What QMP's query-memory-devices says, in address order; raises QemuError on an unknown kind of device."""
+    return parse_memory_devices(machine.qmp.execute("query-memory-devices", deadline=deadline))
+
+
+def memory_device(machine: Machine, device: str, *, deadline: Deadline) -> MemoryDevice:
+    """The one memory device called ``device``; raises QemuError if there is none."""
+    for found in memory_devices(machine, deadline=deadline):
+        if found.id == device:
+            return found
+    raise QemuError(f"QEMU has no memory device {device!r}")
+
+
+def parse_memory_devices(answer: Any) -> tuple[MemoryDevice, ...]:
+    """Flatten the answer of query-memory-devices (QEMU qapi/machine.json, MemoryDeviceInfo); raises QemuError."""
+    found = []
+    try:
+        for item in answer:
+            kind, data = item["type"], item["data"]
+            if kind not in ("dimm", "virtio-mem", "virtio-pmem"):
+                raise QemuError(f"QEMU has a memory device of unknown kind {kind!r}: {data}")
+            address = data["addr" if kind == "dimm" else "memaddr"]
+            max_size = data["max-size" if kind == "virtio-mem" else "size"]
+            found.append(
+                MemoryDevice(
+                    id=data.get("id", ""),
+                    kind=kind,
+                    range=AddrRange.sized(address, max_size),
+                    size=data["size"],
+                    max_size=max_size,
+                    requested_size=data["requested-size"] if kind == "virtio-mem" else None,
+                    block_size=data["block-size"] if kind == "virtio-mem" else None,
+                    node=None if kind == "virtio-pmem" else data["node"],
+                    slot=data["slot"] if kind == "dimm" else None,
+                    backend=data["memdev"].removeprefix("/objects/"),
+                )
+            )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise QemuError(f"QEMU describes its memory devices in an unknown way ({error!r}): {answer}") from error
+    return tuple(sorted(found, key=lambda device: device.range))
+
+
+def free_root_port(machine: Machine, *, deadline: Deadline) -> str:
+    """Id of the first root port with nothing plugged in; raises UsageError if all are taken.
+
+    QEMU's object tree is asked, not the guest's PCI configuration: it is true before the guest has looked at the bus.
+    """
+    for number in range(machine.spec.root_ports):
+        port = f"rp{number}"
+        children = machine.qmp.execute("qom-list", {"path": f"/machine/peripheral/{port}/{port}"}, deadline=deadline)
+        if not any(child["name"].startswith("child[") for child in children):
+            return port
+    raise UsageError(
+        f"all {machine.spec.root_ports} root ports are taken", hint="give the machine more root ports to plug into"
+    )
+
+
+def describe_ost(status: int, names: Mapping[int, str]) -> str:
+    """Say an ``_OST`` status the way the ACPI specification does."""
+    return f"_OST status {status}: {names.get(status, 'a status the ACPI specification does not name')}"
+
+
+def _plug_virtio(
+    machine: Machine,
+    driver: str,
+    device: str,
+    size: int,
+    properties: Mapping[str, object],
+    bus: str | None,
+    backend: Mapping[str, object] | None,
+    deadline: Deadline,
+) -> PlugOutcome:
+    port = bus or free_root_port(machine, deadline=deadline)
+    mark = _plug(machine, driver, device, size, {**properties, "bus": port}, backend, deadline)
+    return PlugOutcome(device, "accepted", machine.qmp.events(mark), f"plugged into {port}")
+
+
+def _plug(
+    machine: Machine,
+    driver: str,
+    device: str,
+    size: int,
+    properties: Mapping[str, object],
+    backend: Mapping[str, object] | None,
+    deadline: Deadline,
+) -> int:
+    """Add backend and device, or neither; return the number of the last event before the device came."""
+    check_device_id(device)
+    check_size(f"{driver} {device}", size)
+    memdev = backend_id(device)
+    arguments = {"qom-type": "memory-backend-memfd", "id": memdev, "size": size, "share": True, **(backend or {})}
+    machine.qmp.execute("object-add", arguments, deadline=deadline)
+    mark = machine.qmp.seq
+    given = {name: value for name, value in properties.items() if value is not None}
+    try:
+        machine.qmp.execute(
+            "device_add", {"driver": driver, "id": device, "memdev": memdev, **given}, deadline=deadline
+        )
+    except QmpRefused:
+        machine.qmp.execute("object-del", {"id": memdev}, deadline=deadline)
+        raise
+    return mark
+
+
+def _ost(event: QmpEvent, device: str, sources: frozenset[int]) -> int | None:
+    """The status of an ``_OST`` event of ``device`` that answers one of ``sources``."""
+    info = event.data.get("info", {})
+    if event.name != "ACPI_DEVICE_OST" or info.get("device") != device or info.get("source") not in sources:
+        return None
+    return int(info["status"])
+
+
+def _await_final_ost(machine: Machine, slot: int, since: int, deadline: Deadline) -> bool:
+    # The device is gone, so QEMU knows only the slot.
+    def final(event: QmpEvent) -> bool:
+        info = event.data.get("info", {})
+        return (
+            event.name == "ACPI_DEVICE_OST" and info.get("slot") == str(slot) and info.get("source") in _EJECT_SOURCES
+        )
+
+    with contextlib.suppress(DeadlineExpired):
+        machine.qmp.wait_event(
+            final, since=since, deadline=deadline.at_most(_FINAL_OST_SECONDS), awaited="the guest's last _OST"
+        )
+        return True
+    return False
+
+
+def _slot(machine: Machine, device: str, deadline: Deadline) -> int | None:
+    found = [known for known in memory_devices(machine, deadline=deadline) if known.id == device]
+    return found[0].slot if found else None
+
+
+def _backend_of(machine: Machine, device: str, deadline: Deadline) -> str:
+    found = [known for known in memory_devices(machine, deadline=deadline) if known.id == device]
+    return found[0].backend if found else backend_id(device)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a QEMU binary can do, found out by asking it, never by its version."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import proc
+from harness.arch import ArchSpec
+from harness.config.parts import QemuBinary
+from harness.deadline import Deadline
+from harness.errors import InfraError, QemuError, QmpRefused, UnsupportedError
+from harness.qemu.qmp import QmpSession
+from harness.units import GIB, MIB
+
+#: what memory hotplug needs of any machine, whichever the devices
+BASE_DEVICES = frozenset({"memory-backend-memfd", "pcie-root-port", "virtio-net-pci", "virtio-rng-pci"})
+#: the device type behind each kind of memory device
+KIND_DEVICES = {"dimm": "pc-dimm", "virtio-mem": "virtio-mem-pci", "virtio-pmem": "virtio-pmem-pci"}
+
+_PROBE_SECONDS = 20.0
+_QUIT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class QemuAbilities:
+    """What one QEMU binary said of itself for one architecture.
+
+    ``device_types`` are all instantiable QOM types, devices and objects alike; ``machine_properties`` those of the
+    architecture's machine; ``commands`` and ``events`` the names in its QMP schema. ``hotplug_refusal`` is what it
+    said when a virtio-mem device was really plugged into its machine, None if that went well. ``sandbox`` is true if
+    it was built with a seccomp filter.
+    """
+
+    version: str
+    device_types: frozenset[str]
+    machine_properties: frozenset[str]
+    commands: frozenset[str]
+    events: frozenset[str]
+    hotplug_refusal: str | None
+    sandbox: bool
+
+
+_cache: dict[tuple[QemuBinary, str], QemuAbilities] = {}
+_cache_lock = threading.Lock()
+
+
+def probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbilities:
+    """Start ``binary`` twice with no guest and ask it; answers are kept for the life of this process.
+
+    Raises QemuError (argv, exit status, what it said) if it does not run or does not know the machine.
+    """
+    with _cache_lock:
+        key = (binary, arch.name)
+        if key not in _cache:
+            _cache[key] = _probe(binary, arch, deadline)
+        return _cache[key]
+
+
+def missing(abilities: QemuAbilities, needs: Collection[str], *, hotplug: bool = True) -> str | None:
+    """Say what of ``needs`` (QOM type names) this QEMU lacks and how to get it; None if it has all.
+
+    With ``hotplug`` the machine must also have taken a memory device at run time.
+    """
+    lacking = sorted(set(needs) - abilities.device_types)
+    if lacking:
+        several = "devices" if len(lacking) > 1 else "the device"
+        return f"QEMU {abilities.version} lacks {several} {', '.join(lacking)}: run memhp fetch for one that has it"
+    if hotplug and abilities.hotplug_refusal is not None:
+        return (
+            f"QEMU {abilities.version} cannot hot-plug memory into this machine ({abilities.hotplug_refusal}): "
+            "run memhp fetch for one that can"
+        )
+    return None
+
+
+def able(arch: ArchSpec, kinds: Collection[str] = tuple(KIND_DEVICES)) -> Callable[[QemuBinary], str | None]:
+    """Return a function that says why a binary cannot serve ``arch`` with memory devices of ``kinds``, or None.
+
+    Made for choosing among binaries: one that does not even run is a reason, not an exception.
+    """
+    needs = needed_devices(kinds)
+
+    def judge(binary: QemuBinary) -> str | None:
+        try:
+            return missing(probe(binary, arch, Deadline(_PROBE_SECONDS)), needs)
+        except InfraError as error:
+            return f"{shlex.join(binary.argv)} does not work: {error.message}"
+
+    return judge
+
+
+def require(binary: QemuBinary, arch: ArchSpec, kinds: Collection[str], deadline: Deadline) -> QemuAbilities:
+    """Return the abilities of ``binary``; raises UnsupportedError naming what it lacks for ``kinds`` of devices."""
+    abilities = probe(binary, arch, deadline)
+    lack = missing(abilities, needed_devices(kinds))
+    if lack is not None:
+        sentence, _, hint = lack.partition(": ")
+        raise UnsupportedError("qemu", sentence, hint=hint)
+    return abilities
+
+
+def needed_devices(kinds: Collection[str]) -> frozenset[str]:
+    """QOM types that a machine with memory devices of ``kinds`` (dimm, virtio-mem, virtio-pmem) takes."""
+    return BASE_DEVICES | {KIND_DEVICES[kind] for kind in kinds}
+
+
+def parse_schema(schema: Any) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names of the commands and events in the answer of query-qmp-schema (qapi/introspect.json)."""
+    names: dict[str, set[str]] = {"command": set(), "event": set()}
+    for item in schema:
+        names.get(item["meta-type"], set()).add(item["name"])
+    return frozenset(names["command"]), frozenset(names["event"])
+
+
+def _probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbilities:
+    with _ask(binary, ["-machine", "none"], deadline) as qmp:
+        target = qmp.execute("query-target", deadline=deadline)["arch"]
+        if target != arch.qemu_target:
+            raise QemuError(f"it emulates {target}, not {arch.qemu_target}")
+        types = qmp.execute("qom-list-types", {"abstract": False}, deadline=deadline)
+        commands, events = parse_schema(qmp.execute("query-qmp-schema", deadline=deadline))
+        version = qmp.execute("query-version", deadline=deadline)["qemu"]
+        machines = qmp.execute("query-machines", deadline=deadline)
+        machine = _machine_type(arch.machine, machines)
+        properties = qmp.execute("qom-list-properties", {"typename": machine}, deadline=deadline)
+    names = frozenset(item["name"] for item in types)
+    return QemuAbilities(
+        version=f"{version['major']}.{version['minor']}.{version['micro']}",
+        device_types=names,
+        machine_properties=frozenset(item["name"] for item in properties),
+        commands=commands,
+        events=events,
+        hotplug_refusal=_try_hotplug(binary, arch, names, deadline),
+        sandbox=_has_sandbox(binary, deadline),
+    )
+
+
+def _machine_type(name: str, machines: Any) -> str:
+    for machine in machines:
+        if name in (machine["name"], machine.get("alias")):
+            return f"{machine['name']}-machine"
+    raise QemuError(f"this QEMU has no machine {name!r}", hint="is it the qemu-system program of the architecture?")
+
+
+def _try_hotplug(binary: QemuBinary, arch: ArchSpec, types: frozenset[str], deadline: Deadline) -> str | None:
+    """Plug virtio-mem into a machine that never runs: what a machine says of itself does not tell (riscv64's takes
+    maxmem without a word)."""
+    lacking = sorted({"memory-backend-memfd", "pcie-root-port", "virtio-mem-pci"} - types)
+    if lacking:
+        return f"no {', '.join(lacking)}"
+    machine = ",".join([arch.machine, *arch.machine_options, "memory-backend=ram0"])
+    arguments = ["-machine", machine, "-accel", "tcg", "-m", "size=128M,slots=2,maxmem=2G", "-S"]
+    arguments += ["-object", "memory-backend-memfd,id=ram0,size=128M,share=on"]
+    arguments += ["-device", "pcie-root-port,id=rp0,bus=pcie.0,chassis=1,slot=1"]
+    backend = {"qom-type": "memory-backend-memfd", "id": "mem0", "size": GIB, "share": True}
+    device = {"driver": "virtio-mem-pci", "id": "vm0", "memdev": "mem0", "bus": "rp0", "requested-size": 128 * MIB}
+    try:
+        with _ask(binary, arguments, deadline) as qmp:
+            qmp.execute("object-add", backend, deadline=deadline)
+            qmp.execute("device_add", device, deadline=deadline)
+    except QmpRefused as error:
+        return error.desc
+    except QemuError as error:
+        return re.sub(r"\s+", " ", error.message)
+    return None
+
+
+def _has_sandbox(binary: QemuBinary, deadline: Deadline) -> bool:
+    done = proc.run([*_program(binary), "-sandbox", "on", "-version"], deadline=deadline, check=False)
+    return done.returncode == 0
+
+
+def _program(binary: QemuBinary) -> list[str]:
+    return [*binary.argv, *([] if binary.data_dir is None else ["-L", str(binary.data_dir)])]
+
+
+class _ask:
+    """QEMU with ``arguments`` for a few questions: a context manager that gives its QMP session."""
+
+    def __init__(self, binary: QemuBinary, arguments: Sequence[str], deadline: Deadline) -> None:
+        self._stack = contextlib.ExitStack()
+        self._argv = [*_program(binary), "-nodefaults", "-no-user-config", "-display", "none", *arguments]
+        self._deadline = deadline
+
+    def __enter__(self) -> QmpSession:
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-probe-")))
+            here, there = socket.socketpair()
+            stack.enter_context(here)
+            with there:
+                fd = there.fileno()
+                argv = [*self._argv, "-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
+                stderr = folder / "stderr"
+                child = proc.spawn(argv, pass_fds=[fd], stdout=folder / "stdout", stderr=stderr)
+            stack.enter_context(child)
+
+            def epitaph() -> str:
+                code = child.wait(Deadline(_QUIT_SECONDS))
+                return f"{shlex.join(argv)} {proc.describe_status(code)}: {proc.tail_file(stderr, lines=5)}"
+
+            qmp = stack.enter_context(
+                QmpSession(here, log=folder / "qmp.jsonl", deadline=self._deadline, epitaph=epitaph)
+            )
+            self._stack = stack.pop_all()
+            return qmp
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()

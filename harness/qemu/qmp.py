@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One QMP session: synchronous calls on top, qemu.qmp's asyncio client in a thread below.
+
+asyncio does not leave this module. Every event is recorded at the moment it is read from the socket, in the order of
+the wire and before any reply that follows it; none is ever dropped. Everything said in both directions goes into a
+log of JSON lines as it happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from qemu.qmp import ConnectError, EventListener, ExecuteError, Message, QMPClient, QMPError, Runstate
+
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, QemuError, QmpRefused
+
+T = TypeVar("T")
+
+# The library reports a hang-up on stderr through logging's last resort; here it becomes a QemuError.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+
+#: how long closing may take before the thread is abandoned to its (daemon) fate
+_CLOSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class QmpEvent:
+    """One QMP event.
+
+    ``seq`` counts from 1 within the session; ``monotonic`` and ``wallclock`` are the host's clocks (seconds) when it
+    was read; ``timestamp`` is QEMU's own time (seconds since the epoch).
+    """
+
+    seq: int
+    monotonic: float
+    wallclock: float
+    timestamp: float
+    name: str
+    data: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.name} {json.dumps(self.data, sort_keys=True)}" if self.data else self.name
+
+
+class QmpSession:
+    """A connected QMP session over ``sock``; a context manager.
+
+    ``log`` is the file of JSON lines (appended). ``epitaph`` is called from the waiting thread once the connection is
+    lost and returns what is known about QEMU's end: exit status, log tail.
+    """
+
+    def __init__(
+        self, sock: socket.socket, *, log: Path, deadline: Deadline, epitaph: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Take over ``sock`` and shake hands; raises QemuError if QEMU hangs up, DeadlineExpired if it is silent."""
+        self._epitaph = epitaph
+        self._changed = threading.Condition()
+        self._events: list[QmpEvent] = []
+        self._lost: str | None = None
+        self._closed = False
+        self._log = log.open("a", encoding="utf-8", buffering=1)
+        self._loop = asyncio.new_event_loop()
+        self._client = QMPClient(f"memhp-{sock.fileno()}")
+        self._client.register_listener(EventListener(event_filter=self._record))
+        self._watch: asyncio.Task[None] | None = None
+        self._hanging_up = asyncio.Lock()
+        self._thread = threading.Thread(target=self._run_loop, name="memhp-qmp", daemon=True)
+        self._thread.start()
+        try:
+            self._call(self._connect(sock), deadline, "QMP's greeting")
+        except BaseException:
+            sock.close()
+            self.close()
+            raise
+
+    def __enter__(self) -> QmpSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def alive(self) -> bool:
+        """True until the connection is lost or closed."""
+        return self._lost is None
+
+    @property
+    def seq(self) -> int:
+        """Number of the latest event, 0 before the first: the mark to hand to ``wait_event`` as ``since``."""
+        with self._changed:
+            return len(self._events)
+
+    def events(self, since: int = 0) -> tuple[QmpEvent, ...]:
+        """All events after number ``since``, oldest first."""
+        with self._changed:
+            return tuple(self._events[since:])
+
+    def execute(self, command: str, arguments: Mapping[str, Any] | None = None, *, deadline: Deadline) -> Any:
+        """Run ``command`` and return what QEMU returned.
+
+        Raises QmpRefused if QEMU answers with an error, QemuError if it dies first, DeadlineExpired if it is silent.
+        """
+        return self._call(self._execute(command, arguments), deadline, f"QEMU's answer to {command}")
+
+    def hmp(self, line: str, *, deadline: Deadline) -> str:
+        """Run ``line`` in the human monitor and return its text, for the few things QMP cannot tell."""
+        text = self.execute("human-monitor-command", {"command-line": line}, deadline=deadline)
+        if not isinstance(text, str):
+            raise QemuError(f"QEMU's human monitor answered {line!r} with {text!r}")
+        return text
+
+    def wait_event(
+        self, predicate: Callable[[QmpEvent], bool], *, since: int, deadline: Deadline, awaited: str
+    ) -> QmpEvent:
+        """Return the first event after number ``since`` that ``predicate`` accepts, waiting for it if need be.
+
+        Raises DeadlineExpired naming ``awaited`` and the last event seen; QemuError as soon as QEMU is gone.
+        """
+
+        def found(event: QmpEvent) -> QmpEvent | None:
+            return event if predicate(event) else None
+
+        return self.wait_for(found, since=since, deadline=deadline, awaited=awaited)
+
+    def wait_for(self, probe: Callable[[QmpEvent], T | None], *, since: int, deadline: Deadline, awaited: str) -> T:
+        """Show every event after number ``since`` to ``probe``, once and in order; return its first answer.
+
+        ``probe`` must not call back into the session. Raises like ``wait_event``.
+        """
+        at = since
+
+        def look() -> T | None:
+            nonlocal at
+            while at < len(self._events):
+                event = self._events[at]
+                at += 1
+                answer = probe(event)
+                if answer is not None:
+                    return answer
+            if self._lost is not None:
+                raise _Lost
+            return None
+
+        def last_seen() -> str | None:
+            return str(self._events[-1]) if len(self._events) > since else "no event since"
+
+        try:
+            return deadline.wait(self._changed, look, awaited, last_seen)
+        except _Lost:
+            raise self._loss(awaited) from None
+
+    def quit(self, *, deadline: Deadline) -> None:
+        """Ask QEMU to end; that it hangs up before or after answering makes no difference. Raises DeadlineExpired."""
+        with contextlib.suppress(QemuError):
+            self.execute("quit", deadline=deadline)
+
+    def close(self) -> None:
+        """Hang up and end the thread. Repeatable."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result(_CLOSE_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            pending = asyncio.all_tasks(self._loop)
+            for task in pending:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+            self._loop.close()
+            self._log.close()
+
+    def _call(self, work: Any, deadline: Deadline, awaited: str) -> Any:
+        if self._closed:
+            work.close()
+            raise QemuError(f"the QMP session is closed; nothing to wait for: {awaited}")
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(deadline.remaining())
+        except FutureTimeout:
+            future.cancel()
+            last = self.events()[-1:]
+            raise DeadlineExpired(awaited, deadline.seconds, last_seen=f"event {last[0]}" if last else None) from None
+        except ExecuteError as error:
+            raise QmpRefused(str(error.sent.get("execute")), error.error_class, str(error)) from None
+        except (QMPError, EOFError, OSError, CancelledError) as error:
+            raise self._loss(awaited) from error
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _loss(self, awaited: str) -> QemuError:
+        epitaph = self._epitaph()
+        return QemuError(f"lost QEMU while waiting for {awaited}" + (f": {epitaph}" if epitaph else ""))
+
+    async def _connect(self, sock: socket.socket) -> None:
+        try:
+            await self._client.connect(sock)
+        except (ConnectError, asyncio.CancelledError):
+            self._mark_lost("no greeting")
+            raise
+        self._note("greeting", qmp=self._client.greeting._asdict() if self._client.greeting else None)
+        self._watch = asyncio.create_task(self._watch_connection())
+
+    async def _watch_connection(self) -> None:
+        while self._client.runstate is Runstate.RUNNING:
+            await self._client.runstate_changed()
+        self._mark_lost(await self._hang_up())
+
+    async def _hang_up(self) -> str:
+        # The library asserts that nobody asks it twice, neither at once nor afterwards.
+        async with self._hanging_up:
+            try:
+                if self._client.runstate is not Runstate.IDLE:
+                    await self._client.disconnect()
+            except (QMPError, EOFError, OSError) as error:
+                return f"{type(error).__name__} {error}".strip()
+        return "hung up"
+
+    async def _disconnect(self) -> None:
+        await self._hang_up()
+        if self._watch is not None:
+            await self._watch
+        self._mark_lost("closed")
+
+    async def _execute(self, command: str, arguments: Mapping[str, Any] | None) -> object:
+        self._note("command", execute=command, arguments=arguments or {})
+        try:
+            answer = await self._client.execute(command, arguments)
+        except ExecuteError as error:
+            self._note("error", execute=command, **{"class": error.error_class}, desc=str(error))
+            raise
+        self._note("reply", execute=command, **{"return": answer})
+        return answer
+
+    def _record(self, message: Message) -> bool:
+        """Called by the library for each event as it is read; False keeps it out of the library's own queue."""
+        stamp: Any = message.get("timestamp") or {}
+        data: Any = message.get("data") or {}
+        with self._changed:
+            event = QmpEvent(
+                seq=len(self._events) + 1,
+                monotonic=time.monotonic(),
+                wallclock=time.time(),
+                timestamp=stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6,
+                name=str(message["event"]),
+                data=data,
+            )
+            self._events.append(event)
+            self._note("event", seq=event.seq, qemu=event.timestamp, event=event.name, data=event.data)
+            self._changed.notify_all()
+        return False
+
+    def _mark_lost(self, reason: str) -> None:
+        with self._changed:
+            if self._lost is None:
+                self._lost = reason
+                self._note("lost", reason=reason)
+            self._changed.notify_all()
+
+    def _note(self, kind: str, **content: Any) -> None:
+        record = {"wallclock": time.time(), "monotonic": time.monotonic(), "kind": kind, **content}
+        self._log.write(json.dumps(record, default=str) + "\n")
+
+
+class _Lost(Exception):
+    """Carries the news out of the condition's lock: telling more about it may take a moment."""

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a machine is, fully resolved: everything the command line depends on, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.arch import ArchSpec
+from harness.config.parts import QemuBinary
+from harness.errors import UsageError
+from harness.units import MIB, format_size
+
+Boot = Literal["acpi", "dt"]
+DeviceKind = Literal["dimm", "virtio-mem", "virtio-pmem"]
+
+#: options of a memory-backend-memfd beside id, size and share, in order: (("prealloc", "on"),)
+BackendOptions = tuple[tuple[str, str], ...]
+
+#: every size of boot RAM and of devices is a multiple of this, the sub-section size (mmzone.h) and QEMU's TARGET_PAGE
+GRANULE = 2 * MIB
+#: ACPI_MAX_RAM_SLOTS (QEMU include/hw/acpi/acpi_dev_interface.h)
+MAX_SLOTS = 256
+#: slots of pcie.0 left when the board's own devices have theirs
+MAX_ROOT_PORTS = 24
+#: 512 redistributors is the most QEMU's virt board has room for
+MAX_CPUS = 512
+
+_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+_RESERVED = re.compile(r"(ram|rp)[0-9]+|mem-.*|net0|nic0|rng0|random0|qmp|console|pcie\.0|virtio-.*")
+_BACKEND_FIXED = {"id", "size", "share", "qom-type"}
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """A pair of EDK2 pflash images (raw). ``variables`` is a template: each run gets a private copy."""
+
+    code: Path
+    variables: Path
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One NUMA node at boot: ``memory`` bytes (0 for an empty node) and the numbers of its CPUs."""
+
+    memory: int
+    cpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ColdDevice:
+    """A memory device that is there at boot. Sizes and address are bytes.
+
+    ``requested`` and ``block_size`` are for virtio-mem alone, ``slot`` for dimm alone; ``node`` not for virtio-pmem.
+    """
+
+    kind: DeviceKind
+    id: str
+    size: int
+    requested: int = 0
+    block_size: int | None = None
+    node: int | None = None
+    slot: int | None = None
+    address: int | None = None
+    backend: BackendOptions = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """One machine. Building one checks that it can be; raises UsageError if not. All sizes are bytes.
+
+    ``maxmem`` None means no room for memory devices (``slots`` must be 0 then). ``nodes`` empty means no NUMA.
+    ``cpu`` overrides the architecture's; ``machine_options`` come after the architecture's. ``root_ports`` is the
+    number of hot-plug capable PCIe ports (rp0, rp1, …), of which cold-plugged virtio devices take the first ones.
+    ``paused`` holds the vCPUs until QMP ``cont``; with ``reboot`` off, QEMU ends when the guest resets.
+    ``sandbox`` turns QEMU's seccomp filter on, if the binary has one (``QemuAbilities.sandbox``).
+    """
+
+    arch: ArchSpec
+    qemu: QemuBinary
+    kernel: Path
+    initrd: Path | None = None
+    cmdline: str = ""
+    boot: Boot = "acpi"
+    firmware: Firmware | None = None
+    memory: int = 1024 * MIB
+    maxmem: int | None = None
+    slots: int = 0
+    cpus: int = 2
+    cpu: str | None = None
+    machine_options: tuple[str, ...] = ()
+    nodes: tuple[NodeSpec, ...] = ()
+    root_ports: int = 4
+    cold_devices: tuple[ColdDevice, ...] = ()
+    backend: BackendOptions = ()
+    extra_args: tuple[str, ...] = ()
+    paused: bool = False
+    reboot: bool = True
+    vmcoreinfo: bool = True
+    sandbox: bool = False
+
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+        _check_boot(self)
+        _check_nodes(self)
+        _check_devices(self)
+        _check_backend("boot RAM", self.backend)
+
+    @property
+    def files(self) -> tuple[tuple[str, Path], ...]:
+        """Every file the machine reads, with its role: (("kernel", Path), …)."""
+        found = [("kernel", self.kernel)]
+        if self.initrd is not None:
+            found.append(("initrd", self.initrd))
+        if self.firmware is not None:
+            found += [("firmware code", self.firmware.code), ("firmware variables", self.firmware.variables)]
+        return tuple(found)
+
+    @property
+    def boot_backends(self) -> tuple[str, ...]:
+        """Ids of the backends of boot RAM, in order: one, or one for each node that has memory."""
+        if not self.nodes:
+            return ("ram0",)
+        return tuple(f"ram{number}" for number, node in enumerate(self.nodes) if node.memory)
+
+
+def backend_id(device_id: str) -> str:
+    """Id of the memory backend that belongs to the device ``device_id``."""
+    return f"mem-{device_id}"
+
+
+def check_device_id(device_id: str) -> None:
+    """Raise UsageError if ``device_id`` cannot be the id of a memory device."""
+    if not _ID.fullmatch(device_id):
+        raise UsageError(
+            f"{device_id!r} cannot be a device id", hint="a letter, then letters, digits, '-', '.' or '_': dimm0"
+        )
+    if _RESERVED.fullmatch(device_id):
+        raise UsageError(
+            f"device id {device_id!r} is taken by the machine itself", hint="choose another, such as dimm0"
+        )
+
+
+def check_size(what: str, size: int) -> None:
+    """Raise UsageError unless ``size`` is a positive multiple of 2 MiB."""
+    if size <= 0 or size % GRANULE:
+        raise UsageError(
+            f"{what} of {format_size(size)} is not a positive multiple of {format_size(GRANULE)}",
+            hint="the kernel adds memory in units of at least 2M",
+        )
+
+
+def _check_sizes(spec: MachineSpec) -> None:
+    check_size("boot memory", spec.memory)
+    if not 1 <= spec.cpus <= MAX_CPUS:
+        raise UsageError(f"{spec.cpus} CPUs cannot be", hint=f"from 1 to {MAX_CPUS}")
+    if not 0 <= spec.slots <= MAX_SLOTS:
+        raise UsageError(f"{spec.slots} memory slots cannot be", hint=f"from 0 to {MAX_SLOTS}")
+    if not 0 <= spec.root_ports <= MAX_ROOT_PORTS:
+        raise UsageError(f"{spec.root_ports} root ports cannot be", hint=f"from 0 to {MAX_ROOT_PORTS}")
+    if spec.maxmem is None:
+        if spec.slots:
+            raise UsageError(f"{spec.slots} memory slots without maxmem", hint="set maxmem above the boot memory")
+        return
+    check_size("maxmem", spec.maxmem)
+    if spec.maxmem < spec.memory:
+        raise UsageError(
+            f"maxmem {format_size(spec.maxmem)} is below the boot memory {format_size(spec.memory)}",
+            hint="maxmem counts boot memory and all devices together",
+        )
+    if (spec.maxmem > spec.memory) != (spec.slots > 0):
+        raise UsageError(
+            f"maxmem {format_size(spec.maxmem)} over {format_size(spec.memory)} of boot memory with {spec.slots} slots",
+            hint="room for memory devices takes both: maxmem above the boot memory and at least one slot",
+        )
+
+
+def _check_boot(spec: MachineSpec) -> None:
+    if spec.boot not in ("acpi", "dt"):
+        raise UsageError(f"boot {spec.boot!r} is unknown", hint="known: acpi, dt")
+    if spec.boot == "acpi" and spec.firmware is None:
+        raise UsageError("an ACPI boot needs firmware", hint="give EDK2's code and variables images, or boot with dt")
+    if spec.boot == "dt" and spec.firmware is not None:
+        raise UsageError("a device tree boot starts the kernel directly and takes no firmware", hint="boot with acpi")
+    if "\n" in spec.cmdline or "\0" in spec.cmdline:
+        raise UsageError("the kernel command line holds a newline or a NUL")
+
+
+def _check_nodes(spec: MachineSpec) -> None:
+    if not spec.nodes:
+        return
+    total = sum(node.memory for node in spec.nodes)
+    if total != spec.memory:
+        raise UsageError(
+            f"the NUMA nodes hold {format_size(total)}, the machine {format_size(spec.memory)}",
+            hint="the memory of all nodes adds up to the boot memory",
+        )
+    seen: set[int] = set()
+    for number, node in enumerate(spec.nodes):
+        if node.memory:
+            check_size(f"memory of node {number}", node.memory)
+        for cpu in node.cpus:
+            if not 0 <= cpu < spec.cpus:
+                raise UsageError(f"node {number} has CPU {cpu}, the machine has CPUs 0 to {spec.cpus - 1}")
+            if cpu in seen:
+                raise UsageError(f"CPU {cpu} stands in two NUMA nodes")
+            seen.add(cpu)
+    if len(seen) != spec.cpus:
+        homeless = min(set(range(spec.cpus)) - seen)
+        raise UsageError(f"CPU {homeless} stands in no NUMA node", hint="name every CPU in one node")
+
+
+def _check_devices(spec: MachineSpec) -> None:
+    ids: set[str] = set()
+    for device in spec.cold_devices:
+        check_device_id(device.id)
+        if device.id in ids:
+            raise UsageError(f"device id {device.id!r} is used twice")
+        ids.add(device.id)
+        _check_device(spec, device)
+    dimms = sum(device.kind == "dimm" for device in spec.cold_devices)
+    if dimms > spec.slots:
+        raise UsageError(f"{dimms} DIMMs need {dimms} slots, the machine has {spec.slots}")
+    ports = len(spec.cold_devices) - dimms
+    if ports > spec.root_ports:
+        raise UsageError(f"{ports} virtio devices need {ports} root ports, the machine has {spec.root_ports}")
+    needed = spec.memory + sum(device.size for device in spec.cold_devices)
+    limit = spec.memory if spec.maxmem is None else spec.maxmem
+    if needed > limit:
+        raise UsageError(
+            f"boot memory and devices need {format_size(needed)}, the machine has room for {format_size(limit)}",
+            hint=f"set maxmem to {format_size(needed)} or more",
+        )
+
+
+def _check_device(spec: MachineSpec, device: ColdDevice) -> None:
+    check_size(f"{device.kind} {device.id}", device.size)
+    _check_backend(device.id, device.backend)
+    if device.kind != "virtio-mem" and (device.requested or device.block_size is not None):
+        raise UsageError(f"{device.kind} {device.id} has no requested or block size", hint="only virtio-mem has them")
+    if device.kind != "dimm" and device.slot is not None:
+        raise UsageError(f"{device.kind} {device.id} has no slot", hint="only dimm has one")
+    if device.kind == "virtio-pmem" and device.node is not None:
+        raise UsageError(f"virtio-pmem {device.id} has no node", hint="QEMU's virtio-pmem knows no NUMA node")
+    if device.requested > device.size:
+        raise UsageError(
+            f"virtio-mem {device.id} requests {format_size(device.requested)} of {format_size(device.size)}"
+        )
+    if device.node is not None and not 0 <= device.node < max(1, len(spec.nodes)):
+        raise UsageError(f"{device.kind} {device.id} is on node {device.node}, which the machine has not")
+    if device.slot is not None and not 0 <= device.slot < spec.slots:
+        raise UsageError(f"{device.kind} {device.id} is in slot {device.slot}, the machine has {spec.slots} slots")
+
+
+def _check_backend(what: str, options: BackendOptions) -> None:
+    for name, _ in options:
+        if name in _BACKEND_FIXED:
+            raise UsageError(f"backend option {name!r} of {what} is set by the harness")
