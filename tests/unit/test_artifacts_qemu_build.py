@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Building QEMU: what goes in, what the host must have, and what a failing step says. Nothing is compiled here."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.arch import ARCHES, ARM64, RISCV64
+from harness.artifacts import qemu_build
+from harness.artifacts.qemu_build import Build, HostNeed, Recipe, load_recipe, missing_packages, require_packages
+from harness.deadline import Deadline
+from harness.errors import ArtefactError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "qemu"
+
+needs_patch = pytest.mark.skipif(shutil.which("patch") is None, reason="patch(1) is not installed")
+needs_ninja = pytest.mark.skipif(shutil.which("ninja") is None, reason="ninja is not installed")
+
+
+def recipe(tmp_path: Path, **patches: str) -> Recipe:
+    folder = tmp_path / "configs" / "aarch64"
+    folder.mkdir(parents=True)
+    for name, text in patches.items():
+        (folder / f"{name}.patch").write_text(text)
+    return load_recipe(ARM64, folder.parent)
+
+
+def build(tmp_path: Path, made_of: Recipe) -> Build:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "source").mkdir()
+    return Build(made_of, "1:10.0.13", work, tmp_path / "build.log", Deadline(20))
+
+
+def kconfig_patch(context: str, number: int = 1) -> str:
+    return f"--- a/Kconfig\n+++ b/Kconfig\n@@ -1,2 +1,3 @@\n {context}\n+    select NEW{number}\n     select OLD\n"
+
+
+# --- the recipe
+
+
+def test_arm64_has_the_pmem_patch_and_a_device_list() -> None:
+    found = load_recipe(ARM64, CONFIGS)
+    assert [patch.name for patch in found.patches] == ["0001-hw-arm-virt-support-virtio-pmem.patch"]
+    assert found.devices is not None
+    assert "CONFIG_VIRTIO_PMEM=y\n" in found.devices.read_text()
+
+
+def test_an_architecture_without_files_gets_qemu_as_it_is(tmp_path: Path) -> None:
+    found = load_recipe(RISCV64, tmp_path)
+    assert found == Recipe("riscv64", (), None)
+    arguments = found.arguments("1:10.0.13")
+    assert "--target-list=riscv64-softmmu" in arguments
+    assert "--without-default-devices" not in arguments
+
+
+def test_a_device_list_turns_qemus_own_off(tmp_path: Path) -> None:
+    (tmp_path / "devices-riscv64.mak").write_text("CONFIG_RISCV_VIRT=y\n")
+    arguments = load_recipe(RISCV64, tmp_path).arguments("1:10.0.13")
+    assert arguments[2:4] == ["--without-default-devices", "--with-devices-riscv64=memhp"]
+
+
+def test_configure_neither_downloads_nor_picks_up_what_it_finds() -> None:
+    arguments = load_recipe(ARM64, CONFIGS).arguments("1:10.0.13")
+    assert {"--disable-download", "--without-default-features", "--disable-containers"} <= set(arguments)
+    assert "--with-pkgversion=Debian 1:10.0.13, patched by memhp" in arguments
+
+
+def test_patches_apply_in_the_order_of_their_names(tmp_path: Path) -> None:
+    found = recipe(tmp_path, **{"0010-c": "", "0002-b": "", "0001-a": ""})
+    assert [patch.stem for patch in found.patches] == ["0001-a", "0002-b", "0010-c"]
+
+
+@pytest.mark.parametrize(
+    "patch", sorted(CONFIGS.glob("*/*.patch")), ids=lambda patch: f"{patch.parent.name}-{patch.name}"
+)
+def test_patches_are_fit_for_review(patch: Path) -> None:
+    text = patch.read_text()
+    head, _, diff = text.partition("\n---\n")
+    assert "\nSubject: [PATCH" in head
+    assert "\nSigned-off-by: " in head
+    assert diff.count("\ndiff --git a/") >= 1
+    assert max(map(len, head.splitlines())) <= 76
+    assert patch.parent.name in {arch.qemu_target for arch in ARCHES.values()}
+
+
+# --- the host
+
+
+def test_what_the_host_lacks_is_named_with_its_packages() -> None:
+    needs = (
+        HostNeed("zz-program", program="no-such-program"),
+        HostNeed("libzz-dev", module="no-such-module"),
+        HostNeed("libyy-dev", header="no-such-header.h"),
+        HostNeed("python3", program=sys.executable),
+    )
+    assert [need.package for need in missing_packages(Deadline(20), needs)] == ["zz-program", "libzz-dev", "libyy-dev"]
+    with pytest.raises(ArtefactError) as caught:
+        require_packages(Deadline(20), needs)
+    assert caught.value.message == (
+        "cannot build QEMU: this machine lacks no-such-program, no-such-module, <no-such-header.h>"
+    )
+    assert caught.value.hint == "sudo apt-get install libyy-dev libzz-dev zz-program"
+
+
+def test_with_no_compiler_everything_is_missing_and_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert missing_packages(Deadline(20)) == qemu_build.HOST_NEEDS
+
+
+def test_every_need_is_found_in_exactly_one_way() -> None:
+    for need in qemu_build.HOST_NEEDS:
+        assert [need.program, need.module, need.header].count(None) == 2, need
+    assert list(qemu_build.BUILD_PACKAGES) == sorted({need.package for need in qemu_build.HOST_NEEDS})
+
+
+def test_nothing_of_the_users_environment_changes_the_binary() -> None:
+    host = {"PATH": "/bin", "CFLAGS": "-O0", "CC": "tcc", "PYTHONPATH": "/elsewhere", "PKG_CONFIG_PATH": "/elsewhere"}
+    env = qemu_build.environment(Path("/meson"), host)
+    assert env["PATH"] == "/bin"
+    assert env["PYTHONPATH"] == "/meson/usr/lib/python3/dist-packages"
+    assert not {"CFLAGS", "CC", "PKG_CONFIG_PATH"} & set(env)
+
+
+# --- the steps
+
+
+@pytest.mark.parametrize(
+    ("line", "step"),
+    [
+        ("[7/1327] Compiling C object libcommon.a.p/x.c.o", (7, 1327)),
+        ("[1327/1327] Linking target qemu-system-aarch64", (1327, 1327)),
+        ("ninja: no work to do.", None),
+        ("../x.c:1: note: [1/2] is no status", None),
+        ("", None),
+    ],
+)
+def test_ninja_status_lines(line: str, step: tuple[int, int] | None) -> None:
+    assert qemu_build.parse_ninja(line) == step
+
+
+@needs_patch
+def test_patches_and_device_list_reach_the_source(tmp_path: Path) -> None:
+    made_of = recipe(tmp_path, **{"0001-a": kconfig_patch("config VIRT", 1), "0002-b": kconfig_patch("config VIRT", 2)})
+    devices = tmp_path / "devices-aarch64.mak"
+    devices.write_text("CONFIG_ARM_VIRT=y\n")
+    made = build(tmp_path, Recipe(made_of.target, made_of.patches[:1], devices))
+    (made.source / "Kconfig").write_text("config VIRT\n    select OLD\n")
+    place = made.source / "configs" / "devices" / "aarch64-softmmu"
+    place.mkdir(parents=True)
+    made.patch()
+    assert (made.source / "Kconfig").read_text() == "config VIRT\n    select NEW1\n    select OLD\n"
+    assert (place / "memhp.mak").read_text() == "CONFIG_ARM_VIRT=y\n"
+
+
+@needs_patch
+@pytest.mark.parametrize(
+    "there",
+    [
+        pytest.param("config OTHER\n    select OLD\n", id="context-moved-on"),
+        pytest.param("config VIRT\n    select NEW1\n    select OLD\n", id="applied-already"),
+    ],
+)
+def test_a_patch_that_does_not_fit_exactly_is_refused_by_name(tmp_path: Path, there: str) -> None:
+    made = build(tmp_path, recipe(tmp_path, **{"0001-a": kconfig_patch("config VIRT")}))
+    (made.source / "Kconfig").write_text(there)
+    with pytest.raises(ArtefactError, match=r"building QEMU: applying 0001-a\.patch exited with status 1") as caught:
+        made.patch()
+    assert caught.value.hint == f"the whole log is {made.log}"
+    assert "Kconfig" in made.log.read_text()
+
+
+@needs_ninja
+def test_compiling_reports_each_step_and_returns_the_binary(tmp_path: Path) -> None:
+    made = build(tmp_path, Recipe("aarch64", (), None))
+    made.tree.mkdir()
+    (made.tree / "build.ninja").write_text(
+        "rule touch\n  command = touch $out\nbuild a: touch\nbuild b: touch\nbuild qemu-system-aarch64: touch a b\n"
+    )
+    steps: list[tuple[int, int]] = []
+    binary = made.compile(tmp_path, lambda done, total: steps.append((done, total)))
+    assert binary.is_file()
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+@needs_ninja
+def test_a_compiler_error_is_shown_with_its_last_lines(tmp_path: Path) -> None:
+    made = build(tmp_path, Recipe("aarch64", (), None))
+    made.tree.mkdir()
+    (made.tree / "build.ninja").write_text(
+        "rule fail\n  command = echo hw/arm/virt.c:1: error: boom; false\nbuild qemu-system-aarch64: fail\n"
+    )
+    with pytest.raises(ArtefactError, match=r"(?s)compiling exited with status 1:.*virt\.c:1: error: boom"):
+        made.compile(tmp_path, lambda done, total: None)
+
+
+def test_a_failing_configure_says_why(tmp_path: Path) -> None:
+    made = build(tmp_path, Recipe("aarch64", (), None))
+    script = made.source / "configure"
+    script.write_text("#!/bin/sh\necho ERROR: glib-2.66 is required >&2\nexit 1\n")
+    script.chmod(0o755)
+    with pytest.raises(ArtefactError, match=r"(?s)configuring exited with status 1:.*glib-2\.66 is required"):
+        made.configure(tmp_path)
+    assert f"--python={sys.executable}" in made.log.read_text()
