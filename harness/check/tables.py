@@ -168,13 +168,22 @@ def _leaf_differences(evidence: Evidence, now: _Dump, boot: _Dump) -> Iterator[B
     layout = evidence.layout
     for ram in layout.machine.node_ranges():
         yield from _compare_leaves(boot.leaves(ram), now.leaves(ram))
-    # Boot RAM shows whether this kernel maps the linear map by pages only (rodata=full, debug_pagealloc, KFENCE).
-    pages_only = all(_shape(run) == ("PTE", False) for ram in layout.machine.node_ranges() for run in boot.leaves(ram))
+    pages_only = _maps_pages_only(boot, layout)
     offset = now.kernel.linear_start - now.kernel.phys_offset
     for piece in evidence.expected.linear:
         virtual = leaf_runs(piece.range.shift(offset), layout.paging, offset, pages_only=pages_only)
         wanted = tuple(LeafRun(run.range.shift(-offset), run.level, run.contiguous) for run in virtual)
         yield from _compare_leaves(wanted, now.leaves(piece.range))
+
+
+def _maps_pages_only(boot: _Dump, layout: BootLayout) -> bool:
+    """True if this kernel maps RAM by single pages (rodata=full, debug_pagealloc, KFENCE), as boot RAM shows.
+
+    The alias of the kernel's own text and rodata is mapped by blocks either way, so read-only runs do not count.
+    """
+    writable = layout.machine.arch.writable_word
+    runs = [mapping for ram in layout.machine.node_ranges() for _, mapping in boot.runs(ram)]
+    return all(m.level == "PTE" and "CON" not in m.attrs for m in runs if writable in m.attrs)
 
 
 def _describe(runs: Iterable[LeafRun]) -> str:

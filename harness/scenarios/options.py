@@ -11,6 +11,7 @@ from pathlib import Path
 class RunOptions:
     """``bundle_dir`` keeps every run's bundle there; None keeps only those of runs that did not pass.
 
+    ``settle`` is how long the guest may take to show the memory blocks of a step before their absence is a finding;
     ``timeout`` bounds each step and the boot, in seconds. ``seed`` is recorded and feeds everything random.
     """
 
@@ -18,3 +19,4 @@ class RunOptions:
     seed: int = 0
     timeout: float = 120.0
     fail_fast: bool = False
+    settle: float = 20.0

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a step changed in the kernel's state, in words for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.check.iomem import paths
+from harness.state import GuestState, MemoryBlock, NotObserved, PageTables
+from harness.units import AddrRange, format_size, merge_ranges, subtract_ranges
+
+
+def describe_changes(before: GuestState, after: GuestState) -> tuple[str, ...]:
+    """Lines such as ``iomem + 80000000-bfffffff : System RAM`` and ``memory16-23 offline → online Movable``."""
+    return (*_iomem(before, after), *_blocks(before, after), *_mem_total(before, after), *_tables(before, after))
+
+
+def _iomem(before: GuestState, after: GuestState) -> Iterator[str]:
+    if isinstance(before.iomem, NotObserved) or isinstance(after.iomem, NotObserved):
+        return
+    old, new = list(paths(before.iomem)), list(paths(after.iomem))
+    for sign, here, there in (("-", old, set(new)), ("+", new, set(old))):
+        for path in here:
+            where, name = path[-1]
+            if path not in there and not path[0][1].startswith("PCI Bus"):
+                yield f"iomem {sign} {where} : {name}"
+
+
+def _spell(block: MemoryBlock | None) -> str:
+    if block is None:
+        return "absent"
+    zones = " ".join(block.valid_zones or ())
+    return f"online {zones}" if block.state == "online" else block.state
+
+
+def _blocks(before: GuestState, after: GuestState) -> Iterator[str]:
+    if isinstance(before.blocks, NotObserved) or isinstance(after.blocks, NotObserved):
+        return
+    old, new = ({block.index: block for block in blocks} for blocks in (before.blocks, after.blocks))
+    runs: list[tuple[int, int, str]] = []
+    for index in sorted(old.keys() | new.keys()):
+        change = f"{_spell(old.get(index))} → {_spell(new.get(index))}"
+        if _spell(old.get(index)) == _spell(new.get(index)):
+            continue
+        if runs and runs[-1][1] == index - 1 and runs[-1][2] == change:
+            runs[-1] = (runs[-1][0], index, change)
+        else:
+            runs.append((index, index, change))
+    for first, last, change in runs:
+        yield f"memory{span_text(first, last)} {change}"
+
+
+def span_text(first: int, last: int) -> str:
+    """``16`` or ``16-23``."""
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _mem_total(before: GuestState, after: GuestState) -> Iterator[str]:
+    if isinstance(before.meminfo, NotObserved) or isinstance(after.meminfo, NotObserved):
+        return
+    change = after.meminfo["MemTotal"] - before.meminfo["MemTotal"]
+    if change:
+        yield f"MemTotal {'+' if change > 0 else '-'}{format_size(abs(change))}"
+
+
+def _tables(before: GuestState, after: GuestState) -> Iterator[str]:
+    if isinstance(before.page_tables, NotObserved) or isinstance(after.page_tables, NotObserved):
+        return
+    for label in ("Linear", "vmemmap"):
+        old = _mapped(before.page_tables, label)
+        new = _mapped(after.page_tables, label)
+        for sign, change in (("-", subtract_ranges(old, new)), ("+", subtract_ranges(new, old))):
+            for piece in change:
+                yield f"{label.lower()} {sign} {piece} ({format_size(piece.size)})"
+
+
+def _mapped(tables: PageTables, region: str) -> tuple[AddrRange, ...]:
+    return merge_ranges(mapping.range for mapping in tables.mappings if mapping.region.startswith(region))

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What one action came to, before anything was checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harness.check import ResizeReport, TouchReport, UnplugReport
+
+#: how an action can end; what a scenario's ``expect`` names
+ENDINGS = ("done", "refused", "qemu-refused")
+
+
+@dataclass
+class Outcome:
+    """``ending`` is one of ENDINGS: the guest did it, the guest refused, or QEMU refused and nothing was tried.
+
+    ``note`` says in words what a person wants to know of it. The reports are evidence for the checks.
+    """
+
+    ending: str = "done"
+    note: str = ""
+    unplugs: list[UnplugReport] = field(default_factory=list)
+    resizes: list[ResizeReport] = field(default_factory=list)
+    touches: list[TouchReport] = field(default_factory=list)
+
+    def refuse(self, note: str, ending: str = "refused") -> None:
+        """Take note of a refusal; the first one stays."""
+        if self.ending == "done":
+            self.ending, self.note = ending, note

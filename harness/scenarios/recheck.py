@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Check a saved run again, with no VM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.check import Verdict
+from harness.model.layout import boot_layout
+from harness.model.memory import MemoryModel
+from harness.scenarios.changes import describe_changes
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.record import load_run
+from harness.scenarios.result import RunResult, StepResult
+from harness.scenarios.verdict import check_step, judge, worst
+
+
+def recheck(directory: Path) -> RunResult:
+    """Replay a bundle's actions through the model and check every saved snapshot afresh.
+
+    Raises UsageError if ``directory`` is no bundle, ParseError if a source in it cannot be understood.
+    """
+    run = load_run(directory)
+    model = MemoryModel(boot_layout(run.shape, run.facts, run.boot))
+    boot_checks = check_step(model, Outcome(), run.boot, "boot")
+    verdict, note = judge(boot_checks, "done", Outcome())
+    steps = [StepResult(0, "boot", verdict, 0.0, 0.0, boot_checks, note)]
+    before = run.boot
+    for step in run.steps:
+        for action in step.actions:
+            model.apply(action)
+        checks = check_step(model, step.outcome, step.state, step.title)
+        verdict, note = judge(checks, step.expect, step.outcome)
+        changes = describe_changes(before, step.state)
+        steps.append(StepResult(step.number, step.title, verdict, 0.0, 0.0, checks, note, changes))
+        before = step.state
+    return RunResult(
+        scenario=str(run.details.get("scenario", directory.name)),
+        guest=str(run.details.get("guest", "")),
+        arch=run.shape.arch.name,
+        verdict=worst(step.verdict for step in steps) if steps else Verdict.INFRA,
+        reason="re-checked from a bundle",
+        hint=None,
+        seconds=0.0,
+        boot_seconds=0.0,
+        steps=tuple(steps),
+        facts={"kernel": run.facts.release, "page_size": run.facts.page_size},
+        bundle=directory,
+        started=str(run.details.get("started", "")),
+        seed=int(run.details.get("seed", 0)),
+    )

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The bundle of a run: everything needed to debug it, check it again without a VM, and replay it.
+
+::
+
+    scenario.yaml   the steps as they were written         run.json        what was run, and how it ended
+    facts/          what the kernel is (collect.store)     machine.json    the guest as QEMU built it
+    states/000/     one snapshot a step, one file a source states/NNN/step.json  actions, ending and reports
+    console.log  qmp.jsonl  qemu.stderr  argv.txt  notes.txt
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.arch import arch_named
+from harness.check import ResizeReport, TouchReport, UnplugReport
+from harness.collect.store import load_facts, load_state, save_facts, save_state
+from harness.errors import UsageError
+from harness.model.actions import Action, action_from_json, action_to_json
+from harness.model.layout import MachineShape
+from harness.scenarios.outcome import Outcome
+from harness.state import GuestState, KernelFacts
+from harness.units import AddrRange
+
+#: layout of the bundle; another number is refused, not guessed at
+FORMAT = 1
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    temporary.replace(path)
+
+
+class Recorder:
+    """Writes the bundle while the run goes on, so that even a killed harness leaves what there was."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._actions: dict[int, list[Action]] = {}
+
+    def start(self, scenario: str, scenario_text: str, details: Mapping[str, object]) -> None:
+        """Open the bundle."""
+        (self.directory / "scenario.yaml").write_text(scenario_text)
+        write_json(self.directory / "run.json", {"format": FORMAT, "scenario": scenario, **details})
+
+    def save_boot(self, shape: MachineShape, facts: KernelFacts, state: GuestState) -> None:
+        """The freshly booted guest: the base that later states are compared with."""
+        write_json(self.directory / "machine.json", shape_to_json(shape))
+        save_facts(self.directory / "facts", facts)
+        save_state(self.step_dir(0), state)
+
+    def note_action(self, step: int, action: Action) -> None:
+        """Remember what took effect in a step."""
+        self._actions.setdefault(step, []).append(action)
+
+    def save_step(self, number: int, title: str, expect: str, outcome: Outcome, state: GuestState) -> None:
+        """One step with its snapshot."""
+        directory = self.step_dir(number)
+        save_state(directory, state)
+        step = {
+            "title": title,
+            "expect": expect,
+            "actions": [action_to_json(action) for action in self._actions.get(number, [])],
+            "outcome": outcome_to_json(outcome),
+        }
+        write_json(directory / "step.json", step)
+
+    def note(self, text: str) -> None:
+        """Append a line to the notes."""
+        with (self.directory / "notes.txt").open("a") as notes:
+            notes.write(text + "\n")
+
+    def step_dir(self, number: int) -> Path:
+        return self.directory / "states" / f"{number:03d}"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStep:
+    """One step of a saved run."""
+
+    number: int
+    title: str
+    expect: str
+    actions: tuple[Action, ...]
+    outcome: Outcome
+    state: GuestState
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """A bundle read back; the states are parsed afresh from their files."""
+
+    details: Mapping[str, Any]
+    shape: MachineShape
+    facts: KernelFacts
+    boot: GuestState
+    steps: tuple[RecordedStep, ...]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"{path.parent} is no bundle: it has no {path.name}", hint="name a run's directory") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is damaged: {error}") from None
+
+
+def load_run(directory: Path) -> RecordedRun:
+    """Read a bundle; raises UsageError for what is none, ParseError for a source that cannot be understood."""
+    details = _read_json(directory / "run.json")
+    if details.get("format") != FORMAT:
+        raise UsageError(
+            f"{directory} was written in format {details.get('format')}, this memhp reads {FORMAT}",
+            hint="use the memhp that wrote it",
+        )
+    shape = shape_from_json(_read_json(directory / "machine.json"))
+    facts = load_facts(directory / "facts", shape.arch)
+    steps = []
+    for path in sorted((directory / "states").iterdir()):
+        if (path / "step.json").exists():
+            step = _read_json(path / "step.json")
+            steps.append(
+                RecordedStep(
+                    number=int(path.name),
+                    title=step["title"],
+                    expect=step["expect"],
+                    actions=tuple(action_from_json(action) for action in step["actions"]),
+                    outcome=outcome_from_json(step["outcome"]),
+                    state=load_state(path, facts),
+                )
+            )
+    return RecordedRun(details, shape, facts, load_state(directory / "states" / "000", facts), tuple(steps))
+
+
+def shape_to_json(shape: MachineShape) -> dict[str, object]:
+    """The machine's shape as JSON."""
+    return {**{f.name: getattr(shape, f.name) for f in dataclasses.fields(shape)}, "arch": shape.arch.name}
+
+
+def shape_from_json(value: Mapping[str, Any]) -> MachineShape:
+    """Inverse of shape_to_json."""
+    return MachineShape(
+        arch=arch_named(value["arch"]),
+        node_memory=tuple(value["node_memory"]),
+        max_memory=value["max_memory"],
+        slots=value["slots"],
+        ports=tuple(value["ports"]),
+        virtio_devices=value["virtio_devices"],
+    )
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, object]:
+    """What an action came to, as JSON."""
+    touches = [
+        {
+            "pages": touch.pages,
+            "mismatches": touch.mismatches,
+            "used": [[where.start, where.end, used] for where, used in touch.used],
+        }
+        for touch in outcome.touches
+    ]
+    return {
+        "ending": outcome.ending,
+        "note": outcome.note,
+        "unplugs": [dataclasses.asdict(report) for report in outcome.unplugs],
+        "resizes": [dataclasses.asdict(report) for report in outcome.resizes],
+        "touches": touches,
+    }
+
+
+def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
+    """Inverse of outcome_to_json."""
+
+    def used(rows: Sequence[Sequence[int]]) -> tuple[tuple[AddrRange, int], ...]:
+        return tuple((AddrRange(start, end), size) for start, end, size in rows)
+
+    return Outcome(
+        ending=value["ending"],
+        note=value["note"],
+        unplugs=[UnplugReport(r["id"], tuple(r["endings"]), r["refused"]) for r in value["unplugs"]],
+        resizes=[ResizeReport(**report) for report in value["resizes"]],
+        touches=[TouchReport(t["pages"], t["mismatches"], used(t["used"])) for t in value["touches"]],
+    )

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One booted guest with its model: do something, look, compare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from harness.collect.snapshot import collect_state
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired
+from harness.guest.blocks import wait_blocks
+from harness.model.actions import Action
+from harness.model.layout import boot_layout
+from harness.model.memory import MemoryModel
+from harness.scenarios.boot import BootedGuest
+from harness.scenarios.changes import describe_changes
+from harness.scenarios.options import RunOptions
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.record import Recorder
+from harness.scenarios.result import StepResult
+from harness.scenarios.verdict import check_step, judge
+from harness.state import GuestState
+
+
+class Session:
+    """A booted guest, the model that follows it, and the log of what was done.
+
+    ``act`` does one thing to the guest, waits for the guest to settle, takes one snapshot and runs every invariant
+    on it. Nothing else in the harness changes the guest's memory.
+    """
+
+    def __init__(self, guest: BootedGuest, options: RunOptions, recorder: Recorder) -> None:
+        self.guest = guest
+        self.options = options
+        self.recorder = recorder
+        self.number = 0
+        self.state = self._collect(self.deadline())
+        self.layout = boot_layout(guest.shape, guest.facts, self.state)
+        self.model = MemoryModel(self.layout)
+        recorder.save_boot(guest.shape, guest.facts, self.state)
+
+    def deadline(self) -> Deadline:
+        """A fresh deadline for one step."""
+        return Deadline(self.options.timeout)
+
+    def apply(self, action: Action) -> None:
+        """Tell the model and the record what took effect."""
+        self.model.apply(action)
+        self.recorder.note_action(self.number, action)
+
+    def check_boot(self) -> StepResult:
+        """Step 0: every invariant on the freshly booted guest."""
+        return self._examine("boot", "done", Outcome(), time.monotonic(), 0.0, self.state, self.state)
+
+    def act(self, title: str, work: Callable[[Session, Deadline], Outcome], expect: str = "done") -> StepResult:
+        """Do ``work``, settle, take a snapshot, check everything.
+
+        ``expect`` is the ending that the scenario wants; another one makes the verdict REFUSED (the guest or QEMU
+        would not do it) or FAIL (it did what must be refused). A broken invariant makes it FAIL in any case.
+        """
+        self.number += 1
+        started = time.monotonic()
+        deadline = self.deadline()
+        outcome = work(self, deadline)
+        self._settle(deadline)
+        guest_seconds = time.monotonic() - started
+        before, self.state = self.state, self._collect(deadline)
+        self.recorder.save_step(self.number, title, expect, outcome, self.state)
+        return self._examine(title, expect, outcome, started, guest_seconds, before, self.state)
+
+    def _examine(
+        self,
+        title: str,
+        expect: str,
+        outcome: Outcome,
+        started: float,
+        guest_seconds: float,
+        before: GuestState,
+        after: GuestState,
+    ) -> StepResult:
+        checks = check_step(self.model, outcome, after, title)
+        verdict, note = judge(checks, expect, outcome)
+        return StepResult(
+            number=self.number,
+            title=title,
+            verdict=verdict,
+            seconds=time.monotonic() - started,
+            guest_seconds=guest_seconds,
+            checks=checks,
+            note=note,
+            changes=describe_changes(before, after),
+        )
+
+    def _settle(self, deadline: Deadline) -> None:
+        """Give the guest time to show the memory blocks that the model expects; what is missing then is a finding."""
+        boot = self.layout.machine.memory // self.layout.block_size
+        if len(self.model.blocks) == boot and not self._block_changes():
+            return
+        wanted = {block.index: block.state for block in self.model.expected().blocks}
+        window = self.layout.machine.device_window()
+        seen = {block.index for block in self.state.blocks} if isinstance(self.state.blocks, tuple) else set()
+        gone = [index for index in seen if index not in wanted and index * self.layout.block_size in window]
+        try:
+            wait_blocks(self.guest.shell, states=wanted, absent=gone, deadline=deadline.at_most(self.options.settle))
+        except DeadlineExpired:
+            self.recorder.note(f"step {self.number}: the memory blocks did not settle within {self.options.settle:g} s")
+
+    def _block_changes(self) -> bool:
+        wanted = {block.index: block.state for block in self.model.expected().blocks}
+        if not isinstance(self.state.blocks, tuple):
+            return True
+        return wanted != {block.index: block.state for block in self.state.blocks}
+
+    def _collect(self, deadline: Deadline) -> GuestState:
+        return collect_state(
+            self.guest.shell, self.guest.machine, self.guest.console, facts=self.guest.facts, deadline=deadline
+        )

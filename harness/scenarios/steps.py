@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verbs of a scenario, as things done to a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from harness.check import ResizeReport, TouchReport, UnplugReport
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, QmpRefused, UsageError
+from harness.guest import blocks, pmem
+from harness.guest.touch import touch_memory
+from harness.model.actions import (
+    PlugDimm,
+    PlugVirtioMem,
+    PlugVirtioPmem,
+    Resize,
+    SetAutoOnline,
+    SetBlock,
+    SetPmemMode,
+    Unplug,
+)
+from harness.model.devices import Pmem, VirtioMem
+from harness.qemu import memdev
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.session import Session
+from harness.units import MIB, AddrRange, format_size
+
+Arguments = Mapping[str, Any]
+Verb = Callable[[Session, Arguments, Deadline], Outcome]
+
+#: sysfs words for the types a scenario asks for
+ONLINE_WORD = {"kernel": "online_kernel", "movable": "online_movable", "default": "online"}
+
+
+def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Hot-add a pc-dimm; the kernel takes it only if it is made of whole memory blocks."""
+    machine, size = session.guest.machine, args["size"]
+    done = memdev.plug_dimm(
+        machine,
+        args["id"],
+        size,
+        deadline=deadline,
+        node=args.get("node"),
+        slot=args.get("slot"),
+        address=args.get("address"),
+    )
+    outcome = Outcome(note=done.detail)
+    whole = size % session.layout.block_size == 0 and (args.get("address") or 0) % session.layout.block_size == 0
+    takes = whole and session.guest.boot == "acpi"
+    session.apply(PlugDimm(args["id"], size, args.get("node") or 0, args.get("slot"), args.get("address"), takes))
+    if done.kind == "refused":
+        outcome.refuse(done.detail)
+    elif not takes:
+        outcome.refuse("the kernel cannot add a range that is not made of whole memory blocks")
+    return outcome
+
+
+def plug_virtio_mem(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Hot-plug a virtio-mem device and wait for what it was asked to bring."""
+    machine, requested = session.guest.machine, args.get("requested") or 0
+    port = memdev.free_root_port(machine, deadline=deadline)
+    done = memdev.plug_virtio_mem(
+        machine,
+        args["id"],
+        args["max"],
+        deadline=deadline,
+        requested=requested,
+        block_size=args.get("block"),
+        node=args.get("node"),
+        bus=port,
+    )
+    block = memdev.memory_device(machine, args["id"], deadline=deadline).block_size or 2 * MIB
+    session.apply(PlugVirtioMem(args["id"], args["max"], block, requested, args.get("node") or 0, port))
+    outcome = Outcome(note=done.detail)
+    session.guest.wait_driver(session.model.expected().virtio_names[args["id"]], "virtio_mem", deadline)
+    _await_size(session, args["id"], requested, outcome, deadline)
+    return outcome
+
+
+def plug_pmem(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Hot-plug a virtio-pmem device; its raw namespace comes up by itself."""
+    port = memdev.free_root_port(session.guest.machine, deadline=deadline)
+    done = memdev.plug_virtio_pmem(session.guest.machine, args["id"], args["size"], deadline=deadline, bus=port)
+    session.apply(PlugVirtioPmem(args["id"], args["size"], port))
+    device = _pmem(session, args["id"])
+    session.guest.wait_driver(f"namespace{device.region_index}.0", "nd_pmem", deadline)
+    return Outcome(note=done.detail)
+
+
+def unplug(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """device_del, and whatever the guest makes of it."""
+    outcome = Outcome()
+    try:
+        done = memdev.unplug(session.guest.machine, args["id"], deadline=deadline)
+    except QmpRefused as refusal:
+        outcome.refuse(refusal.desc, "qemu-refused")
+        return outcome
+    refused = done.kind == "refused"
+    outcome.note = done.detail
+    outcome.unplugs.append(UnplugReport(args["id"], unplug_endings(args["id"], done), refused))
+    if refused:
+        outcome.refuse(f"the guest keeps {args['id']}: {done.detail}")
+    else:
+        session.apply(Unplug(args["id"]))
+    return outcome
+
+
+def unplug_endings(id: str, done: memdev.UnplugOutcome) -> tuple[str, ...]:
+    """The terminal events of an unplug, in order: what QMP-2 counts."""
+    names = [
+        event.name
+        for event in done.events
+        if event.name in ("DEVICE_DELETED", "MEM_UNPLUG_ERROR", "DEVICE_UNPLUG_GUEST_ERROR")
+        and event.data.get("device") == id
+    ]
+    if done.kind == "refused" and not names:
+        names.append("ACPI_OST_REFUSED")
+    return tuple(names)
+
+
+def resize(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Change virtio-mem's requested-size; ``wait: false`` goes on while the guest is still at it."""
+    outcome = Outcome()
+    try:
+        memdev.resize(session.guest.machine, args["id"], args["to"], deadline=deadline)
+    except QmpRefused as refusal:
+        outcome.refuse(refusal.desc, "qemu-refused")
+        device = memdev.memory_device(session.guest.machine, args["id"], deadline=deadline)
+        outcome.resizes.append(ResizeReport(args["id"], args["to"], device.size, refusal.desc))
+        return outcome
+    session.apply(Resize(args["id"], args["to"]))
+    if args.get("wait", True):
+        _await_size(session, args["id"], args["to"], outcome, deadline)
+    return outcome
+
+
+def settle(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Wait for a resize that was started without waiting."""
+    outcome = Outcome()
+    device = session.model.devices.get(args["id"])
+    if not isinstance(device, VirtioMem):
+        raise UsageError(f"{args['id']} is not a virtio-mem device")
+    _await_size(session, args["id"], device.requested, outcome, deadline)
+    return outcome
+
+
+def _await_size(session: Session, id: str, requested: int, outcome: Outcome, deadline: Deadline) -> None:
+    """Wait for what the model says the driver reaches; where it stops short, the report shows by how much."""
+    device = session.model.devices[id]
+    target = device.size if isinstance(device, VirtioMem) else requested
+    try:
+        memdev.wait_size(session.guest.machine, id, target, deadline=deadline.at_most(session.options.settle))
+    except DeadlineExpired as late:
+        outcome.note = str(late)
+    size = memdev.memory_device(session.guest.machine, id, deadline=deadline).size
+    outcome.note = outcome.note or f"{format_size(size)} plugged"
+    outcome.resizes.append(ResizeReport(id, requested, size))
+
+
+def _chosen_blocks(session: Session, args: Arguments) -> tuple[int, ...]:
+    if args.get("blocks") is not None:
+        return tuple(args["blocks"])
+    owned = session.model.blocks_of(args["device"])
+    first, last = args.get("first"), args.get("last")
+    if first is not None:
+        return owned[:first]
+    return owned[-last:] if last is not None else owned
+
+
+def _set_blocks(session: Session, args: Arguments, word: str, deadline: Deadline) -> Outcome:
+    chosen = _chosen_blocks(session, args)
+    outcome = Outcome(note=f"{len(chosen)} memory blocks")
+    for done in blocks.set_blocks(session.guest.shell, chosen, word, deadline=deadline):
+        if done.ok:
+            session.apply(SetBlock(done.index, word))
+        else:
+            outcome.refuse(f"memory{done.index} would not go {word}: {done.error}")
+    return outcome
+
+
+def online(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Bring memory blocks online, one after the other, lowest first."""
+    return _set_blocks(session, args, ONLINE_WORD[args.get("type", "movable")], deadline)
+
+
+def offline(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Take memory blocks offline, one after the other, lowest first."""
+    return _set_blocks(session, args, "offline", deadline)
+
+
+def auto_online(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Set the policy for memory that is added from now on."""
+    blocks.set_auto_online(session.guest.shell, args["policy"], deadline=deadline)
+    session.apply(SetAutoOnline(args["policy"]))
+    return Outcome()
+
+
+def touch(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Allocate, write and read back memory; some of it must come from the device."""
+    ranges: list[AddrRange] = []
+    if args.get("device"):
+        online_blocks = [i for i in session.model.blocks_of(args["device"]) if session.model.blocks[i].zone]
+        ranges = [
+            AddrRange(
+                session.model.block_range(online_blocks[0]).start, session.model.block_range(online_blocks[-1]).end
+            )
+        ]
+    seen = touch_memory(session.guest.shell, args["size"], ranges, deadline=deadline)
+    used = tuple((where, seen.used.get(where, 0)) for where in ranges)
+    outcome = Outcome(note=", ".join(f"{format_size(size)} of it in {where}" for where, size in used))
+    outcome.touches.append(TouchReport(seen.pages, seen.mismatches, used))
+    return outcome
+
+
+def _pmem(session: Session, id: str) -> Pmem:
+    device = session.model.devices.get(id)
+    if not isinstance(device, Pmem):
+        raise UsageError(f"{id} is not a virtio-pmem device")
+    return device
+
+
+def namespace(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Make the namespace raw or devdax."""
+    device, shell = _pmem(session, args["id"]), session.guest.shell
+    name, mode = f"namespace{device.region_index}.0", args["mode"]
+    layout, align = args.get("map") or "mem", args.get("align") or 2 * MIB
+    if mode == "raw":
+        done = pmem.destroy(shell, name, deadline=deadline)
+    else:
+        done = pmem.create_devdax(shell, name, map=layout, align=align, deadline=deadline)
+    return _pmem_outcome(session, done, SetPmemMode(args["id"], mode, layout, align))
+
+
+def kmem(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Hand the devdax device to the kmem driver; nothing is onlined beyond the guest's policy."""
+    device = _pmem(session, args["id"])
+    done = pmem.to_system_ram(session.guest.shell, f"dax{device.region_index}.0", deadline=deadline)
+    return _pmem_outcome(session, done, SetPmemMode(args["id"], "kmem", device.map, device.align))
+
+
+def devdax(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Take the device back from the kmem driver."""
+    device = _pmem(session, args["id"])
+    done = pmem.to_devdax(session.guest.shell, f"dax{device.region_index}.0", deadline=deadline)
+    return _pmem_outcome(session, done, SetPmemMode(args["id"], "devdax", device.map, device.align))
+
+
+def _pmem_outcome(session: Session, done: pmem.PmemOutcome, action: SetPmemMode) -> Outcome:
+    outcome = Outcome(note=done.text)
+    if done.ok:
+        session.apply(action)
+    else:
+        outcome.refuse(done.text)
+    return outcome
+
+
+def check(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Do nothing: look and compare."""
+    return Outcome()
+
+
+VERBS: dict[str, Verb] = {
+    "plug-dimm": plug_dimm,
+    "plug-virtio-mem": plug_virtio_mem,
+    "plug-pmem": plug_pmem,
+    "unplug": unplug,
+    "resize": resize,
+    "settle": settle,
+    "online": online,
+    "offline": offline,
+    "auto-online": auto_online,
+    "touch": touch,
+    "namespace": namespace,
+    "kmem": kmem,
+    "devdax": devdax,
+    "check": check,
+}
+
+

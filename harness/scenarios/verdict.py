@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From checks to verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from harness.check import CheckResult, Evidence, Verdict, run_all
+from harness.model.memory import MemoryModel
+from harness.scenarios.outcome import Outcome
+from harness.state import GuestState
+
+_RANK = (Verdict.PASS, Verdict.SKIPPED, Verdict.REFUSED, Verdict.INFRA, Verdict.FAIL)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict that stands for several: FAIL before INFRA before REFUSED before SKIPPED before PASS."""
+    return max(verdicts, key=_RANK.index, default=Verdict.PASS)
+
+
+def check_step(model: MemoryModel, outcome: Outcome, state: GuestState, title: str) -> tuple[CheckResult, ...]:
+    """Run every invariant that applies to one step."""
+    evidence = Evidence(
+        layout=model.layout,
+        expected=model.expected(),
+        observed=state,
+        unplugs=tuple(outcome.unplugs),
+        resizes=tuple(outcome.resizes),
+        touches=tuple(outcome.touches),
+    )
+    return tuple(run_all(evidence, title))
+
+
+def judge(checks: Sequence[CheckResult], expect: str, outcome: Outcome) -> tuple[Verdict, str]:
+    """The verdict of a step and the note that explains it.
+
+    ``expect`` is the ending the scenario wants. A broken invariant makes the step FAIL in any case; a refusal that
+    was not wanted makes it REFUSED; an action that must be refused but was done is FAIL for the guest, INFRA for QEMU.
+    """
+    if any(result.status == "fail" for result in checks):
+        return Verdict.FAIL, outcome.note
+    if outcome.ending == expect:
+        return Verdict.PASS, outcome.note
+    if outcome.ending == "done":
+        if expect == "qemu-refused":
+            return Verdict.INFRA, "QEMU accepted what it must refuse"
+        return Verdict.FAIL, "the guest did what it must refuse"
+    return Verdict.REFUSED, outcome.note
