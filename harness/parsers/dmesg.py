@@ -80,7 +80,7 @@ _ALARMS: tuple[tuple[str, str], ...] = (
         r"|\bINFO: rcu_tasks\S* detected stalls|^(?:rcu: )?\S* ?kthread (?:starved for|timer wakeup didn't happen)",
     ),
     # kernel/hung_task.c
-    ("hung task", r"\bINFO: task \S.*blocked (?:for more than [0-9]+ seconds|on an? )"),
+    ("hung task", r"\bINFO: task \S.*blocked (?:(?:in I/O wait )?for more than [0-9]+ seconds|on an? )"),
     # kernel/locking/lockdep.c
     (
         "lockdep",
@@ -107,7 +107,7 @@ _ALARMS: tuple[tuple[str, str], ...] = (
         r"|^Insufficient stack space to handle exception|^Unhandled (?:64-bit|32-bit) \S+ \S+ exception"
         r"|^Bad mode in |\bUnhandled fault:",
     ),
-    # kernel/panic.c __warn, as of v6.12 and as reworked since ("WARNING: file:line at function, CPU#0: …")
+    # kernel/panic.c __warn, up to v6.18 and as of v6.19 ("WARNING: file:line at function, CPU#0: …")
     ("WARN", r"^WARNING: (?:CPU: [0-9]+ PID: [0-9]+ at |\S+:[0-9]+ at |at )"),
     # arch/{arm64,riscv}/mm/ptdump.c, ptdump_check_wx
     ("W+X", r"\bChecked W\+X mappings: (?:FAILED|failed)|\bFound (?:insecure W\+X|non-UXN) mapping"),
