@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.qemu.spec import BackendOptions, ColdDevice, MachineSpec, backend_id
+from harness.qemu.spec import BackendOptions, ColdDevice, MachineSpec, backend_id, root_port_slot
 from harness.units import format_size
 
 #: QEMU's seccomp filter, as strict as a machine without helpers allows
@@ -135,8 +135,8 @@ def _devices(spec: MachineSpec) -> list[str]:
     argv = ["-netdev", net, "-device", "virtio-net-pci,id=nic0,netdev=net0,romfile="]
     argv += ["-object", "rng-random,id=random0,filename=/dev/urandom", "-device", "virtio-rng-pci,id=rng0,rng=random0"]
     for number in range(spec.root_ports):
-        # chassis and slot together name a slot to the guest; 0 is the root complex's own.
-        argv += ["-device", f"pcie-root-port,id=rp{number},bus=pcie.0,chassis={number + 1},slot={number + 1}"]
+        slot = root_port_slot(number)
+        argv += ["-device", f"pcie-root-port,id=rp{number},bus=pcie.0,chassis={slot},slot={slot}"]
     port = 0
     for device in spec.cold_devices:
         argv += _backend(backend_id(device.id), device.size, device.backend)

@@ -30,8 +30,9 @@ _COPY_CHUNK = 1 << 16
 
 _FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+22\b", re.MULTILINE)
 _RAMBLOCK = re.compile(
-    r"^\s*(\S+)(?:\s+\d+ [KMG]iB)\s+(?:0x[0-9a-f]{16}\s+){3}(0x[0-9a-f]{16})\s+r[wo]\s*$", re.MULTILINE
+    r"^\s*(?:(\S+)\s+)??\d+ [KMG]iB\s+(?:0x[0-9a-f]{16}\s+){3}(0x[0-9a-f]{16})\s+r[wo]\s*$", re.MULTILINE
 )
+_HOST_ADDRESS = re.compile(r"Host virtual address for \S+ \(.*\) is (0x[0-9a-f]+)\s*")
 
 
 class Machine:
@@ -114,15 +115,27 @@ class Machine:
     def backend_fds(self, deadline: Deadline) -> dict[str, Path]:
         """Map the id of each memory backend to its memfd, as ``/proc/PID/fd/N``, to be opened or stat'ed.
 
-        The id leads to QEMU's mapping of it (HMP ``info ramblock``), that to an inode (/proc/PID/maps), and that to a
-        descriptor. Raises QemuError if QEMU is gone or tells no addresses (before 8.1).
+        Those are the backends of boot RAM and of all memory devices. The id leads to QEMU's mapping of it (HMP ``info
+        ramblock``, or ``gpa2hva`` for virtio-pmem, whose block has no name), that to an inode (/proc/PID/maps), and
+        that to a descriptor. Raises QemuError if QEMU is gone or tells no addresses (before 8.1).
         """
         blocks = parse_ramblocks(self.qmp.hmp("info ramblock", deadline=deadline))
         if not blocks:
             raise QemuError(f"QEMU {self.spec.qemu.version} does not tell where it maps its memory", hint="use 8.1 up")
+        # virtio-mem's block is called DEVICE-PATH/ID, the others' ID.
+        named = {name.rpartition("/")[2]: address for name, address in blocks.items()}
+        addresses = {backend: named[backend] for backend in self.spec.boot_backends if backend in named}
+        for device in self.qmp.execute("query-memory-devices", deadline=deadline):
+            data = device["data"]
+            backend = data["memdev"].rpartition("/")[2]
+            if backend in named:
+                addresses[backend] = named[backend]
+                continue
+            start = data["memaddr"] if "memaddr" in data else data["addr"]
+            addresses[backend] = parse_host_address(self.qmp.hmp(f"gpa2hva {start:#x}", deadline=deadline))
         proc_dir = Path("/proc") / str(self.pid)
         try:
-            inodes = find_inodes((proc_dir / "maps").read_text(), blocks)
+            inodes = find_inodes((proc_dir / "maps").read_text(), addresses)
             found: dict[int, Path] = {}
             for entry in (proc_dir / "fd").iterdir():
                 with contextlib.suppress(FileNotFoundError):
@@ -237,14 +250,25 @@ def parse_forward(text: str) -> int:
 
 
 def parse_ramblocks(text: str) -> dict[str, int]:
-    """Map each RAM block's name in HMP's ``info ramblock`` to the address QEMU maps it at; raises QemuError."""
+    """Map each RAM block's name in HMP's ``info ramblock`` to the address QEMU maps it at; raises QemuError.
+
+    Blocks without a name are left out; a QEMU that tells no addresses gives an empty answer.
+    """
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines or "HVA" not in lines[0]:
         return {}
-    found = {name: int(address, 16) for name, address in _RAMBLOCK.findall(text)}
+    found = _RAMBLOCK.findall(text)
     if len(found) != len(lines) - 1:
         raise QemuError(f"QEMU lists its RAM blocks in an unknown way:\n{text}")
-    return found
+    return {name: int(address, 16) for name, address in found if name}
+
+
+def parse_host_address(text: str) -> int:
+    """Return the address in the answer of HMP's ``gpa2hva``; raises QemuError."""
+    match = _HOST_ADDRESS.fullmatch(text)
+    if match is None:
+        raise QemuError(f"QEMU does not tell where it maps a memory device: {text.strip()}")
+    return int(match[1], 16)
 
 
 def find_inodes(maps: str, addresses: Mapping[str, int]) -> dict[str, int]:

@@ -8,6 +8,7 @@ QmpRefused and has changed nothing. What the guest refuses is an outcome. What n
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QemuError, QmpRefused, UsageError
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import QmpEvent
-from harness.qemu.spec import backend_id, check_device_id, check_size
+from harness.qemu.spec import backend_id, check_device_id, check_size, root_port_slot
 from harness.state import MemoryDevice
 from harness.units import AddrRange, format_size
 
@@ -158,12 +159,14 @@ def unplug(machine: Machine, device: str, *, deadline: Deadline) -> UnplugOutcom
     The verdict is the first of DEVICE_DELETED, MEM_UNPLUG_ERROR, DEVICE_UNPLUG_GUEST_ERROR and a failing ACPI ``_OST``.
     A DIMM that is gone is followed by one last ``_OST`` (status 0), which is waited for: after it the guest's hotplug
     work has ended. A PCI device takes the guest's pciehp driver five seconds, in which an operator could press the
-    attention button again (drivers/pci/hotplug/pciehp_ctrl.c), and one more to power the slot off.
+    attention button again (drivers/pci/hotplug/pciehp_ctrl.c), and one more to power the slot off; ``await_ejected``
+    is quicker.
 
-    Raises QmpRefused if QEMU itself refuses (unknown id, virtio-mem not empty), DeadlineExpired if nothing comes.
+    Raises QmpRefused if QEMU itself refuses (unknown id, virtio-mem not empty, virtio-pmem always), DeadlineExpired
+    if nothing comes.
     """
-    slot = _slot(machine, device, deadline)
-    backend = _backend_of(machine, device, deadline)
+    known = {found.id: found for found in memory_devices(machine, deadline=deadline)}.get(device)
+    slot, backend = (None, backend_id(device)) if known is None else (known.slot, known.backend)
     mark = machine.qmp.seq
     machine.qmp.execute("device_del", {"id": device}, deadline=deadline)
 
@@ -183,12 +186,44 @@ def unplug(machine: Machine, device: str, *, deadline: Deadline) -> UnplugOutcom
     )
     if refusal:
         return UnplugOutcome(device, "refused", machine.qmp.events(mark)[: last.seq - mark], refusal)
+    machine.qmp.execute("object-del", {"id": backend}, deadline=deadline)
     detail = "DEVICE_DELETED"
     if slot is not None and any(_ost(event, device, _EJECT_SOURCES) is not None for event in machine.qmp.events(mark)):
         final = _await_final_ost(machine, slot, last.seq, deadline)
-        detail += ", final _OST status 0" if final else f", no final _OST within {_FINAL_OST_SECONDS:g} s"
-    machine.qmp.execute("object-del", {"id": backend}, deadline=deadline)
+        detail += f", final {final}" if final else f", no final _OST within {_FINAL_OST_SECONDS:g} s"
     return UnplugOutcome(device, "deleted", machine.qmp.events(mark), detail)
+
+
+def await_ejected(machine: Machine, device: str, *, since: int, deadline: Deadline) -> UnplugOutcome:
+    """Wait for a PCI device that the guest ejects of its own accord, and drop its backend.
+
+    The guest does so by writing 0 to ``/sys/bus/pci/slots/N/power``, N from ``pci_slot``: done in a second, as nobody
+    waits for an operator, and the only way to be rid of a virtio-pmem, whose device_del QEMU refuses
+    (virtio_md_pci_unplug_request in hw/virtio/virtio-md-pci.c). ``since`` is ``machine.qmp.seq`` from before the write.
+
+    Raises DeadlineExpired if the device stays.
+    """
+    last = machine.qmp.wait_event(
+        lambda event: event.name == "DEVICE_DELETED" and event.data.get("device") == device,
+        since=since,
+        deadline=deadline,
+        awaited=f"the guest to eject {device}",
+    )
+    machine.qmp.execute("object-del", {"id": backend_id(device)}, deadline=deadline)
+    return UnplugOutcome(device, "deleted", machine.qmp.events(since)[: last.seq - since], "ejected by the guest")
+
+
+def pci_slot(machine: Machine, device: str, *, deadline: Deadline) -> int:
+    """Number of the slot that holds ``device``, as the guest names it in /sys/bus/pci/slots; raises QemuError."""
+    arguments = {"path": f"/machine/peripheral/{device}", "property": "parent_bus"}
+    try:
+        bus = machine.qmp.execute("qom-get", arguments, deadline=deadline)
+    except QmpRefused as error:
+        raise QemuError(f"QEMU has no device {device!r}") from error
+    match = re.fullmatch(r".*/rp(\d+)", str(bus))
+    if match is None:
+        raise QemuError(f"{device} is not in a root port but on {bus}")
+    return root_port_slot(int(match[1]))
 
 
 def resize(machine: Machine, device: str, requested: int, *, deadline: Deadline) -> None:
@@ -209,11 +244,13 @@ def wait_size(machine: Machine, device: str, size: int, *, deadline: Deadline) -
     """
     start = mark = machine.qmp.seq
     awaited = f"virtio-mem {device} to have {format_size(size)} plugged"
+    now: int | None = None
     while True:
-        now = memory_device(machine, device, deadline=deadline).size
+        with contextlib.suppress(DeadlineExpired):
+            now = memory_device(machine, device, deadline=deadline).size
         if now == size:
             return machine.qmp.events(start)
-        deadline.check(awaited, f"{format_size(now)} plugged")
+        deadline.check(awaited, None if now is None else f"{format_size(now)} plugged")
         with contextlib.suppress(DeadlineExpired):
             mark = machine.qmp.wait_event(
                 lambda event: event.name == "MEMORY_DEVICE_SIZE_CHANGE" and event.data.get("id") == device,
@@ -335,27 +372,16 @@ def _ost(event: QmpEvent, device: str, sources: frozenset[int]) -> int | None:
     return int(info["status"])
 
 
-def _await_final_ost(machine: Machine, slot: int, since: int, deadline: Deadline) -> bool:
+def _await_final_ost(machine: Machine, slot: int, since: int, deadline: Deadline) -> str | None:
     # The device is gone, so QEMU knows only the slot.
-    def final(event: QmpEvent) -> bool:
+    def final(event: QmpEvent) -> str | None:
         info = event.data.get("info", {})
-        return (
-            event.name == "ACPI_DEVICE_OST" and info.get("slot") == str(slot) and info.get("source") in _EJECT_SOURCES
-        )
+        if event.name != "ACPI_DEVICE_OST" or info.get("slot") != str(slot) or info.get("source") not in _EJECT_SOURCES:
+            return None
+        return "_OST status 0" if info["status"] == _SUCCESS else describe_ost(info["status"], _EJECT_STATUS)
 
     with contextlib.suppress(DeadlineExpired):
-        machine.qmp.wait_event(
+        return machine.qmp.wait_for(
             final, since=since, deadline=deadline.at_most(_FINAL_OST_SECONDS), awaited="the guest's last _OST"
         )
-        return True
-    return False
-
-
-def _slot(machine: Machine, device: str, deadline: Deadline) -> int | None:
-    found = [known for known in memory_devices(machine, deadline=deadline) if known.id == device]
-    return found[0].slot if found else None
-
-
-def _backend_of(machine: Machine, device: str, deadline: Deadline) -> str:
-    found = [known for known in memory_devices(machine, deadline=deadline) if known.id == device]
-    return found[0].backend if found else backend_id(device)
+    return None

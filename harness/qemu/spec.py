@@ -131,6 +131,11 @@ def backend_id(device_id: str) -> str:
     return f"mem-{device_id}"
 
 
+def root_port_slot(number: int) -> int:
+    """Slot number that the guest sees for root port rp``number``; 0 is the root complex's own."""
+    return number + 1
+
+
 def check_device_id(device_id: str) -> None:
     """Raise UsageError if ``device_id`` cannot be the id of a memory device."""
     if not _ID.fullmatch(device_id):
