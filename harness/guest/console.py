@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's serial console: read without a pause, so that a panic is known the moment it is printed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from harness.deadline import Deadline
+from harness.errors import GuestError
+
+#: what is kept: lines, alarms, characters of a line, bytes of the raw log
+MAX_LINES = 20_000
+MAX_ALARMS = 1_000
+MAX_LINE = 4_096
+MAX_LOG = 256 << 20
+
+READY = r"\bmemhp: ready$"
+FAILED = r"\bmemhp: failed: (.*)"
+
+_PANIC = re.compile(r"\bKernel panic - not syncing")
+_FAILED = re.compile(FAILED)
+# ECMA-48: CSI … final byte, OSC … BEL or ST, and the two-byte escapes; then whatever else does not print.
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_=>]|\x1b[()][0-9A-B]")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleLine:
+    """One line: ``number`` counts from 1, ``time`` is monotonic seconds, ``alarm`` the class of trouble or None."""
+
+    number: int
+    time: float
+    text: str
+    alarm: str | None = None
+
+
+class Console:
+    """Reads a console until it ends or ``close`` is called; a context manager.
+
+    ``sock`` stays the caller's. ``alarming`` tells the class of trouble of a line, None for an innocent one
+    (``harness.parsers.dmesg.alarming``). The raw bytes go to ``log_path``, unless None (QEMU can keep the log too).
+    """
+
+    def __init__(
+        self, sock: socket.socket, log_path: Path | None = None, *, alarming: Callable[[str], str | None]
+    ) -> None:
+        self._sock = sock
+        self._alarming = alarming
+        self._lines: deque[ConsoleLine] = deque(maxlen=MAX_LINES)
+        self._alarms: deque[ConsoleLine] = deque(maxlen=MAX_ALARMS)
+        self._count = 0
+        self._partial = bytearray()
+        self._panic: ConsoleLine | None = None
+        self._end: str | None = None
+        self._changed = threading.Condition()
+        self._trouble = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._log = None if log_path is None else log_path.open("wb", buffering=0)
+        self._logged = 0
+        self._thread = threading.Thread(target=self._read, name="guest-console", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def mark(self) -> int:
+        """The number of the newest line, for ``since`` of the other methods."""
+        with self._changed:
+            return self._count
+
+    @property
+    def alarms(self) -> tuple[ConsoleLine, ...]:
+        """The alarming lines so far (the last thousand)."""
+        return self.alarms_since(0)
+
+    @property
+    def panic(self) -> str | None:
+        """The line that announced a kernel panic, or None."""
+        with self._changed:
+            return None if self._panic is None else self._panic.text
+
+    def alarms_since(self, mark: int) -> tuple[ConsoleLine, ...]:
+        """The alarming lines after line number ``mark``."""
+        with self._changed:
+            return tuple(line for line in self._alarms if line.number > mark)
+
+    def lines(self, since: int = 0) -> tuple[ConsoleLine, ...]:
+        """The lines after number ``since`` that are still kept (the last twenty thousand)."""
+        with self._changed:
+            return tuple(line for line in self._lines if line.number > since)
+
+    def tail(self, count: int = 20) -> str:
+        """The last ``count`` lines, for an error message."""
+        with self._changed:
+            return "\n".join(line.text for line in list(self._lines)[-count:])
+
+    def trouble_fd(self) -> int:
+        """A descriptor to poll: readable once the guest has panicked or the console has ended."""
+        return self._trouble
+
+    def trouble(self) -> GuestError | None:
+        """What ``trouble_fd`` announces, as an error to raise; None while all is well."""
+        with self._changed:
+            if self._panic is not None:
+                return GuestError(f"the guest panicked: {self._panic.text}")
+            if self._end is not None:
+                return GuestError(f"the guest's console ended: {self._end}", hint="did QEMU die? see its log")
+            return None
+
+    def wait_line(self, pattern: str, deadline: Deadline, *, since: int = 0) -> ConsoleLine:
+        """Return the first line after number ``since`` in which the regular expression ``pattern`` is found.
+
+        Raises GuestError at once when the guest panics or the console ends before that, DeadlineExpired.
+        """
+        wanted = re.compile(pattern)
+        checked = since
+
+        def probe() -> tuple[ConsoleLine | None, GuestError | None] | None:
+            nonlocal checked
+            for line in self._lines:
+                if line.number > checked and wanted.search(line.text):
+                    return line, None
+            checked = max(checked, self._count)
+            trouble = self.trouble()
+            return None if trouble is None else (None, trouble)
+
+        line, trouble = deadline.wait(
+            self._changed, probe, f"{pattern!r} on the guest's console", self._last
+        )
+        if trouble is not None:
+            raise trouble
+        assert line is not None
+        return line
+
+    def wait_ready(self, deadline: Deadline) -> None:
+        """Return when the guest's /init says that SSH is listening.
+
+        Raises GuestError when it says that it failed, or as ``wait_line`` does.
+        """
+        line = self.wait_line(f"{READY}|{FAILED}", deadline)
+        failed = _FAILED.search(line.text)
+        if failed is not None:
+            raise GuestError(f"the guest's /init failed: {failed[1].strip()}")
+
+    def close(self) -> None:
+        """Stop reading. What was read stays available; the socket stays open."""
+        if self._thread.is_alive():
+            os.eventfd_write(self._stop, 1)
+            self._thread.join()
+        if self._log is not None:
+            self._log.close()
+        for name in ("_trouble", "_stop"):
+            fd = getattr(self, name)
+            if fd >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
+
+    def _last(self) -> str | None:
+        return self._lines[-1].text if self._lines else None
+
+    def _read(self) -> None:
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._stop, select.POLLIN)
+        end = "QEMU closed it"
+        with contextlib.suppress(OSError):
+            while True:
+                ready = dict(poll.poll())
+                if self._stop in ready:
+                    end = "the harness stopped reading"
+                    break
+                data = self._sock.recv(1 << 16)
+                if not data:
+                    break
+                self._keep(data)
+                self._take(data)
+        with self._changed:
+            if self._partial:
+                self._add(bytes(self._partial))
+                self._partial.clear()
+            self._end = end
+            self._changed.notify_all()
+        os.eventfd_write(self._trouble, 1)
+
+    def _keep(self, data: bytes) -> None:
+        if self._log is not None and self._logged < MAX_LOG:
+            self._log.write(data[: MAX_LOG - self._logged])
+            self._logged += len(data)
+
+    def _take(self, data: bytes) -> None:
+        with self._changed:
+            self._partial += data
+            *whole, rest = self._partial.split(b"\n")
+            while len(rest) > MAX_LINE:
+                whole.append(rest[:MAX_LINE])
+                rest = rest[MAX_LINE:]
+            self._partial = bytearray(rest)
+            for line in whole:
+                self._add(bytes(line))
+            if whole:
+                self._changed.notify_all()
+
+    def _add(self, raw: bytes) -> None:
+        text = _UNPRINTABLE.sub("", _ESCAPES.sub("", raw[:MAX_LINE].decode("utf-8", "replace")))
+        self._count += 1
+        line = ConsoleLine(self._count, time.monotonic(), text, self._alarming(text))
+        self._lines.append(line)
+        if line.alarm is not None:
+            self._alarms.append(line)
+        if self._panic is None and _PANIC.search(text):
+            self._panic = line
+            os.eventfd_write(self._trouble, 1)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who may log into a guest, and how the guest proves that it is the one: fresh keys for every run, in memory only."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+_TYPE = "ssh-ed25519"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """An Ed25519 key pair.
+
+    ``public`` is one line in the format of authorized_keys; ``openssh`` the private key as ssh(1) and paramiko read
+    it; ``dropbear`` the private key as dropbear(8) reads it.
+    """
+
+    public: str
+    openssh: str = field(repr=False)
+    dropbear: bytes = field(repr=False)
+
+    @classmethod
+    def fresh(cls) -> KeyPair:
+        """Make a new pair."""
+        key = Ed25519PrivateKey.generate()
+        public = key.public_key()
+        secret = key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+        return cls(
+            public=public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
+            openssh=key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode(),
+            dropbear=_string(_TYPE.encode()) + _string(secret + public.public_bytes(Encoding.Raw, PublicFormat.Raw)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The two pairs of one run: ``client`` logs in, ``host`` is the guest's own, which the client pins."""
+
+    client: KeyPair
+    host: KeyPair
+
+    @classmethod
+    def fresh(cls) -> Identity:
+        """Make two new pairs."""
+        return cls(client=KeyPair.fresh(), host=KeyPair.fresh())
+
+
+def _string(data: bytes) -> bytes:
+    # RFC 4251, 5: "string"; dropbear's own key files are made of them (buf_put_ed25519_priv_key).
+    return struct.pack(">I", len(data)) + data

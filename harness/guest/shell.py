@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commands in the guest over one SSH connection that stays open."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import select
+import socket
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import paramiko
+
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, GuestError, MemhpError
+from harness.guest.console import Console
+from harness.guest.identity import Identity
+from harness.units import MIB
+
+#: bytes of stdout and stderr together that one command may print
+OUTPUT_LIMIT = 64 * MIB
+
+# Both ends run on one machine and the guest is emulated: what is cheapest in the guest wins (see benchmark in
+# tests/integration/test_guest_shell.py).
+_CIPHERS = ("aes128-ctr", "aes256-ctr")
+_MACS = ("hmac-sha2-256",)
+_KEX = ("curve25519-sha256@libssh.org",)
+_WINDOW = 8 * MIB
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A command that ended: exit ``status`` (-1 if a signal ended it) and all that it printed."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Shell(Protocol):
+    """Whatever runs commands in a guest."""
+
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> Completed:
+        """Run ``command`` by the guest's sh, as ``GuestShell.run`` does."""
+
+
+class GuestShell:
+    """One SSH connection as root. Get one with ``connect``; a context manager. Threads may share it."""
+
+    def __init__(self, transport: paramiko.Transport, console: Console | None) -> None:
+        """Use ``connect`` instead."""
+        self._transport = transport
+        self._console = console
+
+    @classmethod
+    def connect(cls, port: int, identity: Identity, deadline: Deadline, console: Console | None = None) -> GuestShell:
+        """Wait until ``console`` shows that the guest is ready, then log in on 127.0.0.1:``port``.
+
+        The guest's host key must be the one of ``identity``. Without a console the guest must be ready already (it was
+        restored from a snapshot). Raises GuestError, DeadlineExpired.
+        """
+        if console is not None:
+            console.wait_ready(deadline)
+        try:
+            sock = socket.create_connection(("127.0.0.1", port), timeout=max(0.001, deadline.remaining()))
+        except OSError as error:
+            raise _loss(console, deadline, f"cannot connect to the guest's SSH port {port}: {error}") from error
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            transport = _log_in(sock, identity, deadline)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            sock.close()
+            raise _loss(console, deadline, f"cannot log into the guest: {error or type(error).__name__}") from error
+        except BaseException:
+            sock.close()
+            raise
+        return cls(transport, console)
+
+    def __enter__(self) -> GuestShell:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._transport.close()
+
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> Completed:
+        """Run ``command`` by the guest's sh and return what it printed and how it ended.
+
+        The command is not ended when the deadline is over, but nobody listens to it any more. Raises DeadlineExpired,
+        and GuestError if it prints more than ``limit`` bytes, if the guest panics or the connection breaks.
+        """
+        shown = command if len(command) <= 80 else command[:80] + "…"
+        try:
+            channel = self._transport.open_session(window_size=_WINDOW, timeout=max(0.001, deadline.remaining()))
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise _loss(self._console, deadline, f"cannot run {shown!r} in the guest: {error}") from error
+        with contextlib.closing(channel):
+            try:
+                channel.settimeout(max(0.001, deadline.remaining()))
+                channel.exec_command(command)
+                self._feed(channel, stdin)
+                return self._drain(channel, shown, deadline, limit)
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                raise _loss(self._console, deadline, f"lost the guest while it ran {shown!r}: {error}") from error
+
+    def must(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> bytes:
+        """Run ``command`` and return its stdout; raises GuestError if its status is not 0, and as ``run`` does."""
+        done = self.run(command, stdin=stdin, deadline=deadline, limit=limit)
+        if done.status != 0:
+            said = done.stderr.decode(errors="replace").strip()[-2000:]
+            raise GuestError(f"{command[:200]!r} failed in the guest (status {done.status}): {said}")
+        return done.stdout
+
+    def _feed(self, channel: paramiko.Channel, stdin: bytes) -> None:
+        if not stdin:
+            channel.shutdown_write()
+            return
+
+        # A thread of its own: a guest that prints before it has read everything would block both sides.
+        def feed() -> None:
+            with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+                channel.sendall(stdin)
+                channel.shutdown_write()
+
+        threading.Thread(target=feed, name="guest-stdin", daemon=True).start()
+
+    def _drain(self, channel: paramiko.Channel, shown: str, deadline: Deadline, limit: int) -> Completed:
+        stdout, stderr = bytearray(), bytearray()
+        poll = select.poll()
+        poll.register(channel.fileno(), select.POLLIN)
+        if self._console is not None:
+            poll.register(self._console.trouble_fd(), select.POLLIN)
+        while True:
+            over = channel.closed or (channel.eof_received and channel.exit_status_ready())
+            while channel.recv_ready():
+                stdout += channel.recv(_CHUNK)
+            while channel.recv_stderr_ready():
+                stderr += channel.recv_stderr(_CHUNK)
+            if len(stdout) + len(stderr) > limit:
+                raise GuestError(f"{shown!r} printed more than {limit} bytes in the guest")
+            if over:
+                break
+            self._await(poll, channel, shown, deadline)
+        status = channel.recv_exit_status()
+        if status == -1 and not self._transport.is_active():
+            raise _loss(self._console, deadline, f"lost the guest while it ran {shown!r}")
+        return Completed(status, bytes(stdout), bytes(stderr))
+
+    def _await(self, poll: select.poll, channel: paramiko.Channel, shown: str, deadline: Deadline) -> None:
+        if channel.eof_received:
+            # All output is here; the exit status follows, and announces itself by nothing but this event.
+            if channel.status_event.wait(deadline.remaining()):
+                return
+        elif ready := dict(poll.poll(deadline.remaining() * 1000)):
+            trouble = None if self._console is None else self._console.trouble()
+            if trouble is None or channel.fileno() in ready:
+                return
+            raise GuestError(f"{trouble.message} (while it ran {shown!r})", hint=trouble.hint)
+        deadline.check(f"{shown!r} in the guest", None if self._console is None else self._console.tail(1))
+
+
+def _log_in(sock: socket.socket, identity: Identity, deadline: Deadline) -> paramiko.Transport:
+    transport = paramiko.Transport(sock)
+    try:
+        options = transport.get_security_options()
+        options.ciphers, options.digests, options.kex = _CIPHERS, _MACS, _KEX
+        transport.use_compression(False)
+        left = max(0.001, deadline.remaining())
+        transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = left
+        transport.connect(
+            hostkey=paramiko.Ed25519Key(data=base64.b64decode(identity.host.public.split()[1])),
+            username="root",
+            pkey=paramiko.Ed25519Key(file_obj=io.StringIO(identity.client.openssh)),
+        )
+    except BaseException:
+        transport.close()
+        raise
+    return transport
+
+
+def _loss(console: Console | None, deadline: Deadline, what: str) -> MemhpError:
+    if console is not None:
+        trouble = console.trouble()
+        if trouble is not None:
+            return GuestError(f"{trouble.message} ({what})", hint=trouble.hint)
+    if deadline.expired:
+        return DeadlineExpired("the guest", deadline.seconds, last_seen=what)
+    last = "" if console is None else f"; the console shows no panic, its last line is {console.tail(1)!r}"
+    return GuestError(what + last)
