@@ -225,7 +225,7 @@ class Machine:
         if self.spec.firmware is None:
             return None
         target = self.workdir / "firmware-variables.fd"
-        copy_sparse(self.spec.firmware.variables, target)
+        copy_sparse(self.spec.firmware.vars, target)
         self._cleanup.callback(target.unlink, missing_ok=True)
         return target
 

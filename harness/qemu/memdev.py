@@ -87,15 +87,17 @@ def plug_dimm(
 ) -> PlugOutcome:
     """Plug a pc-dimm of ``size`` bytes and wait for the guest's ACPI ``_OST`` answer.
 
-    ``backend`` adds properties to the memory-backend-memfd (typed as QMP wants them). ``await_guest`` None waits in
-    ACPI boots of a machine that was not started paused: without ACPI, or with stopped CPUs, nobody answers.
+    ``backend`` adds properties to the memory-backend-memfd (typed as QMP wants them). ``await_guest`` None waits if
+    the machine has ACPI and its CPUs run: otherwise nobody answers.
 
     Raises UsageError (id, size), QmpRefused (nothing changed), DeadlineExpired if the guest stays silent.
     """
-    machine_waits = machine.spec.boot == "acpi" and not machine.spec.paused
+    if await_guest is None:
+        status = machine.qmp.execute("query-status", deadline=deadline)
+        await_guest = machine.spec.boot == "acpi" and bool(status["running"])
     properties = {"node": node, "slot": slot, "addr": address}
     mark = _plug(machine, "pc-dimm", device, size, properties, backend, deadline)
-    if not (machine_waits if await_guest is None else await_guest):
+    if not await_guest:
         return PlugOutcome(device, "accepted", machine.qmp.events(mark), "the guest was not asked")
 
     def verdict(event: QmpEvent) -> tuple[int, QmpEvent] | None:
@@ -103,16 +105,16 @@ def plug_dimm(
         return None if ost in (None, _INSERT_IN_PROGRESS) else (ost or 0, event)
 
     try:
-        status, last = machine.qmp.wait_for(
+        ost, last = machine.qmp.wait_for(
             verdict, since=mark, deadline=deadline, awaited=f"the guest's _OST answer to the plug of {device}"
         )
     except DeadlineExpired as error:
         error.hint = "a kernel without CONFIG_ACPI_HOTPLUG_MEMORY never answers"
         raise
     events = machine.qmp.events(mark)[: last.seq - mark]
-    if status == _SUCCESS:
+    if ost == _SUCCESS:
         return PlugOutcome(device, "done", events, "_OST status 0")
-    return PlugOutcome(device, "refused", events, describe_ost(status, _INSERT_STATUS))
+    return PlugOutcome(device, "refused", events, describe_ost(ost, _INSERT_STATUS))
 
 
 def plug_virtio_mem(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.arch import ArchSpec
-from harness.config.parts import QemuBinary
+from harness.config.parts import Firmware, QemuBinary
 from harness.errors import UsageError
 from harness.units import MIB, format_size
 
@@ -31,14 +31,6 @@ MAX_CPUS = 512
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _RESERVED = re.compile(r"(ram|rp)[0-9]+|mem-.*|net0|nic0|rng0|random0|qmp|console|pcie\.0|virtio-.*")
 _BACKEND_FIXED = {"id", "size", "share", "qom-type"}
-
-
-@dataclass(frozen=True, slots=True)
-class Firmware:
-    """A pair of EDK2 pflash images (raw). ``variables`` is a template: each run gets a private copy."""
-
-    code: Path
-    variables: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +107,7 @@ class MachineSpec:
         if self.initrd is not None:
             found.append(("initrd", self.initrd))
         if self.firmware is not None:
-            found += [("firmware code", self.firmware.code), ("firmware variables", self.firmware.variables)]
+            found += [("firmware code", self.firmware.code), ("firmware variables", self.firmware.vars)]
         return tuple(found)
 
     @property

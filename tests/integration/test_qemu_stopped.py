@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A real QEMU with its CPUs stopped: what the harness asks of it works, and nothing is left of it.
+
+QEMU is ``$MEMHP_TEST_QEMU`` (its argv, shell-quoted), or qemu-system-aarch64 on the PATH.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import select
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from harness.arch import ARM64
+from harness.config.parts import QemuBinary
+from harness.deadline import Deadline
+from harness.errors import LaunchError, QmpRefused
+from harness.qemu import memdev
+from harness.qemu.machine import Machine
+from harness.qemu.probe import KIND_DEVICES, missing, needed_devices, probe
+from harness.qemu.spec import ColdDevice, MachineSpec, NodeSpec
+from harness.units import GIB, MIB
+
+pytestmark = pytest.mark.memhp_guest
+
+
+@pytest.fixture(scope="session")
+def binary() -> QemuBinary:
+    words = shlex.split(os.environ.get("MEMHP_TEST_QEMU", "qemu-system-aarch64"))
+    if shutil.which(words[0]) is None:
+        pytest.skip("no qemu-system-aarch64; set MEMHP_TEST_QEMU")
+    return QemuBinary(argv=tuple(words), data_dir=None, origin="test", version="")
+
+
+@pytest.fixture
+def spec(binary: QemuBinary, tmp_path: Path) -> MachineSpec:
+    kernel = tmp_path / "Image"
+    kernel.write_bytes(bytes(4096))
+    abilities = probe(binary, ARM64, Deadline(20))
+    lack = missing(abilities, needed_devices(["dimm", "virtio-mem"]))
+    if lack is not None:
+        pytest.skip(lack)
+    return MachineSpec(
+        arch=ARM64,
+        qemu=binary,
+        kernel=kernel,
+        boot="dt",
+        memory=256 * MIB,
+        maxmem=8 * GIB,
+        slots=2,
+        nodes=(NodeSpec(256 * MIB, (0,)), NodeSpec(0, (1,))),
+        cold_devices=(ColdDevice("virtio-mem", "cold0", GIB, requested=0, node=1),),
+        paused=True,
+        sandbox=abilities.sandbox,
+    )
+
+
+def test_probe_tells_what_every_machine_needs(binary: QemuBinary) -> None:
+    abilities = probe(binary, ARM64, Deadline(20))
+    assert abilities.version[0].isdigit()
+    assert {"acpi", "memory-backend"} <= abilities.machine_properties
+    assert {"device_add", "query-memory-devices"} <= abilities.commands
+    assert {"ACPI_DEVICE_OST", "DEVICE_DELETED", "MEMORY_DEVICE_SIZE_CHANGE"} <= abilities.events
+    assert set(KIND_DEVICES.values()) - abilities.device_types <= {"virtio-pmem-pci"}
+
+
+def test_devices_backends_and_ports(spec: MachineSpec, tmp_path: Path) -> None:
+    limit = Deadline(30)
+    with Machine.launch(spec, tmp_path / "run", limit) as machine:
+        assert 1024 <= machine.ssh_port(limit) <= 65535
+        assert set(machine.backend_fds(limit)) == {"ram0", "mem-cold0"}
+        assert memdev.free_root_port(machine, deadline=limit) == "rp1"
+        outcome = memdev.plug_virtio_mem(machine, "vm0", GIB, requested=128 * MIB, node=0, deadline=limit)
+        assert outcome.kind == "accepted"
+        assert memdev.pci_slot(machine, "vm0", deadline=limit) == 2
+        cold, hot = memdev.memory_devices(machine, deadline=limit)
+        assert (cold.id, cold.node, cold.size) == ("cold0", 1, 0)
+        assert (hot.id, hot.node, hot.size, hot.requested_size) == ("vm0", 0, 0, 128 * MIB)
+        assert cold.range.end <= hot.range.start
+        backend = machine.backend_fds(limit)["mem-vm0"]
+        before = machine.backend_usage("mem-vm0", limit)
+        with backend.open("r+b") as memory:
+            memory.write(b"x" * MIB)
+        assert machine.backend_usage("mem-vm0", limit) - before == MIB
+        with pytest.raises(QmpRefused, match="has to be multiples of 'block-size'"):
+            memdev.resize(machine, "vm0", 3 * MIB // 2 + 1, deadline=limit)
+        with pytest.raises(QmpRefused, match="cannot exceed"):
+            memdev.resize(machine, "vm0", 2 * GIB, deadline=limit)
+        with pytest.raises(QmpRefused, match="not enough space"):
+            memdev.plug_virtio_mem(machine, "vm1", 16 * GIB, deadline=limit)
+        assert set(machine.backend_fds(limit)) == {"ram0", "mem-cold0", "mem-vm0"}
+    assert machine.quit(limit) == 0
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "console.log", "qemu.stderr", "qemu.stdout", "qmp.jsonl",
+    ]  # fmt: skip
+
+
+def test_a_bad_option_is_a_launch_error(spec: MachineSpec, tmp_path: Path) -> None:
+    bad = dataclasses.replace(spec, extra_args=("-device", "no-such-device"))
+    with pytest.raises(LaunchError, match=r"(?s)exited with status 1\n.*'no-such-device' is not a valid device"):
+        Machine.launch(bad, tmp_path / "run", Deadline(20))
+
+
+def test_sigkill_of_the_harness_takes_qemu_along(binary: QemuBinary, spec: MachineSpec, tmp_path: Path) -> None:
+    script = f"""
+        import sys
+        from pathlib import Path
+        from harness.arch import ARM64
+        from harness.config.parts import QemuBinary
+        from harness.deadline import Deadline
+        from harness.qemu.machine import Machine
+        from harness.qemu.spec import MachineSpec
+        qemu = QemuBinary(argv={binary.argv!r}, data_dir=None, origin="test", version="")
+        spec = MachineSpec(arch=ARM64, qemu=qemu, kernel=Path({str(spec.kernel)!r}), boot="dt", paused=True)
+        with Machine.launch(spec, Path({str(tmp_path / "run")!r}), Deadline(20)) as machine:
+            print(machine.pid, flush=True)
+            sys.stdin.read()
+    """
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as harness:
+        assert harness.stdout is not None
+        pidfd = os.pidfd_open(int(harness.stdout.readline()))
+        try:
+            harness.kill()
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            assert poll.poll(10_000)
+        finally:
+            os.close(pidfd)

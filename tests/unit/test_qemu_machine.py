@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A machine's beginning and end, with programs that are not QEMU; and what QEMU's monitor prints."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qemu_peer import spec
+
+from harness.config.parts import QemuBinary
+from harness.deadline import Deadline
+from harness.errors import LaunchError, QemuError, UsageError
+from harness.qemu.machine import Machine, copy_sparse, find_inodes, parse_forward, parse_host_address, parse_ramblocks
+from harness.units import KIB
+
+USERNET = """Hub -1 (net0):\r
+  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r
+  TCP[HOST_FORWARD]  13       127.0.0.1 46767       10.0.2.15    22     0     0\r
+"""
+
+RAMBLOCKS = """
+              Block Name    PSize              Offset               Used              Total                HVA  RO
+                    ram0    4 KiB  0x0000000000000000 0x0000000008000000 0x0000000008000000 0x00007fe8613ff000  rw
+                            4 KiB  0x0000000048280000 0x0000000020000000 0x0000000020000000 0x00007f2cd3fff000  rw
+    /rom@etc/acpi/tables    4 KiB  0x0000000010000000 0x0000000000020000 0x0000000000200000 0x00007fe8abc00000  ro
+""".replace("\n", "\r\n")
+
+MAPS = """\
+7fe8613ff000-7fe8693ff000 rw-s 00000000 00:01 2057                       /memfd:memory-backend-memfd (deleted)
+7fe8abc00000-7fe8abe00000 rw-p 00000000 00:00 0
+7fe8b0000000-7fe8b0021000 r--p 00000000 fe:01 99                         /usr/lib/a file
+"""
+
+# Speaks just enough QMP to come up, then does as its first argument says.
+FAKE = """
+import json, os, re, signal, socket, sys
+end, *argv = sys.argv[1:]
+fd = next(int(re.search(r"fd=(\\d+)", word)[1]) for word in argv if "id=qmp" in word)
+sock = socket.socket(fileno=fd)
+print("fake speaks", file=sys.stderr, flush=True)
+sock.sendall(b'{"QMP": {"version": {}, "capabilities": []}}\\n')
+if end == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while data := sock.recv(65536):
+    message = json.loads(data)
+    sock.sendall(json.dumps({"return": {}, "id": message.get("id")}).encode() if "id" in message else b'{"return": {}}')
+    sock.sendall(b"\\n")
+    if message["execute"] == "quit" and end == "polite":
+        sys.exit(0)
+    if message["execute"] == "die":
+        os.kill(os.getpid(), signal.SIGABRT)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Any]:
+    for name in ("Image", "fake.py"):
+        (tmp_path / name).write_text(textwrap.dedent(FAKE))
+    return {"kernel": tmp_path / "Image", "boot": "dt", "firmware": None}
+
+
+def fake(files: dict[str, Any], end: str) -> dict[str, Any]:
+    argv = (sys.executable, str(files["kernel"].parent / "fake.py"), end)
+    return files | {"qemu": QemuBinary(argv=argv, data_dir=None, origin="test", version="0")}
+
+
+def shell(files: dict[str, Any], script: str) -> dict[str, Any]:
+    return files | {"qemu": QemuBinary(argv=("sh", "-c", script), data_dir=None, origin="test", version="0")}
+
+
+def test_polite_end(files: dict[str, Any], tmp_path: Path) -> None:
+    with Machine.launch(spec(**fake(files, "polite")), tmp_path / "run", Deadline(20)) as machine:
+        assert machine.alive
+        assert machine.argv[-1] == "vmcoreinfo"
+    assert not machine.alive
+    assert machine.quit(Deadline(1)) == 0
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
+def test_stubborn_end(files: dict[str, Any], tmp_path: Path) -> None:
+    with Machine.launch(spec(**fake(files, "stubborn")), tmp_path / "run", Deadline(20)) as machine:
+        assert machine.quit(Deadline(0.2)) == -9
+
+
+def test_an_exception_kills_it(files: dict[str, Any], tmp_path: Path) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Machine.launch(spec(**fake(files, "stubborn")), tmp_path / "run", Deadline(20)) as machine,
+    ):
+        raise KeyboardInterrupt
+    assert machine.kill() == -9
+
+
+def test_death_is_told_with_status_and_stderr(files: dict[str, Any], tmp_path: Path) -> None:
+    with Machine.launch(spec(**fake(files, "polite")), tmp_path / "run", Deadline(20)) as machine:
+        with pytest.raises(QemuError) as caught:
+            machine.qmp.execute("die", deadline=Deadline(10))
+            machine.qmp.execute("more", deadline=Deadline(10))
+        assert "QEMU was killed by SIGABRT\nfake speaks" in str(caught.value)
+
+
+def test_launch_failure_carries_argv_status_and_tails(files: dict[str, Any], tmp_path: Path) -> None:
+    script = f"echo bad option >&2; echo hello >{tmp_path}/run/console.log; exit 1"
+    with pytest.raises(LaunchError) as caught:
+        Machine.launch(spec(**shell(files, script)), tmp_path / "run", Deadline(20))
+    text = str(caught.value)
+    assert "-machine virt" in text
+    assert "did not come up: QEMU exited with status 1\nbad option\nlast of the console:\nhello" in text
+
+
+def test_launch_that_never_answers(files: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"no answer on QMP within 0\.3 s"):
+        Machine.launch(spec(**shell(files, "exec sleep 1000")), tmp_path / "run", Deadline(0.3))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the kernel /k/Image is no file"):
+        Machine.launch(spec(), tmp_path, Deadline(1))
+
+
+def test_workdir_open_to_others(files: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o755)
+    with pytest.raises(UsageError, match="others can look into"):
+        Machine.launch(spec(**files), tmp_path / "run", Deadline(1))
+
+
+def test_parse_forward() -> None:
+    assert parse_forward(USERNET) == 46767
+    with pytest.raises(QemuError, match="QEMU forwards 0 ports to the guest's port 22"):
+        parse_forward("nothing here")
+
+
+def test_parse_ramblocks() -> None:
+    assert parse_ramblocks(RAMBLOCKS) == {"ram0": 0x7FE8613FF000, "/rom@etc/acpi/tables": 0x7FE8ABC00000}
+    assert parse_ramblocks("Block Name    PSize\n ram0 4 KiB\n") == {}
+    with pytest.raises(QemuError, match="lists its RAM blocks in an unknown way"):
+        parse_ramblocks(RAMBLOCKS + "  what is this\n")
+
+
+def test_parse_host_address() -> None:
+    text = "Host virtual address for 0x80000000 (mem-pm0) is 0x7f2cd3fff000\r\n"
+    assert parse_host_address(text) == 0x7F2CD3FFF000
+    with pytest.raises(QemuError, match="does not tell where it maps a memory device: No memory is mapped"):
+        parse_host_address("No memory is mapped at address 0x80000000\r\n")
+
+
+def test_find_inodes() -> None:
+    addresses = parse_ramblocks(RAMBLOCKS) | {"nowhere": 4096}
+    assert find_inodes(MAPS, addresses) == {"ram0": 2057}
+
+
+def test_copy_sparse(tmp_path: Path) -> None:
+    data = b"x" * 10 + bytes(1024 * KIB) + b"y" + bytes(200 * KIB)
+    (tmp_path / "a").write_bytes(data)
+    (tmp_path / "b").write_bytes(b"old and longer" * 100_000)
+    copy_sparse(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == data
+    assert (tmp_path / "b").stat().st_blocks * 512 < 512 * KIB
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is said of a QEMU that lacks something."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.arch import ARM64
+from harness.config.parts import QemuBinary
+from harness.deadline import Deadline
+from harness.errors import QemuError
+from harness.qemu.probe import (
+    KIND_DEVICES,
+    QemuAbilities,
+    able,
+    missing,
+    needed_devices,
+    parse_schema,
+    probe,
+)
+
+ALL = needed_devices(KIND_DEVICES)
+
+
+def abilities(types: frozenset[str], refusal: str | None = None) -> QemuAbilities:
+    return QemuAbilities("10.0.13", types, frozenset(), frozenset(), frozenset(), refusal, True)
+
+
+def test_nothing_missing() -> None:
+    assert missing(abilities(ALL), ALL) is None
+
+
+def test_missing_devices_are_named() -> None:
+    assert (
+        missing(abilities(ALL - {"virtio-pmem-pci"}), ALL)
+        == "QEMU 10.0.13 lacks the device virtio-pmem-pci: run memhp fetch for one that has it"
+    )
+    assert "lacks devices pc-dimm, virtio-mem-pci:" in str(missing(abilities(ALL - {"virtio-mem-pci", "pc-dimm"}), ALL))
+
+
+def test_machine_without_hotplug() -> None:
+    crippled = abilities(ALL, "memory devices are not supported by the machine")
+    sentence = missing(crippled, ALL)
+    assert sentence is not None
+    assert "cannot hot-plug memory into this machine (memory devices are not supported by the machine)" in sentence
+    assert missing(crippled, ALL, hotplug=False) is None
+
+
+def test_needed_devices() -> None:
+    assert "virtio-mem-pci" in needed_devices(["virtio-mem"])
+    assert "pc-dimm" not in needed_devices(["virtio-mem"])
+
+
+def test_parse_schema() -> None:
+    schema = [
+        {"meta-type": "command", "name": "quit"},
+        {"meta-type": "event", "name": "STOP"},
+        {"meta-type": "object", "name": "17"},
+    ]
+    assert parse_schema(schema) == (frozenset({"quit"}), frozenset({"STOP"}))
+
+
+def not_qemu(*argv: str) -> QemuBinary:
+    return QemuBinary(argv=argv, data_dir=None, origin="test", version="0")
+
+
+def test_a_program_that_is_not_qemu() -> None:
+    with pytest.raises(QemuError, match=r"(?s)sh -c .*-machine none .*exited with status 2: not QEMU"):
+        probe(not_qemu("sh", "-c", "echo not QEMU >&2; exit 2"), ARM64, Deadline(10))
+    reason = able(ARM64)(not_qemu("/nowhere/qemu"))
+    assert reason is not None
+    assert reason.startswith("/nowhere/qemu does not work: cannot run /nowhere/qemu")
