@@ -27,13 +27,13 @@ def parse_dmesg(text: str) -> tuple[DmesgLine, ...]:
     for line, row in numbered(SOURCE, text, free_text=True):
         match = _LINE.fullmatch(row)
         if match is not None:
-            out.append(DmesgLine(float(match[2]), int(match[1]) & 7, match[3]))
+            out.append(DmesgLine(float(match[2]), int(match[1]) & 7, match[3], alarming(match[3])))
         elif _BARE.match(row):
             raise ParseError(SOURCE, line, row, "a message without a time stamp (the guest needs printk.time=1)")
         elif not out:
             raise ParseError(SOURCE, line, row, "the log begins in the middle of a message")
         else:
-            out.append(DmesgLine(out[-1].seconds, out[-1].level, row))
+            out.append(DmesgLine(out[-1].seconds, out[-1].level, row, alarming(row)))
     return tuple(out)
 
 

@@ -46,7 +46,7 @@ MAY: dict[str, set[str]] = {
     "qemu": {"config", "proc", "arch", "state"},
     "guest": {"config", "proc", "arch", "state"},
     "parsers": {"state", "arch"},
-    "collect": {"guest", "qemu", "parsers", "state"},
+    "collect": {"guest", "qemu", "parsers", "state", "arch"},
     "model": {"state", "arch"},
     "check": {"state", "model", "arch"},
     "scenarios": _BELOW,

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a guest's description to a booted guest with SSH."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.artifacts.firmware import firmware
+from harness.artifacts.guestroot import guest_root
+from harness.artifacts.kernel import kernel
+from harness.artifacts.qemu import find_qemu
+from harness.collect.snapshot import collect_facts
+from harness.config.guest import GuestSpec
+from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
+from harness.deadline import Deadline
+from harness.guest.console import Console
+from harness.guest.identity import Identity
+from harness.guest.overlay import overlay, write_initrd
+from harness.guest.shell import GuestShell
+from harness.model.layout import MachineShape
+from harness.parsers.dmesg import alarming
+from harness.progress import Progress
+from harness.qemu import probe
+from harness.qemu.machine import Machine
+from harness.qemu.spec import Firmware as FirmwareSpec
+from harness.qemu.spec import MachineSpec, NodeSpec
+from harness.scenarios.abilities import device_kinds, require_boot, require_config
+from harness.scenarios.paths import guest_scripts
+from harness.state import KernelFacts
+
+#: virtio devices of every guest: the network card and the entropy source
+VIRTIO_DEVICES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a guest is started from, fetched or built and verified."""
+
+    qemu: QemuBinary
+    firmware: Firmware | None
+    kernel: KernelImage
+    root: GuestRoot
+
+
+@dataclass(frozen=True, slots=True)
+class BootedGuest:
+    """A guest that answers on SSH; ``shape`` is what QEMU was told, ``facts`` what the kernel is."""
+
+    machine: Machine
+    console: Console
+    shell: GuestShell
+    shape: MachineShape
+    facts: KernelFacts
+    boot: str
+
+    def wait_driver(self, device: str, driver: str, deadline: Deadline) -> None:
+        """Wait until ``device`` (a name on the virtio or nd bus) is bound to ``driver``; raises DeadlineExpired."""
+        bus = "virtio" if device.startswith("virtio") else "nd"
+        self.shell.run(f"/lib/memhp/wait-driver {bus} {device} {driver} {deadline.remaining():.0f}", deadline=deadline)
+
+
+def resolve(spec: GuestSpec, needs: tuple[str, ...], progress: Progress) -> Parts:
+    """Fetch or build whatever ``spec`` takes to run scenarios that need ``needs``.
+
+    Raises UnsupportedError naming a missing ability as early as it can be known, ArtefactError if a part cannot be had.
+    """
+    require_boot(needs, spec.boot)
+    image = kernel(spec.arch, spec.kernel, progress)
+    require_config(needs, image.config, f"the kernel {image.origin}")
+    able = probe.able(spec.arch, device_kinds(needs))
+    return Parts(
+        qemu=find_qemu(spec.arch, explicit=spec.qemu, able=able, progress=progress),
+        firmware=firmware(spec.arch, progress) if spec.boot == "acpi" else None,
+        kernel=image,
+        root=guest_root(spec.arch, progress),
+    )
+
+
+def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
+    """The fully resolved machine: what ``memhp cmdline`` prints and ``Machine.launch`` starts."""
+    nodes = tuple(NodeSpec(node.memory) for node in spec.nodes)
+    chips = None if parts.firmware is None else FirmwareSpec(parts.firmware.code, parts.firmware.vars)
+    return MachineSpec(
+        arch=spec.arch,
+        qemu=parts.qemu,
+        kernel=parts.kernel.image,
+        initrd=initrd,
+        cmdline=command_line_of_kernel(spec),
+        boot=spec.boot,
+        firmware=chips,
+        memory=spec.memory,
+        maxmem=spec.maxmem,
+        slots=spec.slots,
+        cpus=spec.cpus,
+        cpu=spec.cpu,
+        machine_options=spec.machine_options,
+        nodes=nodes,
+    )
+
+
+def command_line_of_kernel(spec: GuestSpec) -> str:
+    """``-append``: the console, what makes the boot quiet and quick, then what the user adds."""
+    words = [f"console={spec.arch.console}", "random.trust_cpu=on", "panic=-1", spec.cmdline]
+    return " ".join(word for word in words if word)
+
+
+def machine_shape(spec: MachineSpec) -> MachineShape:
+    """What the model has to know of the machine."""
+    return MachineShape(
+        arch=spec.arch,
+        node_memory=tuple(node.memory for node in spec.nodes) or (spec.memory,),
+        max_memory=spec.maxmem or spec.memory,
+        slots=spec.slots,
+        ports=tuple(f"rp{number}" for number in range(spec.root_ports)),
+        virtio_devices=VIRTIO_DEVICES,
+    )
+
+
+@contextlib.contextmanager
+def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> Iterator[BootedGuest]:
+    """Boot ``spec`` and end it when the block is left, whatever happened.
+
+    ``workdir`` receives console.log, qmp.jsonl and qemu.stderr; keys and the initrd live in a private directory that
+    is removed. Raises LaunchError, GuestError (with the console's tail) or DeadlineExpired.
+    """
+    deadline = Deadline(timeout)
+    with contextlib.ExitStack() as stack:
+        private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-")))
+        identity = Identity.fresh()
+        initrd = private / "initrd"
+        archives = [parts.root.initrd, *([parts.kernel.modules] if parts.kernel.modules else [])]
+        if spec.initrd is not None:
+            archives.append(spec.initrd)
+        write_initrd(archives, overlay(identity, guest_scripts()), initrd)
+        resolved = machine_spec(spec, parts, initrd)
+        machine = stack.enter_context(Machine.launch(resolved, workdir, deadline))
+        console = stack.enter_context(Console(machine.console, workdir / "console.txt", alarming))
+        console.wait_line(r"memhp: ready", deadline)
+        shell = stack.enter_context(GuestShell.connect(machine.ssh_port(deadline), identity, deadline, console))
+        facts = collect_facts(shell, spec.arch, deadline)
+        yield BootedGuest(machine, console, shell, machine_shape(resolved), facts, spec.boot)
+

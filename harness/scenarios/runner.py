@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Scenario after scenario, each on a guest of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.check import Verdict
+from harness.config.guest import GuestSpec
+from harness.config.scenario import Scenario, Step
+from harness.deadline import Deadline
+from harness.errors import InfraError, MemhpError, UnsupportedError
+from harness.progress import Progress, default_progress
+from harness.scenarios.abilities import require_config
+from harness.scenarios.boot import BootedGuest, Parts, boot_guest, resolve
+from harness.scenarios.options import RunOptions
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.record import Recorder, write_json
+from harness.scenarios.reporter import Reporter
+from harness.scenarios.result import RunResult, StepResult
+from harness.scenarios.session import Session
+from harness.scenarios.steps import VERBS
+from harness.scenarios.verdict import worst
+
+#: where bundles go when nobody says where
+DEFAULT_BUNDLES = Path("memhp-runs")
+
+
+def run_scenarios(
+    scenarios: Sequence[Scenario],
+    guest: GuestSpec,
+    options: RunOptions,
+    reporter: Reporter,
+    progress: Progress | None = None,
+) -> list[RunResult]:
+    """Run each scenario on a freshly booted ``guest``; every result is reported as it comes.
+
+    A missing ability skips a scenario; a failure of the harness's own world ends only that scenario. Raises UsageError
+    for what is wrong with the request itself.
+    """
+    results: list[RunResult] = []
+    for scenario in scenarios:
+        run = _Run(scenario, scenario.apply_to(guest), options, reporter, progress or default_progress())
+        result = run.execute()
+        reporter.run_finished(result)
+        results.append(result)
+        if options.fail_fast and result.verdict not in (Verdict.PASS, Verdict.SKIPPED):
+            break
+    return results
+
+
+def flatten(steps: Sequence[Step]) -> Iterator[Step]:
+    """Unroll ``repeat``."""
+    for step in steps:
+        if step.verb == "repeat":
+            for _ in range(step.args["times"]):
+                yield from flatten(step.args["steps"])
+        else:
+            yield step
+
+
+def title_of(step: Step) -> str:
+    """``plug-dimm dimm0 1G``: a step in one line."""
+    return step.title
+
+
+class _Run:
+    """One scenario on one guest, from parts to verdict."""
+
+    def __init__(
+        self, scenario: Scenario, guest: GuestSpec, options: RunOptions, reporter: Reporter, progress: Progress
+    ) -> None:
+        self.scenario = scenario
+        self.guest = guest
+        self.options = options
+        self.reporter = reporter
+        self.progress = progress
+        self.started = datetime.datetime.now(datetime.UTC)
+        self.clock = time.monotonic()
+        self.boot_seconds = 0.0
+        self.steps: list[StepResult] = []
+        self.facts: dict[str, object] = {}
+        self.bundle: Path | None = None
+
+    def execute(self) -> RunResult:
+        self.reporter.run_started(self.scenario.name, self.guest.name)
+        try:
+            self.reporter.phase("preparing the parts")
+            parts = resolve(self.guest, self.scenario.needs, self.progress)
+            self.bundle = self._open_bundle()
+            with self._described_failures():
+                self._run_guest(parts, Recorder(self.bundle))
+        except UnsupportedError as lack:
+            return self._finish(Verdict.SKIPPED, lack.message, lack.hint)
+        except InfraError as error:
+            return self._finish(Verdict.INFRA, error.message, error.hint)
+        verdict = worst(step.verdict for step in self.steps)
+        bad = next((step for step in self.steps if step.verdict is verdict and verdict is not Verdict.PASS), None)
+        return self._finish(verdict, "" if bad is None else f"step {bad.number} ({bad.title}): {_why(bad)}", None)
+
+    def _open_bundle(self) -> Path:
+        stamp = self.started.strftime("%Y%m%d-%H%M%S-%f")
+        root = self.options.bundle_dir or DEFAULT_BUNDLES
+        path = root / f"{stamp}-{self.scenario.name}-{self.guest.arch.name}"
+        try:
+            path.mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            raise InfraError(f"cannot write the bundle {path}: {error.strerror}", hint="see --bundle-dir") from None
+        return path
+
+    @contextlib.contextmanager
+    def _described_failures(self) -> Iterator[None]:
+        """An OSError of the harness's own world (disk full, no memory) is a verdict too, never a traceback."""
+        try:
+            yield
+        except OSError as error:
+            raise InfraError(f"the host failed: {error}", hint="see notes.txt in the bundle") from error
+
+    def _run_guest(self, parts: Parts, recorder: Recorder) -> None:
+        recorder.start(
+            self.scenario.name,
+            self.scenario.text,
+            {"guest": self.guest.name, "started": self.started.isoformat(), "seed": self.options.seed},
+        )
+        self.reporter.phase("booting")
+        booting = time.monotonic()
+        with boot_guest(self.guest, parts, recorder.directory, self.options.timeout) as guest:
+            (recorder.directory / "argv.txt").write_text(shlex.join(guest.machine.argv) + "\n")
+            require_config(self.scenario.needs, guest.facts.config, f"the kernel {guest.facts.release}")
+            self.boot_seconds = time.monotonic() - booting
+            self.facts = describe_guest(guest, parts)
+            session = Session(guest, self.options, recorder)
+            self._do_steps(session)
+
+    def _do_steps(self, session: Session) -> None:
+        todo = list(flatten(self.scenario.steps))
+        self.reporter.step_started(0, len(todo), "boot")
+        self._note_step(session.check_boot())
+        for step in todo:
+            if self.steps[-1].verdict is not Verdict.PASS:
+                return
+            self.reporter.step_started(session.number + 1, len(todo), step.title)
+            self._note_step(session.act(step.title, _work(step), step.expect))
+
+    def _note_step(self, result: StepResult) -> None:
+        self.steps.append(result)
+        self.reporter.step_finished(result)
+
+    def _finish(self, verdict: Verdict, reason: str, hint: str | None) -> RunResult:
+        result = RunResult(
+            scenario=self.scenario.name,
+            guest=self.guest.name,
+            arch=self.guest.arch.name,
+            verdict=verdict,
+            reason=reason,
+            hint=hint,
+            seconds=time.monotonic() - self.clock,
+            boot_seconds=self.boot_seconds,
+            steps=tuple(self.steps),
+            facts=self.facts,
+            bundle=self.bundle,
+            started=self.started.isoformat(),
+            seed=self.options.seed,
+        )
+        return self._close_bundle(result)
+
+    def _close_bundle(self, result: RunResult) -> RunResult:
+        """Keep the bundle of a run that somebody will want to look at; drop the others."""
+        if self.bundle is None:
+            return result
+        if self.options.bundle_dir is None and result.verdict in (Verdict.PASS, Verdict.SKIPPED):
+            shutil.rmtree(self.bundle)
+            with contextlib.suppress(OSError):
+                DEFAULT_BUNDLES.rmdir()
+            return dataclasses.replace(result, bundle=None)
+        with contextlib.suppress(OSError):
+            write_json(self.bundle / "verdict.json", {"verdict": result.verdict.value, "reason": result.reason})
+        return result
+
+
+def _work(step: Step):  # type: ignore[no-untyped-def]
+    verb = VERBS[step.verb]
+
+    def work(session: Session, deadline: Deadline) -> Outcome:
+        return verb(session, step.args, deadline)
+
+    return work
+
+
+def _why(step: StepResult) -> str:
+    broken = [result.invariant for result in step.checks if result.status == "fail"]
+    return f"{', '.join(broken)} broken" if broken else step.note or step.verdict.value
+
+
+def describe_guest(guest: BootedGuest, parts: Parts) -> dict[str, object]:
+    """What a report says of the guest: JSON-able."""
+    return {
+        "kernel": guest.facts.release,
+        "kernel_origin": parts.kernel.origin,
+        "qemu": parts.qemu.version,
+        "qemu_origin": parts.qemu.origin,
+        "page_size": guest.facts.page_size,
+        "memory_block_size": guest.facts.memory_block_size,
+        "boot": guest.boot,
+        "cmdline": guest.facts.cmdline,
+        "argv": list(guest.machine.argv),
+    }
+
+
+__all__ = ["DEFAULT_BUNDLES", "MemhpError", "describe_guest", "flatten", "run_scenarios"]
