@@ -13,7 +13,19 @@ from harness.config.parts import Firmware, QemuBinary
 from harness.errors import UsageError
 from harness.units import MIB, format_size
 
-Boot = Literal["acpi", "dt"]
+__all__ = [
+    "BackendOptions",
+    "ColdDevice",
+    "DeviceKind",
+    "Firmware",
+    "MachineSpec",
+    "NodeSpec",
+    "backend_id",
+    "check_device_id",
+    "check_size",
+    "root_port_slot",
+]
+
 DeviceKind = Literal["dimm", "virtio-mem", "virtio-pmem"]
 
 #: options of a memory-backend-memfd beside id, size and share, in order: (("prealloc", "on"),)
@@ -64,6 +76,7 @@ class MachineSpec:
     """One machine. Building one checks that it can be; raises UsageError if not. All sizes are bytes.
 
     ``maxmem`` None means no room for memory devices (``slots`` must be 0 then). ``nodes`` empty means no NUMA.
+    ``boot`` is acpi (through firmware) or dt (device tree, straight into the kernel).
     ``cpu`` overrides the architecture's; ``machine_options`` come after the architecture's. ``root_ports`` is the
     number of hot-plug capable PCIe ports (rp0, rp1, …), of which cold-plugged virtio devices take the first ones.
     ``paused`` holds the vCPUs until QMP ``cont``; with ``reboot`` off, QEMU ends when the guest resets.
@@ -75,7 +88,7 @@ class MachineSpec:
     kernel: Path
     initrd: Path | None = None
     cmdline: str = ""
-    boot: Boot = "acpi"
+    boot: str = "acpi"
     firmware: Firmware | None = None
     memory: int = 1024 * MIB
     maxmem: int | None = None
