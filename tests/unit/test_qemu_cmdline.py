@@ -7,13 +7,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from qemu_peer import spec
 
 from harness.arch import RISCV64
 from harness.config.parts import Firmware, QemuBinary
 from harness.qemu.cmdline import Channels, command_line, escape
 from harness.qemu.spec import ColdDevice, NodeSpec
 from harness.units import GIB, MIB
-from tests.unit.qemu_peer import spec
 
 CHANNELS = Channels(qmp=5, console=6, console_log=Path("/w/console.log"), variables=Path("/w/vars.fd"))
 PLAIN = Channels(qmp=5, console=6, console_log=Path("/w/console.log"))

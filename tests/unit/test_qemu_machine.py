@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qemu_peer import spec
 
 from harness.config.parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import LaunchError, QemuError, UsageError
 from harness.qemu.machine import Machine, copy_sparse, find_inodes, parse_forward, parse_host_address, parse_ramblocks
 from harness.units import KIB
-from tests.unit.qemu_peer import spec
 
 USERNET = """Hub -1 (net0):\r
   Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qemu_peer import Peer, Refuse, machine
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QemuError, QmpRefused, UsageError
@@ -15,7 +16,6 @@ from harness.qemu import memdev
 from harness.qemu.machine import Machine
 from harness.state import MemoryDevice
 from harness.units import GIB, MIB, AddrRange
-from tests.unit.qemu_peer import Peer, Refuse, machine
 
 DIMM = {
     "type": "dimm",

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qemu_peer import Peer, Refuse, session
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QemuError, QmpRefused
 from harness.qemu.qmp import QmpSession
-from tests.unit.qemu_peer import Peer, Refuse, session
 
 
 def refuse(peer: Peer, arguments: dict[str, Any]) -> Any:

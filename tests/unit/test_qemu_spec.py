@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qemu_peer import spec
 
 from harness.errors import UsageError
 from harness.qemu.spec import ColdDevice, NodeSpec, check_device_id
 from harness.units import GIB, KIB, MIB
-from tests.unit.qemu_peer import spec
 
 
 @pytest.mark.parametrize(
