@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a user asks of a guest: a frozen GuestSpec, from defaults, a YAML file and command line options."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.config.yaml import Value, load, size_problem, suggest
+from harness.errors import ConfigError, UsageError
+from harness.units import GIB, MIB, TIB, align_up, format_size
+
+#: boot memory, nodes and maxmem are whole memory sections (SECTION_SIZE_BITS 27 on arm64 with 4K pages and on riscv64)
+SECTION = 128 * MIB
+#: maxmem beyond this leaves no room in a 48-bit linear map (half of the address space) for slots and PCI windows
+MAX_MAXMEM = 64 * TIB
+#: ACPI_MAX_RAM_SLOTS (QEMU include/hw/acpi/acpi_dev_interface.h)
+MAX_SLOTS = 256
+#: hot-plug ports that fit on QEMU's virt board beside its own devices
+MAX_PORTS = 24
+#: interrupt redistributors that QEMU's virt board has room for
+MAX_CPUS = 512
+BOOTS = ("acpi", "dt")
+
+#: how each architecture boots unless told otherwise; pc-dimm needs ACPI, which is mature on arm64 alone
+DEFAULT_BOOT: Mapping[str, str] = {"arm64": "acpi", "riscv64": "dt"}
+
+_OPTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*=[^,\s=]+")
+_CPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(,[A-Za-z0-9._-]+=[^,\s=]+)*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One NUMA node: ``memory`` is bytes of boot memory, 0 for a node that starts empty."""
+
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with one field of a GuestSpec."""
+
+    field: str
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSpec:
+    """One guest as the user wants it, nothing resolved yet. All sizes are bytes.
+
+    ``kernel`` is a path or a selector that ``harness.artifacts`` understands (None: the purpose-built kernel);
+    ``initrd`` and ``qemu`` None: the cached ones. ``maxmem`` counts boot memory and all memory devices; ``slots``
+    are for DIMMs, ``ports`` for virtio devices that are plugged at the same time. ``nodes`` empty: no NUMA.
+    ``cmdline`` is added to the kernel's command line, ``machine_options`` to ``-machine``. ``explicit`` names the
+    fields that the user set: a scenario's own wishes give way to them.
+    """
+
+    arch: str
+    name: str = ""
+    kernel: str | None = None
+    initrd: Path | None = None
+    qemu: Path | None = None
+    memory: int = GIB
+    maxmem: int = 16 * GIB
+    slots: int = 8
+    ports: int = 4
+    cpus: int = 2
+    nodes: tuple[NodeConfig, ...] = ()
+    boot: str = "acpi"
+    cmdline: str = ""
+    cpu: str | None = None
+    machine_options: tuple[str, ...] = ()
+    explicit: frozenset[str] = field(default=frozenset(), compare=False)
+
+    @classmethod
+    def default(cls, arch: str) -> GuestSpec:
+        """The guest for ``arch`` when nobody says more; raises UsageError for an unknown architecture."""
+        if arch not in DEFAULT_BOOT:
+            raise UsageError(f"unknown architecture {arch!r}", hint=suggest(arch, DEFAULT_BOOT))
+        return cls(arch=arch, name=arch, boot=DEFAULT_BOOT[arch])
+
+    def with_fields(self, values: Mapping[str, object], *, explicit: bool = True) -> GuestSpec:
+        """A copy with ``values`` set, and marked as the user's if ``explicit``; unchecked: see ``problems``."""
+        marked = self.explicit | set(values) if explicit else self.explicit
+        return dataclasses.replace(self, **values, explicit=marked)  # type: ignore[arg-type]
+
+    @property
+    def room(self) -> int:
+        """Bytes that memory devices may take together (hw/mem/memory-device.c, memory_device_check_addable)."""
+        return self.maxmem - self.memory
+
+
+def problems(spec: GuestSpec) -> Iterator[Problem]:
+    """Everything that is wrong with ``spec``, worst first; nothing if it can be built."""
+    yield from _size_problems(spec)
+    yield from _node_problems(spec)
+    for name, low, high in (("cpus", 1, MAX_CPUS), ("slots", 0, MAX_SLOTS), ("ports", 0, MAX_PORTS)):
+        value = getattr(spec, name)
+        if not low <= value <= high:
+            yield Problem(name, f"{value} {name} cannot be", f"from {low} to {high}")
+    if spec.boot not in BOOTS:
+        yield Problem("boot", f"boot {spec.boot!r} is unknown", suggest(spec.boot, BOOTS))
+    if not spec.cmdline.isprintable():
+        yield Problem("cmdline", "control characters in the kernel command line", "write it on one line")
+    if spec.cpu is not None and not _CPU.fullmatch(spec.cpu):
+        yield Problem("cpu", f"{spec.cpu!r} is no QEMU CPU model", "such as max or max,sve=off")
+    for option in spec.machine_options:
+        if not _OPTION.fullmatch(option):
+            yield Problem("machine_options", f"{option!r} is no machine option", "such as gic-version=3")
+    if spec.name and not _NAME.fullmatch(spec.name):
+        yield Problem("name", f"{spec.name!r} cannot be a name", "letters, digits, '-', '_' and '.'")
+
+
+def _size_problems(spec: GuestSpec) -> Iterator[Problem]:
+    wrong = size_problem(spec.memory, multiple=SECTION, minimum=SECTION)
+    if wrong is not None:
+        yield Problem("memory", f"boot memory of {wrong[0]}", wrong[1])
+    wrong = size_problem(spec.maxmem, multiple=SECTION)
+    if wrong is not None:
+        yield Problem("maxmem", f"maxmem of {wrong[0]}", wrong[1])
+    if spec.maxmem < spec.memory:
+        yield Problem(
+            "maxmem" if "maxmem" in spec.explicit else "memory",
+            f"maxmem {format_size(spec.maxmem)} is below the boot memory {format_size(spec.memory)}",
+            f"maxmem counts boot memory and all devices: {format_size(align_up(spec.memory, GIB) + 15 * GIB)}, say",
+        )
+    if spec.maxmem > MAX_MAXMEM:
+        yield Problem(
+            "maxmem",
+            f"maxmem {format_size(spec.maxmem)} does not fit the guest's address space",
+            f"at most {format_size(MAX_MAXMEM)}",
+        )
+    if (spec.maxmem > spec.memory) != (spec.slots > 0):
+        yield Problem(
+            "slots" if "slots" in spec.explicit else "maxmem",
+            f"{spec.slots} slots with maxmem {format_size(spec.maxmem)} and boot memory {format_size(spec.memory)}",
+            "room for memory devices takes both: maxmem above the boot memory and at least one slot",
+        )
+
+
+def _node_problems(spec: GuestSpec) -> Iterator[Problem]:
+    for number, node in enumerate(spec.nodes):
+        wrong = size_problem(node.memory, multiple=SECTION)
+        if wrong is not None:
+            yield Problem("nodes", f"memory of node {number}: {wrong[0]}", wrong[1])
+    total = sum(node.memory for node in spec.nodes)
+    if spec.nodes and total != spec.memory:
+        yield Problem(
+            "nodes",
+            f"the nodes hold {format_size(total)}, the guest has {format_size(spec.memory)}",
+            "the memory of all nodes adds up to the boot memory",
+        )
+
+
+def _read_nodes(value: Value) -> tuple[NodeConfig, ...]:
+    nodes = tuple(
+        NodeConfig(item.mapping("memory").take("memory", lambda size: size.size(multiple=SECTION)))
+        for item in value.items()
+    )
+    if not nodes:
+        value.fail("an empty list of nodes", hint="leave the key out for a guest without NUMA")
+    return nodes
+
+
+def _read_kernel(value: Value) -> str:
+    """A path relative to the file where there is one, else a selector for harness.artifacts."""
+    text = value.line_of_text()
+    path = (value.file.parent / Path(text).expanduser()).resolve()
+    if path.is_file():
+        return str(path)
+    if "/" in text:
+        value.fail(f"no such file: {path}", hint="relative paths start at the directory of the YAML file")
+    return text
+
+
+def _read_words(value: Value) -> tuple[str, ...]:
+    return tuple(item.line_of_text() for item in value.items())
+
+
+def _read_cmdline(value: Value) -> str:
+    text = value.text()
+    if not text.isprintable():
+        value.fail("control characters in the kernel command line", hint="write it on one line")
+    return text
+
+
+def _read_memory(value: Value) -> int:
+    return value.size(multiple=SECTION, minimum=SECTION)
+
+
+#: fields that a scenario may wish for; the rest is the user's alone
+SHAPE_FIELDS = {
+    "memory": _read_memory,
+    "maxmem": _read_memory,
+    "slots": lambda value: value.integer(minimum=0, maximum=MAX_SLOTS),
+    "ports": lambda value: value.integer(minimum=0, maximum=MAX_PORTS),
+    "cpus": lambda value: value.integer(minimum=1, maximum=MAX_CPUS),
+    "nodes": _read_nodes,
+    "boot": lambda value: value.choice(BOOTS),
+    "cmdline": _read_cmdline,
+}
+_FILE_FIELDS = {
+    "arch": lambda value: value.choice(tuple(DEFAULT_BOOT)),
+    "name": Value.line_of_text,
+    "kernel": _read_kernel,
+    "initrd": Value.path,
+    "qemu": Value.path,
+    **SHAPE_FIELDS,
+    "cpu": Value.line_of_text,
+    "machine_options": _read_words,
+}
+
+
+def read_shape(value: Value) -> dict[str, object]:
+    """The ``guest:`` section of a scenario: some of SHAPE_FIELDS."""
+    reader = value.mapping(*SHAPE_FIELDS)
+    return {name: SHAPE_FIELDS[name](found) for name, found in reader.values.items()}
+
+
+def check_values(spec: GuestSpec, value: Value) -> None:
+    """Raise ConfigError for the first problem of ``spec``, at the key of the mapping ``value`` that caused it."""
+    for problem in problems(spec):
+        found = value.mapping().get(problem.field) or value
+        found.fail(problem.message, hint=problem.hint)
+
+
+def load_guest(path: Path) -> GuestSpec:
+    """Read a guest file; raises ConfigError. Keys are GuestSpec's fields, of which only ``arch`` must be there."""
+    value = load(path)
+    reader = value.mapping(*_FILE_FIELDS)
+    spec = GuestSpec.default(reader.take("arch", _FILE_FIELDS["arch"]))
+    fields = {name: _FILE_FIELDS[name](found) for name, found in reader.values.items()}
+    spec = spec.with_fields({"name": path.stem, **fields})
+    check_values(spec, value)
+    return spec
+
+
+def override(spec: GuestSpec, values: Mapping[str, object], options: Mapping[str, str]) -> GuestSpec:
+    """``spec`` with ``values`` from the command line; ``options`` maps fields to option names for messages.
+
+    ``cmdline`` is appended, everything else replaces. Raises UsageError.
+    """
+    changes = dict(values)
+    if "cmdline" in changes:
+        changes["cmdline"] = " ".join(part for part in (spec.cmdline, str(changes["cmdline"])) if part)
+    changed = spec.with_fields(changes)
+    for problem in problems(changed):
+        where = f"{options[problem.field]}: " if problem.field in changes else ""
+        raise UsageError(f"{where}{problem.message}", hint=problem.hint)
+    return changed
+
+
+__all__ = ["ConfigError", "GuestSpec", "NodeConfig", "Problem", "load_guest", "override", "problems", "read_shape"]

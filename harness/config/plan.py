@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Follow a scenario's steps without a guest: does each of them make sense after those before it?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
+
+from harness.config.guest import SECTION, GuestSpec
+from harness.config.verbs import GRANULE
+from harness.config.yaml import size_problem, suggest
+from harness.units import align_up, format_size
+
+S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
+
+DIMM, VIRTIO_MEM, PMEM = "pc-dimm", "virtio-mem", "virtio-pmem"
+
+
+class Fail(Protocol[S_contra]):
+    """Raises the ConfigError about argument ``name`` (None: the whole step)."""
+
+    def __call__(self, step: S_contra, name: str | None, message: str, hint: str | None) -> NoReturn: ...
+
+
+@dataclass
+class _Device:
+    """``mode`` is of virtio-pmem alone; ``requested`` and ``block`` of virtio-mem alone; sizes are bytes."""
+
+    kind: str
+    size: int
+    block: int = GRANULE
+    requested: int = 0
+    slot: int | None = None
+    mode: str = "raw"
+
+
+class Plan(Generic[S]):
+    """The devices of a guest as a scenario adds and removes them.
+
+    ``follow`` reports through ``fail`` what cannot be meant: an id that is used twice or before its device is
+    plugged, a size that is not aligned, a device for which there is no room. A step that is expected to be refused may
+    ask for the impossible.
+    """
+
+    def __init__(self, spec: GuestSpec, fail: Fail[S]) -> None:
+        self._spec = spec
+        self._fail = fail
+        self._devices: dict[str, _Device] = {}
+
+    def follow(self, step: S, verb: str, args: Mapping[str, Any], expect: str) -> None:
+        """Take note of one step."""
+        match verb:
+            case "plug-dimm" | "plug-virtio-mem" | "plug-pmem":
+                self._plug(step, verb, args, expect)
+            case "unplug":
+                self._unplug(step, args, expect)
+            case "resize" | "settle":
+                self._resize(step, verb, args, expect)
+            case "namespace" | "kmem" | "devdax":
+                self._pmem(step, verb, args, expect)
+            case "online" | "offline" | "touch":
+                self._blocks(step, verb, args)
+
+    def _known(self, step: S, name: str, id: str, kind: str | None = None) -> _Device:
+        device = self._devices.get(id)
+        if device is None:
+            self._fail(step, name, f"no device {id!r} is plugged here", suggest(id, self._devices))
+        if kind is not None and device.kind != kind:
+            self._fail(step, name, f"{id!r} is a {device.kind}, this takes a {kind}", None)
+        return device
+
+    def _aligned(self, step: S, name: str, size: int, multiple: int) -> None:
+        wrong = size_problem(size, multiple=multiple)
+        if wrong is not None:
+            self._fail(step, name, *wrong)
+
+    def _plug(self, step: S, verb: str, args: Mapping[str, Any], expect: str) -> None:
+        id = args["id"]
+        if id in self._devices:
+            self._fail(step, "id", f"device id {id!r} is used twice", "unplug the first one, or choose another id")
+        name = "max" if verb == "plug-virtio-mem" else "size"
+        if verb == "plug-dimm":
+            device = _Device(DIMM, args["size"], slot=args["slot"])
+            self._aligned(step, name, args["size"], SECTION if expect == "done" else GRANULE)
+            if args["address"] is not None:
+                self._aligned(step, "address", args["address"], SECTION if expect == "done" else GRANULE)
+        elif verb == "plug-virtio-mem":
+            device = _Device(VIRTIO_MEM, args["max"], args["block"], args["requested"])
+            self._aligned(step, name, args["max"], args["block"])
+            self._check_requested(step, "requested", device, args["requested"], expect)
+        else:
+            device = _Device(PMEM, args["size"])
+            self._aligned(step, name, args["size"], GRANULE)
+        if expect != "qemu-refused":
+            self._check_node(step, args.get("node") or 0)
+            self._check_room(step, name, device)
+            self._devices[id] = device
+
+    def _check_requested(self, step: S, name: str, device: _Device, requested: int, expect: str) -> None:
+        if expect == "qemu-refused":
+            return
+        self._aligned(step, name, requested, device.block)
+        if requested > device.size:
+            message = f"{format_size(requested)} is above the device's maximum of {format_size(device.size)}"
+            self._fail(step, name, message, "expect: qemu-refused, if that is the point")
+
+    def _check_node(self, step: S, node: int) -> None:
+        nodes = max(1, len(self._spec.nodes))
+        if node >= nodes:
+            count = "one node" if nodes == 1 else f"{nodes} nodes"
+            self._fail(step, "node", f"there is no node {node}: the guest has {count}", "add it to the guest's nodes")
+
+    def _check_room(self, step: S, name: str, device: _Device) -> None:
+        spec = self._spec
+        taken = sum(other.size for other in self._devices.values())
+        if taken + device.size > spec.room:
+            needed = align_up(spec.memory + taken + device.size, SECTION)
+            self._fail(
+                step,
+                name,
+                f"{format_size(device.size)} does not fit: {format_size(spec.room - taken)} of the "
+                f"{format_size(spec.room)} for memory devices are left",
+                f"set the guest's maxmem to {format_size(needed)} or more",
+            )
+        if device.kind == DIMM:
+            self._check_slot(step, device)
+            return
+        ports = sum(other.kind != DIMM for other in self._devices.values())
+        if ports >= spec.ports:
+            message = f"all {spec.ports} hot-plug ports for virtio devices are taken"
+            self._fail(step, None, message, f"set the guest's ports to {ports + 1} or more")
+
+    def _check_slot(self, step: S, device: _Device) -> None:
+        slots = self._spec.slots
+        dimms = [other for other in self._devices.values() if other.kind == DIMM]
+        if len(dimms) >= slots:
+            self._fail(step, None, f"all {slots} memory slots are taken", f"set the guest's slots to {slots + 1}")
+        if device.slot is None:
+            return
+        if device.slot >= slots:
+            self._fail(step, "slot", f"there is no slot {device.slot}: the guest has {slots}", "counted from 0")
+        if any(other.slot == device.slot for other in dimms):
+            self._fail(step, "slot", f"slot {device.slot} is taken", "choose another, or leave it to QEMU")
+
+    def _unplug(self, step: S, args: Mapping[str, Any], expect: str) -> None:
+        device = self._known(step, "id", args["id"])
+        if expect != "done":
+            return
+        if device.kind == VIRTIO_MEM and device.requested:
+            message = f"QEMU keeps {args['id']!r} as long as {format_size(device.requested)} of it are requested"
+            self._fail(step, "id", message, "resize it to 0 first, or expect: qemu-refused")
+        del self._devices[args["id"]]
+
+    def _resize(self, step: S, verb: str, args: Mapping[str, Any], expect: str) -> None:
+        device = self._known(step, "id", args["id"], VIRTIO_MEM)
+        if verb == "resize":
+            self._check_requested(step, "to", device, args["to"], expect)
+            if expect != "qemu-refused":
+                device.requested = args["to"]
+
+    def _pmem(self, step: S, verb: str, args: Mapping[str, Any], expect: str) -> None:
+        device = self._known(step, "id", args["id"], PMEM)
+        wanted = {"namespace": ("raw", "devdax"), "kmem": ("devdax",), "devdax": ("kmem",)}[verb]
+        if expect != "done":
+            return
+        if device.mode not in wanted:
+            hints = {"namespace": "devdax", "kmem": "namespace with mode: devdax", "devdax": "kmem"}
+            message = f"{args['id']!r} is in {device.mode} mode here, {verb} takes it from {' or '.join(wanted)}"
+            self._fail(step, "id", message, f"the step before it would be {hints[verb]}")
+        device.mode = {"namespace": args.get("mode", ""), "kmem": "kmem", "devdax": "devdax"}[verb]
+
+    def _blocks(self, step: S, verb: str, args: Mapping[str, Any]) -> None:
+        if verb != "touch":
+            self._check_choice(step, args)
+        if args["device"] is None:
+            return
+        device = self._known(step, "device", args["device"])
+        if device.kind == PMEM and device.mode != "kmem":
+            message = f"{args['device']!r} is in {device.mode} mode here: it has no memory blocks"
+            self._fail(step, "device", message, "make it system RAM with kmem first")
+        if verb == "touch" and args["size"] > self._spec.memory + sum(other.size for other in self._devices.values()):
+            self._fail(step, "size", f"{format_size(args['size'])} is more than the guest has", None)
+
+    def _check_choice(self, step: S, args: Mapping[str, Any]) -> None:
+        if (args["device"] is None) == (args["blocks"] is None):
+            self._fail(step, None, "takes either a device or blocks", "device: dimm0, or blocks: [32, 33]")
+        for name in ("first", "last"):
+            if args[name] is not None and args["device"] is None:
+                self._fail(step, name, "counts the blocks of a device, and no device is named", None)
+        if args["first"] is not None and args["last"] is not None:
+            self._fail(step, "last", "takes either first or last", None)

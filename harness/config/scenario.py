@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Scenario files: what is done to a guest, step by step, checked before anything starts.
+
+::
+
+    name: dimm-cycle
+    family: dimm-cycle
+    summary: pc-dimm hot-added, onlined, offlined and removed
+    needs: [acpi-dimm]                    # optional: the abilities that the verbs need are added by themselves
+    guest: {memory: 1G, slots: 4}         # optional: what the scenario wants of the guest; the user's options win
+    steps:
+      - plug-dimm: {id: dimm0, size: 1G}
+      - repeat: {times: 3, steps: [...]}
+      - unplug: {id: dimm0}
+        expect: refused                   # done (the default), refused (by the guest), qemu-refused
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from harness.config.guest import DEFAULT_BOOT, GuestSpec, problems, read_shape
+from harness.config.plan import Plan
+from harness.config.verbs import ABILITY_NAMES, EXPECTATIONS, VERBS, title_of
+from harness.config.yaml import Value, parse, read_text, show, suggest
+from harness.errors import ConfigError, UsageError
+
+#: steps of a scenario with every ``repeat`` unrolled
+MAX_STEPS = 100_000
+#: an environment variable that names another ``configs`` directory
+CONFIGS_VARIABLE = "MEMHP_CONFIGS"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: ``args`` has every argument of its verb, sizes in bytes, absent ones at their default.
+
+    ``repeat`` is a verb with ``times`` and ``steps``. ``key`` and ``lines`` say where it stands in its file.
+    """
+
+    verb: str
+    args: Mapping[str, Any]
+    line: int
+    expect: str = "done"
+    key: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def title(self) -> str:
+        """``plug-dimm dimm0 1G``."""
+        if self.verb == "repeat":
+            return f"repeat {self.args['times']} times"
+        return title_of(self.verb, self.args, self.expect)
+
+    def unrolled(self) -> int:
+        """How many steps this is once every ``repeat`` is unrolled."""
+        if self.verb != "repeat":
+            return 1
+        inner: Sequence[Step] = self.args["steps"]
+        return int(self.args["times"]) * sum(step.unrolled() for step in inner)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One scenario file. ``guest`` holds fields of GuestSpec that it wishes for; ``text`` is the file as written."""
+
+    name: str
+    family: str
+    summary: str
+    guest: Mapping[str, object]
+    needs: tuple[str, ...]
+    steps: tuple[Step, ...]
+    source: Path
+    text: str = field(default="", compare=False, repr=False)
+    guest_lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+
+    def apply_to(self, guest: GuestSpec) -> GuestSpec:
+        """The guest that this scenario runs on: ``guest`` with the scenario's wishes where the user said nothing.
+
+        Raises UsageError if the two cannot be had together, ConfigError (file, line, key) for a step that cannot be
+        done on that guest, such as a device for which there is no room.
+        """
+        wishes = {name: value for name, value in self.guest.items() if name not in guest.explicit}
+        if self.guest.get("cmdline"):
+            wishes["cmdline"] = " ".join(part for part in (str(self.guest["cmdline"]), guest.cmdline) if part)
+        spec = guest.with_fields(wishes, explicit=False)
+        for problem in problems(spec):
+            if problem.field in self.guest_lines:
+                line, key = self.guest_lines[problem.field], f"guest.{problem.field}"
+                raise ConfigError(problem.message, file=self.source, line=line, key=key, hint=problem.hint)
+            raise UsageError(f"{self.name}: {problem.message}", hint=problem.hint)
+        _walk(self.steps, Plan(spec, self._fail))
+        return spec
+
+    def _fail(self, step: Step, name: str | None, message: str, hint: str | None) -> NoReturn:
+        line = step.line if name is None else step.lines.get(name, step.line)
+        key = step.key if name is None else f"{step.key}.{name}"
+        raise ConfigError(message, file=self.source, line=line, key=key, hint=hint)
+
+
+def _walk(steps: Sequence[Step], plan: Plan[Step]) -> None:
+    for step in steps:
+        if step.verb == "repeat":
+            # The second round shows what the first one leaves behind; later rounds show nothing new.
+            for _ in range(min(2, step.args["times"])):
+                _walk(step.args["steps"], plan)
+        else:
+            plan.follow(step, step.verb, step.args, step.expect)
+
+
+def configs_dir() -> Path:
+    """The ``configs`` directory: $MEMHP_CONFIGS, or the checkout's; raises UsageError if it is not there."""
+    chosen = os.environ.get(CONFIGS_VARIABLE)
+    path = Path(chosen) if chosen else Path(__file__).resolve().parents[2] / "configs"
+    if not path.is_dir():
+        hint = f"{CONFIGS_VARIABLE} names it" if chosen else f"run memhp from its checkout, or set {CONFIGS_VARIABLE}"
+        raise UsageError(f"no directory {path}", hint=hint)
+    return path
+
+
+def known_scenarios() -> dict[str, Path]:
+    """Every scenario that can be run by its bare name, sorted."""
+    return {path.stem: path for path in sorted((configs_dir() / "scenarios").glob("*.yaml"))}
+
+
+def load_scenario(what: Path | str) -> Scenario:
+    """Load a scenario by its name, or from a file: anything with a slash or a .yaml or .yml suffix.
+
+    Raises UsageError for an unknown name, ConfigError (file, line, key) for a wrong file.
+    """
+    text = str(what)
+    if isinstance(what, Path) or "/" in text or text.endswith((".yaml", ".yml")):
+        return read_scenario(Path(what))
+    known = known_scenarios()
+    if text not in known:
+        raise UsageError(f"unknown scenario {show(text)}", hint=f"{suggest(text, known)} (memhp list scenarios)")
+    scenario = read_scenario(known[text])
+    if scenario.name != text:
+        raise ConfigError(
+            f"the scenario is called {scenario.name!r}, its file {text!r}",
+            file=known[text],
+            key="name",
+            hint="files below configs/scenarios are named after their scenario",
+        )
+    return scenario
+
+
+def read_scenario(path: Path) -> Scenario:
+    """Read one scenario file and check it against its own guest; raises ConfigError."""
+    text = read_text(path)
+    value = parse(text, path)
+    reader = value.mapping("name", "family", "summary", "needs", "guest", "steps")
+    name = reader.take("name", _read_name)
+    guest = reader.get("guest")
+    steps = reader.take("steps", _read_steps)
+    total = sum(step.unrolled() for step in steps)
+    if total > MAX_STEPS:
+        value.fail(f"{total} steps once every repeat is unrolled", hint=f"at most {MAX_STEPS}")
+    scenario = Scenario(
+        name=name,
+        family=reader.take("family", _read_name, name),
+        summary=reader.take("summary", Value.line_of_text, ""),
+        guest={} if guest is None else read_shape(guest),
+        needs=tuple(sorted({*reader.take("needs", _read_needs, ()), *_inferred(steps)})),
+        steps=steps,
+        source=path,
+        text=text,
+        guest_lines={} if guest is None else {key: found.line for key, found in guest.mapping().values.items()},
+    )
+    scenario.apply_to(GuestSpec.default(next(iter(DEFAULT_BOOT))))
+    return scenario
+
+
+def _read_name(value: Value) -> str:
+    text = value.line_of_text()
+    if not all(char.isalnum() or char in "-_." for char in text) or not text[0].isalnum():
+        value.fail(f"{text!r} cannot be a name", hint="letters, digits, '-', '_' and '.'")
+    return text
+
+
+def _read_needs(value: Value) -> tuple[str, ...]:
+    return tuple(item.choice(ABILITY_NAMES) for item in value.items())
+
+
+def _inferred(steps: Sequence[Step]) -> Iterator[str]:
+    for step in steps:
+        if step.verb == "repeat":
+            yield from _inferred(step.args["steps"])
+        elif step.expect == "done":
+            yield from VERBS[step.verb].needs
+
+
+def _read_steps(value: Value) -> tuple[Step, ...]:
+    steps = tuple(_read_step(item) for item in value.items())
+    if not steps:
+        value.fail("no steps", hint="a scenario does at least one thing; `- check: {}` only looks")
+    return steps
+
+
+def _read_step(value: Value) -> Step:
+    reader = value.mapping(*VERBS, "repeat", "expect")
+    verbs = [key for key in reader.values if key != "expect"]
+    if len(verbs) != 1:
+        found = " and ".join(verbs) or "none"
+        value.fail(f"a step has exactly one verb, this one has {found}", hint="one list item for each step")
+    verb = verbs[0]
+    expect = reader.take("expect", lambda found: found.choice(EXPECTATIONS), "done")
+    body = reader.values[verb]
+    if verb == "repeat":
+        if expect != "done":
+            reader.values["expect"].fail("a repeat has no expectation of its own", hint="put it on the steps inside")
+        return _read_repeat(body)
+    fields = VERBS[verb].fields
+    given = body.mapping(*fields) if fields else _no_arguments(body)
+    args = {
+        name: given.take(name, known.read) if known.required else given.take(name, known.read, known.default)
+        for name, known in fields.items()
+    }
+    lines = {name: found.line for name, found in given.values.items()}
+    return Step(verb, args, body.line, expect, body.key, lines)
+
+
+def _no_arguments(body: Value) -> Any:
+    reader = body.mapping()
+    for name, found in reader.values.items():
+        found.fail(f"unknown key {show(name)}", hint="this verb takes no arguments: write {}")
+    return reader
+
+
+def _read_repeat(body: Value) -> Step:
+    reader = body.mapping("times", "steps")
+    times = reader.take("times", lambda value: value.integer(minimum=1, maximum=MAX_STEPS))
+    return Step("repeat", {"times": times, "steps": reader.take("steps", _read_steps)}, body.line, "done", body.key)
+
+
+__all__ = [
+    "VERBS",
+    "Scenario",
+    "Step",
+    "configs_dir",
+    "known_scenarios",
+    "load_scenario",
+    "read_scenario",
+]

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verbs that scenarios are written in, with the arguments of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from harness.config.yaml import Value
+from harness.units import MIB, format_size
+
+#: how a step can be meant to end: done, refused by the guest, refused by QEMU
+EXPECTATIONS = ("done", "refused", "qemu-refused")
+#: what a scenario may need; ``harness.scenarios.abilities`` says what each takes
+ABILITY_NAMES = ("acpi-dimm", "virtio-mem", "virtio-pmem", "dax-kmem")
+ONLINE_TYPES = ("kernel", "movable", "default")
+#: auto_online_blocks (drivers/base/memory.c, online_type_to_str)
+POLICIES = ("offline", "online", "online_kernel", "online_movable")
+
+#: sizes of devices are multiples of this, the sub-section size (include/linux/mmzone.h)
+GRANULE = 2 * MIB
+
+_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,39}")
+#: names that the machine itself uses
+_RESERVED = re.compile(r"(ram|rp)[0-9]+|mem-.*|net0|nic0|rng0|random0|qmp|console|virtio-.*")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One argument: ``read`` checks it, ``default`` stands in where it may be left out.
+
+    ``spell`` turns a value into words for a step's title; a ``bare`` argument stands there without its name.
+    """
+
+    read: Callable[[Value], object]
+    required: bool = False
+    default: object = None
+    spell: Callable[[object], str] = str
+    bare: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One thing a scenario can do. ``needs`` are the abilities without which it cannot be done."""
+
+    summary: str
+    fields: Mapping[str, Field]
+    needs: tuple[str, ...] = ()
+
+
+def read_id(value: Value) -> str:
+    """The id of a memory device."""
+    text = value.line_of_text()
+    if not _ID.fullmatch(text):
+        value.fail(f"{text!r} cannot be a device id", hint="a letter, then letters, digits, '-', '.' or '_': dimm0")
+    if _RESERVED.fullmatch(text):
+        value.fail(f"device id {text!r} is taken by the machine itself", hint="choose another, such as dimm0")
+    return text
+
+
+def _spell_size(value: object) -> str:
+    return format_size(value) if isinstance(value, int) else str(value)
+
+
+def _spell_blocks(value: object) -> str:
+    return ",".join(str(index) for index in value) if isinstance(value, tuple) else str(value)
+
+
+def _read_blocks(value: Value) -> tuple[int, ...]:
+    blocks = tuple(item.integer(minimum=0, maximum=1 << 32) for item in value.items())
+    if not blocks:
+        value.fail("an empty list of memory blocks", hint="name at least one")
+    if len(set(blocks)) != len(blocks):
+        value.fail("a memory block stands twice")
+    return blocks
+
+
+def _read_block_size(value: Value) -> int:
+    size = value.size(minimum=MIB)
+    if size & (size - 1):
+        value.fail(f"{format_size(size)} is not a power of two", hint="such as 2M")
+    return size
+
+
+def _size(*, required: bool = True, default: int | None = None, minimum: int = GRANULE, bare: bool = True) -> Field:
+    return Field(lambda value: value.size(minimum=minimum), required, default, _spell_size, bare)
+
+
+def _choice(*known: str, required: bool = False, default: str | None = None) -> Field:
+    return Field(lambda value: value.choice(known), required, default, bare=True)
+
+
+def _count(minimum: int = 0, maximum: int = 1 << 20, *, required: bool = False, default: int | None = None) -> Field:
+    return Field(lambda value: value.integer(minimum=minimum, maximum=maximum), required, default)
+
+
+_NEW_ID = Field(read_id, required=True, bare=True)
+_BLOCKS: Mapping[str, Field] = {
+    "device": Field(read_id, bare=True),
+    "blocks": Field(_read_blocks, spell=_spell_blocks),
+    "first": _count(1),
+    "last": _count(1),
+}
+
+VERBS: Mapping[str, Verb] = {
+    "plug-dimm": Verb(
+        "hot-add a pc-dimm",
+        {
+            "id": _NEW_ID,
+            "size": _size(),
+            "node": _count(default=0),
+            "slot": _count(maximum=255),
+            "address": Field(lambda value: value.size(), spell=lambda at: f"{at:#x}"),
+        },
+        needs=("acpi-dimm",),
+    ),
+    "plug-virtio-mem": Verb(
+        "hot-plug a virtio-mem device with a region of max bytes, of which requested are asked for",
+        {
+            "id": _NEW_ID,
+            "max": _size(),
+            "requested": _size(required=False, default=0, minimum=0, bare=False),
+            "block": Field(_read_block_size, default=2 * MIB, spell=_spell_size),
+            "node": _count(default=0),
+        },
+        needs=("virtio-mem",),
+    ),
+    "plug-pmem": Verb("hot-plug a virtio-pmem device", {"id": _NEW_ID, "size": _size()}, needs=("virtio-pmem",)),
+    "unplug": Verb("hot-remove a device", {"id": _NEW_ID}),
+    "resize": Verb(
+        "ask a virtio-mem device for another size; wait: false goes on at once",
+        {
+            "id": _NEW_ID,
+            "to": _size(minimum=0),
+            "wait": Field(Value.boolean, default=True, spell=lambda wait: "yes" if wait else "no"),
+        },
+    ),
+    "settle": Verb("wait for a resize that nobody waited for", {"id": _NEW_ID}),
+    "online": Verb(
+        "bring memory blocks online: all of a device, its first or last ones, or by number",
+        {**_BLOCKS, "type": _choice(*ONLINE_TYPES, default="movable")},
+    ),
+    "offline": Verb("take memory blocks offline: all of a device, its first or last ones, or by number", _BLOCKS),
+    "auto-online": Verb("set what becomes of memory that is added", {"policy": _choice(*POLICIES, required=True)}),
+    "touch": Verb(
+        "allocate memory in the guest, write it, read it back; some of it must lie in the device",
+        {"device": Field(read_id, bare=True), "size": _size()},
+    ),
+    "namespace": Verb(
+        "put the namespace of a virtio-pmem device into a mode; map says where its memmap lives",
+        {
+            "id": _NEW_ID,
+            "mode": _choice("raw", "devdax", required=True),
+            "map": Field(lambda value: value.choice(("mem", "dev")), default="mem"),
+            "align": Field(_read_block_size, default=2 * MIB, spell=_spell_size),
+        },
+    ),
+    "kmem": Verb("hand a devdax device to the kmem driver, online as the policy says", {"id": _NEW_ID}, ("dax-kmem",)),
+    "devdax": Verb("take a device back from the kmem driver", {"id": _NEW_ID}, ("dax-kmem",)),
+    "check": Verb("do nothing; everything is checked after every step anyway", {}),
+}
+
+
+def title_of(verb: str, args: Mapping[str, object], expect: str) -> str:
+    """A step in one line for people: ``plug-dimm dimm0 1G``; named arguments at their defaults are left out."""
+    words = [verb]
+    for name, field in VERBS[verb].fields.items():
+        value = args.get(name)
+        if value is None or (value == field.default and not field.bare):
+            continue
+        words.append(field.spell(value) if field.bare else f"{name}={field.spell(value)}")
+    return " ".join(words) + ("" if expect == "done" else f" ({expect})")
