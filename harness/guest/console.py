@@ -25,11 +25,11 @@ MAX_ALARMS = 1_000
 MAX_LINE = 4_096
 MAX_LOG = 256 << 20
 
+#: what guest-scripts/init prints when SSH is listening
 READY = r"\bmemhp: ready$"
-FAILED = r"\bmemhp: failed: (.*)"
 
 _PANIC = re.compile(r"\bKernel panic - not syncing")
-_FAILED = re.compile(FAILED)
+_FAILED = re.compile(r"\bmemhp: failed: (.*)")
 # ECMA-48: CSI … final byte, OSC … BEL or ST, and the two-byte escapes; then whatever else does not print.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_=>]|\x1b[()][0-9A-B]")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
@@ -52,9 +52,7 @@ class Console:
     (``harness.parsers.dmesg.alarming``). The raw bytes go to ``log_path``, unless None (QEMU can keep the log too).
     """
 
-    def __init__(
-        self, sock: socket.socket, log_path: Path | None = None, *, alarming: Callable[[str], str | None]
-    ) -> None:
+    def __init__(self, sock: socket.socket, log_path: Path | None, alarming: Callable[[str], str | None]) -> None:
         self._sock = sock
         self._alarming = alarming
         self._lines: deque[ConsoleLine] = deque(maxlen=MAX_LINES)
@@ -62,6 +60,8 @@ class Console:
         self._count = 0
         self._partial = bytearray()
         self._panic: ConsoleLine | None = None
+        self._failure: str | None = None
+        self._told = 0
         self._end: str | None = None
         self._changed = threading.Condition()
         self._trouble = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -101,6 +101,12 @@ class Console:
         with self._changed:
             return tuple(line for line in self._alarms if line.number > mark)
 
+    def new_alarms(self) -> tuple[ConsoleLine, ...]:
+        """The alarming lines since the last call."""
+        with self._changed:
+            told, self._told = self._told, self._count
+            return tuple(line for line in self._alarms if line.number > told)
+
     def lines(self, since: int = 0) -> tuple[ConsoleLine, ...]:
         """The lines after number ``since`` that are still kept (the last twenty thousand)."""
         with self._changed:
@@ -112,14 +118,19 @@ class Console:
             return "\n".join(line.text for line in list(self._lines)[-count:])
 
     def trouble_fd(self) -> int:
-        """A descriptor to poll: readable once the guest has panicked or the console has ended."""
+        """A descriptor to poll: readable once ``trouble`` has something to tell."""
         return self._trouble
 
     def trouble(self) -> GuestError | None:
-        """What ``trouble_fd`` announces, as an error to raise; None while all is well."""
+        """Why no more is to be expected of the guest, as an error to raise; None while all is well.
+
+        It panicked, its /init gave up, or the console ended.
+        """
         with self._changed:
             if self._panic is not None:
                 return GuestError(f"the guest panicked: {self._panic.text}")
+            if self._failure is not None:
+                return GuestError(f"the guest's /init gave up: {self._failure}")
             if self._end is not None:
                 return GuestError(f"the guest's console ended: {self._end}", hint="did QEMU die? see its log")
             return None
@@ -127,7 +138,8 @@ class Console:
     def wait_line(self, pattern: str, deadline: Deadline, *, since: int = 0) -> ConsoleLine:
         """Return the first line after number ``since`` in which the regular expression ``pattern`` is found.
 
-        Raises GuestError at once when the guest panics or the console ends before that, DeadlineExpired.
+        Raises GuestError at once when the guest panics, its /init gives up or the console ends before that, and
+        DeadlineExpired.
         """
         wanted = re.compile(pattern)
         checked = since
@@ -141,23 +153,15 @@ class Console:
             trouble = self.trouble()
             return None if trouble is None else (None, trouble)
 
-        line, trouble = deadline.wait(
-            self._changed, probe, f"{pattern!r} on the guest's console", self._last
-        )
+        line, trouble = deadline.wait(self._changed, probe, f"{pattern!r} on the guest's console", self._last)
         if trouble is not None:
             raise trouble
         assert line is not None
         return line
 
     def wait_ready(self, deadline: Deadline) -> None:
-        """Return when the guest's /init says that SSH is listening.
-
-        Raises GuestError when it says that it failed, or as ``wait_line`` does.
-        """
-        line = self.wait_line(f"{READY}|{FAILED}", deadline)
-        failed = _FAILED.search(line.text)
-        if failed is not None:
-            raise GuestError(f"the guest's /init failed: {failed[1].strip()}")
+        """Return when the guest's /init says that SSH is listening. Raises as ``wait_line`` does."""
+        self.wait_line(READY, deadline)
 
     def close(self) -> None:
         """Stop reading. What was read stays available; the socket stays open."""
@@ -224,6 +228,10 @@ class Console:
         self._lines.append(line)
         if line.alarm is not None:
             self._alarms.append(line)
+        failed = _FAILED.search(text)
         if self._panic is None and _PANIC.search(text):
             self._panic = line
+            os.eventfd_write(self._trouble, 1)
+        elif self._failure is None and failed is not None:
+            self._failure = failed[1].strip()
             os.eventfd_write(self._trouble, 1)

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One look at a guest: everything the guest tells in one round trip, what QEMU tells, and the console's alarms."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from harness.arch import ArchSpec, arch_named
+from harness.collect.frames import Frame, new_boundary, parse_frames
+from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES
+from harness.deadline import Deadline
+from harness.errors import GuestError, ParseError
+from harness.guest.console import Console
+from harness.guest.overlay import SCRIPTS
+from harness.guest.shell import Shell
+from harness.parsers.blocks import parse_blocks
+from harness.parsers.dax import parse_dax
+from harness.parsers.dmesg import alarming, parse_dmesg
+from harness.parsers.iomem import parse_iomem
+from harness.parsers.kconfig import parse_config
+from harness.parsers.meminfo import parse_meminfo
+from harness.parsers.procstat import parse_user_page_tables
+from harness.parsers.ptdump import parse_ptdump
+from harness.parsers.slabinfo import parse_slabinfo
+from harness.parsers.vmcoreinfo import note_from_kcore, parse_vmcoreinfo
+from harness.parsers.vmstat import parse_vmstat
+from harness.parsers.zoneinfo import parse_zoneinfo
+from harness.qemu.machine import Machine
+from harness.qemu.memdev import memory_devices
+from harness.state import DmesgLine, GuestState, KernelFacts, MemoryDevice, NotObserved
+from harness.units import AddrRange
+
+T = TypeVar("T")
+
+#: an honest configuration is 0.3 MB; more is not one
+_MAX_CONFIG = 16 << 20
+_AT_PAGESZ = 6
+
+
+def collect_facts(shell: Shell, arch: ArchSpec, deadline: Deadline) -> KernelFacts:
+    """Read, in one round trip, what does not change while a kernel runs.
+
+    Raises GuestError if the guest cannot be driven or tells no page size, ParseError, DeadlineExpired.
+    """
+    frames = _run(shell, FACT_SOURCES, deadline)
+    text = {name: frame.data.decode(errors="replace") for name, frame in frames.items() if frame.status == "ok"}
+    try:
+        note = parse_vmcoreinfo(note_from_kcore(frames["kcore"].data)) if "kcore" in text else None
+    except ParseError as error:
+        note = None
+        why = str(error.message)
+    else:
+        why = _reason(frames["kcore"])
+    config = frames["config"]
+    return KernelFacts(
+        arch=arch.name,
+        release=text.get("release", "").strip(),
+        cmdline=text.get("cmdline", "").strip(),
+        page_size=_page_size(frames["auxv"].data),
+        memory_block_size=int(text["block_size"], 16) if "block_size" in text else 0,
+        config=parse_config(_unpack_config(config.data)) if config.status == "ok" else None,
+        vmcoreinfo=NotObserved(why) if note is None else note,
+        parameters=parse_parameters(text.get("parameters", "")),
+    )
+
+
+def collect_state(
+    shell: Shell,
+    machine: Machine | None,
+    console: Console | None,
+    *,
+    facts: KernelFacts,
+    deadline: Deadline,
+    sources: Iterable[str] = STATE_SOURCES,
+) -> GuestState:
+    """Take a snapshot. ``sources`` (of STATE_SOURCES) are what the guest is asked for.
+
+    Without ``machine`` or ``console`` what they tell is not observed. The kernel log's lines and the console's alarms
+    are those since the last snapshot of this guest. Raises GuestError, QemuError, ParseError, DeadlineExpired.
+    """
+    wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
+    with ThreadPoolExecutor(1, thread_name_prefix="memhp-qmp") as pool:
+        told = pool.submit(_ask_qemu, machine, deadline)
+        frames = _run(shell, wanted, deadline)
+        raw = told.result()
+    absent = {name: "QEMU was not asked" for name in ("devices", "backends") if name not in raw}
+    if console is None:
+        absent["console"] = "nobody read the console"
+    else:
+        raw["console"] = _to_json([line.text for line in console.new_alarms()])
+    for name in STATE_SOURCES:
+        if name not in wanted:
+            absent.update(dict.fromkeys(("status", "vmstat") if name == "counters" else (name,), "not asked for"))
+    for name, frame in frames.items():
+        if frame.status in ("ok", "lost"):
+            raw[name] = frame.data
+        if frame.status != "ok":
+            absent[name] = _reason(frame)
+    raw[ABSENT] = "".join(f"{name} {reason}\n" for name, reason in sorted(absent.items())).encode()
+    return parse_state(raw, facts)
+
+
+def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
+    """Parse the raw sources of a snapshot, one just taken or one that was saved.
+
+    A source that is neither in ``raw`` nor explained by its "absent" list is not observed either. Raises ParseError,
+    and GuestError for a snapshot without boot id or uptime.
+    """
+    absent = _parse_absent(raw.get(ABSENT, b""))
+
+    def parsed(name: str, parser: Callable[[str], T]) -> T | NotObserved:
+        if name in absent or name not in raw:
+            return NotObserved(absent.get(name, "not in this snapshot"))
+        return parser(raw[name].decode(errors="replace"))
+
+    arch = arch_named(facts.arch)
+    boot_id, uptime = parsed("boot_id", str.strip), parsed("uptime", _parse_uptime)
+    if isinstance(boot_id, NotObserved) or isinstance(uptime, NotObserved):
+        raise GuestError("the snapshot has no boot id or no uptime")
+    no_dax_bus = absent.get("dax") == _missing("dax")
+    return GuestState(
+        raw=raw,
+        boot_id=boot_id,
+        uptime=uptime,
+        iomem=parsed("iomem", parse_iomem),
+        blocks=parsed("blocks", parse_blocks),
+        auto_online=parsed("auto_online", str.strip),
+        zones=parsed("zoneinfo", parse_zoneinfo),
+        meminfo=parsed("meminfo", parse_meminfo),
+        vmstat=parsed("vmstat", parse_vmstat),
+        user_page_tables=parsed("status", parse_user_page_tables),
+        slabs=parsed("slabinfo", parse_slabinfo),
+        page_tables=parsed("ptdump", lambda text: parse_ptdump(text, arch)),
+        # Without the bus (its module is loaded with the first device) there is no device on it.
+        dax=() if no_dax_bus else parsed("dax", parse_dax),
+        dmesg=parsed("dmesg", _parse_log),
+        devices=parsed("devices", _parse_devices),
+        backends=parsed("backends", _parse_backends),
+        console=parsed("console", _parse_console),
+    )
+
+
+def parse_parameters(text: str) -> dict[str, str]:
+    """Map ``module.parameter`` to its value; lines are ``module/parameters/parameter:value``. Raises ParseError."""
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        path, colon, value = line.partition(":")
+        parts = path.split("/")
+        if not colon or len(parts) != 3 or parts[1] != "parameters":
+            raise ParseError("/sys/module", number, line, "not '<module>/parameters/<parameter>:<value>'")
+        found[f"{parts[0]}.{parts[2]}"] = value
+    return found
+
+
+def _run(shell: Shell, sources: Iterable[str], deadline: Deadline) -> dict[str, Frame]:
+    boundary = new_boundary()
+    done = shell.run(f"/{SCRIPTS}/collect {boundary} {' '.join(sources)}", deadline=deadline)
+    if done.status != 0:
+        said = done.stderr.decode(errors="replace").strip()[-500:]
+        raise GuestError(f"the guest's collect script failed (status {done.status}): {said}")
+    return parse_frames(done.stdout, boundary)
+
+
+def _ask_qemu(machine: Machine | None, deadline: Deadline) -> dict[str, bytes]:
+    if machine is None:
+        return {}
+    devices = memory_devices(machine, deadline=deadline)
+    usage = {name: fd.stat().st_blocks * 512 for name, fd in sorted(machine.backend_fds(deadline=deadline).items())}
+    return {"devices": _to_json([_flat(device) for device in devices]), "backends": _to_json(usage)}
+
+
+def _reason(frame: Frame) -> str:
+    if frame.status == "missing":
+        return _missing(frame.name)
+    if frame.status == "lost":
+        return "the kernel's log was overwritten before it was read (boot with a larger log_buf_len=)"
+    return f"reading it failed: {frame.detail}"
+
+
+def _missing(name: str) -> str:
+    return MISSING.get(name, f"this kernel has no {name}")
+
+
+def _parse_absent(data: bytes) -> dict[str, str]:
+    return dict(line.split(" ", 1) for line in data.decode(errors="replace").splitlines() if " " in line)
+
+
+def _parse_uptime(text: str) -> float:
+    try:
+        return float(text.split()[0])
+    except (ValueError, IndexError):
+        raise ParseError("/proc/uptime", 1, text, "not '<seconds> <seconds>'") from None
+
+
+def _parse_log(text: str) -> tuple[DmesgLine, ...]:
+    return tuple(DmesgLine(line.seconds, line.level, line.text, alarming(line.text)) for line in parse_dmesg(text))
+
+
+def _page_size(auxv: bytes) -> int:
+    """AT_PAGESZ of a process (include/uapi/linux/auxvec.h): pairs of 64-bit numbers."""
+    for key, value in struct.iter_unpack("<QQ", auxv[: len(auxv) - len(auxv) % 16]):
+        if key == _AT_PAGESZ and value:
+            return int(value)
+    raise GuestError("the guest's /proc/self/auxv has no page size")
+
+
+def _unpack_config(data: bytes) -> str:
+    if data[:2] != b"\x1f\x8b":
+        return data.decode(errors="replace")
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        text = unpacker.decompress(data, _MAX_CONFIG)
+    except zlib.error as error:
+        raise ParseError("/proc/config.gz", 1, "", f"cannot be unpacked: {error}") from None
+    if not unpacker.eof:
+        raise ParseError("/proc/config.gz", 1, "", f"cut off, or more than {_MAX_CONFIG} bytes")
+    return text.decode(errors="replace")
+
+
+def _to_json(value: object) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _flat(device: MemoryDevice) -> dict[str, Any]:
+    return asdict(device) | {"range": [device.range.start, device.range.end]}
+
+
+def _from_json(source: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ParseError(f"{source}.json", 1, text[:200], f"not JSON: {error}") from None
+
+
+def _parse_devices(text: str) -> tuple[MemoryDevice, ...]:
+    found = _from_json("devices", text)
+    try:
+        return tuple(MemoryDevice(**{**entry, "range": AddrRange(*entry["range"])}) for entry in found)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ParseError("devices.json", 1, text[:200], f"not a list of memory devices: {error}") from None
+
+
+def _parse_backends(text: str) -> dict[str, int]:
+    found = _from_json("backends", text)
+    if not isinstance(found, dict) or not all(isinstance(value, int) for value in found.values()):
+        raise ParseError("backends.json", 1, text[:200], "not a map of numbers")
+    return found
+
+
+def _parse_console(text: str) -> tuple[str, ...]:
+    found = _from_json("console", text)
+    if not isinstance(found, list) or not all(isinstance(line, str) for line in found):
+        raise ParseError("console.json", 1, text[:200], "not a list of lines")
+    return tuple(found)

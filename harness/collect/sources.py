@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can be read of a guest: the names of the sources and what is missing where one is missing."""
+
+from __future__ import annotations
+
+#: sources of guest-scripts/collect that change while the kernel runs; "counters" yields two, status and vmstat
+STATE_SOURCES = (
+    "boot_id",
+    "uptime",
+    "iomem",
+    "blocks",
+    "auto_online",
+    "meminfo",
+    "counters",
+    "zoneinfo",
+    "slabinfo",
+    "ptdump",
+    "dax",
+    "dmesg",
+)
+#: sources that do not
+FACT_SOURCES = ("release", "cmdline", "auxv", "block_size", "config", "kcore", "parameters")
+
+#: raw name of the list of sources that were not read: lines of ``name reason``
+ABSENT = "absent"
+#: sources that QEMU or the console tell, kept as JSON
+HOST_SOURCES = ("devices", "backends", "console")
+
+#: why the kernel has no such source
+MISSING = {
+    "iomem": "this kernel has no /proc/iomem",
+    "blocks": "this kernel has no CONFIG_MEMORY_HOTPLUG",
+    "auto_online": "this kernel has no CONFIG_MEMORY_HOTPLUG",
+    "block_size": "this kernel has no CONFIG_MEMORY_HOTPLUG",
+    "meminfo": "this kernel has no /proc/meminfo",
+    "status": "this kernel has no /proc/PID/status",
+    "vmstat": "this kernel has no /proc/vmstat",
+    "zoneinfo": "this kernel has no /proc/zoneinfo",
+    "slabinfo": "this kernel has no CONFIG_SLUB_DEBUG",
+    "ptdump": "this kernel has no CONFIG_PTDUMP_DEBUGFS",
+    "dmesg": "this kernel has no CONFIG_PRINTK",
+    "kcore": "this kernel has no CONFIG_PROC_KCORE",
+}
