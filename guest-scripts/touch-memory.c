@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * touch-memory: allocate memory, write a pattern, read it back, and tell where in physical memory it was.
+ *
+ *   touch-memory BYTES [START-END ...]
+ *
+ * BYTES is decimal; START and END are hexadecimal physical addresses, END exclusive. Prints "pages N",
+ * "mismatches N" and one "range START-END BYTES" per range. Exits with 0 if every page read back as written,
+ * 1 if not, 2 if it could not be tried.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PAGEMAP_PRESENT (1ULL << 63)
+#define PAGEMAP_PFN ((1ULL << 55) - 1)
+#define BATCH 4096
+
+static int fail(const char *what)
+{
+	fprintf(stderr, "touch-memory: %s: %s\n", what, strerror(errno));
+	return 2;
+}
+
+/* Differs from word to word and from page to page, so that a page found elsewhere is noticed. */
+static uint64_t pattern(uint64_t word)
+{
+	word = (word + 0x9e3779b97f4a7c15ULL) * 0xbf58476d1ce4e5b9ULL;
+	return word ^ (word >> 27);
+}
+
+static uint64_t count_mismatches(const volatile uint64_t *memory, uint64_t pages, uint64_t words)
+{
+	uint64_t bad = 0;
+
+	for (uint64_t page = 0; page < pages; page++) {
+		for (uint64_t i = 0; i < words; i++) {
+			if (memory[page * words + i] != pattern(page * words + i)) {
+				bad++;
+				break;
+			}
+		}
+	}
+	return bad;
+}
+
+/* Count the bytes whose frames lie in each range: used[i] for ranges[2 * i] to ranges[2 * i + 1]. */
+static int locate(uintptr_t start, uint64_t pages, uint64_t page_size, const uint64_t *ranges, uint64_t *used,
+		  int count)
+{
+	static uint64_t entries[BATCH];
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+
+	if (fd < 0)
+		return -1;
+	for (uint64_t page = 0; page < pages; page += BATCH) {
+		uint64_t n = pages - page < BATCH ? pages - page : BATCH;
+		off_t at = (off_t)((start / page_size + page) * sizeof(uint64_t));
+
+		if (pread(fd, entries, n * sizeof(uint64_t), at) != (ssize_t)(n * sizeof(uint64_t))) {
+			close(fd);
+			return -1;
+		}
+		for (uint64_t i = 0; i < n; i++) {
+			uint64_t address = (entries[i] & PAGEMAP_PFN) * page_size;
+
+			if (!(entries[i] & PAGEMAP_PRESENT))
+				continue;
+			for (int r = 0; r < count; r++)
+				if (address >= ranges[2 * r] && address < ranges[2 * r + 1])
+					used[r] += page_size;
+		}
+	}
+	return close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t words = page_size / sizeof(uint64_t);
+	int count = argc > 2 ? argc - 2 : 0;
+	uint64_t *ranges, *used, bytes, pages, bad;
+	uint64_t *memory;
+
+	if (argc < 2 || sscanf(argv[1], "%" SCNu64, &bytes) != 1 || bytes < page_size) {
+		fputs("usage: touch-memory BYTES [START-END ...]\n", stderr);
+		return 2;
+	}
+	ranges = calloc(2 * (size_t)count + 1, sizeof(*ranges));
+	used = calloc((size_t)count + 1, sizeof(*used));
+	if (!ranges || !used)
+		return fail("calloc");
+	for (int r = 0; r < count; r++) {
+		if (sscanf(argv[r + 2], "%" SCNx64 "-%" SCNx64, &ranges[2 * r], &ranges[2 * r + 1]) != 2) {
+			fprintf(stderr, "touch-memory: %s is not START-END\n", argv[r + 2]);
+			return 2;
+		}
+	}
+	pages = bytes / page_size;
+	memory = mmap(NULL, pages * page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return fail("mmap");
+	/* Fewer faults where the kernel has huge pages; one that has none says EINVAL, which is no matter. */
+	madvise(memory, pages * page_size, MADV_HUGEPAGE);
+	for (uint64_t i = 0; i < pages * words; i++)
+		memory[i] = pattern(i);
+	bad = count_mismatches(memory, pages, words);
+	if (locate((uintptr_t)memory, pages, page_size, ranges, used, count))
+		return fail("/proc/self/pagemap");
+	printf("pages %" PRIu64 "\nmismatches %" PRIu64 "\n", pages, bad);
+	for (int r = 0; r < count; r++)
+		printf("range %" PRIx64 "-%" PRIx64 " %" PRIu64 "\n", ranges[2 * r], ranges[2 * r + 1], used[r]);
+	return bad ? 1 : 0;
+}
