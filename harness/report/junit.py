@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Results as JUnit XML: a test suite for each run, a test case for each step.
+
+FAIL is a failure, INFRA an error, REFUSED an error of the type ``refused``, SKIPPED a skip. A run that ended otherwise
+than any of its steps (QEMU died, an ability is missing) has one more test case called ``run``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from xml.etree import ElementTree as ET
+
+from harness.check import CheckResult, Verdict
+from harness.report.tally import findings
+from harness.report.text import plural
+from harness.scenarios.result import RunResult, StepResult
+
+#: what XML 1.0 has no way to write (https://www.w3.org/TR/xml/#charsets)
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+_ELEMENT = {Verdict.FAIL: "failure", Verdict.INFRA: "error", Verdict.REFUSED: "error", Verdict.SKIPPED: "skipped"}
+
+
+def to_junit(runs: Sequence[RunResult]) -> str:
+    """The XML document of all runs of one command."""
+    root = ET.Element("testsuites", name="memhp")
+    for run in runs:
+        root.append(_suite(run))
+    for name in ("tests", "failures", "errors", "skipped"):
+        root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
+    root.set("time", f"{sum(run.seconds for run in runs):.3f}")
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _safe(text: object) -> str:
+    return _ILLEGAL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+
+
+def _suite(run: RunResult) -> ET.Element:
+    suite = ET.Element("testsuite", name=_safe(f"{run.scenario} on {run.guest}"), timestamp=_safe(run.started))
+    suite.set("time", f"{run.seconds:.3f}")
+    properties = ET.SubElement(suite, "properties")
+    facts = {**run.facts, "arch": run.arch, "seed": run.seed, "bundle": str(run.bundle or "")}
+    for name, value in facts.items():
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        ET.SubElement(properties, "property", name=_safe(name), value=_safe(text))
+    class_name = _safe(f"memhp.{run.arch}.{run.scenario}")
+    for step in run.steps:
+        suite.append(_step(step, class_name))
+    if run.verdict is not Verdict.PASS and run.verdict not in {step.verdict for step in run.steps}:
+        case = ET.SubElement(suite, "testcase", classname=class_name, name="run", time="0.000")
+        _mark(case, run.verdict, run.reason, run.hint or "")
+    suite.set("tests", str(len(suite.findall("testcase"))))
+    for name, element in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(name, str(len(suite.findall(f"testcase/{element}"))))
+    if run.verdict is Verdict.FAIL:
+        ET.SubElement(suite, "system-err").text = _safe(f"{plural(len(findings(run)), 'finding')}; see {run.bundle}")
+    return suite
+
+
+def _step(step: StepResult, class_name: str) -> ET.Element:
+    case = ET.Element("testcase", classname=class_name, name=_safe(f"{step.number:03d} {step.title}"))
+    case.set("time", f"{step.seconds:.3f}")
+    if step.verdict is not Verdict.PASS:
+        broken = [check for check in step.checks if check.status == "fail"]
+        names = ", ".join(check.invariant for check in broken)
+        _mark(case, step.verdict, f"{names} broken" if broken else step.note, _body(broken))
+    unseen = [f"{check.invariant}: {check.reason}" for check in step.checks if check.status == "not-observed"]
+    lines = [*step.changes, *(f"not observed: {line}" for line in unseen)]
+    if lines:
+        ET.SubElement(case, "system-out").text = _safe("\n".join(lines))
+    return case
+
+
+def _mark(case: ET.Element, verdict: Verdict, message: str, body: str) -> None:
+    element = ET.SubElement(case, _ELEMENT[verdict], message=_safe(message))
+    if verdict is not Verdict.SKIPPED:
+        element.set("type", "invariant" if verdict is Verdict.FAIL else verdict.value)
+    element.text = _safe(body) or None
+
+
+def _body(broken: Sequence[CheckResult]) -> str:
+    return "\n".join(
+        f"{finding.invariant} {finding.where} ({finding.source})\n"
+        f"  expected: {finding.expected}\n  observed: {finding.observed}"
+        for check in broken
+        for finding in check.findings
+    )

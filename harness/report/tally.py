@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Counting over runs: invariants, verdicts, the exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from harness.check import CATALOGUE, CheckResult, Finding, Verdict
+from harness.scenarios.result import RunResult
+
+#: whose turn it is, most urgent first: the kernel's, the harness's, the guest's, nobody's
+_URGENCY = (Verdict.FAIL, Verdict.INFRA, Verdict.REFUSED, Verdict.PASS, Verdict.SKIPPED)
+
+
+@dataclass
+class Tally:
+    """How often one invariant passed, failed and could not be observed; ``reasons`` in the order they came up."""
+
+    passed: int = 0
+    failed: int = 0
+    not_observed: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def count(self, check: CheckResult) -> None:
+        """Add one result."""
+        if check.status == "pass":
+            self.passed += 1
+        elif check.status == "fail":
+            self.failed += 1
+        else:
+            self.not_observed += 1
+            if check.reason not in self.reasons:
+                self.reasons.append(check.reason)
+
+
+def tally(runs: Iterable[RunResult]) -> dict[str, Tally]:
+    """Every invariant that was checked at least once, in the catalogue's order."""
+    counts: dict[str, Tally] = {}
+    for run in runs:
+        for step in run.steps:
+            for check in step.checks:
+                counts.setdefault(check.invariant, Tally()).count(check)
+    order = {name: number for number, name in enumerate(CATALOGUE)}
+    return dict(sorted(counts.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
+
+
+def findings(run: RunResult) -> tuple[Finding, ...]:
+    """Every finding of a run, step by step."""
+    return tuple(finding for step in run.steps for check in step.checks for finding in check.findings)
+
+
+def overall(runs: Sequence[RunResult]) -> Verdict:
+    """The most urgent verdict; INFRA where nothing ran at all."""
+    seen = {run.verdict for run in runs}
+    return next((verdict for verdict in _URGENCY if verdict in seen), Verdict.INFRA)
+
+
+def exit_status(runs: Sequence[RunResult]) -> int:
+    """What ``memhp run`` ends with.
+
+    0: all passed, skipped ones aside. 1: an invariant is broken. 2: everything was skipped, so the request cannot be
+    met. 3: no verdict, because the harness failed or the guest refused what a scenario needs.
+    """
+    return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.SKIPPED: 2}.get(overall(runs), 3)

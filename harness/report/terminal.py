@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Results for people, while they come and at the end: results on one stream, what is going on right now on another.
+
+Colour and the moving line only on a terminal. All text from a guest goes through ``clean``: no control characters, no
+markup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TextIO
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from harness.check import CATALOGUE, CheckResult, Verdict
+from harness.progress import Progress, Task, default_progress
+from harness.report.tally import Tally, findings, overall, tally
+from harness.report.text import WORDS, clean, invariants_line, plural, seconds
+from harness.scenarios.result import RunResult, StepResult
+
+#: lines of changes, and findings of one invariant, that a step shows; reports and bundle have them all
+MAX_CHANGES = 12
+MAX_FINDINGS = 10
+
+_STYLE = {
+    Verdict.PASS: "green",
+    Verdict.FAIL: "bold red",
+    Verdict.REFUSED: "yellow",
+    Verdict.SKIPPED: "cyan",
+    Verdict.INFRA: "bold magenta",
+}
+
+
+def make_console(stream: TextIO, color: str = "auto") -> Console:
+    """A console that never reads markup; ``color`` is auto (a terminal and no NO_COLOR), always or never."""
+    on = color == "always" or (color == "auto" and stream.isatty() and not os.environ.get("NO_COLOR"))
+    return Console(
+        file=stream,
+        force_terminal=True if color == "always" else None,
+        no_color=not on,
+        color_system="auto" if on else None,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+class TerminalReporter:
+    """Shows a run as it goes; ``out`` gets the results, ``err`` the moving line and progress."""
+
+    def __init__(self, out: TextIO, err: TextIO, *, color: str = "auto") -> None:
+        self.console = make_console(out, color)
+        self._errors = make_console(err, color)
+        self._status: Status | None = None
+        self._where = ""
+
+    @property
+    def progress(self) -> Progress:
+        """Progress bars that make room for themselves: the moving line rests while one is shown."""
+        return _QuietingProgress(self, default_progress())
+
+    def run_started(self, scenario: str, guest: str) -> None:
+        """Head line of a run."""
+        self._where = clean(scenario)
+        self._print(Text.assemble((clean(scenario), "bold"), f" on {clean(guest)}"))
+
+    def phase(self, text: str) -> None:
+        """What is going on before the first step."""
+        self._show(f"{self._where}: {clean(text)}")
+
+    def step_started(self, number: int, total: int, title: str) -> None:
+        """What is being done now."""
+        self._show(f"{self._where}: step {number} of {total}: {clean(title)}")
+
+    def step_finished(self, result: StepResult) -> None:
+        """One line for the step, then what it changed and what it broke."""
+        self.rest()
+        for line in step_lines(result):
+            self._print(line)
+
+    def run_finished(self, result: RunResult) -> None:
+        """Verdict of the run and where its bundle is."""
+        self.rest()
+        for line in verdict_lines(result):
+            self._print(line)
+        self._print(Text(""))
+
+    def summary(self, runs: Sequence[RunResult]) -> None:
+        """Every invariant with its counts, every run in a line, and one verdict line over all."""
+        self.rest()
+        counts = tally(runs)
+        if counts:
+            self.console.print(invariants_table(counts))
+        if len(runs) > 1:
+            self.console.print(runs_table(runs))
+        self._print(overall_line(runs))
+
+    def rest(self) -> None:
+        """Take the moving line away; repeatable, and always safe."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def _show(self, text: str) -> None:
+        if not self._errors.is_terminal:
+            return
+        line = Text(text, style="dim")
+        if self._status is None:
+            self._status = Status(line, console=self._errors)
+            self._status.start()
+        else:
+            self._status.update(line)
+
+    def _print(self, line: Text) -> None:
+        self.console.print(line)
+
+
+class _QuietingProgress:
+    def __init__(self, reporter: TerminalReporter, inner: Progress) -> None:
+        self._reporter = reporter
+        self._inner = inner
+
+    def task(self, description: str, total: float | None = None) -> AbstractContextManager[Task]:
+        return self._task(description, total)
+
+    def say(self, text: str) -> None:
+        self._reporter.rest()
+        self._inner.say(text)
+
+    @contextlib.contextmanager
+    def _task(self, description: str, total: float | None) -> Iterator[Task]:
+        self._reporter.rest()
+        with self._inner.task(description, total) as task:
+            yield task
+
+
+def _word(verdict: Verdict) -> tuple[str, str]:
+    return f"{WORDS[verdict]:<10}", _STYLE[verdict]
+
+
+def step_lines(step: StepResult) -> Iterator[Text]:
+    """A step: verdict, number, title, time, invariants; then note, changes and findings."""
+    yield Text.assemble(
+        "  ",
+        _word(step.verdict),
+        f" {step.number:>3}  {clean(step.title):<38} {seconds(step.seconds):>9}   {invariants_line(step.checks)}",
+    )
+    if step.note:
+        yield Text(f"        {clean(step.note)}", style="dim" if step.verdict is Verdict.PASS else "")
+    for change in step.changes[:MAX_CHANGES]:
+        yield Text(f"        {clean(change)}", style="dim")
+    if len(step.changes) > MAX_CHANGES:
+        yield Text(f"        … and {plural(len(step.changes) - MAX_CHANGES, 'more change')}", style="dim")
+    for check in step.checks:
+        if check.status == "fail":
+            yield from finding_lines(check)
+
+
+def finding_lines(check: CheckResult) -> Iterator[Text]:
+    """A broken invariant: its statement and its findings, expected against observed."""
+    known = CATALOGUE.get(check.invariant)
+    statement = f"  {known.statement}" if known else ""
+    yield Text.assemble("        ", (f"{clean(check.invariant)} broken", _STYLE[Verdict.FAIL]), clean(statement))
+    for finding in check.findings[:MAX_FINDINGS]:
+        yield Text(f"          at {clean(finding.where)}, seen in {clean(finding.source)}")
+        yield Text.assemble("            expected  ", (clean(finding.expected), "green"))
+        yield Text.assemble("            observed  ", (clean(finding.observed), "red"))
+    if len(check.findings) > MAX_FINDINGS:
+        yield Text(f"          … and {plural(len(check.findings) - MAX_FINDINGS, 'more finding')}")
+
+
+def verdict_lines(run: RunResult) -> Iterator[Text]:
+    """How a run ended: verdict, size, time; the reason and the hint; the bundle."""
+    size = f"{plural(len(run.steps), 'step')} in {seconds(run.seconds)}"
+    if run.boot_seconds:
+        size += f", {seconds(run.boot_seconds)} of it booting"
+    line = Text.assemble((WORDS[run.verdict], _STYLE[run.verdict]), f" {clean(run.scenario)} on {clean(run.guest)}")
+    yield line if not run.steps else Text.assemble(line, f": {size}")
+    if run.reason:
+        yield Text(f"  {clean(run.reason, newlines=True)}".replace("\n", "\n  "))
+    if run.hint:
+        yield Text(f"  hint: {clean(run.hint, newlines=True)}")
+    if run.bundle is not None:
+        yield Text(f"  bundle: {clean(run.bundle)}")
+
+
+def findings_text(run: RunResult) -> str:
+    """A run's verdict and all its findings as plain text, for a failing test."""
+    lines = list(verdict_lines(run))
+    for step in run.steps:
+        if step.verdict is not Verdict.PASS:
+            lines += step_lines(step)
+    return "\n".join(line.plain for line in lines)
+
+
+def invariants_table(counts: dict[str, Tally]) -> Table:
+    """Invariant by invariant: passed, failed, not observed and why."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("invariant", no_wrap=True)
+    for name in ("pass", "FAIL", "not observed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why not observed", overflow="fold")
+    for name, count in counts.items():
+        table.add_row(
+            Text(clean(name)),
+            Text(str(count.passed or "-"), style="green" if count.passed else "dim"),
+            Text(str(count.failed or "-"), style=_STYLE[Verdict.FAIL] if count.failed else "dim"),
+            Text(str(count.not_observed or "-"), style="" if count.not_observed else "dim"),
+            Text("; ".join(clean(reason) for reason in count.reasons)),
+        )
+    return table
+
+
+def runs_table(runs: Sequence[RunResult]) -> Table:
+    """Run by run: verdict, steps, time and the reason where there is one."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("scenario", no_wrap=True)
+    table.add_column("guest", no_wrap=True)
+    table.add_column("steps", justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for run in runs:
+        table.add_row(
+            Text(WORDS[run.verdict], style=_STYLE[run.verdict]),
+            Text(clean(run.scenario)),
+            Text(clean(run.guest)),
+            Text(str(len(run.steps))),
+            Text(seconds(run.seconds)),
+            Text(clean(run.reason)),
+        )
+    return table
+
+
+def overall_line(runs: Sequence[RunResult]) -> Text:
+    """One line over all runs: the verdict, how many ended how, and what was broken."""
+    verdict = overall(runs)
+    ended = ", ".join(
+        f"{count} {WORDS[kind] if kind is not Verdict.PASS else 'passed'}"
+        for kind in Verdict
+        if (count := sum(run.verdict is kind for run in runs))
+    )
+    counts = tally(runs)
+    checks = f"{sum(count.passed for count in counts.values())} checks passed"
+    unseen = sum(count.not_observed for count in counts.values())
+    broken = sorted({finding.invariant for run in runs for finding in findings(run)})
+    parts = [f"{plural(len(runs), 'scenario')}: {ended or 'none ran'}", checks]
+    parts += [f"{unseen} not observed"] if unseen else []
+    parts += [f"broken: {', '.join(broken)}"] if broken else []
+    spelled = {Verdict.PASS: "PASSED", Verdict.FAIL: "FAILED", Verdict.SKIPPED: "SKIPPED"}.get(verdict, "NO VERDICT")
+    return Text.assemble((spelled, _STYLE[verdict]), f"  {'; '.join(parts)}")

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Making text from a guest fit to be shown: whatever a kernel prints, it must not steer a terminal or break a file."""
+
+from __future__ import annotations
+
+from harness.check import CheckResult, Verdict
+
+#: longer pieces are cut: a guest may print what it likes
+MAX_TEXT = 2000
+
+#: how a verdict is spelled for people
+WORDS: dict[Verdict, str] = {
+    Verdict.PASS: "pass",
+    Verdict.FAIL: "FAIL",
+    Verdict.REFUSED: "refused",
+    Verdict.SKIPPED: "skipped",
+    Verdict.INFRA: "no verdict",
+}
+
+
+def clean(text: object, *, limit: int = MAX_TEXT, newlines: bool = False) -> str:
+    """``text`` with every unprintable character escaped (``\\x1b``, ``\\u202e``) and at most ``limit`` characters."""
+    raw = str(text)
+    cut = raw if len(raw) <= limit else raw[:limit] + "…"
+    return "".join(
+        char if char.isprintable() or (newlines and char == "\n") else char.encode("unicode_escape").decode()
+        for char in cut
+    )
+
+
+def seconds(value: float) -> str:
+    """``4.4 s`` or ``2 min 05 s``."""
+    if value < 99.95:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 step``, ``3 steps``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def invariants_line(checks: tuple[CheckResult, ...]) -> str:
+    """``23/23 invariants``, with what was not observed told apart."""
+    passed = sum(check.status == "pass" for check in checks)
+    failed = sum(check.status == "fail" for check in checks)
+    unseen = len(checks) - passed - failed
+    line = f"{passed}/{passed + failed} invariants"
+    return f"{line}, {unseen} not observed" if unseen else line
