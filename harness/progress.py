@@ -1,123 +1,193 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Progress of everything that takes longer than a moment: a bar on a terminal, sparse lines elsewhere."""
+"""Telling the user what takes so long: bars on a terminal, plain lines elsewhere, always on stderr."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO
 
-#: seconds between two lines of the same task where there is no terminal
-LINE_SECONDS = 10.0
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+
+#: seconds of work that deserve a line of their own once they are over
+_WORTH_TELLING = 2.0
+#: seconds between two lines of one task where there is no terminal
+_LINE_EVERY = 10.0
 
 
 class Task(Protocol):
-    """One piece of work under way."""
+    """One piece of work under way. Its methods may be called from any thread."""
 
     def advance(self, amount: float = 1) -> None:
-        """Count ``amount`` more as done."""
+        """Add ``amount`` to what is done."""
 
     def update(self, *, done: float | None = None, total: float | None = None, note: str | None = None) -> None:
-        """Set what is done, what there is in all, or what is being done right now."""
+        """Set what is done, what there is to do, or the few words shown beside the bar."""
 
 
 class Progress(Protocol):
-    """Whoever shows progress."""
+    """Shows what is under way."""
 
-    def task(self, description: str, total: float | None = None) -> AbstractContextManager[Task]:
-        """Show ``description`` while the block runs; ``total`` None: nobody knows how much there is."""
+    def task(self, title: str, total: float | None = None) -> AbstractContextManager[Task]:
+        """Show ``title`` as long as the context lasts; ``total`` in any unit, None if it cannot be known."""
 
-
-class PlainProgress:
-    """Lines on a stream that is no terminal: one at the start, one every ten seconds at most, one at the end."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    @contextlib.contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
-        task = _PlainTask(self.stream, description, total)
-        task.say("…")
-        try:
-            yield task
-        except BaseException:
-            task.say(f"failed after {task.elapsed():.0f} s")
-            raise
-        task.say(f"done in {task.elapsed():.0f} s")
+    def say(self, text: str) -> None:
+        """Tell the user one thing that is no error, without disturbing what is shown."""
 
 
-class _PlainTask:
-    def __init__(self, stream: TextIO, description: str, total: float | None) -> None:
-        self.stream = stream
-        self.description = description
+def format_seconds(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``4 min 05 s``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class _Count:
+    """What all tasks have in common: how far they are, guarded by a lock."""
+
+    def __init__(self, total: float | None, changed: Callable[[], None]) -> None:
         self.total = total
         self.done = 0.0
         self.note = ""
-        self.started = self.last = time.monotonic()
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self.started
-
-    def say(self, text: str) -> None:
-        self.stream.write(f"{self.description}: {text}\n")
-        self.stream.flush()
+        self._lock = threading.Lock()
+        self._changed = changed
 
     def advance(self, amount: float = 1) -> None:
-        self.update(done=self.done + amount)
+        with self._lock:
+            self.done += amount
+        self._changed()
 
     def update(self, *, done: float | None = None, total: float | None = None, note: str | None = None) -> None:
-        self.done = self.done if done is None else done
-        self.total = self.total if total is None else total
-        self.note = self.note if note is None else note
-        now = time.monotonic()
-        if now - self.last >= LINE_SECONDS:
-            self.last = now
-            share = f"{100 * min(1.0, self.done / self.total):.0f} %" if self.total else f"{self.elapsed():.0f} s"
-            self.say(f"{share} {self.note}".rstrip())
+        with self._lock:
+            self.done = self.done if done is None else done
+            self.total = self.total if total is None else total
+            self.note = self.note if note is None else note
+        self._changed()
+
+    def percent(self) -> int | None:
+        """Never 100 before the end: a total may be an estimate."""
+        if not self.total:
+            return None
+        return min(99, int(100 * self.done / self.total))
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    @contextmanager
+    def task(self, title: str, total: float | None = None) -> Iterator[Task]:
+        """See ``Progress``."""
+        yield _Count(total, lambda: None)
+
+    def say(self, text: str) -> None:
+        """See ``Progress``."""
+
+
+class PlainProgress:
+    """Lines: one when a task starts, at most one every ten seconds while it goes on, one when it ends."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def say(self, text: str) -> None:
+        """See ``Progress``."""
+        with self._lock:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+    @contextmanager
+    def task(self, title: str, total: float | None = None) -> Iterator[Task]:
+        """See ``Progress``."""
+        start = last = self._clock()
+
+        def changed() -> None:
+            nonlocal last
+            now = self._clock()
+            if now - last < _LINE_EVERY:
+                return
+            last = now
+            percent = count.percent()
+            parts = ["" if percent is None else f"{percent} %", count.note, f"after {format_seconds(now - start)}"]
+            self.say(f"{title}: {', '.join(part for part in parts if part)}")
+
+        count = _Count(total, changed)
+        self.say(f"{title} ...")
+        try:
+            yield count
+        except BaseException:
+            self.say(f"{title}: failed after {format_seconds(self._clock() - start)}")
+            raise
+        self.say(f"{title}: done in {format_seconds(self._clock() - start)}")
 
 
 class TerminalProgress:
-    """Bars on a terminal; several tasks may be under way at once."""
+    """Bars that move while work goes on; work of some length leaves one line behind. NO_COLOR is honoured."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    @contextlib.contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
-        # Imported here: it takes a tenth of a second, which most commands need not spend.
-        from rich.console import Console
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bars
-
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console if console is not None else Console(stderr=True)
+        self._bars = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[percent]}"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=self._console,
+            transient=True,
         )
-        console = Console(file=self.stream, no_color="NO_COLOR" in os.environ)
-        with Bars(*columns, console=console, transient=True) as bars:
-            number = bars.add_task(description, total=total, note="")
+        self._lock = threading.Lock()
+        self._running = 0
 
-            class Bar:
-                def advance(self, amount: float = 1) -> None:
-                    bars.advance(number, amount)
+    def say(self, text: str) -> None:
+        """See ``Progress``."""
+        self._console.print(escape(text), highlight=False)
 
-                def update(
-                    self, *, done: float | None = None, total: float | None = None, note: str | None = None
-                ) -> None:
-                    fields = {} if note is None else {"note": note}
-                    bars.update(number, completed=done, total=total, **fields)  # type: ignore[arg-type]
+    @contextmanager
+    def task(self, title: str, total: float | None = None) -> Iterator[Task]:
+        """See ``Progress``."""
+        bar = self._begin(title, total)
 
-            yield Bar()
+        def changed() -> None:
+            percent = count.percent()
+            shown = "" if percent is None else f"{percent:3d}%"
+            self._bars.update(bar, completed=count.done, total=count.total, percent=shown, note=escape(count.note[:60]))
+
+        count = _Count(total, changed)
+        start = time.monotonic()
+        mark = "[red]✗[/]"
+        try:
+            yield count
+            mark = "[green]✓[/]"
+        finally:
+            took = time.monotonic() - start
+            self._end(bar)
+            if took >= _WORTH_TELLING or "red" in mark:
+                self._console.print(f"{mark} {escape(title)} [dim]{format_seconds(took)}[/]", highlight=False)
+
+    def _begin(self, title: str, total: float | None) -> TaskID:
+        with self._lock:
+            if self._running == 0:
+                self._bars.start()
+            self._running += 1
+            return self._bars.add_task(escape(title), total=total, percent="", note="")
+
+    def _end(self, bar: TaskID) -> None:
+        with self._lock:
+            self._bars.remove_task(bar)
+            self._running -= 1
+            if self._running == 0:
+                self._bars.stop()
 
 
-def default_progress(stream: TextIO | None = None) -> Progress:
-    """Bars if ``stream`` (standard error) is a terminal, lines if not."""
-    stream = sys.stderr if stream is None else stream
-    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
+def default_progress() -> Progress:
+    """Bars if stderr is a terminal, lines if not."""
+    return TerminalProgress() if sys.stderr.isatty() else PlainProgress(sys.stderr)

@@ -1,5 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A cache of artefacts by content of their inputs: built once, whole or not at all, read-only, verified on use."""
+"""Parts built once, kept by the content of what they were made from, and never used unverified.
+
+::
+
+    ROOT/KIND/NAME-KEY/            one finished entry: its files, read-only, and manifest.json
+    ROOT/KIND/.tmp-NAME-KEY-XXXX/  one being built: ``out`` becomes the entry, ``work`` is thrown away
+    ROOT/locks/                    one lock file an entry: whoever builds it holds it
+    ROOT/logs/                     the log of the latest build of each name
+
+An entry comes into being by one rename, so a reader needs no lock. A builder that was killed leaves a ``.tmp-`` folder
+whose lock nobody holds: the next build in that folder removes it.
+"""
 
 from __future__ import annotations
 
@@ -12,163 +23,251 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from harness.deadline import Deadline
 from harness.errors import ArtefactError
 from harness.progress import Progress
 
-_MANIFEST = "manifest.json"
-_CHUNK = 1 << 20
+#: raise it when entries or manifests change their form
+FORMAT = 1
 
-#: fills an empty directory with the artefact's files
-Builder = Callable[[Path], None]
+MANIFEST = "manifest.json"
+_LOCK_SECONDS = 4 * 3600.0
+_LOCK_EVERY = 0.2
 
+_HINTS = {
+    errno.ENOSPC: "free some disk space, or set MEMHP_CACHE to a folder with more of it",
+    errno.EDQUOT: "free some of your quota, or set MEMHP_CACHE to a folder elsewhere",
+    errno.EACCES: "set MEMHP_CACHE to a folder that you may write to",
+    errno.EPERM: "set MEMHP_CACHE to a folder that you may write to",
+    errno.EROFS: "set MEMHP_CACHE to a folder that can be written to",
+}
 
-def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
-    """MEMHP_CACHE, else memhp below XDG_CACHE_HOME, else below ~/.cache."""
-    if environ.get("MEMHP_CACHE"):
-        return Path(environ["MEMHP_CACHE"]).absolute()
-    base = environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "memhp"
-
-
-def content_key(kind: str, inputs: Mapping[str, str]) -> str:
-    """Hex digest of everything that goes into an artefact; independent of the order of ``inputs``."""
-    text = json.dumps([kind, sorted(inputs.items())], ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+Builder = Callable[["Workshop"], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Workshop:
+    """Where a builder works: what it leaves in ``out`` becomes the entry, ``work`` is scratch, ``log`` is kept."""
+
+    out: Path
+    work: Path
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the cache on disk; ``broken`` says what is wrong with it, None if nothing."""
+
+    path: Path
+    kind: str
+    size: int
+    broken: str | None
+
+
+def cache_root() -> Path:
+    """``$MEMHP_CACHE``, or ``memhp`` below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    own = os.environ.get("MEMHP_CACHE")
+    if own:
+        return Path(own).absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    # The specification wants a relative path ignored.
+    return (Path(base) if base and os.path.isabs(base) else Path.home() / ".cache") / "memhp"
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class Cache:
-    """Artefacts below ``root``, each a directory ``kind/name-KEY`` with a manifest of its files."""
+    """The cache below one folder, which need not exist yet."""
 
-    root: Path
-
-    @classmethod
-    def default(cls) -> Cache:
-        """The user's cache."""
-        return cls(cache_root())
-
-    def place(self, kind: str, name: str, inputs: Mapping[str, str]) -> Path:
-        """Where the artefact is, or would be."""
-        return self.root / kind / f"{name}-{content_key(kind, inputs)[:16]}"
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root if root is not None else cache_root()
 
     def find(self, kind: str, name: str, inputs: Mapping[str, str]) -> Path | None:
-        """The artefact's directory if it is there and whole."""
-        place = self.place(kind, name, inputs)
-        return place if damage(place) is None else None
+        """The verified entry made from ``inputs``, or None. Never writes."""
+        path = self._path(kind, name, inputs)
+        return path if verify(path) is None else None
 
-    def get(self, kind: str, name: str, inputs: Mapping[str, str], builder: Builder, progress: Progress) -> Path:
-        """The artefact's directory, built now if it is not there; a damaged one is built again.
+    def get(
+        self, kind: str, name: str, inputs: Mapping[str, str], builder: Builder, progress: Progress, *, what: str
+    ) -> Path:
+        """The entry made from ``inputs``; built by ``builder`` unless it is there and whole.
 
-        Concurrent callers build once: the others wait. Raises ArtefactError if there is no room or no permission, and
-        whatever ``builder`` raises; nothing half-made stays behind.
+        ``inputs`` are all that the result depends on, as text by label; ``what`` names the part to the user. Two who
+        ask at once build once. Raises ArtefactError if the cache cannot be written, and whatever ``builder`` raises.
         """
-        place = self.place(kind, name, inputs)
-        if damage(place) is None:
-            return place
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with self._locked(place, progress):
-                if damage(place) is not None:
-                    self._build(place, builder)
-        except OSError as error:
-            raise _explain(error, place) from error
-        return place
+        path = self._path(kind, name, inputs)
+        found = self.find(kind, name, inputs)
+        if found is not None:
+            return found
+        with _explained(what), self.lock(f"{kind}-{path.name}", what, progress):
+            found = self.find(kind, name, inputs)
+            if found is not None:
+                return found
+            if path.exists():
+                progress.say(f"{what}: the copy in the cache is damaged ({verify(path)}); making it again")
+            self._sweep(kind, path)
+            self._build(kind, path, builder, name)
+        return path
 
     @contextlib.contextmanager
-    def _locked(self, place: Path, progress: Progress) -> Iterator[None]:
-        with (place.parent / f".{place.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with progress.task(f"Waiting for another run that makes {place.name}"):
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+    def lock(self, name: str, what: str, progress: Progress) -> Iterator[None]:
+        """Hold the lock called ``name``; says so if somebody else has it. It dies with its holder."""
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("w") as file:
+            if not _try_lock(file.fileno()):
+                with progress.task(f"Waiting for another memhp: {what}"):
+                    deadline, pause = Deadline(_LOCK_SECONDS), threading.Event()
+                    while not _try_lock(file.fileno()):
+                        deadline.check(f"another memhp that is at work on {what}")
+                        pause.wait(_LOCK_EVERY)
             yield
 
-    def _build(self, place: Path, builder: Builder) -> None:
-        for stale in place.parent.glob(f".{place.name}.new-*"):
-            remove_tree(stale)
-        work = Path(tempfile.mkdtemp(prefix=f".{place.name}.new-", dir=place.parent))
+    def entries(self, *, full: bool) -> Iterator[Entry]:
+        """Every entry, verified: by size and time, or with ``full`` by hashing every byte."""
+        for path in sorted(self.root.glob("*/*/")):
+            if (path / MANIFEST).exists():
+                size = sum(item.stat().st_size for item in path.rglob("*") if item.is_file() and not item.is_symlink())
+                yield Entry(path, path.parent.name, size, verify(path, full=full))
+
+    def _path(self, kind: str, name: str, inputs: Mapping[str, str]) -> Path:
+        text = json.dumps([FORMAT, kind, name, sorted(inputs.items())])
+        return self.root / kind / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def _sweep(self, kind: str, path: Path) -> None:
+        """Remove what dead builders left behind: their locks are free."""
+        for temp in path.parent.glob(".tmp-*"):
+            owner = temp.name.removeprefix(".tmp-").rpartition("-")[0]
+            if owner == path.name:
+                _remove(temp)
+                continue
+            with contextlib.suppress(OSError), (self.root / "locks" / f"{kind}-{owner}").open("r") as file:
+                if _try_lock(file.fileno()):
+                    _remove(temp)
+
+    def _build(self, kind: str, path: Path, builder: Builder, name: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        logs = self.root / "logs"
+        logs.mkdir(exist_ok=True)
+        temp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".tmp-{path.name}-"))
         try:
-            builder(work)
-            write_manifest(work)
-            _make_read_only(work)
-            if place.exists():
-                remove_tree(place)
-            work.rename(place)
-        except BaseException:
-            remove_tree(work)
-            raise
+            shop = Workshop(temp / "out", temp / "work", logs / f"{kind}-{name}.log")
+            shop.out.mkdir()
+            shop.work.mkdir()
+            shop.log.write_bytes(b"")
+            builder(shop)
+            _seal(shop.out)
+            if path.exists():
+                # Moving a folder takes the right to write in it: its ``..`` changes.
+                path.chmod(0o755)
+                path.rename(temp / "broken")
+            shop.out.rename(path)
+            path.chmod(0o555)
+            _sync(path.parent)
+        finally:
+            _remove(temp)
 
 
-def _explain(error: OSError, place: Path) -> ArtefactError:
-    hints = {
-        errno.ENOSPC: f"free some room below {place.parent}, or set MEMHP_CACHE to a larger disk",
-        errno.EACCES: "set MEMHP_CACHE to a directory that you may write to",
-        errno.EROFS: "set MEMHP_CACHE to a directory that you may write to",
-    }
-    return ArtefactError(f"cannot write {place}: {error.strerror}", hint=hints.get(error.errno or 0))
+def verify(path: Path, *, full: bool = False) -> str | None:
+    """What is wrong with the entry at ``path``, None if nothing.
 
-
-def remove_tree(path: Path) -> None:
-    """Remove a tree whose directories may be read-only."""
-    for directory, _, _ in os.walk(path):
-        os.chmod(directory, stat.S_IRWXU)
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def _files(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def write_manifest(root: Path) -> None:
-    """Describe every file below ``root``."""
-    files = {}
-    for path in _files(root):
-        status = path.stat()
-        files[str(path.relative_to(root))] = [status.st_size, status.st_mtime_ns, file_digest(path)]
-    with (root / _MANIFEST).open("w") as manifest:
-        json.dump(files, manifest, indent=0, sort_keys=True)
-        manifest.flush()
-        os.fsync(manifest.fileno())
-
-
-def damage(root: Path, *, thorough: bool = False) -> str | None:
-    """Say what is wrong with an artefact, None if it is whole.
-
-    Sizes and times are compared; a file's content only where they differ from the manifest, or with ``thorough``.
+    A file whose size and time are those of the manifest is taken as whole unless ``full``; any other is hashed.
     """
     try:
-        files: dict[str, Any] = json.loads((root / _MANIFEST).read_text())
-    except FileNotFoundError:
-        return "not there"
-    except (ValueError, OSError) as error:
-        return f"its manifest cannot be read: {error}"
-    for name, (size, modified, digest) in files.items():
-        try:
-            status = (root / name).stat()
-        except OSError:
-            return f"{name} is gone"
-        if status.st_size != size:
-            return f"{name} has {status.st_size} bytes, not {size}"
-        if (thorough or status.st_mtime_ns != modified) and file_digest(root / name) != digest:
-            return f"{name} has been changed"
+        files = json.loads((path / MANIFEST).read_text())["files"]
+        for name, said in files.items():
+            problem = _verify_file(path / name, said, full)
+            if problem is not None:
+                return f"{name}: {problem}"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} is unreadable: {error}"
     return None
 
 
-def _make_read_only(root: Path) -> None:
-    for path in _files(root):
-        path.chmod(path.stat().st_mode & 0o555)
+def _verify_file(path: Path, said: Mapping[str, str | int], full: bool) -> str | None:
+    if "link" in said:
+        return None if path.is_symlink() and os.readlink(path) == said["link"] else "not the link it was"
+    seen = path.lstat()
+    if not stat.S_ISREG(seen.st_mode):
+        return "not a file"
+    if seen.st_size != said["size"]:
+        return f"{seen.st_size} bytes instead of {said['size']}"
+    if (full or seen.st_mtime_ns != said["mtime_ns"]) and hash_file(path) != said["sha256"]:
+        return "changed since it was made"
+    return None
+
+
+def _seal(out: Path) -> None:
+    """Write the manifest and make every file read-only and lasting."""
+    files: dict[str, dict[str, str | int]] = {}
+    folders = [out]
+    for path in sorted(out.rglob("*")):
+        name = str(path.relative_to(out))
+        if path.is_symlink():
+            files[name] = {"link": os.readlink(path)}
+        elif path.is_dir():
+            folders.append(path)
+        else:
+            path.chmod(0o555 if path.stat().st_mode & 0o111 else 0o444)
+            _sync(path)
+            seen = path.stat()
+            files[name] = {"size": seen.st_size, "mtime_ns": seen.st_mtime_ns, "sha256": hash_file(path)}
+    manifest = out / MANIFEST
+    manifest.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1, sort_keys=True) + "\n")
+    manifest.chmod(0o444)
+    _sync(manifest)
+    for folder in reversed(folders):
+        _sync(folder)
+        # The top folder itself must stay writable until it has been renamed.
+        if folder != out:
+            folder.chmod(0o555)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove(path: Path) -> None:
+    """Remove a tree, read-only folders included, as far as it goes."""
+    with contextlib.suppress(OSError):
+        path.chmod(0o755)
+        for folder, _, _ in os.walk(path):
+            os.chmod(folder, 0o755)
+            for name in os.listdir(folder):
+                inner = Path(folder, name)
+                if inner.is_dir() and not inner.is_symlink():
+                    inner.chmod(0o755)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        hint = _HINTS.get(error.errno or 0)
+        raise ArtefactError(f"cannot make {what}: {error.strerror or error}{where}", hint=hint) from error

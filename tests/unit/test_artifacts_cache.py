@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cache: built once, whole or not at all, verified on use, clear when it cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from harness.artifacts.cache import MANIFEST, Cache, Workshop, cache_root, verify
+from harness.errors import ArtefactError
+from harness.progress import PlainProgress, SilentProgress, Task
+
+QUIET = SilentProgress()
+
+
+class Builder:
+    def __init__(self, text: str = "payload") -> None:
+        self.text = text
+        self.calls = 0
+
+    def __call__(self, shop: Workshop) -> None:
+        self.calls += 1
+        (shop.work / "scratch").write_text("x")
+        (shop.out / "bin").mkdir()
+        (shop.out / "bin" / "tool").write_text(self.text)
+        (shop.out / "bin" / "tool").chmod(0o755)
+        (shop.out / "link").symlink_to("bin/tool")
+
+
+def get(cache: Cache, builder: Builder, **inputs: str) -> Path:
+    return cache.get("kind", "name", inputs, builder, QUIET, what="the part")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def damaged(path: Path, data: str) -> None:
+    path.chmod(0o644)
+    path.write_text(data)
+
+
+def test_built_once_and_read_only(cache: Cache) -> None:
+    builder = Builder()
+    path = get(cache, builder, source="1")
+    assert get(cache, builder, source="1") == path
+    assert builder.calls == 1
+    assert (path / "bin" / "tool").stat().st_mode & 0o777 == 0o555
+    assert path.stat().st_mode & 0o222 == 0
+    assert sorted(item.name for item in path.iterdir()) == ["bin", "link", MANIFEST]
+    assert not list(path.parent.glob(".tmp-*"))
+
+
+def test_other_inputs_are_another_entry(cache: Cache) -> None:
+    builder = Builder()
+    assert get(cache, builder, source="1") != get(cache, builder, source="2")
+    assert builder.calls == 2
+    assert cache.find("kind", "name", {"source": "3"}) is None
+
+
+@pytest.mark.parametrize("data", ["payloat", "pay", "", "payload and more"])
+def test_a_damaged_file_is_made_again(cache: Cache, data: str) -> None:
+    builder = Builder()
+    tool = get(cache, builder) / "bin" / "tool"
+    damaged(tool, data)
+    os.utime(tool, ns=(1, 1))
+    assert cache.find("kind", "name", {}) is None
+    assert (get(cache, builder) / "bin" / "tool").read_text() == "payload"
+    assert builder.calls == 2
+
+
+def test_a_copied_cache_with_other_times_is_still_good(cache: Cache) -> None:
+    builder = Builder()
+    os.utime(get(cache, builder) / "bin" / "tool", ns=(1, 1))
+    get(cache, builder)
+    assert builder.calls == 1
+
+
+def test_only_full_verification_sees_a_change_behind_size_and_time(cache: Cache) -> None:
+    path = get(cache, Builder())
+    tool = path / "bin" / "tool"
+    before = tool.stat().st_mtime_ns
+    damaged(tool, "paylaod")
+    os.utime(tool, ns=(before, before))
+    assert verify(path) is None
+    assert verify(path, full=True) == "bin/tool: changed since it was made"
+    assert [entry.broken for entry in cache.entries(full=True)] == ["bin/tool: changed since it was made"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"files": {"bin/tool": {}}}', '{"files": 3}'])
+def test_a_damaged_manifest_is_damage(cache: Cache, text: str) -> None:
+    builder = Builder()
+    damaged(get(cache, builder) / MANIFEST, text)
+    get(cache, builder)
+    assert builder.calls == 2
+
+
+def test_missing_files_and_links(cache: Cache) -> None:
+    path = get(cache, Builder())
+    path.chmod(0o755)
+    (path / "link").unlink()
+    assert verify(path) == "link: not the link it was"
+    (path / "bin").chmod(0o755)
+    (path / "bin" / "tool").unlink()
+    assert verify(path) == "tool is missing"
+    (path / "bin" / "tool").mkdir()
+    assert verify(path) == "bin/tool: not a file"
+
+
+def test_a_failed_build_leaves_nothing_but_its_log(cache: Cache) -> None:
+    def fail(shop: Workshop) -> None:
+        (shop.out / "half").write_text("x")
+        shop.log.write_text("what went wrong")
+        raise ArtefactError("no")
+
+    with pytest.raises(ArtefactError, match="no"):
+        cache.get("kind", "name", {}, fail, QUIET, what="the part")
+    assert list((cache.root / "kind").iterdir()) == []
+    assert (cache.root / "logs" / "kind-name.log").read_text() == "what went wrong"
+
+
+def test_what_dead_builders_left_is_removed_and_what_living_ones_build_is_not(cache: Cache) -> None:
+    path = get(cache, Builder(), source="1")
+    own = path.parent / f".tmp-{path.name}-dead"
+    other = path.parent / ".tmp-other-0123-dead"
+    alive = path.parent / ".tmp-alive-0123-busy"
+    for folder in (own, other, alive):
+        (folder / "out" / "inner").mkdir(parents=True)
+        (folder / "out" / "inner").chmod(0o555)
+    (cache.root / "locks" / "kind-other-0123").touch()
+    damaged(path / MANIFEST, "")
+    with cache.lock("kind-alive-0123", "alive", QUIET):
+        get(cache, Builder(), source="1")
+    assert not own.exists()
+    assert not other.exists()
+    assert alive.exists()
+
+
+class Watched(PlainProgress):
+    """Tells when somebody began to wait."""
+
+    def __init__(self) -> None:
+        self.waiting = threading.Event()
+        super().__init__(io.StringIO())
+
+    def say(self, text: str) -> None:
+        if text.startswith("Waiting for another memhp: the part"):
+            self.waiting.set()
+
+
+def test_two_at_once_build_once_and_the_second_says_that_it_waits(cache: Cache) -> None:
+    started, second = threading.Event(), Watched()
+    calls: list[str] = []
+
+    def slow(shop: Workshop) -> None:
+        calls.append("built")
+        started.set()
+        assert second.waiting.wait(10)
+        (shop.out / "file").write_text("x")
+
+    def run(progress: PlainProgress | SilentProgress, found: list[Path]) -> None:
+        found.append(cache.get("kind", "name", {}, slow, progress, what="the part"))
+
+    found: list[Path] = []
+    first = threading.Thread(target=run, args=(QUIET, found))
+    first.start()
+    assert started.wait(10)
+    run(second, found)
+    first.join(10)
+    assert calls == ["built"]
+    assert found[0] == found[1]
+
+
+def test_a_present_entry_needs_no_writable_cache(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = get(cache, Builder())
+
+    def no_lock(*_: object) -> Task:
+        raise AssertionError("took a lock")
+
+    monkeypatch.setattr(Cache, "lock", no_lock)
+    assert get(cache, Builder()) == path
+
+
+def test_a_cache_that_cannot_be_made_says_where(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtefactError, match=r"cannot make the part: Not a directory: .*file/cache"):
+        get(Cache(tmp_path / "file" / "cache"), Builder())
+
+
+@pytest.mark.parametrize(
+    ("number", "message", "hint"),
+    [
+        (errno.ENOSPC, "No space left on device: /x/y", "disk space"),
+        (errno.EACCES, "Permission denied: /x/y", "may write to"),
+        (errno.EROFS, "Read-only file system: /x/y", "MEMHP_CACHE"),
+    ],
+)
+def test_a_full_or_forbidden_disk_is_explained(cache: Cache, number: int, message: str, hint: str) -> None:
+    def fail(_: Workshop) -> None:
+        raise OSError(number, os.strerror(number), "/x/y")
+
+    with pytest.raises(ArtefactError, match=f"cannot make the part: {message}") as caught:
+        cache.get("kind", "name", {}, fail, QUIET, what="the part")
+    assert caught.value.hint is not None
+    assert hint in caught.value.hint
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("MEMHP_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_root() == tmp_path / ".cache" / "memhp"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_root() == tmp_path / ".cache" / "memhp"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_root() == Path("/xdg/memhp")
+    monkeypatch.setenv("MEMHP_CACHE", "/own")
+    assert cache_root() == Path("/own")
