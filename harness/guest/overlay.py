@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from harness.cpio import CpioEntry, character_device, directory, pack, regular
 from harness.errors import UsageError
-from harness.guest.cpio import CpioEntry, character_device, directory, pack, regular
 from harness.guest.identity import Identity
 
 #: where the guest-scripts live in a guest

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Devices of the guest's kernel: wait until a driver has taken one."""
+
+from __future__ import annotations
+
+import re
+from math import floor
+
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, GuestError, UsageError
+from harness.guest.overlay import SCRIPTS
+from harness.guest.shell import Shell
+
+_WORD = re.compile(r"[A-Za-z0-9_.:-]+")
+#: the guest stops waiting this much before the deadline, so that its report still arrives in time
+_REPORT_SECONDS = 0.5
+
+
+def wait_driver(shell: Shell, bus: str, device: str, driver: str, *, deadline: Deadline) -> None:
+    """Return when ``device`` of /sys/bus/``bus`` is bound to ``driver``.
+
+    Raises UsageError for names that cannot be, DeadlineExpired (at whole seconds), GuestError.
+    """
+    for word in (bus, device, driver):
+        if _WORD.fullmatch(word) is None:
+            raise UsageError(f"{word!r} is no name of a bus, a device or a driver")
+    seconds = floor(max(0.0, deadline.remaining() - _REPORT_SECONDS))
+    done = shell.run(f"/{SCRIPTS}/wait-driver {bus} {device} {driver} {seconds}", deadline=deadline)
+    if done.status == 1:
+        seen = done.stdout.decode(errors="replace").strip()
+        raise DeadlineExpired(f"{driver} to take {device} in the guest", deadline.seconds, last_seen=seen)
+    if done.status != 0:
+        said = done.stderr.decode(errors="replace").strip()[-500:]
+        raise GuestError(f"the guest's wait-driver script failed (status {done.status}): {said}")
