@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.config.yaml import Value, load, size_problem, suggest
-from harness.errors import ConfigError, UsageError
+from harness.config.places import configs_dir
+from harness.config.yaml import Value, load, show, size_problem, suggest
+from harness.errors import UsageError
 from harness.units import GIB, MIB, TIB, align_up, format_size
 
 #: boot memory, nodes and maxmem are whole memory sections (SECTION_SIZE_BITS 27 on arm64 with 4K pages and on riscv64)
@@ -255,4 +256,19 @@ def override(spec: GuestSpec, values: Mapping[str, object], options: Mapping[str
     return changed
 
 
-__all__ = ["ConfigError", "GuestSpec", "NodeConfig", "Problem", "load_guest", "override", "problems", "read_shape"]
+def known_guests() -> dict[str, Path]:
+    """Every guest file that can be used by its bare name, sorted."""
+    return {path.stem: path for path in sorted((configs_dir() / "guests").glob("*.yaml"))}
+
+
+def find_guest(what: str) -> GuestSpec:
+    """Load a guest by its name, or from a file: anything with a slash or a .yaml or .yml suffix.
+
+    Raises UsageError for an unknown name, ConfigError for a wrong file.
+    """
+    if "/" in what or what.endswith((".yaml", ".yml")):
+        return load_guest(Path(what))
+    known = known_guests()
+    if what not in known:
+        raise UsageError(f"unknown guest {show(what)}", hint=f"{suggest(what, known)} (memhp list guests)")
+    return load_guest(known[what])

@@ -17,13 +17,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from harness.config.guest import DEFAULT_BOOT, GuestSpec, problems, read_shape
+from harness.config.places import configs_dir
 from harness.config.plan import Plan
 from harness.config.verbs import ABILITY_NAMES, EXPECTATIONS, VERBS, title_of
 from harness.config.yaml import Value, parse, read_text, show, suggest
@@ -31,8 +31,6 @@ from harness.errors import ConfigError, UsageError
 
 #: steps of a scenario with every ``repeat`` unrolled
 MAX_STEPS = 100_000
-#: an environment variable that names another ``configs`` directory
-CONFIGS_VARIABLE = "MEMHP_CONFIGS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +108,6 @@ def _walk(steps: Sequence[Step], plan: Plan[Step]) -> None:
                 _walk(step.args["steps"], plan)
         else:
             plan.follow(step, step.verb, step.args, step.expect)
-
-
-def configs_dir() -> Path:
-    """The ``configs`` directory: $MEMHP_CONFIGS, or the checkout's; raises UsageError if it is not there."""
-    chosen = os.environ.get(CONFIGS_VARIABLE)
-    path = Path(chosen) if chosen else Path(__file__).resolve().parents[2] / "configs"
-    if not path.is_dir():
-        hint = f"{CONFIGS_VARIABLE} names it" if chosen else f"run memhp from its checkout, or set {CONFIGS_VARIABLE}"
-        raise UsageError(f"no directory {path}", hint=hint)
-    return path
 
 
 def known_scenarios() -> dict[str, Path]:
@@ -241,7 +229,6 @@ __all__ = [
     "VERBS",
     "Scenario",
     "Step",
-    "configs_dir",
     "known_scenarios",
     "load_scenario",
     "read_scenario",

@@ -49,6 +49,8 @@ def make_console(stream: TextIO, color: str = "auto") -> Console:
         emoji=False,
         highlight=False,
         soft_wrap=True,
+        # A file or a pipe has no width: tables in it must not be folded.
+        width=None if stream.isatty() else 4096,
     )
 
 

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From words on the command line to what the rooms below understand. Raises UsageError that names the option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from harness.cli.parser import Arguments
+from harness.config.guest import GuestSpec, NodeConfig, find_guest, override
+from harness.errors import UsageError
+from harness.scenarios.options import RunOptions
+from harness.units import parse_size
+
+T = TypeVar("T")
+
+DEFAULT_ARCH = "arm64"
+#: field of GuestSpec -> the option that sets it
+GUEST_OPTIONS = {
+    "kernel": "--kernel",
+    "initrd": "--initrd",
+    "qemu": "--qemu",
+    "memory": "--memory",
+    "maxmem": "--maxmem",
+    "slots": "--slots",
+    "ports": "--ports",
+    "cpus": "--cpus",
+    "nodes": "--node",
+    "boot": "--boot",
+    "cmdline": "--cmdline",
+    "cpu": "--cpu",
+    "machine_options": "--machine",
+}
+
+
+def read_size(text: str, option: str) -> int:
+    """A size in bytes."""
+    try:
+        return parse_size(text[:80])
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def read_integer(text: str, option: str) -> int:
+    """A whole number."""
+    try:
+        return int(text[:40], 10)
+    except ValueError:
+        raise UsageError(f"{option}: {text[:40]!r} is not a whole number") from None
+
+
+def read_seconds(text: str, option: str) -> float:
+    """A time in seconds, more than nothing and less than a day."""
+    try:
+        value = float(text[:40])
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86_400:
+        raise UsageError(f"{option}: {text[:40]!r} is not a number of seconds", hint="such as 120, at most 86400")
+    return value
+
+
+def read_file(text: str, option: str) -> Path:
+    """A file that is there."""
+    path = Path(text).expanduser().resolve()
+    if not path.is_file():
+        raise UsageError(f"{option}: no such file: {path}", hint="check the path")
+    return path
+
+
+def read_kernel(text: str, option: str) -> str:
+    """A path if there is such a file or it looks like one, else a selector."""
+    path = Path(text).expanduser()
+    if path.is_file():
+        return str(path.resolve())
+    if "/" in text or not text:
+        raise UsageError(f"{option}: no such file: {text}", hint="an Image, debian, a linux-image-… package or purpose")
+    return text
+
+
+_READERS: Mapping[str, Callable[[str, str], object]] = {
+    "kernel": read_kernel,
+    "initrd": read_file,
+    "qemu": read_file,
+    "memory": read_size,
+    "maxmem": read_size,
+    "slots": read_integer,
+    "ports": read_integer,
+    "cpus": read_integer,
+    "boot": lambda text, option: text,
+    "cmdline": lambda text, option: text,
+    "cpu": lambda text, option: text,
+}
+
+
+def guest_of(arguments: Arguments) -> GuestSpec:
+    """The guest that the options describe, on top of a guest file if one is named."""
+    base = _base(arguments)
+    values: dict[str, object] = {
+        name: read(text, GUEST_OPTIONS[name])
+        for name, read in _READERS.items()
+        if (text := getattr(arguments, name, None)) is not None
+    }
+    if getattr(arguments, "node", None):
+        values["nodes"] = tuple(NodeConfig(read_size(text, "--node")) for text in arguments.node)
+    if getattr(arguments, "machine", None):
+        values["machine_options"] = tuple(arguments.machine)
+    return override(base, values, GUEST_OPTIONS)
+
+
+def _base(arguments: Arguments) -> GuestSpec:
+    named = getattr(arguments, "guest", None)
+    if named is None:
+        return GuestSpec.default(arguments.arch or DEFAULT_ARCH)
+    spec = find_guest(named)
+    if arguments.arch not in (None, spec.arch):
+        raise UsageError(
+            f"--arch {arguments.arch}: the guest {spec.name} is {spec.arch}", hint="leave --arch out with --guest"
+        )
+    return spec
+
+
+def run_options(arguments: Arguments) -> RunOptions:
+    """How to run."""
+    chosen = arguments.bundle_dir
+    if chosen is not None and Path(chosen).exists() and not Path(chosen).is_dir():
+        raise UsageError(f"--bundle-dir: {chosen} is not a directory", hint="name a directory; it is created if needed")
+    return RunOptions(
+        bundle_dir=None if chosen is None else Path(chosen),
+        seed=read_integer(arguments.seed, "--seed"),
+        timeout=read_seconds(arguments.timeout, "--timeout"),
+        fail_fast=arguments.fail_fast,
+    )

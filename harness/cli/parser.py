@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can be said on the command line. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from harness import __version__
+from harness.errors import UsageError
+
+Arguments = argparse.Namespace
+
+EPILOG = """\
+exit status of run, check and demo:
+  0  all passed
+  1  the kernel under test broke an invariant
+  2  usage or configuration error; or every scenario was skipped for a missing ability
+  3  no verdict: infrastructure failed, or the guest refused a step that the scenario needs
+
+first line to try: memhp run -a arm64 --kernel path/to/Image
+"""
+
+_LISTS = ("scenarios", "invariants", "guests", "kernels")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print a page of usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"{self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            near = difflib.get_close_matches(rest[0].split("=")[0], list(self._option_string_actions), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help"
+            raise UsageError(f"{self.prog} does not know {rest[0]!r}", hint=hint)
+        return found, rest
+
+
+def parse_arguments(words: Sequence[str]) -> Arguments:
+    """Parse the command line; raises UsageError. ``--help`` and ``--version`` print and raise SystemExit."""
+    return build_parser().parse_args(list(words))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole parser."""
+    parser = _Parser(
+        prog="memhp",
+        description="Drive Linux memory hotplug in QEMU guests and prove the kernel's state after every step.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"memhp {__version__}")
+    _common(parser, top=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        made.allow_abbrev = False
+        _common(made, top=False)
+        return made
+
+    doctor = add("doctor", "show what is there, what is missing and the command that mends it")
+    _arch(doctor)
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    fetch = add("fetch", "fetch or build every part now: QEMU, firmware, guest root, kernels")
+    _arch(fetch)
+    fetch.add_argument("--kernel", action="append", metavar="K", help=f"which kernel (repeatable); {_KERNELS}")
+    listing = add("list", "list scenarios, invariants, guests or kernels")
+    listing.add_argument("what", choices=_LISTS, help="what to list")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    run = add("run", "run scenarios on a guest and check the kernel's state after every step")
+    run.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="a name, or a YAML file; none: all of them")
+    run.add_argument("--all", action="store_true", help="all scenarios (the default)")
+    _guest(run)
+    _running(run)
+    _reports(run)
+    collect = add("collect", "boot a guest and save one snapshot of its state")
+    collect.add_argument("-o", "--output", required=True, metavar="DIR", help="directory to create")
+    collect.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot (default 120)")
+    _guest(collect)
+    check = add("check", "check a saved run or snapshot again; no VM needed")
+    check.add_argument("directory", metavar="DIR", help="a bundle of run, or what collect wrote")
+    _reports(check)
+    cmdline = add("cmdline", "print QEMU's command line, an option a line, fit for a shell")
+    _guest(cmdline)
+    demo = add("demo", "show the main job: Debian's kernel first, then the purpose-built one with every scenario")
+    _arch(demo)
+    demo.add_argument("--qemu", metavar="PATH", help="another qemu-system-*")
+    _running(demo)
+    _reports(demo)
+    return parser
+
+
+_KERNELS = "an Image, debian, a linux-image-… package, or purpose (the default: built once from Debian's source)"
+
+
+def _common(parser: argparse.ArgumentParser, *, top: bool) -> None:
+    # Given before or after the command: the later parser must not reset what the earlier one found.
+    parser.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto" if top else argparse.SUPPRESS,
+        help="colour; auto: on a terminal, unless NO_COLOR is set",
+    )
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=False if top else argparse.SUPPRESS,
+        help="show a traceback with every error",
+    )
+
+
+def _arch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-a", "--arch", metavar="ARCH", help="arm64 (the default)")
+
+
+def _guest(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("guest")
+    group.add_argument("-a", "--arch", metavar="ARCH", help="arm64 (the default)")
+    group.add_argument("--guest", metavar="FILE", help="a YAML guest file, or a name of `memhp list guests`")
+    group.add_argument("--kernel", metavar="K", help=_KERNELS)
+    group.add_argument("--initrd", metavar="FILE", help="an archive to unpack over the guest's root")
+    group.add_argument("--qemu", metavar="PATH", help="another qemu-system-*")
+    group.add_argument("--memory", metavar="SIZE", help="boot memory (default 1G)")
+    group.add_argument("--maxmem", metavar="SIZE", help="boot memory and all memory devices (default 16G)")
+    group.add_argument("--slots", metavar="N", help="DIMM slots (default 8)")
+    group.add_argument("--ports", metavar="N", help="hot-plug ports for virtio devices (default 4)")
+    group.add_argument("--cpus", metavar="N", help="CPUs (default 2)")
+    group.add_argument("--node", action="append", metavar="SIZE", help="a NUMA node with SIZE of the boot memory")
+    group.add_argument("--boot", metavar="HOW", help="acpi (through EDK2) or dt (device tree)")
+    group.add_argument("--cmdline", metavar="ARGS", help="more arguments for the kernel")
+    group.add_argument("--cpu", metavar="MODEL", help="QEMU's -cpu")
+    group.add_argument("--machine", action="append", metavar="K=V", help="an option for QEMU's -machine (repeatable)")
+
+
+def _running(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("running")
+    group.add_argument("--bundle-dir", metavar="DIR", help="keep every run's bundle there, not only of failed runs")
+    group.add_argument("--seed", default="0", metavar="N", help="seed of everything random (default 0)")
+    group.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot and each step (default 120)")
+    ending = group.add_mutually_exclusive_group()
+    ending.add_argument("--keep-going", dest="fail_fast", action="store_false", help="run all, come what may (default)")
+    ending.add_argument("--fail-fast", action="store_true", help="stop after the first scenario that does not pass")
+    parser.set_defaults(fail_fast=False)
+
+
+def _reports(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("reports")
+    group.add_argument("--json", metavar="FILE", help="write the results as JSON (-: standard output)")
+    group.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML (-: standard output)")

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commands that only show or prepare: list, cmdline, doctor, fetch."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from harness.cli.parser import Arguments
+from harness.units import format_size
+
+Rows = list[dict[str, object]]
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Rows in aligned columns; the last column is as long as it is."""
+    from harness.report.text import clean
+
+    cells = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = [f"{cell:<{width}}" for cell, width in zip(row[:-1], widths, strict=False)]
+        sys.stdout.write("  ".join([*padded, row[-1]]).rstrip() + "\n")
+
+
+def _scenarios() -> Iterator[dict[str, object]]:
+    from harness.config.scenario import known_scenarios, load_scenario
+
+    for name, path in known_scenarios().items():
+        found = load_scenario(name)
+        yield {
+            "name": name,
+            "needs": list(found.needs),
+            "summary": found.summary,
+            "family": found.family,
+            "steps": sum(step.unrolled() for step in found.steps),
+            "file": str(path),
+        }
+
+
+def _invariants() -> Iterator[dict[str, object]]:
+    from harness.check import CATALOGUE
+
+    for item in CATALOGUE.values():
+        yield {"id": item.id, "statement": item.statement, "source": item.source, "motive": item.motive}
+
+
+def _guests() -> Iterator[dict[str, object]]:
+    from harness.config.guest import DEFAULT_BOOT, GuestSpec, known_guests, load_guest
+
+    specs = [GuestSpec.default(arch) for arch in DEFAULT_BOOT] + [load_guest(path) for path in known_guests().values()]
+    for spec in specs:
+        nodes = f", {len(spec.nodes)} nodes" if spec.nodes else ""
+        room = f"{format_size(spec.memory)} of at most {format_size(spec.maxmem)}"
+        shape = f"{room}, {spec.slots} slots, {spec.cpus} CPUs, {spec.boot}{nodes}"
+        yield {"name": spec.name, "arch": spec.arch, "shape": shape}
+
+
+def _kernels() -> Iterator[dict[str, object]]:
+    yield {"selector": "purpose", "meaning": "built once from Debian's kernel source with all that scenarios need"}
+    yield {"selector": "purpose:PACKAGE", "meaning": "the same from another linux-source-… package"}
+    yield {"selector": "debian", "meaning": "Debian's stock kernel: nothing to build, no pc-dimm hotplug, no ptdump"}
+    yield {"selector": "linux-image-…", "meaning": "that package of Debian's"}
+    yield {"selector": "PATH", "meaning": "your own Image"}
+
+
+_LISTS: Mapping[str, tuple[Callable[[], Iterable[dict[str, object]]], tuple[str, ...]]] = {
+    "scenarios": (_scenarios, ("name", "needs", "summary")),
+    "invariants": (_invariants, ("id", "statement")),
+    "guests": (_guests, ("name", "arch", "shape")),
+    "kernels": (_kernels, ("selector", "meaning")),
+}
+
+
+def show_list(arguments: Arguments) -> int:
+    """memhp list."""
+    produce, columns = _LISTS[arguments.what]
+    rows: Rows = list(produce())
+    if arguments.json:
+        _print_json(rows)
+    else:
+        print_columns([columns, *([_cell(row[name]) for name in columns] for row in rows)])
+    return 0
+
+
+def _cell(value: object) -> str:
+    return ", ".join(value) or "-" if isinstance(value, list) else str(value)
+
+
+def lines_of(argv: Sequence[str]) -> str:
+    """``argv`` for a shell, an option with its value a line, joined by backslashes."""
+    lines: list[list[str]] = [[]]
+    for word in argv:
+        if word.startswith("-") and lines[-1]:
+            lines.append([])
+        lines[-1].append(shlex.quote(word))
+    return " \\\n  ".join(" ".join(line) for line in lines)
+
+
+def cmdline(arguments: Arguments) -> int:
+    """memhp cmdline."""
+    from pathlib import Path
+
+    from harness.cli.options import guest_of
+
+    guest = guest_of(arguments)
+    from harness.progress import default_progress
+    from harness.qemu.cmdline import Channels, command_line
+    from harness.scenarios.boot import machine_spec, resolve
+
+    parts = resolve(guest, (), default_progress())
+    variables = None if parts.firmware is None else parts.firmware.vars
+    # A run hands QEMU two connected sockets; their numbers differ from run to run.
+    channels = Channels(qmp=3, console=4, console_log=Path("console.log"), variables=variables)
+    argv = command_line(machine_spec(guest, parts, parts.root.initrd), channels)
+    sys.stdout.write(lines_of(argv) + "\n")
+    return 0

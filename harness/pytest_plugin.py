@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""pytest plugin: real guests and scenarios as fixtures.
+
+It loads in every pytest of its environment, so nothing of the harness is imported before a test asks for it.
+
+Fixtures, each built on the one before:
+
+``memhp_guest_spec``  what the ``--memhp-*`` options describe (session; one parameter for each ``--memhp-arch``)
+``memhp_artifacts``   QEMU, kernel, firmware, guest root: fetched or built (session)
+``memhp_guest``       a booted guest: a ``harness.scenarios.session.Session`` (module)
+``memhp_run``         ``memhp_run(scenario) -> RunResult``: runs it on a guest of its own and fails unless it passes
+``memhp_scenario``    one scenario after the other: those of the marker, of ``--memhp-scenario``, or all
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness.config.guest import GuestSpec
+    from harness.config.scenario import Scenario
+    from harness.scenarios.boot import Parts
+    from harness.scenarios.options import RunOptions
+    from harness.scenarios.result import RunResult
+    from harness.scenarios.session import Session
+
+#: option, its metavar, help; all may be left out
+_OPTIONS = (
+    ("kernel", "K", "kernel under test: an Image, debian, a linux-image-… package, or purpose (the default)"),
+    ("initrd", "FILE", "an archive to unpack over the guest's root"),
+    ("qemu", "PATH", "another qemu-system-*"),
+    ("guest", "FILE", "a YAML guest file, or a name of `memhp list guests`"),
+    ("bundle-dir", "DIR", "keep every run's bundle there"),
+    ("timeout", "S", "seconds for the boot and each step (default 120)"),
+)
+_NEEDS_GUEST = {"memhp_artifacts", "memhp_guest", "memhp_run"}
+
+_bundles = pytest.StashKey[list[Path]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("memhp", "Linux memory hotplug in QEMU guests")
+    for name, metavar, text in _OPTIONS:
+        group.addoption(f"--memhp-{name}", metavar=metavar, help=text)
+    group.addoption("--memhp-arch", action="append", metavar="ARCH", help="arm64 (the default); repeatable")
+    group.addoption("--memhp-scenario", action="append", metavar="NAME", help="only this scenario or file; repeatable")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "memhp_guest: needs a real guest: QEMU, a kernel, a guest root")
+    config.addinivalue_line("markers", "memhp_scenario(*names): what the fixture memhp_scenario stands for")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "memhp_guest_spec" in metafunc.fixturenames:
+        named, arches = metafunc.config.getoption("memhp_guest"), metafunc.config.getoption("memhp_arch")
+        chosen = arches or ([None] if named else ["arm64"])
+        ids = [Path(named).stem if arch is None else arch for arch in chosen]
+        metafunc.parametrize("memhp_guest_spec", chosen, indirect=True, ids=ids, scope="session")
+    if "memhp_scenario" in metafunc.fixturenames:
+        metafunc.parametrize("memhp_scenario", _scenarios(metafunc), ids=lambda scenario: scenario.name)
+
+
+def _scenarios(metafunc: pytest.Metafunc) -> list[Scenario]:
+    from harness.config.scenario import known_scenarios, load_scenario
+    from harness.errors import UsageError
+
+    marked = [name for mark in metafunc.definition.iter_markers("memhp_scenario") for name in mark.args]
+    asked = metafunc.config.getoption("memhp_scenario")
+    try:
+        if marked and asked:
+            return [load_scenario(name) for name in marked if name in asked]
+        return [load_scenario(name) for name in marked or asked or known_scenarios()]
+    except UsageError as error:
+        _refuse(error)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _NEEDS_GUEST & set(getattr(item, "fixturenames", ())):
+            item.add_marker("memhp_guest")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        bundles = list(item.stash.get(_bundles, []))
+        session = getattr(item, "funcargs", {}).get("memhp_guest")
+        if session is not None:
+            bundles.append(session.recorder.directory)
+        if bundles:
+            report.sections.append(("memhp bundle", "\n".join(str(path) for path in bundles)))
+    return report
+
+
+def _refuse(error: Exception) -> NoReturn:
+    """End the whole session: the options themselves are wrong."""
+    pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+def _missing(reason: str) -> NoReturn:
+    """Skip for want of a part, but never in CI, where everything has to be there."""
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def _option(config: pytest.Config, name: str) -> str | None:
+    value: str | None = config.getoption(f"memhp_{name}")
+    return value
+
+
+@pytest.fixture(scope="session")
+def memhp_guest_spec(request: pytest.FixtureRequest) -> GuestSpec:
+    """The guest that the options describe."""
+    from harness.cli.options import read_file, read_kernel
+    from harness.config.guest import GuestSpec, find_guest
+    from harness.errors import UsageError
+
+    config = request.config
+    readers: dict[str, Callable[[str, str], object]] = {
+        "kernel": read_kernel,
+        "initrd": read_file,
+        "qemu": read_file,
+    }
+    try:
+        named = _option(config, "guest")
+        base = GuestSpec.default(request.param) if named is None else find_guest(named)
+        if named is not None and request.param not in (None, base.arch):
+            raise UsageError(f"--memhp-arch {request.param}: the guest {base.name} is {base.arch}")
+        return base.with_fields(
+            {
+                name: read(text, f"--memhp-{name}")
+                for name, read in readers.items()
+                if (text := _option(config, name)) is not None
+            }
+        )
+    except UsageError as error:
+        _refuse(error)
+
+
+@pytest.fixture(scope="session")
+def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
+    """How to run; bundles stay where ``--memhp-bundle-dir`` says, or in pytest's temporary directory."""
+    from harness.cli.options import read_seconds
+    from harness.errors import UsageError
+    from harness.scenarios.options import RunOptions
+
+    chosen = _option(request.config, "bundle_dir")
+    bundles = tmp_path_factory.mktemp("memhp") if chosen is None else Path(chosen)
+    try:
+        timeout = read_seconds(_option(request.config, "timeout") or "120", "--memhp-timeout")
+    except UsageError as error:
+        _refuse(error)
+    return RunOptions(bundle_dir=bundles, timeout=timeout)
+
+
+@pytest.fixture(scope="session")
+def memhp_artifacts(memhp_guest_spec: GuestSpec) -> Parts:
+    """Everything a guest is started from; skips (fails in CI) if a part cannot be had."""
+    from harness.errors import ArtefactError, UsageError
+    from harness.progress import default_progress
+    from harness.scenarios.boot import resolve
+
+    try:
+        return resolve(memhp_guest_spec, (), default_progress())
+    except ArtefactError as error:
+        _missing(str(error))
+    except UsageError as error:
+        _refuse(error)
+
+
+@pytest.fixture(scope="module")
+def memhp_guest(
+    request: pytest.FixtureRequest, memhp_guest_spec: GuestSpec, memhp_artifacts: Parts, memhp_options: RunOptions
+) -> Iterator[Session]:
+    """A booted guest, shared by the tests of a module: do something to it with ``act``, or look with ``state``."""
+    from harness.errors import MemhpError
+
+    assert memhp_options.bundle_dir is not None
+    name = request.module.__name__.rpartition(".")[2]
+    directory = memhp_options.bundle_dir / f"{name}-{memhp_guest_spec.name}"
+    number = 1
+    while directory.exists():
+        number += 1
+        directory = directory.with_name(f"{name}-{memhp_guest_spec.name}-{number}")
+    directory.mkdir(parents=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            session = stack.enter_context(_booted(name, memhp_guest_spec, memhp_artifacts, memhp_options, directory))
+        except MemhpError as error:
+            pytest.fail(f"{error}\nmemhp bundle: {directory}", pytrace=False)
+        yield session
+
+
+@contextlib.contextmanager
+def _booted(name: str, spec: GuestSpec, parts: Parts, options: RunOptions, directory: Path) -> Iterator[Session]:
+    from harness.scenarios.boot import boot_guest
+    from harness.scenarios.record import Recorder
+    from harness.scenarios.session import Session
+
+    recorder = Recorder(directory)
+    recorder.start(name, "", {"guest": spec.name, "seed": options.seed})
+    with boot_guest(spec, parts, directory, options.timeout) as guest:
+        yield Session(guest, options, recorder)
+
+
+@pytest.fixture
+def memhp_run(
+    request: pytest.FixtureRequest, memhp_guest_spec: GuestSpec, memhp_artifacts: Parts, memhp_options: RunOptions
+) -> Callable[[Scenario | Path | str], RunResult]:
+    """Run a scenario on a freshly booted guest.
+
+    A missing ability skips the test with its name; everything but a pass fails it, with the findings and the bundle.
+    """
+    from harness.check import Verdict
+    from harness.config.scenario import Scenario, load_scenario
+    from harness.errors import MemhpError
+    from harness.report.terminal import findings_text
+    from harness.scenarios import runner
+    from harness.scenarios.reporter import SilentReporter
+
+    def run(what: Scenario | Path | str) -> RunResult:
+        scenario = what if isinstance(what, Scenario) else load_scenario(what)
+        try:
+            [result] = runner.run_scenarios([scenario], memhp_guest_spec, memhp_options, SilentReporter())
+        except MemhpError as error:
+            pytest.fail(str(error), pytrace=False)
+        if result.bundle is not None:
+            request.node.stash.setdefault(_bundles, []).append(result.bundle)
+        if result.verdict is Verdict.SKIPPED:
+            pytest.skip(result.reason)
+        if result.verdict is not Verdict.PASS:
+            pytest.fail(findings_text(result), pytrace=False)
+        return result
+
+    return run
