@@ -21,7 +21,7 @@ from harness.guest.overlay import SCRIPTS
 from harness.guest.shell import Shell
 from harness.parsers.blocks import parse_blocks
 from harness.parsers.dax import parse_dax
-from harness.parsers.dmesg import alarming, parse_dmesg
+from harness.parsers.dmesg import parse_dmesg
 from harness.parsers.iomem import parse_iomem
 from harness.parsers.kconfig import parse_config
 from harness.parsers.meminfo import parse_meminfo
@@ -33,7 +33,7 @@ from harness.parsers.vmstat import parse_vmstat
 from harness.parsers.zoneinfo import parse_zoneinfo
 from harness.qemu.machine import Machine
 from harness.qemu.memdev import memory_devices
-from harness.state import DmesgLine, GuestState, KernelFacts, MemoryDevice, NotObserved
+from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved
 from harness.units import AddrRange
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
         page_tables=parsed("ptdump", lambda text: parse_ptdump(text, arch)),
         # Without the bus (its module is loaded with the first device) there is no device on it.
         dax=() if no_dax_bus else parsed("dax", parse_dax),
-        dmesg=parsed("dmesg", _parse_log),
+        dmesg=parsed("dmesg", parse_dmesg),
         devices=parsed("devices", _parse_devices),
         backends=parsed("backends", _parse_backends),
         console=parsed("console", _parse_console),
@@ -196,10 +196,6 @@ def _parse_uptime(text: str) -> float:
         return float(text.split()[0])
     except (ValueError, IndexError):
         raise ParseError("/proc/uptime", 1, text, "not '<seconds> <seconds>'") from None
-
-
-def _parse_log(text: str) -> tuple[DmesgLine, ...]:
-    return tuple(DmesgLine(line.seconds, line.level, line.text, alarming(line.text)) for line in parse_dmesg(text))
 
 
 def _page_size(auxv: bytes) -> int:

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Snapshots of a recorded guest: taken, parsed, saved, edited, loaded."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from guest_peer import said
+
+from harness.arch import ARM64, RISCV64
+from harness.collect.snapshot import collect_facts, collect_state, parse_parameters, parse_state
+from harness.collect.sources import MISSING
+from harness.collect.store import load_facts, load_state, save_facts, save_state
+from harness.deadline import Deadline
+from harness.errors import GuestError, ParseError, UsageError
+from harness.guest.console import Console
+from harness.guest.shell import OUTPUT_LIMIT, Completed
+from harness.parsers.dmesg import alarming
+from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved
+from harness.units import GIB, AddrRange
+
+RECORDED = Path(__file__).parent / "fixtures" / "arm64-built"
+AUXV = struct.pack("<6Q", 33, 0xFFFF_0000, 6, 4096, 0, 0)
+FACTS_SOURCES = {
+    "release": b"6.12.0-hp\n",
+    "cmdline": b"console=ttyAMA0\n",
+    "auxv": AUXV,
+    "block_size": b"8000000\n",
+    "config": (RECORDED / "config.gz").read_bytes(),
+    "kcore": gzip.decompress((RECORDED / "kcore.bin.gz").read_bytes()),
+    "parameters": b"memory_hotplug/parameters/memmap_on_memory:N\nprintk/parameters/time:Y\n",
+}
+STATE_SOURCES = {
+    "boot_id": b"c0ffee\n",
+    "uptime": b"12.50 3.00\n",
+    "auto_online": b"offline\n",
+    "dax": b"",
+    **{
+        name: (RECORDED / f"{name}.txt").read_bytes()
+        for name in ("iomem", "blocks", "meminfo", "zoneinfo", "vmstat", "status", "ptdump", "dmesg")
+    },
+}
+
+
+class RecordedGuest:
+    """Answers like guest-scripts/collect, from recorded sources; "counters" yields status and vmstat."""
+
+    def __init__(self, sources: Mapping[str, bytes], statuses: Mapping[str, str] | None = None) -> None:
+        self.sources = sources
+        self.statuses = statuses or {}
+        self.asked = ""
+
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> Completed:
+        self.asked = command
+        _, boundary, *names = command.split()
+        wanted = [part for name in names for part in (("status", "vmstat") if name == "counters" else (name,))]
+        out = b""
+        for name in wanted:
+            status = self.statuses.get(name, "ok" if name in self.sources else "missing")
+            out += f"\n@@{boundary} begin {name}\n".encode() + self.sources.get(name, b"")
+            out += f"\n@@{boundary} end {name} {status}\n".encode()
+        return Completed(0, out + f"\n@@{boundary} done {len(wanted)}\n".encode(), b"")
+
+
+@pytest.fixture(scope="module")
+def facts() -> KernelFacts:
+    return collect_facts(RecordedGuest(FACTS_SOURCES), ARM64, Deadline(5))
+
+
+@pytest.fixture
+def state(facts: KernelFacts) -> GuestState:
+    return collect_state(RecordedGuest(STATE_SOURCES), None, None, facts=facts, deadline=Deadline(5))
+
+
+def test_facts(facts: KernelFacts) -> None:
+    assert (facts.arch, facts.release, facts.cmdline) == ("arm64", "6.12.0-hp", "console=ttyAMA0")
+    assert (facts.page_size, facts.memory_block_size) == (4096, 128 << 20)
+    assert facts.config is not None and facts.config["MEMORY_HOTPLUG"] == "y"
+    assert not isinstance(facts.vmcoreinfo, NotObserved) and facts.vmcoreinfo["PAGESIZE"] == "4096"
+    assert facts.parameters == {"memory_hotplug.memmap_on_memory": "N", "printk.time": "Y"}
+
+
+def test_facts_of_a_kernel_that_tells_little() -> None:
+    facts = collect_facts(RecordedGuest({"auxv": AUXV}), RISCV64, Deadline(5))
+    assert facts.config is None and facts.memory_block_size == 0 and facts.parameters == {}
+    assert facts.vmcoreinfo == NotObserved("this kernel has no CONFIG_PROC_KCORE")
+    broken = collect_facts(RecordedGuest({"auxv": AUXV, "kcore": b"x"}), RISCV64, Deadline(5))
+    assert isinstance(broken.vmcoreinfo, NotObserved) and "ELF" in broken.vmcoreinfo.reason
+    plain = collect_facts(RecordedGuest({"auxv": AUXV, "config": b"CONFIG_SMP=y\n"}), RISCV64, Deadline(5))
+    assert plain.config == {"SMP": "y"}
+    with pytest.raises(GuestError, match="auxv has no page size"):
+        collect_facts(RecordedGuest({}), ARM64, Deadline(5))
+
+
+@pytest.mark.parametrize("config", [b"\x1f\x8bnonsense", gzip.compress(b"CONFIG_SMP=y\n")[:-6]])
+def test_facts_with_a_broken_config(config: bytes) -> None:
+    with pytest.raises(ParseError, match=r"/proc/config.gz:1: cannot be unpacked|cut off"):
+        collect_facts(RecordedGuest({"auxv": AUXV, "config": config}), ARM64, Deadline(5))
+
+
+def test_state(state: GuestState) -> None:
+    assert (state.boot_id, state.uptime, state.auto_online) == ("c0ffee", 12.5, "offline")
+    assert isinstance(state.iomem, tuple) and isinstance(state.blocks, tuple) and isinstance(state.zones, tuple)
+    assert isinstance(state.user_page_tables, int) and state.user_page_tables > 0
+    assert state.dax == () and isinstance(state.dmesg, tuple)
+    assert state.slabs == NotObserved("this kernel has no CONFIG_SLUB_DEBUG")
+    assert state.devices == NotObserved("QEMU was not asked")
+    assert state.console == NotObserved("nobody read the console")
+    assert state.raw["iomem"] == STATE_SOURCES["iomem"]
+
+
+def test_every_missing_source_has_a_reason(facts: KernelFacts) -> None:
+    few = {name: STATE_SOURCES[name] for name in ("boot_id", "uptime")}
+    state = collect_state(RecordedGuest(few), None, None, facts=facts, deadline=Deadline(5))
+    assert state.page_tables == NotObserved("this kernel has no CONFIG_PTDUMP_DEBUGFS")
+    assert state.blocks == state.auto_online == NotObserved("this kernel has no CONFIG_MEMORY_HOTPLUG")
+    assert state.vmstat == NotObserved(MISSING["vmstat"]) and state.iomem == NotObserved(MISSING["iomem"])
+    # No bus, no device.
+    assert state.dax == ()
+
+
+def test_a_source_nobody_wanted(facts: KernelFacts) -> None:
+    guest = RecordedGuest(STATE_SOURCES)
+    state = collect_state(guest, None, None, facts=facts, deadline=Deadline(5), sources=["iomem"])
+    assert guest.asked.split()[2:] == ["boot_id", "uptime", "iomem"]
+    assert isinstance(state.iomem, tuple)
+    assert state.page_tables == state.vmstat == state.user_page_tables == NotObserved("not asked for")
+
+
+def test_a_source_that_failed_and_a_log_that_lost_lines(facts: KernelFacts) -> None:
+    guest = RecordedGuest(STATE_SOURCES, {"ptdump": "failed cat: I/O error", "dmesg": "lost"})
+    state = collect_state(guest, None, None, facts=facts, deadline=Deadline(5))
+    assert state.page_tables == NotObserved("reading it failed: cat: I/O error")
+    assert isinstance(state.dmesg, NotObserved) and "log_buf_len" in state.dmesg.reason
+    assert state.raw["dmesg"] == STATE_SOURCES["dmesg"] and "ptdump" not in state.raw
+
+
+def test_alarms_in_the_log_and_on_the_console(facts: KernelFacts) -> None:
+    line = "WARNING: CPU: 0 PID: 1 at mm/memory_hotplug.c:1 f+0x0/0x10"
+    guest = RecordedGuest({**STATE_SOURCES, "dmesg": f"<4>[    1.000000] {line}\n".encode()})
+    here, there = socket.socketpair()
+    with here, there, Console(here, None, alarming) as console:
+        there.sendall(f"{line}\nfine\n".encode())
+        console.wait_line("fine", Deadline(5))
+        first = collect_state(guest, None, console, facts=facts, deadline=Deadline(5))
+        second = collect_state(guest, None, console, facts=facts, deadline=Deadline(5))
+    assert first.console == (line,) and second.console == ()
+    assert isinstance(first.dmesg, tuple) and [entry.alarm for entry in first.dmesg] == ["WARN"]
+
+
+def test_a_collector_that_fails(facts: KernelFacts) -> None:
+    class Broken:
+        def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = 0) -> Completed:
+            return said("", 127, "sh: collect: not found")
+
+    with pytest.raises(GuestError, match=r"collect script failed \(status 127\): sh: collect: not found"):
+        collect_state(Broken(), None, None, facts=facts, deadline=Deadline(5))
+
+
+def test_a_snapshot_needs_its_boot(facts: KernelFacts) -> None:
+    with pytest.raises(GuestError, match="no boot id or no uptime"):
+        parse_state({}, facts)
+    with pytest.raises(ParseError, match="uptime"):
+        parse_state({"boot_id": b"x\n", "uptime": b"soon\n"}, facts)
+
+
+def test_parameters() -> None:
+    assert parse_parameters("a/parameters/b:c:d\n") == {"a.b": "c:d"}
+    with pytest.raises(ParseError, match="not '<module>/parameters/<parameter>:<value>'"):
+        parse_parameters("a/b:c\n")
+
+
+def test_saved_states_are_parsed_afresh(tmp_path: Path, state: GuestState, facts: KernelFacts) -> None:
+    directory = tmp_path / "states" / "000"
+    save_state(directory, state)
+    save_state(directory, state)
+    assert sorted(path.name for path in directory.parent.iterdir()) == ["000"]
+    assert load_state(directory, facts) == state
+    lines = (directory / "iomem.txt").read_text().splitlines(keepends=True)
+    (directory / "iomem.txt").write_text("".join(lines[1:]))
+    edited = load_state(directory, facts)
+    assert isinstance(edited.iomem, tuple) and isinstance(state.iomem, tuple) and edited.iomem != state.iomem
+    (directory / "iomem.txt").unlink()
+    assert load_state(directory, facts).iomem == NotObserved("not in this snapshot")
+
+
+def test_what_qemu_told_is_saved_too(tmp_path: Path, state: GuestState, facts: KernelFacts) -> None:
+    device = (
+        b'[{"id": "d0", "kind": "dimm", "range": [2147483648, 3221225472], "size": 1073741824, "max_size": 1073741824,'
+        b' "requested_size": null, "block_size": null, "node": 0, "slot": 0, "backend": "mem-d0"}]'
+    )
+    raw = {**state.raw, "devices": device, "backends": b'{"mem-d0": 4096}', "console": b'["oops"]', "absent": b""}
+    full = parse_state(raw, facts)
+    wanted = MemoryDevice("d0", "dimm", AddrRange(2 * GIB, 3 * GIB), GIB, GIB, None, None, 0, 0, "mem-d0")
+    assert full.devices == (wanted,) and full.backends == {"mem-d0": 4096} and full.console == ("oops",)
+    save_state(tmp_path / "s", full)
+    assert load_state(tmp_path / "s", facts) == full
+    assert (tmp_path / "s" / "devices.json").read_bytes() == device
+    for name, bad in (("devices", b"[{}]"), ("devices", b"["), ("backends", b"[]"), ("console", b"{}")):
+        with pytest.raises(ParseError, match=f"{name}.json:1: not "):
+            parse_state({**raw, name: bad}, facts)
+
+
+def test_saved_facts(tmp_path: Path, facts: KernelFacts) -> None:
+    odd = replace(facts, config={**(facts.config or {}), "CMDLINE": 'a="b" \\', "N": "-1", "H": "0xff"})
+    save_facts(tmp_path / "facts", odd)
+    assert load_facts(tmp_path / "facts", ARM64) == odd
+    bare = replace(facts, config=None, vmcoreinfo=NotObserved("no reason"))
+    save_facts(tmp_path / "facts", bare)
+    assert load_facts(tmp_path / "facts", ARM64) == bare
+
+
+def test_what_is_no_saved_snapshot(tmp_path: Path, state: GuestState, facts: KernelFacts) -> None:
+    with pytest.raises(UsageError, match=f"no saved state in {tmp_path}/gone: No such file"):
+        load_state(tmp_path / "gone", facts)
+    save_facts(tmp_path / "facts", facts)
+    with pytest.raises(UsageError, match="holds no state of format 1"):
+        load_state(tmp_path / "facts", facts)
+    with pytest.raises(UsageError, match="was recorded on arm64, not on riscv64"):
+        load_facts(tmp_path / "facts", RISCV64)
+    (tmp_path / "facts" / "meta.json").write_text("{")
+    with pytest.raises(UsageError, match=r"meta.json is not JSON"):
+        load_facts(tmp_path / "facts", ARM64)
+    (tmp_path / "facts" / "meta.json").write_text('{"format": 1, "kind": "facts", "arch": "arm64"}')
+    with pytest.raises(UsageError, match=r"meta.json is not whole: KeyError\('release'\)"):
+        load_facts(tmp_path / "facts", ARM64)

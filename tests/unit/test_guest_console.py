@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The console over a real socket pair."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, GuestError
+from harness.guest.console import MAX_ALARMS, MAX_LINE, MAX_LINES, Console
+from harness.parsers.dmesg import alarming
+
+
+@pytest.fixture
+def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
+    here, there = socket.socketpair()
+    with here, there:
+        yield here, there
+
+
+@pytest.fixture
+def guest(wire: tuple[socket.socket, socket.socket]) -> socket.socket:
+    return wire[1]
+
+
+@pytest.fixture
+def console(wire: tuple[socket.socket, socket.socket], tmp_path: Path) -> Iterator[Console]:
+    with Console(wire[0], tmp_path / "console.log", alarming) as console:
+        yield console
+
+
+def test_lines_are_clean_and_the_log_is_raw(console: Console, guest: socket.socket, tmp_path: Path) -> None:
+    raw = b"\x1b[2J\x1b[01;01H\x1b[=3hBdsDxe: loading\r\n[    0.1] one\r\ntwo \xff\r\nlast\r\n"
+    guest.sendall(raw[:5])
+    guest.sendall(raw[5:])
+    line = console.wait_line("^last$", Deadline(10))
+    assert [entry.text for entry in console.lines()] == ["BdsDxe: loading", "[    0.1] one", "two \ufffd", "last"]
+    assert line.number == 4 and console.mark == 4 and console.tail(2) == "two \ufffd\nlast"
+    assert (tmp_path / "console.log").read_bytes() == raw
+
+
+def test_wait_line_wakes_up_and_looks_only_at_new_lines(console: Console, guest: socket.socket) -> None:
+    guest.sendall(b"hello 1\n")
+    assert console.wait_line("hello", Deadline(10)).text == "hello 1"
+    mark = console.mark
+    timer = threading.Timer(0.1, guest.sendall, (b"hello 2\n",))
+    timer.start()
+    assert console.wait_line("hello", Deadline(10), since=mark).text == "hello 2"
+
+
+def test_wait_line_names_what_it_waited_for(console: Console, guest: socket.socket) -> None:
+    guest.sendall(b"something else\n")
+    console.wait_line("else", Deadline(10))
+    with pytest.raises(DeadlineExpired, match=r"'never' on the guest's console; last seen: something else"):
+        console.wait_line("never", Deadline(0.1))
+
+
+@pytest.mark.parametrize(
+    ("line", "alarm"),
+    [
+        (b"[   12.345678] WARNING: CPU: 0 PID: 1 at mm/memory.c:1 f+0x0/0x1", "WARN"),
+        (b"[   12.345678] Internal error: Oops: 0000000096000004 [#1] SMP", "Oops"),
+        (b"[   12.345678] Oops [#1]", "Oops"),
+        (b"[   12.345678] BUG: Bad page state in process sh  pfn:80000", "bad page"),
+    ],
+)
+def test_alarms(console: Console, guest: socket.socket, line: bytes, alarm: str) -> None:
+    guest.sendall(b"[   1.0] innocent\n" + line + b"\nend\n")
+    console.wait_line("^end$", Deadline(10))
+    assert [(entry.alarm, entry.text) for entry in console.alarms] == [(alarm, line.decode())]
+    assert console.alarms_since(2) == () and len(console.alarms_since(1)) == 1
+    assert len(console.new_alarms()) == 1 and console.new_alarms() == ()
+    assert console.trouble() is None
+
+
+def test_a_panic_ends_every_wait(console: Console, guest: socket.socket) -> None:
+    timer = threading.Timer(0.1, guest.sendall, (b"[ 1.0] Kernel panic - not syncing: Attempted to kill init!\n",))
+    timer.start()
+    with pytest.raises(GuestError, match=r"the guest panicked: .*Attempted to kill init!"):
+        console.wait_line("never", Deadline(10))
+    assert console.panic is not None and console.panic.endswith("kill init!")
+    assert select.select([console.trouble_fd()], [], [], 5)[0]
+
+
+def test_an_init_that_gives_up(console: Console, guest: socket.socket) -> None:
+    guest.sendall(b"[ 1.0] memhp: failed: network: no interface \n")
+    with pytest.raises(GuestError, match=r"the guest's /init gave up: network: no interface$"):
+        console.wait_ready(Deadline(10))
+
+
+def test_the_end(console: Console, guest: socket.socket) -> None:
+    guest.sendall(b"half a line")
+    guest.close()
+    with pytest.raises(GuestError, match="the guest's console ended: QEMU closed it"):
+        console.wait_line("never", Deadline(10))
+    assert console.wait_line("half", Deadline(1)).text == "half a line"
+
+
+def test_memory_is_bounded(console: Console, guest: socket.socket) -> None:
+    guest.sendall(b"x" * (3 * MAX_LINE) + b"\n" + b"BUG: x\n" * (MAX_LINES + 10) + b"end\n")
+    console.wait_line("^end$", Deadline(30))
+    assert len(console.lines()) == MAX_LINES and len(console.alarms) == MAX_ALARMS
+    assert all(len(line.text) <= MAX_LINE for line in console.lines())
+
+
+def test_close_leaves_the_socket_alone(wire: tuple[socket.socket, socket.socket]) -> None:
+    console = Console(wire[0], None, alarming)
+    console.close()
+    console.close()
+    wire[1].sendall(b"x")
+    assert wire[0].recv(1) == b"x"
+    with pytest.raises(GuestError, match="the harness stopped reading"):
+        console.wait_line("never", Deadline(1))

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the guest's scripts answer, and what becomes of it: blocks, persistent memory, touch, drivers."""
+
+from __future__ import annotations
+
+import pytest
+from guest_peer import CannedShell, said
+
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, GuestError, UsageError
+from harness.guest import pmem
+from harness.guest.blocks import BlockOutcome, error_name, set_auto_online, set_blocks, wait_blocks
+from harness.guest.devices import wait_driver
+from harness.guest.touch import TouchResult, parse_touch, touch_memory
+from harness.units import MIB, AddrRange
+
+
+def test_set_blocks() -> None:
+    shell = CannedShell(said("16 ok\n17 failed sh: write error: Device or resource busy\n9 failed odd\n"))
+    assert set_blocks(shell, [16, 17, 9], "offline", deadline=Deadline(5)) == (
+        BlockOutcome(16, True),
+        BlockOutcome(17, False, "EBUSY"),
+        BlockOutcome(9, False, "odd"),
+    )
+    assert shell.asked == [("/usr/lib/memhp/blocks set offline", b"16\n17\n9\n")]
+
+
+def test_set_no_blocks_asks_nobody() -> None:
+    assert set_blocks(CannedShell(), [], "online", deadline=Deadline(5)) == ()
+
+
+def test_set_blocks_to_what_is_no_state() -> None:
+    with pytest.raises(UsageError, match="'up' is not a state for a memory block"):
+        set_blocks(CannedShell(), [1], "up", deadline=Deadline(5))
+    with pytest.raises(UsageError, match="'; reboot' is not a state"):
+        set_auto_online(CannedShell(), "; reboot", deadline=Deadline(5))
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (said("1 ok\n"), "asked for 2 memory blocks, the guest answered for 1"),
+        (said("1 ok\nwhat\n"), "the guest's blocks script printed 'what'"),
+        (said("", 2, "sh: no such dir"), r"the guest's blocks script failed \(status 2\): sh: no such dir"),
+    ],
+)
+def test_set_blocks_without_an_answer(answer: object, message: str) -> None:
+    with pytest.raises(GuestError, match=message):
+        set_blocks(CannedShell(answer), [1, 2], "online", deadline=Deadline(5))  # type: ignore[arg-type]
+
+
+def test_auto_online() -> None:
+    shell = CannedShell(said(""), said("", 1, "sh: write error: Invalid argument"))
+    set_auto_online(shell, "online_movable", deadline=Deadline(5))
+    assert shell.asked[0][0] == "echo online_movable >/sys/devices/system/memory/auto_online_blocks"
+    with pytest.raises(GuestError, match="does not take offline for auto_online_blocks: sh: write error"):
+        set_auto_online(shell, "offline", deadline=Deadline(5))
+
+
+def test_wait_blocks() -> None:
+    shell = CannedShell(said(""), said("3 absent present\n4 online offline\n5 online \n"))
+    wait_blocks(shell, present=[1], absent=[3], states={4: "online"}, deadline=Deadline(5))
+    command, stdin = shell.asked[0]
+    assert command.startswith("/usr/lib/memhp/blocks wait 4") and stdin == b"1 present\n3 absent\n4 online\n"
+    with pytest.raises(
+        DeadlineExpired,
+        match=r"memory3 absent, memory4 online, memory5 online; last seen: "
+        r"memory3 present, memory4 offline, memory5 unreadable",
+    ):
+        wait_blocks(shell, absent=[3], states={4: "online", 5: "online"}, deadline=Deadline(5))
+    wait_blocks(CannedShell(), deadline=Deadline(5))
+
+
+def test_many_late_blocks_are_counted() -> None:
+    late = "".join(f"{index} online offline\n" for index in range(20))
+    with pytest.raises(DeadlineExpired, match="memory7 online and 12 more; last seen"):
+        wait_blocks(CannedShell(said(late)), states=dict.fromkeys(range(20), "online"), deadline=Deadline(5))
+
+
+def test_error_names() -> None:
+    assert error_name("/lib/x: line 3: write error: Invalid argument") == "EINVAL"
+    assert error_name("No such file or directory") == "ENOENT"
+    assert error_name("never heard of") == "never heard of"
+
+
+def test_namespaces() -> None:
+    shell = CannedShell(
+        said("namespace0.0 region0 dax 1073741824 0x80000000 dax0.1\nnamespace1.0 region1 raw 2097152 0x140000000 -\n"),
+        said("namespace0.0 what\n"),
+    )
+    assert pmem.namespaces(shell, deadline=Deadline(5)) == (
+        pmem.Namespace("namespace0.0", "region0", "dax", 1 << 30, 0x8000_0000, "dax0.1"),
+        pmem.Namespace("namespace1.0", "region1", "raw", 2 * MIB, 0x1_4000_0000, None),
+    )
+    with pytest.raises(GuestError, match=r"the guest's pmem script printed 'namespace0.0 what'"):
+        pmem.namespaces(shell, deadline=Deadline(5))
+
+
+def test_pmem_verbs_and_outcomes() -> None:
+    shell = CannedShell(said("dax0.0\n"), said("namespace0.0\n"), said("dax0.0\n"), said("memory17 is online\n", 3))
+    assert pmem.create_devdax(shell, "namespace0.0", map="dev", deadline=Deadline(5)) == pmem.PmemOutcome(
+        True, "dax0.0"
+    )
+    assert pmem.destroy(shell, "namespace0.0", deadline=Deadline(5)).ok
+    assert pmem.to_system_ram(shell, "dax0.0", deadline=Deadline(5)).ok
+    assert pmem.to_devdax(shell, "dax0.0", deadline=Deadline(5)) == pmem.PmemOutcome(False, "memory17 is online")
+    assert [command.removeprefix("/usr/lib/memhp/pmem ") for command, _ in shell.asked] == [
+        "devdax namespace0.0 pmem 2097152",
+        "raw namespace0.0",
+        "kmem dax0.0",
+        "unkmem dax0.0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (said("no driver kmem\n", 4), "the guest's kernel has no driver kmem"),
+        (said("no dax0.0\n", 5), "the guest has no dax0.0"),
+        (said("", 127, "not found"), r"the guest's pmem script failed \(kmem dax0.0, status 127\):  ?not found"),
+    ],
+)
+def test_pmem_that_cannot_be(answer: object, message: str) -> None:
+    with pytest.raises(GuestError, match=message):
+        pmem.to_system_ram(CannedShell(answer), "dax0.0", deadline=Deadline(5))  # type: ignore[arg-type]
+
+
+def test_pmem_names() -> None:
+    with pytest.raises(UsageError, match="is neither a namespace nor a dax device"):
+        pmem.destroy(CannedShell(), "namespace0.0; reboot", deadline=Deadline(5))
+    with pytest.raises(UsageError, match="'disk' is no place for a memmap"):
+        pmem.create_devdax(CannedShell(), "namespace0.0", map="disk", deadline=Deadline(5))
+
+
+def test_touch() -> None:
+    where = AddrRange(0x8000_0000, 0xC000_0000)
+    answer = "pages 16\nmismatches 1\nrange 80000000-c0000000 4096\n"
+    shell = CannedShell(said(answer, 1))
+    assert touch_memory(shell, 65536, [where], deadline=Deadline(5)) == TouchResult(16, 1, {where: 4096})
+    assert shell.asked[0][0] == "/usr/bin/touch-memory 65536 80000000-c0000000"
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (said("", 127, "sh: not found"), "the guest has no /usr/bin/touch-memory: sh: not found"),
+        (said("", -1), "touching 64K was killed in the guest"),
+        (said("", 2, "mmap: Cannot allocate memory"), r"touching 64K failed in the guest \(status 2\): mmap"),
+        (said("pages 16\nmismatches 0\n"), "touching 64K failed in the guest"),
+    ],
+)
+def test_touch_that_failed(answer: object, message: str) -> None:
+    with pytest.raises(GuestError, match=message):
+        touch_memory(CannedShell(answer), 65536, [AddrRange(0, 4096)], deadline=Deadline(5))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="cannot touch 0 bytes"):
+        touch_memory(CannedShell(), 0, [], deadline=Deadline(5))
+
+
+def test_touch_answers() -> None:
+    assert parse_touch("pages 1\nmismatches 0\n") == TouchResult(1, 0, {})
+    for text in ("", "pages 1\n", "pages 1\nmismatches 0\nmore\n", "pages 1\nmismatches 0\nrange 2-1 5\n"):
+        assert parse_touch(text) is None
+
+
+def test_wait_driver() -> None:
+    shell = CannedShell(said(""), said("no namespace0.0\n", 1), said("", 2, "broken"))
+    wait_driver(shell, "nd", "namespace0.0", "nd_pmem", deadline=Deadline(5.7))
+    assert shell.asked[0][0] == "/usr/lib/memhp/wait-driver nd namespace0.0 nd_pmem 5"
+    with pytest.raises(DeadlineExpired, match=r"nd_pmem to take namespace0.0 in the guest; last seen: no namespace0.0"):
+        wait_driver(shell, "nd", "namespace0.0", "nd_pmem", deadline=Deadline(5))
+    with pytest.raises(GuestError, match=r"wait-driver script failed \(status 2\): broken"):
+        wait_driver(shell, "nd", "namespace0.0", "nd_pmem", deadline=Deadline(5))
+    with pytest.raises(UsageError, match="is no name of a bus"):
+        wait_driver(shell, "nd", "a b", "nd_pmem", deadline=Deadline(5))
