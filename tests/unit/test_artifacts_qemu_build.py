@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from harness.deadline import Deadline
 from harness.errors import ArtefactError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "qemu"
+
 
 needs_patch = pytest.mark.skipif(shutil.which("patch") is None, reason="patch(1) is not installed")
 needs_ninja = pytest.mark.skipif(shutil.which("ninja") is None, reason="ninja is not installed")
@@ -70,6 +72,12 @@ def test_configure_neither_downloads_nor_picks_up_what_it_finds() -> None:
     assert "--with-pkgversion=Debian 1:10.0.13, patched by memhp" in arguments
 
 
+def test_without_the_configs_folder_nothing_is_built_unpatched(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="QEMU's patches are missing: no folder") as caught:
+        load_recipe(ARM64, tmp_path / "gone")
+    assert caught.value.hint == "run memhp from its checkout"
+
+
 def test_patches_apply_in_the_order_of_their_names(tmp_path: Path) -> None:
     found = recipe(tmp_path, **{"0010-c": "", "0002-b": "", "0001-a": ""})
     assert [patch.stem for patch in found.patches] == ["0001-a", "0002-b", "0010-c"]
@@ -115,7 +123,6 @@ def test_with_no_compiler_everything_is_missing_and_nothing_is_run(monkeypatch: 
 def test_every_need_is_found_in_exactly_one_way() -> None:
     for need in qemu_build.HOST_NEEDS:
         assert [need.program, need.module, need.header].count(None) == 2, need
-    assert list(qemu_build.BUILD_PACKAGES) == sorted({need.package for need in qemu_build.HOST_NEEDS})
 
 
 def test_nothing_of_the_users_environment_changes_the_binary() -> None:
@@ -206,3 +213,71 @@ def test_a_failing_configure_says_why(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match=r"(?s)configuring exited with status 1:.*glib-2\.66 is required"):
         made.configure(tmp_path)
     assert f"--python={sys.executable}" in made.log.read_text()
+
+
+# --- all steps in a row: a toy QEMU, by the real tools
+
+
+TOY_CONFIGURE = """#!/bin/sh
+cat > build.ninja <<END
+rule make
+  command = cp $(dirname "$0")/Kconfig \\$out
+build qemu-system-aarch64: make
+END
+"""
+
+
+def toy_package(folder: Path, version: str) -> Path:
+    tree = folder / "toy"
+    (tree / "debian" / "source").mkdir(parents=True)
+    (tree / "debian" / "source" / "format").write_text("3.0 (native)\n")
+    (tree / "debian" / "control").write_text(
+        "Source: qemu\nMaintainer: A B <a@example.org>\n\nPackage: qemu\nArchitecture: any\n"
+    )
+    (tree / "debian" / "changelog").write_text(
+        f"qemu ({version}) unstable; urgency=low\n\n  * Toy.\n\n"
+        " -- A B <a@example.org>  Thu, 01 Jan 2026 00:00:00 +0000\n"
+    )
+    (tree / "Kconfig").write_text("config VIRT\n    select OLD\n")
+    (tree / "configure").write_text(TOY_CONFIGURE)
+    (tree / "configure").chmod(0o755)
+    subprocess.run(["dpkg-source", "-b", "toy"], cwd=folder, check=True, capture_output=True)
+    return next(folder.glob("*.dsc"))
+
+
+@needs_patch
+@needs_ninja
+@pytest.mark.skipif(shutil.which("dpkg-source") is None, reason="dpkg-source(1) is not installed")
+def test_from_source_package_to_patched_binary(tmp_path: Path) -> None:
+    made_of = recipe(tmp_path, **{"0001-a": kconfig_patch("config VIRT")})
+    work = tmp_path / "work"
+    work.mkdir()
+    made = Build(made_of, "1:10.0.13", work, tmp_path / "build.log", Deadline(60))
+    made.unpack(toy_package(tmp_path, "1:10.0.13"))
+    made.patch()
+    made.configure(tmp_path)
+    binary = made.compile(tmp_path, lambda done, total: None)
+    assert binary.read_text() == "config VIRT\n    select NEW1\n    select OLD\n"
+    commands = [line for line in made.log.read_text().splitlines() if line.startswith("$ ")]
+    assert [command.split()[1].rpartition("/")[2] for command in commands] == [
+        "dpkg-source",
+        "patch",
+        "configure",
+        "ninja",
+    ]
+
+
+@pytest.mark.skipif(shutil.which("dpkg-source") is None, reason="dpkg-source(1) is not installed")
+def test_a_source_package_with_a_wrong_hash_is_not_built(tmp_path: Path) -> None:
+    made = build(tmp_path, Recipe("aarch64", (), None))
+    shutil.rmtree(made.source)
+    dsc = toy_package(tmp_path, "1:10.0.13")
+    archive = next(tmp_path.glob("qemu_*.tar.*"))
+    archive.write_bytes(archive.read_bytes()[:-1] + b"!")
+    with pytest.raises(ArtefactError, match=r"(?s)building QEMU: unpacking exited with .*has checksum"):
+        made.unpack(dsc)
+    assert not made.source.exists()
+
+
+def test_the_configure_line_is_in_the_key() -> None:
+    assert all(option in qemu_build.RECIPE.split() for option in qemu_build.CONFIGURE)
