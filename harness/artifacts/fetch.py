@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Have the parts of guests ready before they are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from harness.arch import ArchSpec
+from harness.config.parts import QemuBinary
+from harness.errors import UsageError
+from harness.progress import Progress
+
+#: what can be fetched, in the order in which a first run wants it
+PARTS = ("qemu", "firmware", "guest-root", "kernel", "debian-kernel")
+
+#: for an architecture, the judge of its QEMUs: says why a binary will not do, None if it will
+Able = Callable[[ArchSpec], Callable[[QemuBinary], str | None]]
+
+
+def fetch(
+    parts: Sequence[str], arches: Sequence[ArchSpec], progress: Progress, *, able: Able
+) -> list[tuple[str, str, str]]:
+    """Fetch or build every part for every architecture, unless the cache has it.
+
+    Returns (part, architecture, where it came from and where it is) for each. Raises UsageError for a part that is
+    none of ``PARTS``, before anything is fetched, and whatever getting a part raises.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise UsageError(f"no part is called {', '.join(map(repr, unknown))}", hint=f"known: {', '.join(PARTS)}")
+    wanted = [part for part in PARTS if part in parts]
+    return [(part, arch.name, _fetch_one(part, arch, progress, able)) for arch in arches for part in wanted]
+
+
+def _fetch_one(part: str, arch: ArchSpec, progress: Progress, able: Able) -> str:
+    # Imported one by one: whoever wants a kernel need not have what builds QEMU.
+    if part == "qemu":
+        from harness.artifacts.qemu import find_qemu
+
+        binary = find_qemu(arch, explicit=None, able=able(arch), progress=progress)
+        return f"{binary.origin}: {binary.argv[-1]}"
+    if part == "firmware":
+        from harness.artifacts.firmware import firmware
+
+        return str(firmware(arch, progress).code)
+    if part == "guest-root":
+        from harness.artifacts.guestroot import guest_root
+
+        return str(guest_root(arch, progress).initrd)
+    from harness.artifacts.kernel import kernel
+
+    image = kernel(arch, "debian" if part == "debian-kernel" else None, progress)
+    return f"{image.origin}: {image.image}"
