@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.arch import arch_named
 from harness.artifacts.firmware import firmware
 from harness.artifacts.guestroot import guest_root
 from harness.artifacts.kernel import kernel
@@ -26,7 +27,6 @@ from harness.parsers.dmesg import alarming
 from harness.progress import Progress
 from harness.qemu import probe
 from harness.qemu.machine import Machine
-from harness.qemu.spec import Firmware as FirmwareSpec
 from harness.qemu.spec import MachineSpec, NodeSpec
 from harness.scenarios.abilities import device_kinds, require_boot, require_config
 from harness.scenarios.paths import guest_scripts
@@ -57,11 +57,6 @@ class BootedGuest:
     facts: KernelFacts
     boot: str
 
-    def wait_driver(self, device: str, driver: str, deadline: Deadline) -> None:
-        """Wait until ``device`` (a name on the virtio or nd bus) is bound to ``driver``; raises DeadlineExpired."""
-        bus = "virtio" if device.startswith("virtio") else "nd"
-        self.shell.run(f"/lib/memhp/wait-driver {bus} {device} {driver} {deadline.remaining():.0f}", deadline=deadline)
-
 
 def resolve(spec: GuestSpec, needs: tuple[str, ...], progress: Progress) -> Parts:
     """Fetch or build whatever ``spec`` takes to run scenarios that need ``needs``.
@@ -69,29 +64,29 @@ def resolve(spec: GuestSpec, needs: tuple[str, ...], progress: Progress) -> Part
     Raises UnsupportedError naming a missing ability as early as it can be known, ArtefactError if a part cannot be had.
     """
     require_boot(needs, spec.boot)
-    image = kernel(spec.arch, spec.kernel, progress)
+    arch = arch_named(spec.arch)
+    image = kernel(arch, spec.kernel, progress)
     require_config(needs, image.config, f"the kernel {image.origin}")
-    able = probe.able(spec.arch, device_kinds(needs))
+    able = probe.able(arch, device_kinds(needs))
     return Parts(
-        qemu=find_qemu(spec.arch, explicit=spec.qemu, able=able, progress=progress),
-        firmware=firmware(spec.arch, progress) if spec.boot == "acpi" else None,
+        qemu=find_qemu(arch, explicit=spec.qemu, able=able, progress=progress),
+        firmware=firmware(arch, progress) if spec.boot == "acpi" else None,
         kernel=image,
-        root=guest_root(spec.arch, progress),
+        root=guest_root(arch, progress),
     )
 
 
 def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
     """The fully resolved machine: what ``memhp cmdline`` prints and ``Machine.launch`` starts."""
     nodes = tuple(NodeSpec(node.memory) for node in spec.nodes)
-    chips = None if parts.firmware is None else FirmwareSpec(parts.firmware.code, parts.firmware.vars)
     return MachineSpec(
-        arch=spec.arch,
+        arch=arch_named(spec.arch),
         qemu=parts.qemu,
         kernel=parts.kernel.image,
         initrd=initrd,
         cmdline=command_line_of_kernel(spec),
         boot=spec.boot,
-        firmware=chips,
+        firmware=parts.firmware,
         memory=spec.memory,
         maxmem=spec.maxmem,
         slots=spec.slots,
@@ -99,12 +94,13 @@ def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
         cpu=spec.cpu,
         machine_options=spec.machine_options,
         nodes=nodes,
+        root_ports=spec.ports,
     )
 
 
 def command_line_of_kernel(spec: GuestSpec) -> str:
     """``-append``: the console, what makes the boot quiet and quick, then what the user adds."""
-    words = [f"console={spec.arch.console}", "random.trust_cpu=on", "panic=-1", spec.cmdline]
+    words = [f"console={arch_named(spec.arch).console}", "random.trust_cpu=on", "panic=-1", spec.cmdline]
     return " ".join(word for word in words if word)
 
 
@@ -138,9 +134,7 @@ def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> 
         write_initrd(archives, overlay(identity, guest_scripts()), initrd)
         resolved = machine_spec(spec, parts, initrd)
         machine = stack.enter_context(Machine.launch(resolved, workdir, deadline))
-        console = stack.enter_context(Console(machine.console, workdir / "console.txt", alarming))
-        console.wait_line(r"memhp: ready", deadline)
+        console = stack.enter_context(Console(machine.console, None, alarming))
         shell = stack.enter_context(GuestShell.connect(machine.ssh_port(deadline), identity, deadline, console))
-        facts = collect_facts(shell, spec.arch, deadline)
+        facts = collect_facts(shell, resolved.arch, deadline)
         yield BootedGuest(machine, console, shell, machine_shape(resolved), facts, spec.boot)
-

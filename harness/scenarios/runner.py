@@ -9,14 +9,14 @@ import datetime
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
 from harness.config.scenario import Scenario, Step
 from harness.deadline import Deadline
-from harness.errors import InfraError, MemhpError, UnsupportedError
+from harness.errors import InfraError, UnsupportedError
 from harness.progress import Progress, default_progress
 from harness.scenarios.abilities import require_config
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest, resolve
@@ -46,9 +46,9 @@ def run_scenarios(
     for what is wrong with the request itself.
     """
     results: list[RunResult] = []
-    for scenario in scenarios:
-        run = _Run(scenario, scenario.apply_to(guest), options, reporter, progress or default_progress())
-        result = run.execute()
+    guests = [scenario.apply_to(guest) for scenario in scenarios]
+    for scenario, own in zip(scenarios, guests, strict=True):
+        result = _Run(scenario, own, options, reporter, progress or default_progress()).execute()
         reporter.run_finished(result)
         results.append(result)
         if options.fail_fast and result.verdict not in (Verdict.PASS, Verdict.SKIPPED):
@@ -64,11 +64,6 @@ def flatten(steps: Sequence[Step]) -> Iterator[Step]:
                 yield from flatten(step.args["steps"])
         else:
             yield step
-
-
-def title_of(step: Step) -> str:
-    """``plug-dimm dimm0 1G``: a step in one line."""
-    return step.title
 
 
 class _Run:
@@ -108,7 +103,7 @@ class _Run:
     def _open_bundle(self) -> Path:
         stamp = self.started.strftime("%Y%m%d-%H%M%S-%f")
         root = self.options.bundle_dir or DEFAULT_BUNDLES
-        path = root / f"{stamp}-{self.scenario.name}-{self.guest.arch.name}"
+        path = root / f"{stamp}-{self.scenario.name}-{self.guest.arch}"
         try:
             path.mkdir(parents=True, mode=0o700)
         except OSError as error:
@@ -157,7 +152,7 @@ class _Run:
         result = RunResult(
             scenario=self.scenario.name,
             guest=self.guest.name,
-            arch=self.guest.arch.name,
+            arch=self.guest.arch,
             verdict=verdict,
             reason=reason,
             hint=hint,
@@ -185,7 +180,7 @@ class _Run:
         return result
 
 
-def _work(step: Step):  # type: ignore[no-untyped-def]
+def _work(step: Step) -> Callable[[Session, Deadline], Outcome]:
     verb = VERBS[step.verb]
 
     def work(session: Session, deadline: Deadline) -> Outcome:
@@ -212,6 +207,3 @@ def describe_guest(guest: BootedGuest, parts: Parts) -> dict[str, object]:
         "cmdline": guest.facts.cmdline,
         "argv": list(guest.machine.argv),
     }
-
-
-__all__ = ["DEFAULT_BUNDLES", "MemhpError", "describe_guest", "flatten", "run_scenarios"]

@@ -10,6 +10,7 @@ from harness.check import ResizeReport, TouchReport, UnplugReport
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QmpRefused, UsageError
 from harness.guest import blocks, pmem
+from harness.guest.devices import wait_driver
 from harness.guest.touch import touch_memory
 from harness.model.actions import (
     PlugDimm,
@@ -36,23 +37,29 @@ ONLINE_WORD = {"kernel": "online_kernel", "movable": "online_movable", "default"
 
 def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """Hot-add a pc-dimm; the kernel takes it only if it is made of whole memory blocks."""
-    machine, size = session.guest.machine, args["size"]
-    done = memdev.plug_dimm(
-        machine,
-        args["id"],
-        size,
-        deadline=deadline,
-        node=args.get("node"),
-        slot=args.get("slot"),
-        address=args.get("address"),
-    )
-    outcome = Outcome(note=done.detail)
+    machine, size, outcome = session.guest.machine, args["size"], Outcome()
+    try:
+        done = memdev.plug_dimm(
+            machine,
+            args["id"],
+            size,
+            deadline=deadline.at_most(session.options.settle),
+            node=args.get("node"),
+            slot=args.get("slot"),
+            address=args.get("address"),
+        )
+        outcome.note = done.detail
+        if done.kind == "refused":
+            outcome.refuse(done.detail)
+    except QmpRefused as refusal:
+        outcome.refuse(refusal.desc, "qemu-refused")
+        return outcome
+    except DeadlineExpired as late:
+        outcome.note = str(late)
     whole = size % session.layout.block_size == 0 and (args.get("address") or 0) % session.layout.block_size == 0
     takes = whole and session.guest.boot == "acpi"
     session.apply(PlugDimm(args["id"], size, args.get("node") or 0, args.get("slot"), args.get("address"), takes))
-    if done.kind == "refused":
-        outcome.refuse(done.detail)
-    elif not takes:
+    if not takes:
         outcome.refuse("the kernel cannot add a range that is not made of whole memory blocks")
     return outcome
 
@@ -74,7 +81,7 @@ def plug_virtio_mem(session: Session, args: Arguments, deadline: Deadline) -> Ou
     block = memdev.memory_device(machine, args["id"], deadline=deadline).block_size or 2 * MIB
     session.apply(PlugVirtioMem(args["id"], args["max"], block, requested, args.get("node") or 0, port))
     outcome = Outcome(note=done.detail)
-    session.guest.wait_driver(session.model.expected().virtio_names[args["id"]], "virtio_mem", deadline)
+    _await_driver(session, "virtio", session.model.expected().virtio_names[args["id"]], "virtio_mem", outcome, deadline)
     _await_size(session, args["id"], requested, outcome, deadline)
     return outcome
 
@@ -85,15 +92,27 @@ def plug_pmem(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     done = memdev.plug_virtio_pmem(session.guest.machine, args["id"], args["size"], deadline=deadline, bus=port)
     session.apply(PlugVirtioPmem(args["id"], args["size"], port))
     device = _pmem(session, args["id"])
-    session.guest.wait_driver(f"namespace{device.region_index}.0", "nd_pmem", deadline)
-    return Outcome(note=done.detail)
+    outcome = Outcome(note=done.detail)
+    _await_driver(session, "nd", f"namespace{device.region_index}.0", "nd_pmem", outcome, deadline)
+    return outcome
+
+
+def _await_driver(session: Session, bus: str, device: str, driver: str, outcome: Outcome, deadline: Deadline) -> None:
+    """Wait for a driver to bind; where it never does, the checks show what is missing for it."""
+    try:
+        wait_driver(session.guest.shell, bus, device, driver, deadline=deadline.at_most(session.options.settle))
+    except DeadlineExpired as late:
+        outcome.note = str(late)
 
 
 def unplug(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
-    """device_del, and whatever the guest makes of it."""
+    """Ask for a device back, and see what the guest makes of it."""
     outcome = Outcome()
     try:
-        done = memdev.unplug(session.guest.machine, args["id"], deadline=deadline)
+        if isinstance(session.model.devices.get(args["id"]), Pmem):
+            done = _eject(session, args["id"], deadline)
+        else:
+            done = memdev.unplug(session.guest.machine, args["id"], deadline=deadline)
     except QmpRefused as refusal:
         outcome.refuse(refusal.desc, "qemu-refused")
         return outcome
@@ -105,6 +124,14 @@ def unplug(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     else:
         session.apply(Unplug(args["id"]))
     return outcome
+
+
+def _eject(session: Session, id: str, deadline: Deadline) -> memdev.UnplugOutcome:
+    """Have the guest power the slot off: QEMU refuses device_del of virtio-pmem (hw/virtio/virtio-md-pci.c, 10.0)."""
+    machine = session.guest.machine
+    mark, slot = machine.qmp.seq, memdev.pci_slot(machine, id, deadline=deadline)
+    session.guest.shell.must(f"echo 0 >/sys/bus/pci/slots/{slot}/power", deadline=deadline)
+    return memdev.await_ejected(machine, id, since=mark, deadline=deadline)
 
 
 def unplug_endings(id: str, done: memdev.UnplugOutcome) -> tuple[str, ...]:
@@ -277,5 +304,3 @@ VERBS: dict[str, Verb] = {
     "devdax": devdax,
     "check": check,
 }
-
-
