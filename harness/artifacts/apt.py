@@ -1,255 +1,385 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A private APT: packages of any Debian suite and architecture, verified and unpacked, without root."""
+"""A private APT: Debian packages of any architecture and release, without root and without touching the host's.
+
+APT does the fetching and checks the archive's signature with Debian's keyring; nothing is ever installed. Of the
+machine's own APT configuration only what says how to reach a mirror (proxies and the like) is taken over.
+"""
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
+import json
 import os
 import re
 import shutil
+import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness import proc
+from harness.artifacts.apt_words import NetworkError, PackageFile, apt_error, kept_settings, parse_uris, watcher
+from harness.artifacts.cache import hash_file, hold_lock
+from harness.artifacts.mirror import debian_mirror
 from harness.deadline import Deadline
-from harness.errors import ArtefactError, InfraError
+from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress
 
-#: Debian's stable suite: what QEMU, firmware, kernels and guest userland come from; MEMHP_SUITE overrides
+#: the release that parts come from; ``$MEMHP_SUITE`` overrides
 DEFAULT_SUITE = "trixie"
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-#: package lists younger than this are not fetched again
-FRESH_SECONDS = 24 * 3600
-_APT_SECONDS = 1800.0
-_FIELD = re.compile(r"^([A-Za-z-]+):\s*(.*)$")
-_LINE = re.compile(r"^deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)\s+(.+)$")
-#: suites of Debian itself; third-party repositories name theirs otherwise
-_RELEASES = frozenset(
-    {"oldoldstable", "oldstable", "stable", "testing", "unstable", "sid"} | {"bullseye", "bookworm", "trixie", "forky"}
+#: younger lists than this are taken as they are
+LISTS_SECONDS = 24 * 3600.0
+#: after an update that failed for want of a network, the old lists do for so long
+RETRY_SECONDS = 600.0
+
+_KEYRINGS = (
+    Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
+    Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
 )
-
-
-def mirrors(root: Path = Path("/etc/apt")) -> Iterator[str]:
-    """Archives of Debian itself that the machine's own APT sources name, in their order."""
-    files = [root / "sources.list", *sorted((root / "sources.list.d").glob("*"))]
-    for file in files:
-        if not file.is_file():
-            continue
-        text = file.read_text(errors="replace")
-        entries = _deb822(text) if file.suffix == ".sources" else _one_line(text)
-        for uri, suites, components in entries:
-            if suites & _RELEASES and "main" in components:
-                yield uri.rstrip("/")
-
-
-def _one_line(text: str) -> Iterator[tuple[str, set[str], set[str]]]:
-    for line in text.splitlines():
-        match = _LINE.match(line.strip())
-        if match is not None:
-            yield match[1], {match[2]}, set(match[3].split())
-
-
-def _deb822(text: str) -> Iterator[tuple[str, set[str], set[str]]]:
-    for stanza in re.split(r"\n\s*\n", text):
-        fields: dict[str, str] = {}
-        last = ""
-        for line in stanza.splitlines():
-            if line.startswith("#"):
-                continue
-            match = _FIELD.match(line)
-            if match is not None:
-                last = match[1].lower()
-                fields[last] = match[2]
-            elif line[:1].isspace() and last:
-                fields[last] += f" {line.strip()}"
-        if "deb" in fields.get("types", "").split() and fields.get("enabled", "yes") != "no":
-            for uri in fields.get("uris", "").split():
-                yield uri, set(fields.get("suites", "").split()), set(fields.get("components", "").split())
-
-
-def choose_mirror(environ: Mapping[str, str] = os.environ, root: Path = Path("/etc/apt")) -> str:
-    """MEMHP_MIRROR, else the first Debian archive among the machine's sources; raises ArtefactError."""
-    if environ.get("MEMHP_MIRROR"):
-        return environ["MEMHP_MIRROR"].rstrip("/")
-    for mirror in mirrors(root):
-        return mirror
-    raise ArtefactError(
-        f"no Debian archive stands in {root}/sources.list or sources.list.d",
-        hint="set MEMHP_MIRROR to the URL of a Debian mirror",
-    )
+_UPDATE_SECONDS = 300.0
+_FETCH_SECONDS = 3600.0
+_QUERY_SECONDS = 60.0
+_PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_SUITE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A downloaded package file."""
+    """A package file: where it is once it was downloaded, and the hash it has then."""
 
     name: str
     version: str
     path: Path
+    sha256: str = ""
+
+
+def default_suite() -> str:
+    """The Debian release that parts come from; raises UsageError if ``$MEMHP_SUITE`` is no name of one."""
+    name = os.environ.get("MEMHP_SUITE") or DEFAULT_SUITE
+    if not _SUITE_NAME.fullmatch(name):
+        raise UsageError(f"MEMHP_SUITE={name!r} is not the name of a Debian release", hint="for example trixie")
+    return name
+
+
+def keyring() -> Path:
+    """The keys of Debian's archive; raises ArtefactError if the machine has none."""
+    for path in _KEYRINGS:
+        if path.is_file():
+            return path
+    raise ArtefactError(
+        f"{_KEYRINGS[0]} is missing: nothing from Debian's archive could be verified",
+        hint="sudo apt-get install debian-archive-keyring",
+    )
+
+
+def fingerprints(packages: Iterable[Package]) -> dict[str, str]:
+    """What a set of packages adds to the key of a part made from them."""
+    return {f"package {package.path.name}": package.sha256 for package in packages}
 
 
 class PrivateApt:
-    """APT with a state of its own below ``root``, for one Debian architecture (``amd64``, ``arm64``, ``riscv64``)."""
+    """Packages of one Debian architecture (``amd64``, ``arm64``, ``riscv64``) and release, with states below ``root``.
 
-    def __init__(self, root: Path, arch: str, *, mirror: str, suite: str = "", environ: Mapping[str, str] = os.environ):
+    ``backports`` adds the release's backports, from which APT takes only what it finds nowhere else. Every method
+    brings the package lists up to date first if they are a day old; offline, old lists serve. All raise ArtefactError:
+    unknown package, no network and no lists, a signature or hash that does not verify, no keyring, disk trouble.
+    """
+
+    def __init__(
+        self, root: Path, arch: str, *, mirror: str | None = None, suite: str | None = None, backports: bool = False
+    ) -> None:
         self.arch = arch
-        self.suite = suite or environ.get("MEMHP_SUITE") or DEFAULT_SUITE
-        self.mirror = mirror
-        self.root = root / f"{self.suite}-{arch}"
+        self.suite = suite or default_suite()
+        self.mirror = mirror or debian_mirror()
+        suites = [self.suite, *([f"{self.suite}-backports"] if backports else [])]
+        self._binaries = _State(root, arch, self.mirror, suites, "deb")
+        self._sources = _State(root, arch, self.mirror, suites[:1], "deb-src")
 
-    def _options(self) -> list[str]:
-        settings = {
-            "Dir": str(self.root),
-            "Dir::State": str(self.root),
-            "Dir::State::status": str(self.root / "status"),
-            "Dir::State::lists": str(self.root / "lists"),
-            "Dir::Cache": str(self.root / "cache"),
-            "Dir::Etc": str(self.root / "etc"),
-            "Dir::Etc::sourcelist": str(self.root / "etc" / "sources.list"),
-            "Dir::Etc::sourceparts": "-",
-            "Dir::Etc::parts": "-",
-            "Dir::Etc::preferencesparts": "-",
-            "Dir::Etc::trusted": str(KEYRING),
-            "Dir::Etc::trustedparts": "-",
-            "APT::Architecture": self.arch,
-            "APT::Architectures": self.arch,
-            "APT::Install-Recommends": "false",
-            "APT::Get::Assume-Yes": "true",
-            "Acquire::Languages": "none",
-            "Acquire::Retries": "3",
-            "Debug::NoLocking": "true",
-        }
-        if os.geteuid() == 0:
-            settings["APT::Sandbox::User"] = "root"
-        return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
-
-    def _apt(self, program: str, *arguments: str, check: bool = True, cwd: Path | None = None) -> proc.Completed:
-        command = [program, *self._options(), *arguments]
-        try:
-            return proc.run(command, deadline=Deadline(_APT_SECONDS), env=self._environment(), check=check, cwd=cwd)
-        except InfraError as error:
-            raise ArtefactError(f"APT could not do `{program} {' '.join(arguments)}`: {error.message}") from error
-
-    def _environment(self) -> dict[str, str]:
-        # APT_CONFIG replaces the machine's own configuration file, whose hooks are not ours to run.
-        return {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive", "APT_CONFIG": os.devnull}
-
-    def _prepare(self) -> None:
-        if shutil.which("apt-get") is None:
-            raise ArtefactError("this machine has no apt-get", hint="memhp fetches its parts with APT: use Debian")
-        if not KEYRING.is_file():
-            raise ArtefactError(f"{KEYRING} is missing", hint="sudo apt-get install debian-archive-keyring")
-        for part in ("lists/partial", "cache/archives/partial", "etc/preferences.d"):
-            (self.root / part).mkdir(parents=True, exist_ok=True)
-        (self.root / "status").touch()
-        lines = [f"{kind} [signed-by={KEYRING}] {self.mirror} {self.suite} main\n" for kind in ("deb", "deb-src")]
-        (self.root / "etc" / "sources.list").write_text("".join(lines))
-
-    def update(self, progress: Progress) -> None:
-        """Fetch the package lists unless they are fresh; old ones serve where the network does not.
-
-        Raises ArtefactError if there are no lists and none can be had.
-        """
-        self._prepare()
-        with (self.root / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            stamp = self.root / "updated"
-            wanted = f"{self.mirror} {self.suite}\n"
-            known = stamp.is_file() and stamp.read_text() == wanted
-            if known and time.time() - stamp.stat().st_mtime < FRESH_SECONDS:
-                return
-            with progress.task(f"Fetching Debian's {self.suite} package lists for {self.arch}"):
-                done = self._apt("apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any", check=False)
-            if done.returncode == 0:
-                stamp.write_text(wanted)
-            elif not known:
-                raise ArtefactError(
-                    f"cannot fetch the package lists of {self.suite} from {self.mirror}:\n{proc.tail(done.stderr)}",
-                    hint="check the network, or set MEMHP_MIRROR to a mirror that answers",
-                )
-
-    def version(self, package: str, progress: Progress) -> str:
-        """The candidate version of ``package``; raises ArtefactError if the suite has none."""
-        self.update(progress)
-        shown = self._apt("apt-cache", "policy", package).stdout.decode(errors="replace")
-        match = re.search(r"^\s*Candidate: (\S+)$", shown, re.MULTILINE)
-        if match is None or match[1] == "(none)":
-            raise ArtefactError(
-                f"{self.suite} has no package {package} for {self.arch}", hint="see `apt-cache search` for its name"
-            )
-        return match[1]
-
-    def source_version(self, source: str, progress: Progress) -> str:
-        """The newest version of a source package; raises ArtefactError if the suite has none."""
-        self.update(progress)
-        shown = self._apt("apt-cache", "showsrc", "--only-source", source, check=False).stdout.decode(errors="replace")
-        versions = re.findall(r"^Version: (\S+)$", shown, re.MULTILINE)
-        if not versions:
-            raise ArtefactError(f"{self.suite} has no source package {source}")
-        newest: str = versions[0]
-        for other in versions[1:]:
-            newer = ["dpkg", "--compare-versions", other, "gt", newest]
-            if proc.run(newer, deadline=Deadline(60), check=False).returncode == 0:
-                newest = other
-        return newest
-
-    def depends(self, package: str, progress: Progress) -> list[str]:
-        """Names of the packages that ``package`` depends on directly."""
-        self.update(progress)
-        shown = self._apt("apt-cache", "depends", "--important", package).stdout.decode(errors="replace")
-        return re.findall(r"^\s*\|?(?:Pre)?Depends: ([^<\s]+)$", shown, re.MULTILINE)
-
-    def search(self, pattern: str, progress: Progress) -> list[str]:
-        """Names of all packages that match the regular expression ``pattern``."""
-        self.update(progress)
-        shown = self._apt("apt-cache", "search", "--names-only", pattern).stdout.decode(errors="replace")
-        return [line.split(" - ", 1)[0] for line in shown.splitlines()]
-
-    def closure(self, packages: Sequence[str], progress: Progress) -> list[Package]:
-        """What installing ``packages`` into an empty system takes, sorted; nothing is downloaded."""
-        self.update(progress)
-        shown = self._apt("apt-get", "-q", "--simulate", "install", *packages).stdout.decode(errors="replace")
-        rows = re.findall(r"^Inst (\S+) \((\S+) .*\[(\S+)\]\)", shown, re.MULTILINE)
-        return [self._package(name.split(":")[0], version, arch) for name, version, arch in sorted(rows)]
-
-    def _package(self, name: str, version: str, arch: str) -> Package:
-        file = f"{name}_{version.replace(':', '%3a')}_{arch}.deb"
-        return Package(name, version, self.root / "cache" / "archives" / file)
+    def closure(self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True) -> list[Package]:
+        """What ``packages``, and all they depend on, take of an empty system; nothing is downloaded."""
+        return self._binaries.packages(_request(packages, dependencies), progress)
 
     def download(self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True) -> list[Package]:
-        """Download packages (and all they depend on) and return their files; APT checks the signatures."""
-        wanted = self.closure(packages, progress)
-        if not dependencies:
-            wanted = [package for package in wanted if package.name in packages]
-        with (self.root / "lock").open("w") as lock, progress.task(f"Fetching {' '.join(packages[:4])} ({self.arch})"):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if dependencies:
-                self._apt("apt-get", "-q", "--download-only", "install", *packages)
-            else:
-                names = [f"{package.name}={package.version}" for package in wanted]
-                self._apt("apt-get", "-q", "download", *names, cwd=self.root / "cache" / "archives")
-        missing = [package.path.name for package in wanted if not package.path.is_file()]
-        if missing:
-            raise ArtefactError(f"APT did not leave {', '.join(missing)} in {self.root}/cache/archives")
-        return wanted
+        """Download ``packages``, and all they depend on, unless they are here; every file's hash is checked."""
+        request = _request(packages, dependencies)
+        self._binaries.fetch(request, progress, ", ".join(packages))
+        return self._binaries.packages(request, progress)
+
+    def depends(self, package: str, progress: Progress) -> list[str]:
+        """Names of the packages that the newest version of ``package`` depends on directly."""
+        return self._binaries.depends(package, progress)
+
+    def source_version(self, source: str, progress: Progress) -> str:
+        """The newest version of a source package."""
+        return self._dsc(source, progress).version
+
+    def source_files(self, source: str, progress: Progress) -> list[Package]:
+        """The files of the newest version of a source package; nothing is downloaded."""
+        return self._sources.packages(("source", source), progress)
 
     def source(self, source: str, version: str, target: Path, progress: Progress) -> Path:
-        """Download a source package into ``target`` and return its .dsc; APT checks the signatures."""
-        self.update(progress)
-        with progress.task(f"Fetching the source of {source} {version}"):
-            self._apt("apt-get", "-q", "--download-only", "source", f"{source}={version}", cwd=target)
-        found = sorted(target.glob("*.dsc"))
-        if len(found) != 1:
-            raise ArtefactError(f"APT left {len(found)} .dsc files of {source} in {target}, one was wanted")
-        return found[0]
+        """Download a source package into ``target`` and return its .dsc."""
+        files = self._sources.fetch(("source", f"{source}={version}"), progress, f"the source of {source}")
+        for path in files:
+            shutil.copy(path, target)
+        return next(target / path.name for path in files if path.suffix == ".dsc")
+
+    def lists_age(self) -> float | None:
+        """Seconds since the lists of binary packages were brought up to date, None if there are none."""
+        return self._binaries.age()
+
+    def knows_sources(self) -> bool:
+        """Whether lists of source packages are here already; without them nothing can have been built."""
+        return self._sources.age() is not None
+
+    def _dsc(self, source: str, progress: Progress) -> Package:
+        for package in self._sources.packages(("source", source), progress):
+            if package.path.suffix == ".dsc":
+                return package
+        raise ArtefactError(f"the source package {source} of {self.suite} has no .dsc file")
 
 
 def unpack(packages: Sequence[Package], target: Path, progress: Progress) -> None:
-    """Unpack package files below ``target``, running none of their scripts."""
+    """Unpack package files over each other below ``target``; none of their scripts run, nothing stays set-user-id."""
     target.mkdir(parents=True, exist_ok=True)
     with progress.task("Unpacking packages", len(packages)) as task:
         for package in packages:
-            proc.run(["dpkg-deb", "-x", str(package.path), str(target)], deadline=Deadline(_APT_SECONDS))
+            task.update(note=package.name)
+            command = ["dpkg-deb", "--extract", str(package.path), str(target)]
+            done = proc.run(command, deadline=Deadline(_FETCH_SECONDS), check=False)
+            if done.returncode != 0:
+                raise ArtefactError(f"cannot unpack {package.path.name}: {proc.tail(done.stderr)}")
             task.advance()
+    for folder, _, names in os.walk(target):
+        for name in names:
+            path = Path(folder, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode) and mode & 0o7000:
+                path.chmod(mode & 0o777)
+
+
+#: the arguments of apt-get that ask for files: a mode, and packages
+_Request = tuple[str, ...]
+
+
+def _request(packages: Sequence[str], dependencies: bool) -> _Request:
+    for name in packages:
+        if not _PACKAGE_NAME.fullmatch(name):
+            raise UsageError(f"{name!r} is not the name of a Debian package")
+    return ("install" if dependencies else "download", *packages)
+
+
+def _arguments(request: _Request) -> list[str]:
+    extra = [] if request[0] == "download" else ["--yes", "--download-only"]
+    return [*extra, *request]
+
+
+class _State:
+    """One APT state directory: one architecture, one set of suites, binary packages or sources."""
+
+    def __init__(self, root: Path, arch: str, mirror: str, suites: Sequence[str], kind: str) -> None:
+        self._arch = arch
+        self._mirror = mirror
+        self._suites = tuple(suites)
+        self._kind = kind
+        digest = hashlib.sha256(mirror.encode()).hexdigest()[:8]
+        self._name = "-".join([arch, *suites[-1:], *(["src"] if kind == "deb-src" else []), digest])
+        self._root = root / self._name
+
+    def packages(self, request: _Request, progress: Progress) -> list[Package]:
+        """The files that answer ``request``, wherever they are."""
+        archives = self._root / "archives"
+        return [
+            Package(file.name, file.version, archives / file.file, file.sha256)
+            for file in self._files(request, progress)
+        ]
+
+    def fetch(self, request: _Request, progress: Progress, what: str) -> list[Path]:
+        """Download what is not there yet, whole and as promised; the paths in order."""
+        files = self._files(request, progress)
+        folder = self._root / "archives"
+        try:
+            with hold_lock(self._root / "lock", "the package archive", progress):
+                lacking = [file for file in files if not _intact(folder / file.file, file)]
+                if lacking:
+                    megabytes = sum(file.size for file in lacking) / 1e6
+                    with progress.task(f"Downloading {what} ({megabytes:.1f} MB)", 100) as task:
+                        self._download(request, folder, watcher(task))
+                for file in lacking:
+                    if not _intact(folder / file.file, file):
+                        raise ArtefactError(
+                            f"{file.file} from {self._mirror} is not the file that the archive's index promises",
+                            hint="the mirror may be changing at this moment: try again in a few minutes",
+                        )
+        except OSError as error:
+            raise self._disk_error(error) from error
+        return [folder / file.file for file in files]
+
+    def depends(self, package: str, progress: Progress) -> list[str]:
+        """Names in the Depends field of the newest version of ``package``."""
+        self._files(("download", package), progress)
+        said = self._apt("apt-cache", ["show", "--no-all-versions", package], _QUERY_SECONDS)
+        row = re.search(r"^Depends: (.*)$", said, re.MULTILINE)
+        return [] if row is None else [name.split()[0] for name in row[1].split(",")]
+
+    def age(self) -> float | None:
+        """Seconds since the lists were last brought up to date, None if there are none."""
+        try:
+            return max(0.0, time.time() - (self._root / "updated").stat().st_mtime)
+        except OSError:
+            return None
+
+    def _files(self, request: _Request, progress: Progress) -> tuple[PackageFile, ...]:
+        try:
+            self._update(progress)
+            return self._resolve(request)
+        except OSError as error:
+            raise self._disk_error(error) from error
+
+    def _resolve(self, request: _Request) -> tuple[PackageFile, ...]:
+        # Asking APT takes most of a second, and the answer is the same as long as the lists are.
+        stamp = (self._root / "updated").read_text()
+        memo = self._root / "resolved" / f"{hashlib.sha256(repr(request).encode()).hexdigest()[:16]}.json"
+        try:
+            seen = json.loads(memo.read_text())
+            if seen["lists"] == stamp:
+                return tuple(PackageFile(**file) for file in seen["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        # APT leaves out of its answer what it already has: ask as if it had nothing.
+        nothing = ["-o", f"Dir::Cache::archives={self._root / 'nothing'}"]
+        empty = self._root / "nothing"
+        said = self._apt("apt-get", [*nothing, "--print-uris", *_arguments(request)], _QUERY_SECONDS, cwd=empty)
+        files = parse_uris(said)
+        if not files:
+            raise ArtefactError(f"APT found nothing to fetch for {' '.join(request[1:])}:\n{said[-2000:]}")
+        partial = memo.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps({"lists": stamp, "files": [asdict(file) for file in files]}))
+        partial.replace(memo)
+        return files
+
+    def _update(self, progress: Progress) -> None:
+        if self._fresh():
+            return
+        self._root.mkdir(parents=True, exist_ok=True)
+        with hold_lock(self._root / "lock", "the package lists", progress):
+            if self._fresh():
+                return
+            self._prepare()
+            tried = self._root / "tried"
+            what = "source lists" if self._kind == "deb-src" else f"package lists for {self._arch}"
+            # Without the mode APT shrugs at a mirror that it cannot reach.
+            arguments = ["-o", "APT::Update::Error-Mode=any", "update"]
+            try:
+                with progress.task(f"Reading Debian's {what} ({self._suites[-1]})", 100) as task:
+                    self._apt("apt-get", arguments, _UPDATE_SECONDS, watcher(task))
+            except NetworkError as error:
+                tried.touch()
+                age = self.age()
+                if age is None:
+                    raise
+                progress.say(f"{error.message.splitlines()[0]} going on with package lists {age / 3600:.0f} h old")
+                return
+            tried.unlink(missing_ok=True)
+            (self._root / "updated").write_text(f"{time.time()}\n")
+            self._apt("apt-get", ["autoclean"], _QUERY_SECONDS)
+
+    def _fresh(self) -> bool:
+        age = self.age()
+        if age is None:
+            return False
+        try:
+            return age < LISTS_SECONDS or time.time() - (self._root / "tried").stat().st_mtime < RETRY_SECONDS
+        except OSError:
+            return False
+
+    def _download(self, request: _Request, folder: Path, on_line: Callable[[str], None]) -> None:
+        try:
+            self._apt("apt-get", _arguments(request), _FETCH_SECONDS, on_line, cwd=folder)
+        except NetworkError:
+            raise
+        except ArtefactError:
+            # The mirror may have moved on since its lists were read: the next attempt reads them anew.
+            (self._root / "updated").unlink(missing_ok=True)
+            raise
+
+    def _prepare(self) -> None:
+        for name in ("lists/partial", "archives/partial", "nothing/partial", "resolved", "preferences.d"):
+            (self._root / name).mkdir(parents=True, exist_ok=True)
+        (self._root / "status").touch()
+        rows = [f"{self._kind} [signed-by={keyring()}] {self._mirror} {suite} main\n" for suite in self._suites]
+        (self._root / "sources.list").write_text("".join(rows))
+        host = proc.run(["apt-config", "dump"], deadline=Deadline(_QUERY_SECONDS), env=_environment({}))
+        (self._root / "apt.conf").write_text(self._configuration(host.stdout.decode("utf-8", "replace")))
+
+    def _configuration(self, host: str) -> str:
+        here = self._root
+        rows = [
+            *kept_settings(host),
+            f'Dir::State "{here}";',
+            f'Dir::State::status "{here}/status";',
+            f'Dir::State::lists "{here}/lists";',
+            f'Dir::Cache "{here}";',
+            f'Dir::Cache::archives "{here}/archives";',
+            f'Dir::Etc::sourcelist "{here}/sources.list";',
+            f'Dir::Etc::preferencesparts "{here}/preferences.d";',
+            *(f'Dir::Etc::{name} "/dev/null";' for name in ("sourceparts", "parts", "main", "preferences")),
+            f'APT::Architecture "{self._arch}";',
+            f'APT::Architectures {{ "{self._arch}"; }};',
+            'APT::Install-Recommends "false";',
+            'Acquire::Languages "none";',
+            'Acquire::ForceHash "SHA256";',
+            'Acquire::Retries "2";',
+            'Acquire::http::Timeout "20";',
+            'Acquire::https::Timeout "20";',
+        ]
+        if os.geteuid() == 0:
+            # The user that APT would become may not read this folder; there is nothing of others' in it.
+            rows.append('APT::Sandbox::User "root";')
+        return "\n".join(rows) + "\n"
+
+    def _apt(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        seconds: float,
+        on_line: Callable[[str], None] | None = None,
+        cwd: Path | None = None,
+    ) -> str:
+        status = ["-o", "APT::Status-Fd=1"] if on_line is not None else []
+        env = _environment({"APT_CONFIG": str(self._root / "apt.conf")})
+        done = proc.run(
+            [program, "-q", *status, *arguments],
+            deadline=Deadline(seconds),
+            env=env,
+            cwd=cwd,
+            check=False,
+            on_line=on_line,
+        )
+        if done.returncode != 0:
+            said = proc.tail(done.stderr, lines=12) or proc.tail(done.stdout, lines=12)
+            raise apt_error(said, self._mirror, self._suites[-1])
+        return done.stdout.decode("utf-8", "replace")
+
+    def _disk_error(self, error: OSError) -> ArtefactError:
+        return ArtefactError(
+            f"cannot use {self._root}: {error.strerror or error}",
+            hint="set MEMHP_CACHE to a folder that you may write to, with some GB free",
+        )
+
+
+def _intact(path: Path, file: PackageFile) -> bool:
+    try:
+        if path.stat().st_size == file.size and hash_file(path) == file.sha256:
+            return True
+        # APT looks at the size alone and would keep it.
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    return False
+
+
+def _environment(own: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "APT_CONFIG"}
+    return {**kept, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive", **own}

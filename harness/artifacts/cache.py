@@ -4,9 +4,8 @@
 ::
 
     ROOT/KIND/NAME-KEY/            one finished entry: its files, read-only, and manifest.json
-    ROOT/KIND/.tmp-NAME-KEY-XXXX/  one being built: ``out`` becomes the entry, ``work`` is thrown away
+    ROOT/KIND/.tmp-NAME-KEY-XXXX/  one being built: its ``out`` becomes the entry, the rest is thrown away
     ROOT/locks/                    one lock file an entry: whoever builds it holds it
-    ROOT/logs/                     the log of the latest build of each name
 
 An entry comes into being by one rename, so a reader needs no lock. A builder that was killed leaves a ``.tmp-`` folder
 whose lock nobody holds: the next build in that folder removes it.
@@ -47,16 +46,8 @@ _HINTS = {
     errno.EROFS: "set MEMHP_CACHE to a folder that can be written to",
 }
 
-Builder = Callable[["Workshop"], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """Where a builder works: what it leaves in ``out`` becomes the entry, ``work`` is scratch, ``log`` is kept."""
-
-    out: Path
-    work: Path
-    log: Path
+#: fills an empty folder with the entry's files; ``scratch`` gives it another one to work in
+Builder = Callable[[Path], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,46 +82,45 @@ class Cache:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root if root is not None else cache_root()
 
+    @classmethod
+    def default(cls) -> Cache:
+        """The user's cache, see ``cache_root``."""
+        return cls()
+
     def find(self, kind: str, name: str, inputs: Mapping[str, str]) -> Path | None:
         """The verified entry made from ``inputs``, or None. Never writes."""
-        path = self._path(kind, name, inputs)
+        path = self.place(kind, name, inputs)
         return path if verify(path) is None else None
 
     def get(
-        self, kind: str, name: str, inputs: Mapping[str, str], builder: Builder, progress: Progress, *, what: str
+        self,
+        kind: str,
+        name: str,
+        inputs: Mapping[str, str],
+        builder: Builder,
+        progress: Progress,
+        *,
+        what: str = "",
     ) -> Path:
         """The entry made from ``inputs``; built by ``builder`` unless it is there and whole.
 
         ``inputs`` are all that the result depends on, as text by label; ``what`` names the part to the user. Two who
         ask at once build once. Raises ArtefactError if the cache cannot be written, and whatever ``builder`` raises.
         """
-        path = self._path(kind, name, inputs)
+        path = self.place(kind, name, inputs)
         found = self.find(kind, name, inputs)
         if found is not None:
             return found
-        with _explained(what), self.lock(f"{kind}-{path.name}", what, progress):
+        what = what or f"{kind} {name}"
+        with _explained(what), hold_lock(self._lock_file(kind, path.name), what, progress):
             found = self.find(kind, name, inputs)
             if found is not None:
                 return found
             if path.exists():
                 progress.say(f"{what}: the copy in the cache is damaged ({verify(path)}); making it again")
             self._sweep(kind, path)
-            self._build(kind, path, builder, name)
+            self._build(path, builder)
         return path
-
-    @contextlib.contextmanager
-    def lock(self, name: str, what: str, progress: Progress) -> Iterator[None]:
-        """Hold the lock called ``name``; says so if somebody else has it. It dies with its holder."""
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / name).open("w") as file:
-            if not _try_lock(file.fileno()):
-                with progress.task(f"Waiting for another memhp: {what}"):
-                    deadline, pause = Deadline(_LOCK_SECONDS), threading.Event()
-                    while not _try_lock(file.fileno()):
-                        deadline.check(f"another memhp that is at work on {what}")
-                        pause.wait(_LOCK_EVERY)
-            yield
 
     def entries(self, *, full: bool) -> Iterator[Entry]:
         """Every entry, verified: by size and time, or with ``full`` by hashing every byte."""
@@ -139,42 +129,64 @@ class Cache:
                 size = sum(item.stat().st_size for item in path.rglob("*") if item.is_file() and not item.is_symlink())
                 yield Entry(path, path.parent.name, size, verify(path, full=full))
 
-    def _path(self, kind: str, name: str, inputs: Mapping[str, str]) -> Path:
+    def place(self, kind: str, name: str, inputs: Mapping[str, str]) -> Path:
+        """Where the entry made from ``inputs`` is, or would be."""
         text = json.dumps([FORMAT, kind, name, sorted(inputs.items())])
         return self.root / kind / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def _lock_file(self, kind: str, name: str) -> Path:
+        return self.root / "locks" / f"{kind}-{name}"
 
     def _sweep(self, kind: str, path: Path) -> None:
         """Remove what dead builders left behind: their locks are free."""
         for temp in path.parent.glob(".tmp-*"):
             owner = temp.name.removeprefix(".tmp-").rpartition("-")[0]
             if owner == path.name:
-                _remove(temp)
+                remove_tree(temp)
                 continue
-            with contextlib.suppress(OSError), (self.root / "locks" / f"{kind}-{owner}").open("r") as file:
+            with contextlib.suppress(OSError), self._lock_file(kind, owner).open("r") as file:
                 if _try_lock(file.fileno()):
-                    _remove(temp)
+                    remove_tree(temp)
 
-    def _build(self, kind: str, path: Path, builder: Builder, name: str) -> None:
+    def _build(self, path: Path, builder: Builder) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        logs = self.root / "logs"
-        logs.mkdir(exist_ok=True)
         temp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".tmp-{path.name}-"))
         try:
-            shop = Workshop(temp / "out", temp / "work", logs / f"{kind}-{name}.log")
-            shop.out.mkdir()
-            shop.work.mkdir()
-            shop.log.write_bytes(b"")
-            builder(shop)
-            _seal(shop.out)
+            out = temp / "out"
+            out.mkdir()
+            builder(out)
+            _seal(out)
             if path.exists():
                 # Moving a folder takes the right to write in it: its ``..`` changes.
                 path.chmod(0o755)
                 path.rename(temp / "broken")
-            shop.out.rename(path)
+            out.rename(path)
             path.chmod(0o555)
             _sync(path.parent)
         finally:
-            _remove(temp)
+            remove_tree(temp)
+
+
+def scratch(out: Path) -> Path:
+    """A folder beside ``out``, which a builder was given: on the same disk, and removed when the build is over."""
+    return Path(tempfile.mkdtemp(dir=out.parent, prefix="work-"))
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, what: str, progress: Progress) -> Iterator[None]:
+    """Hold the lock on the file ``path``, which dies with its holder; says so if it has to wait for somebody.
+
+    ``what`` names what the lock is for. Raises DeadlineExpired after hours, OSError if the file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        if not _try_lock(file.fileno()):
+            with progress.task(f"Waiting for another memhp: {what}"):
+                deadline, pause = Deadline(_LOCK_SECONDS), threading.Event()
+                while not _try_lock(file.fileno()):
+                    deadline.check(f"another memhp that is at work on {what}")
+                    pause.wait(_LOCK_EVERY)
+        yield
 
 
 def verify(path: Path, *, full: bool = False) -> str | None:
@@ -242,7 +254,7 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-def _remove(path: Path) -> None:
+def remove_tree(path: Path) -> None:
     """Remove a tree, read-only folders included, as far as it goes."""
     with contextlib.suppress(OSError):
         path.chmod(0o755)

@@ -1,38 +1,50 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""EDK2 flash images from Debian."""
+"""EDK2 flash images from Debian's packages."""
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from harness.arch import ArchSpec
-from harness.artifacts.apt import unpack
-from harness.artifacts.cache import Cache
-from harness.artifacts.store import apt, host_arch, versions
+from harness.artifacts.apt import fingerprints, unpack
+from harness.artifacts.cache import Cache, scratch
+from harness.artifacts.store import apt, host_arch
 from harness.config.parts import Firmware
 from harness.errors import ArtefactError
 from harness.progress import Progress
+from harness.units import MIB, format_size
+
+#: part of the cache key: raise it when this module makes something else of the same package
+RECIPE = "1"
+
+#: bytes of one flash bank: QEMU takes no image of another size (hw/arm/virt.c and hw/riscv/virt.c, VIRT_FLASH)
+FLASH_SIZES = {"arm64": 64 * MIB, "riscv64": 32 * MIB}
 
 
 def firmware(arch: ArchSpec, progress: Progress) -> Firmware:
-    """Code and variable store for ``arch``; raises ArtefactError if they cannot be had or do not fit a flash bank."""
+    """Code and variable store for ``arch``; raises ArtefactError if they cannot be had or do not fit the flash."""
     source = apt(host_arch())
-    wanted = [package for package in source.closure([arch.firmware_package], progress)]
-    wanted = [package for package in wanted if package.name == arch.firmware_package]
+    packages = source.closure([arch.firmware_package], progress, dependencies=False)
 
-    def build(target: Path) -> None:
-        source.download([arch.firmware_package], progress, dependencies=False)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            unpack(wanted, Path(scratch), progress)
-            for name, path in (("code.fd", arch.firmware_code), ("vars.fd", arch.firmware_vars)):
-                try:
-                    shutil.copyfile(Path(scratch) / path, target / name)
-                except FileNotFoundError:
-                    raise ArtefactError(f"{arch.firmware_package} has no {path}") from None
-                if (target / name).stat().st_size % (1 << 20):
-                    raise ArtefactError(f"{path} is not made of whole megabytes: QEMU cannot map it as flash")
+    def build(out: Path) -> None:
+        work = scratch(out)
+        unpack(source.download([arch.firmware_package], progress, dependencies=False), work, progress)
+        for inner, name in ((arch.firmware_code, "code.fd"), (arch.firmware_vars, "vars.fd")):
+            take_flash_image(arch, work / inner, out / name)
 
-    place = Cache.default().get("firmware", arch.name, versions(wanted), build, progress)
-    return Firmware(place / "code.fd", place / "vars.fd")
+    inputs = {"recipe": RECIPE, **fingerprints(packages)}
+    path = Cache.default().get("firmware", arch.name, inputs, build, progress, what=f"firmware for {arch.name}")
+    return Firmware(code=path / "code.fd", vars=path / "vars.fd")
+
+
+def take_flash_image(arch: ArchSpec, source: Path, target: Path) -> None:
+    """Copy a flash image; raises ArtefactError if it is missing or not of the size that QEMU takes."""
+    if not source.is_file():
+        raise ArtefactError(f"{arch.firmware_package} has no {source.name}")
+    size, wanted = source.stat().st_size, FLASH_SIZES[arch.name]
+    if size != wanted:
+        raise ArtefactError(
+            f"{source.name} of {arch.firmware_package} has {format_size(size)}, not {format_size(wanted)}"
+        )
+    shutil.copyfile(source, target)

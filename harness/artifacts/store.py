@@ -1,38 +1,44 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where artefacts come from and where they are kept: one cache, one APT state per architecture, one configs folder."""
+"""Where parts come from besides the cache: an APT for each architecture, and the files of this project's checkout."""
 
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 
 from harness import proc
-from harness.artifacts.apt import Package, PrivateApt, choose_mirror
+from harness.artifacts.apt import PrivateApt
 from harness.artifacts.cache import Cache
+from harness.config.places import configs_dir
 from harness.deadline import Deadline
-from harness.errors import UsageError
+from harness.errors import ArtefactError
+
+_ASK_SECONDS = 30.0
+_WHOLE = "memhp runs from its checkout: pip install -e . in a clone of it"
 
 
-def apt(arch: str) -> PrivateApt:
+def apt(arch: str, *, backports: bool = False) -> PrivateApt:
     """APT for one Debian architecture, with its state in the cache; raises ArtefactError without a mirror."""
-    return PrivateApt(Cache.default().root / "apt", arch, mirror=choose_mirror())
+    return PrivateApt(Cache.default().root / "apt", arch, backports=backports)
 
 
 @functools.cache
 def host_arch() -> str:
     """Debian's name of the machine we run on (amd64, arm64, …)."""
-    return proc.run(["dpkg", "--print-architecture"], deadline=Deadline(30)).stdout.decode().strip()
-
-
-def versions(packages: list[Package]) -> dict[str, str]:
-    """What a set of packages adds to an artefact's key."""
-    return {package.name: package.version for package in packages}
+    return proc.run(["dpkg", "--print-architecture"], deadline=Deadline(_ASK_SECONDS)).stdout.decode().strip()
 
 
 def configs(name: str) -> Path:
-    """A folder of the checkout's configs; raises UsageError if it is not there."""
-    root = Path(os.environ.get("MEMHP_CONFIGS") or Path(__file__).resolve().parents[2] / "configs")
-    if not (root / name).is_dir():
-        raise UsageError(f"{root / name} is missing", hint="memhp runs from its checkout: pip install -e . in a clone")
-    return root / name
+    """A folder below ``configs``; raises ArtefactError if it is not there."""
+    path = configs_dir() / name
+    if not path.is_dir():
+        raise ArtefactError(f"no directory {path}", hint=_WHOLE)
+    return path
+
+
+def guest_source(name: str) -> Path:
+    """A source file among the guest-scripts; raises ArtefactError if it is not there."""
+    path = Path(__file__).resolve().parents[2] / "guest-scripts" / name
+    if not path.is_file():
+        raise ArtefactError(f"no file {path}", hint=_WHOLE)
+    return path

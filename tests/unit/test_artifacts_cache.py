@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.cache import MANIFEST, Cache, Workshop, cache_root, verify
+from harness.artifacts.cache import MANIFEST, Cache, cache_root, hold_lock, scratch, verify
 from harness.errors import ArtefactError
 from harness.progress import PlainProgress, SilentProgress, Task
 
@@ -23,13 +23,13 @@ class Builder:
         self.text = text
         self.calls = 0
 
-    def __call__(self, shop: Workshop) -> None:
+    def __call__(self, out: Path) -> None:
         self.calls += 1
-        (shop.work / "scratch").write_text("x")
-        (shop.out / "bin").mkdir()
-        (shop.out / "bin" / "tool").write_text(self.text)
-        (shop.out / "bin" / "tool").chmod(0o755)
-        (shop.out / "link").symlink_to("bin/tool")
+        (scratch(out) / "file").write_text("x")
+        (out / "bin").mkdir()
+        (out / "bin" / "tool").write_text(self.text)
+        (out / "bin" / "tool").chmod(0o755)
+        (out / "link").symlink_to("bin/tool")
 
 
 def get(cache: Cache, builder: Builder, **inputs: str) -> Path:
@@ -113,16 +113,14 @@ def test_missing_files_and_links(cache: Cache) -> None:
     assert verify(path) == "bin/tool: not a file"
 
 
-def test_a_failed_build_leaves_nothing_but_its_log(cache: Cache) -> None:
-    def fail(shop: Workshop) -> None:
-        (shop.out / "half").write_text("x")
-        shop.log.write_text("what went wrong")
+def test_a_failed_build_leaves_nothing(cache: Cache) -> None:
+    def fail(out: Path) -> None:
+        (out / "half").write_text("x")
         raise ArtefactError("no")
 
     with pytest.raises(ArtefactError, match="no"):
         cache.get("kind", "name", {}, fail, QUIET, what="the part")
     assert list((cache.root / "kind").iterdir()) == []
-    assert (cache.root / "logs" / "kind-name.log").read_text() == "what went wrong"
 
 
 def test_what_dead_builders_left_is_removed_and_what_living_ones_build_is_not(cache: Cache) -> None:
@@ -135,7 +133,7 @@ def test_what_dead_builders_left_is_removed_and_what_living_ones_build_is_not(ca
         (folder / "out" / "inner").chmod(0o555)
     (cache.root / "locks" / "kind-other-0123").touch()
     damaged(path / MANIFEST, "")
-    with cache.lock("kind-alive-0123", "alive", QUIET):
+    with hold_lock(cache.root / "locks" / "kind-alive-0123", "alive", QUIET):
         get(cache, Builder(), source="1")
     assert not own.exists()
     assert not other.exists()
@@ -158,11 +156,11 @@ def test_two_at_once_build_once_and_the_second_says_that_it_waits(cache: Cache) 
     started, second = threading.Event(), Watched()
     calls: list[str] = []
 
-    def slow(shop: Workshop) -> None:
+    def slow(out: Path) -> None:
         calls.append("built")
         started.set()
         assert second.waiting.wait(10)
-        (shop.out / "file").write_text("x")
+        (out / "file").write_text("x")
 
     def run(progress: PlainProgress | SilentProgress, found: list[Path]) -> None:
         found.append(cache.get("kind", "name", {}, slow, progress, what="the part"))
@@ -183,7 +181,7 @@ def test_a_present_entry_needs_no_writable_cache(cache: Cache, monkeypatch: pyte
     def no_lock(*_: object) -> Task:
         raise AssertionError("took a lock")
 
-    monkeypatch.setattr(Cache, "lock", no_lock)
+    monkeypatch.setattr("harness.artifacts.cache.hold_lock", no_lock)
     assert get(cache, Builder()) == path
 
 
@@ -202,7 +200,7 @@ def test_a_cache_that_cannot_be_made_says_where(tmp_path: Path) -> None:
     ],
 )
 def test_a_full_or_forbidden_disk_is_explained(cache: Cache, number: int, message: str, hint: str) -> None:
-    def fail(_: Workshop) -> None:
+    def fail(_: Path) -> None:
         raise OSError(number, os.strerror(number), "/x/y")
 
     with pytest.raises(ArtefactError, match=f"cannot make the part: {message}") as caught:

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which libraries a program of another architecture needs: DT_NEEDED, without running it (elf(5), ld.so(8))."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ArtefactError
+
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_SEGMENT = struct.Struct("<IIQQQQQQ")
+_DYNAMIC = struct.Struct("<qQ")
+_LOAD, _DYNAMIC_SEGMENT, _INTERP = 1, 2, 3
+_NEEDED, _STRTAB, _RPATH, _RUNPATH = 1, 5, 15, 29
+_LINKS_LIMIT = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Elf:
+    """What the dynamic loader reads of a file: its interpreter, and the names of the libraries it needs."""
+
+    machine: int
+    interpreter: str | None
+    needed: tuple[str, ...]
+    runpath: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """All that some programs need: library name to its file, and the loader's path as the programs name it."""
+
+    interpreter: str
+    loader: Path
+    libraries: dict[str, Path]
+
+
+def read_elf(path: Path) -> Elf:
+    """Read a 64-bit little-endian ELF file; raises ArtefactError for anything else."""
+    data = path.read_bytes()
+    try:
+        return _parse(data)
+    except (struct.error, ValueError, IndexError) as error:
+        raise ArtefactError(f"{path.name} is not a 64-bit little-endian ELF file ({error})") from error
+
+
+def find_closure(root: Path, programs: Iterable[Path], triplet: str) -> Closure:
+    """The loader and all libraries, in the tree ``root``, that ``programs`` there need. ``triplet`` names its folders.
+
+    Raises ArtefactError naming the library that the tree lacks, and who needs it.
+    """
+    folders = [f"usr/lib/{triplet}", f"lib/{triplet}", "usr/lib", "lib"]
+    libraries: dict[str, Path] = {}
+    interpreter: str | None = None
+    waiting = list(programs)
+    machine = read_elf(waiting[0]).machine
+    while waiting:
+        path = waiting.pop()
+        elf = read_elf(path)
+        interpreter = interpreter or elf.interpreter
+        own = [item for item in elf.runpath if "$" not in item]
+        for name in elf.needed:
+            if name in libraries:
+                continue
+            found = next(_candidates(root, [*own, *folders], name, machine), None)
+            if found is None:
+                raise ArtefactError(f"{path.name} needs {name}, which none of the packages has")
+            libraries[name] = found
+            waiting.append(found)
+    if interpreter is None:
+        raise ArtefactError("the programs are static: they have no loader")
+    # Packages of a release whose /lib is a link into /usr carry the file there alone.
+    for place in (interpreter, f"usr{interpreter}"):
+        loader = inside(root, place)
+        if loader.is_file():
+            return Closure(interpreter, loader, libraries)
+    raise ArtefactError(f"none of the packages has the loader {interpreter}")
+
+
+def inside(root: Path, path: str) -> Path:
+    """The file behind ``path`` in the tree ``root``, whose absolute links mean ``root`` and whose ``..`` stop there."""
+    rest = path.split("/")[::-1]
+    seen: list[str] = []
+    links = 0
+    while rest:
+        part = rest.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            seen = seen[:-1]
+            continue
+        here = root.joinpath(*seen, part)
+        if here.is_symlink():
+            links += 1
+            if links > _LINKS_LIMIT:
+                raise ArtefactError(f"too many symbolic links at {path}")
+            target = os.readlink(here)
+            seen = [] if target.startswith("/") else seen
+            rest += target.split("/")[::-1]
+        else:
+            seen.append(part)
+    return root.joinpath(*seen)
+
+
+def _candidates(root: Path, folders: Iterable[str], name: str, machine: int) -> Iterator[Path]:
+    for folder in folders:
+        path = inside(root, f"{folder}/{name}")
+        if path.is_file() and read_elf(path).machine == machine:
+            yield path
+
+
+def _parse(data: bytes) -> Elf:
+    ident, _, machine, _, _, table, _, _, _, size, count, *_ = _HEADER.unpack_from(data)
+    if ident[:6] != b"\x7fELF\x02\x01":
+        raise ValueError("wrong magic, class or byte order")
+    segments = [_SEGMENT.unpack_from(data, table + number * size) for number in range(count)]
+    loads = [(vaddr, offset, length) for kind, _, offset, vaddr, _, length, _, _ in segments if kind == _LOAD]
+    interpreter = None
+    entries: list[tuple[int, int]] = []
+    for kind, _, offset, _, _, length, _, _ in segments:
+        if kind == _INTERP:
+            interpreter = data[offset : offset + length].rstrip(b"\0").decode()
+        elif kind == _DYNAMIC_SEGMENT:
+            entries = list(_DYNAMIC.iter_unpack(data[offset : offset + length]))
+    strings = next((_offset_of(value, loads) for tag, value in entries if tag == _STRTAB), 0)
+
+    def string(offset: int) -> str:
+        start = strings + offset
+        return data[start : data.index(b"\0", start)].decode()
+
+    needed = tuple(string(value) for tag, value in entries if tag == _NEEDED)
+    paths = [string(value) for tag, value in entries if tag in (_RPATH, _RUNPATH)]
+    return Elf(machine, interpreter, needed, tuple(item for text in paths for item in text.split(":")))
+
+
+def _offset_of(address: int, loads: Iterable[tuple[int, int, int]]) -> int:
+    for vaddr, offset, length in loads:
+        if vaddr <= address < vaddr + length:
+            return address - vaddr + offset
+    raise ValueError("a table lies outside the file")

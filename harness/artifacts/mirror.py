@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which Debian mirror this machine uses, from its own APT sources (sources.list(5), both forms)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from harness.errors import ArtefactError, UsageError
+
+_ETC_APT = Path("/etc/apt")
+
+#: names under which Debian publishes a release, without -updates and the like
+RELEASES = frozenset(
+    {"oldoldstable", "oldstable", "stable", "testing", "unstable", "sid"}
+    | {"buster", "bullseye", "bookworm", "trixie", "forky", "duke"}
+)
+
+_OPTION_BLOCK = re.compile(r"\[([^]]*)\]")
+_SCHEMES = ("http", "https", "ftp", "file", "copy", "mirror")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """One ``deb`` line or stanza: a URI with its suites, components and the keyring it is signed by."""
+
+    uri: str
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    signed_by: str
+
+
+def debian_mirror(etc: Path = _ETC_APT) -> str:
+    """The URI of the Debian archive: ``$MEMHP_MIRROR``, or what the machine's own sources name.
+
+    Raises UsageError for a MEMHP_MIRROR that is no URI, ArtefactError if no source is Debian's archive.
+    """
+    own = os.environ.get("MEMHP_MIRROR")
+    if own:
+        if not _is_uri(own):
+            raise UsageError(
+                f"MEMHP_MIRROR={own!r} is not the URI of an archive", hint="for example http://HOST/debian"
+            )
+        return own.rstrip("/")
+    entries = list(read_sources(etc))
+    best = max(entries, key=_likeness, default=None)
+    if best is None or _likeness(best) == 0:
+        raise ArtefactError(
+            f"none of the {len(entries)} APT sources in {etc} is the Debian archive",
+            hint="set MEMHP_MIRROR to a Debian mirror, such as http://HOST/debian",
+        )
+    return best.uri.rstrip("/")
+
+
+def read_sources(etc: Path = _ETC_APT) -> Iterator[SourceEntry]:
+    """Every enabled entry for binary packages, in APT's order; what APT would not understand is skipped."""
+    for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
+        try:
+            text = path.read_text(errors="replace")
+        except OSError:
+            continue
+        if path.suffix == ".list":
+            yield from parse_list(text)
+        elif path.suffix == ".sources":
+            yield from parse_deb822(text)
+
+
+def parse_list(text: str) -> Iterator[SourceEntry]:
+    """The one-line form: ``deb [option=value …] uri suite component…``."""
+    for line in text.splitlines():
+        row = line.partition("#")[0].strip()
+        block = _OPTION_BLOCK.search(row)
+        options = dict(word.partition("=")[::2] for word in block[1].split()) if block is not None else {}
+        words = _OPTION_BLOCK.sub(" ", row, count=1).split()
+        if len(words) >= 4 and words[0] == "deb":
+            yield SourceEntry(words[1], (words[2],), tuple(words[3:]), options.get("signed-by", ""))
+
+
+def parse_deb822(text: str) -> Iterator[SourceEntry]:
+    """The stanza form: ``Types``, ``URIs``, ``Suites``, ``Components``, ``Signed-By``."""
+    for stanza in re.split(r"\n\s*\n", "\n".join(row for row in text.splitlines() if not row.startswith("#"))):
+        fields = _fields(stanza.splitlines())
+        enabled = fields.get("enabled", "yes").strip().lower() not in ("no", "false", "0")
+        if enabled and "deb" in fields.get("types", "").split():
+            suites, components = fields.get("suites", "").split(), fields.get("components", "").split()
+            for uri in fields.get("uris", "").split():
+                yield SourceEntry(uri, tuple(suites), tuple(components), fields.get("signed-by", "").strip())
+
+
+def _fields(rows: Sequence[str]) -> Mapping[str, str]:
+    fields: dict[str, str] = {}
+    name = ""
+    for row in rows:
+        if row[:1].isspace():
+            fields[name] = fields.get(name, "") + "\n" + row.strip()
+        elif ":" in row:
+            name, _, value = row.partition(":")
+            name = name.strip().lower()
+            fields[name] = value.strip()
+    return fields
+
+
+def _is_uri(text: str) -> bool:
+    parts = urlsplit(text)
+    scheme = parts.scheme.rpartition("+")[0] or parts.scheme
+    return scheme in (*_SCHEMES, "tor") and bool(parts.netloc or parts.path) and not re.search(r"[\s\[\]]", text)
+
+
+def _likeness(entry: SourceEntry) -> int:
+    """How much an entry looks like Debian's archive; 0 if it is none.
+
+    Others publish for Debian's releases too, some with ``main`` for a component: Debian's keyring or the archive's
+    usual last folder must show that it is not one of them.
+    """
+    if not _is_uri(entry.uri) or "main" not in entry.components or not RELEASES & set(entry.suites):
+        return 0
+    last = urlsplit(entry.uri).path.rstrip("/").rpartition("/")[2]
+    return 4 * ("debian-archive-keyring" in entry.signed_by) + 2 * (last in ("debian", "debian.list"))
