@@ -2,11 +2,12 @@
 /*
  * touch-memory: allocate memory, write a pattern, read it back, and tell where in physical memory it was.
  *
- *   touch-memory BYTES [START-END ...]
+ *   touch-memory [--hold] BYTES [START-END ...]
  *
  * BYTES is decimal; START and END are hexadecimal physical addresses, END exclusive. Prints "pages N",
- * "mismatches N" and one "range START-END BYTES" per range. Exits with 0 if every page read back as written,
- * 1 if not, 2 if it could not be tried.
+ * "mismatches N" and one "range START-END BYTES" per range. With --hold the memory is locked, then "ready" is
+ * printed, and the memory stays until standard input ends. Exits with 0 if every page read back as written, 1 if
+ * not, 2 if it could not be tried.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +21,7 @@
 
 #define PAGEMAP_PRESENT (1ULL << 63)
 #define PAGEMAP_PFN ((1ULL << 55) - 1)
-#define BATCH 4096
+#define BATCH 2048
 
 static int fail(const char *what)
 {
@@ -50,70 +51,77 @@ static uint64_t count_mismatches(const volatile uint64_t *memory, uint64_t pages
 	return bad;
 }
 
-/* Count the bytes whose frames lie in each range: used[i] for ranges[2 * i] to ranges[2 * i + 1]. */
-static int locate(uintptr_t start, uint64_t pages, uint64_t page_size, const uint64_t *ranges, uint64_t *used,
-		  int count)
+/* Count the bytes of n pages whose frames lie in each range: used[i] for ranges[2 * i] to ranges[2 * i + 1]. */
+static int locate(int pagemap, uintptr_t start, uint64_t n, uint64_t page_size, const uint64_t *ranges,
+		  uint64_t *used, int count)
 {
 	static uint64_t entries[BATCH];
-	int fd = open("/proc/self/pagemap", O_RDONLY);
+	ssize_t size = (ssize_t)(n * sizeof(uint64_t));
 
-	if (fd < 0)
+	if (pread(pagemap, entries, (size_t)size, (off_t)(start / page_size * sizeof(uint64_t))) != size)
 		return -1;
-	for (uint64_t page = 0; page < pages; page += BATCH) {
-		uint64_t n = pages - page < BATCH ? pages - page : BATCH;
-		off_t at = (off_t)((start / page_size + page) * sizeof(uint64_t));
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t address = (entries[i] & PAGEMAP_PFN) * page_size;
 
-		if (pread(fd, entries, n * sizeof(uint64_t), at) != (ssize_t)(n * sizeof(uint64_t))) {
-			close(fd);
-			return -1;
-		}
-		for (uint64_t i = 0; i < n; i++) {
-			uint64_t address = (entries[i] & PAGEMAP_PFN) * page_size;
-
-			if (!(entries[i] & PAGEMAP_PRESENT))
-				continue;
-			for (int r = 0; r < count; r++)
-				if (address >= ranges[2 * r] && address < ranges[2 * r + 1])
-					used[r] += page_size;
-		}
+		if (!(entries[i] & PAGEMAP_PRESENT))
+			continue;
+		for (int r = 0; r < count; r++)
+			if (address >= ranges[2 * r] && address < ranges[2 * r + 1])
+				used[r] += page_size;
 	}
-	return close(fd);
+	return 0;
+}
+
+static int all_used(const uint64_t *used, int count)
+{
+	for (int r = 0; r < count; r++)
+		if (!used[r])
+			return 0;
+	return 1;
 }
 
 int main(int argc, char **argv)
 {
 	uint64_t page_size = (uint64_t)sysconf(_SC_PAGESIZE);
 	uint64_t words = page_size / sizeof(uint64_t);
-	int count = argc > 2 ? argc - 2 : 0;
-	uint64_t *ranges, *used, bytes, pages, bad;
-	uint64_t *memory;
+	int count = argc > 3 ? argc - 3 : 0;
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	uint64_t *ranges, *used, *memory, bytes, limit, bad;
+	uint64_t page = 0;
 
-	if (argc < 2 || sscanf(argv[1], "%" SCNu64, &bytes) != 1 || bytes < page_size) {
-		fputs("usage: touch-memory BYTES [START-END ...]\n", stderr);
+	if (argc < 3 || sscanf(argv[1], "%" SCNu64, &bytes) != 1 || sscanf(argv[2], "%" SCNu64, &limit) != 1 ||
+	    bytes < page_size || limit < bytes) {
+		fputs("usage: touch-memory BYTES LIMIT [START-END ...]\n", stderr);
 		return 2;
 	}
+	if (pagemap < 0)
+		return fail("/proc/self/pagemap");
 	ranges = calloc(2 * (size_t)count + 1, sizeof(*ranges));
 	used = calloc((size_t)count + 1, sizeof(*used));
 	if (!ranges || !used)
 		return fail("calloc");
 	for (int r = 0; r < count; r++) {
-		if (sscanf(argv[r + 2], "%" SCNx64 "-%" SCNx64, &ranges[2 * r], &ranges[2 * r + 1]) != 2) {
-			fprintf(stderr, "touch-memory: %s is not START-END\n", argv[r + 2]);
+		if (sscanf(argv[r + 3], "%" SCNx64 "-%" SCNx64, &ranges[2 * r], &ranges[2 * r + 1]) != 2) {
+			fprintf(stderr, "touch-memory: %s is not START-END\n", argv[r + 3]);
 			return 2;
 		}
 	}
-	pages = bytes / page_size;
-	memory = mmap(NULL, pages * page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memory = mmap(NULL, limit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (memory == MAP_FAILED)
 		return fail("mmap");
 	/* Fewer faults where the kernel has huge pages; one that has none says EINVAL, which is no matter. */
-	madvise(memory, pages * page_size, MADV_HUGEPAGE);
-	for (uint64_t i = 0; i < pages * words; i++)
-		memory[i] = pattern(i);
-	bad = count_mismatches(memory, pages, words);
-	if (locate((uintptr_t)memory, pages, page_size, ranges, used, count))
-		return fail("/proc/self/pagemap");
-	printf("pages %" PRIu64 "\nmismatches %" PRIu64 "\n", pages, bad);
+	madvise(memory, limit, MADV_HUGEPAGE);
+	while (page < limit / page_size && (page * page_size < bytes || !all_used(used, count))) {
+		uint64_t n = limit / page_size - page < BATCH ? limit / page_size - page : BATCH;
+
+		for (uint64_t i = page * words; i < (page + n) * words; i++)
+			memory[i] = pattern(i);
+		if (locate(pagemap, (uintptr_t)memory + page * page_size, n, page_size, ranges, used, count))
+			return fail("/proc/self/pagemap");
+		page += n;
+	}
+	bad = count_mismatches(memory, page, words);
+	printf("pages %" PRIu64 "\nmismatches %" PRIu64 "\n", page, bad);
 	for (int r = 0; r < count; r++)
 		printf("range %" PRIx64 "-%" PRIx64 " %" PRIu64 "\n", ranges[2 * r], ranges[2 * r + 1], used[r]);
 	return bad ? 1 : 0;

@@ -111,16 +111,18 @@ class PrivateApt:
         return self._binaries.depends(package, progress)
 
     def source_version(self, source: str, progress: Progress) -> str:
-        """The newest version of a source package."""
+        """The newest version of a source package, without its epoch."""
         return self._dsc(source, progress).version
 
-    def source_files(self, source: str, progress: Progress) -> list[Package]:
-        """The files of the newest version of a source package; nothing is downloaded."""
-        return self._sources.packages(("source", source), progress)
-
     def source(self, source: str, version: str, target: Path, progress: Progress) -> Path:
-        """Download a source package into ``target`` and return its .dsc."""
-        files = self._sources.fetch(("source", f"{source}={version}"), progress, f"the source of {source}")
+        """Download the source package that ``source_version`` told of into ``target`` and return its .dsc."""
+        # Asked for without a version: file names lack the epoch that APT would want in one.
+        files = self._sources.fetch(("source", source), progress, f"the source of {source}")
+        now = self._dsc(source, progress).version
+        if now != version:
+            raise ArtefactError(
+                f"{source} {version} has just become {now} in the archive's index", hint="run the same command again"
+            )
         for path in files:
             shutil.copy(path, target)
         return next(target / path.name for path in files if path.suffix == ".dsc")

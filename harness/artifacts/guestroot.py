@@ -1,100 +1,105 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's userland: busybox, dropbear, ndctl, daxctl, touch-memory and the libraries they load."""
+"""The guest's userland: busybox, dropbear, ndctl, daxctl, touch-memory and the libraries they load; 7 MB packed."""
 
 from __future__ import annotations
 
 import gzip
-import re
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness import proc
 from harness.arch import ArchSpec
-from harness.artifacts.apt import unpack
-from harness.artifacts.cache import Cache
-from harness.artifacts.store import apt, configs, versions
+from harness.artifacts.apt import fingerprints, unpack
+from harness.artifacts.cache import Cache, scratch
+from harness.artifacts.elf import find_closure
+from harness.artifacts.store import apt, guest_source
 from harness.config.parts import GuestRoot
 from harness.cpio import CpioEntry, directory, pack, regular, symlink
 from harness.deadline import Deadline
 from harness.errors import ArtefactError
 from harness.progress import Progress
 
+#: part of the cache key: raise it when the archive is made differently from the same packages
+RECIPE = "2"
+
 PACKAGES = ("busybox-static", "dropbear-bin", "ndctl", "daxctl")
 PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/ndctl", "usr/bin/daxctl")
-#: raise when the archive is made differently from the same packages
-RECIPE = "1"
-_EMPTY = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "usr/bin", "usr/lib", "usr/sbin")
-_LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib", "sbin": "usr/sbin"}
+
+_COMPILE_SECONDS = 120.0
+_FLAGS = ("-std=gnu11", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none", "-s")
+_DIRECTORIES = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "usr/bin", "usr/lib", "usr/sbin")
+_PERMISSIONS = {"root": 0o700, "tmp": 0o1777}
+_LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib", "sbin": "usr/sbin", "usr/bin/sh": "busybox"}
+_TEXTS = {
+    "etc/group": "root:x:0:\n",
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
+    "etc/shells": "/bin/sh\n",
+}
 
 
 def guest_root(arch: ArchSpec, progress: Progress) -> GuestRoot:
-    """The cached archive, without /init and keys: those are added per guest.
+    """The cached archive, without /init and keys, which each guest gets for itself.
 
-    Raises ArtefactError if a package or the cross compiler is missing.
+    Busybox's other applets get their links in the guest, from the binary itself. Raises ArtefactError if a package
+    cannot be had or the cross compiler is missing.
     """
     source = apt(arch.name)
     packages = source.closure(PACKAGES, progress)
-    touch = configs("..") / "guest-scripts" / "touch-memory.c"
-    inputs = {**versions(packages), "recipe": RECIPE, "touch-memory.c": touch.read_text()}
+    touch = guest_source("touch-memory.c")
+    inputs = {"recipe": RECIPE, "touch-memory.c": touch.read_text(), **fingerprints(packages)}
 
-    def build(target: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            root = Path(scratch)
-            unpack(source.download(PACKAGES, progress), root, progress)
-            compile_static(arch, touch, root / "usr/bin/touch-memory")
-            archive = pack(_entries(root, [*PROGRAMS, "usr/bin/touch-memory"]))
-        (target / "root.cpio.gz").write_bytes(gzip.compress(archive, 9, mtime=0))
+    def build(out: Path) -> None:
+        work = scratch(out)
+        tool = work / "touch-memory"
+        compile_static(arch, touch, tool)
+        root = work / "root"
+        unpack(source.download(PACKAGES, progress), root, progress)
+        with progress.task(f"Packing the guest's userland for {arch.name}"):
+            archive = pack(root_entries(root, PROGRAMS, arch.triplet, tool))
+            (out / "root.cpio.gz").write_bytes(gzip.compress(archive, 9, mtime=0))
 
-    place = Cache.default().get("guest-root", arch.name, inputs, build, progress)
-    return GuestRoot(place / "root.cpio.gz")
+    path = Cache.default().get(
+        "guest-root", arch.name, inputs, build, progress, what=f"the guest's userland for {arch.name}"
+    )
+    return GuestRoot(path / "root.cpio.gz")
 
 
 def compile_static(arch: ArchSpec, source: Path, target: Path) -> None:
-    """Cross-compile one C file into a static program."""
+    """Cross-compile one C file into a static program; raises ArtefactError naming what to install."""
     compiler = f"{arch.triplet}-gcc"
+    hint = f"sudo apt-get install gcc-{arch.triplet.replace('_', '-')} libc6-dev-{arch.name}-cross"
     if shutil.which(compiler) is None:
-        cross = arch.triplet.replace("_", "-")
-        raise ArtefactError(
-            f"this machine has no {compiler}",
-            hint=f"sudo apt-get install gcc-{cross} libc6-dev-{arch.name}-cross",
-        )
-    flags = ["-std=gnu11", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none", "-s"]
-    proc.run([compiler, *flags, "-o", str(target), str(source)], deadline=Deadline(120))
+        raise ArtefactError(f"this machine has no {compiler}", hint=hint)
+    done = proc.run(
+        [compiler, *_FLAGS, "-o", str(target), str(source)], deadline=Deadline(_COMPILE_SECONDS), check=False
+    )
+    if done.returncode != 0:
+        raise ArtefactError(f"cannot compile {source.name} for {arch.name}:\n{proc.tail(done.stderr)}", hint=hint)
 
 
-def _entries(root: Path, programs: list[str]) -> Iterator[CpioEntry]:
-    for path in _EMPTY:
-        yield directory(path, 0o700 if path == "root" else 0o755)
+def root_entries(root: Path, programs: Sequence[str], triplet: str, tool: Path) -> Iterator[CpioEntry]:
+    """The entries of the archive, in a fixed order, from packages unpacked in ``root`` and a compiled ``tool``.
+
+    Raises ArtefactError for a program or a library that no package brought.
+    """
+    for program in programs:
+        if not (root / program).is_file():
+            raise ArtefactError(f"none of the packages has {program}")
+    closure = find_closure(root, [root / program for program in programs], triplet)
+    libraries = f"usr/lib/{triplet}"
+    for path in (*_DIRECTORIES, libraries):
+        yield directory(path, _PERMISSIONS.get(path, 0o755))
     for path, target in _LINKS.items():
         yield symlink(path, target)
+    for path, text in _TEXTS.items():
+        yield regular(path, text.encode())
     for program in programs:
         yield regular(program, (root / program).read_bytes(), 0o755)
-    for library, path in sorted(libraries(root, programs).items()):
-        yield regular(f"usr/lib/{library}", path.read_bytes(), 0o755)
-
-
-def libraries(root: Path, programs: list[str]) -> dict[str, Path]:
-    """Every library that ``programs`` load, and what those load, by the name they are asked for.
-
-    Raises ArtefactError for a library that no package brought.
-    """
-    known = {path.name: path for path in sorted(root.glob("usr/lib/**/*.so*"))}
-    found: dict[str, Path] = {}
-    todo = [root / program for program in programs]
-    while todo:
-        for name in needed(todo.pop()):
-            if name not in found:
-                if name not in known:
-                    raise ArtefactError(f"no package of the guest root brings {name}")
-                found[name] = known[name].resolve()
-                todo.append(found[name])
-    return found
-
-
-def needed(path: Path) -> list[str]:
-    """Libraries and loader that an ELF file asks for (readelf)."""
-    said = proc.run(["readelf", "-l", "-d", "-W", str(path)], deadline=Deadline(60)).stdout.decode(errors="replace")
-    names = re.findall(r"\(NEEDED\)\s+Shared library: \[(\S+)\]", said)
-    return names + [Path(name).name for name in re.findall(r"program interpreter: (\S+)\]", said)]
+    yield regular("usr/bin/touch-memory", tool.read_bytes(), 0o755)
+    # The loader is asked for by a path below /lib, which is a link here.
+    loader = f"usr{closure.interpreter}".replace("usr/lib64/", "usr/lib/")
+    yield regular(loader, closure.loader.read_bytes(), 0o755)
+    for name, library in sorted(closure.libraries.items()):
+        if library != closure.loader:
+            yield regular(f"{libraries}/{name}", library.read_bytes())

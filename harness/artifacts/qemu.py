@@ -8,16 +8,15 @@ import platform
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness import proc
 from harness.arch import ArchSpec
 from harness.artifacts import qemu_build
-from harness.artifacts.apt import PrivateApt, fingerprints, unpack
+from harness.artifacts.apt import fingerprints, unpack
 from harness.artifacts.cache import Cache, scratch
 from harness.artifacts.elf import find_closure, inside
-from harness.artifacts.store import apt, configs, host_arch
+from harness.artifacts.store import apt, host_arch
 from harness.config.parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, InfraError, UnsupportedError, UsageError
@@ -30,7 +29,6 @@ Able = Callable[[QemuBinary], str | None]
 RECIPE = "1"
 
 _VERSION_SECONDS = 30.0
-_BUILD_SECONDS = 3600.0
 _VERSION = re.compile(r"QEMU emulator version (\S+)")
 #: loaded by name while a program runs, so that nothing in its file tells
 _LOADED_BY_NAME = ("libgcc_s.so.1",)
@@ -105,87 +103,6 @@ def debian_qemu(arch: ArchSpec, progress: Progress) -> QemuBinary:
     )
 
 
-def built_qemu(arch: ArchSpec, progress: Progress, *, only_cached: bool = False) -> QemuBinary | None:
-    """QEMU built from Debian's source with the patches of ``configs/qemu``: two to three minutes on two cores, once.
-
-    None if there are no patches for ``arch``, or if ``only_cached`` and it was not built yet. Raises ArtefactError: the
-    machine lacks something to build it with, it cannot be fetched, a patch does not fit, a step fails.
-    """
-    recipe = qemu_build.load_recipe(arch, configs("qemu"))
-    source, cache = apt(host_arch()), Cache.default()
-    # Without patches it would be what Debian has; without lists of sources it cannot have been built.
-    if not recipe.patches or (only_cached and not source.knows_sources()):
-        return None
-    version = source.source_version(qemu_build.SOURCE, progress)
-    name = f"qemu-system-{arch.qemu_target}"
-    inputs = _recipe_inputs(recipe, version, source, progress)
-    path = cache.find("qemu", f"{arch.qemu_target}-built", inputs)
-    if path is None and not only_cached:
-        builder = _BuildJob(recipe, version, source, progress).run
-        path = cache.get("qemu", f"{arch.qemu_target}-built", inputs, builder, progress, what=f"QEMU for {arch.name}")
-    if path is None:
-        return None
-    argv = (str(path / "bin" / name),)
-    count = len(recipe.patches)
-    origin = f"built from Debian's qemu {version} with {count} patch{'es' if count > 1 else ''} of memhp"
-    return QemuBinary(argv, None, origin, version_of(argv))
-
-
-def _recipe_inputs(recipe: qemu_build.Recipe, version: str, source: PrivateApt, progress: Progress) -> dict[str, str]:
-    files = [*recipe.patches, *([] if recipe.devices is None else [recipe.devices])]
-    packages = source.source_files(qemu_build.SOURCE, progress)
-    return {
-        "recipe": RECIPE,
-        # It is linked with this machine's libraries.
-        "host": _host_release(),
-        "configure": "\n".join(recipe.arguments(version)),
-        **{f"file {path.name}": path.read_text() for path in files},
-        **fingerprints(packages),
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _BuildJob:
-    """Builds QEMU into the folder that the cache gives it."""
-
-    recipe: qemu_build.Recipe
-    version: str
-    source: PrivateApt
-    progress: Progress
-
-    def run(self, out: Path) -> None:
-        deadline = Deadline(_BUILD_SECONDS)
-        qemu_build.require_packages(deadline)
-        work = scratch(out)
-        dsc = self.source.source(qemu_build.SOURCE, self.version, work, self.progress)
-        meson = work / "meson"
-        tools = [qemu_build.MESON, qemu_build.PYCOTAP]
-        unpack(self.source.download(tools, self.progress, dependencies=False), meson, self.progress)
-        # Outside the scratch folder, so that a failed build leaves it.
-        log = Cache.default().root / "logs" / f"qemu-{self.recipe.target}.log"
-        log.parent.mkdir(exist_ok=True)
-        log.write_bytes(b"")
-        job = qemu_build.Build(self.recipe, self.version, work, log, deadline)
-        with self.progress.task(f"Building QEMU {self.version} for {self.recipe.target}") as task:
-            task.update(note="unpacking the source")
-            job.unpack(dsc)
-            job.patch()
-            task.update(note="configuring")
-            job.configure(meson)
-            binary = job.compile(meson, lambda done, total: task.update(done=done, total=total, note="compiling"))
-        (out / "bin").mkdir()
-        shutil.copy(binary, out / "bin" / binary.name)
-        log.unlink()
-
-
-def _host_release() -> str:
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        release = {}
-    return " ".join([platform.machine(), release.get("ID", ""), release.get("VERSION_ID", ""), *platform.libc_ver()])
-
-
 def _candidates(arch: ArchSpec, progress: Progress, reasons: list[str]) -> Iterator[QemuBinary]:
     host = shutil.which(f"qemu-system-{arch.qemu_target}")
     if host is not None:
@@ -193,13 +110,17 @@ def _candidates(arch: ArchSpec, progress: Progress, reasons: list[str]) -> Itera
             yield QemuBinary((host,), None, f"the host's {host}", version_of((host,)))
         except InfraError as error:
             reasons.append(f"the host's {host}: {error.message}")
-    before = built_qemu(arch, progress, only_cached=True)
-    if before is not None:
-        yield before
+    source, cache = apt(host_arch()), Cache.default()
+    # Without patches it would be what Debian has; without lists of sources it cannot have been built.
+    patched = bool(qemu_build.load_recipe(arch).patches)
+    built = None
+    if patched and source.knows_sources():
+        built = qemu_build.find_qemu(arch, apt=source, cache=cache, progress=progress)
+        if built is not None:
+            yield built
     yield debian_qemu(arch, progress)
-    now = None if before is not None else built_qemu(arch, progress)
-    if now is not None:
-        yield now
+    if patched and built is None:
+        yield qemu_build.build_qemu(arch, apt=source, cache=cache, progress=progress)
 
 
 def _take_over(root: Path, program: str, out: Path) -> None:
