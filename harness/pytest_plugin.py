@@ -91,7 +91,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
-        bundles = list(item.stash.get(_bundles, []))
+        bundles = [*item.stash.setdefault(_bundles, [])]
         session = getattr(item, "funcargs", {}).get("memhp_guest")
         if session is not None:
             bundles.append(session.recorder.directory)

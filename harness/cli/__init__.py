@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
 from harness.cli.parser import Arguments, parse_arguments
@@ -78,15 +78,12 @@ def _complain(message: str, debug: bool) -> None:
 
 def _command(arguments: Arguments) -> int:
     """Find the command's function; each imports what it needs."""
-    match arguments.command:
-        case "run" | "demo" | "check" | "collect":
-            from harness.cli import running
-
-            return running.COMMANDS[arguments.command](arguments)
-        case _:
-            from harness.cli import showing
-
-            return showing.COMMANDS[arguments.command](arguments)
+    commands: Mapping[str, Callable[[Arguments], int]]
+    if arguments.command in ("run", "demo", "check", "collect"):
+        from harness.cli.running import COMMANDS as commands
+    else:
+        from harness.cli.showing import COMMANDS as commands
+    return commands[arguments.command](arguments)
 
 
 __all__ = ["main"]

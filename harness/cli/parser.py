@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -14,23 +15,35 @@ from harness.errors import UsageError
 Arguments = argparse.Namespace
 
 EPILOG = """\
-exit status of run, check and demo:
+exit status of run, check, collect and demo:
   0  all passed
   1  the kernel under test broke an invariant
   2  usage or configuration error; or every scenario was skipped for a missing ability
   3  no verdict: infrastructure failed, or the guest refused a step that the scenario needs
+doctor ends with 3 if anything is missing.
 
 first line to try: memhp run -a arm64 --kernel path/to/Image
 """
 
+_PARTS = ("qemu", "firmware", "guest-root", "kernel", "debian-kernel")
 _LISTS = ("scenarios", "invariants", "guests", "kernels")
+
+
+#: argparse's own words, quotes around the choices depending on Python's version
+_CHOICE = re.compile(r"argument (?P<where>.*?): invalid choice: '(?P<word>.*)' \(choose from (?P<known>.*)\)", re.S)
 
 
 class _Parser(argparse.ArgumentParser):
     """Raises UsageError where argparse would print a page of usage and exit."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint=f"{self.prog} --help")
+        choice = _CHOICE.fullmatch(message)
+        if choice is None:
+            raise UsageError(message, hint=f"{self.prog} --help")
+        known = re.findall(r"[\w-]+", choice["known"])
+        near = difflib.get_close_matches(choice["word"], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        raise UsageError(f"{choice['where']}: {choice['word']!r} is not known", hint=hint)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = super().parse_known_args(args, namespace)
@@ -67,10 +80,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     doctor = add("doctor", "show what is there, what is missing and the command that mends it")
     _arch(doctor)
+    doctor.add_argument("--verify", action="store_true", help="hash every byte of the cache")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     fetch = add("fetch", "fetch or build every part now: QEMU, firmware, guest root, kernels")
+    fetch.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(_PARTS)}; none: all of them")
     _arch(fetch)
-    fetch.add_argument("--kernel", action="append", metavar="K", help=f"which kernel (repeatable); {_KERNELS}")
     listing = add("list", "list scenarios, invariants, guests or kernels")
     listing.add_argument("what", choices=_LISTS, help="what to list")
     listing.add_argument("--json", action="store_true", help="print JSON")

@@ -7,9 +7,14 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from harness.cli.parser import Arguments
 from harness.units import format_size
+
+if TYPE_CHECKING:
+    from harness.arch import ArchSpec
+    from harness.config.parts import QemuBinary
 
 Rows = list[dict[str, object]]
 
@@ -121,3 +126,55 @@ def cmdline(arguments: Arguments) -> int:
     argv = command_line(machine_spec(guest, parts, parts.root.initrd), channels)
     sys.stdout.write(lines_of(argv) + "\n")
     return 0
+
+
+def _arches(arguments: Arguments) -> list[ArchSpec]:
+    from harness.arch import arch_named
+    from harness.cli.options import DEFAULT_ARCH
+
+    return [arch_named(arguments.arch or DEFAULT_ARCH)]
+
+
+def _able(arch: ArchSpec) -> Callable[[QemuBinary], str | None]:
+    """A QEMU will do if it can plug every kind of memory device that scenarios use."""
+    from harness.qemu import probe
+    from harness.scenarios.abilities import ABILITIES, device_kinds
+
+    return probe.able(arch, device_kinds(ABILITIES))
+
+
+def doctor(arguments: Arguments) -> int:
+    """memhp doctor."""
+    import dataclasses
+
+    from harness.artifacts.doctor import diagnose
+    from harness.progress import default_progress
+
+    rows = diagnose(default_progress(), verify=arguments.verify, able=_able, arches=_arches(arguments))
+    if arguments.json:
+        _print_json([dataclasses.asdict(row) for row in rows])
+    else:
+        print_columns([(row.status, row.name, row.detail) for row in rows])
+        mends = [row.mend for row in rows if row.mend]
+        if mends:
+            sys.stdout.write("\nto mend it:\n" + "".join(f"  {mend}\n" for mend in dict.fromkeys(mends)))
+    return 0 if all(row.status == "ok" for row in rows) else 3
+
+
+def fetch(arguments: Arguments) -> int:
+    """memhp fetch."""
+    from harness.artifacts.fetch import PARTS
+    from harness.artifacts.fetch import fetch as fetch_parts
+    from harness.progress import default_progress
+
+    rows = fetch_parts(arguments.parts or PARTS, _arches(arguments), default_progress(), able=_able)
+    print_columns(rows)
+    return 0
+
+
+COMMANDS: Mapping[str, Callable[[Arguments], int]] = {
+    "list": show_list,
+    "cmdline": cmdline,
+    "doctor": doctor,
+    "fetch": fetch,
+}

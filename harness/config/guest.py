@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,11 +43,16 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one field of a GuestSpec."""
+    """What is wrong with a GuestSpec; ``field`` is the likeliest to blame, ``also`` have their part in it."""
 
     field: str
     message: str
     hint: str | None = None
+    also: tuple[str, ...] = ()
+
+    def blame(self, given: Container[str]) -> str | None:
+        """The first of the fields that is among those somebody gave."""
+        return next((name for name in (self.field, *self.also) if name in given), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +131,10 @@ def _size_problems(spec: GuestSpec) -> Iterator[Problem]:
         yield Problem("maxmem", f"maxmem of {wrong[0]}", wrong[1])
     if spec.maxmem < spec.memory:
         yield Problem(
-            "maxmem" if "maxmem" in spec.explicit else "memory",
+            "maxmem",
             f"maxmem {format_size(spec.maxmem)} is below the boot memory {format_size(spec.memory)}",
             f"maxmem counts boot memory and all devices: {format_size(align_up(spec.memory, GIB) + 15 * GIB)}, say",
+            ("memory",),
         )
     if spec.maxmem > MAX_MAXMEM:
         yield Problem(
@@ -138,9 +144,10 @@ def _size_problems(spec: GuestSpec) -> Iterator[Problem]:
         )
     if (spec.maxmem > spec.memory) != (spec.slots > 0):
         yield Problem(
-            "slots" if "slots" in spec.explicit else "maxmem",
+            "slots",
             f"{spec.slots} slots with maxmem {format_size(spec.maxmem)} and boot memory {format_size(spec.memory)}",
             "room for memory devices takes both: maxmem above the boot memory and at least one slot",
+            ("maxmem", "memory"),
         )
 
 
@@ -155,6 +162,7 @@ def _node_problems(spec: GuestSpec) -> Iterator[Problem]:
             "nodes",
             f"the nodes hold {format_size(total)}, the guest has {format_size(spec.memory)}",
             "the memory of all nodes adds up to the boot memory",
+            ("memory",),
         )
 
 
@@ -226,8 +234,8 @@ def read_shape(value: Value) -> dict[str, object]:
 def check_values(spec: GuestSpec, value: Value) -> None:
     """Raise ConfigError for the first problem of ``spec``, at the key of the mapping ``value`` that caused it."""
     for problem in problems(spec):
-        found = value.mapping().get(problem.field) or value
-        found.fail(problem.message, hint=problem.hint)
+        given = value.mapping().values
+        (given.get(problem.blame(given) or "") or value).fail(problem.message, hint=problem.hint)
 
 
 def load_guest(path: Path) -> GuestSpec:
@@ -251,8 +259,8 @@ def override(spec: GuestSpec, values: Mapping[str, object], options: Mapping[str
         changes["cmdline"] = " ".join(part for part in (spec.cmdline, str(changes["cmdline"])) if part)
     changed = spec.with_fields(changes)
     for problem in problems(changed):
-        where = f"{options[problem.field]}: " if problem.field in changes else ""
-        raise UsageError(f"{where}{problem.message}", hint=problem.hint)
+        blamed = problem.blame(changes)
+        raise UsageError(f"{options[blamed]}: {problem.message}" if blamed else problem.message, hint=problem.hint)
     return changed
 
 

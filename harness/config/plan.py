@@ -174,14 +174,14 @@ class Plan(Generic[S]):
     def _blocks(self, step: S, verb: str, args: Mapping[str, Any]) -> None:
         if verb != "touch":
             self._check_choice(step, args)
+        elif args["size"] > self._spec.memory + sum(other.size for other in self._devices.values()):
+            self._fail(step, "size", f"{format_size(args['size'])} is more than the guest has", None)
         if args["device"] is None:
             return
         device = self._known(step, "device", args["device"])
         if device.kind == PMEM and device.mode != "kmem":
             message = f"{args['device']!r} is in {device.mode} mode here: it has no memory blocks"
             self._fail(step, "device", message, "make it system RAM with kmem first")
-        if verb == "touch" and args["size"] > self._spec.memory + sum(other.size for other in self._devices.values()):
-            self._fail(step, "size", f"{format_size(args['size'])} is more than the guest has", None)
 
     def _check_choice(self, step: S, args: Mapping[str, Any]) -> None:
         if (args["device"] is None) == (args["blocks"] is None):

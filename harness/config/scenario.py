@@ -87,8 +87,9 @@ class Scenario:
             wishes["cmdline"] = " ".join(part for part in (str(self.guest["cmdline"]), guest.cmdline) if part)
         spec = guest.with_fields(wishes, explicit=False)
         for problem in problems(spec):
-            if problem.field in self.guest_lines:
-                line, key = self.guest_lines[problem.field], f"guest.{problem.field}"
+            blamed = problem.blame(wishes)
+            if blamed is not None:
+                line, key = self.guest_lines.get(blamed), f"guest.{blamed}"
                 raise ConfigError(problem.message, file=self.source, line=line, key=key, hint=problem.hint)
             raise UsageError(f"{self.name}: {problem.message}", hint=problem.hint)
         _walk(self.steps, Plan(spec, self._fail))

@@ -291,7 +291,7 @@ def parse(text: str, path: Path) -> Value:
 def _syntax_error(error: yaml.YAMLError, path: Path, text: str) -> ConfigError:
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, int(error.position)) + 1
-        return ConfigError(f"the character {error.character!r} may not stand in YAML", file=path, line=line)
+        return ConfigError(f"the character {text[int(error.position)]!r} may not stand in YAML", file=path, line=line)
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         line = error.problem_mark.line + 1
         if error.context == "expected a single document in the stream":

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Scenario files: what they hold, and every mistake that is found before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.config import verbs
+from harness.config.guest import GuestSpec
+from harness.config.scenario import Scenario, known_scenarios, load_scenario, read_scenario
+from harness.errors import ConfigError, UsageError
+from harness.model.actions import ONLINE_TYPES
+from harness.qemu.spec import check_device_id
+from harness.scenarios.abilities import ABILITIES
+from harness.scenarios.outcome import ENDINGS
+from harness.units import GIB, MIB
+
+HEAD = "name: s\nguest: {memory: 1G, maxmem: 4G, slots: 2}\nsteps:\n"
+
+
+def read(tmp_path: Path, steps: str, head: str = HEAD) -> Scenario:
+    path = tmp_path / "s.yaml"
+    path.write_text(head + steps)
+    return read_scenario(path)
+
+
+def test_the_tables_agree_with_the_rooms_that_use_them() -> None:
+    assert set(verbs.ABILITY_NAMES) == set(ABILITIES)
+    assert verbs.EXPECTATIONS == ENDINGS
+    assert set(verbs.POLICIES) == {"offline", *ONLINE_TYPES}
+    assert {need for verb in verbs.VERBS.values() for need in verb.needs} <= set(ABILITIES)
+
+
+@pytest.mark.parametrize(
+    "name", ["ram0", "rp1", "mem-x", "net0", "nic0", "rng0", "random0", "qmp", "console", "virtio-0"]
+)
+def test_ids_that_the_machine_takes_are_refused_by_both_rooms(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError):
+        check_device_id(name)
+    with pytest.raises(
+        ConfigError, match=r"s\.yaml:4: steps\[0\]\.plug-dimm\.id: device id .* is taken by the machine"
+    ):
+        read(tmp_path, f"  - plug-dimm: {{id: {name}, size: 1G}}\n")
+
+
+def test_a_step_has_every_argument_of_its_verb(tmp_path: Path) -> None:
+    scenario = read(tmp_path, "  - plug-virtio-mem: {id: v, max: 2G, requested: 512M}\n  - online: {device: v}\n")
+    plug, online = scenario.steps
+    assert plug.args == {"id": "v", "max": 2 * GIB, "requested": 512 * MIB, "block": 2 * MIB, "node": 0}
+    assert online.args == {"device": "v", "blocks": None, "first": None, "last": None, "type": "movable"}
+    assert (plug.title, online.title) == ("plug-virtio-mem v 2G requested=512M", "online v movable")
+    assert (plug.line, plug.key, plug.expect) == (4, "steps[0].plug-virtio-mem", "done")
+    assert scenario.text.startswith("name: s\n")
+
+
+def test_needs_follow_from_the_verbs(tmp_path: Path) -> None:
+    steps = "  - repeat: {times: 2, steps: [{plug-pmem: {id: p, size: 1G}}, {unplug: {id: p}}]}\n"
+    assert read(tmp_path, steps, "name: s\nneeds: [dax-kmem]\nsteps:\n").needs == ("dax-kmem", "virtio-pmem")
+    refused = "  - plug-dimm: {id: d, size: 1G}\n    expect: refused\n"
+    assert read(tmp_path, refused).needs == ()
+
+
+def test_repeat_counts_and_titles(tmp_path: Path) -> None:
+    inner = "[{plug-dimm: {id: d, size: 1G}}, {unplug: {id: d}}, {online: {blocks: [8, 9]}}]"
+    [step] = read(tmp_path, f"  - repeat: {{times: 5, steps: {inner}}}\n").steps
+    assert (step.unrolled(), step.title) == (15, "repeat 5 times")
+    assert [one.title for one in step.args["steps"]] == ["plug-dimm d 1G", "unplug d", "online blocks=8,9 movable"]
+
+
+def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
+    read(
+        tmp_path,
+        "  - plug-virtio-mem: {id: v, max: 1G}\n"
+        "  - {resize: {id: v, to: 3M}, expect: qemu-refused}\n"
+        "  - {resize: {id: v, to: 2G}, expect: qemu-refused}\n"
+        "  - {plug-dimm: {id: big, size: 64G}, expect: qemu-refused}\n"
+        "  - {plug-dimm: {id: odd, size: 130M}, expect: refused}\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("  []\n", "s.yaml:4: steps: no steps\n  hint: a scenario does at least one thing"),
+        ("  - plug-dim: {}\n", "s.yaml:4: steps[0]: unknown key 'plug-dim'\n  hint: did you mean 'plug-dimm'?"),
+        ("  - {expect: done}\n", "s.yaml:4: steps[0]: a step has exactly one verb, this one has none"),
+        ("  - {check: {}, unplug: {id: x}}\n", "steps[0]: a step has exactly one verb, this one has check and unplug"),
+        ("  - check: {now: 1}\n", "steps[0].check.now: unknown key 'now'\n  hint: this verb takes no arguments"),
+        ("  - check:\n", "steps[0].check: expected a mapping, found nothing"),
+        ("  - plug-dimm: {size: 1G}\n", "s.yaml:4: steps[0].plug-dimm: key 'id' is missing"),
+        ("  - plug-dimm: {id: d}\n", "s.yaml:4: steps[0].plug-dimm: key 'size' is missing"),
+        ("  - plug-dimm: {id: 9d, size: 1G}\n", "plug-dimm.id: '9d' cannot be a device id\n  hint: a letter"),
+        ("  - plug-dimm: {id: d, size: 1G, sise: 2}\n", "steps[0].plug-dimm: unknown key 'sise'"),
+        ("  - plug-dimm: {id: d, size: big}\n", "plug-dimm.size: 'big' is not a size"),
+        (
+            "  - plug-dimm: {id: d, size: 100M}\n",
+            "plug-dimm.size: 100M is not a multiple of 128M\n  hint: nearest: 128M",
+        ),
+        ("  - plug-dimm: {id: d, size: 1G, address: 64M}\n", "plug-dimm.address: 64M is not a multiple of 128M"),
+        ("  - {plug-dimm: {id: d, size: 3M}, expect: refused}\n", "plug-dimm.size: 3M is not a multiple of 2M"),
+        (
+            "  - plug-dimm: {id: d, size: 4G}\n",
+            "plug-dimm.size: 4G does not fit: 3G of the 3G for memory devices are left\n",
+        ),
+        ("  - plug-dimm: {id: d, size: 4G}\n", "hint: set the guest's maxmem to 5G or more"),
+        ("  - plug-dimm: {id: d, size: 1G, node: 1}\n", "plug-dimm.node: there is no node 1: the guest has one node"),
+        ("  - plug-dimm: {id: d, size: 1G, slot: 2}\n", "plug-dimm.slot: there is no slot 2: the guest has 2\n"),
+        ("  - plug-virtio-mem: {id: v, max: 3M}\n", "plug-virtio-mem.max: 3M is not a multiple of 2M"),
+        ("  - plug-virtio-mem: {id: v, max: 1G, block: 3M}\n", "plug-virtio-mem.block: 3M is not a power of two"),
+        ("  - plug-virtio-mem: {id: v, max: 1G, requested: 2G}\n", "requested: 2G is above the device's maximum of 1G"),
+        ("  - plug-virtio-mem: {id: v, max: 1G, requested: 1M}\n", "requested: 1M is not a multiple of 2M"),
+        ("  - unplug: {id: d}\n", "s.yaml:4: steps[0].unplug.id: no device 'd' is plugged here\n  hint: known: none"),
+        ("  - online: {}\n", "s.yaml:4: steps[0].online: takes either a device or blocks\n  hint: device: dimm0, or"),
+        ("  - online: {blocks: []}\n", "online.blocks: an empty list of memory blocks\n  hint: name at least one"),
+        ("  - online: {blocks: [3, 3]}\n", "online.blocks: a memory block stands twice"),
+        (
+            "  - online: {blocks: [3], first: 1}\n",
+            "online.first: counts the blocks of a device, and no device is named",
+        ),
+        ("  - online: {blocks: [3], type: moveable}\n", "online.type: 'moveable' is none of kernel, movable, default"),
+        ("  - auto-online: {policy: 'on'}\n", "policy: 'on' is none of offline, online, online_kernel, online_movable"),
+        ("  - touch: {size: 64G}\n", "touch.size: 64G is more than the guest has"),
+        (
+            "  - {check: {}, expect: refuse}\n",
+            "expect: 'refuse' is none of done, refused, qemu-refused\n  hint: did you",
+        ),
+        ("  - {repeat: {times: 1, steps: [{check: {}}]}, expect: refused}\n", "a repeat has no expectation of its own"),
+        ("  - repeat: {times: 0, steps: [{check: {}}]}\n", "repeat.times: 0 is too small\n  hint: at least 1"),
+        (
+            "  - repeat: {times: 400, steps: [{repeat: {times: 400, steps: [{check: {}}]}}]}\n",
+            "160000 steps once every repeat is unrolled\n  hint: at most 100000",
+        ),
+    ],
+)
+def test_wrong_steps(tmp_path: Path, steps: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, steps)
+    assert message in str(caught.value)
+
+
+DIMM = "  - plug-dimm: {id: d, size: 1G}\n"
+VMEM = "  - plug-virtio-mem: {id: v, max: 1G, requested: 512M}\n"
+PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "message"),
+    [
+        (DIMM, DIMM, "s.yaml:5: steps[1].plug-dimm.id: device id 'd' is used twice\n  hint: unplug the first one"),
+        (
+            DIMM,
+            "  - plug-dimm: {id: e, size: 1G, slot: 0}\n  - plug-dimm: {id: f, size: 1G}\n",
+            "all 2 memory slots are",
+        ),
+        (DIMM, "  - unplug: {id: dd}\n", "no device 'dd' is plugged here\n  hint: did you mean 'd'?"),
+        (DIMM, "  - resize: {id: d, to: 0}\n", "resize.id: 'd' is a pc-dimm, this takes a virtio-mem"),
+        (DIMM, "  - online: {device: d, first: 1, last: 1}\n", "online.last: takes either first or last"),
+        (VMEM, "  - resize: {id: v, to: 3M}\n", "s.yaml:5: steps[1].resize.to: 3M is not a multiple of 2M"),
+        (
+            VMEM,
+            "  - resize: {id: v, to: 2G}\n",
+            "resize.to: 2G is above the device's maximum of 1G\n  hint: expect: qemu",
+        ),
+        (
+            VMEM,
+            "  - unplug: {id: v}\n",
+            "unplug.id: QEMU keeps 'v' as long as 512M of it are requested\n  hint: resize it",
+        ),
+        (
+            PMEM,
+            "  - kmem: {id: p}\n",
+            "kmem.id: 'p' is in raw mode here, kmem takes it from devdax\n  hint: the step before",
+        ),
+        (PMEM, "  - devdax: {id: p}\n", "devdax.id: 'p' is in raw mode here, devdax takes it from kmem"),
+        (
+            PMEM,
+            "  - online: {device: p}\n",
+            "online.device: 'p' is in raw mode here: it has no memory blocks\n  hint: make",
+        ),
+        (PMEM, "  - namespace: {id: p, mode: fsdax}\n", "namespace.mode: 'fsdax' is none of raw, devdax"),
+        (
+            "".join(f"  - plug-pmem: {{id: p{number}, size: 2M}}\n" for number in range(4)),
+            "  - plug-pmem: {id: last, size: 2M}\n",
+            "s.yaml:8: steps[4].plug-pmem: all 4 hot-plug ports for virtio devices are taken\n  hint: set",
+        ),
+        (
+            "  - plug-dimm: {id: e, size: 128M, slot: 1}\n",
+            "  - plug-dimm: {id: f, size: 128M, slot: 1}\n",
+            "plug-dimm.slot: slot 1 is taken\n  hint: choose another",
+        ),
+        ("", "  - repeat: {times: 2, steps: [{plug-dimm: {id: d, size: 1G}}]}\n", "device id 'd' is used twice"),
+    ],
+)
+def test_steps_that_make_no_sense_after_others(tmp_path: Path, before: str, step: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, before + step)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("steps:\n", "s.yaml:1: key 'name' is missing"),
+        ("name: a b\nsteps:\n", "s.yaml:1: name: 'a b' cannot be a name\n  hint: letters, digits"),
+        ("name: s\nnedes: []\nsteps:\n", "s.yaml:2: unknown key 'nedes'\n  hint: did you mean 'needs'?"),
+        ("name: s\nneeds: [kvm]\nsteps:\n", "s.yaml:2: needs[0]: 'kvm' is none of acpi-dimm"),
+        ("name: s\nguest: {kernel: x}\nsteps:\n", "s.yaml:2: guest: unknown key 'kernel'"),
+        ("name: s\nguest: {memory: 1M}\nsteps:\n", "s.yaml:2: guest.memory: 1M is too small"),
+        ("name: s\nguest: {maxmem: 512M}\nsteps:\n", "s.yaml:2: guest.maxmem: maxmem 512M is below the boot memory 1G"),
+        ("name: s\nguest:\n  memory: 20G\nsteps:\n", "s.yaml:3: guest.memory: maxmem 16G is below the boot memory 20G"),
+    ],
+)
+def test_wrong_heads(tmp_path: Path, head: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, "  - check: {}\n", head)
+    assert message in str(caught.value)
+
+
+def test_the_users_options_win(tmp_path: Path) -> None:
+    scenario = read(tmp_path, DIMM)
+    plain = GuestSpec.default("arm64")
+    spec = scenario.apply_to(plain)
+    assert (spec.memory, spec.maxmem, spec.slots, spec.explicit) == (GIB, 4 * GIB, 2, frozenset())
+    spec = scenario.apply_to(plain.with_fields({"memory": 2 * GIB}))
+    assert (spec.memory, spec.maxmem) == (2 * GIB, 4 * GIB)
+
+
+def test_a_device_must_fit_the_guest_that_the_user_chose(tmp_path: Path) -> None:
+    scenario = read(tmp_path, DIMM)
+    small = GuestSpec.default("arm64").with_fields({"maxmem": 1536 * MIB})
+    with pytest.raises(ConfigError, match=r"s\.yaml:4: steps\[0\]\.plug-dimm\.size: 1G does not fit: 512M of the 512M"):
+        scenario.apply_to(small)
+    large = GuestSpec.default("arm64").with_fields({"memory": 8 * GIB})
+    with pytest.raises(ConfigError, match=r"s\.yaml:2: guest\.maxmem: maxmem 4G is below the boot memory 8G"):
+        scenario.apply_to(large)
+
+
+def test_kernel_arguments_of_scenario_and_user_are_joined(tmp_path: Path) -> None:
+    scenario = read(tmp_path, "  - check: {}\n", 'name: s\nguest: {cmdline: "a=1"}\nsteps:\n')
+    assert scenario.apply_to(GuestSpec.default("arm64").with_fields({"cmdline": "b=2"})).cmdline == "a=1 b=2"
+
+
+def test_every_scenario_of_the_checkout_loads() -> None:
+    assert {"dimm-cycle", "dimm-refused", "virtio-mem-resize", "pmem-kmem"} <= set(known_scenarios())
+    for name, path in known_scenarios().items():
+        scenario = load_scenario(name)
+        assert (scenario.name, scenario.source) == (name, path)
+        assert scenario.summary and scenario.needs
+
+
+def test_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"unknown scenario 'dim-cycle'\n  hint: did you mean 'dimm-cycle'\?"):
+        load_scenario("dim-cycle")
+    with pytest.raises(ConfigError, match=r"nope\.yaml: cannot be read: No such file"):
+        load_scenario("nope.yaml")
+    read(tmp_path, "  - check: {}\n")
+    assert load_scenario(str(tmp_path / "s.yaml")).name == "s"
+    (tmp_path / "scenarios").mkdir()
+    (tmp_path / "scenarios" / "other.yaml").write_text("name: s\nsteps: [{check: {}}]\n")
+    monkeypatch.setenv("MEMHP_CONFIGS", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"the scenario is called 's', its file 'other'\n  hint: files below configs"):
+        load_scenario("other")
