@@ -27,8 +27,12 @@ class TouchResult:
     used: Mapping[AddrRange, int]
 
 
-def touch_memory(shell: Shell, size: int, ranges: Iterable[AddrRange], *, deadline: Deadline) -> TouchResult:
+def touch_memory(
+    shell: Shell, size: int, ranges: Iterable[AddrRange], *, deadline: Deadline, limit: int = 0
+) -> TouchResult:
     """Allocate ``size`` bytes, fill and read them back; count the bytes that lay in each of ``ranges`` (physical).
+
+    Allocates on, up to ``limit`` bytes, while a range has given nothing.
 
     Raises UsageError for a size below one byte, GuestError if the tool is missing or failed (no memory left, killed),
     DeadlineExpired.
@@ -36,7 +40,7 @@ def touch_memory(shell: Shell, size: int, ranges: Iterable[AddrRange], *, deadli
     if size <= 0:
         raise UsageError(f"cannot touch {size} bytes of memory")
     wanted = list(dict.fromkeys(ranges))
-    command = " ".join([_TOOL, str(size), *(f"{where.start:x}-{where.end:x}" for where in wanted)])
+    command = " ".join([_TOOL, str(size), str(max(size, limit)), *(f"{where.start:x}-{where.end:x}" for where in wanted)])
     done = shell.run(command, deadline=deadline)
     said = done.stderr.decode(errors="replace").strip()[-500:]
     if done.status in _NO_SUCH_COMMAND:

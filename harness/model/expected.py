@@ -49,7 +49,8 @@ class ExpectedState:
 
     ``memmap`` are the physical ranges (sub-section multiples) whose struct pages are mapped, boot sections included;
     ``hot`` is the part of them that came after boot, ``memmap_pages`` the pages that describe it. ``virtio_names``
-    maps device ids to the kernel's virtioN name. ``managed_bytes`` is the change of MemTotal since boot.
+    maps device ids to the kernel's virtioN name. ``vmalloc_mapped`` tells that a namespace was mapped into vmalloc
+    space in this boot, which never gives page-table pages back. ``managed_bytes`` is the change of MemTotal since boot.
     """
 
     devices: tuple[MemoryDevice, ...]
@@ -63,4 +64,5 @@ class ExpectedState:
     memmap: tuple[AddrRange, ...]
     hot: tuple[AddrRange, ...]
     memmap_pages: int
+    vmalloc_mapped: bool
     virtio_names: Mapping[str, str]

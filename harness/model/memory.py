@@ -61,6 +61,7 @@ class MemoryModel:
         self.zones = ZoneTable(baseline.zones, ram, layout.page_size)
         self.auto_online = "offline" if isinstance(baseline.auto_online, NotObserved) else baseline.auto_online
         self.devices: dict[str, Device] = {}
+        self.vmalloc_mapped = False
         self.blocks: dict[int, Block] = {}
         self._boot_managed = sum(zone.managed for zone in baseline.zones) * layout.page_size
         for node, piece in enumerate(ram):
@@ -163,6 +164,7 @@ class MemoryModel:
             raw_has_pages=self.layout.pmem_api,
         )
         self._add(device)
+        self.vmalloc_mapped = True
         self._map_pmem(device)
 
     def _unplug(self, id: str) -> None:
@@ -339,5 +341,6 @@ class MemoryModel:
             memmap=merge_ranges([*boot, *hot]),
             hot=hot,
             memmap_pages=sum(self.layout.memmap_bytes(piece) for piece in hot) // self.layout.page_size,
+            vmalloc_mapped=self.vmalloc_mapped,
             virtio_names={device.id: f"virtio{device.virtio_index}" for device in virtio},
         )

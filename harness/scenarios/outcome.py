@@ -15,11 +15,13 @@ ENDINGS = ("done", "refused", "qemu-refused")
 class Outcome:
     """``ending`` is one of ENDINGS: the guest did it, the guest refused, or QEMU refused and nothing was tried.
 
-    ``note`` says in words what a person wants to know of it. The reports are evidence for the checks.
+    ``pending`` tells that the guest is still at work, so that no state can be expected of it yet. ``note`` says in
+    words what a person wants to know of it. The reports are evidence for the checks.
     """
 
     ending: str = "done"
     note: str = ""
+    pending: bool = False
     unplugs: list[UnplugReport] = field(default_factory=list)
     resizes: list[ResizeReport] = field(default_factory=list)
     touches: list[TouchReport] = field(default_factory=list)

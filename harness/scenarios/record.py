@@ -61,10 +61,12 @@ class Recorder:
         """Remember what took effect in a step."""
         self._actions.setdefault(step, []).append(action)
 
-    def save_step(self, number: int, title: str, expect: str, outcome: Outcome, state: GuestState) -> None:
-        """One step with its snapshot."""
+    def save_step(self, number: int, title: str, expect: str, outcome: Outcome, state: GuestState | None) -> None:
+        """One step with its snapshot, None where the guest was still at work."""
         directory = self.step_dir(number)
-        save_state(directory, state)
+        if state is not None:
+            save_state(directory, state)
+        directory.mkdir(parents=True, exist_ok=True)
         step = {
             "title": title,
             "expect": expect,
@@ -91,7 +93,7 @@ class RecordedStep:
     expect: str
     actions: tuple[Action, ...]
     outcome: Outcome
-    state: GuestState
+    state: GuestState | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def load_run(directory: Path) -> RecordedRun:
                     expect=step["expect"],
                     actions=tuple(action_from_json(action) for action in step["actions"]),
                     outcome=outcome_from_json(step["outcome"]),
-                    state=load_state(path, facts),
+                    state=load_state(path, facts) if (path / "meta.json").exists() else None,
                 )
             )
     return RecordedRun(details, shape, facts, load_state(directory / "states" / "000", facts), tuple(steps))
@@ -171,6 +173,7 @@ def outcome_to_json(outcome: Outcome) -> dict[str, object]:
     return {
         "ending": outcome.ending,
         "note": outcome.note,
+        "pending": outcome.pending,
         "unplugs": [dataclasses.asdict(report) for report in outcome.unplugs],
         "resizes": [dataclasses.asdict(report) for report in outcome.resizes],
         "touches": touches,
@@ -186,6 +189,7 @@ def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
     return Outcome(
         ending=value["ending"],
         note=value["note"],
+        pending=value["pending"],
         unplugs=[UnplugReport(r["id"], tuple(r["endings"]), r["refused"]) for r in value["unplugs"]],
         resizes=[ResizeReport(**report) for report in value["resizes"]],
         touches=[TouchReport(t["pages"], t["mismatches"], used(t["used"])) for t in value["touches"]],

@@ -160,6 +160,9 @@ def resize(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     session.apply(Resize(args["id"], args["to"]))
     if args.get("wait", True):
         _await_size(session, args["id"], args["to"], outcome, deadline)
+    else:
+        outcome.pending = True
+        outcome.note = "not waited for"
     return outcome
 
 
@@ -234,7 +237,9 @@ def touch(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
                 session.model.block_range(online_blocks[0]).start, session.model.block_range(online_blocks[-1]).end
             )
         ]
-    seen = touch_memory(session.guest.shell, args["size"], ranges, deadline=deadline)
+    # Hot-added memory is in the zones that are handed out first, so as much as all of it must reach each device.
+    limit = session.model.expected().managed_bytes + args["size"]
+    seen = touch_memory(session.guest.shell, args["size"], ranges, deadline=deadline, limit=limit)
     used = tuple((where, seen.used.get(where, 0)) for where in ranges)
     outcome = Outcome(note=", ".join(f"{format_size(size)} of it in {where}" for where, size in used))
     outcome.touches.append(TouchReport(seen.pages, seen.mismatches, used))

@@ -137,7 +137,7 @@ def test_touch() -> None:
     answer = "pages 16\nmismatches 1\nrange 80000000-c0000000 4096\n"
     shell = CannedShell(said(answer, 1))
     assert touch_memory(shell, 65536, [where], deadline=Deadline(5)) == TouchResult(16, 1, {where: 4096})
-    assert shell.asked[0][0] == "/usr/bin/touch-memory 65536 80000000-c0000000"
+    assert shell.asked[0][0] == "/usr/bin/touch-memory 65536 65536 80000000-c0000000"
 
 
 @pytest.mark.parametrize(
