@@ -27,9 +27,10 @@ _REFUSED, _CANNOT, _NOTHING = 3, 4, 5
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """One namespace: ``mode`` is the kernel's word (raw, memory, dax), ``size`` and ``resource`` are bytes.
+    """One namespace: ``size`` and ``resource`` are bytes.
 
-    ``holder`` is the nvdimm device that claims it, None for a raw one.
+    ``mode`` is the kernel's word: dax, or raw, or memory for a raw one whose pages have struct pages (namespace_devs.c,
+    mode_show). ``holder`` is the nvdimm device that claims it, None for a raw one.
     """
 
     name: str

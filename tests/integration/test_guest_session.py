@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A real guest: SSH, the console, one round trip for the whole state, memory blocks, persistent memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.collect.snapshot import collect_state
+from harness.collect.store import load_state, save_state
+from harness.config.guest import GuestSpec
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, GuestError
+from harness.guest import pmem
+from harness.guest.blocks import set_auto_online, set_blocks, wait_blocks
+from harness.guest.devices import wait_driver
+from harness.guest.touch import touch_memory
+from harness.qemu import memdev
+from harness.qemu.probe import missing, probe
+from harness.scenarios.boot import BootedGuest, Parts, boot_guest
+from harness.state import GuestState, NotObserved
+from harness.units import GIB, MIB, AddrRange
+
+pytestmark = pytest.mark.memhp_guest
+
+BOOT_SECONDS = 120.0
+
+
+@pytest.fixture(scope="module")
+def guest(
+    memhp_guest_spec: GuestSpec, memhp_artifacts: Parts, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BootedGuest]:
+    with boot_guest(memhp_guest_spec, memhp_artifacts, tmp_path_factory.mktemp("guest") / "run", BOOT_SECONDS) as guest:
+        yield guest
+
+
+@pytest.fixture
+def limit() -> Deadline:
+    return Deadline(60)
+
+
+def look(guest: BootedGuest, limit: Deadline) -> GuestState:
+    return collect_state(guest.shell, guest.machine, guest.console, facts=guest.facts, deadline=limit)
+
+
+def need(guest: BootedGuest, parts: Parts, device: str, option: str) -> None:
+    """Skip where QEMU has no such device, or the kernel no such option."""
+    lack = missing(probe(guest.machine.spec.qemu, guest.machine.spec.arch, Deadline(60)), [device])
+    if lack is not None:
+        pytest.skip(lack)
+    config = guest.facts.config or parts.kernel.config
+    if config is not None and option not in config:
+        pytest.skip(f"this kernel has no CONFIG_{option}")
+
+
+def test_commands(guest: BootedGuest, limit: Deadline) -> None:
+    data = bytes(range(256)) * 4096
+    done = guest.shell.run("cat; echo end >&2; exit 7", stdin=data, deadline=limit)
+    assert (done.status, done.stdout, done.stderr) == (7, data, b"end\n")
+    assert guest.shell.run("kill -9 $$", deadline=limit).status == -1
+
+
+def test_a_command_nobody_listens_to_does_not_stay(guest: BootedGuest, limit: Deadline) -> None:
+    with pytest.raises(GuestError, match="printed more than 65536 bytes"):
+        guest.shell.run("exec cat /dev/zero", deadline=limit, limit=65536)
+    guest.shell.must("while pgrep -x cat >/dev/null; do usleep 10000; done", deadline=limit)
+    with pytest.raises(DeadlineExpired, match="waiting for 'sleep 1000' in the guest"):
+        guest.shell.run("sleep 1000", deadline=Deadline(0.3))
+
+
+def test_a_warning_is_noticed(guest: BootedGuest, limit: Deadline) -> None:
+    look(guest, limit)
+    mark = guest.console.mark
+    warning = "WARNING: CPU: 0 PID: 1 at mm/memory_hotplug.c:1 test+0x0/0x10"
+    guest.shell.must(f"echo '<4>{warning}' >/dev/kmsg", deadline=limit)
+    assert guest.console.wait_line("test", limit, since=mark).alarm == "WARN"
+    state = look(guest, limit)
+    assert isinstance(state.console, tuple) and isinstance(state.dmesg, tuple)
+    assert [line for line in state.console if warning in line]
+    assert [line.alarm for line in state.dmesg if line.text == warning] == ["WARN"]
+    again = look(guest, limit)
+    assert again.console == () and again.dmesg == ()
+
+
+def test_the_whole_state(guest: BootedGuest, limit: Deadline, tmp_path: Path) -> None:
+    state = look(guest, limit)
+    for name in ("iomem", "blocks", "auto_online", "zones", "meminfo", "vmstat", "user_page_tables", "dax", "dmesg"):
+        assert not isinstance(getattr(state, name), NotObserved), name
+    assert state.devices == () and isinstance(state.backends, dict) and set(state.backends) == {"ram0"}
+    assert isinstance(state.blocks, tuple) and isinstance(state.meminfo, dict)
+    boot = sum(block.state == "online" for block in state.blocks) * guest.facts.memory_block_size
+    assert boot == guest.machine.spec.memory and state.meminfo["MemTotal"] < boot
+    save_state(tmp_path / "state", state)
+    assert load_state(tmp_path / "state", guest.facts) == state
+
+
+def test_looking_changes_no_counter(guest: BootedGuest, limit: Deadline) -> None:
+    look(guest, limit)
+    seen = set()
+    for _ in range(5):
+        state = look(guest, limit)
+        assert isinstance(state.vmstat, dict) and isinstance(state.user_page_tables, int)
+        assert isinstance(state.meminfo, dict)
+        tables = state.vmstat["nr_page_table_pages"] - state.user_page_tables // guest.facts.page_size
+        seen.add((tables, state.meminfo["MemTotal"]))
+    assert len(seen) == 1
+
+
+def test_blocks(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline) -> None:
+    need(guest, memhp_artifacts, "pc-dimm", "ACPI_HOTPLUG_MEMORY")
+    set_auto_online(guest.shell, "offline", deadline=limit)
+    assert memdev.plug_dimm(guest.machine, "dimm0", GIB, deadline=limit).kind == "done"
+    block = guest.facts.memory_block_size
+    where = memdev.memory_device(guest.machine, "dimm0", deadline=limit).range
+    blocks = range(where.start // block, where.end // block)
+    wait_blocks(guest.shell, states=dict.fromkeys(blocks, "offline"), deadline=limit)
+    assert all(done.ok for done in set_blocks(guest.shell, blocks, "online_movable", deadline=limit))
+    refused = set_blocks(guest.shell, [blocks[0], 99999], "online", deadline=limit)
+    assert [done.error for done in refused] == ["EINVAL", "ENOENT"]
+    seen = touch_memory(guest.shell, guest.machine.spec.memory, [where, AddrRange(0, 4096)], deadline=limit)
+    assert seen.mismatches == 0 and seen.used[where] > 0 and seen.used[AddrRange(0, 4096)] == 0
+    assert all(done.ok for done in set_blocks(guest.shell, blocks, "offline", deadline=limit))
+    with pytest.raises(DeadlineExpired, match=rf"memory{blocks[0]} absent.*last seen: memory{blocks[0]} present"):
+        wait_blocks(guest.shell, absent=blocks, deadline=Deadline(1))
+    assert memdev.unplug(guest.machine, "dimm0", deadline=limit).kind == "deleted"
+    wait_blocks(guest.shell, absent=blocks, deadline=limit)
+
+
+@pytest.mark.parametrize("layout", ["mem", "dev"])
+def test_persistent_memory(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline, layout: str) -> None:
+    need(guest, memhp_artifacts, "virtio-pmem-pci", "DEV_DAX_KMEM")
+    set_auto_online(guest.shell, "offline", deadline=limit)
+    if not memdev.memory_devices(guest.machine, deadline=limit):
+        memdev.plug_virtio_pmem(guest.machine, "pmem0", GIB, deadline=limit)
+    wait_driver(guest.shell, "nd", "namespace0.0", "nd_pmem", deadline=limit)
+    [namespace] = pmem.namespaces(guest.shell, deadline=limit)
+    # "memory" where the kernel gives a raw namespace struct pages (drivers/nvdimm, pmem_should_map_pages).
+    assert namespace.mode in ("raw", "memory") and (namespace.size, namespace.holder) == (GIB, None)
+    assert pmem.create_devdax(guest.shell, "namespace0.0", map=layout, align=2 * MIB, deadline=limit).ok
+    assert pmem.to_system_ram(guest.shell, "dax0.0", deadline=limit).ok
+    state = look(guest, limit)
+    assert isinstance(state.dax, tuple) and [device.driver for device in state.dax] == ["kmem"]
+    [where] = [device.range for device in state.dax]
+    first = -(-where.start // guest.facts.memory_block_size)
+    assert set_blocks(guest.shell, [first], "online_movable", deadline=limit)[0].ok
+    assert pmem.to_devdax(guest.shell, "dax0.0", deadline=limit).text == f"memory{first} is online"
+    assert not pmem.destroy(guest.shell, "namespace0.0", deadline=limit).ok
+    assert set_blocks(guest.shell, [first], "offline", deadline=limit)[0].ok
+    assert pmem.to_devdax(guest.shell, "dax0.0", deadline=limit).ok
+    assert pmem.destroy(guest.shell, "namespace0.0", deadline=limit).ok
+    assert look(guest, limit).dax == ()
+
+
+def test_a_panic_is_known_at_once(guest: BootedGuest, limit: Deadline) -> None:
+    started = time.monotonic()
+    with pytest.raises(GuestError, match=r"the guest panicked: .*sysrq triggered crash"):
+        guest.shell.run("echo c >/proc/sysrq-trigger; sleep 1000", deadline=limit)
+    assert time.monotonic() - started < 10
+    with pytest.raises(GuestError, match="the guest panicked"):
+        guest.shell.run("true", deadline=limit)
