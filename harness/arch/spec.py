@@ -57,6 +57,13 @@ class ArchSpec:
     paging: Mapping[int, PagingMode]
     #: sub-section size (include/linux/mmzone.h, SUBSECTION_SHIFT 21)
     subsection_size: int
+    #: Debian's packages: QEMU, firmware, the kernel's meta-package
+    qemu_package: str
+    firmware_package: str
+    kernel_package: str
+    #: firmware files inside their package: code and variable store
+    firmware_code: str
+    firmware_vars: str
     #: reads a boot's virtual layout from its vmcoreinfo note; raises KeyError
     kernel_layout: Callable[[Mapping[str, str]], KernelLayout]
     #: ptdump words that name the leaf's shape, not its permissions or memory type
