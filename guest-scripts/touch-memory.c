@@ -2,12 +2,12 @@
 /*
  * touch-memory: allocate memory, write a pattern, read it back, and tell where in physical memory it was.
  *
- *   touch-memory [--hold] BYTES [START-END ...]
+ *   touch-memory BYTES LIMIT [START-END ...]
  *
- * BYTES is decimal; START and END are hexadecimal physical addresses, END exclusive. Prints "pages N",
- * "mismatches N" and one "range START-END BYTES" per range. With --hold the memory is locked, then "ready" is
- * printed, and the memory stays until standard input ends. Exits with 0 if every page read back as written, 1 if
- * not, 2 if it could not be tried.
+ * Takes at least BYTES, and goes on until each range has given a page or LIMIT bytes are taken: which page the
+ * allocator hands out next is its own affair. BYTES and LIMIT are decimal; START and END are hexadecimal physical
+ * addresses, END exclusive. Prints "pages N", "mismatches N" and one "range START-END BYTES" per range. Exits with 0
+ * if every page read back as written, 1 if not, 2 if it could not be tried.
  */
 #include <errno.h>
 #include <fcntl.h>
