@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: messages, exit statuses, reports. Runs stand in for real ones; everything around them is real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from report_samples import BAD, GOOD, INFRA, REFUSED, SKIPPED
+
+from harness import __version__
+from harness.check import CATALOGUE
+from harness.cli import main, running, showing
+from harness.cli.showing import lines_of
+from harness.config.guest import GuestSpec
+from harness.config.scenario import Scenario, known_scenarios
+from harness.errors import ArtefactError, InfraError
+from harness.scenarios.options import RunOptions
+from harness.scenarios.result import RunResult
+
+PROGRAM = "import sys; from harness.cli import main; sys.exit(main())"
+
+
+class Runs:
+    """Stands for harness.scenarios.runner: hands out prepared results and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.results: list[RunResult] = [GOOD]
+        self.asked: list[tuple[list[str], GuestSpec, RunOptions]] = []
+        self.error: BaseException | None = None
+
+    def run_scenarios(
+        self, scenarios: Sequence[Scenario], guest: GuestSpec, options: RunOptions, reporter: object, progress: object
+    ) -> list[RunResult]:
+        self.asked.append(([scenario.name for scenario in scenarios], guest, options))
+        if self.error is not None:
+            raise self.error
+        return self.results
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    stand_in = ModuleType("harness.scenarios.runner")
+    runs = Runs()
+    vars(stand_in)["run_scenarios"] = runs.run_scenarios
+    monkeypatch.setitem(sys.modules, "harness.scenarios.runner", stand_in)
+    return runs
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *words: str, status: int = 2) -> str:
+    assert main(list(words)) == status
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "memhp: the following arguments are required: COMMAND\n  hint: memhp --help\n"),
+        (["rnu"], "memhp: COMMAND: 'rnu' is not known\n  hint: did you mean run?\n"),
+        (["list", "zzz"], "memhp: what: 'zzz' is not known\n  hint: known: scenarios, invariants, guests, kernels\n"),
+        (["run", "--kernell", "x"], "memhp: memhp run does not know '--kernell'\n  hint: did you mean --kernel?\n"),
+        (["run", "--qqq"], "memhp: memhp run does not know '--qqq'\n  hint: memhp run --help\n"),
+        (["run", "--color", "red"], "memhp: --color: 'red' is not known\n  hint: known: auto, always, never\n"),
+        (["run", "nope"], "memhp: unknown scenario 'nope'\n  hint: known: "),
+        (["run", "--all", "dimm-cycle"], "memhp: --all and named scenarios exclude each other\n  hint: name them"),
+        (["run", "-a", "x86"], "memhp: unknown architecture 'x86'\n  hint: known: arm64, riscv64\n"),
+        (["run", "-a", "riscv64", "--guest", "numa"], "memhp: --arch riscv64: the guest numa is arm64\n  hint: leave"),
+        (["run", "--guest", "nmua"], "memhp: unknown guest 'nmua'\n  hint: did you mean 'numa'? (memhp list guests)\n"),
+        (["run", "--kernel", "./no"], "memhp: --kernel: no such file: ./no\n  hint: an Image, debian, a linux-image-"),
+        (["run", "--initrd", "no"], "memhp: --initrd: no such file: "),
+        (["run", "--qemu", "no"], "memhp: --qemu: no such file: "),
+        (["run", "--memory", "1.5G"], "memhp: --memory: '1.5G' is not a size (examples: 512M, 1G, 0x8000000)\n"),
+        (
+            ["run", "--memory", "200M"],
+            "memhp: --memory: boot memory of 200M is not a multiple of 128M\n  hint: nearest",
+        ),
+        (["run", "--node", "512M"], "memhp: --node: the nodes hold 512M, the guest has 1G\n  hint: the memory of all"),
+        (["run", "--cpus", "two"], "memhp: --cpus: 'two' is not a whole number\n"),
+        (["run", "--seed", "x"], "memhp: --seed: 'x' is not a whole number\n"),
+        (["run", "--timeout", "0"], "memhp: --timeout: '0' is not a number of seconds\n  hint: such as 120"),
+        (["run", "--timeout", "nan"], "memhp: --timeout: 'nan' is not a number of seconds\n"),
+        (["run", "--bundle-dir", "/dev/null"], "memhp: --bundle-dir: /dev/null is not a directory\n  hint: name a"),
+        (["run", "--json", "/"], "memhp: --json: / is a directory\n  hint: name a file, or - for standard output\n"),
+        (["run", "--junit", "/no/x"], "memhp: --junit: no directory /no\n  hint: create it first\n"),
+        (
+            ["run", "--json", "-", "--junit", "-"],
+            "memhp: --json and --junit both want standard output\n  hint: give one",
+        ),
+        (["check", "/no"], "memhp: no directory /no\n  hint: a bundle of memhp run, or what memhp collect wrote\n"),
+        (["collect"], "memhp: the following arguments are required: -o/--output\n"),
+        (["collect", "-o", "/etc"], "memhp: --output: /etc is there already\n  hint: name a directory that does not"),
+        (["collect", "-o", "/no/x"], "memhp: --output: no directory /no\n  hint: create it first\n"),
+        (["run", "--fail-fast", "--keep-going"], "not allowed with argument --fail-fast"),
+        (["fetch", "firmwear"], "memhp: no part is called 'firmwear'\n  hint: known: qemu"),
+    ],
+)
+def test_usage_errors(runs: Runs, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert message in complaint(capsys, *words)
+    assert runs.asked == []
+
+
+def test_a_wrong_scenario_file_names_file_line_and_key(
+    runs: Runs, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("name: s\nsteps:\n  - plug-dimm: {id: d, size: 100M}\n")
+    said = complaint(capsys, "run", str(path))
+    assert said.startswith(f"memhp: {path}:3: steps[0].plug-dimm.size: 100M is not a multiple of 128M\n")
+
+
+def test_no_scenarios_at_all(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMHP_CONFIGS", str(tmp_path))
+    assert "there are no scenarios\n  hint: configs/scenarios of the checkout holds them" in complaint(capsys, "run")
+
+
+@pytest.mark.parametrize(
+    ("results", "status"),
+    [([GOOD], 0), ([GOOD, BAD, INFRA], 1), ([SKIPPED], 2), ([GOOD, REFUSED], 3), ([INFRA], 3)],
+)
+def test_exit_status_of_run(
+    runs: Runs, capsys: pytest.CaptureFixture[str], results: list[RunResult], status: int
+) -> None:
+    runs.results = results
+    assert main(["run"]) == status
+    assert f"{len(results)} scenario" in capsys.readouterr().out
+
+
+def test_options_reach_the_runner(runs: Runs, tmp_path: Path) -> None:
+    words = "run virtio-mem-resize -a arm64 --kernel debian --memory 2G --maxmem 8G --slots 4 --ports 2 --cpus 3"
+    words += (
+        " --boot dt --cmdline quiet --cpu max --machine mte=on --seed 5 --timeout 9.5 --fail-fast --node 2G --node 0"
+    )
+    assert main([*words.split(), "--bundle-dir", str(tmp_path)]) == 0
+    [(names, guest, options)] = runs.asked
+    assert names == ["virtio-mem-resize"]
+    assert (guest.kernel, guest.memory >> 30, guest.maxmem >> 30, guest.slots, guest.ports) == ("debian", 2, 8, 4, 2)
+    assert (guest.cpus, guest.boot, guest.cmdline, guest.cpu, guest.machine_options) == (
+        3,
+        "dt",
+        "quiet",
+        "max",
+        ("mte=on",),
+    )
+    assert [node.memory for node in guest.nodes] == [2 << 30, 0]
+    assert options == RunOptions(bundle_dir=tmp_path, seed=5, timeout=9.5, fail_fast=True)
+
+
+def test_without_names_everything_runs(runs: Runs) -> None:
+    assert main(["run"]) == main(["run", "--all"]) == 0
+    assert [names for names, _, _ in runs.asked] == [list(known_scenarios())] * 2
+
+
+def test_reports_are_written(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.results = [BAD]
+    assert main(["run", "--json", str(tmp_path / "o.json"), "--junit", str(tmp_path / "o.xml")]) == 1
+    assert json.loads((tmp_path / "o.json").read_text())["exit_status"] == 1
+    assert (tmp_path / "o.xml").read_text().startswith("<?xml")
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_json_on_standard_output_is_alone_there(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["verdict"] == "pass"
+    assert "PASSED" in captured.err
+
+
+def test_a_report_that_fails_does_not_hide_a_broken_invariant(
+    runs: Runs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(target: str, text: str) -> None:
+        raise InfraError("cannot write it: No space left on device")
+
+    monkeypatch.setattr(running, "write_report", fail)
+    for results, status in (([GOOD], 3), ([BAD], 1)):
+        runs.results = results
+        assert main(["run", "--json", str(tmp_path / "x")]) == status
+        assert "memhp: cannot write it: No space left on device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (ArtefactError("no mirror", hint="set one"), 3, "memhp: no mirror\n  hint: set one\n"),
+        (KeyboardInterrupt(), 130, "memhp: interrupted\n"),
+        (RuntimeError("boom \x1b"), 3, "memhp: internal error: RuntimeError: boom \\x1b\n  hint: --debug shows where"),
+    ],
+)
+def test_errors_while_running(
+    runs: Runs, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, message: str
+) -> None:
+    runs.error = error
+    assert message in complaint(capsys, "run", status=status)
+    assert main(["run", "--debug"]) == status
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_unwind_and_are_named(
+    runs: Runs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, status: int
+) -> None:
+    cleaned = []
+
+    def killed(*args: object) -> list[RunResult]:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+            raise AssertionError("the signal did not come")
+        finally:
+            cleaned.append(True)
+
+    vars(sys.modules["harness.scenarios.runner"])["run_scenarios"] = killed
+    before = signal.getsignal(number)
+    assert f"memhp: ended by {number.name}\n" in complaint(capsys, "run", status=status)
+    assert cleaned == [True]
+    assert signal.getsignal(number) is before
+
+
+def test_check_shows_every_step(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_in = ModuleType("harness.scenarios.recheck")
+    vars(stand_in)["recheck"] = lambda directory: BAD if directory == tmp_path else None
+    monkeypatch.setitem(sys.modules, "harness.scenarios.recheck", stand_in)
+    assert main(["check", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "BLK-1 broken" in out and "broken: BLK-1" in out
+
+
+def test_collect_keeps_the_bundle_of_a_run_without_steps(
+    runs: Runs, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = tmp_path / "snap"
+
+    def collected(
+        scenarios: Sequence[Scenario], guest: GuestSpec, options: RunOptions, reporter: object, progress: object
+    ) -> list[RunResult]:
+        assert [scenario.steps for scenario in scenarios] == [()]
+        assert options.bundle_dir is not None
+        bundle = options.bundle_dir / "one"
+        (bundle / "states" / "000").mkdir(parents=True)
+        import dataclasses
+
+        return [dataclasses.replace(GOOD, bundle=bundle)]
+
+    vars(sys.modules["harness.scenarios.runner"])["run_scenarios"] = collected
+    assert main(["collect", "-o", str(target)]) == 0
+    assert (target / "states" / "000").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["snap"]
+    assert f"memhp check {target}" in capsys.readouterr().out
+
+
+def test_demo_shows_the_stock_kernel_before_it_builds_one(
+    runs: Runs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(
+        running, "_build_kernel", lambda guest, reporter: order.append(f"build after {len(runs.asked)}")
+    )
+    assert main(["demo"]) == 0
+    assert order == ["build after 1"]
+    (first, stock, _), (rest, own, _) = runs.asked
+    assert (first, stock.kernel, stock.name) == (list(running.FIRST_SCENARIOS), "debian", "arm64-debian")
+    assert (rest, own.kernel) == (list(known_scenarios()), None)
+    assert "2 scenarios" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("what", "word"), [("scenarios", "dimm-cycle"), ("guests", "numa"), ("kernels", "debian")])
+def test_lists(capsys: pytest.CaptureFixture[str], what: str, word: str) -> None:
+    assert main(["list", what]) == 0
+    assert word in capsys.readouterr().out
+    assert main(["list", what, "--json"]) == 0
+    assert any(word in row.values() for row in json.loads(capsys.readouterr().out))
+
+
+def test_every_invariant_is_listed_with_its_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "invariants", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["id"] for row in rows] == list(CATALOGUE)
+    assert all(row["statement"] and row["source"] and row["motive"] for row in rows)
+
+
+def test_doctor_prints_what_mends_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.artifacts import doctor
+
+    rows = [
+        doctor.DoctorRow("apt", "ok", "apt-get", ""),
+        doctor.DoctorRow("bc", "missing", "no bc", "apt-get install bc"),
+    ]
+    monkeypatch.setattr(doctor, "diagnose", lambda progress, **options: rows)
+    assert main(["doctor"]) == 3
+    assert "missing  bc   no bc\n\nto mend it:\n  apt-get install bc\n" in capsys.readouterr().out
+    assert main(["doctor", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)[1]["mend"] == "apt-get install bc"
+    del rows[1]
+    assert main(["doctor"]) == 0
+
+
+def test_a_command_line_for_a_shell() -> None:
+    assert lines_of(["qemu", "-L", "/a b", "-nodefaults", "-append", "x=1 y"]) == (
+        "qemu \\\n  -L '/a b' \\\n  -nodefaults \\\n  -append 'x=1 y'"
+    )
+
+
+def run_program(*words: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    root = str(Path(__file__).parents[2])
+    argv = [sys.executable, "-c", PROGRAM, *words]
+    return subprocess.run(argv, cwd=root, capture_output=True, timeout=60, check=False)
+
+
+def test_help_and_version_are_quick_and_import_nothing_heavy() -> None:
+    assert run_program("--version").stdout.decode() == f"memhp {__version__}\n"
+    started = time.monotonic()
+    found = run_program("--help")
+    assert time.monotonic() - started < 2
+    assert found.returncode == 0 and b"exit status of run" in found.stdout
+    code = "import sys; from harness.cli.parser import build_parser; build_parser(); print(*sorted(sys.modules))"
+    root = str(Path(__file__).parents[2])
+    seen = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, timeout=60, check=True)
+    modules = set(seen.stdout.decode().split())
+    assert not modules & {"rich", "yaml", "numpy", "paramiko", "qemu", "asyncio", "harness.check"}
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    script = f"{sys.executable} -c '{PROGRAM}' list invariants --json; echo status $? >&2"
+    root = str(Path(__file__).parents[2])
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        found = subprocess.run(
+            ["sh", "-c", script], cwd=root, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    finally:
+        os.close(write)
+    assert found.stderr == b"status 141\n"
+
+
+def test_every_command_has_a_function() -> None:
+    known = set(running.COMMANDS) | set(showing.COMMANDS)
+    assert known == {"doctor", "fetch", "list", "run", "collect", "check", "cmdline", "demo"}
