@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -137,4 +138,7 @@ def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> 
         console = stack.enter_context(Console(machine.console, None, alarming))
         shell = stack.enter_context(GuestShell.connect(machine.ssh_port(deadline), identity, deadline, console))
         facts = collect_facts(shell, resolved.arch, deadline)
+        if facts.config is None:
+            # Debian's kernels keep theirs beside the image, not in it.
+            facts = dataclasses.replace(facts, config=parts.kernel.config)
         yield BootedGuest(machine, console, shell, machine_shape(resolved), facts, spec.boot)
