@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Looking into kernel images: how they are packed, whose they are, and the configuration they carry."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import re
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness import proc
+from harness.arch import ARCHES, ArchSpec
+from harness.deadline import Deadline
+from harness.errors import ArtefactError, UsageError
+
+#: bytes that an unpacked image may have
+LIMIT = 512 << 20
+
+#: kernel/configs.c
+_CONFIG_START = b"IKCFG_ST"
+_CONFIG_END = b"IKCFG_ED"
+#: init/version-timestamp.c
+_BANNER = re.compile(rb"Linux version (\d[\w.+~-]*) \(")
+_SET = re.compile(r"CONFIG_(\w+)=(.*)", re.ASCII)
+_UNPACK_SECONDS = 120.0
+
+
+def read_image(path: Path) -> bytes:
+    """The bare Image in a file, unpacked if it is an EFI zboot image or compressed.
+
+    Raises UsageError if it cannot be read or unpacked.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the kernel {path}: {error.strerror}", hint="check the path") from error
+    try:
+        return decompress(_payload(data))
+    except (ValueError, EOFError, OSError, zlib.error, lzma.LZMAError, ArtefactError) as error:
+        raise UsageError(f"{path} is packed, but cannot be unpacked: {error}") from error
+
+
+def _payload(data: bytes) -> bytes:
+    """What an EFI zboot image carries (drivers/firmware/efi/libstub/zboot-header.S); anything else as it is."""
+    if data[:2] != b"MZ" or data[4:8] != b"zimg":
+        return data
+    offset, size = (int.from_bytes(data[at : at + 4], "little") for at in (8, 12))
+    if not 64 <= offset < offset + size <= len(data):
+        raise ValueError("its zboot header points outside the file")
+    return data[offset : offset + size]
+
+
+def decompress(data: bytes) -> bytes:
+    """Unpack gzip, xz, lzma or zstd, told by their first bytes; anything else as it is.
+
+    Raises ValueError, OSError or the packer's own error for damaged data, ArtefactError without a zstd program.
+    """
+    if data[:2] == b"\x1f\x8b":
+        return _limited(zlib.decompressobj(31).decompress(data, LIMIT + 1))
+    if data[:6] == b"\xfd7zXZ\0" or data[:3] == b"\x5d\0\0":
+        return _limited(lzma.LZMADecompressor().decompress(data, LIMIT + 1))
+    if data[:4] == b"\x28\xb5\x2f\xfd":
+        if shutil.which("zstd") is None:
+            raise ArtefactError("unpacking it takes zstd", hint="sudo apt-get install zstd")
+        done = proc.run(["zstd", "-dcq"], stdin=data, deadline=Deadline(_UNPACK_SECONDS), check=False)
+        # The kernel's build appends the size; zstd complains about it after it has unpacked all.
+        if done.returncode != 0 and not done.stdout:
+            raise ValueError(proc.tail(done.stderr, lines=1))
+        return _limited(done.stdout)
+    return data
+
+
+def _limited(data: bytes) -> bytes:
+    if len(data) > LIMIT:
+        raise ValueError(f"it is larger than {LIMIT >> 20} MiB")
+    return data
+
+
+def require_arch(name: str, data: bytes, arch: ArchSpec) -> None:
+    """Raise UsageError unless ``data`` is an Image for ``arch``; ``name`` is what the user calls it."""
+    for other in ARCHES.values():
+        offset, magic = other.image_magic
+        if data[offset : offset + len(magic)] != magic:
+            continue
+        if other is arch:
+            return
+        raise UsageError(
+            f"{name} is a kernel for {other.name}, the guest is {arch.name}",
+            hint=f"use -a {other.name}, or give a kernel for {arch.name}",
+        )
+    kind = "a vmlinux (ELF)" if data[:4] == b"\x7fELF" else "no kernel Image"
+    raise UsageError(
+        f"{name} is {kind}: memhp boots a bare or compressed Image",
+        hint=f"the build leaves it at {arch.image}",
+    )
+
+
+def parse_config(text: str) -> dict[str, str]:
+    """Options that a kernel configuration sets, without ``CONFIG_``; strings unquoted."""
+    options: dict[str, str] = {}
+    for line in text.splitlines():
+        match = _SET.fullmatch(line.strip())
+        if match is not None and match[2] != "n":
+            options[match[1]] = re.sub(r"\\(.)", r"\1", match[2][1:-1]) if match[2][:1] == '"' else match[2]
+    return options
+
+
+def embedded_config(data: bytes) -> Mapping[str, str] | None:
+    """The configuration that CONFIG_IKCONFIG=y puts into an Image; None if there is none, or it is damaged."""
+    start = data.find(_CONFIG_START)
+    end = data.find(_CONFIG_END, start)
+    if start < 0 or end < 0:
+        return None
+    try:
+        text = gzip.decompress(data[start + len(_CONFIG_START) : end])
+    except (OSError, EOFError, zlib.error):
+        return None
+    return parse_config(text.decode("utf-8", "replace"))
+
+
+def release_of(data: bytes) -> str | None:
+    """The release in an Image's version banner, None if there is none."""
+    match = _BANNER.search(data)
+    return None if match is None else match[1].decode()

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The purpose-built kernel: Debian's kernel source, tinyconfig, and the fragments under ``configs/kernels``.
+
+Four and a half minutes on two cores for arm64; needs 2.5 GB of disk while it builds and leaves 20 MB.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import proc
+from harness.arch import ArchSpec
+from harness.artifacts.image import parse_config
+from harness.artifacts.qemu_build import HostNeed, missing_packages
+from harness.deadline import Deadline
+from harness.errors import ArtefactError
+from harness.progress import Progress, Task
+
+#: the kernel source package of the stable suite's long-term kernel
+DEFAULT_SOURCE = "linux-source-6.12"
+#: part of the cache key: raise it when the same inputs are built differently
+RECIPE = "2"
+
+#: what building a kernel needs of the host, besides a compiler for the architecture
+HOST_NEEDS = (
+    HostNeed("make", program="make"),
+    HostNeed("gcc", program="cc"),
+    HostNeed("flex", program="flex"),
+    HostNeed("bison", program="bison"),
+    HostNeed("bc", program="bc"),
+    HostNeed("perl", program="perl"),
+    HostNeed("xz-utils", program="xz"),
+    HostNeed("libc6-dev", header="stdio.h"),
+    HostNeed("libssl-dev", header="openssl/opensslv.h"),
+    HostNeed("libelf-dev", header="libelf.h"),
+)
+
+_BUILD_SECONDS = 4 * 3600.0
+#: lines that make prints for an Image with these fragments, measured on 6.12
+_EXPECTED_LINES = 2000
+_OPTION = re.compile(r"CONFIG_(\w+)=(.+)", re.ASCII)
+_OPTIONAL = "# optional"
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """Part of a configuration. What is in a paragraph that begins with ``# optional`` need not come true: kernel
+    versions differ in what they know."""
+
+    name: str
+    text: str
+
+    def required(self) -> dict[str, str]:
+        """The options that must have these values in the end, without ``CONFIG_``; ``n`` for one that must be off."""
+        wanted: dict[str, str] = {}
+        optional = False
+        for line in self.text.splitlines():
+            if not line.strip():
+                optional = False
+            elif line.startswith(_OPTIONAL):
+                optional = True
+            elif (match := _OPTION.fullmatch(line.strip())) is not None and not optional:
+                wanted[match[1]] = match[2].strip('"')
+        return wanted
+
+
+def load_fragments(arch: ArchSpec, folder: Path) -> tuple[Fragment, ...]:
+    """The fragments for ``arch``, in the order in which they apply; raises ArtefactError if one is missing."""
+    try:
+        return tuple(Fragment(name, (folder / name).read_text()) for name in ("common.config", f"{arch.name}.config"))
+    except OSError as error:
+        raise ArtefactError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def lost_options(config: Mapping[str, str], fragments: tuple[Fragment, ...]) -> list[str]:
+    """The required options that ``config`` does not have as wanted, as ``CONFIG_X=y``; later fragments win."""
+    wanted = {name: value for fragment in fragments for name, value in fragment.required().items()}
+    return [f"CONFIG_{name}={value}" for name, value in wanted.items() if config.get(name, "n") != value]
+
+
+def require_tools(arch: ArchSpec, deadline: Deadline) -> None:
+    """Raise ArtefactError, naming what to install, if the host lacks anything that building for ``arch`` takes."""
+    needs = (*HOST_NEEDS, HostNeed(f"gcc-{arch.triplet.replace('_', '-')}", program=f"{arch.triplet}-gcc"))
+    lacking = missing_packages(deadline, needs)
+    if lacking:
+        raise ArtefactError(
+            f"cannot build a kernel: this machine lacks {', '.join(need.name for need in lacking)}",
+            hint=f"sudo apt-get install {' '.join(sorted({need.package for need in lacking}))}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KernelBuild:
+    """One build in ``work``, a scratch folder; every command and its output go to ``log``."""
+
+    arch: ArchSpec
+    fragments: tuple[Fragment, ...]
+    version: str
+    work: Path
+    log: Path
+    progress: Progress
+
+    def run(self, package: Path, out: Path) -> None:
+        """Build from the unpacked source ``package`` and leave Image, config and release in ``out``.
+
+        Raises ArtefactError: required options that did not come true, or the last lines of a failed step.
+        """
+        deadline = Deadline(_BUILD_SECONDS)
+        source = self._unpack(package, deadline)
+        tree = self.work / "build"
+        tree.mkdir()
+        with self.progress.task(f"Configuring the {self.arch.name} kernel {self.version}"):
+            self._configure(source, tree, deadline)
+        with self.progress.task(f"Building the {self.arch.name} kernel {self.version}", _EXPECTED_LINES) as task:
+            self._make(source, tree, deadline, f"-j{os.cpu_count() or 1}", "Image", task=task)
+        shutil.copyfile(tree / self.arch.image, out / "Image")
+        shutil.copyfile(tree / ".config", out / "config")
+        shutil.copyfile(tree / "include" / "config" / "kernel.release", out / "release")
+
+    def _unpack(self, package: Path, deadline: Deadline) -> Path:
+        archives = sorted(package.glob("usr/src/linux-source-*.tar.*"))
+        if len(archives) != 1:
+            raise ArtefactError(f"the source package holds {len(archives)} archives, one was expected")
+        source = self.work / "source"
+        source.mkdir()
+        with self.progress.task("Unpacking the kernel's source"):
+            self._run("unpacking", deadline, "tar", "-C", str(source), "--strip-components=1", "-xf", str(archives[0]))
+        return source
+
+    def _configure(self, source: Path, tree: Path, deadline: Deadline) -> None:
+        self._make(source, tree, deadline, "tinyconfig")
+        with (tree / ".config").open("a") as config:
+            for fragment in self.fragments:
+                config.write(fragment.text)
+        self._make(source, tree, deadline, "olddefconfig")
+        lost = lost_options(parse_config((tree / ".config").read_text()), self.fragments)
+        if lost:
+            raise ArtefactError(
+                f"kernel {self.version} for {self.arch.name} did not take {', '.join(lost)}",
+                hint=f"see what they depend on, or put them below a line '{_OPTIONAL}' in configs/kernels",
+            )
+
+    def _make(self, source: Path, tree: Path, deadline: Deadline, *arguments: str, task: Task | None = None) -> None:
+        names = (f"O={tree}", f"ARCH={self.arch.kernel_arch}", f"CROSS_COMPILE={self.arch.triplet}-")
+        self._run("make", deadline, "make", "-C", str(source), *names, *arguments, task=task)
+
+    def _run(self, what: str, deadline: Deadline, *command: str, task: Task | None = None) -> None:
+        def on_line(line: str) -> None:
+            if task is not None:
+                task.advance()
+                task.update(note=line.strip().rpartition(" ")[2])
+
+        done = proc.run(
+            command, deadline=deadline, env=environment(os.environ), log=self.log, check=False, on_line=on_line
+        )
+        if done.returncode != 0:
+            said = proc.tail(done.stderr, lines=30) or proc.tail(done.stdout, lines=30)
+            raise ArtefactError(
+                f"building the kernel: {what} {proc.describe_status(done.returncode)}:\n{said}",
+                hint=f"the whole log is {self.log}",
+            )
+
+
+def environment(host: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the build: nothing of ``host`` but where programs and temporary files are, no time, no name.
+
+    KCFLAGS and the like would change the kernel behind the cache key's back.
+    """
+    kept = {name: host[name] for name in ("PATH", "HOME", "TMPDIR") if name in host}
+    return kept | {
+        "LC_ALL": "C",
+        "KBUILD_BUILD_TIMESTAMP": "1970-01-01",
+        "KBUILD_BUILD_USER": "memhp",
+        "KBUILD_BUILD_HOST": "memhp",
+    }
