@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+#   make demo    set up what is missing, then drive memory in and out of a real arm64 guest
+#   make test    set up what is missing, then the project's own tests, real guests included
+#   make check   lint, types and unit tests: no guest, nothing fetched but Python packages
+#   make setup   only set up: system packages (APT, with sudo if need be) and .venv
+#   make clean   remove what these left in the checkout; the cache of parts stays
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+# The first that runs and is new enough: a shim of a Python that is not installed is none.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What fetching parts, building a kernel, QEMU and guest programs for arm64, and the virtual environment take.
+PACKAGES := \
+	apt bc binutils bison debian-archive-keyring dpkg dpkg-dev flex gcc gcc-aarch64-linux-gnu libc6-dev \
+	libc6-dev-arm64-cross libelf-dev libfdt-dev libglib2.0-dev libseccomp-dev libslirp-dev libssl-dev make \
+	ninja-build patch perl pkg-config python3-venv xz-utils zlib1g-dev
+
+.PHONY: help demo test check setup packages clean
+
+help:
+	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
+
+demo: setup
+	$(BIN)/memhp demo
+
+test: setup
+	$(BIN)/python -m pytest tests/unit tests/integration tests/kernel
+
+check: $(VENV)/.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit
+
+setup: packages $(VENV)/.stamp
+
+# dpkg answers at once; APT is only asked for what is missing, and reads its lists only if it does not know of it.
+packages:
+	@installed=$$(dpkg-query -W -f '$${Package} $${db:Status-Status}\n' $(PACKAGES) 2>/dev/null || true); \
+	missing=(); \
+	for package in $(PACKAGES); do \
+		grep -qxF "$$package installed" <<<"$$installed" || missing+=("$$package"); \
+	done; \
+	[[ $${#missing[@]} -gt 0 ]] || exit 0; \
+	root=(); \
+	if [[ $$(id -u) -ne 0 ]]; then \
+		command -v sudo >/dev/null || { echo "As root: apt-get install $${missing[*]}" >&2; exit 1; }; \
+		root=(sudo); \
+	fi; \
+	echo "Installing $${missing[*]}"; \
+	install=("$${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends \
+		"$${missing[@]}"); \
+	"$${install[@]}" || { "$${root[@]}" apt-get -q update && "$${install[@]}"; }
+
+$(VENV)/.stamp: pyproject.toml
+	@[[ -n "$(PYTHON)" ]] || { echo "memhp needs Python 3.11 or newer" >&2; exit 1; }
+	@[[ -x $(BIN)/python ]] || $(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "no venv: sudo apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build memhp-runs .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find harness tests -name __pycache__ -type d -prune -exec rm -rf {} +
