@@ -40,7 +40,9 @@ def touch_memory(
     if size <= 0:
         raise UsageError(f"cannot touch {size} bytes of memory")
     wanted = list(dict.fromkeys(ranges))
-    command = " ".join([_TOOL, str(size), str(max(size, limit)), *(f"{where.start:x}-{where.end:x}" for where in wanted)])
+    command = " ".join(
+        [_TOOL, str(size), str(max(size, limit)), *(f"{where.start:x}-{where.end:x}" for where in wanted)]
+    )
     done = shell.run(command, deadline=deadline)
     said = done.stderr.decode(errors="replace").strip()[-500:]
     if done.status in _NO_SUCH_COMMAND:
