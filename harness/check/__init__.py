@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from harness.check import counters, devices, iomem, life, sysfs, tables  # the catalogue's order
+from harness.check import counters, devices, iomem, life, sysfs, tables
 from harness.check.evidence import Evidence, ResizeReport, TouchReport, UnplugReport
 from harness.check.findings import CheckResult, Finding, Verdict
-from harness.check.registry import CATALOGUE, Invariant, run_all, run_check
+from harness.check.registry import CATALOGUE, Invariant, run_all, run_check, sort_catalogue
+
+sort_catalogue(("QMP", "IOM", "BLK", "ZON", "MEM", "LIN", "VMM", "LOG", "LIV"))
 
 __all__ = [
     "CATALOGUE",

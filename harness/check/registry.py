@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.check.evidence import Evidence
@@ -50,6 +50,14 @@ def invariant(id: str, statement: str, *, source: str, motive: str) -> Callable[
         return check
 
     return register
+
+
+def sort_catalogue(families: Sequence[str]) -> None:
+    """Bring the catalogue into the order of ``families`` (the part of an id before the dash), then by id."""
+    ids = sorted(CATALOGUE, key=lambda id: (families.index(id.partition("-")[0]), id))
+    items = [CATALOGUE[id] for id in ids]
+    CATALOGUE.clear()
+    CATALOGUE.update({item.id: item for item in items})
 
 
 def run_check(item: Invariant, evidence: Evidence, step: str = "") -> CheckResult | None:
