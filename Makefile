@@ -33,6 +33,7 @@ demo: setup
 	$(BIN)/memhp demo
 
 test: setup
+	$(BIN)/memhp fetch -a arm64
 	$(BIN)/python -m pytest tests/unit tests/integration tests/kernel
 
 check: $(VENV)/.stamp

@@ -266,6 +266,7 @@ def test_demo_shows_the_stock_kernel_before_it_builds_one(
     runs: Runs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
+    monkeypatch.setattr(running, "_is_built", lambda arch: False)
     monkeypatch.setattr(
         running, "_build_kernel", lambda guest, reporter: order.append(f"build after {len(runs.asked)}")
     )
@@ -275,6 +276,13 @@ def test_demo_shows_the_stock_kernel_before_it_builds_one(
     assert (first, stock.kernel, stock.name) == (list(running.FIRST_SCENARIOS), "debian", "arm64-debian")
     assert (rest, own.kernel) == (list(known_scenarios()), None)
     assert "2 scenarios" in capsys.readouterr().out
+
+
+def test_demo_goes_straight_to_a_kernel_that_is_built(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_is_built", lambda arch: arch == "arm64")
+    assert main(["demo"]) == 0
+    [(names, guest, _)] = runs.asked
+    assert (names, guest.kernel) == (list(known_scenarios()), None)
 
 
 @pytest.mark.parametrize(("what", "word"), [("scenarios", "dimm-cycle"), ("guests", "numa"), ("kernels", "debian")])

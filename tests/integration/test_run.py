@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs on real guests that end badly, and what is left of them: the right verdict, a bundle, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.check import Verdict
+from harness.config.guest import GuestSpec
+from harness.config.scenario import read_scenario
+from harness.deadline import Deadline
+from harness.errors import InfraError
+from harness.qemu import memdev
+from harness.scenarios import steps
+from harness.scenarios.boot import Parts, boot_guest
+from harness.scenarios.options import RunOptions
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.recheck import recheck
+from harness.scenarios.record import Recorder
+from harness.scenarios.reporter import SilentReporter
+from harness.scenarios.runner import run_scenarios
+from harness.scenarios.session import Session
+from harness.units import MIB
+
+pytestmark = pytest.mark.memhp_guest
+
+DIMM = """
+name: one-dimm
+steps:
+  - plug-dimm: {id: dimm0, size: 128M}
+  - check: {}
+"""
+
+
+@contextlib.contextmanager
+def session_on(spec: GuestSpec, parts: Parts, directory: Path) -> Iterator[Session]:
+    directory.mkdir(mode=0o700)
+    recorder = Recorder(directory)
+    recorder.start("by-hand", "", {"guest": spec.name, "seed": 0})
+    with boot_guest(spec, parts, directory, 120.0) as guest:
+        yield Session(guest, RunOptions(settle=3.0), recorder)
+
+
+@pytest.fixture
+def session(memhp_guest_spec: GuestSpec, memhp_artifacts: Parts, tmp_path: Path) -> Iterator[Session]:
+    with session_on(memhp_guest_spec, memhp_artifacts, tmp_path / "bundle") as session:
+        assert session.check_boot().verdict is Verdict.PASS
+        yield session
+
+
+def broken(result: object) -> set[str]:
+    return {check.invariant for check in result.checks if check.status == "fail"}  # type: ignore[attr-defined]
+
+
+def test_a_line_of_trouble_is_a_failure_and_stays_one_offline(session: Session) -> None:
+    def grumble(session: Session, deadline: Deadline) -> Outcome:
+        session.guest.shell.must("echo '<1>BUG: Bad page state in process sh' >/dev/kmsg", deadline=deadline)
+        return Outcome()
+
+    result = session.act("grumble", grumble)
+    assert (result.verdict, broken(result)) == (Verdict.FAIL, {"LOG-1"})
+    assert recheck(session.recorder.directory).verdict is Verdict.FAIL
+    assert session.act("look again", lambda session, deadline: Outcome()).verdict is Verdict.PASS
+
+
+def test_memory_that_came_behind_our_back_is_found(session: Session) -> None:
+    def smuggle(session: Session, deadline: Deadline) -> Outcome:
+        memdev.plug_dimm(session.guest.machine, "dimm0", 256 * MIB, deadline=deadline)
+        return Outcome()
+
+    result = session.act("smuggle", smuggle)
+    assert result.verdict is Verdict.FAIL
+    assert broken(result) >= {"QMP-1", "IOM-2", "BLK-1", "LIN-1", "VMM-1", "MEM-2"}
+
+
+def test_a_dimm_that_is_no_whole_memory_block_is_refused_and_changes_nothing(session: Session) -> None:
+    def plug(session: Session, deadline: Deadline) -> Outcome:
+        return steps.plug_dimm(session, {"id": "small", "size": 64 * MIB}, deadline)
+
+    result = session.act("plug 64M", plug, "refused")
+    assert (result.verdict, broken(result)) == (Verdict.PASS, set())
+
+
+def test_an_unwanted_refusal_is_no_failure_of_the_kernel(session: Session) -> None:
+    def offline_everything(session: Session, deadline: Deadline) -> Outcome:
+        return steps.offline(
+            session, {"blocks": (session.layout.machine.arch.ram_base // session.layout.block_size,)}, deadline
+        )
+
+    result = session.act("offline boot memory", offline_everything)
+    assert (result.verdict, broken(result)) == (Verdict.REFUSED, set())
+    assert "EBUSY" in result.note
+
+
+def test_qemu_that_dies_gives_no_verdict(session: Session) -> None:
+    def kill(session: Session, deadline: Deadline) -> Outcome:
+        os.kill(session.guest.machine.pid, signal.SIGKILL)
+        return Outcome()
+
+    with pytest.raises(InfraError):
+        session.act("kill QEMU", kill)
+
+
+def test_nothing_listens_beyond_loopback(session: Session) -> None:
+    sockets = {
+        link.removeprefix("socket:[").removesuffix("]")
+        for fd in Path(f"/proc/{session.guest.machine.pid}/fd").iterdir()
+        if (link := os.readlink(fd)).startswith("socket:")
+    }
+    listening = [
+        row.split()[1].partition(":")[0]
+        for table in ("tcp", "tcp6")
+        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        if row.split()[3] == "0A" and row.split()[9] in sockets
+    ]
+    assert listening == ["0100007F"]
+
+
+def test_a_panic_in_the_middle_leaves_a_bundle_and_no_verdict(
+    memhp_guest_spec: GuestSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panic(session: Session, args: object, deadline: Deadline) -> Outcome:
+        session.guest.shell.run("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", deadline=deadline)
+        return Outcome()
+
+    monkeypatch.setitem(steps.VERBS, "check", panic)
+    file = tmp_path / "one-dimm.yaml"
+    file.write_text(DIMM)
+    options = RunOptions(bundle_dir=tmp_path / "bundles", timeout=60.0)
+    [result] = run_scenarios([read_scenario(file)], memhp_guest_spec, options, SilentReporter())
+    assert result.verdict is Verdict.INFRA and "panicked" in result.reason
+    assert result.bundle is not None
+    kept = {path.name for path in result.bundle.iterdir()}
+    assert {"argv.txt", "console.log", "qmp.jsonl", "run.json", "scenario.yaml", "states", "verdict.json"} <= kept
+    assert "sysrq" in (result.bundle / "console.log").read_text(errors="replace")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_harness_that_is_ended_takes_qemu_along(
+    number: signal.Signals, memhp_artifacts: Parts, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    kernel = request.config.getoption("memhp_kernel")
+    memhp = str(Path(sys.executable).with_name("memhp"))
+    command = [memhp, "run", "virtio-mem-resize", "-a", "arm64", "--bundle-dir", str(tmp_path)]
+    command += ["--kernel", kernel] if kernel else []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as harness:
+        assert harness.stdout is not None
+        for line in harness.stdout:
+            if b"plug-virtio-mem" in line:
+                break
+        children = Path(f"/proc/{harness.pid}/task").glob("*/children")
+        qemu = [int(pid) for file in children for pid in file.read_text().split()]
+        assert len(qemu) == 1
+        watch = os.pidfd_open(qemu[0])
+        harness.send_signal(number)
+        harness.stdout.read()
+        assert select.select([watch], [], [], 10.0)[0], "QEMU outlived the harness"
+        os.close(watch)
+    assert harness.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[number]
