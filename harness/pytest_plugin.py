@@ -167,10 +167,11 @@ def memhp_artifacts(memhp_guest_spec: GuestSpec) -> Parts:
     """Everything a guest is started from; skips (fails in CI) if a part cannot be had."""
     from harness.errors import ArtefactError, UsageError
     from harness.progress import default_progress
+    from harness.qemu.probe import KIND_DEVICES
     from harness.scenarios.boot import resolve
 
     try:
-        return resolve(memhp_guest_spec, (), default_progress())
+        return resolve(memhp_guest_spec, (), default_progress(), kinds=tuple(KIND_DEVICES))
     except ArtefactError as error:
         _missing(str(error))
     except UsageError as error:

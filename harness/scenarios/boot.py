@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +59,12 @@ class BootedGuest:
     boot: str
 
 
-def resolve(spec: GuestSpec, needs: tuple[str, ...], progress: Progress) -> Parts:
+def resolve(
+    spec: GuestSpec, needs: tuple[str, ...], progress: Progress, *, kinds: Collection[str] | None = None
+) -> Parts:
     """Fetch or build whatever ``spec`` takes to run scenarios that need ``needs``.
+
+    ``kinds`` are the kinds of memory devices that QEMU must have (None: those that ``needs`` takes).
 
     Raises UnsupportedError naming a missing ability as early as it can be known, ArtefactError if a part cannot be had.
     """
@@ -68,7 +72,7 @@ def resolve(spec: GuestSpec, needs: tuple[str, ...], progress: Progress) -> Part
     arch = arch_named(spec.arch)
     image = kernel(arch, spec.kernel, progress)
     require_config(needs, image.config, f"the kernel {image.origin}")
-    able = probe.able(arch, device_kinds(needs))
+    able = probe.able(arch, device_kinds(needs) if kinds is None else kinds)
     return Parts(
         qemu=find_qemu(arch, explicit=spec.qemu, able=able, progress=progress),
         firmware=firmware(arch, progress) if spec.boot == "acpi" else None,

@@ -1,16 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real QEMU with its CPUs stopped: what the harness asks of it works, and nothing is left of it.
-
-QEMU is ``$MEMHP_TEST_QEMU`` (its argv, shell-quoted), or qemu-system-aarch64 on the PATH.
-"""
+"""A real QEMU with its CPUs stopped: what the harness asks of it works, and nothing is left of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import select
-import shlex
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -26,17 +21,15 @@ from harness.qemu import memdev
 from harness.qemu.machine import Machine
 from harness.qemu.probe import KIND_DEVICES, missing, needed_devices, probe
 from harness.qemu.spec import ColdDevice, MachineSpec, NodeSpec
+from harness.scenarios.boot import Parts
 from harness.units import GIB, MIB
 
 pytestmark = pytest.mark.memhp_guest
 
 
 @pytest.fixture(scope="session")
-def binary() -> QemuBinary:
-    words = shlex.split(os.environ.get("MEMHP_TEST_QEMU", "qemu-system-aarch64"))
-    if shutil.which(words[0]) is None:
-        pytest.skip("no qemu-system-aarch64; set MEMHP_TEST_QEMU")
-    return QemuBinary(argv=tuple(words), data_dir=None, origin="test", version="")
+def binary(memhp_artifacts: Parts) -> QemuBinary:
+    return memhp_artifacts.qemu
 
 
 @pytest.fixture
@@ -44,9 +37,7 @@ def spec(binary: QemuBinary, tmp_path: Path) -> MachineSpec:
     kernel = tmp_path / "Image"
     kernel.write_bytes(bytes(4096))
     abilities = probe(binary, ARM64, Deadline(20))
-    lack = missing(abilities, needed_devices(["dimm", "virtio-mem"]))
-    if lack is not None:
-        pytest.skip(lack)
+    assert missing(abilities, needed_devices(["dimm", "virtio-mem"])) is None
     return MachineSpec(
         arch=ARM64,
         qemu=binary,

@@ -29,7 +29,7 @@ session = types.ModuleType("harness.scenarios.session")
 record = types.ModuleType("harness.scenarios.record")
 ASKED = []
 
-def resolve(spec, needs, progress):
+def resolve(spec, needs, progress, *, kinds=None):
     if spec.kernel == "none":
         raise ArtefactError("no kernel for you", hint="fetch one")
     if spec.kernel == "riscv":
