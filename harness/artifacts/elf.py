@@ -43,7 +43,7 @@ def read_elf(path: Path) -> Elf:
     data = path.read_bytes()
     try:
         return _parse(data)
-    except (struct.error, ValueError, IndexError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise ArtefactError(f"{path.name} is not a 64-bit little-endian ELF file ({error})") from error
 
 

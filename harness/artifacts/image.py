@@ -59,9 +59,11 @@ def decompress(data: bytes) -> bytes:
     Raises ValueError, OSError or the packer's own error for damaged data, ArtefactError without a zstd program.
     """
     if data[:2] == b"\x1f\x8b":
-        return _limited(zlib.decompressobj(31).decompress(data, LIMIT + 1))
+        gzipped = zlib.decompressobj(31)
+        return _whole(gzipped.decompress(data, LIMIT + 1), gzipped.eof)
     if data[:6] == b"\xfd7zXZ\0" or data[:3] == b"\x5d\0\0":
-        return _limited(lzma.LZMADecompressor().decompress(data, LIMIT + 1))
+        packed = lzma.LZMADecompressor()
+        return _whole(packed.decompress(data, LIMIT + 1), packed.eof)
     if data[:4] == b"\x28\xb5\x2f\xfd":
         if shutil.which("zstd") is None:
             raise ArtefactError("unpacking it takes zstd", hint="sudo apt-get install zstd")
@@ -69,13 +71,15 @@ def decompress(data: bytes) -> bytes:
         # The kernel's build appends the size; zstd complains about it after it has unpacked all.
         if done.returncode != 0 and not done.stdout:
             raise ValueError(proc.tail(done.stderr, lines=1))
-        return _limited(done.stdout)
+        return _whole(done.stdout, True)
     return data
 
 
-def _limited(data: bytes) -> bytes:
+def _whole(data: bytes, ended: bool) -> bytes:
     if len(data) > LIMIT:
         raise ValueError(f"it is larger than {LIMIT >> 20} MiB")
+    if not ended:
+        raise ValueError("it ends too early")
     return data
 
 

@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernels: what an image is, the modules a guest needs, the configuration a purpose-built one must have."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.arch import ARCHES, ARM64, RISCV64, ArchSpec
+from harness.artifacts import kernel_build
+from harness.artifacts.apt import Package
+from harness.artifacts.image import embedded_config, parse_config, read_image, release_of, require_arch
+from harness.artifacts.kernel import kernel, purpose_kernel, take_apart
+from harness.artifacts.kernel_build import Fragment, KernelBuild, environment, load_fragments, lost_options
+from harness.artifacts.modindex import pack_index
+from harness.artifacts.modules import builtin_archive, depends, load_order, module_name, modules_archive
+from harness.deadline import Deadline
+from harness.errors import ArtefactError, UsageError
+from harness.progress import SilentProgress
+
+QUIET = SilentProgress()
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "kernels"
+BANNER = b"\0Linux version 6.12.107-hp (memhp@memhp) (gcc) #1\n\0"
+
+needs_zstd = pytest.mark.skipif(shutil.which("zstd") is None, reason="zstd is not installed")
+needs_cpio = pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
+
+
+def image(arch: ArchSpec = ARM64, *, config: str | None = "CONFIG_DEV_DAX_KMEM=y\nCONFIG_X=m\n") -> bytes:
+    offset, magic = arch.image_magic
+    data = bytearray(4096)
+    data[:2] = b"MZ"
+    data[offset : offset + len(magic)] = magic
+    data += BANNER
+    if config is not None:
+        data += b"IKCFG_ST" + gzip.compress(config.encode(), mtime=0) + b"IKCFG_ED"
+    return bytes(data) + bytes(4096)
+
+
+def zboot(payload: bytes, kind: bytes) -> bytes:
+    return b"MZ\0\0zimg" + struct.pack("<II", 64, len(payload)) + bytes(8) + kind.ljust(40, b"\0") + payload
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MEMHP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def written(tmp_path: Path, data: bytes) -> Path:
+    (tmp_path / "Image").write_bytes(data)
+    return tmp_path / "Image"
+
+
+# --- images
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [image(), gzip.compress(image()), lzma.compress(image()), lzma.compress(image(), lzma.FORMAT_ALONE)],
+    ids=["bare", "gzip", "xz", "lzma"],
+)
+@pytest.mark.parametrize("in_zboot", [False, True], ids=["file", "zboot"])
+def test_images_are_unpacked(tmp_path: Path, packed: bytes, in_zboot: bool) -> None:
+    path = written(tmp_path, zboot(packed, b"any") if in_zboot else packed)
+    assert read_image(path) == image()
+
+
+@needs_zstd
+def test_a_zstd_image_with_the_size_that_the_kernels_build_appends(tmp_path: Path) -> None:
+    packed = subprocess.run(["zstd", "-qc"], input=image(), check=True, capture_output=True).stdout
+    assert read_image(written(tmp_path, packed)) == image()
+    assert read_image(written(tmp_path, zboot(packed + struct.pack("<I", 9000), b"zstd22"))) == image()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [gzip.compress(image())[:40] + b"x" * 40, lzma.compress(image())[:60] + b"y" * 60, zboot(b"", b"gzip")],
+    ids=["gzip", "xz", "zboot"],
+)
+def test_damaged_images(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(UsageError, match=r"Image is packed, but cannot be unpacked"):
+        read_image(written(tmp_path, data))
+
+
+def test_a_kernel_of_the_other_architecture_names_both(tmp_path: Path) -> None:
+    path = written(tmp_path, image(RISCV64))
+    with pytest.raises(UsageError, match=r"Image is a kernel for riscv64, the guest is arm64") as caught:
+        kernel(ARM64, str(path), QUIET)
+    assert caught.value.hint == "use -a riscv64, or give a kernel for arm64"
+
+
+@pytest.mark.parametrize(
+    ("data", "what"), [(b"\x7fELF" + bytes(4096), r"a vmlinux \(ELF\)"), (b"", "no kernel Image"), (b"x" * 9000, "no ")]
+)
+def test_what_is_no_image(data: bytes, what: str) -> None:
+    with pytest.raises(UsageError, match=f"it is {what}") as caught:
+        require_arch("it", data, ARM64)
+    assert caught.value.hint == "the build leaves it at arch/arm64/boot/Image"
+
+
+def test_a_missing_image(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no kernel .*/none") as caught:
+        kernel(ARM64, str(tmp_path / "none"), QUIET)
+    assert caught.value.hint is not None
+    assert "'debian'" in caught.value.hint
+
+
+def test_the_users_own_image(tmp_path: Path) -> None:
+    path = written(tmp_path, image())
+    own = kernel(ARM64, str(path), QUIET)
+    assert (own.image, own.release, own.config) == (path, "6.12.107-hp", {"DEV_DAX_KMEM": "y", "X": "m"})
+    assert own.modules is not None
+
+
+def test_a_packed_image_of_the_users_becomes_a_bare_one(tmp_path: Path, cache: Path) -> None:
+    own = kernel(ARM64, str(written(tmp_path, gzip.compress(image(config=None)))), QUIET)
+    assert cache in own.image.parents
+    assert own.image.read_bytes() == image(config=None)
+    assert (own.config, own.modules) == (None, None)
+
+
+def test_config_and_release_inside_an_image() -> None:
+    assert release_of(image()) == "6.12.107-hp"
+    assert release_of(bytes(100)) is None
+    assert embedded_config(image(config=None)) is None
+    damaged = image().replace(b"IKCFG_ST\x1f\x8b", b"IKCFG_ST\0\0")
+    assert embedded_config(damaged) is None
+
+
+def test_parse_config() -> None:
+    text = '# CONFIG_A is not set\nCONFIG_B=y\nCONFIG_C="a \\"b\\""\nCONFIG_D=n\nCONFIG_E=0x10\nnoise\n'
+    assert parse_config(text) == {"B": "y", "C": 'a "b"', "E": "0x10"}
+
+
+# --- selectors
+
+
+def test_a_source_that_is_none() -> None:
+    with pytest.raises(UsageError, match="'bash' is not a kernel source package"):
+        purpose_kernel(ARM64, "bash", QUIET)
+
+
+# --- modules
+
+
+def module(*needs: str) -> bytes:
+    return b"\x7fELF\0depends=" + ",".join(needs).encode() + b"\0name=x\0"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "lib" / "modules" / "6.12-x"
+    (root / "kernel" / "drivers").mkdir(parents=True)
+    for name, data in {
+        "virtio_net.ko.xz": lzma.compress(module("net_failover", "failover")),
+        "net_failover.ko": module("failover"),
+        "failover.ko.gz": gzip.compress(module()),
+        "virtio-mem.ko": module(),
+        "unwanted.ko": module(),
+    }.items():
+        (root / "kernel" / "drivers" / name).write_bytes(data)
+    (root / "modules.builtin").write_text("kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio/virtio-pci.ko\n")
+    return root
+
+
+def unpacked(tmp_path: Path, archive: bytes) -> Path:
+    out = tmp_path / "unpacked"
+    out.mkdir()
+    command = ["cpio", "-idm", "--quiet"]
+    subprocess.run(command, input=gzip.decompress(archive), cwd=out, check=True, capture_output=True)
+    return out
+
+
+@needs_cpio
+def test_the_archive_has_the_closure_the_indexes_and_the_list(tmp_path: Path, tree: Path) -> None:
+    out = unpacked(tmp_path, modules_archive(tree))
+    base = out / "usr" / "lib" / "modules" / "6.12-x"
+    names = ["failover", "net_failover", "virtio_mem", "virtio_net"]
+    assert sorted(path.stem for path in base.glob("*.ko")) == names
+    assert (base / "virtio_net.ko").read_bytes() == module("net_failover", "failover")
+    assert (base / "modules.dep").read_text().splitlines() == [
+        "failover.ko:",
+        "net_failover.ko: failover.ko",
+        "virtio_mem.ko:",
+        "virtio_net.ko: net_failover.ko failover.ko",
+    ]
+    assert (out / "usr" / "lib" / "memhp" / "modules").read_text() == "virtio_net\nvirtio_mem\n"
+    assert (base / "modules.builtin").read_text() == "kernel/virtio.ko\nkernel/virtio_pci.ko\n"
+    assert lookup((base / "modules.builtin.bin").read_bytes(), "virtio_pci") == ""
+    assert lookup((base / "modules.dep.bin").read_bytes(), "net_failover") == "net_failover.ko: failover.ko"
+
+
+def test_equal_modules_give_equal_bytes(tree: Path) -> None:
+    assert modules_archive(tree) == modules_archive(tree)
+
+
+def test_a_module_whose_need_is_missing(tree: Path) -> None:
+    (tree / "kernel" / "drivers" / "failover.ko.gz").unlink()
+    with pytest.raises(ArtefactError, match=r"a module of 6\.12-x needs failover, which the package has not"):
+        modules_archive(tree)
+
+
+def test_a_module_that_cannot_be_unpacked(tree: Path) -> None:
+    (tree / "kernel" / "drivers" / "failover.ko.gz").write_bytes(b"\x1f\x8bx")
+    with pytest.raises(ArtefactError, match=r"cannot unpack failover\.ko\.gz"):
+        modules_archive(tree)
+
+
+def test_load_order_puts_every_module_before_what_it_needs() -> None:
+    modules = {"a": module("b", "c"), "b": module("c"), "c": module("d"), "d": module()}
+    assert load_order("a", modules) == ["b", "c", "d"]
+    assert load_order("d", modules) == []
+
+
+def test_names_and_needs() -> None:
+    assert module_name(Path("x/virtio-mem.ko.xz")) == "virtio_mem"
+    assert depends(b"\0depends=a-b,c\0") == ["a_b", "c"]
+    assert depends(b"\0depends=\0") == depends(b"") == []
+
+
+@needs_cpio
+def test_built_in_drivers_are_announced(tmp_path: Path) -> None:
+    out = unpacked(tmp_path, builtin_archive("6.12-hp", {"DEV_DAX_KMEM": "y", "BLK_DEV_PMEM": "m"}))
+    base = out / "usr" / "lib" / "modules" / "6.12-hp"
+    assert (base / "modules.builtin").read_text() == "kernel/kmem.ko\n"
+    assert (out / "usr" / "lib" / "memhp" / "modules").read_text() == ""
+
+
+def lookup(index: bytes, key: str) -> str | None:
+    """Search an index as libkmod does (libkmod/libkmod-index.c, index_mm_search)."""
+    magic, version, where = struct.unpack_from(">III", index)
+    assert (magic, version) == (0xB007F457, 0x00020001)
+    rest = key.encode()
+    while True:
+        offset = where & 0x0FFFFFFF
+        if where & 0x80000000:
+            end = index.index(0, offset)
+            prefix, offset = index[offset:end], end + 1
+            if not rest.startswith(prefix):
+                return None
+            rest = rest[len(prefix) :]
+        first, last = (index[offset], index[offset + 1]) if where & 0x20000000 else (1, 0)
+        children = offset + 2
+        if where & 0x20000000:
+            offset = children + 4 * (last - first + 1)
+        if not rest:
+            if not where & 0x40000000:
+                return None
+            assert struct.unpack_from(">II", index, offset) == (1, 0)
+            return index[offset + 8 : index.index(0, offset + 8)].decode()
+        if not first <= rest[0] <= last:
+            return None
+        (where,) = struct.unpack_from(">I", index, children + 4 * (rest[0] - first))
+        if where & 0x0FFFFFFF == 0:
+            return None
+        rest = rest[1:]
+
+
+def test_the_index_is_one_that_libkmod_can_search() -> None:
+    values = {"kmem": "kmem.ko:", "kmemleak": "", "dax": "x y", "d": "z"}
+    index = pack_index(values)
+    assert {key: lookup(index, key) for key in values} == values
+    for key in ("", "k", "kmemlea", "daxx", "zzz"):
+        assert lookup(index, key) is None
+    assert lookup(pack_index({}), "kmem") is None
+
+
+# --- packages
+
+
+def package_tree(tmp_path: Path, data: bytes, tree: Path) -> Path:
+    root = tmp_path
+    (root / "boot").mkdir()
+    (root / "boot" / f"vmlinuz-{tree.name}").write_bytes(data)
+    (root / "boot" / f"config-{tree.name}").write_text("CONFIG_A=y\n")
+    return root
+
+
+def test_a_kernel_package_is_taken_apart(tmp_path: Path, tree: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    package = Package("linux-image-x", "1", tmp_path / "x.deb")
+    take_apart(ARM64, package, package_tree(tmp_path, gzip.compress(image()), tree), out)
+    assert (out / "Image").read_bytes() == image()
+    assert (out / "release").read_text() == "6.12-x\n"
+    assert (out / "config").read_text() == "CONFIG_A=y\n"
+
+
+def test_a_package_without_a_kernel_or_with_a_foreign_one(tmp_path: Path, tree: Path) -> None:
+    package = Package("linux-image-x", "1", tmp_path / "x.deb")
+    with pytest.raises(ArtefactError, match="linux-image-x holds 0 kernels and 1 sets of modules"):
+        take_apart(ARM64, package, tmp_path, tmp_path)
+    with pytest.raises(UsageError, match="linux-image-x is a kernel for riscv64, the guest is arm64"):
+        take_apart(ARM64, package, package_tree(tmp_path, image(RISCV64), tree), tmp_path)
+
+
+# --- building
+
+
+FRAGMENT = Fragment(
+    "x.config",
+    'CONFIG_A=y\nCONFIG_B=n\n# a comment\nCONFIG_NAME="-hp"\n\n# optional: new ones\nCONFIG_C=y\n\nCONFIG_D=16\n',
+)
+
+
+def test_what_a_fragment_requires() -> None:
+    assert FRAGMENT.required() == {"A": "y", "B": "n", "NAME": "-hp", "D": "16"}
+
+
+def test_lost_options_are_named() -> None:
+    assert lost_options({"A": "y", "NAME": "-hp", "D": "16"}, (FRAGMENT,)) == []
+    assert lost_options({"A": "m", "B": "y", "NAME": "-hp", "D": "16"}, (FRAGMENT,)) == ["CONFIG_A=y", "CONFIG_B=n"]
+    later = Fragment("y.config", "CONFIG_A=n\n")
+    assert lost_options({"NAME": "-hp", "D": "16"}, (FRAGMENT, later)) == []
+
+
+@pytest.mark.parametrize("arch", ARCHES.values(), ids=lambda arch: arch.name)
+def test_the_projects_fragments_ask_for_what_the_invariants_read(arch: ArchSpec) -> None:
+    wanted = {name: value for part in load_fragments(arch, CONFIGS) for name, value in part.required().items()}
+    needed = ["PTDUMP_DEBUGFS", "DEBUG_WX", "VIRTIO_MEM", "VIRTIO_PMEM", "DEV_DAX_KMEM", "ACPI_HOTPLUG_MEMORY"]
+    needed += ["MEMORY_HOTREMOVE", "MHP_MEMMAP_ON_MEMORY", "SLUB_DEBUG", "IKCONFIG", "VMCORE_INFO", "DEBUG_VM"]
+    assert {name: wanted.get(name) for name in needed} == dict.fromkeys(needed, "y")
+
+
+def test_a_missing_fragment(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"cannot read .*common\.config: No such file"):
+        load_fragments(ARM64, tmp_path)
+
+
+def test_missing_build_tools_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ArtefactError, match="cannot build a kernel: this machine lacks make, cc, flex") as caught:
+        kernel_build.require_tools(ARM64, Deadline(20))
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("sudo apt-get install bc bison flex gcc gcc-aarch64-linux-gnu")
+
+
+def test_the_builds_environment_has_nothing_of_the_users() -> None:
+    made = environment({"PATH": "/bin", "KCFLAGS": "-O0", "USER": "me"})
+    assert made["PATH"] == "/bin"
+    assert "KCFLAGS" not in made
+    assert (made["KBUILD_BUILD_USER"], made["KBUILD_BUILD_TIMESTAMP"]) == ("memhp", "1970-01-01")
+
+
+#: a kernel whose whole source is a Makefile: configuring takes what it is given less CONFIG_LOST
+TOY = """\
+tinyconfig:
+\techo '# tiny' > $(O)/.config
+olddefconfig:
+\tgrep -v LOST $(O)/.config > $(O)/new; mv $(O)/new $(O)/.config
+Image:
+\t@echo '  CC      mm/slub.o'
+\tmkdir -p $(O)/arch/arm64/boot $(O)/include/config
+\techo image > $(O)/arch/arm64/boot/Image
+\techo 6.12-hp > $(O)/include/config/kernel.release
+"""
+
+
+def toy_build(tmp_path: Path, text: str, makefile: str = TOY) -> Path:
+    source = tmp_path / "linux-source-6.12"
+    source.mkdir()
+    (source / "Makefile").write_text(makefile)
+    package = tmp_path / "package" / "usr" / "src"
+    package.mkdir(parents=True)
+    archive = package / "linux-source-6.12.tar.xz"
+    subprocess.run(["tar", "-C", tmp_path, "-cJf", archive, source.name], check=True)
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    out.mkdir()
+    job = KernelBuild(ARM64, (Fragment("a.config", text),), "6.12-1", work, tmp_path / "log", QUIET)
+    job.run(tmp_path / "package", out)
+    return out
+
+
+def test_a_build_leaves_image_config_and_release(tmp_path: Path) -> None:
+    out = toy_build(tmp_path, "CONFIG_A=y\n")
+    assert sorted(path.name for path in out.iterdir()) == ["Image", "config", "release"]
+    assert (out / "config").read_text() == "# tiny\nCONFIG_A=y\n"
+
+
+def test_an_option_that_did_not_come_true(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"kernel 6\.12-1 for arm64 did not take CONFIG_LOST=y"):
+        toy_build(tmp_path, "CONFIG_LOST=y\n")
+
+
+def test_a_failing_build_shows_its_last_lines_and_names_its_log(tmp_path: Path) -> None:
+    makefile = TOY.replace("@echo '  CC ", "echo 'mm/slub.c:1: error: boom' >&2; exit 1; echo '")
+    with pytest.raises(ArtefactError, match=r"(?s)make exited with status 2:.*error: boom") as caught:
+        toy_build(tmp_path, "CONFIG_A=y\n", makefile)
+    assert caught.value.hint == f"the whole log is {tmp_path / 'log'}"
+    assert "$ make -C" in (tmp_path / "log").read_text()
+
+
+def test_a_source_package_without_a_source(tmp_path: Path) -> None:
+    job = KernelBuild(ARM64, (), "6.12-1", tmp_path, tmp_path / "log", QUIET)
+    with pytest.raises(ArtefactError, match="holds 0 archives"):
+        job.run(tmp_path, tmp_path)
