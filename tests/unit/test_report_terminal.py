@@ -177,4 +177,5 @@ def test_words() -> None:
     assert clean("a\nb", newlines=True) == "a\nb"
     assert (seconds(4.44), seconds(99.97), seconds(3601)) == ("4.4 s", "1 min 40 s", "60 min 01 s")
     assert (plural(1, "step"), plural(0, "step")) == ("1 step", "0 steps")
+    assert invariants_line(()) == "not checked"
     assert invariants_line((PASSED, PASSED)) == "2/2 invariants"
