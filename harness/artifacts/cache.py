@@ -119,7 +119,7 @@ class Cache:
             if path.exists():
                 progress.say(f"{what}: the copy in the cache is damaged ({verify(path)}); making it again")
             self._sweep(kind, path)
-            self._build(path, builder)
+            self._build(path, builder, what, progress)
         return path
 
     def entries(self, *, full: bool) -> Iterator[Entry]:
@@ -148,14 +148,19 @@ class Cache:
                 if _try_lock(file.fileno()):
                     remove_tree(temp)
 
-    def _build(self, path: Path, builder: Builder) -> None:
+    def _build(self, path: Path, builder: Builder, what: str, progress: Progress) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".tmp-{path.name}-"))
         try:
             out = temp / "out"
             out.mkdir()
             builder(out)
-            _seal(out)
+            # Before anything is synced: what is gone by then need not reach the disk.
+            with progress.task(f"Putting {what} into the cache"):
+                for rest in temp.iterdir():
+                    if rest != out:
+                        remove_tree(rest)
+                _seal(out)
             if path.exists():
                 # Moving a folder takes the right to write in it: its ``..`` changes.
                 path.chmod(0o755)
@@ -257,13 +262,8 @@ def _sync(path: Path) -> None:
 def remove_tree(path: Path) -> None:
     """Remove a tree, read-only folders included, as far as it goes."""
     with contextlib.suppress(OSError):
-        path.chmod(0o755)
         for folder, _, _ in os.walk(path):
-            os.chmod(folder, 0o755)
-            for name in os.listdir(folder):
-                inner = Path(folder, name)
-                if inner.is_dir() and not inner.is_symlink():
-                    inner.chmod(0o755)
+            os.chmod(folder, 0o700)
     shutil.rmtree(path, ignore_errors=True)
 
 
