@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -83,7 +84,8 @@ def resolve(
 
 def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
     """The fully resolved machine: what ``memhp cmdline`` prints and ``Machine.launch`` starts."""
-    nodes = tuple(NodeSpec(node.memory) for node in spec.nodes)
+    share = cpu_shares(spec.cpus, len(spec.nodes))
+    nodes = tuple(NodeSpec(node.memory, cpus) for node, cpus in zip(spec.nodes, share, strict=True))
     return MachineSpec(
         arch=arch_named(spec.arch),
         qemu=parts.qemu,
@@ -101,6 +103,12 @@ def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
         nodes=nodes,
         root_ports=spec.ports,
     )
+
+
+def cpu_shares(cpus: int, nodes: int) -> tuple[tuple[int, ...], ...]:
+    """The CPUs of each node: neighbours together, the first nodes one more where it does not come out even."""
+    bounds = [-(-cpus * node // nodes) for node in range(nodes + 1)] if nodes else []
+    return tuple(tuple(range(start, end)) for start, end in itertools.pairwise(bounds))
 
 
 def command_line_of_kernel(spec: GuestSpec) -> str:

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every command of the README, run as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.check import CATALOGUE
+from harness.scenarios.boot import Parts
+
+pytestmark = pytest.mark.memhp_guest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+
+SCENARIO = """
+name: mine
+steps:
+  - plug-dimm: {id: dimm0, size: 256M}
+  - online: {device: dimm0, type: movable}
+  - unplug: {id: dimm0}
+"""
+
+
+def every_invariant_passed(desk: Path, output: str) -> None:
+    results = json.loads((desk / "out.json").read_text())
+    assert results["exit_status"] == 0 and results["verdict"] == "pass"
+    counts = results["invariants"]
+    assert set(counts) == set(CATALOGUE)
+    assert all(count["pass"] > 0 and count["fail"] == 0 and count["not_observed"] == 0 for count in counts.values())
+
+
+def the_stock_kernel_passed(desk: Path, output: str) -> None:
+    assert "CONFIG_PTDUMP_DEBUGFS" in output, "what this kernel cannot show must be named"
+    assert "<testsuite" in (desk / "out.xml").read_text()
+
+
+def a_bundle_is_kept(desk: Path, output: str) -> None:
+    [bundle] = (desk / "bundles").iterdir()
+    bundle.rename(desk / "bundles" / "some-run")
+
+
+def the_demo_covers_all_devices(desk: Path, output: str) -> None:
+    for name in ("dimm-cycle", "virtio-mem-resize", "pmem-kmem"):
+        assert re.search(rf"^pass {name} on ", output, re.MULTILINE)
+
+
+def ci_runs_it(desk: Path, output: str) -> None:
+    assert "exec make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def says(*words: str) -> Callable[[Path, str], None]:
+    def check(desk: Path, output: str) -> None:
+        assert [word for word in words if word not in output] == []
+
+    return check
+
+
+#: what must be true after each command; with another exit status than 0, that too
+EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
+    "make demo": ({0}, the_demo_covers_all_devices),
+    "make test": ({0}, ci_runs_it),
+    ".venv/bin/memhp run --kernel path/to/Image -a arm64": ({0}, says("PASSED")),
+    ".venv/bin/memhp run dimm-cycle virtio-mem-resize pmem-kmem -a arm64 --json out.json": (
+        {0},
+        every_invariant_passed,
+    ),
+    ".venv/bin/memhp run virtio-mem-resize -a arm64 --kernel debian --junit out.xml": ({0}, the_stock_kernel_passed),
+    ".venv/bin/memhp run path/to/scenario.yaml -a arm64 --cmdline rodata=full --bundle-dir bundles": (
+        {0},
+        a_bundle_is_kept,
+    ),
+    ".venv/bin/memhp check bundles/some-run": ({0}, says("PASSED")),
+    ".venv/bin/memhp collect -a arm64 -o snapshot": ({0}, says("saved in snapshot")),
+    ".venv/bin/memhp list invariants": ({0}, says(*CATALOGUE)),
+    ".venv/bin/memhp cmdline -a arm64": ({0}, says("-machine", "memory-backend-memfd", "hostfwd=tcp:127.0.0.1:0-:22")),
+    # 3: a part of the other architecture is not in the cache, which is no fault of this checkout.
+    ".venv/bin/memhp doctor": ({0, 3}, says("apt", "QEMU", "kernel")),
+    ".venv/bin/pytest tests/kernel --memhp-kernel path/to/Image --memhp-arch arm64": ({0}, says(" passed")),
+}
+
+
+@pytest.fixture(scope="module")
+def desk(memhp_artifacts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that looks like the checkout, with a kernel and a scenario where the README says."""
+    path = tmp_path_factory.mktemp("readme")
+    for name in ("tests", "Makefile", "pyproject.toml"):
+        (path / name).symlink_to(ROOT / name)
+    (path / ".venv").mkdir()
+    (path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (path / "path" / "to").mkdir(parents=True)
+    shutil.copyfile(memhp_artifacts.kernel.image, path / "path" / "to" / "Image")
+    (path / "path" / "to" / "scenario.yaml").write_text(SCENARIO)
+    return path
+
+
+def test_every_command_is_expected() -> None:
+    assert list(EXPECTED) == COMMANDS
+
+
+@pytest.mark.parametrize("command", EXPECTED)
+def test_command(command: str, desk: Path) -> None:
+    statuses, check = EXPECTED[command]
+    output = ""
+    if command != "make test":
+        where = ROOT if command == "make demo" else desk
+        done = subprocess.run(
+            command.split(), cwd=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1800
+        )
+        output = done.stdout
+        assert done.returncode in statuses, output[-6000:]
+    check(desk, output)

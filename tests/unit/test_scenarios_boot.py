@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a guest's description to a machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.arch import ARM64
+from harness.config.guest import GuestSpec, NodeConfig
+from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
+from harness.errors import UnsupportedError, UsageError
+from harness.scenarios.abilities import ability, device_kinds, require_boot, require_config
+from harness.scenarios.boot import Parts, cpu_shares, machine_shape, machine_spec
+from harness.units import GIB, MIB
+
+PARTS = Parts(
+    qemu=QemuBinary(("qemu",), None, "test", "10.0"),
+    firmware=Firmware(Path("code"), Path("vars")),
+    kernel=KernelImage(Path("Image"), "test", None, None, None),
+    root=GuestRoot(Path("root")),
+)
+
+
+def test_a_guest_becomes_a_machine_and_its_shape() -> None:
+    guest = GuestSpec.default("arm64").with_fields({"cmdline": "rodata=full", "memory": 2 * GIB})
+    machine = machine_spec(guest, PARTS, Path("initrd"))
+    assert machine.cmdline.startswith("console=ttyAMA0 ") and machine.cmdline.endswith(" rodata=full")
+    shape = machine_shape(machine)
+    assert (shape.arch, shape.memory, shape.max_memory, shape.slots) == (ARM64, 2 * GIB, 16 * GIB, 8)
+    assert shape.ports == ("rp0", "rp1", "rp2", "rp3")
+    assert str(shape.device_window()) == "c0000000-63fffffff"
+
+
+def test_nodes_share_the_cpus() -> None:
+    nodes = (NodeConfig(512 * MIB), NodeConfig(512 * MIB))
+    machine = machine_spec(GuestSpec.default("arm64").with_fields({"nodes": nodes}), PARTS, Path("initrd"))
+    assert [(node.memory, node.cpus) for node in machine.nodes] == [(512 * MIB, (0,)), (512 * MIB, (1,))]
+    assert machine_shape(machine).node_memory == (512 * MIB, 512 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "nodes", "shares"),
+    [(2, 0, ()), (3, 2, ((0, 1), (2,))), (4, 1, ((0, 1, 2, 3),)), (1, 3, ((0,), (), ()))],
+)
+def test_cpu_shares(cpus: int, nodes: int, shares: tuple[tuple[int, ...], ...]) -> None:
+    assert cpu_shares(cpus, nodes) == shares
+
+
+def test_abilities_name_what_is_missing() -> None:
+    config = {"ACPI_HOTPLUG_MEMORY": "y", "VIRTIO_MEM": "m", "MEMORY_HOTREMOVE": "y"}
+    require_config(("acpi-dimm", "virtio-mem"), config, "the kernel")
+    require_config(("virtio-pmem",), None, "a kernel that does not tell")
+    with pytest.raises(UnsupportedError, match=r"mine has no CONFIG_VIRTIO_PMEM, CONFIG_BLK_DEV_PMEM, which .* needs"):
+        require_config(("virtio-pmem",), config, "mine")
+    assert device_kinds(("acpi-dimm", "dax-kmem")) == {"dimm"}
+
+
+def test_a_dimm_needs_acpi() -> None:
+    require_boot(("virtio-mem",), "dt")
+    with pytest.raises(UnsupportedError, match="needs a guest that boots by acpi, this one boots by dt"):
+        require_boot(("acpi-dimm",), "dt")
+
+
+def test_an_unknown_ability_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="unknown ability 'teleport'"):
+        ability("teleport")
