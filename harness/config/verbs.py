@@ -127,7 +127,10 @@ VERBS: Mapping[str, Verb] = {
         needs=("virtio-mem",),
     ),
     "plug-pmem": Verb("hot-plug a virtio-pmem device", {"id": _NEW_ID, "size": _size()}, needs=("virtio-pmem",)),
-    "unplug": Verb("hot-remove a device", {"id": _NEW_ID}),
+    "unplug": Verb(
+        "hot-remove a device; by qemu asks with device_del, by guest powers its PCI slot off (all a pmem allows)",
+        {"id": _NEW_ID, "by": _choice("qemu", "guest")},
+    ),
     "resize": Verb(
         "ask a virtio-mem device for another size; wait: false goes on at once",
         {

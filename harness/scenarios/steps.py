@@ -22,7 +22,7 @@ from harness.model.actions import (
     SetPmemMode,
     Unplug,
 )
-from harness.model.devices import Pmem, VirtioMem
+from harness.model.devices import Dimm, Pmem, VirtioMem
 from harness.qemu import memdev
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
@@ -109,7 +109,10 @@ def unplug(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """Ask for a device back, and see what the guest makes of it."""
     outcome = Outcome()
     try:
-        if isinstance(session.model.devices.get(args["id"]), Pmem):
+        device = session.model.devices.get(args["id"])
+        if args.get("by") == "guest" and isinstance(device, Dimm):
+            raise UsageError(f"{args['id']} is a DIMM: it has no PCI slot to power off", hint="leave `by` out")
+        if args.get("by") == "guest" or (args.get("by") is None and isinstance(device, Pmem)):
             done = _eject(session, args["id"], deadline)
         else:
             done = memdev.unplug(session.guest.machine, args["id"], deadline=deadline)
