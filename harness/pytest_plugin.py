@@ -225,13 +225,13 @@ def memhp_run(
     from harness.config.scenario import Scenario, load_scenario
     from harness.errors import MemhpError
     from harness.report.terminal import findings_text
-    from harness.scenarios import runner
     from harness.scenarios.reporter import SilentReporter
+    from harness.scenarios.runner import run_scenarios
 
     def run(what: Scenario | Path | str) -> RunResult:
         scenario = what if isinstance(what, Scenario) else load_scenario(what)
         try:
-            [result] = runner.run_scenarios([scenario], memhp_guest_spec, memhp_options, SilentReporter())
+            [result] = run_scenarios([scenario], memhp_guest_spec, memhp_options, SilentReporter())
         except MemhpError as error:
             pytest.fail(str(error), pytrace=False)
         if result.bundle is not None:
