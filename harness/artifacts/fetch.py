@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from harness.arch import ArchSpec
 from harness.config.parts import QemuBinary
-from harness.errors import UsageError
+from harness.errors import UnsupportedError, UsageError
 from harness.progress import Progress
 
 #: what can be fetched, in the order in which a first run wants it
@@ -35,9 +35,14 @@ def fetch(
 def _fetch_one(part: str, arch: ArchSpec, progress: Progress, able: Able) -> str:
     # Imported one by one: whoever wants a kernel need not have what builds QEMU.
     if part == "qemu":
-        from harness.artifacts.qemu import find_qemu
+        from harness.artifacts.qemu import debian_qemu, find_qemu
 
-        binary = find_qemu(arch, explicit=None, able=able(arch), progress=progress)
+        try:
+            binary = find_qemu(arch, explicit=None, able=able(arch), progress=progress)
+        except UnsupportedError:
+            binary = debian_qemu(arch, progress)
+            lack = str(able(arch)(binary)).partition(": run memhp")[0]
+            return f"{binary.origin}, which cannot plug memory ({lack}): {binary.argv[-1]}"
         return f"{binary.origin}: {binary.argv[-1]}"
     if part == "firmware":
         from harness.artifacts.firmware import firmware

@@ -19,7 +19,7 @@ from harness.artifacts.doctor import DoctorRow, diagnose
 from harness.artifacts.fetch import PARTS, fetch
 from harness.artifacts.qemu_build import HostNeed
 from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
-from harness.errors import ArtefactError, UsageError
+from harness.errors import ArtefactError, UnsupportedError, UsageError
 from harness.progress import Progress, SilentProgress
 from harness.units import GIB
 
@@ -290,8 +290,12 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
         asked.append(("kernel", arch.name, selector))
         return KernelImage(Path("/Image"), selector or "purpose-built", None, None, None)
 
+    stand_ins = types.ModuleType("qemu")
+    vars(stand_ins).update(
+        find_qemu=find_qemu, debian_qemu=lambda arch, progress: QemuBinary(("/old",), None, "Old", "9")
+    )
+    monkeypatch.setitem(sys.modules, "harness.artifacts.qemu", stand_ins)
     for module, function in {
-        "qemu": find_qemu,
         "firmware": firmware,
         "guestroot": guest_root,
         "kernel": kernel,
@@ -314,6 +318,17 @@ def test_fetch_gets_each_part_for_each_architecture(sources: list[tuple[object, 
     assert [row[1] for row in got[5:]] == ["riscv64"] * 5
     assert sources[0] == ("qemu", "arm64", None, "QEMU 10 lacks arm64 memory")
     assert ("kernel", "riscv64", "debian") in sources
+
+
+def test_fetch_keeps_a_qemu_that_cannot_plug_memory_where_there_is_no_other(
+    sources: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: object, **__: object) -> QemuBinary:
+        raise UnsupportedError("qemu", "no QEMU will do")
+
+    monkeypatch.setattr(sys.modules["harness.artifacts.qemu"], "find_qemu", nothing)
+    [(_, _, where)] = fetch(["qemu"], [RISCV64], QUIET, able=unwilling)
+    assert where == "Old, which cannot plug memory (QEMU 10 lacks riscv64 memory): /old"
 
 
 def test_fetch_of_one_part_leaves_the_others(sources: list[tuple[object, ...]]) -> None:
