@@ -103,7 +103,7 @@ def apt_error(said: str, mirror: str, suite: str) -> ArtefactError:
         name = next(group for group in package.groups() if group)
         return ArtefactError(
             f"Debian {suite} has no package {name}",
-            hint="packages.debian.org knows what each release has; MEMHP_SUITE chooses another one",
+            hint="check the name (apt-cache search); MEMHP_SUITE chooses another release",
         )
     if _SIGNATURE.search(text):
         return ArtefactError(
