@@ -20,7 +20,7 @@ from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.result import StepResult
 from harness.scenarios.verdict import check_step, judge
-from harness.state import GuestState
+from harness.state import GuestState, NotObserved
 
 
 class Session:
@@ -99,23 +99,15 @@ class Session:
 
     def _settle(self, deadline: Deadline) -> None:
         """Give the guest time to show the memory blocks that the model expects; what is missing then is a finding."""
-        boot = self.layout.machine.memory // self.layout.block_size
-        if len(self.model.blocks) == boot and not self._block_changes():
+        wanted = {block.index: block.state for block in self.model.expected().blocks}
+        seen = {} if isinstance(self.state.blocks, NotObserved) else {b.index: b.state for b in self.state.blocks}
+        if wanted == seen:
             return
-        wanted = {block.index: block.state for block in self.model.expected().blocks}
-        window = self.layout.machine.device_window()
-        seen = {block.index for block in self.state.blocks} if isinstance(self.state.blocks, tuple) else set()
-        gone = [index for index in seen if index not in wanted and index * self.layout.block_size in window]
         try:
-            wait_blocks(self.guest.shell, states=wanted, absent=gone, deadline=deadline.at_most(self.options.settle))
-        except DeadlineExpired:
-            self.recorder.note(f"step {self.number}: the memory blocks did not settle within {self.options.settle:g} s")
-
-    def _block_changes(self) -> bool:
-        wanted = {block.index: block.state for block in self.model.expected().blocks}
-        if not isinstance(self.state.blocks, tuple):
-            return True
-        return wanted != {block.index: block.state for block in self.state.blocks}
+            limit = deadline.at_most(self.options.settle)
+            wait_blocks(self.guest.shell, states=wanted, absent=seen.keys() - wanted.keys(), deadline=limit)
+        except DeadlineExpired as late:
+            self.recorder.note(f"step {self.number}: {late.message}")
 
     def _collect(self, deadline: Deadline) -> GuestState:
         return collect_state(
