@@ -57,7 +57,8 @@ def qmp_2(evidence: Evidence) -> Outcome:
 
 @invariant(
     "QMP-3",
-    "each resize converges to requested-size; a request that QEMU refuses changes nothing",
+    "each resize converges to requested-size (a shrink of kernel memory may stop short, and is no verdict then); "
+    "a request that QEMU refuses changes nothing",
     source="drivers/virtio/virtio_mem.c, virtio_mem_run_wq (v6.12); hw/virtio/virtio-mem.c (QEMU 10.0)",
     motive="f55484fd7be9: virtio-mem: check if the config changed before fake offlining memory",
 )

@@ -23,6 +23,7 @@ from harness.model.actions import (
     Unplug,
 )
 from harness.model.devices import Dimm, Pmem, VirtioMem
+from harness.model.zones import MOVABLE
 from harness.qemu import memdev
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
@@ -160,13 +161,24 @@ def resize(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
         device = memdev.memory_device(session.guest.machine, args["id"], deadline=deadline)
         outcome.resizes.append(ResizeReport(args["id"], args["to"], device.size, refusal.desc))
         return outcome
+    unmovable = _holds_kernel_memory(session, args["id"])
     session.apply(Resize(args["id"], args["to"]))
     if args.get("wait", True):
         _await_size(session, args["id"], args["to"], outcome, deadline)
+        if unmovable and outcome.resizes[-1].size > args["to"]:
+            # Shrinking stops at what cannot be moved, and where that lies nobody outside the guest can know.
+            size = format_size(outcome.resizes[-1].size)
+            outcome.refuse(f"the guest keeps {size}: blocks of {args['id']} are online as kernel memory")
+            outcome.pending = True
     else:
         outcome.pending = True
         outcome.note = "not waited for"
     return outcome
+
+
+def _holds_kernel_memory(session: Session, id: str) -> bool:
+    zones = {session.model.blocks[index].zone for index in session.model.blocks_of(id)}
+    return bool(zones - {None, MOVABLE})
 
 
 def settle(session: Session, args: Arguments, deadline: Deadline) -> Outcome:

@@ -101,6 +101,26 @@ def test_an_unwanted_refusal_is_no_failure_of_the_kernel(session: Session) -> No
     assert "EBUSY" in result.note
 
 
+def test_a_shrink_that_kernel_memory_stops_is_no_verdict(session: Session) -> None:
+    def grow(session: Session, deadline: Deadline) -> Outcome:
+        steps.auto_online(session, {"policy": "online_kernel"}, deadline)
+        return steps.plug_virtio_mem(session, {"id": "vm0", "max": 512 * MIB, "requested": 256 * MIB}, deadline)
+
+    def settle_in(session: Session, deadline: Deadline) -> Outcome:
+        script = "for i in $(seq 400); do sleep 1000 & done; sleep 1; echo started"
+        session.guest.shell.must(f"({script}) </dev/null >/tmp/out 2>&1; cat /tmp/out", deadline=deadline)
+        return Outcome(pending=True)
+
+    def shrink(session: Session, deadline: Deadline) -> Outcome:
+        return steps.resize(session, {"id": "vm0", "to": 0}, deadline)
+
+    assert session.act("grow", grow).verdict is Verdict.PASS
+    session.act("let the kernel settle in", settle_in)
+    result = session.act("shrink", shrink)
+    assert (result.verdict, result.checks) == (Verdict.REFUSED, ())
+    assert "the guest keeps" in result.note
+
+
 def test_qemu_that_dies_gives_no_verdict(session: Session) -> None:
     def kill(session: Session, deadline: Deadline) -> Outcome:
         os.kill(session.guest.machine.pid, signal.SIGKILL)
