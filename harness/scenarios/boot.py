@@ -36,16 +36,21 @@ from harness.state import KernelFacts
 
 #: virtio devices of every guest: the network card and the entropy source
 VIRTIO_DEVICES = 2
+_PROBE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything a guest is started from, fetched or built and verified."""
+    """Everything a guest is started from, fetched or built and verified.
+
+    ``sandbox`` tells that this QEMU can give up the system calls it does not need.
+    """
 
     qemu: QemuBinary
     firmware: Firmware | None
     kernel: KernelImage
     root: GuestRoot
+    sandbox: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +79,13 @@ def resolve(
     image = kernel(arch, spec.kernel, progress)
     require_config(needs, image.config, f"the kernel {image.origin}")
     able = probe.able(arch, device_kinds(needs) if kinds is None else kinds)
+    qemu = find_qemu(arch, explicit=spec.qemu, able=able, progress=progress)
     return Parts(
-        qemu=find_qemu(arch, explicit=spec.qemu, able=able, progress=progress),
+        qemu=qemu,
         firmware=firmware(arch, progress) if spec.boot == "acpi" else None,
         kernel=image,
         root=guest_root(arch, progress),
+        sandbox=probe.probe(qemu, arch, Deadline(_PROBE_SECONDS)).sandbox,
     )
 
 
@@ -102,6 +109,7 @@ def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
         machine_options=spec.machine_options,
         nodes=nodes,
         root_ports=spec.ports,
+        sandbox=parts.sandbox,
     )
 
 
