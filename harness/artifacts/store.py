@@ -9,7 +9,7 @@ from pathlib import Path
 from harness import proc
 from harness.artifacts.apt import PrivateApt
 from harness.artifacts.cache import Cache
-from harness.config.places import configs_dir
+from harness.config.places import configs_dir, guest_scripts_dir
 from harness.deadline import Deadline
 from harness.errors import ArtefactError
 
@@ -38,7 +38,7 @@ def configs(name: str) -> Path:
 
 def guest_source(name: str) -> Path:
     """A source file among the guest-scripts; raises ArtefactError if it is not there."""
-    path = Path(__file__).resolve().parents[2] / "guest-scripts" / name
+    path = guest_scripts_dir() / name
     if not path.is_file():
         raise ArtefactError(f"no file {path}", hint=_WHOLE)
     return path

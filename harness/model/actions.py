@@ -13,8 +13,6 @@ from typing import cast
 
 #: memory_block_online types of sysfs, and what auto_online_blocks accepts beside ``offline``
 ONLINE_TYPES = ("online", "online_kernel", "online_movable")
-#: states a virtio-pmem device can be in, as seen from the kernel's drivers
-PMEM_MODES = ("raw", "devdax", "kmem")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class SetAutoOnline:
 
 @dataclass(frozen=True, slots=True)
 class SetPmemMode:
-    """virtio-pmem ``id`` went to ``mode`` (PMEM_MODES), with its memmap in ``map`` (mem, dev) and ``align`` bytes."""
+    """virtio-pmem ``id`` went to ``mode`` (raw, devdax, kmem), with its memmap in ``map`` (mem, dev) and ``align`` bytes."""
 
     id: str
     mode: str

@@ -19,6 +19,7 @@ from harness.artifacts.qemu import find_qemu
 from harness.collect.snapshot import collect_facts
 from harness.config.guest import GuestSpec
 from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
+from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
 from harness.guest.console import Console
 from harness.guest.identity import Identity
@@ -31,7 +32,6 @@ from harness.qemu import probe
 from harness.qemu.machine import Machine
 from harness.qemu.spec import MachineSpec, NodeSpec
 from harness.scenarios.abilities import device_kinds, require_boot, require_config
-from harness.scenarios.paths import guest_scripts
 from harness.state import KernelFacts
 
 #: virtio devices of every guest: the network card and the entropy source
@@ -152,7 +152,7 @@ def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> 
         archives = [parts.root.initrd, *([parts.kernel.modules] if parts.kernel.modules else [])]
         if spec.initrd is not None:
             archives.append(spec.initrd)
-        write_initrd(archives, overlay(identity, guest_scripts()), initrd)
+        write_initrd(archives, overlay(identity, guest_scripts_dir()), initrd)
         resolved = machine_spec(spec, parts, initrd)
         machine = stack.enter_context(Machine.launch(resolved, workdir, deadline))
         console = stack.enter_context(Console(machine.console, None, alarming))

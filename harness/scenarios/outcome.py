@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 
 from harness.check import ResizeReport, TouchReport, UnplugReport
 
-#: how an action can end; what a scenario's ``expect`` names
-ENDINGS = ("done", "refused", "qemu-refused")
-
 
 @dataclass
 class Outcome:
-    """``ending`` is one of ENDINGS: the guest did it, the guest refused, or QEMU refused and nothing was tried.
+    """``ending`` is one of ``config.verbs.EXPECTATIONS``: the guest did it, the guest refused, or QEMU refused and nothing was tried.
 
     ``pending`` tells that the guest is still at work, so that no state can be expected of it yet. ``note`` says in
     words what a person wants to know of it. The reports are evidence for the checks.
