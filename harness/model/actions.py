@@ -84,7 +84,7 @@ class SetAutoOnline:
 
 @dataclass(frozen=True, slots=True)
 class SetPmemMode:
-    """virtio-pmem ``id`` went to ``mode`` (raw, devdax, kmem), with its memmap in ``map`` (mem, dev) and ``align`` bytes."""
+    """virtio-pmem ``id`` went to ``mode`` (raw, devdax, kmem); its memmap is in ``map`` (mem, dev), ``align`` bytes."""
 
     id: str
     mode: str

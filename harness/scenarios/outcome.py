@@ -10,8 +10,9 @@ from harness.check import ResizeReport, TouchReport, UnplugReport
 
 @dataclass
 class Outcome:
-    """``ending`` is one of ``config.verbs.EXPECTATIONS``: the guest did it, the guest refused, or QEMU refused and nothing was tried.
+    """How it ended: ``ending`` is one of ``config.verbs.EXPECTATIONS``.
 
+    done: the guest did it; refused: the guest would not; qemu-refused: QEMU would not, and the guest was not asked.
     ``pending`` tells that the guest is still at work, so that no state can be expected of it yet. ``note`` says in
     words what a person wants to know of it. The reports are evidence for the checks.
     """
