@@ -12,7 +12,7 @@ from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Outcome, invariant
 from harness.model.expected import LinearPiece
 from harness.model.layout import BootLayout
-from harness.model.leaves import LeafRun, leaf_runs
+from harness.model.leaves import LeafRun, join_runs, leaf_runs
 from harness.state import Mapping, NotObserved, PageTables
 from harness.units import AddrRange, merge_ranges, subtract_ranges
 
@@ -50,18 +50,7 @@ class _Dump:
 
     def leaves(self, inside: AddrRange) -> tuple[LeafRun, ...]:
         """Level and contiguous hint of everything inside, joined where equal."""
-        out: list[LeafRun] = []
-        for part, mapping in self.runs(inside):
-            run = LeafRun(part, mapping.level, "CON" in mapping.attrs)
-            last = out[-1] if out else None
-            if last is not None and last.range.end == part.start and _shape(last) == _shape(run):
-                run = LeafRun(AddrRange(out.pop().range.start, part.end), run.level, run.contiguous)
-            out.append(run)
-        return tuple(out)
-
-
-def _shape(run: LeafRun) -> tuple[str, bool]:
-    return run.level, run.contiguous
+        return join_runs(LeafRun(part, mapping.level, "CON" in mapping.attrs) for part, mapping in self.runs(inside))
 
 
 def _dumps(evidence: Evidence) -> tuple[_Dump, _Dump] | NotObserved:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from harness.arch import PagingMode
@@ -18,6 +18,11 @@ class LeafRun:
     level: str
     contiguous: bool
 
+    @property
+    def shape(self) -> tuple[str, bool]:
+        """What makes two leaves alike."""
+        return self.level, self.contiguous
+
 
 def leaf_runs(piece: AddrRange, paging: PagingMode, offset: int, *, pages_only: bool) -> tuple[LeafRun, ...]:
     """The leaves that map virtual ``piece``, whose physical address is ``offset`` lower, in one mapping call.
@@ -28,13 +33,21 @@ def leaf_runs(piece: AddrRange, paging: PagingMode, offset: int, *, pages_only: 
     """
     if pages_only:
         return (LeafRun(piece, "PTE", False),)
-    runs: list[LeafRun] = []
-    for level, chunk in _by_level(piece, paging, offset):
-        for run in _with_hint(chunk, level, paging.contiguous_sizes.get(level), offset):
-            if runs and (runs[-1].level, runs[-1].contiguous) == (run.level, run.contiguous):
-                run = LeafRun(AddrRange(runs.pop().range.start, run.range.end), run.level, run.contiguous)
-            runs.append(run)
-    return tuple(runs)
+    levels = _by_level(piece, paging, offset)
+    return join_runs(
+        run for level, chunk in levels for run in _with_hint(chunk, level, paging.contiguous_sizes.get(level), offset)
+    )
+
+
+def join_runs(runs: Iterable[LeafRun]) -> tuple[LeafRun, ...]:
+    """Join runs that touch and are alike; they come in address order."""
+    out: list[LeafRun] = []
+    for run in runs:
+        last = out[-1] if out else None
+        if last is not None and last.range.end == run.range.start and last.shape == run.shape:
+            run = LeafRun(AddrRange(out.pop().range.start, run.range.end), run.level, run.contiguous)
+        out.append(run)
+    return tuple(out)
 
 
 def _by_level(piece: AddrRange, paging: PagingMode, offset: int) -> Iterator[tuple[str, AddrRange]]:

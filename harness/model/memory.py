@@ -259,6 +259,10 @@ class MemoryModel:
         """What a namespace in device-dax mode offers behind its metadata."""
         return device.data(self.layout.page_size, self.layout.machine.arch.max_struct_page)
 
+    def kmem_range(self, device: Pmem) -> AddrRange:
+        """What the kmem driver makes of it: whole memory blocks (dax_kmem_range, drivers/dax/kmem.c, v6.12)."""
+        return self.pmem_data(device).align_inward(self.layout.block_size)
+
     def _map_pmem(self, device: Pmem) -> None:
         mapped = device.pagemap()
         if mapped is not None:
@@ -271,8 +275,7 @@ class MemoryModel:
         device.mode, device.map, device.align = action.mode, action.map, action.align
         self._map_pmem(device)
         if device.mode == "kmem":
-            kmem = self.pmem_data(device).align_inward(self.layout.block_size)
-            self._add_blocks(kmem, self.layout.node_of_device_window(), device.id)
+            self._add_blocks(self.kmem_range(device), self.layout.node_of_device_window(), device.id)
 
     def _iomem(self) -> list[IomemAddition]:
         out: list[IomemAddition] = []
@@ -285,8 +288,7 @@ class MemoryModel:
                     present = merge_ranges(self.block_range(index) for index in device.plugged)
                     out.extend(IomemAddition(part, "System RAM (virtio_mem)", device.id) for part in present)
                 case Pmem():
-                    data = self.pmem_data(device)
-                    out.extend(pmem.iomem(device, data, data.align_inward(self.layout.block_size)))
+                    out.extend(pmem.iomem(device, self.pmem_data(device), self.kmem_range(device)))
         return out
 
     def _linear(self) -> list[LinearPiece]:
@@ -305,7 +307,7 @@ class MemoryModel:
                     if mapped is not None:
                         ranges, pages = [mapped], "device"
                     elif device.mode == "kmem":
-                        ranges = [self.pmem_data(device).align_inward(self.layout.block_size)]
+                        ranges = [self.kmem_range(device)]
             out.extend(LinearPiece(piece, device.id, pages) for piece in ranges)
         return sorted(out, key=lambda piece: piece.range)
 
