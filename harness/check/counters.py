@@ -77,7 +77,10 @@ def mem_2(evidence: Evidence) -> Outcome:
     broken = [*_memmap(evidence), *_page_tables(evidence)]
     if isinstance(evidence.observed.backends, NotObserved):
         return broken or evidence.observed.backends
-    return [*broken, *_backends(evidence)]
+    broken += _backends(evidence)
+    if _first(evidence.layout.baseline, _MEMMAP) is None:
+        return broken or NotObserved("this kernel does not count memmap pages (/proc/vmstat has nr_memmap since v6.11)")
+    return broken
 
 
 def _first(state: GuestState, names: tuple[str, ...]) -> int | None:

@@ -343,3 +343,13 @@ def test_a_missing_source_is_not_observed_and_no_pass(tmp_path: Path) -> None:
     step = recheck(copy).steps[2]
     unseen = {check.invariant for check in step.checks if check.status == "not-observed"}
     assert unseen == {"LIN-1", "LIN-2", "LIN-3", "VMM-1"}
+
+
+def test_a_kernel_that_does_not_count_memmap_pages_leaves_the_balance_unobserved(tmp_path: Path) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(BUNDLES / "arm64-dimm", copy)
+    for file in copy.glob("states/*/vmstat.txt"):
+        file.write_text(re.sub("^nr_memmap.*\n", "", file.read_text(), flags=re.MULTILINE))
+    balances = [check for step in recheck(copy).steps for check in step.checks if check.invariant == "MEM-2"]
+    assert {check.status for check in balances} == {"not-observed"}
+    assert "does not count memmap pages" in balances[0].reason
