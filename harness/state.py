@@ -73,6 +73,85 @@ class PageTables:
 
 
 @dataclass(frozen=True, slots=True)
+class HostMapping:
+    """A run of leaf entries as they stand in the page tables: adjacent both in virtual and in physical addresses.
+
+    ``range`` is virtual, ``physical`` where its first byte leads. ``level`` and ``attrs`` are as in ``Mapping``, so
+    that the two can be compared word by word.
+    """
+
+    range: AddrRange
+    physical: int
+    level: str
+    attrs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TablePage:
+    """One page-table page of init_mm.
+
+    ``address`` is physical; ``level`` the kernel's name of the table (its entries are of that level); ``range`` the
+    virtual addresses that its entries span; ``entries`` how many of them are not empty.
+    """
+
+    address: int
+    level: str
+    range: AddrRange
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableFault:
+    """An entry that must not be in a page table: entry ``index`` of the table at physical ``table``.
+
+    ``range`` is the virtual range it stands for, ``entry`` its content, ``reason`` what is wrong with it.
+    """
+
+    table: int
+    index: int
+    entry: int
+    range: AddrRange
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostTables:
+    """All of init_mm's page tables, walked by the host; every tuple is in the order of virtual addresses."""
+
+    mappings: tuple[HostMapping, ...]
+    pages: tuple[TablePage, ...]
+    faults: tuple[TableFault, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One used entry of mem_section (struct mem_section, include/linux/mmzone.h).
+
+    ``number`` is its pfn divided by the pages of a section. ``flags`` are lower-case names of SECTION_* bits: present,
+    has-mem-map, online, early, zone-device, and bit-N for one without a name. ``mem_map`` is the virtual address that
+    the entry gives to pfn 0's struct page (it equals vmemmap on every sound kernel), ``usage`` that of its
+    struct mem_section_usage (0 if none). ``subsections`` has bit N set if sub-section N is present; None without usage.
+    """
+
+    number: int
+    flags: tuple[str, ...]
+    mem_map: int
+    usage: int
+    subsections: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StructPage:
+    """One struct page: ``flags`` as stored, and what is kept in its upper bits (include/linux/page-flags-layout.h)."""
+
+    pfn: int
+    flags: int
+    refcount: int
+    node: int
+    zone: str
+
+
+@dataclass(frozen=True, slots=True)
 class Zone:
     """One zone of one node from /proc/zoneinfo; pages. ``start_pfn`` is None for an unpopulated zone.
 

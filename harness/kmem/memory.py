@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest's physical memory as one sparse address space, mapped read-only on the host."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import InfraError
+from harness.units import AddrRange, align_down, align_up
+
+#: little-endian whatever the host is: both guests are
+Words = NDArray[np.uint64]
+
+
+class OutsideMemory(InfraError):
+    """A physical address at which the guest has no memory (or none that the host can see)."""
+
+    def __init__(self, address: int, size: int) -> None:
+        super().__init__(f"the guest has no memory at physical {AddrRange.sized(address, size)}")
+        self.address = address
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Guest-physical ``range`` whose first byte is byte ``offset`` of the file at ``path`` (a memfd of QEMU's)."""
+
+    range: AddrRange
+    path: Path
+    offset: int = 0
+
+
+class PhysicalMemory:
+    """Reads a guest's memory by physical address, out of the files that back it.
+
+    The files are opened and mapped once; the guest's later writes are seen. Nothing is ever written. Closing it lets
+    go of the files: until then an unplugged backend keeps its host memory. Raises InfraError if a file cannot be
+    opened, is shorter than its region, or regions overlap.
+    """
+
+    def __init__(self, regions: Iterable[Region]) -> None:
+        ordered = sorted(regions, key=lambda region: region.range)
+        for lower, upper in itertools.pairwise(ordered):
+            if lower.range.overlaps(upper.range):
+                raise InfraError(f"two regions of guest memory overlap: {lower.range} and {upper.range}")
+        self._mapped: list[_Mapped] = []
+        try:
+            for region in ordered:
+                if region.range:
+                    self._mapped.append(_Mapped(region))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def ranges(self) -> tuple[AddrRange, ...]:
+        """The physical ranges that can be read, in address order."""
+        return tuple(mapped.range for mapped in self._mapped)
+
+    def read(self, address: int, size: int) -> bytes:
+        """The ``size`` bytes at ``address``, which may span adjacent regions. Raises OutsideMemory."""
+        parts = []
+        at, end = address, address + size
+        while at < end:
+            mapped = next((mapped for mapped in self._mapped if at in mapped.range), None)
+            if mapped is None:
+                raise OutsideMemory(at, end - at)
+            stop = min(end, mapped.range.end)
+            parts.append(mapped.read(at, stop - at))
+            at = stop
+        return b"".join(parts)
+
+    def holds(self, addresses: Words, size: int) -> NDArray[np.bool_]:
+        """For each of ``addresses``, whether all ``size`` bytes there lie in one region."""
+        found = np.zeros(addresses.shape, dtype=np.bool_)
+        for mapped in self._mapped:
+            found |= mapped.holds(addresses, size)
+        return found
+
+    def gather(self, addresses: Words, size: int) -> Words:
+        """Copy the ``size`` bytes at each address: an array of shape ``(len(addresses), size // 8)``.
+
+        ``size`` is a power of two from 8 on, and every address a multiple of it. Raises OutsideMemory for the first
+        that is not wholly in one region, ValueError for one that is not aligned.
+        """
+        if size < 8 or size & (size - 1):
+            raise ValueError(f"{size} is not a power of two from 8 on")
+        if np.any(addresses & np.uint64(size - 1)):
+            raise ValueError(f"not every address is a multiple of {size}")
+        out = np.empty((len(addresses), size // 8), dtype="<u8")
+        left = np.ones(len(addresses), dtype=np.bool_)
+        for mapped in self._mapped:
+            here = mapped.holds(addresses, size)
+            if here.all():
+                return mapped.gather(addresses, size)
+            if here.any():
+                out[here] = mapped.gather(addresses[here], size)
+                left &= ~here
+        if left.any():
+            raise OutsideMemory(int(addresses[left][0]), size)
+        return out
+
+    def close(self) -> None:
+        """Let go of all files; reading afterwards raises OutsideMemory."""
+        while self._mapped:
+            self._mapped.pop().close()
+
+    def __enter__(self) -> PhysicalMemory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Mapped:
+    """One region, mapped: ``words`` is its content as 64-bit words, from ``base`` on."""
+
+    def __init__(self, region: Region) -> None:
+        self.range = region.range
+        try:
+            self.fd = os.open(region.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InfraError(
+                f"cannot read the guest's memory {region.range} from {region.path}: {error.strerror}"
+            ) from None
+        self.offset = region.offset
+        try:
+            if os.fstat(self.fd).st_size < region.offset + region.range.size:
+                raise InfraError(f"{region.path} is too short for the guest's memory {region.range}")
+            start = align_down(region.offset, mmap.ALLOCATIONGRANULARITY)
+            length = align_up(region.offset + region.range.size - start, 8)
+            self.map = mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
+        except OSError as error:
+            os.close(self.fd)
+            raise InfraError(f"cannot map the guest's memory {region.range}: {error.strerror}") from None
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self.words = np.frombuffer(self.map, dtype="<u8")[(region.offset - start) // 8 :]
+
+    def read(self, address: int, size: int) -> bytes:
+        # Not through the mapping: touching a hole there would make the host allocate it.
+        data = os.pread(self.fd, size, self.offset + address - self.range.start)
+        if len(data) != size:
+            raise OutsideMemory(address, size)
+        return data
+
+    def holds(self, addresses: Words, size: int) -> NDArray[np.bool_]:
+        if size > self.range.size:
+            return np.zeros(addresses.shape, dtype=np.bool_)
+        low, high = np.uint64(self.range.start), np.uint64(self.range.end - size)
+        return np.asarray((addresses >= low) & (addresses <= high))
+
+    def gather(self, addresses: Words, size: int) -> Words:
+        count = size // 8
+        first = (addresses - np.uint64(self.range.start)) // np.uint64(8)
+        if self.range.start % size == 0:
+            rows = self.words[: len(self.words) // count * count].reshape(-1, count)
+            return np.asarray(rows[(first // np.uint64(count)).astype(np.intp)])
+        return np.asarray(self.words[first.astype(np.intp)[:, None] + np.arange(count)])
+
+    def close(self) -> None:
+        # The array lives in the mapping: it has to go first.
+        del self.words
+        self.map.close()
+        os.close(self.fd)
