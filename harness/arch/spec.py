@@ -61,9 +61,12 @@ class ArchSpec:
     qemu_package: str
     firmware_package: str
     kernel_package: str
-    #: firmware files inside their package: code and variable store
+    #: firmware files inside their package: code and variable store; bytes of one flash bank (VIRT_FLASH of the board)
     firmware_code: str
     firmware_vars: str
+    flash_size: int
+    #: (package, file inside it) of what runs before the kernel or the flash, None where nothing does
+    bios: tuple[str, str] | None
     #: reads a boot's virtual layout from its vmcoreinfo note; raises KeyError
     kernel_layout: Callable[[Mapping[str, str]], KernelLayout]
     #: ptdump words that name the leaf's shape, not its permissions or memory type

@@ -45,9 +45,9 @@ def _fetch_one(part: str, arch: ArchSpec, progress: Progress, able: Able) -> str
             return f"{binary.origin}, which cannot plug memory ({lack}): {binary.argv[-1]}"
         return f"{binary.origin}: {binary.argv[-1]}"
     if part == "firmware":
-        from harness.artifacts.firmware import firmware
+        from harness.artifacts.firmware import bios, firmware
 
-        return str(firmware(arch, progress).code)
+        return ", ".join(str(path) for path in (bios(arch, progress), firmware(arch, progress).code) if path)
     if part == "guest-root":
         from harness.artifacts.guestroot import guest_root
 

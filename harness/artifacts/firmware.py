@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""EDK2 flash images from Debian's packages."""
+"""EDK2 flash images, and what runs before them, from Debian's packages."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from harness.artifacts.store import apt, host_arch
 from harness.config.parts import Firmware
 from harness.errors import ArtefactError
 from harness.progress import Progress
-from harness.units import MIB, format_size
+from harness.units import format_size
 
 #: part of the cache key: raise it when this module makes something else of the same package
 RECIPE = "1"
-
-#: bytes of one flash bank: QEMU takes no image of another size (hw/arm/virt.c and hw/riscv/virt.c, VIRT_FLASH)
-FLASH_SIZES = {"arm64": 64 * MIB, "riscv64": 32 * MIB}
 
 
 def firmware(arch: ArchSpec, progress: Progress) -> Firmware:
@@ -38,11 +35,35 @@ def firmware(arch: ArchSpec, progress: Progress) -> Firmware:
     return Firmware(code=path / "code.fd", vars=path / "vars.fd")
 
 
+def bios(arch: ArchSpec, progress: Progress) -> Path | None:
+    """What ``-bios`` takes: OpenSBI on riscv64, None where nothing runs before kernel or flash.
+
+    QEMU's own ``-bios default`` would look in a folder that a QEMU built by memhp or by the user may not have. Raises
+    ArtefactError if it cannot be had.
+    """
+    if arch.bios is None:
+        return None
+    package, inner = arch.bios
+    source = apt(host_arch())
+    packages = source.closure([package], progress, dependencies=False)
+
+    def build(out: Path) -> None:
+        work = scratch(out)
+        unpack(source.download([package], progress, dependencies=False), work, progress)
+        if not (work / inner).is_file():
+            raise ArtefactError(f"{package} has no {inner}")
+        shutil.copyfile(work / inner, out / Path(inner).name)
+
+    inputs = {"recipe": RECIPE, "file": inner, **fingerprints(packages)}
+    path = Cache.default().get("bios", arch.name, inputs, build, progress, what=f"{package} for {arch.name}")
+    return path / Path(inner).name
+
+
 def take_flash_image(arch: ArchSpec, source: Path, target: Path) -> None:
     """Copy a flash image; raises ArtefactError if it is missing or not of the size that QEMU takes."""
     if not source.is_file():
         raise ArtefactError(f"{arch.firmware_package} has no {source.name}")
-    size, wanted = source.stat().st_size, FLASH_SIZES[arch.name]
+    size, wanted = source.stat().st_size, arch.flash_size
     if size != wanted:
         raise ArtefactError(
             f"{source.name} of {arch.firmware_package} has {format_size(size)}, not {format_size(wanted)}"

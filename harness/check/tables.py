@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as MappingABC
@@ -159,8 +160,10 @@ def _leaf_differences(evidence: Evidence, now: _Dump, boot: _Dump) -> Iterator[B
         yield from _compare_leaves(boot.leaves(ram), now.leaves(ram))
     pages_only = _maps_pages_only(boot, layout)
     offset = now.kernel.linear_start - now.kernel.phys_offset
+    sizes = {level: size for level, size in layout.paging.leaf_sizes.items() if level in now.kernel.leaf_levels}
+    paging = dataclasses.replace(layout.paging, leaf_sizes=sizes)
     for piece in evidence.expected.linear:
-        virtual = leaf_runs(piece.range.shift(offset), layout.paging, offset, pages_only=pages_only)
+        virtual = leaf_runs(piece.range.shift(offset), paging, offset, pages_only=pages_only)
         wanted = tuple(LeafRun(run.range.shift(-offset), run.level, run.contiguous) for run in virtual)
         yield from _compare_leaves(wanted, now.leaves(piece.range))
 

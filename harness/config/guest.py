@@ -26,8 +26,8 @@ MAX_PORTS = 24
 MAX_CPUS = 512
 BOOTS = ("acpi", "dt")
 
-#: how each architecture boots unless told otherwise; pc-dimm needs ACPI, which is mature on arm64 alone
-DEFAULT_BOOT: Mapping[str, str] = {"arm64": "acpi", "riscv64": "dt"}
+#: how each architecture boots unless told otherwise: pc-dimm needs ACPI
+DEFAULT_BOOT: Mapping[str, str] = {"arm64": "acpi", "riscv64": "acpi"}
 
 _OPTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*=[^,\s=]+")
 _CPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(,[A-Za-z0-9._-]+=[^,\s=]+)*")

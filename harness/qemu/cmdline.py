@@ -40,6 +40,8 @@ def command_line(spec: MachineSpec, channels: Channels) -> list[str]:
     argv += ["-smp", str(spec.cpus), "-m", _memory(spec)]
     argv += _boot_ram(spec)
     argv += _channels(channels)
+    if spec.bios is not None:
+        argv += ["-bios", str(spec.bios)]
     argv += _firmware(spec, channels)
     argv += ["-kernel", str(spec.kernel)]
     if spec.initrd is not None:

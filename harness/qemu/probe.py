@@ -160,6 +160,9 @@ def _try_hotplug(binary: QemuBinary, arch: ArchSpec, types: frozenset[str], dead
         return f"no {', '.join(lacking)}"
     machine = ",".join([arch.machine, *arch.machine_options, "memory-backend=ram0"])
     arguments = ["-machine", machine, "-accel", "tcg", "-m", "size=128M,slots=2,maxmem=2G", "-S"]
+    if arch.bios is not None:
+        # It would look for one in its data folder, which is not known here.
+        arguments += ["-bios", "none"]
     arguments += ["-object", "memory-backend-memfd,id=ram0,size=128M,share=on"]
     arguments += ["-device", "pcie-root-port,id=rp0,bus=pcie.0,chassis=1,slot=1"]
     backend = {"qom-type": "memory-backend-memfd", "id": "mem0", "size": GIB, "share": True}

@@ -76,7 +76,7 @@ class MachineSpec:
     """One machine. Building one checks that it can be; raises UsageError if not. All sizes are bytes.
 
     ``maxmem`` None means no room for memory devices (``slots`` must be 0 then). ``nodes`` empty means no NUMA.
-    ``boot`` is acpi (through firmware) or dt (device tree, straight into the kernel).
+    ``boot`` is acpi (through firmware) or dt (device tree, straight into the kernel); ``bios`` runs before either.
     ``cpu`` overrides the architecture's; ``machine_options`` come after the architecture's. ``root_ports`` is the
     number of hot-plug capable PCIe ports (rp0, rp1, …), of which cold-plugged virtio devices take the first ones.
     ``paused`` holds the vCPUs until QMP ``cont``; with ``reboot`` off, QEMU ends when the guest resets.
@@ -90,6 +90,7 @@ class MachineSpec:
     cmdline: str = ""
     boot: str = "acpi"
     firmware: Firmware | None = None
+    bios: Path | None = None
     memory: int = 1024 * MIB
     maxmem: int | None = None
     slots: int = 0
@@ -119,6 +120,8 @@ class MachineSpec:
         found = [("kernel", self.kernel)]
         if self.initrd is not None:
             found.append(("initrd", self.initrd))
+        if self.bios is not None:
+            found.append(("bios", self.bios))
         if self.firmware is not None:
             found += [("firmware code", self.firmware.code), ("firmware variables", self.firmware.vars)]
         return tuple(found)

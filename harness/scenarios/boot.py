@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.arch import arch_named
-from harness.artifacts.firmware import firmware
+from harness.artifacts.firmware import bios, firmware
 from harness.artifacts.guestroot import guest_root
 from harness.artifacts.kernel import kernel
 from harness.artifacts.qemu import find_qemu
@@ -43,13 +43,15 @@ _PROBE_SECONDS = 60.0
 class Parts:
     """Everything a guest is started from, fetched or built and verified.
 
-    ``sandbox`` tells that this QEMU can give up the system calls it does not need.
+    ``bios`` is what runs before the kernel or the firmware, where an architecture has such a thing. ``sandbox`` tells
+    that this QEMU can give up the system calls it does not need.
     """
 
     qemu: QemuBinary
     firmware: Firmware | None
     kernel: KernelImage
     root: GuestRoot
+    bios: Path | None = None
     sandbox: bool = False
 
 
@@ -85,6 +87,7 @@ def resolve(
         firmware=firmware(arch, progress) if spec.boot == "acpi" else None,
         kernel=image,
         root=guest_root(arch, progress),
+        bios=bios(arch, progress),
         sandbox=probe.probe(qemu, arch, Deadline(_PROBE_SECONDS)).sandbox,
     )
 
@@ -101,6 +104,7 @@ def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
         cmdline=command_line_of_kernel(spec),
         boot=spec.boot,
         firmware=parts.firmware,
+        bios=parts.bios,
         memory=spec.memory,
         maxmem=spec.maxmem,
         slots=spec.slots,

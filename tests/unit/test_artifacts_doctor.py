@@ -295,13 +295,19 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
         find_qemu=find_qemu, debian_qemu=lambda arch, progress: QemuBinary(("/old",), None, "Old", "9")
     )
     monkeypatch.setitem(sys.modules, "harness.artifacts.qemu", stand_ins)
-    for module, function in {
-        "firmware": firmware,
-        "guestroot": guest_root,
-        "kernel": kernel,
-    }.items():
+
+    def bios(arch: ArchSpec, progress: Progress) -> Path | None:
+        return None if arch.bios is None else Path("/bios")
+
+    functions: dict[str, tuple[Callable[..., object], ...]] = {
+        "firmware": (bios, firmware),
+        "guestroot": (guest_root,),
+        "kernel": (kernel,),
+    }
+    for module, stand_for in functions.items():
         stand_in = types.ModuleType(module)
-        setattr(stand_in, function.__name__, function)
+        for function in stand_for:
+            setattr(stand_in, function.__name__, function)
         monkeypatch.setitem(sys.modules, f"harness.artifacts.{module}", stand_in)
     return asked
 
@@ -316,6 +322,7 @@ def test_fetch_gets_each_part_for_each_architecture(sources: list[tuple[object, 
         ("debian-kernel", "arm64", "debian: /Image"),
     ]
     assert [row[1] for row in got[5:]] == ["riscv64"] * 5
+    assert got[6] == ("firmware", "riscv64", "/bios, /code.fd")
     assert sources[0] == ("qemu", "arm64", None, "QEMU 10 lacks arm64 memory")
     assert ("kernel", "riscv64", "debian") in sources
 

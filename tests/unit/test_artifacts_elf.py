@@ -13,7 +13,7 @@ import pytest
 
 from harness.arch import ARM64, RISCV64
 from harness.artifacts.elf import find_closure, inside, read_elf
-from harness.artifacts.firmware import FLASH_SIZES, take_flash_image
+from harness.artifacts.firmware import take_flash_image
 from harness.artifacts.guestroot import compile_static, root_entries
 from harness.cpio import pack
 from harness.errors import ArtefactError
@@ -153,6 +153,6 @@ def test_flash_images_have_the_size_that_qemu_takes(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match=r"AAVMF_CODE\.fd of qemu-efi-aarch64 has 4K, not 64M"):
         take_flash_image(ARM64, image, tmp_path / "code.fd")
     with image.open("r+b") as file:
-        file.truncate(FLASH_SIZES["arm64"])
+        file.truncate(ARM64.flash_size)
     take_flash_image(ARM64, image, tmp_path / "code.fd")
     assert (tmp_path / "code.fd").stat().st_size == 64 << 20
