@@ -248,7 +248,8 @@ class GuestState:
     A source that could not be read is NotObserved with its reason. ``boot_id`` tells boots apart;
     ``uptime`` is seconds. ``dmesg`` are the lines since the previous snapshot, ``console`` the alarming lines of the
     serial console since then. ``user_page_tables`` and ``meminfo`` are bytes; ``backends`` maps the id of each memory
-    backend that QEMU holds to the bytes of host memory in it.
+    backend that QEMU holds to the bytes of host memory in it. ``host_tables`` and ``sections`` (in the order of their
+    numbers) were read from the guest's memory on the host while the guest stood still for ``pause`` seconds.
     """
 
     raw: MappingABC[str, bytes] = field(repr=False)
@@ -268,3 +269,6 @@ class GuestState:
     devices: tuple[MemoryDevice, ...] | NotObserved
     backends: MappingABC[str, int] | NotObserved
     console: tuple[str, ...] | NotObserved
+    host_tables: HostTables | NotObserved
+    sections: tuple[Section, ...] | NotObserved
+    pause: float | NotObserved

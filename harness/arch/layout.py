@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.units import MIB, AddrRange
+from harness.units import MIB, AddrRange, align_down
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class KernelLayout:
     ``linear_start`` is the virtual address of physical address ``phys_offset``; ``vmemmap`` the virtual address of
     the struct page of pfn 0 (which may lie below the mapped area); ``struct_page_size`` is bytes. ``leaf_levels`` are
     the levels at which RAM can be mapped: no level that the paging mode folds. ``vmemmap_granule`` is the least that
-    populating vmemmap for part of a section maps: a page, or a whole PMD entry.
+    populating vmemmap for part of a section maps: a page, or a whole PMD entry. ``linear_window`` and
+    ``vmemmap_window`` are the virtual ranges set aside for the two, most of them not mapped.
     """
 
     linear_start: int
@@ -26,6 +27,8 @@ class KernelLayout:
     page_size: int
     leaf_levels: frozenset[str]
     vmemmap_granule: int
+    linear_window: AddrRange
+    vmemmap_window: AddrRange
 
     def linear(self, physical: AddrRange) -> AddrRange:
         """Linear-map addresses of a physical range."""
@@ -42,10 +45,21 @@ class KernelLayout:
         return exact.align_outward(self.vmemmap_granule)
 
 
+_TOP = 1 << 64
+#: MODULES_LOWEST_VADDR of an unmoved kernel, arch/riscv/include/asm/pgtable.h (v6.12)
+_RISCV_MODULES = _TOP - (4 << 30)
+
+
+def _vmemmap_window(note: Mapping[str, str]) -> AddrRange:
+    return AddrRange(int(note["NUMBER(VMEMMAP_START)"], 0), int(note["NUMBER(VMEMMAP_END)"], 0))
+
+
 def arm64_layout(note: Mapping[str, str]) -> KernelLayout:
     """arch_crash_save_vmcoreinfo, arch/arm64/kernel/vmcore_info.c (v6.12); raises KeyError for a missing key."""
+    bits = int(note["NUMBER(VA_BITS)"])
+    start = _TOP - (1 << bits)
     return KernelLayout(
-        linear_start=(1 << 64) - (1 << int(note["NUMBER(VA_BITS)"])),
+        linear_start=start,
         phys_offset=int(note["NUMBER(PHYS_OFFSET)"], 0),
         vmemmap=int(note["SYMBOL(vmemmap)"], 16),
         struct_page_size=int(note["SIZE(page)"]),
@@ -53,6 +67,9 @@ def arm64_layout(note: Mapping[str, str]) -> KernelLayout:
         leaf_levels=frozenset({"PTE", "PMD", "PUD"}),
         # vmemmap_populate, arch/arm64/mm/mmu.c (v6.12): by pages where a section is partial
         vmemmap_granule=int(note["PAGESIZE"]),
+        # PAGE_END, arch/arm64/include/asm/memory.h (v6.12): what 52-bit kernels share with 48-bit hardware ends there
+        linear_window=AddrRange(start, _TOP - (1 << min(bits, 48) - 1)),
+        vmemmap_window=_vmemmap_window(note),
     )
 
 
@@ -62,13 +79,20 @@ _SATP_LEAVES = {39: ("PTE", "PMD"), 48: ("PTE", "PMD", "PUD"), 57: ("PTE", "PMD"
 
 def riscv64_layout(note: Mapping[str, str]) -> KernelLayout:
     """arch_crash_save_vmcoreinfo, arch/riscv/kernel/vmcore_info.c (v6.12); raises KeyError for a missing key."""
+    bits, start = int(note["NUMBER(VA_BITS)"]), int(note["NUMBER(PAGE_OFFSET)"], 0)
+    # Documentation/arch/riscv/vm-layout.rst: the KASAN shadow, an eighth of the kernel's half, follows the linear map
+    # and ends where the root table's last entry before the modules and the kernel itself begins.
+    root_entry = 1 << bits - 9
+    end = align_down(_RISCV_MODULES, root_entry) - (1 << bits - 4)
     return KernelLayout(
-        linear_start=int(note["NUMBER(PAGE_OFFSET)"], 0),
+        linear_start=start,
         phys_offset=int(note["NUMBER(phys_ram_base)"], 0),
         vmemmap=int(note["SYMBOL(vmemmap)"], 16),
         struct_page_size=int(note["SIZE(page)"]),
         page_size=int(note["PAGESIZE"]),
-        leaf_levels=frozenset(_SATP_LEAVES[int(note["NUMBER(VA_BITS)"])]),
+        leaf_levels=frozenset(_SATP_LEAVES[bits]),
         # vmemmap_populate, arch/riscv/mm/init.c (v6.12): by PMD entries whatever the size
         vmemmap_granule=2 * MIB,
+        linear_window=AddrRange(start, end),
+        vmemmap_window=_vmemmap_window(note),
     )

@@ -22,6 +22,7 @@ from harness.guest.shell import Shell
 from harness.parsers.blocks import parse_blocks
 from harness.parsers.dax import parse_dax
 from harness.parsers.dmesg import parse_dmesg
+from harness.parsers.hosttables import SECTIONS, TABLES, parse_sections, parse_tables
 from harness.parsers.iomem import parse_iomem
 from harness.parsers.kconfig import parse_config
 from harness.parsers.meminfo import parse_meminfo
@@ -143,6 +144,9 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
         devices=parsed("devices", _parse_devices),
         backends=parsed("backends", _parse_backends),
         console=parsed("console", _parse_console),
+        host_tables=parsed(TABLES, parse_tables),
+        sections=parsed(SECTIONS, parse_sections),
+        pause=parsed("pause", float),
     )
 
 

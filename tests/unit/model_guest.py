@@ -48,6 +48,9 @@ def boot_state() -> GuestState:
         devices=(),
         backends={"ram0": GIB},
         console=(),
+        host_tables=UNSEEN,
+        sections=UNSEEN,
+        pause=UNSEEN,
     )
 
 

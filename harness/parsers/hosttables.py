@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the host read of a guest's memory, as the text that a snapshot keeps: one line for each thing.
+
+::
+
+    map 0xffff000000000000-0xffff000000200000 0x0000000040000000 PMD RW NX SHD AF BLK UXN MEM/NORMAL
+    table 0x0000000041c2f000 PMD 0xffff000000000000-0xffff000040000000 512
+    fault 0x0000000041c2f000 7 0x0000000000000001 0xffff000000e00000-0xffff000001000000 points outside of memory
+    section 8 0xfffffdffc0000000 0xffff000001fff000 0xffffffffffffffff present,has-mem-map,online,early
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from harness.errors import ParseError
+from harness.parsers._lines import numbered
+from harness.state import HostMapping, HostTables, Section, TableFault, TablePage
+from harness.units import AddrRange
+
+TABLES = "host_tables"
+SECTIONS = "sections"
+
+_HEX = r"0x([0-9a-f]{1,17})"
+_RANGE = rf"{_HEX}-{_HEX}"
+_LEVEL = r"(PGD|P4D|PUD|PMD|PTE)"
+_MAP = re.compile(rf"map {_RANGE} {_HEX} {_LEVEL}((?: [!-~]+)*)")
+_TABLE = re.compile(rf"table {_HEX} {_LEVEL} {_RANGE} ([0-9]{{1,5}})")
+_FAULT = re.compile(rf"fault {_HEX} ([0-9]{{1,7}}) {_HEX} {_RANGE} ([ -~]+)")
+_SECTION = re.compile(rf"section ([0-9]{{1,12}}) {_HEX} {_HEX} (?:{_HEX}|-) ((?:[a-z0-9-]+)(?:,[a-z0-9-]+)*|-)")
+
+
+def format_tables(tables: HostTables) -> str:
+    """The text of ``tables``; ``parse_tables`` reads it back."""
+    lines = [
+        f"map {_range(run.range)} {run.physical:#018x} {' '.join((run.level, *run.attrs))}" for run in tables.mappings
+    ]
+    lines += [f"table {page.address:#018x} {page.level} {_range(page.range)} {page.entries}" for page in tables.pages]
+    lines += [
+        f"fault {fault.table:#018x} {fault.index} {fault.entry:#018x} {_range(fault.range)} {fault.reason}"
+        for fault in tables.faults
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def parse_tables(text: str) -> HostTables:
+    """Read what ``format_tables`` wrote. Raises ParseError for any other line, or a range that runs backwards."""
+    mappings: list[HostMapping] = []
+    pages: list[TablePage] = []
+    faults: list[TableFault] = []
+    words: dict[str, tuple[str, ...]] = {}
+    for line, row in numbered(TABLES, text):
+        if found := _MAP.fullmatch(row):
+            start, end, physical, level, attrs = found.groups()
+            known = words.get(attrs)
+            if known is None:
+                known = words[attrs] = tuple(attrs.split())
+            mappings.append(HostMapping(_read_range(line, row, start, end), int(physical, 16), level, known))
+        elif found := _TABLE.fullmatch(row):
+            address, level, start, end, entries = found.groups()
+            pages.append(TablePage(int(address, 16), level, _read_range(line, row, start, end), int(entries)))
+        elif found := _FAULT.fullmatch(row):
+            table, index, entry, start, end, reason = found.groups()
+            place = _read_range(line, row, start, end)
+            faults.append(TableFault(int(table, 16), int(index), int(entry, 16), place, reason))
+        else:
+            raise ParseError(TABLES, line, row, "neither 'map', 'table' nor 'fault'")
+    return HostTables(tuple(mappings), tuple(pages), tuple(faults))
+
+
+def format_sections(sections: tuple[Section, ...]) -> str:
+    """The text of ``sections``; ``parse_sections`` reads it back."""
+    return "".join(f"{line}\n" for line in _section_lines(sections))
+
+
+def parse_sections(text: str) -> tuple[Section, ...]:
+    """Read what ``format_sections`` wrote. Raises ParseError for any other line, or a section that comes twice."""
+    found: dict[int, Section] = {}
+    for line, row in numbered(SECTIONS, text):
+        match = _SECTION.fullmatch(row)
+        if match is None:
+            raise ParseError(SECTIONS, line, row, "not 'section NUMBER MEM_MAP USAGE SUBSECTIONS FLAGS'")
+        number, mem_map, usage, bits, flags = match.groups()
+        if int(number) in found:
+            raise ParseError(SECTIONS, line, row, "the same section twice")
+        found[int(number)] = Section(
+            number=int(number),
+            flags=() if flags == "-" else tuple(flags.split(",")),
+            mem_map=int(mem_map, 16),
+            usage=int(usage, 16),
+            subsections=None if bits is None else int(bits, 16),
+        )
+    return tuple(found[number] for number in sorted(found))
+
+
+def _section_lines(sections: tuple[Section, ...]) -> Iterator[str]:
+    for section in sections:
+        bits = "-" if section.subsections is None else f"{section.subsections:#018x}"
+        flags = ",".join(section.flags) or "-"
+        yield f"section {section.number} {section.mem_map:#018x} {section.usage:#018x} {bits} {flags}"
+
+
+def _range(piece: AddrRange) -> str:
+    return f"{piece.start:#018x}-{piece.end:#018x}"
+
+
+def _read_range(line: int, row: str, start: str, end: str) -> AddrRange:
+    if int(end, 16) < int(start, 16):
+        raise ParseError(TABLES, line, row, "a range that runs backwards")
+    return AddrRange(int(start, 16), int(end, 16))

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from __future__ import annotations
+
+import pytest
+
+from harness.arch import ARM64, RISCV64
+from harness.units import MIB, AddrRange
+
+COMMON = {"PAGESIZE": "4096", "SIZE(page)": "64"}
+
+
+@pytest.mark.parametrize(
+    ("bits", "start", "end"),
+    [
+        ("39", 0xFFFFFF80_00000000, 0xFFFFFFC0_00000000),
+        ("48", 0xFFFF0000_00000000, 0xFFFF8000_00000000),
+        ("52", 0xFFF00000_00000000, 0xFFFF8000_00000000),
+    ],
+)
+def test_arm64s_linear_map_is_the_lower_part_of_the_kernels_half(bits: str, start: int, end: int) -> None:
+    note = COMMON | {
+        "NUMBER(VA_BITS)": bits,
+        "NUMBER(PHYS_OFFSET)": "0x40000000",
+        "SYMBOL(vmemmap)": "fffffdffbf000000",
+        "NUMBER(VMEMMAP_START)": "0xfffffdffc0000000",
+        "NUMBER(VMEMMAP_END)": "0xffffffffc0000000",
+    }
+    layout = ARM64.kernel_layout(note)
+    assert layout.linear_window == AddrRange(start, end)
+    assert layout.vmemmap_window == AddrRange(0xFFFFFDFF_C0000000, 0xFFFFFFFF_C0000000)
+    assert layout.linear(AddrRange.sized(0x40000000, MIB)) == AddrRange.sized(start, MIB)
+
+
+@pytest.mark.parametrize(
+    ("bits", "start", "end", "leaves"),
+    [
+        ("39", 0xFFFFFFD6_00000000, 0xFFFFFFF7_00000000, {"PTE", "PMD"}),
+        ("48", 0xFFFFAF80_00000000, 0xFFFFEF80_00000000, {"PTE", "PMD", "PUD"}),
+        ("57", 0xFF600000_00000000, 0xFFDF0000_00000000, {"PTE", "PMD", "PUD", "P4D"}),
+    ],
+)
+def test_riscv64s_layout_follows_the_paging_mode(bits: str, start: int, end: int, leaves: set[str]) -> None:
+    note = COMMON | {
+        "NUMBER(VA_BITS)": bits,
+        "NUMBER(PAGE_OFFSET)": hex(start),
+        "NUMBER(phys_ram_base)": "2147483648",
+        "SYMBOL(vmemmap)": "ff1bfffffe000000",
+        "NUMBER(VMEMMAP_START)": "0xff1c000000000000",
+        "NUMBER(VMEMMAP_END)": "0xff20000000000000",
+    }
+    layout = RISCV64.kernel_layout(note)
+    assert layout.linear_window == AddrRange(start, end)
+    assert layout.leaf_levels == leaves
+
+
+def test_riscv64_populates_vmemmap_by_whole_pmd_entries_and_arm64_by_pages() -> None:
+    piece = AddrRange.sized(0x1_0000_0000, 2 * MIB)
+    arm = ARM64.kernel_layout(
+        COMMON
+        | {
+            "NUMBER(VA_BITS)": "48",
+            "NUMBER(PHYS_OFFSET)": "0x40000000",
+            "SYMBOL(vmemmap)": "fffffdffbf000000",
+            "NUMBER(VMEMMAP_START)": "0xfffffdffc0000000",
+            "NUMBER(VMEMMAP_END)": "0xffffffffc0000000",
+        }
+    )
+    assert arm.memmap(piece).size == 512 * 64
+    riscv = RISCV64.kernel_layout(
+        COMMON
+        | {
+            "NUMBER(VA_BITS)": "39",
+            "NUMBER(PAGE_OFFSET)": "0xffffffd600000000",
+            "NUMBER(phys_ram_base)": "0x80000000",
+            "SYMBOL(vmemmap)": "ffffffc3fe000000",
+            "NUMBER(VMEMMAP_START)": "0xffffffc400000000",
+            "NUMBER(VMEMMAP_END)": "0xffffffc600000000",
+        }
+    )
+    assert riscv.memmap(piece).size == 2 * MIB
