@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from harness.arch import ARCHES, ArchSpec, arch_named
 from harness.cli.parser import Arguments
 from harness.config.guest import GuestSpec, NodeConfig, find_guest, override
 from harness.errors import UsageError
@@ -119,6 +120,11 @@ def _base(arguments: Arguments) -> GuestSpec:
             f"--arch {arguments.arch}: the guest {spec.name} is {spec.arch}", hint="leave --arch out with --guest"
         )
     return spec
+
+
+def arches_of(arguments: Arguments) -> list[ArchSpec]:
+    """The architectures that were named, each once; all of them if none was."""
+    return [arch_named(name) for name in dict.fromkeys(arguments.arch or ARCHES)]
 
 
 def run_options(arguments: Arguments) -> RunOptions:

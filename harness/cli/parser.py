@@ -26,7 +26,7 @@ first line to try: memhp run -a arm64 --kernel path/to/Image
 """
 
 _PARTS = ("qemu", "firmware", "guest-root", "kernel", "debian-kernel")
-_LISTS = ("scenarios", "invariants", "guests", "kernels")
+_LISTS = ("scenarios", "invariants", "guests", "kernels", "support")
 
 
 #: argparse's own words, quotes around the choices depending on Python's version
@@ -79,14 +79,15 @@ def build_parser() -> argparse.ArgumentParser:
         return made
 
     doctor = add("doctor", "show what is there, what is missing and the command that mends it")
-    _arch(doctor)
+    _arches(doctor)
     doctor.add_argument("--verify", action="store_true", help="hash every byte of the cache")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     fetch = add("fetch", "fetch or build every part now: QEMU, firmware, guest root, kernels")
     fetch.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(_PARTS)}; none: all of them")
-    _arch(fetch)
-    listing = add("list", "list scenarios, invariants, guests or kernels")
+    _arches(fetch)
+    listing = add("list", "list scenarios, invariants, guests, kernels, or what is supported: support runs every cell")
     listing.add_argument("what", choices=_LISTS, help="what to list")
+    _arches(listing)
     listing.add_argument("--json", action="store_true", help="print JSON")
     run = add("run", "run scenarios on a guest and check the kernel's state after every step")
     run.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="a name, or a YAML file; none: all of them")
@@ -104,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     cmdline = add("cmdline", "print QEMU's command line, an option a line, fit for a shell")
     _guest(cmdline)
     demo = add("demo", "show the main job: Debian's kernel first, then the purpose-built one with every scenario")
-    _arch(demo)
+    _arches(demo)
     demo.add_argument("--qemu", metavar="PATH", help="another qemu-system-*")
     _running(demo)
     _reports(demo)
@@ -130,13 +131,15 @@ def _common(parser: argparse.ArgumentParser, *, top: bool) -> None:
     )
 
 
-def _arch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-a", "--arch", metavar="ARCH", help="arm64 (the default)")
+def _arches(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-a", "--arch", action="append", metavar="ARCH", help="arm64 or riscv64; repeatable, none: both"
+    )
 
 
 def _guest(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("guest")
-    group.add_argument("-a", "--arch", metavar="ARCH", help="arm64 (the default)")
+    group.add_argument("-a", "--arch", metavar="ARCH", help="arm64 (the default) or riscv64")
     group.add_argument("--guest", metavar="FILE", help="a YAML guest file, or a name of `memhp list guests`")
     group.add_argument("--kernel", metavar="K", help=_KERNELS)
     group.add_argument("--initrd", metavar="FILE", help="an archive to unpack over the guest's root")

@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.cli.options import DEFAULT_ARCH, guest_of, read_file, read_seconds, run_options
+from harness.cli.options import arches_of, guest_of, read_file, read_seconds, run_options
 from harness.cli.parser import Arguments
 from harness.config.guest import GuestSpec
 from harness.config.scenario import Scenario, known_scenarios, load_scenario
-from harness.errors import InfraError, UsageError
+from harness.errors import InfraError, UnsupportedError, UsageError
 from harness.report.files import STDOUT, check_target, write_report
 from harness.report.json import dumps, results_to_json
 from harness.report.junit import to_junit
@@ -139,21 +139,38 @@ def demo(arguments: Arguments) -> int:
     """memhp demo: what needs no building first, then everything."""
     _check_reports(arguments)
     options = run_options(arguments)
-    guest = GuestSpec.default(arguments.arch or DEFAULT_ARCH)
+    guests = [GuestSpec.default(arch.name) for arch in arches_of(arguments)]
     if arguments.qemu is not None:
-        guest = guest.with_fields({"qemu": read_file(arguments.qemu, "--qemu")})
-    stock = guest.with_fields({"kernel": "debian", "name": f"{guest.arch}-debian"})
-    first = [load_scenario(name) for name in FIRST_SCENARIOS]
+        if len(guests) > 1:
+            raise UsageError("--qemu serves one architecture", hint="name it with -a")
+        guests = [guests[0].with_fields({"qemu": read_file(arguments.qemu, "--qemu")})]
     full = [load_scenario(name) for name in known_scenarios()]
     results: list[RunResult] = []
     with _reporter(arguments) as reporter:
-        if not _is_built(guest.arch):
-            _headline(reporter, "Debian's own kernel: no kernel to compile")
-            results += _run_all(first, stock, options, reporter)
-            _headline(reporter, "the purpose-built kernel: built once, then every scenario")
-            _build_kernel(guest, reporter)
-        results += _run_all(full, guest, options, reporter)
+        for guest in guests:
+            if not _is_built(guest.arch):
+                _headline(reporter, f"{guest.arch}, Debian's own kernel: no kernel to compile")
+                stock = guest.with_fields({"kernel": "debian", "name": f"{guest.arch}-debian"})
+                results += _run_all(_for_stock_kernel(guest, reporter), stock, options, reporter)
+                _headline(reporter, f"{guest.arch}, the purpose-built kernel: built once, then every scenario")
+                _build_kernel(guest, reporter)
+            results += _run_all(full, guest, options, reporter)
         return _finish(arguments, reporter, results)
+
+
+def _for_stock_kernel(guest: GuestSpec, reporter: TerminalReporter) -> list[Scenario]:
+    """The scenarios that Debian's kernel for this architecture has the options for."""
+    from harness.arch import arch_named
+    from harness.artifacts.kernel import kernel
+    from harness.scenarios.abilities import require_config
+
+    image = kernel(arch_named(guest.arch), "debian", reporter.progress)
+    able = []
+    for scenario in (load_scenario(name) for name in FIRST_SCENARIOS):
+        with contextlib.suppress(UnsupportedError):
+            require_config(scenario.needs, image.config, image.origin)
+            able.append(scenario)
+    return able
 
 
 def _is_built(arch: str) -> bool:

@@ -85,6 +85,10 @@ _LISTS: Mapping[str, tuple[Callable[[], Iterable[dict[str, object]]], tuple[str,
 
 def show_list(arguments: Arguments) -> int:
     """memhp list."""
+    if arguments.what == "support":
+        from harness.cli.support import show_support
+
+        return show_support(arguments)
     produce, columns = _LISTS[arguments.what]
     rows: Rows = list(produce())
     if arguments.json:
@@ -128,13 +132,6 @@ def cmdline(arguments: Arguments) -> int:
     return 0
 
 
-def _arches(arguments: Arguments) -> list[ArchSpec]:
-    from harness.arch import arch_named
-    from harness.cli.options import DEFAULT_ARCH
-
-    return [arch_named(arguments.arch or DEFAULT_ARCH)]
-
-
 def _able(arch: ArchSpec) -> Callable[[QemuBinary], str | None]:
     """A QEMU will do if it can plug every kind of memory device that scenarios use."""
     from harness.qemu import probe
@@ -148,9 +145,10 @@ def doctor(arguments: Arguments) -> int:
     import dataclasses
 
     from harness.artifacts.doctor import diagnose
+    from harness.cli.options import arches_of
     from harness.progress import default_progress
 
-    rows = diagnose(default_progress(), verify=arguments.verify, able=_able, arches=_arches(arguments))
+    rows = diagnose(default_progress(), verify=arguments.verify, able=_able, arches=arches_of(arguments))
     if arguments.json:
         _print_json([dataclasses.asdict(row) for row in rows])
     else:
@@ -165,9 +163,10 @@ def fetch(arguments: Arguments) -> int:
     """memhp fetch."""
     from harness.artifacts.fetch import PARTS
     from harness.artifacts.fetch import fetch as fetch_parts
+    from harness.cli.options import arches_of
     from harness.progress import default_progress
 
-    rows = fetch_parts(arguments.parts or PARTS, _arches(arguments), default_progress(), able=_able)
+    rows = fetch_parts(arguments.parts or PARTS, arches_of(arguments), default_progress(), able=_able)
     print_columns(rows)
     return 0
 

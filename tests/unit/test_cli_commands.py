@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
 import signal
@@ -17,12 +19,16 @@ import pytest
 from report_samples import BAD, GOOD, INFRA, REFUSED, SKIPPED
 
 from harness import __version__
-from harness.check import CATALOGUE
-from harness.cli import main, running, showing
+from harness.arch import ARCHES
+from harness.check import CATALOGUE, Verdict
+from harness.cli import main, running, showing, support
 from harness.cli.showing import lines_of
+from harness.cli.support import read_cell, table
 from harness.config.guest import GuestSpec
-from harness.config.scenario import Scenario, known_scenarios
+from harness.config.parts import KernelImage
+from harness.config.scenario import Scenario, known_scenarios, load_scenario
 from harness.errors import ArtefactError, InfraError
+from harness.report.terminal import TerminalReporter
 from harness.scenarios.options import RunOptions
 from harness.scenarios.result import RunResult
 
@@ -67,7 +73,10 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, status: int = 2) 
     [
         ([], "memhp: the following arguments are required: COMMAND\n  hint: memhp --help\n"),
         (["rnu"], "memhp: COMMAND: 'rnu' is not known\n  hint: did you mean run?\n"),
-        (["list", "zzz"], "memhp: what: 'zzz' is not known\n  hint: known: scenarios, invariants, guests, kernels\n"),
+        (
+            ["list", "zzz"],
+            "memhp: what: 'zzz' is not known\n  hint: known: scenarios, invariants, guests, kernels, support\n",
+        ),
         (["run", "--kernell", "x"], "memhp: memhp run does not know '--kernell'\n  hint: did you mean --kernel?\n"),
         (["run", "--qqq"], "memhp: memhp run does not know '--qqq'\n  hint: memhp run --help\n"),
         (["run", "--color", "red"], "memhp: --color: 'red' is not known\n  hint: known: auto, always, never\n"),
@@ -270,7 +279,9 @@ def test_demo_shows_the_stock_kernel_before_it_builds_one(
     monkeypatch.setattr(
         running, "_build_kernel", lambda guest, reporter: order.append(f"build after {len(runs.asked)}")
     )
-    assert main(["demo"]) == 0
+    first_scenarios = [load_scenario(name) for name in running.FIRST_SCENARIOS]
+    monkeypatch.setattr(running, "_for_stock_kernel", lambda guest, reporter: first_scenarios)
+    assert main(["demo", "-a", "arm64"]) == 0
     assert order == ["build after 1"]
     (first, stock, _), (rest, own, _) = runs.asked
     assert (first, stock.kernel, stock.name) == (list(running.FIRST_SCENARIOS), "debian", "arm64-debian")
@@ -279,10 +290,59 @@ def test_demo_shows_the_stock_kernel_before_it_builds_one(
 
 
 def test_demo_goes_straight_to_a_kernel_that_is_built(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_is_built", lambda arch: arch == "arm64")
+    monkeypatch.setattr(running, "_is_built", lambda arch: True)
     assert main(["demo"]) == 0
-    [(names, guest, _)] = runs.asked
-    assert (names, guest.kernel) == (list(known_scenarios()), None)
+    assert [guest.arch for _, guest, _ in runs.asked] == list(ARCHES)
+    assert all(names == list(known_scenarios()) and guest.kernel is None for names, guest, _ in runs.asked)
+
+
+def test_demo_has_one_qemu_for_one_architecture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "qemu").touch()
+    assert main(["demo", "--qemu", str(tmp_path / "qemu")]) == 2
+    assert "--qemu serves one architecture\n  hint: name it with -a" in capsys.readouterr().err
+
+
+def test_a_stock_kernel_is_shown_with_what_it_has_the_options_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.artifacts import kernel
+
+    config = dict.fromkeys(("VIRTIO_PMEM", "BLK_DEV_PMEM", "NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM"), "m")
+    image = KernelImage(Path("Image"), "Debian's", None, config, None)
+    monkeypatch.setattr(kernel, "kernel", lambda arch, selector, progress: image)
+    reporter = TerminalReporter(io.StringIO(), io.StringIO(), color="never")
+    able = running._for_stock_kernel(GuestSpec.default("riscv64"), reporter)
+    assert [scenario.name for scenario in able] == ["pmem-kmem"]
+
+
+def run_of(verdict: Verdict, reason: str = "") -> RunResult:
+    return RunResult("dimm-cycle", "riscv64-dt", "riscv64", verdict, reason, None, 1.0, 0.5, (), {}, None, "", 0)
+
+
+def test_a_cell_of_the_support_table_says_what_its_run_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = GuestSpec.default("riscv64").with_fields({"boot": "dt"})
+    why = "hot-add needs a guest that boots by acpi"
+    assert read_cell("pc-dimm", guest, run_of(Verdict.SKIPPED, why)).works == "no"
+    assert read_cell("pc-dimm", guest, run_of(Verdict.PASS)).works == "yes"
+    failed = read_cell("pc-dimm", guest, dataclasses.replace(run_of(Verdict.INFRA, "no QEMU"), bundle=Path("b")))
+    assert (failed.works, failed.reason) == ("FAILED", "no QEMU (bundle: b)")
+    assert table([failed])[1] == ("pc-dimm", "riscv64", "dt", "FAILED", "dimm-cycle", "no QEMU (bundle: b)")
+
+
+def test_the_support_table_runs_every_cell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[tuple[str, str, str]] = []
+
+    def run_cell(guest: GuestSpec, scenario: str) -> RunResult:
+        ran.append((guest.arch, guest.boot, scenario))
+        refused = guest.boot == "dt" and scenario == "dimm-cycle"
+        return run_of(Verdict.SKIPPED, "needs acpi") if refused else run_of(Verdict.PASS)
+
+    monkeypatch.setattr(support, "run_cell", run_cell)
+    assert main(["list", "support"]) == 0
+    assert len(ran) == len(set(ran)) == len(ARCHES) * 2 * 3
+    assert capsys.readouterr().out.count(" yes ") == 10
+    assert main(["list", "support", "-a", "arm64", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["arch"] for row in rows} == {"arm64"}
+    assert [row["reason"] for row in rows if row["works"] == "no"] == ["needs acpi"]
 
 
 @pytest.mark.parametrize(("what", "word"), [("scenarios", "dimm-cycle"), ("guests", "numa"), ("kernels", "debian")])

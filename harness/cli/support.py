@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``memhp list support``: which memory device works with which boot method on which architecture, each cell run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from harness.check import Verdict
+from harness.cli.options import arches_of
+from harness.cli.parser import Arguments
+from harness.cli.showing import print_columns
+from harness.config.guest import BOOTS, GuestSpec
+from harness.config.scenario import load_scenario
+from harness.progress import default_progress
+from harness.report.tally import exit_status
+from harness.scenarios.options import RunOptions
+from harness.scenarios.reporter import SilentReporter
+from harness.scenarios.result import RunResult
+from harness.scenarios.runner import run_scenarios
+
+#: device -> the scenario that drives it through its whole life
+PROOFS = {"pc-dimm": "dimm-cycle", "virtio-mem": "virtio-mem-resize", "virtio-pmem": "pmem-kmem"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One combination: ``works`` is yes, no (it cannot be, ``reason`` says why), or FAILED (``reason`` says where)."""
+
+    device: str
+    arch: str
+    boot: str
+    works: str
+    scenario: str
+    reason: str
+
+
+def show_support(arguments: Arguments) -> int:
+    """Run every cell and print the table; the exit status is that of the runs, where a cell that cannot be is none."""
+    cells: list[Cell] = []
+    results: list[RunResult] = []
+    guests = [
+        GuestSpec.default(arch.name).with_fields({"boot": boot, "name": f"{arch.name}-{boot}"})
+        for arch in arches_of(arguments)
+        for boot in BOOTS
+    ]
+    progress = default_progress()
+    with progress.task("Running every cell") as task:
+        for number, guest in enumerate(guests):
+            for part, (device, scenario) in enumerate(PROOFS.items()):
+                note = f"{device}, {guest.arch}, {guest.boot}"
+                task.update(done=number * len(PROOFS) + part, total=len(guests) * len(PROOFS), note=note)
+                result = run_cell(guest, scenario)
+                results.append(result)
+                cells.append(read_cell(device, guest, result))
+    if arguments.json:
+        sys.stdout.write(json.dumps([asdict(cell) for cell in cells], indent=2) + "\n")
+    else:
+        print_columns(table(cells))
+    return exit_status([result for result in results if result.verdict is not Verdict.SKIPPED])
+
+
+def run_cell(guest: GuestSpec, scenario: str) -> RunResult:
+    """One scenario on one guest; the bundle of a run that does not pass stays."""
+    [result] = run_scenarios([load_scenario(scenario)], guest, RunOptions(), SilentReporter())
+    return result
+
+
+def read_cell(device: str, guest: GuestSpec, result: RunResult) -> Cell:
+    """What a run says of its cell."""
+    works = {Verdict.PASS: "yes", Verdict.SKIPPED: "no"}.get(result.verdict, "FAILED")
+    reason = result.reason
+    if result.bundle is not None and works == "FAILED":
+        reason = f"{reason} (bundle: {result.bundle})"
+    return Cell(device, guest.arch, guest.boot, works, result.scenario, reason)
+
+
+def table(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+    """A header and a row for each cell, the reason last."""
+    rows = [(cell.device, cell.arch, cell.boot, cell.works, cell.scenario, cell.reason or "-") for cell in cells]
+    return [("device", "arch", "boot", "works", "proved by", "reason"), *rows]
