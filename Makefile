@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-#   make demo    set up what is missing, then drive memory in and out of a real arm64 guest
+#   make demo    set up what is missing, then drive memory in and out of real arm64 and riscv64 guests
 #   make test    set up what is missing, then the project's own tests, real guests included
 #   make check   lint, types and unit tests: no guest, nothing fetched but Python packages
 #   make setup   only set up: system packages (APT, with sudo if need be) and .venv
@@ -18,11 +18,11 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# What fetching parts, building a kernel, QEMU and guest programs for arm64, and the virtual environment take.
+# What fetching parts, building kernels, QEMU and guest programs, and the virtual environment take.
 PACKAGES := \
-	apt bc binutils bison debian-archive-keyring dpkg dpkg-dev flex gcc gcc-aarch64-linux-gnu libc6-dev \
-	libc6-dev-arm64-cross libelf-dev libfdt-dev libglib2.0-dev libseccomp-dev libslirp-dev libssl-dev make \
-	ninja-build patch perl pkg-config python3-venv xz-utils zlib1g-dev
+	apt bc binutils bison debian-archive-keyring dpkg dpkg-dev flex gcc gcc-aarch64-linux-gnu gcc-riscv64-linux-gnu \
+	libc6-dev libc6-dev-arm64-cross libc6-dev-riscv64-cross libelf-dev libfdt-dev libglib2.0-dev libseccomp-dev \
+	libslirp-dev libssl-dev make ninja-build patch perl pkg-config python3-venv xz-utils zlib1g-dev
 
 .PHONY: help demo test check setup packages clean
 
@@ -33,7 +33,7 @@ demo: setup
 	$(BIN)/memhp demo
 
 test: setup
-	$(BIN)/memhp fetch -a arm64
+	$(BIN)/memhp fetch
 	$(BIN)/python -m pytest tests/unit tests/integration tests/kernel
 
 check: $(VENV)/.stamp
