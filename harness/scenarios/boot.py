@@ -125,7 +125,8 @@ def cpu_shares(cpus: int, nodes: int) -> tuple[tuple[int, ...], ...]:
 
 def command_line_of_kernel(spec: GuestSpec) -> str:
     """``-append``: the console, what makes the boot quiet and quick, then what the user adds."""
-    words = [f"console={arch_named(spec.arch).console}", "random.trust_cpu=on", "panic=-1", spec.cmdline]
+    # A kernel that has oopsed proves nothing more, and one that reboots takes the evidence along.
+    words = [f"console={arch_named(spec.arch).console}", "random.trust_cpu=on", "oops=panic", "panic=0", spec.cmdline]
     return " ".join(word for word in words if word)
 
 

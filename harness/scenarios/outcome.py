@@ -14,12 +14,14 @@ class Outcome:
 
     done: the guest did it; refused: the guest would not; qemu-refused: QEMU would not, and the guest was not asked.
     ``pending`` tells that the guest is still at work, so that no state can be expected of it yet. ``note`` says in
-    words what a person wants to know of it. The reports are evidence for the checks.
+    words what a person wants to know of it. ``alarms`` are the console's lines of a kernel that died of the action, so
+    that nothing more could be seen of it. The reports are evidence for the checks.
     """
 
     ending: str = "done"
     note: str = ""
     pending: bool = False
+    alarms: tuple[str, ...] = ()
     unplugs: list[UnplugReport] = field(default_factory=list)
     resizes: list[ResizeReport] = field(default_factory=list)
     touches: list[TouchReport] = field(default_factory=list)

@@ -12,7 +12,7 @@ from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import load_run
 from harness.scenarios.result import RunResult, StepResult
-from harness.scenarios.verdict import check_step, judge, worst
+from harness.scenarios.verdict import check_step, death, judge, worst
 
 
 def recheck(directory: Path) -> RunResult:
@@ -29,6 +29,10 @@ def recheck(directory: Path) -> RunResult:
     for step in run.steps:
         for action in step.actions:
             model.apply(action)
+        if step.outcome.alarms:
+            checks = death(step.outcome, step.title)
+            steps.append(StepResult(step.number, step.title, Verdict.FAIL, 0.0, 0.0, checks, step.outcome.note))
+            continue
         if step.state is None:
             steps.append(StepResult(step.number, step.title, Verdict.PASS, 0.0, 0.0, (), step.outcome.note))
             continue

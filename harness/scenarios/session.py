@@ -6,9 +6,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from harness.check import Verdict
 from harness.collect.snapshot import collect_state
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired
+from harness.errors import DeadlineExpired, InfraError
 from harness.guest.blocks import wait_blocks
 from harness.model.actions import Action
 from harness.model.layout import boot_layout
@@ -19,7 +20,7 @@ from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.result import StepResult
-from harness.scenarios.verdict import check_step, judge
+from harness.scenarios.verdict import check_step, death, judge
 from harness.state import GuestState, NotObserved
 
 
@@ -58,10 +59,24 @@ class Session:
 
         ``expect`` is the ending that the scenario wants; another one makes the verdict REFUSED (the guest or QEMU
         would not do it) or FAIL (it did what must be refused). A broken invariant makes it FAIL in any case. Work that
-        leaves the guest busy on purpose is followed by no snapshot: the next step looks.
+        leaves the guest busy on purpose is followed by no snapshot: the next step looks. If the guest is lost while its
+        console shows why (an Oops, a panic), that is LOG-1 and FAIL; if it does not, the error is raised.
         """
         self.number += 1
         started = time.monotonic()
+        try:
+            return self._act(title, work, expect, started)
+        except InfraError as error:
+            alarms = tuple(line.text for line in self.guest.console.new_alarms())
+            if not alarms:
+                raise
+            outcome = Outcome(note=error.message, alarms=alarms)
+            self.recorder.save_step(self.number, title, expect, outcome, None)
+            seconds = time.monotonic() - started
+            checks = death(outcome, title)
+            return StepResult(self.number, title, Verdict.FAIL, seconds, seconds, checks, error.message)
+
+    def _act(self, title: str, work: Callable[[Session, Deadline], Outcome], expect: str, started: float) -> StepResult:
         deadline = self.deadline()
         outcome = work(self, deadline)
         if outcome.pending:

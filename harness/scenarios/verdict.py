@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.check import CheckResult, Evidence, Verdict, run_all
+from harness.check import CheckResult, Evidence, Finding, Verdict, run_all
 from harness.model.memory import MemoryModel
 from harness.scenarios.outcome import Outcome
 from harness.state import GuestState
@@ -29,6 +29,14 @@ def check_step(model: MemoryModel, outcome: Outcome, state: GuestState, title: s
         touches=tuple(outcome.touches),
     )
     return tuple(run_all(evidence, title))
+
+
+def death(outcome: Outcome, title: str) -> tuple[CheckResult, ...]:
+    """LOG-1 for a kernel that died: its console is all there is to see of it."""
+    findings = tuple(
+        Finding("LOG-1", "console", "no alarming line", text, "serial console", title) for text in outcome.alarms
+    )
+    return (CheckResult("LOG-1", "fail", findings),)
 
 
 def judge(checks: Sequence[CheckResult], expect: str, outcome: Outcome) -> tuple[Verdict, str]:

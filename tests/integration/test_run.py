@@ -145,7 +145,7 @@ def test_nothing_listens_beyond_loopback(session: Session) -> None:
     assert listening == ["0100007F"]
 
 
-def test_a_panic_in_the_middle_leaves_a_bundle_and_no_verdict(
+def test_a_panic_in_the_middle_is_a_failure_and_leaves_a_bundle(
     memhp_guest_spec: GuestSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def panic(session: Session, args: object, deadline: Deadline) -> Outcome:
@@ -157,8 +157,10 @@ def test_a_panic_in_the_middle_leaves_a_bundle_and_no_verdict(
     file.write_text(DIMM)
     options = RunOptions(bundle_dir=tmp_path / "bundles", timeout=60.0)
     [result] = run_scenarios([read_scenario(file)], memhp_guest_spec, options, SilentReporter())
-    assert result.verdict is Verdict.INFRA and "panicked" in result.reason
+    assert result.verdict is Verdict.FAIL and "LOG-1" in result.reason
+    assert "panicked" in result.steps[-1].note
     assert result.bundle is not None
+    assert recheck(result.bundle).verdict is Verdict.FAIL
     kept = {path.name for path in result.bundle.iterdir()}
     assert {"argv.txt", "console.log", "qmp.jsonl", "run.json", "scenario.yaml", "states", "verdict.json"} <= kept
     assert "sysrq" in (result.bundle / "console.log").read_text(errors="replace")

@@ -19,7 +19,7 @@ from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import outcome_from_json, outcome_to_json, shape_from_json, shape_to_json
 from harness.scenarios.runner import flatten
 from harness.scenarios.steps import VERBS, unplug_endings
-from harness.scenarios.verdict import judge, worst
+from harness.scenarios.verdict import death, judge, worst
 from harness.state import IomemEntry, MemoryBlock
 from harness.units import AddrRange
 
@@ -125,3 +125,12 @@ def event(name: str, **data: str) -> QmpEvent:
 )
 def test_endings_of_an_unplug(kind: str, events: tuple[QmpEvent, ...], endings: tuple[str, ...]) -> None:
     assert unplug_endings("d", UnplugOutcome("d", kind, events, "")) == endings  # type: ignore[arg-type]
+
+
+def test_a_kernel_that_died_is_named_by_its_own_last_words() -> None:
+    outcome = Outcome(note="the guest panicked", alarms=("Oops [#1]", "Kernel panic - not syncing: Fatal exception"))
+    [result] = death(outcome, "unplug dimm0")
+    assert (result.invariant, result.status) == ("LOG-1", "fail")
+    assert [finding.observed for finding in result.findings] == list(outcome.alarms)
+    assert {finding.step for finding in result.findings} == {"unplug dimm0"}
+    assert outcome_from_json(outcome_to_json(outcome)) == outcome
