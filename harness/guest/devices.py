@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Devices of the guest's kernel: wait until a driver has taken one."""
+"""Devices of the guest's kernel: wait until a driver has taken one, switch a PCI slot."""
 
 from __future__ import annotations
 
@@ -32,3 +32,14 @@ def wait_driver(shell: Shell, bus: str, device: str, driver: str, *, deadline: D
     if done.status != 0:
         said = done.stderr.decode(errors="replace").strip()[-500:]
         raise GuestError(f"the guest's wait-driver script failed (status {done.status}): {said}")
+
+
+def switch_slot(shell: Shell, slot: int, on: bool, *, deadline: Deadline) -> None:
+    """Power a hot-plug slot on or off: through pciehp, and where the kernel has none through the port's registers.
+
+    Raises GuestError if the guest has no such slot or would not, DeadlineExpired.
+    """
+    done = shell.run(f"/{SCRIPTS}/slot {slot} {'on' if on else 'off'}", deadline=deadline)
+    if done.status != 0:
+        said = done.stderr.decode(errors="replace").strip()[-500:]
+        raise GuestError(f"the guest's slot script failed (status {done.status}): {said}")

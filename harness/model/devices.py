@@ -140,6 +140,11 @@ class Pmem:
             head += max_struct_page * ((self.range.size - PMEM_INFO_BLOCK) // page_size)
         return AddrRange(align_up(start + head, self.align), end)
 
+    @property
+    def optimized(self) -> bool:
+        """True if its struct pages may share vmemmap pages: compound pages without an altmap (dev_dax_probe)."""
+        return self.mode == "devdax" and self.map == "mem"
+
     def pagemap(self) -> AddrRange | None:
         """The range that ZONE_DEVICE, linear map and vmemmap cover (devm_memremap_pages), None if there is none.
 

@@ -88,6 +88,19 @@ class BootLayout:
         size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
         return piece.size // self.page_size * size
 
+    def dax_memmap_saving(self, piece: AddrRange, align: int) -> int:
+        """Bytes of struct pages that a device-dax mapping of ``piece`` does without, its memmap being in RAM.
+
+        A compound page of ``align`` bytes keeps two pages of vmemmap, and all others are the second one again
+        (__vmemmap_can_optimize, section_nr_vmemmap_pages; v6.12).
+        """
+        size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
+        optimizes = "ARCH_WANT_OPTIMIZE_DAX_VMEMMAP" in (self.facts.config or {}) and size & (size - 1) == 0
+        compound = self.memmap_bytes(AddrRange.sized(0, align))
+        if not optimizes or compound <= 2 * self.page_size:
+            return 0
+        return piece.size // align * (compound - 2 * self.page_size)
+
     def memmap_on_memory(self) -> bool:
         """True if memory_hotplug.memmap_on_memory is on (mm/memory_hotplug.c)."""
         return self.facts.parameters.get("memory_hotplug.memmap_on_memory", "N").strip() not in ("N", "0", "")

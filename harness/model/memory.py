@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -325,6 +326,14 @@ class MemoryModel:
             nodes=(block.node,),
         )
 
+    def _memmap_pages(self, hot: Iterable[AddrRange]) -> int:
+        saved = sum(
+            self.layout.dax_memmap_saving(pagemap, device.align)
+            for device in self.devices.values()
+            if isinstance(device, Pmem) and device.optimized and (pagemap := device.pagemap()) is not None
+        )
+        return (sum(self.layout.memmap_bytes(piece) for piece in hot) - saved) // self.layout.page_size
+
     def expected(self) -> ExpectedState:
         """The state that must be found now."""
         linear = self._linear()
@@ -342,7 +351,7 @@ class MemoryModel:
             linear=tuple(linear),
             memmap=merge_ranges([*boot, *hot]),
             hot=hot,
-            memmap_pages=sum(self.layout.memmap_bytes(piece) for piece in hot) // self.layout.page_size,
+            memmap_pages=self._memmap_pages(hot),
             vmalloc_mapped=self.vmalloc_mapped,
             virtio_names={device.id: f"virtio{device.virtio_index}" for device in virtio},
         )

@@ -10,7 +10,7 @@ from harness.check import ResizeReport, TouchReport, UnplugReport
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QmpRefused, UsageError
 from harness.guest import blocks, pmem
-from harness.guest.devices import wait_driver
+from harness.guest.devices import switch_slot, wait_driver
 from harness.guest.touch import touch_memory
 from harness.model.actions import (
     PlugDimm,
@@ -79,6 +79,7 @@ def plug_virtio_mem(session: Session, args: Arguments, deadline: Deadline) -> Ou
         node=args.get("node"),
         bus=port,
     )
+    _power_up(session, args["id"], deadline)
     block = memdev.memory_device(machine, args["id"], deadline=deadline).block_size or 2 * MIB
     session.apply(PlugVirtioMem(args["id"], args["max"], block, requested, args.get("node") or 0, port))
     outcome = Outcome(note=done.detail)
@@ -91,11 +92,20 @@ def plug_pmem(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """Hot-plug a virtio-pmem device; its raw namespace comes up by itself."""
     port = memdev.free_root_port(session.guest.machine, deadline=deadline)
     done = memdev.plug_virtio_pmem(session.guest.machine, args["id"], args["size"], deadline=deadline, bus=port)
+    _power_up(session, args["id"], deadline)
     session.apply(PlugVirtioPmem(args["id"], args["size"], port))
     device = _pmem(session, args["id"])
     outcome = Outcome(note=done.detail)
     _await_driver(session, "nd", f"namespace{device.region_index}.0", "nd_pmem", outcome, deadline)
     return outcome
+
+
+def _power_up(session: Session, id: str, deadline: Deadline) -> None:
+    """Do what pciehp does where the kernel is known to have none: nobody else would find the device."""
+    config = session.guest.facts.config
+    if config is not None and config.get("HOTPLUG_PCI_PCIE") != "y":
+        slot = memdev.pci_slot(session.guest.machine, id, deadline=deadline)
+        switch_slot(session.guest.shell, slot, True, deadline=deadline)
 
 
 def _await_driver(session: Session, bus: str, device: str, driver: str, outcome: Outcome, deadline: Deadline) -> None:
@@ -134,7 +144,7 @@ def _eject(session: Session, id: str, deadline: Deadline) -> memdev.UnplugOutcom
     """Have the guest power the slot off: QEMU refuses device_del of virtio-pmem (hw/virtio/virtio-md-pci.c, 10.0)."""
     machine = session.guest.machine
     mark, slot = machine.qmp.seq, memdev.pci_slot(machine, id, deadline=deadline)
-    session.guest.shell.must(f"echo 0 >/sys/bus/pci/slots/{slot}/power", deadline=deadline)
+    switch_slot(session.guest.shell, slot, False, deadline=deadline)
     return memdev.await_ejected(machine, id, since=mark, deadline=deadline)
 
 

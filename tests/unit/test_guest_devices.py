@@ -10,7 +10,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UsageError
 from harness.guest import pmem
 from harness.guest.blocks import BlockOutcome, error_name, set_auto_online, set_blocks, wait_blocks
-from harness.guest.devices import wait_driver
+from harness.guest.devices import switch_slot, wait_driver
 from harness.guest.touch import TouchResult, parse_touch, touch_memory
 from harness.units import MIB, AddrRange
 
@@ -172,3 +172,11 @@ def test_wait_driver() -> None:
         wait_driver(shell, "nd", "namespace0.0", "nd_pmem", deadline=Deadline(5))
     with pytest.raises(UsageError, match="is no name of a bus"):
         wait_driver(shell, "nd", "a b", "nd_pmem", deadline=Deadline(5))
+
+
+def test_a_slot_is_switched() -> None:
+    shell = CannedShell(said(""), said("", 1, "slot 9: no root port has this slot"))
+    switch_slot(shell, 1, True, deadline=Deadline(5))
+    assert shell.asked == [("/usr/lib/memhp/slot 1 on", b"")]
+    with pytest.raises(GuestError, match=r"slot script failed \(status 1\): slot 9: no root port has this slot"):
+        switch_slot(shell, 9, False, deadline=Deadline(5))

@@ -184,6 +184,20 @@ def test_a_raw_namespace_has_struct_pages_where_the_kernel_has_a_pmem_api() -> N
     assert [piece.pages for piece in model.expected().linear] == ["device"]
 
 
+def test_compound_device_dax_pages_keep_two_pages_of_vmemmap_where_the_kernel_optimizes_them() -> None:
+    model = model_guest.model(config={"ARCH_WANT_OPTIMIZE_DAX_VMEMMAP": "y", "HUGETLB_PAGE": "y"})
+    model.apply(PlugVirtioPmem("pm0", GIB))
+    for mode, where, align, pages in (
+        ("devdax", "mem", 2 * MIB, 1024),
+        ("devdax", "dev", 2 * MIB, 4096),
+        ("devdax", "mem", 4096, 4096),
+        ("devdax", "mem", GIB, 2),
+        ("kmem", "mem", 2 * MIB, 3584),
+    ):
+        model.apply(SetPmemMode("pm0", mode, where, align))
+        assert model.expected().memmap_pages == pages, (mode, where, align)
+
+
 @pytest.mark.parametrize(
     "action",
     [
