@@ -80,10 +80,9 @@ _SATP_LEAVES = {39: ("PTE", "PMD"), 48: ("PTE", "PMD", "PUD"), 57: ("PTE", "PMD"
 def riscv64_layout(note: Mapping[str, str]) -> KernelLayout:
     """arch_crash_save_vmcoreinfo, arch/riscv/kernel/vmcore_info.c (v6.12); raises KeyError for a missing key."""
     bits, start = int(note["NUMBER(VA_BITS)"]), int(note["NUMBER(PAGE_OFFSET)"], 0)
-    # Documentation/arch/riscv/vm-layout.rst: the KASAN shadow, an eighth of the kernel's half, follows the linear map
-    # and ends where the root table's last entry before the modules and the kernel itself begins.
-    root_entry = 1 << bits - 9
-    end = align_down(_RISCV_MODULES, root_entry) - (1 << bits - 4)
+    # PAGE_END, arch/riscv/mm/init.c (v6.12), with KASAN or without: its shadow is an eighth of the kernel's half, and
+    # ends at the last entry of the root table before the modules and the kernel itself.
+    end = align_down(_RISCV_MODULES, 1 << bits - 9) - (1 << bits - 4)
     return KernelLayout(
         linear_start=start,
         phys_offset=int(note["NUMBER(phys_ram_base)"], 0),

@@ -181,6 +181,9 @@ def _inferred(steps: Sequence[Step]) -> Iterator[str]:
             yield from _inferred(step.args["steps"])
         elif step.expect == "done":
             yield from VERBS[step.verb].needs
+            # Node 0 is where memory goes by itself.
+            if step.args.get("node"):
+                yield "acpi-node"
 
 
 def _read_steps(value: Value) -> tuple[Step, ...]:

@@ -13,7 +13,7 @@ from harness.units import MIB, format_size
 #: how a step can be meant to end: done, refused by the guest, refused by QEMU
 EXPECTATIONS = ("done", "refused", "qemu-refused")
 #: what a scenario may need; ``harness.scenarios.abilities`` says what each takes
-ABILITY_NAMES = ("acpi-dimm", "virtio-mem", "virtio-pmem", "dax-kmem")
+ABILITY_NAMES = ("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem")
 ONLINE_TYPES = ("kernel", "movable", "default")
 #: auto_online_blocks (drivers/base/memory.c, online_type_to_str)
 POLICIES = ("offline", "online", "online_kernel", "online_movable")

@@ -57,12 +57,24 @@ def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
         return outcome
     except DeadlineExpired as late:
         outcome.note = str(late)
-    whole = size % session.layout.block_size == 0 and (args.get("address") or 0) % session.layout.block_size == 0
-    takes = whole and session.guest.boot == "acpi"
-    session.apply(PlugDimm(args["id"], size, args.get("node") or 0, args.get("slot"), args.get("address"), takes))
-    if not takes:
-        outcome.refuse("the kernel cannot add a range that is not made of whole memory blocks")
+    address = args.get("address")
+    why_not = _not_addable(session, session.model.place(size) if address is None else AddrRange.sized(address, size))
+    session.apply(PlugDimm(args["id"], size, args.get("node") or 0, args.get("slot"), address, why_not is None))
+    if why_not is not None:
+        outcome.refuse(f"the kernel cannot add {why_not}")
     return outcome
+
+
+def _not_addable(session: Session, place: AddrRange) -> str | None:
+    """What keeps the kernel from taking a DIMM (check_hotplug_memory_range, mhp_range_allowed, v6.12), or None."""
+    if session.guest.boot != "acpi":
+        return "a DIMM that no ACPI tells it of"
+    if not place.is_aligned(session.layout.block_size):
+        return "a range that is not made of whole memory blocks"
+    kernel = session.layout.kernel
+    if kernel is not None and not kernel.linear_window.covers(kernel.linear(place)):
+        return f"{place}: it lies beyond what its linear map can hold ({kernel.physical(kernel.linear_window)})"
+    return None
 
 
 def plug_virtio_mem(session: Session, args: Arguments, deadline: Deadline) -> Outcome:

@@ -56,6 +56,9 @@ def test_a_step_has_every_argument_of_its_verb(tmp_path: Path) -> None:
 def test_needs_follow_from_the_verbs(tmp_path: Path) -> None:
     steps = "  - repeat: {times: 2, steps: [{plug-pmem: {id: p, size: 1G}}, {unplug: {id: p}}]}\n"
     assert read(tmp_path, steps, "name: s\nneeds: [dax-kmem]\nsteps:\n").needs == ("dax-kmem", "virtio-pmem")
+    placed = "  - plug-virtio-mem: {id: v, max: 1G, node: 1}\n  - plug-virtio-mem: {id: w, max: 1G, node: 0}\n"
+    two = "name: s\nguest: {memory: 1G, nodes: [{memory: 512M}, {memory: 512M}]}\nsteps:\n"
+    assert read(tmp_path, placed, two).needs == ("acpi-node", "virtio-mem")
     refused = "  - plug-dimm: {id: d, size: 1G}\n    expect: refused\n"
     assert read(tmp_path, refused).needs == ()
 

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What riscv64 alone has to offer: paging modes, interrupt controllers, and what cannot be told before it is tried."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.check import Verdict
+from harness.config.guest import GuestSpec, NodeConfig
+from harness.config.scenario import Scenario, load_scenario, read_scenario
+from harness.report.terminal import findings_text
+from harness.scenarios.options import RunOptions
+from harness.scenarios.reporter import SilentReporter
+from harness.scenarios.result import RunResult
+from harness.scenarios.runner import run_scenarios
+from harness.units import GIB, MIB
+
+pytestmark = pytest.mark.memhp_guest
+
+#: -cpu; Sv57 is what the other tests run with
+SV48, SV39 = "rv64,sv57=off", "rv64,sv57=off,sv48=off"
+
+SHORT = """
+name: short
+guest: {memory: 1G, maxmem: 8G, slots: 4}
+steps:
+  - auto-online: {policy: online_movable}
+  - plug-dimm: {id: dimm0, size: 256M}
+  - touch: {device: dimm0, size: 32M}
+  - plug-virtio-mem: {id: vmem0, max: 512M, requested: 256M}
+  - resize: {id: vmem0, to: 0}
+  - unplug: {id: dimm0}
+"""
+
+PLACED = """
+name: placed
+steps:
+  - plug-dimm: {id: dimm0, size: 256M, node: 1}
+  - online: {device: dimm0, type: movable}
+  - plug-virtio-mem: {id: vmem0, max: 512M, requested: 256M, node: 1}
+  - unplug: {id: dimm0}
+"""
+
+TOO_HIGH = """
+name: too-high
+guest: {memory: 1G, maxmem: 256G, slots: 4}
+steps:
+  - plug-dimm: {id: high, size: 256M, address: 0x2a00000000}
+    expect: refused
+  - plug-dimm: {id: low, size: 256M}
+  - unplug: {id: low}
+"""
+
+TOO_SMALL = """
+name: too-small
+steps:
+  - plug-dimm: {id: small, size: 64M}
+"""
+
+
+def run(tmp_path: Path, scenario: Scenario | str, **fields: object) -> RunResult:
+    if isinstance(scenario, str):
+        file = tmp_path / "scenario.yaml"
+        file.write_text(scenario)
+        scenario = read_scenario(file)
+    guest = GuestSpec.default("riscv64").with_fields(fields)
+    [result] = run_scenarios([scenario], guest, RunOptions(bundle_dir=tmp_path / "bundles"), SilentReporter())
+    if result.verdict is Verdict.INFRA and result.bundle is None and not os.environ.get("CI"):
+        pytest.skip(result.reason)
+    return result
+
+
+def passes(tmp_path: Path, scenario: Scenario | str, **fields: object) -> RunResult:
+    result = run(tmp_path, scenario, **fields)
+    assert result.verdict is Verdict.PASS, findings_text(result)
+    return result
+
+
+@pytest.mark.parametrize("cpu", [SV48, SV39], ids=["sv48", "sv39"])
+@pytest.mark.parametrize(
+    ("boot", "name"),
+    [
+        ("acpi", "dimm-cycle"),
+        ("acpi", "virtio-mem-resize"),
+        ("acpi", "pmem-kmem"),
+        ("dt", "virtio-mem-resize"),
+        ("dt", "pmem-kmem"),
+    ],
+)
+def test_every_paging_mode(cpu: str, boot: str, name: str, tmp_path: Path) -> None:
+    passes(tmp_path, load_scenario(name), cpu=cpu, boot=boot)
+
+
+@pytest.mark.parametrize(("aia", "cpus"), [("none", 1), ("aplic", 4), ("aplic-imsic", 3)])
+def test_every_interrupt_controller(aia: str, cpus: int, tmp_path: Path) -> None:
+    passes(tmp_path, SHORT, machine_options=(f"aia={aia}",), cpus=cpus)
+
+
+def test_memory_goes_to_the_node_it_was_plugged_for(tmp_path: Path) -> None:
+    passes(tmp_path, PLACED, nodes=(NodeConfig(512 * MIB), NodeConfig(512 * MIB)))
+
+
+def test_a_device_tree_tells_no_node_and_no_dimm(tmp_path: Path) -> None:
+    nodes = (NodeConfig(512 * MIB), NodeConfig(512 * MIB))
+    result = run(tmp_path, PLACED, nodes=nodes, boot="dt")
+    assert (result.verdict, result.steps, result.bundle) == (Verdict.SKIPPED, (), None)
+    assert "needs a guest that boots by acpi, this one boots by dt" in result.reason
+
+
+def test_debians_kernel_has_no_pciehp_and_takes_pmem_all_the_same(tmp_path: Path) -> None:
+    passes(tmp_path, load_scenario("pmem-kmem"), kernel="debian")
+
+
+def test_memory_beyond_the_linear_map_must_be_refused(tmp_path: Path) -> None:
+    # v6.12 takes it: arch_get_mappable_range() asks __pa() of an address that is_linear_mapping() says no to.
+    result = run(tmp_path, TOO_HIGH, cpu=SV39)
+    step = result.steps[1]
+    assert "beyond what its linear map can hold" in step.note
+    took = any("2a00000000-2a0fffffff : System RAM" in change for change in step.changes)
+    broken = {check.invariant for check in step.checks if check.status == "fail"}
+    assert step.verdict is (Verdict.FAIL if took else Verdict.PASS)
+    assert broken >= ({"IOM-2", "BLK-1"} if took else set())
+
+
+def test_a_dimm_smaller_than_a_memory_block_is_a_refusal(tmp_path: Path) -> None:
+    result = run(tmp_path, TOO_SMALL, maxmem=4 * GIB)
+    assert result.verdict is Verdict.REFUSED
+    assert "not made of whole memory blocks" in result.steps[1].note
