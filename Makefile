@@ -34,7 +34,7 @@ demo: setup
 
 test: setup
 	$(BIN)/memhp fetch
-	$(BIN)/python -m pytest tests/unit tests/integration tests/kernel
+	$(BIN)/python -m pytest --memhp-arch arm64 --memhp-arch riscv64 tests/unit tests/integration tests/kernel
 
 check: $(VENV)/.stamp
 	$(BIN)/ruff check

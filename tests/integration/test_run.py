@@ -168,11 +168,15 @@ def test_a_panic_in_the_middle_is_a_failure_and_leaves_a_bundle(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_a_harness_that_is_ended_takes_qemu_along(
-    number: signal.Signals, memhp_artifacts: Parts, request: pytest.FixtureRequest, tmp_path: Path
+    number: signal.Signals,
+    memhp_guest_spec: GuestSpec,
+    memhp_artifacts: Parts,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
     kernel = request.config.getoption("memhp_kernel")
     memhp = str(Path(sys.executable).with_name("memhp"))
-    command = [memhp, "run", "virtio-mem-resize", "-a", "arm64", "--bundle-dir", str(tmp_path)]
+    command = [memhp, "run", "virtio-mem-resize", "-a", memhp_guest_spec.arch, "--bundle-dir", str(tmp_path)]
     command += ["--kernel", kernel] if kernel else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as harness:
         assert harness.stdout is not None
