@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the entries of one level of tables say: runs of mappings, and what is wrong with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.arch.pagetable import EntryRule, TableLevel
+from harness.kmem._copy import Refusal, TableImage, physical
+from harness.kmem._runs import Flags, Indices, Runs, Words, breaks, changes
+
+#: faults that are reported of one level; broken tables can have millions
+MAX_FAULTS = 4096
+
+_REASONS = {
+    Refusal.OUTSIDE: "leads to a table outside of memory",
+    Refusal.AGAIN: "leads to a table that is reachable another way too",
+    Refusal.TOO_MANY: "leads to a table beyond those that this much memory can take",
+}
+_NOTHING = "neither empty, nor a table, nor a mapping"
+_NO_LEAF = "a mapping at a level that has none"
+_UNEVEN = "its contiguous group is not uniform"
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One level: its mappings, the entries in use of each table, and faults as (place, reason)."""
+
+    runs: Runs
+    used: Indices
+    faults: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """Entries that count up and are not empty: ``place`` and ``word`` of the first, how many there are."""
+
+    place: Indices
+    count: Indices
+    word: Words
+
+    def __getitem__(self, chosen: Flags) -> _Pieces:
+        return _Pieces(self.place[chosen], self.count[chosen], self.word[chosen])
+
+
+def decode(image: TableImage, depth: int) -> Decoded:
+    """Decode the level ``depth`` below the root; mappings are joined where they are adjacent on both sides."""
+    level = image.tables.levels[depth]
+    if len(image.levels[depth].starts) == 0:
+        none = np.zeros(0, dtype=np.uint64)
+        return Decoded(Runs(none, none, none, none, none.astype(np.uint8)), np.zeros(0, dtype=np.intp), ())
+    pieces, used = _pieces(image, depth)
+    found = _Faults()
+    table, leaf = _kinds(image, depth, pieces, found)
+    for rule in level.table_rules:
+        found.judge(rule, pieces[table])
+    leaves = pieces[leaf]
+    for rule in level.leaf_rules:
+        found.judge(rule, leaves)
+    for refused in image.refused[depth : depth + 1]:
+        for why in Refusal:
+            found.add(_REASONS[why], refused.place[(refused.why == why) & (refused.row < 0)])
+    runs = _runs(image, depth, leaves)
+    if level.group:
+        found.add(_UNEVEN, _uneven(image, level, leaves, runs))
+    return Decoded(runs.joined(), used, found.first())
+
+
+def _pieces(image: TableImage, depth: int) -> tuple[_Pieces, Indices]:
+    tables, level, rows = image.tables, image.tables.levels[depth], image.levels[depth]
+    words, step = rows.flat, tables.step(level)
+    forced = (np.flatnonzero(rows.starts[1:] != rows.starts[:-1] + np.uint64(level.table_span)) + 1) * level.entries
+    if depth == 0 and tables.both_halves:
+        forced = np.array([level.entries // 2])
+    place = breaks(words, step, forced)
+    count = np.diff(place, append=len(words))
+    word = words[place]
+    empty = word == 0
+    used = level.entries - np.bincount(place[empty] // level.entries, minlength=len(rows.starts))
+    # An empty entry never belongs to what follows, even where that counts on from zero.
+    place, count = place + empty, count - empty
+    keep = count > 0
+    place, count = place[keep], count[keep]
+    pieces = _Pieces(place, count, words[place])
+    # Counting up may carry into the attributes; and in a Svnapot group nothing counts up.
+    last = pieces.word + (pieces.count - 1).astype(np.uint64) * np.uint64(step)
+    single = (pieces.word ^ last) & ~np.uint64(tables.address[0][0]) != 0
+    if tables.napot:
+        single |= pieces.word & np.uint64(tables.contiguous) != 0
+    return _split(pieces, single & (pieces.count > 1), words), used
+
+
+def _split(pieces: _Pieces, chosen: Flags, words: Words) -> _Pieces:
+    """The same with the ``chosen`` ones taken apart into single entries."""
+    if not chosen.any():
+        return pieces
+    copies = np.where(chosen, pieces.count, 1)
+    begin = np.repeat(np.cumsum(copies) - copies, copies)
+    place = np.repeat(pieces.place, copies) + np.arange(len(begin)) - begin
+    return _Pieces(place, np.where(np.repeat(chosen, copies), 1, np.repeat(pieces.count, copies)), words[place])
+
+
+def _kinds(image: TableImage, depth: int, pieces: _Pieces, found: _Faults) -> tuple[Flags, Flags]:
+    """Which pieces lead to tables, and which are mappings as far as ptdump can tell; the rest is a fault."""
+    tables, level = image.tables, image.tables.levels[depth]
+    if depth == len(tables.levels) - 1:
+        table = np.zeros(len(pieces.word), dtype=np.bool_)
+        leaf = pieces.word & np.uint64(tables.attributes) != 0
+    else:
+        mask, value = tables.table
+        table = pieces.word & np.uint64(mask) == np.uint64(value)
+        leaf = ~table & (pieces.word & np.uint64(tables.leaf) != 0)
+        if not level.leaves:
+            found.add_pieces(_NO_LEAF, pieces[leaf])
+            found.add_pieces(_NOTHING, pieces[~table & ~leaf])
+            return table, np.zeros(len(leaf), dtype=np.bool_)
+    found.add_pieces(_NOTHING, pieces[~table & ~leaf])
+    return table, leaf
+
+
+def _runs(image: TableImage, depth: int, leaves: _Pieces) -> Runs:
+    tables, level = image.tables, image.tables.levels[depth]
+    start = image.virtual(depth, leaves.place)
+    where = physical(tables, leaves.word)
+    if tables.napot and level.group:
+        group = leaves.word & np.uint64(tables.contiguous) != 0
+        inside = np.uint64(level.group * level.entry_span - 1)
+        where[group] = (where[group] & ~inside) | (start[group] & inside)
+    return Runs(
+        start=start,
+        size=leaves.count.astype(np.uint64) << np.uint64(level.shift),
+        physical=where,
+        bits=leaves.word & np.uint64(tables.attributes),
+        level=np.full(len(start), depth, dtype=np.uint8),
+    )
+
+
+def _uneven(image: TableImage, level: TableLevel, leaves: _Pieces, runs: Runs) -> Indices:
+    """Places of entries with the contiguous hint in groups that are not uniform: one in each, unless there are many."""
+    hinted = leaves.word & np.uint64(image.tables.contiguous) != 0
+    if not hinted.any():
+        return np.zeros(0, dtype=np.intp)
+    find = _uneven_napot if image.tables.napot else _uneven_counting
+    return find(image, level, leaves[hinted], runs[hinted])
+
+
+def _uneven_napot(image: TableImage, level: TableLevel, pieces: _Pieces, runs: Runs) -> Indices:
+    number = runs.start // np.uint64(level.group * level.entry_span)
+    first = np.flatnonzero(np.concatenate(([True], number[1:] != number[:-1])))
+    alike = np.minimum.reduceat(pieces.word, first) == np.maximum.reduceat(pieces.word, first)
+    whole = np.diff(first, append=len(number)) == level.group
+    return np.asarray(pieces.place[first[~(alike & whole)]])
+
+
+def _uneven_counting(image: TableImage, level: TableLevel, pieces: _Pieces, runs: Runs) -> Indices:
+    tables, group = image.tables, level.group
+    ignored = tables.group_ignores
+    for mask, _ in tables.address:
+        ignored |= mask
+    fresh = changes(runs.start, runs.size, pieces.word & ~np.uint64(ignored)) | changes(runs.physical, runs.size)
+    first = np.flatnonzero(fresh)
+    last = np.append(first[1:], len(fresh)) - 1
+    begin, end = pieces.place[first], pieces.place[last] + pieces.count[last]
+    shifted = ((runs.start[first] ^ runs.physical[first]) & np.uint64(group * level.entry_span - 1)) != 0
+    # Groups do not cross tables, so that places tell their ends as well as addresses do.
+    heads = begin[(begin % group != 0) & ~shifted]
+    tails = end[(end % group != 0) & ~shifted] - 1
+    found = [heads, tails]
+    for place, stop in zip(begin[shifted][:MAX_FAULTS].tolist(), end[shifted][:MAX_FAULTS].tolist(), strict=True):
+        found.append(np.array([place, *range(place + group - place % group, stop, group)[:MAX_FAULTS]]))
+    return np.concatenate(found)
+
+
+class _Faults:
+    """Faults of one level as they are found."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[int, str]] = []
+
+    def add(self, reason: str, places: Indices) -> None:
+        self.found += [(place, reason) for place in places[:MAX_FAULTS].tolist()]
+
+    def add_pieces(self, reason: str, pieces: _Pieces) -> None:
+        """Every entry of ``pieces``."""
+        for place, count in zip(pieces.place[:MAX_FAULTS].tolist(), pieces.count[:MAX_FAULTS].tolist(), strict=True):
+            self.found += [(entry, reason) for entry in range(place, place + min(count, MAX_FAULTS))]
+            if len(self.found) > 2 * MAX_FAULTS:
+                return
+
+    def judge(self, rule: EntryRule, pieces: _Pieces) -> None:
+        masked = pieces.word & np.uint64(rule.mask)
+        wrong = masked != 0 if rule.value is None else masked == np.uint64(rule.value)
+        if wrong.any():
+            self.add_pieces(rule.reason, pieces[wrong])
+
+    def first(self) -> tuple[tuple[int, str], ...]:
+        """The first of them, without repetition, in the order of places."""
+        return tuple(sorted(set(self.found))[:MAX_FAULTS])

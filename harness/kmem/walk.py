@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's page tables, read from the guest's memory: a quick copy while the guest stands still, then the walk.
+
+::
+
+    image = copy_tables(memory, tables)     # with the guest paused
+    found = walk(image)                     # any time later
+    found.to_state(); found.coalesce(markers)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.arch.pagetable import TableFormat, coalesce
+from harness.kmem._copy import TableImage, TableRows, copy_tables, physical
+from harness.kmem._decode import MAX_FAULTS, Decoded, decode
+from harness.kmem._runs import Indices, Runs, merge
+from harness.state import HostMapping, HostTables, Mapping, TableFault, TablePage
+from harness.units import AddrRange
+
+__all__ = ["MAX_FAULTS", "TableImage", "TableRows", "Walk", "copy_tables", "walk"]
+
+_AGAIN = "leads to a table that is reachable another way too"
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """Decoded page tables: ``runs`` of mappings and ``faults`` in the order of virtual addresses.
+
+    ``used`` has the number of non-empty entries of each table of ``image``, level by level.
+    """
+
+    image: TableImage
+    runs: Runs
+    used: tuple[Indices, ...]
+    faults: tuple[TableFault, ...]
+
+    def to_state(self) -> HostTables:
+        """The same as plain values."""
+        return HostTables(self.mappings(), self.pages(), self.faults)
+
+    def mappings(self) -> tuple[HostMapping, ...]:
+        """The runs, each adjacent both in virtual and in physical addresses."""
+        return _mappings(self.image.tables, self.runs)
+
+    def coalesce(self, markers: Sequence[tuple[int, str]]) -> tuple[Mapping, ...]:
+        """The runs as ptdump joins them, see ``harness.arch.pagetable.coalesce``."""
+        joined = _mappings(self.image.tables, self.runs.joined(physically=False))
+        return tuple(coalesce(joined, self.image.tables, markers))
+
+    def pages(self) -> tuple[TablePage, ...]:
+        """Every table page; those that begin at one virtual address from the root down."""
+        found: list[TablePage] = []
+        for level, rows, used in zip(self.image.tables.levels, self.image.levels, self.used, strict=True):
+            span = level.table_span
+            for address, start, entries in zip(
+                rows.addresses.tolist(), rows.starts.tolist(), used.tolist(), strict=True
+            ):
+                found.append(TablePage(address, level.name, AddrRange(start, start + span), entries))
+        found.sort(key=lambda page: page.range.start)
+        return tuple(found)
+
+
+def walk(image: TableImage) -> Walk:
+    """Decode a copy of page tables.
+
+    Mappings are what ptdump prints: a PTE that is not empty, valid or not, and an entry of a higher level that the
+    kernel takes for a block. What must not be in a table is a fault, at most ``MAX_FAULTS`` for each level.
+
+    A table that is reachable in several ways is a fault, unless all its entries are one and the same, down to one
+    page: so KASAN maps the shadow of nothing (kasan_populate_early_shadow, mm/kasan/init.c, v6.12). Each further way
+    to it gives one run that covers all of the table, with that page as its physical address.
+    """
+    decoded = [decode(image, depth) for depth in range(len(image.levels))]
+    shadows = [_shadows(image, depth) for depth in range(len(image.refused))]
+    parts = [level.runs for level in decoded]
+    parts += [runs for runs, _ in shadows if len(runs)]
+    faults: list[TableFault] = []
+    for depth, level in enumerate(decoded):
+        extra = shadows[depth][1] if depth < len(shadows) else ()
+        faults += _faults(image, depth, level, extra)
+    faults.sort(key=lambda fault: (fault.range.start, -fault.range.end, fault.reason))
+    return Walk(image, merge(parts), tuple(level.used for level in decoded), tuple(faults))
+
+
+def _mappings(tables: TableFormat, runs: Runs) -> tuple[HostMapping, ...]:
+    names = [level.leaf_name for level in tables.levels]
+    words = {bits: tables.words(bits) for bits in np.unique(runs.bits).tolist()}
+    columns = (runs.start, runs.size, runs.physical, runs.level, runs.bits)
+    return tuple(
+        HostMapping(AddrRange(start, start + size), where, names[level], words[bits])
+        for start, size, where, level, bits in zip(*(column.tolist() for column in columns), strict=True)
+    )
+
+
+def _faults(image: TableImage, depth: int, level: Decoded, extra: Sequence[tuple[int, str]]) -> list[TableFault]:
+    found = sorted({*level.faults, *extra})[:MAX_FAULTS]
+    if not found:
+        return []
+    form, rows = image.tables.levels[depth], image.levels[depth]
+    places = np.array([place for place, _ in found], dtype=np.intp)
+    columns = (rows.addresses[places // form.entries], rows.flat[places], image.virtual(depth, places))
+    return [
+        TableFault(table, place % form.entries, entry, AddrRange.sized(start, form.entry_span), reason)
+        for (place, reason), table, entry, start in zip(found, *(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def _shadows(image: TableImage, depth: int) -> tuple[Runs, tuple[tuple[int, str], ...]]:
+    """Runs for the pointers of a level to tables that may be shared, and faults for the others."""
+    refused = image.refused[depth]
+    known = refused.row >= 0
+    place, row = refused.place[known], refused.row[known]
+    pages = {number: _single_page(image, depth + 1, number) for number in np.unique(row).tolist()}
+    entry = np.array([page or 0 for page in map(pages.__getitem__, row.tolist())], dtype=np.uint64)
+    fine = entry != 0
+    tables = image.tables
+    start = image.virtual(depth, place[fine])
+    runs = Runs(
+        start=start,
+        size=np.full(len(start), tables.levels[depth].entry_span, dtype=np.uint64),
+        physical=physical(tables, entry[fine]),
+        bits=entry[fine] & np.uint64(tables.attributes),
+        level=np.full(len(start), len(tables.levels) - 1, dtype=np.uint8),
+    )
+    return runs, tuple((number, _AGAIN) for number in place[~fine][:MAX_FAULTS].tolist())
+
+
+def _single_page(image: TableImage, depth: int, row: int) -> int | None:
+    """The PTE to which every way down from a table leads, None if there is no such one."""
+    tables, entry = image.tables, 0
+    while True:
+        words = image.levels[depth].words[row]
+        entry = int(words[0])
+        if entry == 0 or (words != words[0]).any():
+            return None
+        if depth == len(tables.levels) - 1:
+            return entry if entry & tables.attributes else None
+        mask, value = tables.table
+        below = np.flatnonzero(image.levels[depth + 1].addresses == np.uint64(tables.physical(entry)))
+        if entry & mask != value or len(below) == 0:
+            return None
+        depth, row = depth + 1, int(below[0])
