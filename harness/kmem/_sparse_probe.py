@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where struct mem_section_usage and its sub-section bitmap are, told by sections whose content is known.
+
+Kernels since v6.8, and stable ones with the same fix, begin struct mem_section_usage with a struct rcu_head. Nothing
+in vmcoreinfo tells. But all sub-sections of boot RAM are present, and so their bits are (subsection_map_init,
+mm/sparse-vmemmap.c, v6.12), while the words before the bitmap are zero until the usage is freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.kmem._sparse_entries import SectionArray, read_entries
+from harness.kmem.address import DirectMap, Words
+from harness.kmem.memory import PhysicalMemory
+from harness.state import NotObserved
+from harness.units import AddrRange
+
+#: bytes in front of the bitmap that are considered: none, or any struct of up to four words
+_BITMAP_OFFSETS = (0, 8, 16, 24, 32)
+_FULL = np.uint64((1 << 64) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePlace:
+    """Bytes into struct mem_section of the ``pointer``, and into struct mem_section_usage of the ``bitmap``."""
+
+    pointer: int
+    bitmap: int
+
+
+def find_usage(
+    memory: PhysicalMemory,
+    direct: DirectMap,
+    array: SectionArray,
+    map_offset: int,
+    section_size: int,
+    subsection_size: int,
+    ram: Iterable[AddrRange],
+) -> UsagePlace | NotObserved:
+    """The one place at which the sections that lie wholly in ``ram`` have bitmaps with all bits set.
+
+    Raises Untranslated or OutsideMemory if mem_section itself cannot be read.
+    """
+    whole = [piece.align_inward(section_size) for piece in ram]
+    numbers = [n for piece in whole for n in range(piece.start // section_size, piece.end // section_size)]
+    entries = read_entries(memory, direct, array)
+    words = entries.words[np.isin(entries.numbers, np.array(numbers, dtype=np.intp))]
+    if len(words) == 0:
+        return NotObserved("no section of boot RAM is whole, so that nothing shows where the sub-section bitmap lies")
+    found = []
+    for pointer in range(0, array.entry_size, 8):
+        if pointer == map_offset:
+            continue
+        physical, fine = direct.translate(words[:, pointer // 8])
+        if not fine.all() or (physical & np.uint64(7)).any():
+            continue
+        for bitmap in _BITMAP_OFFSETS:
+            if _full(memory, physical + np.uint64(bitmap), section_size // subsection_size):
+                found.append(UsagePlace(pointer, bitmap))
+    if len(found) == 1:
+        return found[0]
+    where = "nowhere" if not found else f"in {len(found)} places"
+    return NotObserved(f"the sub-section bitmaps of the {len(words)} whole sections of boot RAM could be {where}")
+
+
+def _full(memory: PhysicalMemory, physical: Words, bits: int) -> bool:
+    """True if all ``bits`` at each address are set, and nothing in front of the first word is a part of them."""
+    count = -(-bits // 64)
+    if not memory.holds(physical, count * 8).all():
+        return False
+    cells = physical[:, None] + np.arange(count, dtype=np.uint64) * np.uint64(8)
+    words = memory.gather(cells.ravel(), 8).reshape(-1, count)
+    last = np.uint64((1 << bits - (count - 1) * 64) - 1)
+    return bool((words[:, :-1] == _FULL).all() and (words[:, -1] == last).all())

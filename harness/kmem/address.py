@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From the kernel's virtual addresses to physical ones: by arithmetic where the kernel does so, or by its mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.arch.layout import KernelLayout
+from harness.errors import InfraError
+from harness.state import HostMapping
+from harness.units import AddrRange
+
+Words = NDArray[np.uint64]
+Flags = NDArray[np.bool_]
+
+_TOP = 1 << 64
+
+
+class Untranslated(InfraError):
+    """A virtual address that leads nowhere by the means at hand."""
+
+    def __init__(self, address: int, why: str) -> None:
+        super().__init__(f"kernel address {address:#018x} {why}")
+        self.address = address
+
+
+class Translation(Protocol):
+    """Whatever knows the physical addresses behind virtual ones."""
+
+    def translate(self, addresses: Words) -> tuple[Words, Flags]:
+        """The physical address of each of ``addresses``, and whether it has one (the first is void if not)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Virtual addresses that are ``offset`` (modulo 2**64) above the physical ones behind them."""
+
+    virtual: AddrRange
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirectMap:
+    """Where virtual and physical addresses differ by a constant; the first window that an address is in counts."""
+
+    windows: tuple[Window, ...]
+
+    def physical(self, address: int) -> int:
+        """The physical address of one virtual one. Raises Untranslated outside of all windows."""
+        for window in self.windows:
+            if address in window.virtual:
+                return (address - window.offset) % _TOP
+        raise Untranslated(address, "is neither in the linear map nor in the kernel image")
+
+    def translate(self, addresses: Words) -> tuple[Words, Flags]:
+        """See ``Translation``."""
+        physical = np.zeros(addresses.shape, dtype=np.uint64)
+        found = np.zeros(addresses.shape, dtype=np.bool_)
+        for window in self.windows:
+            here = (addresses - np.uint64(window.virtual.start) < np.uint64(window.virtual.size)) & ~found
+            physical[here] = addresses[here] - np.uint64(window.offset % _TOP)
+            found |= here
+        return physical, found
+
+
+def direct_map(layout: KernelLayout, image: Window | None = None) -> DirectMap:
+    """What the kernel translates without page tables: its linear map, then its ``image`` (None if not known)."""
+    linear = Window(layout.linear_window, (layout.linear_start - layout.phys_offset) % _TOP)
+    return DirectMap((linear,) if image is None else (linear, image))
+
+
+def arm64_kernel_image(note: Mapping[str, str]) -> Window:
+    """Where an arm64 kernel's own code and data are (__kimg_to_phys, arch/arm64/include/asm/memory.h, v6.12).
+
+    From _stext on; the note does not tell the end, so that the window reaches to VMALLOC_END. Raises KeyError for a
+    missing key, ValueError for one that is no number.
+    """
+    return _image(note, int(note["SYMBOL(_stext)"], 16), "NUMBER(VMALLOC_END)", "NUMBER(kimage_voffset)")
+
+
+def riscv64_kernel_image(note: Mapping[str, str]) -> Window:
+    """Where a riscv64 kernel's own code and data are (kernel_mapping_va_to_pa, arch/riscv/include/asm/page.h, v6.12).
+
+    They follow the modules, up to the end of the address space. Raises KeyError for a missing key (v6.7 was the first
+    to tell va_kernel_pa_offset), ValueError for one that is no number.
+    """
+    return _image(note, int(note["NUMBER(MODULES_END)"], 0), None, "NUMBER(va_kernel_pa_offset)")
+
+
+def _image(note: Mapping[str, str], start: int, end: str | None, offset: str) -> Window:
+    return Window(AddrRange(start, _TOP if end is None else int(note[end], 0)), int(note[offset], 0))
+
+
+class PageMap:
+    """The runs of a page-table walk as a translation. ``mappings`` must not overlap."""
+
+    def __init__(self, mappings: Iterable[HostMapping]) -> None:
+        runs = sorted((run.range.start, run.range.size, run.physical) for run in mappings)
+        self._start, self._size, self._physical = (
+            np.array([run[column] for run in runs], dtype=np.uint64) for column in range(3)
+        )
+
+    def translate(self, addresses: Words) -> tuple[Words, Flags]:
+        """See ``Translation``."""
+        if len(self._start) == 0:
+            return np.zeros(addresses.shape, dtype=np.uint64), np.zeros(addresses.shape, dtype=np.bool_)
+        run = np.searchsorted(self._start, addresses, side="right") - 1
+        known = run >= 0
+        run = np.maximum(run, 0)
+        within = addresses - self._start[run]
+        return self._physical[run] + within, known & (within < self._size[run])

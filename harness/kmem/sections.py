@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's mem_section, read from the guest's memory: a quick copy while the guest stands still, then the rest.
+
+::
+
+    image = copy_sections(memory, direct, layout)     # with the guest paused
+    found = decode_sections(image)                    # any time later
+    found.sections; found.faults
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.kmem._sparse_entries import MAX_FAULTS, MAX_ROOTS, MAX_SECTIONS, Entries, SectionFault, read_entries
+from harness.kmem.address import DirectMap, Flags, Words
+from harness.kmem.memory import PhysicalMemory
+from harness.kmem.structs import SparseLayout
+from harness.state import NotObserved, Section
+
+__all__ = [
+    "MAX_FAULTS",
+    "MAX_ROOTS",
+    "MAX_SECTIONS",
+    "SectionFault",
+    "SectionImage",
+    "Sections",
+    "copy_sections",
+    "decode_sections",
+]
+
+#: bits of section_mem_map that are never an address: a memmap is page-aligned, and so is pfn 0's place in it
+_FLAG_BITS = 12
+_FLAG_MASK = (1 << _FLAG_BITS) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SectionImage:
+    """A copy of all used sections: ``bitmaps`` has the words of each one's sub-section bitmap where ``readable``.
+
+    ``direct`` tells whether the usage is a pointer that the kernel can have made at all.
+    """
+
+    layout: SparseLayout
+    entries: Entries
+    bitmaps: Words
+    readable: Flags
+    direct: Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """What mem_section says, in the order of section numbers, and what of it could not be read."""
+
+    sections: tuple[Section, ...]
+    faults: tuple[SectionFault, ...]
+
+
+def copy_sections(memory: PhysicalMemory, direct: DirectMap, layout: SparseLayout) -> SectionImage:
+    """Copy every used entry of mem_section and its sub-section bitmap.
+
+    A pointer that leads nowhere costs what it would have led to, and nothing else. Raises Untranslated or
+    OutsideMemory if mem_section itself cannot be read.
+    """
+    entries = read_entries(memory, direct, layout.array)
+    total = len(entries.numbers)
+    if isinstance(layout.usage, NotObserved):
+        none = np.zeros(total, dtype=np.bool_)
+        return SectionImage(layout, entries, np.zeros((total, 0), dtype=np.uint64), none, none)
+    count = -(-layout.subsections // 64)
+    pointers = entries.words[:, layout.usage.pointer // 8]
+    physical, inside = direct.translate(pointers)
+    physical = physical + np.uint64(layout.usage.bitmap)
+    readable = inside & (pointers & np.uint64(7) == 0) & memory.holds(physical, count * 8)
+    cells = physical[readable][:, None] + np.arange(count, dtype=np.uint64) * np.uint64(8)
+    bitmaps = np.zeros((total, count), dtype=np.uint64)
+    bitmaps[readable] = memory.gather(cells.ravel(), 8).reshape(-1, count)
+    return SectionImage(layout, entries, bitmaps, readable, inside)
+
+
+def decode_sections(image: SectionImage) -> Sections:
+    """Make values of a copy.
+
+    A section whose usage cannot be read is there without sub-sections, and is a fault as well; so is one that shares
+    its usage with another. ``mem_map`` is section_mem_map without its low 12 bits, which are all flags.
+    """
+    layout, entries = image.layout, image.entries
+    usage = (
+        np.zeros(len(entries.numbers), dtype=np.uint64)
+        if isinstance(layout.usage, NotObserved)
+        else entries.words[:, layout.usage.pointer // 8]
+    )
+    names: dict[int, tuple[str, ...]] = {}
+    found = []
+    columns = (entries.numbers, entries.words[:, layout.map_offset // 8], usage, image.readable)
+    for place, (number, word, pointer, readable) in enumerate(
+        zip(*(column.tolist() for column in columns), strict=True)
+    ):
+        low = word & _FLAG_MASK
+        if low not in names:
+            names[low] = _names(low, layout.flags)
+        bits = int.from_bytes(image.bitmaps[place].tobytes(), "little") if readable else None
+        found.append(Section(number, names[low], word & ~_FLAG_MASK, pointer, bits))
+    faults = sorted([*entries.faults, *_usage_faults(image, usage)], key=lambda fault: fault.first)
+    return Sections(tuple(found), tuple(faults[:MAX_FAULTS]))
+
+
+def _names(low: int, flags: tuple[str, ...]) -> tuple[str, ...]:
+    known = dict(enumerate(flags))
+    return tuple(known.get(bit, f"bit-{bit}") for bit in range(_FLAG_BITS) if low >> bit & 1)
+
+
+def _usage_faults(image: SectionImage, usage: Words) -> list[SectionFault]:
+    faults = []
+    lost = np.flatnonzero((usage != 0) & ~image.readable)
+    for place in lost[:MAX_FAULTS].tolist():
+        if int(usage[place]) & 7:
+            reason = "a pointer to mem_section_usage that is not aligned"
+        elif not image.direct[place]:
+            reason = "a pointer to mem_section_usage that is not in the linear map"
+        else:
+            reason = "a pointer to mem_section_usage outside of memory"
+        faults.append(SectionFault(int(image.entries.numbers[place]), 1, int(usage[place]), reason))
+    for place, first in _repeated(usage)[:MAX_FAULTS]:
+        number, other = int(image.entries.numbers[place]), int(image.entries.numbers[first])
+        faults.append(SectionFault(number, 1, int(usage[place]), f"the mem_section_usage of section {other}, too"))
+    return faults
+
+
+def _repeated(usage: Words) -> list[tuple[int, int]]:
+    """(place, earlier place) of each pointer that stands there again."""
+    used = np.flatnonzero(usage)
+    order = used[np.argsort(usage[used], kind="stable")]
+    same = np.flatnonzero(usage[order][1:] == usage[order][:-1])
+    return [(int(order[at + 1]), int(order[at])) for at in same.tolist()]

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How one kernel lays out mem_section, its usage, and struct page.
+
+What BTF tells is taken from there. Without it the vmcoreinfo note and the kernel's configuration tell most; where
+usage and its sub-section bitmap lie is found on the evidence: the sections of boot RAM, whose bits are known. No
+kernel version is looked at. Sources: include/linux/mmzone.h, include/linux/page-flags-layout.h, include/linux/mm.h
+and kernel/vmcore_info.c (v6.12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.arch.layout import KernelLayout
+from harness.kmem._sparse_entries import SectionArray
+from harness.kmem._sparse_probe import UsagePlace, find_usage
+from harness.kmem.address import DirectMap
+from harness.kmem.btf import Btf, Member
+from harness.kmem.memory import PhysicalMemory
+from harness.state import NotObserved
+from harness.units import AddrRange
+
+__all__ = ["BitField", "Evidence", "PageLayout", "SectionArray", "SparseLayout", "UsagePlace", "sparse_layout"]
+
+_LONG = 64
+_MAX_ROOTS = 1 << 23
+
+#: names of the SECTION_* bits that do not follow from the C name in an obvious way
+_FLAG_NAMES = {
+    "SECTION_MARKED_PRESENT_BIT": "present",
+    "SECTION_HAS_MEM_MAP_BIT": "has-mem-map",
+    "SECTION_IS_ONLINE_BIT": "online",
+    "SECTION_IS_EARLY_BIT": "early",
+    "SECTION_TAINT_ZONE_DEVICE_BIT": "zone-device",
+    "SECTION_IS_VMEMMAP_PREINIT_BIT": "vmemmap-preinit",
+}
+_ALWAYS = ("present", "has-mem-map", "online", "early")
+_LAST_BIT = "SECTION_MAP_LAST_BIT"
+#: zone_names, mm/show_mem.c, as /proc/zoneinfo prints them
+_ZONE_NAMES = {
+    "ZONE_DMA": "DMA",
+    "ZONE_DMA32": "DMA32",
+    "ZONE_NORMAL": "Normal",
+    "ZONE_HIGHMEM": "HighMem",
+    "ZONE_MOVABLE": "Movable",
+    "ZONE_DEVICE": "Device",
+}
+_NUMBER_OF_ZONES = "__MAX_NR_ZONES"
+
+
+@dataclass(frozen=True, slots=True)
+class BitField:
+    """``width`` bits of a word from bit ``shift`` on."""
+
+    shift: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageLayout:
+    """struct page: its ``size`` and the offsets of two members in bytes, and what is in the upper bits of its flags.
+
+    ``vmemmap`` is the virtual address of the struct page of pfn 0; ``zones`` are the zones' names by number.
+    """
+
+    vmemmap: int
+    size: int
+    flags: int
+    refcount: int
+    node: BitField
+    zone: BitField
+    zones: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SparseLayout:
+    """mem_section of one kernel.
+
+    ``map_offset`` and ``usage.pointer`` are bytes into an entry, ``usage.bitmap`` bytes into struct mem_section_usage;
+    ``flags`` are the names of the low bits of section_mem_map by number; ``section_size`` is bytes, and
+    ``subsections`` how many a section has. ``usage`` is not observed where the kernel keeps no sub-sections
+    (no SPARSEMEM_VMEMMAP), or where nothing told how; ``page`` likewise.
+    """
+
+    array: SectionArray
+    section_size: int
+    subsections: int
+    map_offset: int
+    flags: tuple[str, ...]
+    usage: UsagePlace | NotObserved
+    page: PageLayout | NotObserved
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A booted guest to look at: its memory, and the physical ranges ``ram`` of its boot RAM, all of them in use."""
+
+    memory: PhysicalMemory
+    direct: DirectMap
+    ram: tuple[AddrRange, ...]
+
+
+def sparse_layout(
+    note: Mapping[str, str],
+    kernel: KernelLayout,
+    *,
+    subsection_size: int,
+    config: Mapping[str, str] | None,
+    btf: Btf | None,
+    evidence: Evidence,
+) -> SparseLayout | NotObserved:
+    """Find out how the kernel that wrote vmcoreinfo ``note`` lays out its sections.
+
+    ``config`` is its configuration and ``btf`` its BTF, as far as known; one of the two is needed. What remains open
+    is not observed, never guessed. Raises ParseError for broken BTF, OutsideMemory if mem_section itself cannot be
+    read.
+    """
+    try:
+        return _layout(note, kernel, subsection_size, config, btf, evidence)
+    except _Untold as untold:
+        return NotObserved(str(untold))
+
+
+class _Untold(Exception):
+    """Something that nobody tells; the text is the reason."""
+
+
+def _layout(
+    note: Mapping[str, str],
+    kernel: KernelLayout,
+    subsection_size: int,
+    config: Mapping[str, str] | None,
+    btf: Btf | None,
+    evidence: Evidence,
+) -> SparseLayout:
+    section_bits = _number(note, "NUMBER(SECTION_SIZE_BITS)", limit=_LONG)
+    memory_bits = _number(note, "NUMBER(MAX_PHYSMEM_BITS)", limit=_LONG)
+    section_size = 1 << section_bits
+    if section_size % subsection_size or memory_bits <= section_bits:
+        raise _Untold(f"vmcoreinfo tells sections of {section_bits} bits in a memory of {memory_bits}")
+    array = _array(note, kernel.page_size, memory_bits - section_bits)
+    map_offset = _number(note, "OFFSET(mem_section.section_mem_map)", limit=array.entry_size)
+    if btf is not None:
+        _same(note, btf)
+    elif config is None:
+        raise _Untold("the kernel has neither BTF nor a configuration to read (CONFIG_DEBUG_INFO_BTF, IKCONFIG_PROC)")
+    flags, zones = (_flags_by_config(config or {}), _zones_by_config(config or {})) if btf is None else _by_btf(btf)
+    return SparseLayout(
+        array=array,
+        section_size=section_size,
+        subsections=section_size // subsection_size,
+        map_offset=map_offset,
+        flags=flags,
+        usage=_usage(config, btf, array, map_offset, section_size, subsection_size, evidence),
+        page=_page(note, kernel, config, btf, zones),
+    )
+
+
+def _number(note: Mapping[str, str], key: str, *, base: int = 10, limit: int) -> int:
+    text = note.get(key)
+    if text is None:
+        raise _Untold(f"the vmcoreinfo note has no {key}")
+    try:
+        value = int(text, base)
+    except ValueError:
+        value = -1
+    if not 0 <= value < limit:
+        raise _Untold(f"the vmcoreinfo note has {key}={text[:40]}")
+    return value
+
+
+def _array(note: Mapping[str, str], page_size: int, bits: int) -> SectionArray:
+    """Which of the two arrays it is shows in the number of its roots (NR_SECTION_ROOTS, include/linux/mmzone.h)."""
+    size = _number(note, "SIZE(mem_section)", limit=page_size + 1)
+    roots = _number(note, "LENGTH(mem_section)", limit=_MAX_ROOTS + 1)
+    if size < 16 or size & (size - 1):
+        raise _Untold(f"vmcoreinfo tells {size} bytes of struct mem_section, which is no power of two")
+    per_root = page_size // size
+    address = _number(note, "SYMBOL(mem_section)", base=16, limit=1 << _LONG)
+    if roots == -(-(1 << bits) // per_root):
+        return SectionArray(address, True, roots, per_root, size)
+    if roots == 1 << bits:
+        return SectionArray(address, False, roots, 1, size)
+    raise _Untold(f"vmcoreinfo tells {roots} roots of mem_section, which fits neither kind of SPARSEMEM")
+
+
+def _same(note: Mapping[str, str], btf: Btf) -> None:
+    """A BTF of another kernel would be worse than none."""
+    sizes = {f"SIZE({name})": btf.size(name) for name in ("mem_section", "page", "pglist_data", "zone")}
+    offsets = {
+        f"OFFSET({struct}.{member})": found.offset
+        for struct, member in (("mem_section", "section_mem_map"), ("page", "flags"), ("page", "_refcount"))
+        if (found := btf.member(struct, member)) is not None
+    }
+    for key, value in (sizes | offsets).items():
+        if key in note and note[key] != str(value):
+            raise _Untold(f"the BTF is not that of the running kernel: {key} is {value} there, {note[key]} here")
+
+
+def _by_btf(btf: Btf) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    bits, kinds = btf.enumerators(_LAST_BIT), btf.enumerators(_NUMBER_OF_ZONES)
+    if bits is None or kinds is None:
+        raise _Untold(f"the kernel's BTF has no {_LAST_BIT if bits is None else _NUMBER_OF_ZONES}")
+    return _in_order(bits, _LAST_BIT, _FLAG_NAMES), _in_order(kinds, _NUMBER_OF_ZONES, _ZONE_NAMES)
+
+
+def _in_order(values: Mapping[str, int], last: str, names: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of an enum that counts from 0 to its enumerator ``last``."""
+    by_number = {value: name for name, value in values.items() if name != last}
+    if sorted(by_number) != list(range(values[last])):
+        raise _Untold(f"the kernel's enum that ends with {last} does not count from 0 on")
+    ordered = (by_number[number] for number in range(values[last]))
+    return tuple(names.get(name, _plain(name)) for name in ordered)
+
+
+def _plain(name: str) -> str:
+    """SECTION_IS_NEW_THING_BIT: new-thing."""
+    words = name.removeprefix("SECTION_").removeprefix("ZONE_").removeprefix("IS_").removesuffix("_BIT")
+    return words.lower().replace("_", "-")
+
+
+def _flags_by_config(config: Mapping[str, str]) -> tuple[str, ...]:
+    found = list(_ALWAYS)
+    if config.get("ZONE_DEVICE") == "y":
+        found.append("zone-device")
+    if config.get("SPARSEMEM_VMEMMAP_PREINIT") == "y":
+        found.append("vmemmap-preinit")
+    return tuple(found)
+
+
+def _zones_by_config(config: Mapping[str, str]) -> tuple[str, ...]:
+    """enum zone_type: two of its zones no kernel is without."""
+    always = ("ZONE_NORMAL", "ZONE_MOVABLE")
+    return tuple(name for option, name in _ZONE_NAMES.items() if option in always or config.get(option) == "y")
+
+
+def _usage(
+    config: Mapping[str, str] | None,
+    btf: Btf | None,
+    array: SectionArray,
+    map_offset: int,
+    section_size: int,
+    subsection_size: int,
+    evidence: Evidence,
+) -> UsagePlace | NotObserved:
+    subsections = section_size // subsection_size
+    if btf is not None:
+        pointer, bitmap = btf.member("mem_section", "usage"), btf.member("mem_section_usage", "subsection_map")
+        if pointer is None or bitmap is None:
+            return NotObserved("the kernel has no sub-sections (CONFIG_SPARSEMEM_VMEMMAP)")
+        if not _is_bitmap(bitmap, subsections) or pointer.size != 8:
+            return NotObserved(f"the kernel's BTF has a sub-section bitmap of {bitmap.size} bytes: {subsections} bits?")
+        return UsagePlace(pointer.offset, bitmap.offset)
+    if config is not None and config.get("SPARSEMEM_VMEMMAP") != "y":
+        return NotObserved("the kernel has no sub-sections (CONFIG_SPARSEMEM_VMEMMAP)")
+    return find_usage(evidence.memory, evidence.direct, array, map_offset, section_size, subsection_size, evidence.ram)
+
+
+def _is_bitmap(member: Member, bits: int) -> bool:
+    return member.size == -(-bits // _LONG) * 8
+
+
+def _page(
+    note: Mapping[str, str],
+    kernel: KernelLayout,
+    config: Mapping[str, str] | None,
+    btf: Btf | None,
+    zones: tuple[str, ...],
+) -> PageLayout | NotObserved:
+    """Node and zone are kept at the top of page->flags (NODES_PGOFF and ZONES_PGOFF, include/linux/mm.h)."""
+    if btf is None and (config or {}).get("SPARSEMEM_VMEMMAP") != "y":
+        return NotObserved("without CONFIG_SPARSEMEM_VMEMMAP a page's flags may or may not hold its node")
+    nodes = _nodes_by_btf(btf, len(zones)) if btf is not None else _nodes_by_config(config or {})
+    if nodes is None:
+        return NotObserved("nothing tells how many nodes the kernel is built for")
+    try:
+        size = _number(note, "SIZE(page)", limit=kernel.page_size)
+        flags = _number(note, "OFFSET(page.flags)", limit=size)
+        refcount = _number(note, "OFFSET(page._refcount)", limit=size)
+    except _Untold as untold:
+        return NotObserved(str(untold))
+    node_bits = (nodes - 1).bit_length()
+    # ZONES_SHIFT, include/linux/page-flags-layout.h
+    zone_bits = (len(zones) - 1).bit_length()
+    return PageLayout(
+        vmemmap=kernel.vmemmap,
+        size=size,
+        flags=flags,
+        refcount=refcount,
+        node=BitField(_LONG - node_bits, node_bits),
+        zone=BitField(_LONG - node_bits - zone_bits, zone_bits),
+        zones=zones,
+    )
+
+
+def _nodes_by_config(config: Mapping[str, str]) -> int | None:
+    """MAX_NUMNODES, include/linux/numa.h."""
+    shift = config.get("NODES_SHIFT", "0" if config.get("NUMA") != "y" else "")
+    return 1 << int(shift) if shift.isdecimal() and int(shift) <= 10 else None
+
+
+def _nodes_by_btf(btf: Btf, zones: int) -> int | None:
+    """MAX_NUMNODES: struct zonelist has one place for each zone of each node, and one more."""
+    places = btf.member("zonelist", "_zonerefs")
+    if places is None or len(places.dimensions) != 1:
+        return None
+    nodes, rest = divmod(places.dimensions[0] - 1, zones)
+    return nodes if rest == 0 and nodes > 0 and nodes & (nodes - 1) == 0 else None
