@@ -3,12 +3,23 @@
 
 from __future__ import annotations
 
-from harness.check import counters, devices, iomem, life, sysfs, tables
+from harness.check import (
+    counters,
+    crosscheck,
+    devices,
+    iomem,
+    life,
+    linear,
+    pagetables,
+    sections,
+    sysfs,
+    vmemmap,
+)
 from harness.check.evidence import Evidence, ResizeReport, TouchReport, UnplugReport
 from harness.check.findings import CheckResult, Finding, Verdict
 from harness.check.registry import CATALOGUE, Invariant, run_all, run_check, sort_catalogue
 
-sort_catalogue(("QMP", "IOM", "BLK", "ZON", "MEM", "LIN", "VMM", "LOG", "LIV"))
+sort_catalogue(("QMP", "IOM", "BLK", "ZON", "MEM", "LIN", "VMM", "PGT", "SEC", "XCK", "LOG", "LIV"))
 
 __all__ = [
     "CATALOGUE",
@@ -21,11 +32,15 @@ __all__ = [
     "UnplugReport",
     "Verdict",
     "counters",
+    "crosscheck",
     "devices",
     "iomem",
     "life",
+    "linear",
+    "pagetables",
     "run_all",
     "run_check",
+    "sections",
     "sysfs",
-    "tables",
+    "vmemmap",
 ]

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
+from harness.check.views import Views, views_of
 from harness.model.expected import ExpectedState
 from harness.model.layout import BootLayout
 from harness.state import GuestState
@@ -43,7 +45,7 @@ class TouchReport:
     used: tuple[tuple[AddrRange, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Evidence:
     """All that is known about one step: what must be (``expected``) and what was seen (``observed``)."""
 
@@ -53,3 +55,8 @@ class Evidence:
     unplugs: tuple[UnplugReport, ...] = ()
     resizes: tuple[ResizeReport, ...] = ()
     touches: tuple[TouchReport, ...] = ()
+
+    @functools.cached_property
+    def views(self) -> Views:
+        """The page tables of this step and of the boot, indexed once for all checks."""
+        return views_of(self.layout, self.observed)

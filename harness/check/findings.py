@@ -35,9 +35,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One invariant at one step: ``status`` is pass, fail or not-observed (with ``reason``, never a pass)."""
+    """One invariant at one step: ``status`` is pass, fail or not-observed (with ``reason``, never a pass).
+
+    ``note`` qualifies a pass or a failure: which of several sources served, and why the others could not. It is empty
+    where all of them did.
+    """
 
     invariant: str
     status: str
     findings: tuple[Finding, ...] = ()
     reason: str = ""
+    note: str = ""

@@ -21,8 +21,16 @@ class Broken:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Differences, and a note about what they were looked for in (see ``CheckResult.note``)."""
+
+    broken: Iterable[Broken]
+    note: str
+
+
 #: what a check returns: differences (none is a pass), NotObserved, or None where it does not apply to the step
-Outcome = Iterable[Broken] | NotObserved | None
+Outcome = Iterable[Broken] | Seen | NotObserved | None
 CheckFunction = Callable[[Evidence], Outcome]
 
 
@@ -67,10 +75,11 @@ def run_check(item: Invariant, evidence: Evidence, step: str = "") -> CheckResul
         return None
     if isinstance(outcome, NotObserved):
         return CheckResult(item.id, "not-observed", reason=outcome.reason)
+    seen = outcome if isinstance(outcome, Seen) else Seen(outcome, "")
     findings = tuple(
-        Finding(item.id, broken.where, broken.expected, broken.observed, broken.source, step) for broken in outcome
+        Finding(item.id, broken.where, broken.expected, broken.observed, broken.source, step) for broken in seen.broken
     )
-    return CheckResult(item.id, "fail" if findings else "pass", findings)
+    return CheckResult(item.id, "fail" if findings else "pass", findings, note=seen.note)
 
 
 def run_all(evidence: Evidence, step: str = "") -> Iterator[CheckResult]:

@@ -145,6 +145,16 @@ class Pmem:
         """True if its struct pages may share vmemmap pages: compound pages without an altmap (dev_dax_probe)."""
         return self.mode == "devdax" and self.map == "mem"
 
+    def altmap(self, page_size: int, max_struct_page: int) -> AddrRange | None:
+        """The part of the device that holds its own struct pages (__nvdimm_setup_pfn, drivers/nvdimm, v6.12).
+
+        It lies between the info block and the data; None where the struct pages are in RAM.
+        """
+        if self.mode != "devdax" or self.map != "dev":
+            return None
+        start = self.range.start + align_up(PMEM_INFO_BLOCK, page_size)
+        return AddrRange(start, self.data(page_size, max_struct_page).start)
+
     def pagemap(self) -> AddrRange | None:
         """The range that ZONE_DEVICE, linear map and vmemmap cover (devm_memremap_pages), None if there is none.
 

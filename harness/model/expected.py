@@ -36,11 +36,22 @@ class LinearPiece:
     """A physical range that one arch_add_memory() call maps: leaves never span two calls.
 
     ``pages`` is ram (add_memory_resource, mapped with pgprot_mhp) or device (memremap_pages, plain PAGE_KERNEL).
+    ``altmap`` is the part of the device that holds its struct pages, None if they lie in memory that was online then.
     """
 
     range: AddrRange
     owner: str
     pages: str
+    altmap: AddrRange | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedSection:
+    """One present entry of mem_section: flags by the names of ``state.Section``, bit N for sub-section N."""
+
+    number: int
+    flags: frozenset[str]
+    subsections: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +77,6 @@ class ExpectedState:
     memmap_pages: int
     vmalloc_mapped: bool
     virtio_names: Mapping[str, str]
+    kernel_memory: tuple[AddrRange, ...]
+    sections: tuple[ExpectedSection, ...]
+    once: tuple[AddrRange, ...]

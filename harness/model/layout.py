@@ -9,7 +9,7 @@ from harness.arch import ArchSpec, PagingMode
 from harness.arch.layout import KernelLayout
 from harness.errors import UnsupportedError
 from harness.state import GuestState, KernelFacts, NotObserved
-from harness.units import AddrRange, align_up, format_size
+from harness.units import AddrRange, align_up, format_size, intersect_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,30 @@ class BootLayout:
             return 0
         return piece.size // align * (compound - 2 * self.page_size)
 
-    def memmap_on_memory(self) -> bool:
-        """True if memory_hotplug.memmap_on_memory is on (mm/memory_hotplug.c)."""
-        return self.facts.parameters.get("memory_hotplug.memmap_on_memory", "N").strip() not in ("N", "0", "")
+    def self_hosted(self) -> int:
+        """Bytes at the head of each block of a DIMM that hold its own struct pages, 0 where they lie elsewhere.
+
+        mhp_supports_memmap_on_memory, memory_block_memmap_on_memory_pages (mm/memory_hotplug.c, v6.12): the
+        memory_hotplug.memmap_on_memory parameter is on, and the struct pages fill whole PMDs and pageblocks.
+        """
+        mode = self.facts.parameters.get("memory_hotplug.memmap_on_memory", "N").strip()
+        needed = self.memmap_bytes(AddrRange.sized(0, self.block_size))
+        if mode in ("N", "0", "") or needed % self.paging.leaf_sizes["PMD"]:
+            return 0
+        taken = align_up(needed, self.pageblock_size) if mode == "force" else needed
+        return 0 if taken % self.pageblock_size or taken == self.block_size else taken
+
+    def boot_memory(self) -> tuple[AddrRange, ...]:
+        """Boot RAM that the kernel was told of: what firmware keeps for itself is a hole.
+
+        Where /proc/iomem was read, its entries System RAM and reserved (memory that has no linear map) say so
+        (request_standard_resources, arch/arm64/kernel/setup.c; init_resources, arch/riscv/kernel/setup.c; v6.12).
+        """
+        nodes, iomem = self.machine.node_ranges(), self.baseline.iomem
+        if isinstance(iomem, NotObserved):
+            return nodes
+        told = [entry.range for entry in iomem if entry.name.lower() in ("system ram", "reserved")]
+        return intersect_ranges(nodes, told)
 
     def node_of_device_window(self) -> int:
         """The node the firmware's SRAT gives to the window: the last one (build_srat, hw/arm/virt-acpi-build.c)."""

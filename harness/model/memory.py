@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from harness.model.actions import (
 from harness.model.devices import Device, Dimm, Pmem, VirtioMem
 from harness.model.expected import ExpectedState, IomemAddition, LinearPiece, PciWindow
 from harness.model.layout import BootLayout
+from harness.model.sections import SectionTable
 from harness.model.zones import DEVICE, MOVABLE, ZoneTable
 from harness.state import MemoryBlock, NotObserved
 from harness.units import MIB, AddrRange, align_up, format_size, merge_ranges
@@ -64,6 +65,12 @@ class MemoryModel:
         self.devices: dict[str, Device] = {}
         self.vmalloc_mapped = False
         self.blocks: dict[int, Block] = {}
+        self.sections = SectionTable(
+            layout.paging.section_size, layout.machine.arch.subsection_size, layout.boot_memory()
+        )
+        self._pieces: tuple[LinearPiece, ...] = ()
+        self._once: tuple[AddrRange, ...] = ()
+        self._offlined_boot: set[int] = set()
         self._boot_managed = sum(zone.managed for zone in baseline.zones) * layout.page_size
         for node, piece in enumerate(ram):
             for part in piece.chunks(layout.block_size):
@@ -97,6 +104,18 @@ class MemoryModel:
                 self.auto_online = action.policy
             case SetPmemMode():
                 self._set_pmem_mode(self._device(action.id, Pmem), action)
+        self._follow_pieces()
+
+    def _follow_pieces(self) -> None:
+        """Take the calls of arch_add_memory and arch_remove_memory that the action came to into account."""
+        before, now = set(self._pieces), self._linear()
+        for piece in sorted(before.difference(now), key=lambda piece: piece.range):
+            self.sections.remove(piece.range)
+        for piece in now:
+            if piece not in before:
+                self.sections.add(piece.range, device=piece.pages == "device")
+        self._pieces = tuple(now)
+        self._once = merge_ranges([*self._once, *(piece.range for piece in now)])
 
     def _device(self, id: str, kind: type[DeviceT]) -> DeviceT:
         device = self.devices.get(id)
@@ -136,7 +155,7 @@ class MemoryModel:
         place = self.place(action.size) if action.address is None else AddrRange.sized(action.address, action.size)
         self._add(Dimm(action.id, place, action.node, slot, action.kernel_added))
         if action.kernel_added:
-            self._add_blocks(place, action.node, action.id, self_hosted=self.layout.memmap_on_memory())
+            self._add_blocks(place, action.node, action.id, self_hosted=self.layout.self_hosted())
 
     def _plug_virtio_mem(self, action: PlugVirtioMem) -> None:
         sub_block = max(action.block_size, self.layout.pageblock_size)
@@ -217,12 +236,11 @@ class MemoryModel:
             block.managed += size
             self.zones.get(block.node, block.zone).managed += size // self.layout.page_size
 
-    def _add_blocks(self, place: AddrRange, node: int, owner: str, *, self_hosted: bool = False) -> None:
+    def _add_blocks(self, place: AddrRange, node: int, owner: str, *, self_hosted: int = 0) -> None:
         size = self.layout.block_size
         for part in place.chunks(size):
             index = part.start // size
-            hosted = self.layout.memmap_bytes(part) if self_hosted else 0
-            self.blocks[index] = Block(index, node, owner, None, 0, hosted)
+            self.blocks[index] = Block(index, node, owner, None, 0, self_hosted)
         if self.auto_online in ONLINE_TYPES:
             for part in place.chunks(size):
                 self._set_block(part.start // size, self.auto_online)
@@ -240,6 +258,8 @@ class MemoryModel:
         if block.zone is not None:
             self.zones.get(block.node, block.zone).remove(piece, block.managed // self.layout.page_size)
             block.zone, block.managed = None, 0
+        if block.owner is None:
+            (self._offlined_boot.add if state == "offline" else self._offlined_boot.discard)(index)
         if state == "offline":
             return
         owner = self.devices.get(block.owner or "")
@@ -293,24 +313,27 @@ class MemoryModel:
         return out
 
     def _linear(self) -> list[LinearPiece]:
-        out: list[LinearPiece] = []
-        for device in self.devices.values():
-            ranges: list[AddrRange] = []
-            pages = "ram"
-            match device:
-                case Dimm(kernel_added=True):
-                    whole = not self.layout.memmap_on_memory()
-                    ranges = [device.range] if whole else list(device.range.chunks(self.layout.block_size))
-                case VirtioMem():
-                    ranges = [self.block_range(index) for index in sorted(device.plugged)]
-                case Pmem():
-                    mapped = device.pagemap()
-                    if mapped is not None:
-                        ranges, pages = [mapped], "device"
-                    elif device.mode == "kmem":
-                        ranges = [self.kmem_range(device)]
-            out.extend(LinearPiece(piece, device.id, pages) for piece in ranges)
+        out = [piece for device in self.devices.values() for piece in self._pieces_of(device)]
         return sorted(out, key=lambda piece: piece.range)
+
+    def _pieces_of(self, device: Device) -> Iterator[LinearPiece]:
+        block, hosted = self.layout.block_size, self.layout.self_hosted()
+        match device:
+            case Dimm(kernel_added=True) if hosted:
+                for part in device.range.chunks(block):
+                    yield LinearPiece(part, device.id, "ram", AddrRange.sized(part.start, hosted))
+            case Dimm(kernel_added=True):
+                yield LinearPiece(device.range, device.id, "ram")
+            case VirtioMem():
+                for index in sorted(device.plugged):
+                    yield LinearPiece(self.block_range(index), device.id, "ram")
+            case Pmem(mode="kmem"):
+                yield LinearPiece(self.kmem_range(device), device.id, "ram")
+            case Pmem():
+                mapped = device.pagemap()
+                if mapped is not None:
+                    altmap = device.altmap(self.layout.page_size, self.layout.machine.arch.max_struct_page)
+                    yield LinearPiece(mapped, device.id, "device", altmap)
 
     def _block_state(self, block: Block) -> MemoryBlock:
         if block.zone is not None:
@@ -334,9 +357,24 @@ class MemoryModel:
         )
         return (sum(self.layout.memmap_bytes(piece) for piece in hot) - saved) // self.layout.page_size
 
+    def _kernel_memory(self) -> tuple[AddrRange, ...]:
+        lent = [
+            AddrRange(place.start + block.self_hosted, place.end)
+            for block in self.blocks.values()
+            if block.zone not in (None, MOVABLE)
+            for place in (self.block_range(block.index),)
+        ]
+        return merge_ranges([*self.layout.machine.node_ranges(), *lent])
+
+    def _is_online(self, section: int, early: bool) -> bool:
+        if early:
+            return section not in self._offlined_boot
+        block = self.blocks.get(section)
+        return block is not None and block.zone is not None
+
     def expected(self) -> ExpectedState:
         """The state that must be found now."""
-        linear = self._linear()
+        linear = self._pieces
         hot = merge_ranges(piece.range for piece in linear)
         boot = [r.align_outward(self.layout.block_size) for r in self.layout.machine.node_ranges()]
         virtio = [device for device in self.devices.values() if not isinstance(device, Dimm)]
@@ -348,10 +386,13 @@ class MemoryModel:
             auto_online=self.auto_online,
             zones=self.zones.to_state(),
             managed_bytes=sum(z.managed for z in self.zones.to_state()) * self.layout.page_size - self._boot_managed,
-            linear=tuple(linear),
+            linear=linear,
             memmap=merge_ranges([*boot, *hot]),
             hot=hot,
             memmap_pages=self._memmap_pages(hot),
             vmalloc_mapped=self.vmalloc_mapped,
             virtio_names={device.id: f"virtio{device.virtio_index}" for device in virtio},
+            kernel_memory=self._kernel_memory(),
+            sections=self.sections.to_state(self._is_online),
+            once=self._once,
         )

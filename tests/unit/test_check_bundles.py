@@ -19,6 +19,9 @@ from harness.scenarios.recheck import recheck
 BUNDLES = Path(__file__).parent / "fixtures" / "bundles"
 RECORDED = sorted(path.name for path in BUNDLES.iterdir())
 
+#: what takes a look from the host, which these recordings do not have: test_check_host.py
+FROM_THE_HOST = {"PGT-2", "SEC-1", "SEC-2", "XCK-1"}
+
 Edit = Callable[[str], str]
 
 
@@ -296,11 +299,11 @@ def test_the_recordings_observe_every_invariant() -> None:
         for check in step.checks
         if check.status == "pass"
     }
-    assert passed == set(CATALOGUE)
+    assert passed == set(CATALOGUE) - FROM_THE_HOST
 
 
 def test_every_invariant_is_broken_by_some_corruption() -> None:
-    assert {invariant for item in CORRUPTIONS for invariant in item.broken} == set(CATALOGUE)
+    assert {invariant for item in CORRUPTIONS for invariant in item.broken} == set(CATALOGUE) - FROM_THE_HOST
 
 
 @pytest.mark.parametrize("item", CORRUPTIONS, ids=lambda item: item.name.replace(" ", "-"))
@@ -342,7 +345,7 @@ def test_a_missing_source_is_not_observed_and_no_pass(tmp_path: Path) -> None:
     (copy / ONLINE / "ptdump.txt").unlink()
     step = recheck(copy).steps[2]
     unseen = {check.invariant for check in step.checks if check.status == "not-observed"}
-    assert unseen == {"LIN-1", "LIN-2", "LIN-3", "VMM-1"}
+    assert unseen == {"LIN-1", "LIN-2", "LIN-3", "VMM-1"} | FROM_THE_HOST
 
 
 def test_a_kernel_that_does_not_count_memmap_pages_leaves_the_balance_unobserved(tmp_path: Path) -> None:

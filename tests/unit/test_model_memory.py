@@ -156,7 +156,7 @@ def test_virtio_mem_is_always_a_prefix_and_comes_back_to_nothing(sizes: list[int
         assert model.blocks_of("vm0") == tuple(range(FIRST, FIRST + -(-size * 2 * MIB // BLOCK)))
     model.apply(Unplug("vm0"))
     model.apply(SetAutoOnline("offline"))
-    assert model.expected() == fresh
+    assert dataclasses.replace(model.expected(), once=()) == fresh
 
 
 def test_pmem_follows_its_drivers() -> None:

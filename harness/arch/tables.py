@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What each architecture does with the kernel's page tables when memory goes, and which parts of them hold still."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TableRules:
+    """Rules of one architecture; every key is one of the vmcoreinfo note.
+
+    ``preallocates`` tells that every table directly below the root exists from boot on, for all of the linear map's and
+    vmemmap's windows, and is never freed; other empty tables are. ``keeps_edges`` tells that a table which reaches
+    beyond its window is never freed once it exists; other empty tables are.
+
+    ``volatile`` are the (start, end) keys of ranges that change while a guest does nothing in particular: vmalloc and
+    modules. ``image_offset`` is the key of the kernel image's virtual minus physical address; the image lies among the
+    former and holds still. ``validity_words`` are the words of a dump that come and go as single pages of the linear
+    map are made inaccessible (debug_pagealloc, KFENCE).
+    """
+
+    preallocates: bool
+    keeps_edges: bool
+    volatile: tuple[tuple[str, str], ...]
+    image_offset: str
+    validity_words: frozenset[str]
+
+
+_VMALLOC = ("NUMBER(VMALLOC_START)", "NUMBER(VMALLOC_END)")
+_MODULES = ("NUMBER(MODULES_VADDR)", "NUMBER(MODULES_END)")
+
+TABLE_RULES: Mapping[str, TableRules] = {
+    # arch/arm64/mm/mmu.c: free_empty_tables with the window as floor and ceiling (pgtable_range_aligned);
+    # arch/arm64/mm/pageattr.c: set_memory_valid, PTE_PRESENT_INVALID is nG's bit (v6.12)
+    "arm64": TableRules(
+        preallocates=False,
+        keeps_edges=True,
+        volatile=(_VMALLOC, _MODULES),
+        image_offset="NUMBER(kimage_voffset)",
+        validity_words=frozenset({"F", "NG"}),
+    ),
+    # arch/riscv/mm/init.c: preallocate_pgd_pages_range; remove_{pud,p4d}_mapping free a table only where the level
+    # above it is not folded, remove_pgd_mapping frees none; arch/riscv/mm/pageattr.c: __kernel_map_pages (v6.12)
+    "riscv64": TableRules(
+        preallocates=True,
+        keeps_edges=False,
+        volatile=(_VMALLOC, _MODULES),
+        image_offset="NUMBER(va_kernel_pa_offset)",
+        validity_words=frozenset({"V"}),
+    ),
+}

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""XCK-1: two witnesses of one thing must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.arch.tables import TABLE_RULES, TableRules
+from harness.check.evidence import Evidence
+from harness.check.registry import Broken, Outcome, invariant
+from harness.check.views import PTDUMP, WALK, Attributes, Leaf, clip
+from harness.model.layout import BootLayout
+from harness.state import HostMapping, NotObserved
+from harness.units import AddrRange, merge_ranges, subtract_ranges
+
+_TOP = 1 << 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run that both formats can express: adjacent virtual addresses, one level, one set of attributes."""
+
+    range: AddrRange
+    level: str
+    attrs: Attributes
+
+    def __str__(self) -> str:
+        return f"{self.range} {self.level} {' '.join(self.attrs)}"
+
+
+@invariant(
+    "XCK-1",
+    "the guest's own dump and the host's walk of its page tables describe the same mappings, attribute by attribute; "
+    "vmalloc and module space, but for the kernel's image, are left out: they change between the two looks",
+    source="mm/ptdump.c, arch/{arm64,riscv}/mm/ptdump.c note_page (v6.12)",
+    motive="a finding stands on firmer ground when two independent readers agree on everything else",
+)
+def xck_1(evidence: Evidence) -> Outcome:
+    views = evidence.views
+    if len(views.pairs) != 2:
+        return views.unobserved()
+    layout = evidence.layout
+    note = layout.facts.vmcoreinfo
+    assert not isinstance(note, NotObserved)
+    rules = TABLE_RULES[layout.machine.arch.name]
+    dump, walk = (next(pair.now for pair in views.pairs if pair.source == source) for source in (PTDUMP, WALK))
+    still = _still(note, rules, walk.leaves)
+    if still is None:
+        still = (walk.kernel.linear_window, walk.kernel.vmemmap_window)
+    passing = _inaccessible(layout, rules)
+    return list(_differences(_runs(dump.leaves, still, passing), _runs(walk.leaves, still, passing)))
+
+
+def _inaccessible(layout: BootLayout, rules: TableRules) -> frozenset[str]:
+    """Words that a page loses and gains while nothing happens: KFENCE's pool and debug_pagealloc."""
+    config = layout.facts.config
+    can = config is None or "KFENCE" in config or "DEBUG_PAGEALLOC" in config
+    return rules.validity_words if can else frozenset()
+
+
+def _still(note: Mapping[str, str], rules: TableRules, walked: Sequence[Leaf]) -> tuple[AddrRange, ...] | None:
+    """The ranges that hold still between two looks, None where the kernel does not say."""
+    try:
+        moving = [AddrRange(int(note[start], 0), int(note[end], 0)) for start, end in rules.volatile]
+        offset = int(note[rules.image_offset], 0)
+    except (KeyError, ValueError):
+        return None
+    still = subtract_ranges([AddrRange(0, _TOP)], moving)
+    return merge_ranges([*still, *_image(walked, offset, moving)])
+
+
+def _image(walked: Sequence[Leaf], offset: int, moving: Sequence[AddrRange]) -> Iterator[AddrRange]:
+    """The kernel's image: what lies among the moving ranges but at its own distance from physical memory."""
+    ours = [
+        leaf.range
+        for space in moving
+        for leaf in clip(walked, space)
+        if isinstance(leaf, HostMapping) and (leaf.range.start - leaf.physical) % _TOP == offset
+    ]
+    if ours:
+        yield AddrRange(ours[0].start, ours[-1].end)
+
+
+def _runs(leaves: Sequence[Leaf], still: Sequence[AddrRange], passing: frozenset[str]) -> list[_Run]:
+    out: list[_Run] = []
+    for window in still:
+        for leaf in clip(leaves, window):
+            attrs = tuple(word for word in leaf.attrs if word not in passing)
+            last = out[-1] if out else None
+            if (
+                last is not None
+                and last.range.end == leaf.range.start
+                and (last.level, last.attrs)
+                == (
+                    leaf.level,
+                    attrs,
+                )
+            ):
+                out[-1] = _Run(AddrRange(last.range.start, leaf.range.end), last.level, attrs)
+            else:
+                out.append(_Run(leaf.range, leaf.level, attrs))
+    return out
+
+
+def _differences(dump: Sequence[_Run], walk: Sequence[_Run]) -> Iterator[Broken]:
+    told, found = set(dump), set(walk)
+    only_told, only_found = [run for run in dump if run not in found], [run for run in walk if run not in told]
+    for where in merge_ranges(run.range for run in [*only_told, *only_found]):
+        yield Broken(
+            f"virtual {where}", _describe(only_found, where), _describe(only_told, where), f"{PTDUMP} against {WALK}"
+        )
+
+
+def _describe(runs: Iterable[_Run], where: AddrRange) -> str:
+    return "; ".join(str(run) for run in runs if run.range.overlaps(where)) or "nothing"

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""LIN-*: the linear map, as the guest's own dump and the host's walk of the page tables show it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from harness.arch.tables import TABLE_RULES
+from harness.check.evidence import Evidence
+from harness.check.registry import Broken, Outcome, Seen, invariant
+from harness.check.views import Attributes, Pair, View
+from harness.model.layout import BootLayout
+from harness.model.leaves import LeafRun, leaf_runs
+from harness.state import HostMapping, NotObserved
+from harness.units import AddrRange, merge_ranges, subtract_ranges
+
+Check = Callable[[Evidence, Pair], Iterable[Broken]]
+
+
+def by_witness(evidence: Evidence, check: Check) -> Outcome:
+    """What ``check`` finds in each source of page tables that there is."""
+    views = evidence.views
+    if not views.pairs:
+        return views.unobserved()
+    return Seen([broken for pair in views.pairs for broken in check(evidence, pair)], views.note())
+
+
+def compare_cover(wanted: Iterable[AddrRange], seen: Iterable[AddrRange], what: str, source: str) -> Iterator[Broken]:
+    """Holes in ``seen``, and what it has beyond ``wanted``."""
+    wanted, seen = tuple(wanted), tuple(seen)
+    for hole in subtract_ranges(wanted, seen):
+        yield Broken(f"{what} {hole}", "mapped", "not mapped", source)
+    for left in subtract_ranges(seen, wanted):
+        yield Broken(f"{what} {left}", "not mapped", "mapped", source)
+
+
+@invariant(
+    "LIN-1",
+    "the linear map covers every added range completely and nothing of a removed one, and leads where it must",
+    source="arch_add_memory, arch_remove_memory (arch/arm64/mm/mmu.c, arch/riscv/mm/init.c, v6.12)",
+    motive="ee7febce0519: arm64: mm: correct the inside linear map boundaries during hotplug check",
+)
+def lin_1(evidence: Evidence) -> Outcome:
+    return by_witness(evidence, _coverage)
+
+
+def _coverage(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
+    wanted = merge_ranges([*pair.boot.covered(), *(piece.range for piece in evidence.expected.linear)])
+    yield from compare_cover(wanted, pair.now.covered(), "physical", pair.source)
+    for leaf in pair.now.linear:
+        must = pair.now.physical(leaf)
+        if isinstance(leaf, HostMapping) and leaf.physical != must.start:
+            leads = AddrRange.sized(leaf.physical, leaf.range.size)
+            yield Broken(f"virtual {leaf.range}", f"physical {must}", f"physical {leads}", pair.source)
+
+
+@invariant(
+    "LIN-2",
+    "attributes of hot-added memory equal boot memory's; no page is writable and executable",
+    source="pgprot_mhp, PAGE_KERNEL (v6.12); ptdump_check_wx (mm/ptdump.c)",
+    motive="d15dfd31384b: arm64: mte: Map hotplugged memory as Normal Tagged",
+)
+def lin_2(evidence: Evidence) -> Outcome:
+    outcome = by_witness(evidence, lambda evidence, pair: [*_attributes(evidence, pair), *_write_exec(evidence, pair)])
+    if isinstance(outcome, Seen) and not outcome.broken and not any(map(_ordinary_of(evidence), evidence.views.pairs)):
+        return NotObserved("no writable boot memory stands in the page tables to compare with")
+    return outcome
+
+
+def comes_and_goes(layout: BootLayout) -> frozenset[str]:
+    """Attributes that free pages of this kernel lose: debug_pagealloc makes them inaccessible."""
+    config = layout.facts.config or {}
+    wanted = "DEBUG_PAGEALLOC_ENABLE_DEFAULT" in config
+    for word in layout.facts.cmdline.split():
+        name, _, value = word.partition("=")
+        if name == "debug_pagealloc":
+            wanted = value not in ("off", "0", "n")
+    on = wanted and "DEBUG_PAGEALLOC" in config
+    return TABLE_RULES[layout.machine.arch.name].validity_words if on else frozenset()
+
+
+def _ordinary_of(evidence: Evidence) -> Callable[[Pair], Attributes | None]:
+    arch, passing = evidence.layout.machine.arch, comes_and_goes(evidence.layout)
+    return lambda pair: _ordinary(pair.boot, arch.writable_word, passing)
+
+
+def _ordinary(boot: View, writable: str, passing: frozenset[str]) -> Attributes | None:
+    """The attributes that most of boot RAM has: what PAGE_KERNEL looks like in this kernel."""
+    sizes: Counter[Attributes] = Counter()
+    for leaf in boot.linear:
+        if writable in leaf.attrs:
+            sizes[_without(boot.permissions(leaf), passing)] += leaf.range.size
+    return sizes.most_common(1)[0][0] if sizes else None
+
+
+def _without(words: Attributes, passing: frozenset[str]) -> Attributes:
+    return tuple(word for word in words if word not in passing) if passing else words
+
+
+def _attributes(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
+    ordinary = _ordinary_of(evidence)(pair)
+    if ordinary is None:
+        return
+    words, passing = evidence.layout.machine.arch.device_page_words, comes_and_goes(evidence.layout)
+    device = tuple(words.get(word, word) for word in ordinary)
+    for piece in evidence.expected.linear:
+        wanted = device if piece.pages == "device" else ordinary
+        for part, leaf in pair.now.runs(piece.range):
+            seen = _without(pair.now.permissions(leaf), passing)
+            if seen != wanted:
+                yield Broken(f"physical {part}", " ".join(wanted), " ".join(seen), pair.source)
+
+
+def _write_exec(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
+    arch = evidence.layout.machine.arch
+    for leaf in pair.now.leaves:
+        if arch.writable_word in leaf.attrs and arch.executable_word in leaf.attrs:
+            yield Broken(f"virtual {leaf.range}", "writable or executable", " ".join(leaf.attrs), pair.source)
+
+
+@invariant(
+    "LIN-3",
+    "leaf sizes and the contiguous hint obey the architecture's rule for this kernel; boot memory's are unchanged",
+    source="__create_pgd_mapping, can_set_direct_map (arch/arm64/mm); best_map_size (arch/riscv/mm/init.c, v6.12)",
+    motive="95a58852b0e5: arm64/mm: Reject memory removal that splits a kernel leaf mapping",
+)
+def lin_3(evidence: Evidence) -> Outcome:
+    return by_witness(evidence, _leaf_differences)
+
+
+def _leaf_differences(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
+    layout, now = evidence.layout, pair.now
+    for ram in layout.machine.node_ranges():
+        yield from _compare_leaves(pair.boot.shapes(ram), now.shapes(ram), pair.source)
+    pages_only = _maps_pages_only(pair.boot, layout)
+    offset = now.kernel.linear_start - now.kernel.phys_offset
+    sizes = {level: size for level, size in layout.paging.leaf_sizes.items() if level in now.kernel.leaf_levels}
+    paging = dataclasses.replace(layout.paging, leaf_sizes=sizes)
+    for piece in evidence.expected.linear:
+        virtual = leaf_runs(piece.range.shift(offset), paging, offset, pages_only=pages_only)
+        wanted = tuple(LeafRun(run.range.shift(-offset), run.level, run.contiguous) for run in virtual)
+        yield from _compare_leaves(wanted, now.shapes(piece.range), pair.source)
+
+
+def _maps_pages_only(boot: View, layout: BootLayout) -> bool:
+    """True if this kernel maps RAM by single pages (rodata=full, debug_pagealloc, KFENCE), as boot RAM shows.
+
+    The alias of the kernel's own text and rodata is mapped by blocks either way, so read-only runs do not count.
+    """
+    writable = layout.machine.arch.writable_word
+    runs = [leaf for ram in layout.machine.node_ranges() for _, leaf in boot.runs(ram)]
+    return all(leaf.level == "PTE" and "CON" not in leaf.attrs for leaf in runs if writable in leaf.attrs)
+
+
+def _describe(runs: Iterable[LeafRun]) -> str:
+    return ", ".join(f"{run.range} {run.level}{' CON' if run.contiguous else ''}" for run in runs) or "nothing"
+
+
+def _compare_leaves(wanted: tuple[LeafRun, ...], seen: tuple[LeafRun, ...], source: str) -> Iterator[Broken]:
+    if wanted == seen:
+        return
+    lost = [run for run in wanted if run not in seen]
+    new = [run for run in seen if run not in wanted]
+    where = ", ".join(map(str, merge_ranges(run.range for run in [*lost, *new]))) or "nothing"
+    yield Broken(f"physical {where}", _describe(lost), _describe(new), source)
