@@ -79,7 +79,9 @@ def _complain(message: str, debug: bool) -> None:
 def _command(arguments: Arguments) -> int:
     """Find the command's function; each imports what it needs."""
     commands: Mapping[str, Callable[[Arguments], int]]
-    if arguments.command in ("run", "demo", "check", "collect"):
+    if arguments.command == "demo":
+        from harness.cli.demo import COMMANDS as commands
+    elif arguments.command in ("run", "check", "collect"):
         from harness.cli.running import COMMANDS as commands
     else:
         from harness.cli.showing import COMMANDS as commands

@@ -21,7 +21,7 @@ from report_samples import BAD, GOOD, INFRA, REFUSED, SKIPPED
 from harness import __version__
 from harness.arch import ARCHES
 from harness.check import CATALOGUE, Verdict
-from harness.cli import main, running, showing, support
+from harness.cli import demo, main, running, showing, support
 from harness.cli.showing import lines_of
 from harness.cli.support import read_cell, table
 from harness.config.guest import GuestSpec
@@ -275,25 +275,44 @@ def test_demo_shows_the_stock_kernel_before_it_builds_one(
     runs: Runs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    monkeypatch.setattr(running, "_is_built", lambda arch: False)
-    monkeypatch.setattr(
-        running, "_build_kernel", lambda guest, reporter: order.append(f"build after {len(runs.asked)}")
-    )
-    first_scenarios = [load_scenario(name) for name in running.FIRST_SCENARIOS]
-    monkeypatch.setattr(running, "_for_stock_kernel", lambda guest, reporter: first_scenarios)
+    monkeypatch.setattr(demo, "is_built", lambda arch: False)
+    monkeypatch.setattr(demo, "build_kernel", lambda guest, reporter: order.append(f"build after {len(runs.asked)}"))
+    first_scenarios = [load_scenario(name) for name in demo.FIRST_SCENARIOS]
+    monkeypatch.setattr(demo, "for_stock_kernel", lambda guest, reporter: first_scenarios)
     assert main(["demo", "-a", "arm64"]) == 0
     assert order == ["build after 1"]
     (first, stock, _), (rest, own, _) = runs.asked
-    assert (first, stock.kernel, stock.name) == (list(running.FIRST_SCENARIOS), "debian", "arm64-debian")
+    assert (first, stock.kernel, stock.name) == (list(demo.FIRST_SCENARIOS), "debian", "arm64-debian")
     assert (rest, own.kernel) == (list(known_scenarios()), None)
     assert "2 scenarios" in capsys.readouterr().out
 
 
 def test_demo_goes_straight_to_a_kernel_that_is_built(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_is_built", lambda arch: True)
+    monkeypatch.setattr(demo, "is_built", lambda arch: True)
     assert main(["demo"]) == 0
-    assert [guest.arch for _, guest, _ in runs.asked] == list(ARCHES)
+    assert sorted(guest.arch for _, guest, _ in runs.asked) == sorted(ARCHES)
     assert all(names == list(known_scenarios()) and guest.kernel is None for names, guest, _ in runs.asked)
+
+
+def test_demo_shows_the_second_architecture_after_the_first(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_scenarios(
+        scenarios: Sequence[Scenario], guest: GuestSpec, options: RunOptions, reporter: TerminalReporter, _: object
+    ) -> list[RunResult]:
+        reporter.run_started("dimm-cycle", guest.name)
+        if guest.arch == "riscv64" and runs.error is not None:
+            raise runs.error
+        return [GOOD]
+
+    monkeypatch.setattr(demo, "is_built", lambda arch: True)
+    vars(sys.modules["harness.scenarios.runner"])["run_scenarios"] = run_scenarios
+    assert main(["demo"]) == 0
+    out = capsys.readouterr().out
+    assert 0 <= out.index("dimm-cycle on arm64") < out.index("dimm-cycle on riscv64") < out.index("PASSED")
+    runs.error = ArtefactError("no riscv64 kernel")
+    assert main(["demo"]) == 3
+    assert "memhp: no riscv64 kernel" in capsys.readouterr().err
 
 
 def test_demo_has_one_qemu_for_one_architecture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -309,7 +328,7 @@ def test_a_stock_kernel_is_shown_with_what_it_has_the_options_for(monkeypatch: p
     image = KernelImage(Path("Image"), "Debian's", None, config, None)
     monkeypatch.setattr(kernel, "kernel", lambda arch, selector, progress: image)
     reporter = TerminalReporter(io.StringIO(), io.StringIO(), color="never")
-    able = running._for_stock_kernel(GuestSpec.default("riscv64"), reporter)
+    able = demo.for_stock_kernel(GuestSpec.default("riscv64"), reporter)
     assert [scenario.name for scenario in able] == ["pmem-kmem"]
 
 
@@ -416,5 +435,5 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_every_command_has_a_function() -> None:
-    known = set(running.COMMANDS) | set(showing.COMMANDS)
+    known = set(running.COMMANDS) | set(showing.COMMANDS) | set(demo.COMMANDS)
     assert known == {"doctor", "fetch", "list", "run", "collect", "check", "cmdline", "demo"}
