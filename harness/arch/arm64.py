@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from harness.arch.layout import arm64_layout
+from harness.arch.pagetable_arm64 import arm64_tables
 from harness.arch.spec import ArchSpec, PagingMode
 from harness.units import GIB, KIB, MIB
 
@@ -49,6 +50,7 @@ ARM64 = ArchSpec(
     flash_size=64 * MIB,
     bios=None,
     kernel_layout=arm64_layout,
+    table_format=arm64_tables,
     shape_words=frozenset({"CON", "BLK"}),
     writable_word="RW",
     device_page_words={"MEM/NORMAL-TAGGED": "MEM/NORMAL"},

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from harness.arch.layout import riscv64_layout
+from harness.arch.pagetable_riscv64 import riscv64_tables
 from harness.arch.spec import ArchSpec, PagingMode
 from harness.units import GIB, KIB, MIB
 
@@ -37,6 +38,7 @@ RISCV64 = ArchSpec(
     flash_size=32 * MIB,
     bios=("opensbi", "usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin"),
     kernel_layout=riscv64_layout,
+    table_format=riscv64_tables,
     shape_words=frozenset(set()),
     writable_word="W",
     device_page_words={},

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from harness.arch.layout import KernelLayout
+from harness.arch.pagetable import TableFormat
 from harness.units import GIB
 
 
@@ -67,8 +68,10 @@ class ArchSpec:
     flash_size: int
     #: (package, file inside it) of what runs before the kernel or the flash, None where nothing does
     bios: tuple[str, str] | None
-    #: reads a boot's virtual layout from its vmcoreinfo note; raises KeyError
+    #: reads a boot's virtual layout from its vmcoreinfo note; raises KeyError, ValueError
     kernel_layout: Callable[[Mapping[str, str]], KernelLayout]
+    #: init_mm's page tables in one boot, from its vmcoreinfo note and page size; raises KeyError, ValueError
+    table_format: Callable[[Mapping[str, str], int], TableFormat]
     #: ptdump words that name the leaf's shape, not its permissions or memory type
     shape_words: frozenset[str]
     #: ptdump words that make a page writable, and executable by the kernel

@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 
 from harness.arch import ArchSpec, arch_named
 from harness.collect.frames import Frame, new_boundary, parse_frames
+from harness.collect.hostside import KERNEL_SOURCES, read_kernel, regions
 from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES
 from harness.deadline import Deadline
 from harness.errors import GuestError, ParseError
 from harness.guest.console import Console
 from harness.guest.overlay import SCRIPTS
 from harness.guest.shell import Shell
+from harness.kmem.memory import Region
 from harness.parsers.blocks import parse_blocks
 from harness.parsers.dax import parse_dax
 from harness.parsers.dmesg import parse_dmesg
@@ -82,15 +84,21 @@ def collect_state(
 ) -> GuestState:
     """Take a snapshot. ``sources`` (of STATE_SOURCES) are what the guest is asked for.
 
-    Without ``machine`` or ``console`` what they tell is not observed. The kernel log's lines and the console's alarms
-    are those since the last snapshot of this guest. Raises GuestError, QemuError, ParseError, DeadlineExpired.
+    What the host reads for itself comes last, with the guest paused for a moment: a kernel that has nothing to do
+    does not change in between. Without ``machine`` or ``console`` what they tell is not observed. The kernel log's
+    lines and the console's alarms are those since the last snapshot of this guest. Raises GuestError, QemuError,
+    ParseError, DeadlineExpired.
     """
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
     with ThreadPoolExecutor(1, thread_name_prefix="memhp-qmp") as pool:
         told = pool.submit(_ask_qemu, machine, deadline)
         frames = _run(shell, wanted, deadline)
-        raw = told.result()
-    absent = {name: "QEMU was not asked" for name in ("devices", "backends") if name not in raw}
+        raw, places = told.result()
+    absent = {name: "QEMU was not asked" for name in ("devices", "backends", *KERNEL_SOURCES) if name not in raw}
+    if machine is not None:
+        seen, unseen = read_kernel(machine, places, facts, deadline)
+        raw |= seen
+        absent = {name: reason for name, reason in absent.items() if name not in seen} | unseen
     if console is None:
         absent["console"] = "nobody read the console"
     else:
@@ -171,12 +179,14 @@ def _run(shell: Shell, sources: Iterable[str], deadline: Deadline) -> dict[str, 
     return parse_frames(done.stdout, boundary)
 
 
-def _ask_qemu(machine: Machine | None, deadline: Deadline) -> dict[str, bytes]:
+def _ask_qemu(machine: Machine | None, deadline: Deadline) -> tuple[dict[str, bytes], list[Region]]:
     if machine is None:
-        return {}
+        return {}, []
     devices = memory_devices(machine, deadline=deadline)
-    usage = {name: fd.stat().st_blocks * 512 for name, fd in sorted(machine.backend_fds(deadline=deadline).items())}
-    return {"devices": _to_json([_flat(device) for device in devices]), "backends": _to_json(usage)}
+    fds = machine.backend_fds(deadline=deadline)
+    usage = {name: fd.stat().st_blocks * 512 for name, fd in sorted(fds.items())}
+    raw = {"devices": _to_json([_flat(device) for device in devices]), "backends": _to_json(usage)}
+    return raw, regions(machine, devices, fds)
 
 
 def _reason(frame: Frame) -> str:

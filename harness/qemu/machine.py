@@ -10,7 +10,7 @@ import shlex
 import socket
 import stat
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -144,6 +144,15 @@ class Machine:
         except OSError as error:
             raise QemuError(f"cannot look into QEMU (pid {self.pid}): {error}") from error
         return {name: found[inode] for name, inode in inodes.items() if inode in found}
+
+    @contextlib.contextmanager
+    def paused(self, deadline: Deadline) -> Iterator[None]:
+        """Hold all vCPUs while the block runs. Raises QemuError, DeadlineExpired."""
+        self.qmp.execute("stop", deadline=deadline)
+        try:
+            yield
+        finally:
+            self.qmp.execute("cont", deadline=deadline)
 
     def backend_usage(self, backend: str, deadline: Deadline) -> int:
         """Bytes of host memory that the memfd of ``backend`` holds now; raises QemuError if there is no such one."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Literal
 from harness.arch import ArchSpec
 from harness.config.parts import Firmware, QemuBinary
 from harness.errors import UsageError
-from harness.units import MIB, format_size
+from harness.units import MIB, AddrRange, format_size
 
 __all__ = [
     "BackendOptions",
@@ -132,6 +133,12 @@ class MachineSpec:
         if not self.nodes:
             return ("ram0",)
         return tuple(f"ram{number}" for number, node in enumerate(self.nodes) if node.memory)
+
+    def boot_ram(self) -> dict[str, AddrRange]:
+        """Where each backend of boot RAM lies in the guest's physical memory: node after node, without a gap."""
+        sizes = [node.memory for node in self.nodes if node.memory] or [self.memory]
+        ends = itertools.accumulate(sizes, initial=self.arch.ram_base)
+        return {name: AddrRange(*ends) for name, ends in zip(self.boot_backends, itertools.pairwise(ends), strict=True)}
 
 
 def backend_id(device_id: str) -> str:
