@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the host reads of a guest's kernel without asking it: page tables, from the guest's memory."""
+"""What the host reads of a guest's kernel without asking it: page tables and sections, from the guest's memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from pathlib import Path
 from harness.arch import ArchSpec
 from harness.arch.pagetable import TableFormat
 from harness.deadline import Deadline
+from harness.errors import InfraError
+from harness.kmem.address import DirectMap, direct_map
+from harness.kmem.btf import Btf, find_btf
 from harness.kmem.memory import PhysicalMemory, Region
+from harness.kmem.sections import SectionImage, copy_sections, decode_sections
+from harness.kmem.structs import Evidence, SparseLayout, sparse_layout
 from harness.kmem.walk import TableImage, copy_tables, walk
-from harness.parsers.hosttables import SECTIONS, TABLES, format_tables
+from harness.parsers.hosttables import SECTIONS, TABLES, format_sections, format_tables
 from harness.qemu.machine import Machine
+from harness.qemu.memdev import memory_devices
 from harness.state import KernelFacts, MemoryDevice, NotObserved
 from harness.units import AddrRange
 
@@ -23,12 +29,12 @@ PAUSE = "pause"
 KERNEL_SOURCES = (TABLES, SECTIONS, PAUSE)
 
 
-@dataclass(frozen=True, slots=True)
-class HostCopy:
-    """Copies of the kernel's own structures, made while the guest stood still for ``pause`` seconds."""
-
-    tables: TableImage
-    pause: float
+def regions(machine: Machine, devices: Iterable[MemoryDevice], fds: Mapping[str, Path]) -> list[Region]:
+    """The guest's physical memory: boot RAM, then each plugged device, and the file behind each."""
+    places = machine.spec.boot_ram() | {
+        device.backend: AddrRange.sized(device.range.start, device.max_size) for device in devices
+    }
+    return [Region(place, fds[backend]) for backend, place in places.items() if backend in fds]
 
 
 def table_format(arch: ArchSpec, facts: KernelFacts) -> TableFormat | NotObserved:
@@ -43,37 +49,83 @@ def table_format(arch: ArchSpec, facts: KernelFacts) -> TableFormat | NotObserve
         return NotObserved(f"the kernel's vmcoreinfo is not understood: {wrong}")
 
 
-def regions(machine: Machine, devices: Iterable[MemoryDevice], fds: Mapping[str, Path]) -> list[Region]:
-    """The guest's physical memory: boot RAM, then each plugged device, and the file behind each."""
-    places = machine.spec.boot_ram() | {
-        device.backend: AddrRange.sized(device.range.start, device.max_size) for device in devices
-    }
-    return [Region(place, fds[backend]) for backend, place in places.items() if backend in fds]
+@dataclass(frozen=True, slots=True)
+class KernelCopy:
+    """Copies of the kernel's own structures, made while the guest stood still for ``pause`` seconds."""
+
+    tables: TableImage
+    sections: SectionImage | NotObserved
+    pause: float
 
 
-def read_kernel(
-    machine: Machine, places: Iterable[Region], facts: KernelFacts, deadline: Deadline
-) -> tuple[dict[str, bytes], dict[str, str]]:
-    """The raw sources of KERNEL_SOURCES, and why the others of them could not be read.
+@dataclass(frozen=True, slots=True)
+class KernelView:
+    """How one booted kernel keeps what the host reads of it: page tables, and mem_section behind the linear map."""
 
-    The guest is paused for as long as copying takes; everything else happens while it runs again. Raises QemuError,
-    DeadlineExpired, InfraError for memory that cannot be mapped.
-    """
-    tables = table_format(machine.spec.arch, facts)
-    if isinstance(tables, NotObserved):
-        return {}, dict.fromkeys(KERNEL_SOURCES, tables.reason)
-    with PhysicalMemory(places) as memory:
-        copy = _copy(machine, memory, tables, deadline)
+    tables: TableFormat | NotObserved
+    sparse: SparseLayout | NotObserved
+    direct: DirectMap | None
+
+    @classmethod
+    def open(cls, machine: Machine, facts: KernelFacts, deadline: Deadline) -> KernelView:
+        """Find out from vmcoreinfo, the kernel's configuration, the BTF in its image, and its memory.
+
+        What cannot be told is NotObserved with the reason. Raises QemuError, DeadlineExpired.
+        """
+        tables = table_format(machine.spec.arch, facts)
+        if isinstance(tables, NotObserved):
+            return cls(tables, tables, None)
+        assert not isinstance(facts.vmcoreinfo, NotObserved)
+        try:
+            kernel = machine.spec.arch.kernel_layout(facts.vmcoreinfo)
+        except (KeyError, ValueError) as error:
+            return cls(tables, NotObserved(f"the kernel's vmcoreinfo is not understood: {error}"), None)
+        direct = direct_map(kernel)
+        blob = find_btf(machine.spec.kernel.read_bytes())
+        places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
+        try:
+            with PhysicalMemory(places) as memory, machine.paused(deadline):
+                sparse = sparse_layout(
+                    facts.vmcoreinfo,
+                    kernel,
+                    subsection_size=machine.spec.arch.subsection_size,
+                    config=facts.config,
+                    btf=None if blob is None else Btf(blob),
+                    evidence=Evidence(memory, direct, tuple(machine.spec.boot_ram().values())),
+                )
+        except InfraError as error:
+            sparse = NotObserved(error.message)
+        return cls(tables, sparse, direct)
+
+    def copy(self, machine: Machine, memory: PhysicalMemory, deadline: Deadline) -> KernelCopy | NotObserved:
+        """Pause the guest, copy, let it go on. Raises QemuError, DeadlineExpired."""
+        if isinstance(self.tables, NotObserved):
+            return self.tables
+        with machine.paused(deadline):
+            started = time.monotonic()
+            tables = copy_tables(memory, self.tables)
+            sections = self._copy_sections(memory)
+            pause = time.monotonic() - started
+        return KernelCopy(tables, sections, pause)
+
+    def _copy_sections(self, memory: PhysicalMemory) -> SectionImage | NotObserved:
+        if isinstance(self.sparse, NotObserved) or self.direct is None:
+            return self.sparse if isinstance(self.sparse, NotObserved) else NotObserved("the linear map is unknown")
+        try:
+            return copy_sections(memory, self.direct, self.sparse)
+        except InfraError as error:
+            return NotObserved(error.message)
+
+
+def kernel_sources(copy: KernelCopy | NotObserved) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Decode a copy into the raw sources of a snapshot, and the reasons of those that it lacks."""
+    if isinstance(copy, NotObserved):
+        return {}, dict.fromkeys(KERNEL_SOURCES, copy.reason)
     found = {
         TABLES: format_tables(walk(copy.tables).to_state()).encode(),
         PAUSE: f"{copy.pause:.6f}\n".encode(),
     }
-    return found, {SECTIONS: "not read"}
-
-
-def _copy(machine: Machine, memory: PhysicalMemory, tables: TableFormat, deadline: Deadline) -> HostCopy:
-    with machine.paused(deadline):
-        started = time.monotonic()
-        image = copy_tables(memory, tables)
-        pause = time.monotonic() - started
-    return HostCopy(image, pause)
+    if isinstance(copy.sections, NotObserved):
+        return found, {SECTIONS: copy.sections.reason}
+    found[SECTIONS] = format_sections(decode_sections(copy.sections).sections).encode()
+    return found, {}

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 
 from harness.arch import ArchSpec, arch_named
 from harness.collect.frames import Frame, new_boundary, parse_frames
-from harness.collect.hostside import KERNEL_SOURCES, read_kernel, regions
+from harness.collect.hostside import KERNEL_SOURCES, KernelView, kernel_sources, regions
 from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES
 from harness.deadline import Deadline
 from harness.errors import GuestError, ParseError
 from harness.guest.console import Console
 from harness.guest.overlay import SCRIPTS
 from harness.guest.shell import Shell
-from harness.kmem.memory import Region
+from harness.kmem.memory import PhysicalMemory, Region
 from harness.parsers.blocks import parse_blocks
 from harness.parsers.dax import parse_dax
 from harness.parsers.dmesg import parse_dmesg
@@ -81,22 +81,25 @@ def collect_state(
     facts: KernelFacts,
     deadline: Deadline,
     sources: Iterable[str] = STATE_SOURCES,
+    kernel: KernelView | None = None,
 ) -> GuestState:
     """Take a snapshot. ``sources`` (of STATE_SOURCES) are what the guest is asked for.
 
-    What the host reads for itself comes last, with the guest paused for a moment: a kernel that has nothing to do
-    does not change in between. Without ``machine`` or ``console`` what they tell is not observed. The kernel log's
-    lines and the console's alarms are those since the last snapshot of this guest. Raises GuestError, QemuError,
-    ParseError, DeadlineExpired.
+    What the host reads for itself, if ``kernel`` says how, comes last, with the guest paused for a moment: a kernel
+    that has nothing to do does not change in between. Without ``machine`` or ``console`` what they tell is not
+    observed. The kernel log's lines and the console's alarms are those since the last snapshot of this guest. Raises
+    GuestError, QemuError, ParseError, DeadlineExpired.
     """
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
     with ThreadPoolExecutor(1, thread_name_prefix="memhp-qmp") as pool:
         told = pool.submit(_ask_qemu, machine, deadline)
         frames = _run(shell, wanted, deadline)
         raw, places = told.result()
-    absent = {name: "QEMU was not asked" for name in ("devices", "backends", *KERNEL_SOURCES) if name not in raw}
-    if machine is not None:
-        seen, unseen = read_kernel(machine, places, facts, deadline)
+    absent = {name: "QEMU was not asked" for name in ("devices", "backends") if name not in raw}
+    absent |= dict.fromkeys(KERNEL_SOURCES, "nobody looked into the guest's memory")
+    if machine is not None and kernel is not None:
+        with PhysicalMemory(places) as memory:
+            seen, unseen = kernel_sources(kernel.copy(machine, memory, deadline))
         raw |= seen
         absent = {name: reason for name, reason in absent.items() if name not in seen} | unseen
     if console is None:

@@ -16,6 +16,7 @@ from harness.artifacts.firmware import bios, firmware
 from harness.artifacts.guestroot import guest_root
 from harness.artifacts.kernel import kernel
 from harness.artifacts.qemu import find_qemu
+from harness.collect.hostside import KernelView
 from harness.collect.snapshot import collect_facts
 from harness.config.guest import GuestSpec
 from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
@@ -57,7 +58,10 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class BootedGuest:
-    """A guest that answers on SSH; ``shape`` is what QEMU was told, ``facts`` what the kernel is."""
+    """A guest that answers on SSH.
+
+    ``shape`` is what QEMU was told, ``facts`` what the kernel is, ``kernel`` how the host reads its memory.
+    """
 
     machine: Machine
     console: Console
@@ -65,6 +69,7 @@ class BootedGuest:
     shape: MachineShape
     facts: KernelFacts
     boot: str
+    kernel: KernelView
 
 
 def resolve(
@@ -166,4 +171,5 @@ def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> 
         if facts.config is None:
             # Debian's kernels keep theirs beside the image, not in it.
             facts = dataclasses.replace(facts, config=parts.kernel.config)
-        yield BootedGuest(machine, console, shell, machine_shape(resolved), facts, spec.boot)
+        kernel_view = KernelView.open(machine, facts, deadline)
+        yield BootedGuest(machine, console, shell, machine_shape(resolved), facts, spec.boot, kernel_view)

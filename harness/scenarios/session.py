@@ -125,6 +125,7 @@ class Session:
             self.recorder.note(f"step {self.number}: {late.message}")
 
     def _collect(self, deadline: Deadline) -> GuestState:
+        guest = self.guest
         return collect_state(
-            self.guest.shell, self.guest.machine, self.guest.console, facts=self.guest.facts, deadline=deadline
+            guest.shell, guest.machine, guest.console, facts=guest.facts, deadline=deadline, kernel=guest.kernel
         )
