@@ -61,6 +61,22 @@ class TableLevel:
 
 
 @dataclass(frozen=True, slots=True)
+class DumpStyle:
+    """How /sys/kernel/debug/kernel_page_tables looks: it begins at virtual ``start``.
+
+    ``columns`` has what each column of attributes can show, padded as it is printed; a word that is in none of them
+    follows behind. ``holes`` is True if unmapped ranges are printed, ``physical`` if physical addresses are. One step
+    of ptdump's walk passes at most ``markers`` markers.
+    """
+
+    start: int
+    columns: tuple[tuple[str, ...], ...]
+    holes: bool
+    physical: bool
+    markers: int
+
+
+@dataclass(frozen=True, slots=True)
 class TableFormat:
     """init_mm's page tables during one boot.
 
@@ -73,7 +89,7 @@ class TableFormat:
     apart. ``valid`` is the bit without which hardware ignores an entry. The physical address is put together from
     ``address``, pairs of a mask and how far to shift the bits below it to the left. ``contiguous`` marks the members
     of a group; with ``napot`` they are all the same word, otherwise they count up; hardware lets them differ in
-    ``group_ignores``.
+    ``group_ignores``. ``words`` gives the attributes of an entry as ptdump words them, ``dump`` how it prints.
     """
 
     page_size: int
@@ -91,6 +107,7 @@ class TableFormat:
     napot: bool
     group_ignores: int
     words: Callable[[int], tuple[str, ...]]
+    dump: DumpStyle
 
     def physical(self, entry: int) -> int:
         """The physical address in ``entry``."""
@@ -116,12 +133,15 @@ def coalesce(
     """Join runs the way ptdump does: neighbours of one level and one set of attributes, wherever they lead.
 
     ``mappings`` are in address order, ``markers`` the sorted addresses and names of the regions. A run ends at the
-    first entry that begins at or behind a marker (note_page, arch/{arm64,riscv}/mm/ptdump.c, v6.12); a mapping below
-    the first marker is left out, as ptdump begins there.
+    first entry that begins at or behind a marker (note_page, arch/{arm64,riscv}/mm/ptdump.c, v6.12). What lies below
+    the first marker belongs to it, what lies below ptdump's own start is left out.
     """
     spans = {level.leaf_name: level.entry_span for level in tables.levels}
+    markers = markers or [(tables.dump.start, "")]
     pending: Mapping | None = None
     for run in mappings:
+        if run.range.start < tables.dump.start:
+            continue
         for piece, region in _cut(run.range, spans[run.level], markers):
             if (
                 pending is not None
@@ -145,7 +165,7 @@ def _cut(run: AddrRange, span: int, markers: Sequence[tuple[int, str]]) -> Itera
         stop = run.end
         if number < len(markers):
             stop = min(stop, align_up(markers[number][0], span))
-        if number and stop > at:
-            yield AddrRange(at, stop), markers[number - 1][1]
+        if stop > at:
+            yield AddrRange(at, stop), markers[max(number, 1) - 1][1]
         at = max(at, stop)
         number += 1

@@ -56,11 +56,13 @@ class Walk:
         """Every table page; those that begin at one virtual address from the root down."""
         found: list[TablePage] = []
         for level, rows, used in zip(self.image.tables.levels, self.image.levels, self.used, strict=True):
-            span = level.table_span
-            for address, start, entries in zip(
-                rows.addresses.tolist(), rows.starts.tolist(), used.tolist(), strict=True
-            ):
-                found.append(TablePage(address, level.name, AddrRange(start, start + span), entries))
+            # The root of both halves spans everything, the addresses between them included.
+            span = 1 << 64 if not found and self.image.tables.both_halves else level.table_span
+            columns = (rows.addresses.tolist(), rows.starts.tolist(), used.tolist())
+            found += [
+                TablePage(address, level.name, AddrRange(start, start + span), entries)
+                for address, start, entries in zip(*columns, strict=True)
+            ]
         found.sort(key=lambda page: page.range.start)
         return tuple(found)
 

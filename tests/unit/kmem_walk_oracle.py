@@ -102,7 +102,8 @@ class Oracle:
             below: list[tuple[int, int, list[int]]] = []
             for address, start, row in todo:
                 used = sum(entry != 0 for entry in row)
-                self.pages.append(TablePage(address, level.name, AddrRange(start, start + level.table_span), used))
+                span = TOP if depth == 0 and self.tables.both_halves else level.table_span
+                self.pages.append(TablePage(address, level.name, AddrRange(start, start + span), used))
                 self.groups_of(depth, level, start, row)
                 for index, entry in enumerate(row):
                     virtual = start + (index << level.shift)
