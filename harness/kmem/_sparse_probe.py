@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.kmem._sparse_entries import SectionArray, read_entries
+from harness.kmem._sparse_entries import SectionArray, find_roots, read_entries
 from harness.kmem.address import DirectMap, Words
 from harness.kmem.memory import PhysicalMemory
 from harness.state import NotObserved
@@ -47,7 +47,7 @@ def find_usage(
     """
     whole = [piece.align_inward(section_size) for piece in ram]
     numbers = [n for piece in whole for n in range(piece.start // section_size, piece.end // section_size)]
-    entries = read_entries(memory, direct, array)
+    entries = read_entries(memory, direct, array, find_roots(memory, direct, array))
     words = entries.words[np.isin(entries.numbers, np.array(numbers, dtype=np.intp))]
     if len(words) == 0:
         return NotObserved("no section of boot RAM is whole, so that nothing shows where the sub-section bitmap lies")

@@ -3,8 +3,9 @@
 
 ::
 
-    image = copy_sections(memory, direct, layout)     # with the guest paused
-    found = decode_sections(image)                    # any time later
+    roots = find_roots(memory, direct, layout.array)         # any time
+    image = copy_sections(memory, direct, layout, roots)     # with the guest paused
+    found = decode_sections(image)                           # any time later
     found.sections; found.faults
 """
 
@@ -14,7 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.kmem._sparse_entries import MAX_FAULTS, MAX_ROOTS, MAX_SECTIONS, Entries, SectionFault, read_entries
+from harness.kmem._sparse_entries import (
+    MAX_FAULTS,
+    MAX_ROOTS,
+    MAX_SECTIONS,
+    Entries,
+    Indices,
+    SectionFault,
+    find_roots,
+    read_entries,
+)
 from harness.kmem.address import DirectMap, Flags, Words
 from harness.kmem.memory import PhysicalMemory
 from harness.kmem.structs import SparseLayout
@@ -29,6 +39,7 @@ __all__ = [
     "Sections",
     "copy_sections",
     "decode_sections",
+    "find_roots",
 ]
 
 #: bits of section_mem_map that are never an address: a memmap is page-aligned, and so is pfn 0's place in it
@@ -58,13 +69,22 @@ class Sections:
     faults: tuple[SectionFault, ...]
 
 
-def copy_sections(memory: PhysicalMemory, direct: DirectMap, layout: SparseLayout) -> SectionImage:
+def copy_sections(
+    memory: PhysicalMemory, direct: DirectMap, layout: SparseLayout, roots: Indices | None = None
+) -> SectionImage:
     """Copy every used entry of mem_section and its sub-section bitmap.
 
-    A pointer that leads nowhere costs what it would have led to, and nothing else. Raises Untranslated or
-    OutsideMemory if mem_section itself cannot be read.
+    ``roots`` are those that ``find_roots`` found a moment ago; None looks for them here, which takes longer than all
+    the rest. Those for the physical addresses of ``memory`` are read in any case: only there can the kernel have made
+    new ones since. A pointer that leads nowhere costs what it would have led to, and nothing else. Raises Untranslated
+    or OutsideMemory if mem_section itself cannot be read.
     """
-    entries = read_entries(memory, direct, layout.array)
+    array = layout.array
+    if roots is None:
+        roots = find_roots(memory, direct, array)
+    span = array.per_root * layout.section_size
+    near = min(-(-max((piece.end for piece in memory.ranges), default=0) // span), array.roots, MAX_ROOTS)
+    entries = read_entries(memory, direct, array, np.union1d(roots, np.arange(near)))
     total = len(entries.numbers)
     if isinstance(layout.usage, NotObserved):
         none = np.zeros(total, dtype=np.bool_)
