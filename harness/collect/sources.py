@@ -11,12 +11,12 @@ STATE_SOURCES = (
     "blocks",
     "auto_online",
     "meminfo",
-    "counters",
     "zoneinfo",
     "slabinfo",
-    "ptdump",
     "dax",
     "dmesg",
+    "counters",
+    "ptdump",
 )
 #: sources that do not
 FACT_SOURCES = ("release", "cmdline", "auxv", "block_size", "config", "kcore", "parameters")
