@@ -102,6 +102,10 @@ def build_parser() -> argparse.ArgumentParser:
     check = add("check", "check a saved run or snapshot again; no VM needed")
     check.add_argument("directory", metavar="DIR", help="a bundle of run, or what collect wrote")
     _reports(check)
+    tables = add("ptdump", "print a snapshot's page tables, or a guest's, like the kernel's own file; or what changed")
+    tables.add_argument("--region", metavar="NAME", help="only below this marker: its name, or how it begins")
+    _tables(tables, "virtual addresses; all runs that touch them (--diff: what changed inside of them)")
+    _tables(add("sections", "print a snapshot's memory sections, or a guest's; or what changed"), "physical addresses")
     cmdline = add("cmdline", "print QEMU's command line, an option a line, fit for a shell")
     _guest(cmdline)
     demo = add("demo", "show the main job: Debian's kernel first, then the purpose-built one with every scenario")
@@ -135,6 +139,17 @@ def _arches(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-a", "--arch", action="append", metavar="ARCH", help="arm64 or riscv64; repeatable, none: both"
     )
+
+
+def _tables(parser: argparse.ArgumentParser, ranges: str) -> None:
+    parser.add_argument("directory", nargs="?", metavar="DIR", help="a bundle of run, what collect wrote, a states/NNN")
+    parser.add_argument("--state", metavar="N", help="which snapshot of DIR (default: the last one)")
+    parser.add_argument("--range", action="append", metavar="START-END", help=f"only these {ranges} (repeatable)")
+    pair = "compare two saved snapshots: two directories, or with DIR two of its states by number"
+    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help=pair)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot of a guest (default 120)")
+    _guest(parser)
 
 
 def _guest(parser: argparse.ArgumentParser) -> None:

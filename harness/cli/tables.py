@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``memhp ptdump`` and ``memhp sections``: a snapshot's page tables and memory sections, and what changed in them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.arch import ArchSpec, arch_named
+from harness.arch.markers import MarkerSet, marker_set
+from harness.cli.options import GUEST_OPTIONS, guest_of, read_seconds
+from harness.cli.parser import Arguments
+from harness.collect.store import load_facts, load_state
+from harness.config.scenario import Scenario
+from harness.errors import InfraError, UsageError
+from harness.report.notepage import dump_tables
+from harness.report.ptdump import Dump, dump_to_json, read_dump, render, select
+from harness.report.sections import (
+    SectionShape,
+    compare_sections,
+    render_section_changes,
+    render_sections,
+    section_change_to_json,
+    section_to_json,
+    within,
+)
+from harness.report.tablediff import change_to_json, compare, render_changes
+from harness.report.text import clean
+from harness.state import GuestState, KernelFacts, NotObserved, Section
+from harness.units import AddrRange
+
+_TOP = 1 << 64
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_RANGE = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,16})-(?:0[xX])?([0-9a-fA-F]{1,16})")
+_BUNDLE_HINT = "a bundle of memhp run, what memhp collect wrote, or one of its states/NNN"
+#: no facts' meta.json is larger
+_MAX_META = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One saved snapshot: ``label`` is what the user knows it as."""
+
+    label: str
+    arch: ArchSpec
+    facts: KernelFacts
+    state: GuestState
+
+
+def ptdump(arguments: Arguments) -> int:
+    """memhp ptdump."""
+    ranges = _ranges(arguments)
+    with _chosen(arguments) as snapshots:
+        dumps = [select(_dump(snapshot), arguments.region, ranges) for snapshot in snapshots]
+        if len(dumps) == 1:
+            [dump], [snapshot] = dumps, snapshots
+            source = {"source": "host" if dump.exact else "guest"}
+            _print(arguments, lambda: _about(snapshot) | source | dump_to_json(dump), render(dump))
+            return 0
+        arch = snapshots[0].arch.name
+        changes = compare(*dumps)
+        rows = [change_to_json(change, arch) for change in changes]
+        _print_changes(arguments, snapshots, rows, render_changes(changes, arch))
+    return 0
+
+
+def sections(arguments: Arguments) -> int:
+    """memhp sections."""
+    ranges = _ranges(arguments)
+    with _chosen(arguments) as snapshots:
+        shape = _shape(snapshots[-1])
+        found = [within(_sections(snapshot), shape, ranges) for snapshot in snapshots]
+        if len(found) == 1:
+            rows = {"sections": [section_to_json(section, shape) for section in found[0]]}
+            _print(arguments, lambda: _about(snapshots[0]) | rows, render_sections(found[0], shape))
+            return 0
+        changes = compare_sections(*found)
+        lines = render_section_changes(changes, shape)
+        _print_changes(arguments, snapshots, [section_change_to_json(change, shape) for change in changes], lines)
+    return 0
+
+
+def _about(snapshot: Snapshot) -> dict[str, object]:
+    return {"snapshot": snapshot.label, "arch": snapshot.arch.name, "kernel": snapshot.facts.release}
+
+
+def _print(arguments: Arguments, value: Callable[[], object], lines: Iterable[str]) -> None:
+    if arguments.json:
+        sys.stdout.write(json.dumps(value(), indent=1) + "\n")
+    else:
+        sys.stdout.writelines(lines)
+
+
+def _print_changes(
+    arguments: Arguments, snapshots: Sequence[Snapshot], rows: list[dict[str, object]], lines: Iterable[str]
+) -> None:
+    old, new = snapshots
+    if old.state.boot_id != new.state.boot_id:
+        _tell("the two snapshots are of different boots: addresses need not mean the same")
+    if not rows:
+        _tell("no difference")
+    heads = [f"--- {clean(old.label)}\n", f"+++ {clean(new.label)}\n"] if rows else []
+    value = {"old": _about(old), "new": _about(new), "changes": rows}
+    _print(arguments, lambda: value, [*heads, *lines])
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"memhp: {clean(text)}\n")
+
+
+def _dump(snapshot: Snapshot) -> Dump:
+    """The page tables as the host walked them, or what the guest said of them where there is no such walk."""
+    state = snapshot.state
+    places = _markers(snapshot)
+    known = None if isinstance(places, NotObserved) else places
+    walked = state.host_tables
+    if not isinstance(walked, NotObserved) and known is not None:
+        for reason in known.left_out:
+            _tell(f"{snapshot.label}: without {reason}")
+        if walked.faults:
+            _tell(f"{snapshot.label}: {len(walked.faults)} entries that must not be there are shown as not mapped")
+        return dump_tables(walked, snapshot.arch, snapshot.facts.page_size, known)
+    missing = walked if isinstance(walked, NotObserved) else places
+    assert isinstance(missing, NotObserved)
+    if isinstance(state.page_tables, NotObserved):
+        raise InfraError(
+            f"{snapshot.label}: page tables were not observed: from the host, {clean(missing.reason)}; "
+            f"by the guest, {clean(state.page_tables.reason)}"
+        )
+    _tell(f"{snapshot.label}: this is the guest's own dump; the host's walk is missing: {missing.reason}")
+    return read_dump(state.raw["ptdump"].decode(errors="replace"), snapshot.arch, known)
+
+
+def _markers(snapshot: Snapshot) -> MarkerSet | NotObserved:
+    note = snapshot.facts.vmcoreinfo
+    if isinstance(note, NotObserved):
+        return note
+    try:
+        return marker_set(snapshot.arch, note, snapshot.facts.config)
+    except KeyError as error:
+        return NotObserved(f"without {error.args[0]} in the kernel's vmcoreinfo its markers are not known")
+    except ValueError as error:
+        return NotObserved(f"the kernel's vmcoreinfo is not understood: {error}")
+
+
+def _sections(snapshot: Snapshot) -> tuple[Section, ...]:
+    found = snapshot.state.sections
+    if isinstance(found, NotObserved):
+        raise InfraError(f"{snapshot.label}: sections were not observed: {clean(found.reason)}")
+    return found
+
+
+def _shape(snapshot: Snapshot) -> SectionShape:
+    mode = snapshot.arch.paging.get(snapshot.facts.page_size)
+    if mode is None:
+        raise InfraError(f"{snapshot.label}: {snapshot.arch.name} has no pages of {snapshot.facts.page_size} bytes")
+    return SectionShape(mode.section_size, snapshot.arch.subsection_size)
+
+
+def _ranges(arguments: Arguments) -> list[AddrRange]:
+    return [read_range(text) for text in arguments.range or ()]
+
+
+def read_range(text: str) -> AddrRange:
+    """The addresses that START-END names, END not included; an END of 0 is the top, as the kernel prints it."""
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        hint = "hexadecimal addresses, END not included, such as 0xffff800080000000-0xffff8000c0000000"
+        raise UsageError(f"--range: {clean(text, limit=80)!r} is not START-END", hint=hint)
+    start, end = int(found[1], 16), int(found[2], 16) or _TOP
+    if end <= start:
+        raise UsageError(f"--range: {text} ends where it begins, or before", hint="START comes first")
+    return AddrRange(start, end)
+
+
+@contextlib.contextmanager
+def _chosen(arguments: Arguments) -> Iterator[list[Snapshot]]:
+    """The snapshot that was asked for, or the two to compare."""
+    where = None if arguments.directory is None else Path(arguments.directory)
+    guest = any(getattr(arguments, name, None) is not None for name in _GUEST)
+    if where is not None and guest:
+        raise UsageError("a snapshot's directory and options of a guest exclude each other", hint=_BUNDLE_HINT)
+    if arguments.diff is not None:
+        yield _to_compare(arguments, where, guest)
+    elif where is not None:
+        yield [load_snapshot(where, arguments.state)]
+    elif not guest:
+        raise UsageError(
+            "neither a snapshot's directory nor a guest to boot was named",
+            hint=f"DIR: {_BUNDLE_HINT}; or a guest, such as -a arm64",
+        )
+    elif arguments.state is not None:
+        raise UsageError("--state: a guest that is booted here has one snapshot", hint="leave --state out")
+    else:
+        with _booted(arguments) as snapshot:
+            yield [snapshot]
+
+
+_GUEST = ("arch", "guest", "node", "machine", *GUEST_OPTIONS)
+
+
+def _to_compare(arguments: Arguments, where: Path | None, guest: bool) -> list[Snapshot]:
+    if guest:
+        raise UsageError("--diff compares saved snapshots, not guests to boot", hint="memhp collect saves one")
+    if arguments.state is not None:
+        raise UsageError("--state and --diff exclude each other", hint="DIR --diff 0 3 compares two states of DIR")
+    if where is None:
+        found = [load_snapshot(Path(name), None) for name in arguments.diff]
+    else:
+        for number in arguments.diff:
+            _state_number(number, "--diff")
+        found = [load_snapshot(where, number) for number in arguments.diff]
+    if found[0].arch is not found[1].arch:
+        raise UsageError(f"--diff: one snapshot is of {found[0].arch.name}, the other of {found[1].arch.name}")
+    return found
+
+
+def _state_number(text: str, option: str) -> int:
+    if _NUMBER.fullmatch(text) is None:
+        raise UsageError(
+            f"{option}: {clean(text, limit=80)!r} is not the number of a state", hint="such as 0, the booted guest"
+        )
+    return int(text)
+
+
+def load_snapshot(directory: Path, state: str | None) -> Snapshot:
+    """The snapshot of a bundle with the number ``state`` (None: its last one), or the one that ``directory`` itself is.
+
+    Raises UsageError for what is neither, or has no such snapshot; ParseError for a source that is not understood.
+    """
+    number = None if state is None else _state_number(state, "--state")
+    if not directory.is_dir():
+        raise UsageError(f"no directory {directory}", hint=_BUNDLE_HINT)
+    if (directory / "states").is_dir():
+        chosen, facts = _state_of(directory, number), directory / "facts"
+    else:
+        chosen = directory
+        places = [above / "facts" for above in directory.resolve().parents[:2] if (above / "facts").is_dir()]
+        if not (directory / "meta.json").is_file() or not places:
+            raise UsageError(f"{directory} is no bundle, and no snapshot with facts next to it", hint=_BUNDLE_HINT)
+        if number is not None:
+            raise UsageError(f"--state: {directory} is one snapshot, not a bundle of them", hint="leave --state out")
+        facts = places[0]
+    arch = _arch_of(facts)
+    read = load_facts(facts, arch)
+    return Snapshot(str(chosen), arch, read, load_state(chosen, read))
+
+
+def _state_of(bundle: Path, number: int | None) -> Path:
+    entries = [path for path in (bundle / "states").iterdir() if _NUMBER.fullmatch(path.name)]
+    found = {int(path.name): path for path in entries if (path / "meta.json").is_file()}
+    if not found:
+        raise UsageError(f"{bundle} holds no snapshot", hint="its run ended before the guest was up")
+    if number is None:
+        return found[max(found)]
+    if number not in found:
+        known = ", ".join(str(other) for other in sorted(found))
+        why = "that step has no snapshot" if any(int(path.name) == number for path in entries) else "no such state"
+        raise UsageError(f"{bundle} has no snapshot {number}: {why}", hint=f"known: {known}")
+    return found[number]
+
+
+def _arch_of(facts: Path) -> ArchSpec:
+    """The architecture that saved facts are of, which ``load_facts`` wants to be told."""
+    path = facts / "meta.json"
+    try:
+        with path.open("rb") as file:
+            meta: Any = json.loads(file.read(_MAX_META))
+    except OSError as error:
+        raise UsageError(f"no saved facts in {facts}: {error.strerror}", hint=_BUNDLE_HINT) from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}", hint=_BUNDLE_HINT) from None
+    name = meta.get("arch") if isinstance(meta, dict) else None
+    if not isinstance(name, str):
+        raise UsageError(f"{path} names no architecture", hint=_BUNDLE_HINT)
+    return arch_named(clean(name, limit=80))
+
+
+@contextlib.contextmanager
+def _booted(arguments: Arguments) -> Iterator[Snapshot]:
+    """The one snapshot of a guest that is booted for it, by a run without steps."""
+    guest = guest_of(arguments)
+    timeout = read_seconds(arguments.timeout, "--timeout")
+    from harness.progress import default_progress
+    from harness.scenarios.options import RunOptions
+    from harness.scenarios.reporter import SilentReporter
+    from harness.scenarios.runner import run_scenarios
+
+    scenario = Scenario("collect", "collect", "one snapshot of the booted guest", {}, (), (), Path("collect"))
+    with tempfile.TemporaryDirectory(prefix="memhp-tables-") as scratch:
+        options = RunOptions(Path(scratch), timeout=timeout)
+        [result] = run_scenarios([scenario], guest, options, SilentReporter(), default_progress())
+        if result.bundle is None or not (result.bundle / "states" / "000" / "meta.json").is_file():
+            raise InfraError(clean(result.reason) or "the guest gave no snapshot", hint=result.hint)
+        found = load_snapshot(result.bundle, None)
+        yield Snapshot(result.guest, found.arch, found.facts, found.state)
+
+
+COMMANDS: Mapping[str, Callable[[Arguments], int]] = {"ptdump": ptdump, "sections": sections}

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""mem_section as a table, and what changed in it between two snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.report.text import clean
+from harness.state import Section
+from harness.units import AddrRange, merge_ranges
+
+_HEADER = ("section", "physical", "flags", "sub-sections", "mem_map", "usage")
+
+
+@dataclass(frozen=True, slots=True)
+class SectionShape:
+    """Bytes of physical memory behind a section, and behind one of its sub-sections."""
+
+    section: int
+    subsection: int
+
+    @property
+    def count(self) -> int:
+        """Sub-sections in a section."""
+        return self.section // self.subsection
+
+    def physical(self, section: Section) -> AddrRange:
+        """Where ``section`` lies."""
+        return AddrRange.sized(section.number * self.section, self.section)
+
+    def present(self, section: Section) -> tuple[AddrRange, ...]:
+        """The physical ranges of the sub-sections that are present, joined; none without a bitmap."""
+        start = section.number * self.section
+        bits = section.subsections or 0
+        return merge_ranges(
+            AddrRange.sized(start + bit * self.subsection, self.subsection)
+            for bit in range(self.count)
+            if bits >> bit & 1
+        )
+
+    def is_partial(self, section: Section) -> bool:
+        """True if some sub-sections are present and others are not."""
+        return section.subsections is not None and 0 < section.subsections < (1 << self.count) - 1
+
+
+def within(sections: Iterable[Section], shape: SectionShape, ranges: Sequence[AddrRange]) -> tuple[Section, ...]:
+    """The sections that touch one of the physical ``ranges``; all of them if there is none."""
+    return tuple(
+        section
+        for section in sections
+        if not ranges or any(shape.physical(section).overlaps(place) for place in ranges)
+    )
+
+
+def render_sections(sections: Sequence[Section], shape: SectionShape) -> Iterator[str]:
+    """A header and a line for each section: number, physical range, flags, bitmap, mem_map as stored, usage.
+
+    The bitmap is followed by the physical ranges that are present where these are not all of the section.
+    """
+    yield from _aligned([_HEADER, *(_cells(section, shape) for section in sections)])
+
+
+@dataclass(frozen=True, slots=True)
+class SectionChange:
+    """What became of one section: ``before`` is None if it was added, ``after`` if it was removed."""
+
+    before: Section | None
+    after: Section | None
+
+
+def compare_sections(old: Iterable[Section], new: Iterable[Section]) -> list[SectionChange]:
+    """The sections that are not the same in both, by their numbers."""
+    before = {section.number: section for section in old}
+    after = {section.number: section for section in new}
+    return [
+        SectionChange(before.get(number), after.get(number))
+        for number in sorted(before.keys() | after.keys())
+        if before.get(number) != after.get(number)
+    ]
+
+
+def render_section_changes(changes: Sequence[SectionChange], shape: SectionShape) -> Iterator[str]:
+    """Unified lines below a header: ``-`` what was, ``+`` what is; a changed section ends in what is different."""
+    if not changes:
+        return
+    rows: list[Sequence[str]] = [(f" {_HEADER[0]}", *_HEADER[1:])]
+    for change in changes:
+        for sign, section in (("-", change.before), ("+", change.after)):
+            if section is not None:
+                number, *rest = _cells(section, shape)
+                rows.append((f"{sign}{number}", *rest))
+        if change.before is not None and change.after is not None:
+            rows[-1] = (*rows[-1][:-1], f"{rows[-1][-1]}  # {', '.join(section_differences(change))}")
+    yield from _aligned(rows)
+
+
+def section_differences(change: SectionChange) -> list[str]:
+    """What is different in a section that was and is there: ``+online``, ``-early``, the names of other fields."""
+    before, after = change.before, change.after
+    if before is None or after is None:
+        return []
+    found = [f"+{clean(flag)}" for flag in after.flags if flag not in before.flags]
+    found += [f"-{clean(flag)}" for flag in before.flags if flag not in after.flags]
+    if before.flags != after.flags and not found:
+        found.append("flags")
+    pairs = (
+        ("sub-sections", before.subsections, after.subsections),
+        ("mem_map", before.mem_map, after.mem_map),
+        ("usage", before.usage, after.usage),
+    )
+    return found + [name for name, old, new in pairs if old != new]
+
+
+def section_to_json(section: Section, shape: SectionShape) -> dict[str, object]:
+    """A section for machines; addresses and the bitmap are hexadecimal strings, ranges half-open pairs of them."""
+    physical = shape.physical(section)
+    return {
+        "number": section.number,
+        "start": hex(physical.start),
+        "end": hex(physical.end),
+        "flags": list(section.flags),
+        "subsections": None if section.subsections is None else hex(section.subsections),
+        "present": [[hex(place.start), hex(place.end)] for place in shape.present(section)],
+        "mem_map": hex(section.mem_map),
+        "usage": hex(section.usage),
+    }
+
+
+def section_change_to_json(change: SectionChange, shape: SectionShape) -> dict[str, object]:
+    """A change for machines."""
+    kind = "added" if change.before is None else "removed" if change.after is None else "changed"
+    return {
+        "change": kind,
+        "differences": section_differences(change),
+        "before": None if change.before is None else section_to_json(change.before, shape),
+        "after": None if change.after is None else section_to_json(change.after, shape),
+    }
+
+
+def _cells(section: Section, shape: SectionShape) -> tuple[str, ...]:
+    bits = "-"
+    if section.subsections is not None:
+        bits = f"{section.subsections:#0{shape.count // 4 + 2}x}"
+        if shape.is_partial(section):
+            bits += f" ({', '.join(str(place) for place in shape.present(section))})"
+    return (
+        str(section.number),
+        str(shape.physical(section)),
+        clean(",".join(section.flags)) or "-",
+        bits,
+        f"{section.mem_map:#018x}",
+        f"{section.usage:#018x}",
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = [f"{cell:<{width}}" for cell, width in zip(row[:-1], widths, strict=False)]
+        yield "  ".join([*padded, row[-1]]).rstrip() + "\n"
