@@ -74,11 +74,11 @@ def mem_2(evidence: Evidence) -> Outcome:
         return evidence.observed.vmstat
     if isinstance(evidence.layout.baseline.vmstat, NotObserved):
         return evidence.layout.baseline.vmstat
-    broken = [*_memmap(evidence), *_page_tables(evidence)]
+    broken = [*memmap_pages(evidence), *_page_tables(evidence)]
     if isinstance(evidence.observed.backends, NotObserved):
         return broken or evidence.observed.backends
     broken += _backends(evidence)
-    if _first(evidence.layout.baseline, _MEMMAP) is None:
+    if not counts_memmap(evidence):
         return broken or NotObserved("this kernel does not count memmap pages (/proc/vmstat has nr_memmap since v6.11)")
     return broken
 
@@ -89,7 +89,13 @@ def _first(state: GuestState, names: tuple[str, ...]) -> int | None:
     return next((state.vmstat[name] for name in names if name in state.vmstat), None)
 
 
-def _memmap(evidence: Evidence) -> Iterator[Broken]:
+def counts_memmap(evidence: Evidence) -> bool:
+    """True if this kernel counts the pages of struct pages, and what it counts was seen."""
+    return all(_first(state, _MEMMAP) is not None for state in (evidence.layout.baseline, evidence.observed))
+
+
+def memmap_pages(evidence: Evidence) -> Iterator[Broken]:
+    """Where nr_memmap and nr_memmap_boot are not what the present memory takes."""
     baseline = evidence.layout.baseline
     for names, change in ((_MEMMAP, evidence.expected.memmap_pages), (_MEMMAP_BOOT, 0)):
         before, now = _first(baseline, names), _first(evidence.observed, names)

@@ -6,9 +6,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
+from harness.arch.tables import TABLE_RULES
 from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Outcome, invariant
-from harness.check.views import WALK, View
+from harness.check.views import WALK, View, wanted_memmap
+from harness.model.tables import Slot, kept_tables
 from harness.state import HostMapping, HostTables, NotObserved, TablePage
 from harness.units import AddrRange, merge_ranges, subtract_ranges
 
@@ -19,6 +21,87 @@ def _walked(evidence: Evidence) -> tuple[HostTables, View] | NotObserved:
         return pair
     assert not isinstance(tables, NotObserved)
     return tables, pair.now
+
+
+@invariant(
+    "PGT-1",
+    "no page-table page of linear map and vmemmap is left where nothing is mapped any more, but for boot's own empty "
+    "ones and exactly those that the architecture keeps (riscv64: all below the root; arm64: at a window's edges)",
+    source="free_empty_tables, pgtable_range_aligned (arch/arm64/mm/mmu.c); remove_pgd_mapping, "
+    "preallocate_pgd_pages_range (arch/riscv/mm/init.c, v6.12)",
+    motive="a table left behind holds a page for ever, and the next removal below it may find it in the way",
+)
+def pgt_1(evidence: Evidence) -> Outcome:
+    walked = _walked(evidence)
+    if isinstance(walked, NotObserved):
+        return walked
+    kept = _kept(evidence, walked[1])
+    if isinstance(kept, NotObserved):
+        return kept
+    return [*_left_over(evidence, *walked, kept), *_given_up(evidence, *walked, kept)]
+
+
+def _kept(evidence: Evidence, view: View) -> frozenset[Slot] | NotObserved:
+    layout, kernel = evidence.layout, view.kernel
+    arch, note = layout.machine.arch, layout.facts.vmcoreinfo
+    assert not isinstance(note, NotObserved)
+    try:
+        levels = arch.table_format(note, layout.page_size).levels
+    except (KeyError, ValueError) as error:
+        return NotObserved(f"the shape of the page tables is unknown: {error}")
+    windows = (kernel.linear_window, kernel.vmemmap_window)
+    return kept_tables(TABLE_RULES[arch.name], levels, windows, [*_boot(evidence), *_once(evidence, view)])
+
+
+def _boot(evidence: Evidence) -> tuple[AddrRange, ...]:
+    """The virtual ranges that linear map and vmemmap cover after boot."""
+    pair = evidence.views.walk
+    assert not isinstance(pair, NotObserved)
+    return merge_ranges(leaf.range for leaf in [*pair.boot.linear, *pair.boot.vmemmap])
+
+
+def _once(evidence: Evidence, view: View) -> tuple[AddrRange, ...]:
+    """The virtual ranges that hot-added memory has had at any time."""
+    once, kernel = evidence.expected.once, view.kernel
+    return merge_ranges([*map(kernel.linear, once), *map(kernel.memmap, once)])
+
+
+def _left_over(evidence: Evidence, tables: HostTables, view: View, kept: frozenset[Slot]) -> Iterator[Broken]:
+    kernel, expected, baseline = view.kernel, evidence.expected, evidence.layout.baseline.host_tables
+    assert not isinstance(baseline, NotObserved)
+    linear = (kernel.linear(piece.range) for piece in expected.linear)
+    used = merge_ranges([*_boot(evidence), *linear, *wanted_memmap(expected, kernel)])
+    starts = [part.start for part in used]
+    at_boot = {(page.level, page.range) for page in baseline.pages}
+    for page in _own(tables, view):
+        before = bisect_left(starts, page.range.end) - 1
+        if before >= 0 and used[before].end > page.range.start:
+            continue
+        slot = (page.level, page.range)
+        if slot not in kept and slot not in at_boot:
+            yield Broken(describe(page), "freed: nothing is mapped there", f"{page.entries} entries in use", WALK)
+
+
+def _own(tables: HostTables, view: View) -> Iterator[TablePage]:
+    """The tables that serve nothing but linear map, or nothing but vmemmap."""
+    for page in tables.pages:
+        if view.kernel.linear_window.covers(page.range) or view.kernel.vmemmap_window.covers(page.range):
+            yield page
+
+
+def _given_up(evidence: Evidence, tables: HostTables, view: View, kept: frozenset[Slot]) -> Iterator[Broken]:
+    """Tables that must be there for good: the kept ones, and boot's empty ones where no memory came and went since."""
+    baseline = evidence.layout.baseline.host_tables
+    assert not isinstance(baseline, NotObserved)
+    once = _once(evidence, view)
+    boot = {
+        (page.level, page.range)
+        for page in _own(baseline, view)
+        if not page.entries and not any(page.range.overlaps(piece) for piece in once)
+    }
+    there = {(page.level, page.range) for page in tables.pages}
+    for level, place in sorted((kept | boot) - there, key=lambda slot: slot[1]):
+        yield Broken(f"{level} table of virtual {place}", "kept", "absent", WALK)
 
 
 @invariant(

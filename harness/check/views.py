@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.arch.layout import KernelLayout
+from harness.model.expected import ExpectedState, LinearPiece
 from harness.model.layout import BootLayout
 from harness.model.leaves import LeafRun, join_runs
 from harness.state import GuestState, HostMapping, Mapping, NotObserved
-from harness.units import AddrRange, merge_ranges
+from harness.units import AddrRange, merge_ranges, subtract_ranges
 
 PTDUMP = "/sys/kernel/debug/kernel_page_tables"
 WALK = "host walk"
@@ -127,7 +128,24 @@ def clip(leaves: Iterable[Leaf], window: AddrRange) -> Iterator[Leaf]:
             yield Mapping(part, leaf.level, leaf.attrs, leaf.region)
 
 
-def overlaps(left: Sequence[Leaf], right: Sequence[Leaf]) -> Iterator[tuple[AddrRange, Leaf, Leaf]]:
+def memmap_of(piece: LinearPiece, kernel: KernelLayout) -> AddrRange:
+    """What populating the struct pages of one call maps: folded ones are mapped page by page everywhere."""
+    if not piece.folded:
+        return kernel.memmap(piece.range)
+    first, last = (address // kernel.page_size for address in (piece.range.start, piece.range.end))
+    size = kernel.struct_page_size
+    return AddrRange(kernel.vmemmap + first * size, kernel.vmemmap + last * size).align_outward(kernel.page_size)
+
+
+def wanted_memmap(expected: ExpectedState, kernel: KernelLayout) -> tuple[AddrRange, ...]:
+    """The virtual ranges at which there must be struct pages now."""
+    boot = subtract_ranges(expected.memmap, expected.hot)
+    return merge_ranges([*map(kernel.memmap, boot), *(memmap_of(piece, kernel) for piece in expected.linear)])
+
+
+def overlaps(
+    left: Sequence[HostMapping], right: Sequence[HostMapping]
+) -> Iterator[tuple[AddrRange, HostMapping, HostMapping]]:
     """Where two lists of leaves, each in address order, map the same virtual addresses."""
     at = 0
     for leaf in left:

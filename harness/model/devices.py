@@ -142,7 +142,7 @@ class Pmem:
 
     @property
     def optimized(self) -> bool:
-        """True if its struct pages may share vmemmap pages: compound pages without an altmap (dev_dax_probe)."""
+        """True if its struct pages may be folded: compound pages without an altmap (dev_dax_probe)."""
         return self.mode == "devdax" and self.map == "mem"
 
     def altmap(self, page_size: int, max_struct_page: int) -> AddrRange | None:

@@ -37,12 +37,14 @@ class LinearPiece:
 
     ``pages`` is ram (add_memory_resource, mapped with pgprot_mhp) or device (memremap_pages, plain PAGE_KERNEL).
     ``altmap`` is the part of the device that holds its struct pages, None if they lie in memory that was online then.
+    ``folded`` is the bytes of struct pages of which only the first two pages have frames of their own, 0 if all have.
     """
 
     range: AddrRange
     owner: str
     pages: str
     altmap: AddrRange | None = None
+    folded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

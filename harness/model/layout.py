@@ -88,18 +88,16 @@ class BootLayout:
         size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
         return piece.size // self.page_size * size
 
-    def dax_memmap_saving(self, piece: AddrRange, align: int) -> int:
-        """Bytes of struct pages that a device-dax mapping of ``piece`` does without, its memmap being in RAM.
+    def folded_memmap(self, align: int) -> int:
+        """Bytes of struct pages of one device-dax page of ``align`` bytes, 0 if this kernel does not fold them.
 
-        A compound page of ``align`` bytes keeps two pages of vmemmap, and all others are the second one again
-        (__vmemmap_can_optimize, section_nr_vmemmap_pages; v6.12).
+        Folded, a compound page keeps two pages of vmemmap, and all others are the second one again; the memmap must be
+        in RAM (__vmemmap_can_optimize, vmemmap_populate_compound_pages; v6.12).
         """
         size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
         optimizes = "ARCH_WANT_OPTIMIZE_DAX_VMEMMAP" in (self.facts.config or {}) and size & (size - 1) == 0
         compound = self.memmap_bytes(AddrRange.sized(0, align))
-        if not optimizes or compound <= 2 * self.page_size:
-            return 0
-        return piece.size // align * (compound - 2 * self.page_size)
+        return compound if optimizes and compound > 2 * self.page_size else 0
 
     def self_hosted(self) -> int:
         """Bytes at the head of each block of a DIMM that hold its own struct pages, 0 where they lie elsewhere.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -333,7 +333,8 @@ class MemoryModel:
                 mapped = device.pagemap()
                 if mapped is not None:
                     altmap = device.altmap(self.layout.page_size, self.layout.machine.arch.max_struct_page)
-                    yield LinearPiece(mapped, device.id, "device", altmap)
+                    folded = self.layout.folded_memmap(device.align) if device.optimized else 0
+                    yield LinearPiece(mapped, device.id, "device", altmap, folded)
 
     def _block_state(self, block: Block) -> MemoryBlock:
         if block.zone is not None:
@@ -349,13 +350,12 @@ class MemoryModel:
             nodes=(block.node,),
         )
 
-    def _memmap_pages(self, hot: Iterable[AddrRange]) -> int:
-        saved = sum(
-            self.layout.dax_memmap_saving(pagemap, device.align)
-            for device in self.devices.values()
-            if isinstance(device, Pmem) and device.optimized and (pagemap := device.pagemap()) is not None
-        )
-        return (sum(self.layout.memmap_bytes(piece) for piece in hot) - saved) // self.layout.page_size
+    def _memmap_pages(self) -> int:
+        page, total = self.layout.page_size, 0
+        for piece in self._pieces:
+            size = self.layout.memmap_bytes(piece.range)
+            total += 2 * size // piece.folded if piece.folded else size // page
+        return total
 
     def _kernel_memory(self) -> tuple[AddrRange, ...]:
         lent = [
@@ -389,7 +389,7 @@ class MemoryModel:
             linear=linear,
             memmap=merge_ranges([*boot, *hot]),
             hot=hot,
-            memmap_pages=self._memmap_pages(hot),
+            memmap_pages=self._memmap_pages(),
             vmalloc_mapped=self.vmalloc_mapped,
             virtio_names={device.id: f"virtio{device.virtio_index}" for device in virtio},
             kernel_memory=self._kernel_memory(),

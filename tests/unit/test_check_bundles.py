@@ -20,7 +20,7 @@ BUNDLES = Path(__file__).parent / "fixtures" / "bundles"
 RECORDED = sorted(path.name for path in BUNDLES.iterdir())
 
 #: what takes a look from the host, which these recordings do not have: test_check_host.py
-FROM_THE_HOST = {"PGT-2", "SEC-1", "SEC-2", "XCK-1"}
+FROM_THE_HOST = {"PGT-1", "PGT-2", "SEC-1", "SEC-2", "XCK-1"}
 
 Edit = Callable[[str], str]
 
@@ -199,7 +199,12 @@ CORRUPTIONS = [
         "MEM-1",
     ),  # type: ignore[arg-type]
     corruption(
-        "memmap pages leaked", "dimm", f"{GONE}/vmstat.txt", sub("nr_memmap_pages 0", "nr_memmap_pages 512"), "MEM-2"
+        "memmap pages leaked",
+        "dimm",
+        f"{GONE}/vmstat.txt",
+        sub("nr_memmap_pages 0", "nr_memmap_pages 512"),
+        "MEM-2",
+        "VMM-2",
     ),
     corruption(
         "boot memmap freed",
