@@ -14,8 +14,8 @@ from harness.kmem._runs import Flags, Indices, Words
 from harness.kmem.memory import PhysicalMemory
 from harness.units import MIB
 
-#: tables that a guest of any size may have, in bytes; more grow with its memory
-_LEAST_ROOM = 64 * MIB
+#: bytes of tables that a guest of any size may have; what it may have beyond grows with its memory
+_LEAST_ROOM = 16 * MIB
 #: tables in proportion to those that mapping all of memory once by single pages takes: linear map, vmemmap, vmalloc,
 #: a KASAN shadow
 _ROOM_FACTOR = 4

@@ -22,7 +22,10 @@ from harness.kmem._runs import Indices, Runs, merge
 from harness.state import HostMapping, HostTables, Mapping, TableFault, TablePage
 from harness.units import AddrRange
 
-__all__ = ["MAX_FAULTS", "TableImage", "TableRows", "Walk", "copy_tables", "walk"]
+__all__ = ["MAX_FAULTS", "MAX_RUNS", "TableImage", "TableRows", "Walk", "copy_tables", "walk"]
+
+#: runs that are kept; the most fragmented kernels (debug_pagealloc, hugetlb vmemmap optimisation) have far fewer
+MAX_RUNS = 1 << 20
 
 _AGAIN = "leads to a table that is reachable another way too"
 
@@ -71,7 +74,8 @@ def walk(image: TableImage) -> Walk:
     """Decode a copy of page tables.
 
     Mappings are what ptdump prints: a PTE that is not empty, valid or not, and an entry of a higher level that the
-    kernel takes for a block. What must not be in a table is a fault, at most ``MAX_FAULTS`` for each level.
+    kernel takes for a block. What must not be in a table is a fault, at most ``MAX_FAULTS`` for each level. Of more
+    than ``MAX_RUNS`` runs the rest is left out, which is a fault of the root's.
 
     A table that is reachable in several ways is a fault, unless all its entries are one and the same, down to one
     page: so KASAN maps the shadow of nothing (kasan_populate_early_shadow, mm/kasan/init.c, v6.12). Each further way
@@ -85,8 +89,14 @@ def walk(image: TableImage) -> Walk:
     for depth, level in enumerate(decoded):
         extra = shadows[depth][1] if depth < len(shadows) else ()
         faults += _faults(image, depth, level, extra)
+    runs = merge(parts)
+    if len(runs) > MAX_RUNS:
+        rest = AddrRange(int(runs.start[MAX_RUNS]), int(runs.start[-1]) + int(runs.size[-1]))
+        first = int(image.levels[0].words[0, 0])
+        faults.append(TableFault(image.tables.root, 0, first, rest, f"left out, as there are {len(runs)} runs"))
+        runs = runs[np.arange(MAX_RUNS)]
     faults.sort(key=lambda fault: (fault.range.start, -fault.range.end, fault.reason))
-    return Walk(image, merge(parts), tuple(level.used for level in decoded), tuple(faults))
+    return Walk(image, runs, tuple(level.used for level in decoded), tuple(faults))
 
 
 def _mappings(tables: TableFormat, runs: Runs) -> tuple[HostMapping, ...]:

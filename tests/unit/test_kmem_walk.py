@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kmem_walk_oracle import BASE, FORMATS, Oracle, memory_of
 from numpy.typing import NDArray
 
-from harness.arch.pagetable import TableFormat
+import harness.kmem.walk as walk_module
+from harness.arch.pagetable import TableFormat, coalesce
+from harness.arch.pagetable_dump import dump_lines
+from harness.kmem.memory import OutsideMemory
 from harness.kmem.walk import MAX_FAULTS, Walk, copy_tables, walk
+from harness.state import HostMapping, Mapping
+from harness.units import GIB, AddrRange
 
 UNEVEN = "its contiguous group is not uniform"
 
@@ -91,6 +98,7 @@ def walked(tables: TableFormat, words: NDArray[np.uint64]) -> Walk:
 
 @pytest.mark.parametrize("name", FORMATS)
 @given(st.data())
+@settings(max_examples=40)
 def test_the_walk_sees_what_single_steps_see(name: str, data: st.DataObject) -> None:
     tables = FORMATS[name]
     words = data.draw(drawn(tables))
@@ -109,3 +117,197 @@ def test_the_walk_sees_what_single_steps_see(name: str, data: st.DataObject) -> 
             groups.add((depths[fault.range.size], (fault.range.start >> level.shift) // level.group * level.group))
     assert groups <= want.groups
     assert groups == want.groups or not complete
+
+
+def page_of(tables: TableFormat, number: int) -> int:
+    return BASE + number * tables.page_size
+
+
+def pointer(tables: TableFormat, number: int) -> int:
+    return entry_for(tables, page_of(tables, number), tables.table[1])
+
+
+def leaf_bits(tables: TableFormat) -> int:
+    """What a writable page of the kernel looks like."""
+    return 0xE7 if tables.napot else 0x60_0000_0000_0000 | 0xF03
+
+
+class Built:
+    """Tables made by hand: the root in page 0, one table of each level below, entry 0 leading to the next."""
+
+    def __init__(self, name: str, pages: int) -> None:
+        self.tables = FORMATS[name]
+        self.words = np.zeros((pages, self.tables.page_size // 8), dtype=np.uint64)
+        self.depth = len(self.tables.levels) - 1
+        for number in range(self.depth):
+            self.words[number, 0] = pointer(self.tables, number + 1)
+
+    def walk(self) -> Walk:
+        return walked(self.tables, self.words.reshape(-1))
+
+    def fill(self, page: int, physical: int) -> None:
+        """A PTE table full of pages that follow one another in memory."""
+        page_size = self.tables.page_size
+        self.words[page] = [
+            entry_for(self.tables, physical + number * page_size, leaf_bits(self.tables))
+            for number in range(self.words.shape[1])
+        ]
+
+    def reasons(self) -> list[tuple[int, int, str]]:
+        return [(fault.table, fault.index, fault.reason) for fault in self.walk().faults]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_full_tables_join_into_one_run(name: str) -> None:
+    built = Built(name, 8)
+    tables, last = built.tables, built.depth
+    span = tables.levels[-1].table_span
+    for number in range(3):
+        built.words[last - 1, number] = pointer(tables, last + number)
+        built.fill(last + number, 0x8000_0000 + number * span)
+    found = built.walk()
+    state = found.to_state()
+    assert state.faults == ()
+    words = tables.words(int(built.words[last, 0]))
+    where = AddrRange.sized(tables.start, 3 * span)
+    assert state.mappings == (HostMapping(where, 0x8000_0000, "PTE", words),)
+    assert [page.entries for page in state.pages][-3:] == [built.words.shape[1]] * 3
+    expected = () if tables.dump.start > tables.start else (Mapping(where, "PTE", words, ""),)
+    assert found.coalesce([]) == expected
+
+
+@pytest.mark.parametrize("name", ["arm64-4k-52", "arm64-16k-52", "arm64-64k-52"])
+def test_a_physical_address_may_carry_into_its_upper_bits(name: str) -> None:
+    built = Built(name, 8)
+    size = built.words.shape[1] * built.tables.page_size
+    for boundary in (1 << 48, 1 << 50):
+        physical = boundary - size // 2
+        built.fill(built.depth, physical)
+        found = built.walk()
+        assert found.faults == ()
+        assert [(run.physical, run.range.size) for run in found.mappings()] in (
+            [(physical, size)],
+            # With LPA2 bits 51:50 of the address stand where ptdump looks for the shareability.
+            [(physical, size // 2), (boundary, size // 2)],
+        )
+
+
+def test_the_root_lies_outside() -> None:
+    tables = FORMATS["arm64-4k-48"]
+    with memory_of(np.zeros(512, dtype=np.uint64), BASE + GIB) as memory, pytest.raises(OutsideMemory):
+        copy_tables(memory, tables)
+
+
+@pytest.mark.parametrize("name", ["arm64-4k-48", "riscv64-sv48"])
+def test_a_loop_is_a_fault_and_ends(name: str) -> None:
+    built = Built(name, 4)
+    again = "leads to a table that is reachable another way too"
+    built.words[2, 5] = pointer(built.tables, 0)
+    built.words[1, 7] = pointer(built.tables, 1)
+    built.words[0, 11] = built.words[0, 0]
+    tables = built.tables
+    assert built.reasons() == [
+        (page_of(tables, 2), 5, again),
+        (page_of(tables, 1), 7, again),
+        (page_of(tables, 0), 11, again),
+    ]
+    assert [page.level for page in built.walk().pages()] == ["PGD", "PUD", "PMD", "PTE"]
+
+
+@pytest.mark.parametrize("name", ["arm64-4k-48", "arm64-64k-52", "riscv64-sv39"])
+def test_kasan_maps_the_shadow_of_nothing_by_shared_tables(name: str) -> None:
+    built = Built(name, 8)
+    tables, last = built.tables, built.depth
+    page = entry_for(tables, 0x5000_0000, leaf_bits(tables))
+    built.words[last] = page
+    for number in range(1, last):
+        built.words[number] = pointer(tables, number + 1)
+    built.words[0, :4] = pointer(tables, 1)
+    found = built.walk()
+    assert found.faults == ()
+    words = tables.words(page)
+    whole = AddrRange.sized(tables.start, 4 * tables.levels[0].entry_span)
+    runs = found.mappings()
+    assert {run.physical for run in runs} == {0x5000_0000}
+    assert sum(run.range.size for run in runs) == whole.size
+    if not tables.napot:
+        assert found.coalesce([(tables.start, "shadow")]) == (Mapping(whole, "PTE", words, "shadow"),)
+    built.words[last, 5] = 0
+    again = {reason for _, _, reason in built.reasons()}
+    assert again == {"leads to a table that is reachable another way too"}
+
+
+def test_an_empty_table_must_not_be_shared() -> None:
+    built = Built("arm64-4k-48", 4)
+    built.words[2, 1] = built.words[2, 0]
+    assert [index for _, index, _ in built.reasons()] == [1]
+
+
+def test_more_tables_than_memory_could_take() -> None:
+    tables = FORMATS["arm64-4k-39"]
+    pages = 8192
+    words = np.zeros((pages, 512), dtype=np.uint64)
+    base = np.uint64(pointer(tables, 0))
+    words[0, :512] = base + np.arange(1, 513, dtype=np.uint64) * np.uint64(4096)
+    for number in range(1, 15):
+        words[number] = base + np.uint64(4096) * np.arange(512 * number + 1, 512 * number + 513, dtype=np.uint64)
+    with memory_of(words.reshape(-1)) as memory:
+        image = copy_tables(memory, tables)
+    # 16 MiB of tables, and four times those that 32 MiB of memory takes
+    assert [len(rows.starts) for rows in image.levels] == [1, 512, 4096 + 4 * 16 - 512]
+    faults = walk(image).faults
+    assert len(faults) == 14 * 512 - 3648
+    assert {fault.reason for fault in faults} == {"leads to a table beyond those that this much memory can take"}
+
+
+def test_faults_are_bounded() -> None:
+    built = Built("arm64-64k-48", 4)
+    built.fill(2, 0x8000_0000)
+    built.words[2] |= np.uint64(1 << 6)
+    faults = built.walk().faults
+    assert len(faults) == MAX_FAULTS
+    assert [fault.index for fault in faults] == list(range(MAX_FAULTS))
+
+
+def test_runs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk_module, "MAX_RUNS", 100)
+    built = Built("riscv64-sv39", 4)
+    built.fill(2, 0x8000_0000)
+    built.words[2, ::2] = 0
+    found = built.walk()
+    assert len(found.mappings()) == 100
+    rest = AddrRange(201 * 4096, 512 * 4096)
+    assert [(fault.range, fault.reason) for fault in found.faults] == [(rest, "left out, as there are 256 runs")]
+
+
+@given(st.integers(0, 1 << 32), st.sampled_from(sorted(FORMATS)), st.sampled_from(["noise", "pointers", "leaves"]))
+@settings(max_examples=60)
+def test_garbage_ends_in_faults_not_in_errors(seed: int, name: str, kind: str) -> None:
+    tables = FORMATS[name]
+    noise = np.random.default_rng(seed)
+    pages = 12
+    words = noise.integers(0, 1 << 64, (pages, tables.page_size // 8), dtype=np.uint64)
+    if kind == "pointers":
+        words = np.vectorize(lambda number: pointer(tables, number), otypes=[np.uint64])(words % np.uint64(pages + 2))
+    elif kind == "leaves":
+        words[:, ::3] = np.uint64(pointer(tables, 3))
+        words |= np.uint64(tables.valid)
+    found = walked(tables, words.reshape(-1))
+    state = found.to_state()
+    assert len(state.pages) <= pages
+    assert all(before.range.end <= after.range.start for before, after in itertools.pairwise(state.mappings))
+    assert all(fault.reason for fault in state.faults)
+    list(dump_lines(state, tables, []))
+    list(found.coalesce([]))
+
+
+def test_coalescing_arrays_equals_coalescing_mappings() -> None:
+    built = Built("arm64-4k-48", 8)
+    for number in range(3):
+        built.words[2, number] = pointer(built.tables, 3 + number)
+        built.fill(3 + number, 0x8000_0000 + number * GIB)
+    found = built.walk()
+    markers = [(built.tables.start, "first"), (built.tables.start + 5 * 4096 + 1, "second")]
+    assert list(found.coalesce(markers)) == list(coalesce(found.mappings(), built.tables, markers))
+    assert len(found.mappings()) == 3
+    assert len(found.coalesce(markers)) == 2

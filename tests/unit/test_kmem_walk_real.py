@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Page tables of real guests: the walk must say, line by line, what the guest's own kernel said."""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.arch import arch_named
+from harness.arch.pagetable import TableFormat, coalesce
+from harness.arch.pagetable_dump import dump_lines
+from harness.kmem.memory import PhysicalMemory, Region
+from harness.kmem.walk import TableImage, copy_tables, walk
+from harness.parsers.hosttables import format_tables, parse_tables
+from harness.parsers.ptdump import parse_ptdump
+from harness.parsers.vmcoreinfo import parse_vmcoreinfo
+from harness.units import GIB, KIB, AddrRange
+
+FIXTURES = Path(__file__).parent / "fixtures"
+RECORDED = ["arm64/lpa2", "arm64/48-bit", "riscv64/sv57", "riscv64/sv48", "riscv64/sv39"]
+MEMORY = {"arm64": 0x4000_0000, "riscv64": 0x8000_0000}
+
+
+def recorded(name: str, suffix: str) -> Path:
+    arch, _, boot = name.partition("/")
+    return FIXTURES / f"tables-{arch}" / f"{boot}.{suffix}"
+
+
+def table_format(name: str) -> TableFormat:
+    note = parse_vmcoreinfo(recorded(name, "vmcoreinfo.txt").read_text())
+    return arch_named(name.partition("/")[0]).table_format(note, int(note["PAGESIZE"]))
+
+
+@contextmanager
+def memory_of(name: str, path: Path) -> Iterator[PhysicalMemory]:
+    """The guest's memory with nothing in it but its page tables."""
+    base = MEMORY[name.partition("/")[0]]
+    pages = lzma.decompress(recorded(name, "pages.xz").read_bytes())
+    with path.open("wb") as file:
+        file.truncate(GIB)
+        for at in range(0, len(pages), 8 + 4 * KIB):
+            file.seek(int.from_bytes(pages[at : at + 8], "little") - base)
+            file.write(pages[at + 8 : at + 8 + 4 * KIB])
+    with PhysicalMemory([Region(AddrRange.sized(base, GIB), path)]) as memory:
+        yield memory
+
+
+def image_of(name: str, directory: Path) -> TableImage:
+    with memory_of(name, directory / "memory") as memory:
+        return copy_tables(memory, table_format(name))
+
+
+def markers_of(name: str) -> tuple[str, list[tuple[int, str]]]:
+    """The guest's own dump, and where its markers stand as far as that tells."""
+    text = recorded(name, "ptdump.txt").read_text()
+    found = parse_ptdump(text, arch_named(name.partition("/")[0])).markers
+    return text, sorted(((address, marker) for marker, address in found.items()), key=lambda pair: pair[0])
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_walk_prints_what_the_guest_printed(name: str, tmp_path: Path) -> None:
+    found = walk(image_of(name, tmp_path))
+    text, markers = markers_of(name)
+    state = found.to_state()
+    assert "".join(f"{line}\n" for line in dump_lines(state, table_format(name), markers)) == text
+    assert state.faults == ()
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_walk_coalesces_to_what_the_parser_reads(name: str, tmp_path: Path) -> None:
+    found = walk(image_of(name, tmp_path))
+    text, markers = markers_of(name)
+    theirs = parse_ptdump(text, arch_named(name.partition("/")[0])).mappings
+    assert found.coalesce(markers) == theirs
+    assert tuple(coalesce(found.mappings(), table_format(name), markers)) == theirs
+
+
+@pytest.mark.parametrize("name", [*RECORDED, "arm64/debian"])
+def test_a_snapshot_keeps_the_walk(name: str, tmp_path: Path) -> None:
+    state = walk(image_of(name, tmp_path)).to_state()
+    assert state.faults == ()
+    assert len(state.pages) > 100
+    assert parse_tables(format_tables(state)) == state
+
+
+@pytest.mark.parametrize("name", [*RECORDED, "arm64/debian"])
+def test_the_linear_map_leads_where_its_addresses_say(name: str, tmp_path: Path) -> None:
+    note = parse_vmcoreinfo(recorded(name, "vmcoreinfo.txt").read_text())
+    # arm64's linear map begins where the dump does, riscv64's where the note says.
+    start = int(note.get("NUMBER(PAGE_OFFSET)", "0"), 0) or table_format(name).dump.start
+    base = MEMORY[name.partition("/")[0]]
+    linear = [run for run in walk(image_of(name, tmp_path)).mappings() if start <= run.range.start < start + GIB]
+    assert linear
+    assert {run.physical - (run.range.start - start) for run in linear} == {base}
