@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line: ``memhp doctor | fetch | list | run | collect | check | ptdump | sections | cmdline | demo``.
+"""The command line, ``memhp COMMAND``: harness.cli.parser has them all.
 
 Results go to standard output, everything else to standard error. Nothing is imported before it is needed: ``--help``
 answers at once.
@@ -85,6 +85,8 @@ def _command(arguments: Arguments) -> int:
         from harness.cli.running import COMMANDS as commands
     elif arguments.command in ("ptdump", "sections"):
         from harness.cli.tables import COMMANDS as commands
+    elif arguments.command == "bench":
+        from harness.cli.bench import COMMANDS as commands
     else:
         from harness.cli.showing import COMMANDS as commands
     return commands[arguments.command](arguments)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from harness import __version__
+from harness.bench import BENCHES, DEFAULT_ROUNDS
 from harness.errors import UsageError
 
 Arguments = argparse.Namespace
@@ -20,7 +21,7 @@ exit status of run, check, collect and demo:
   1  the kernel under test broke an invariant
   2  usage or configuration error; or every scenario was skipped for a missing ability
   3  no verdict: infrastructure failed, or the guest refused a step that the scenario needs
-doctor ends with 3 if anything is missing.
+doctor ends with 3 if anything is missing, bench with 1 if what it timed gave wrong results.
 
 first line to try: memhp run -a arm64 --kernel path/to/Image
 """
@@ -106,6 +107,8 @@ def build_parser() -> argparse.ArgumentParser:
     tables.add_argument("--region", metavar="NAME", help="only below this marker: its name, or how it begins")
     _tables(tables, "virtual addresses; all runs that touch them (--diff: what changed inside of them)")
     _tables(add("sections", "print a snapshot's memory sections, or a guest's; or what changed"), "physical addresses")
+    bench = add("bench", "measure how long things take, next to the guest doing the same itself")
+    _bench(bench)
     cmdline = add("cmdline", "print QEMU's command line, an option a line, fit for a shell")
     _guest(cmdline)
     demo = add("demo", "show the main job: Debian's kernel first, then the purpose-built one with every scenario")
@@ -149,6 +152,17 @@ def _tables(parser: argparse.ArgumentParser, ranges: str) -> None:
     parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help=pair)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot of a guest (default 120)")
+    _guest(parser)
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    names = "; ".join(f"{name}: {what}" for name, what in BENCHES.items())
+    parser.add_argument("name", choices=BENCHES, metavar="NAME", help=names)
+    rounds = f"rounds that count (default {DEFAULT_ROUNDS})"
+    parser.add_argument("--rounds", default=str(DEFAULT_ROUNDS), metavar="N", help=rounds)
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON (-: standard output)")
+    limit = "seconds for the boot and each step (default 120)"
+    parser.add_argument("--timeout", default="120", metavar="S", help=limit)
     _guest(parser)
 
 

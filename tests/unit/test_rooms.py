@@ -53,8 +53,9 @@ MAY: dict[str, set[str]] = {
     "model": {"state", "arch"},
     "check": {"state", "model", "arch"},
     "scenarios": _BELOW,
+    "bench": _BELOW | {"scenarios"},
     "report": _ALL,
-    "cli": _ALL,
+    "cli": _ALL | {"bench"},
     "pytest_plugin": _ALL,
     "__main__": _ALL,
 }

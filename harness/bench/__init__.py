@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Benchmarks: what a job of the harness costs, next to the guest doing the same itself.
+
+Each is one function ``(GuestSpec, BenchOptions, Progress) -> BenchResult`` in a module of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DEFAULT_ROUNDS = 10
+MAX_ROUNDS = 1000
+
+#: name -> what is measured; ``harness.bench.NAME.run`` measures it
+BENCHES: Mapping[str, str] = {
+    "walk": "page tables read on the host against the guest's own dump over SSH, and what more memory costs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """How to measure: ``rounds`` that count, at most ``timeout`` seconds for the boot and for each step."""
+
+    rounds: int = DEFAULT_ROUNDS
+    timeout: float = 120.0

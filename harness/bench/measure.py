@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measuring: several ways to do one thing, in turns, part by part."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+#: rounds that are done but not counted: caches, lazy imports, the first pages of a mapping
+WARM_UPS = 1
+#: the part that stands for all of a side's work
+TOTAL = "total"
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One quantity, measured once in each round, in the order of the rounds; never empty."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def low(self) -> float:
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        return max(self.values)
+
+    def over(self, other: Spread) -> Spread:
+        """The quotients, round by round."""
+        return Spread(tuple(mine / its for mine, its in zip(self.values, other.values, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """``wall`` time and the ``cpu`` time of the calling thread, both in seconds from any beginning."""
+
+    wall: Callable[[], float] = time.perf_counter
+    cpu: Callable[[], float] = time.thread_time
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """A part of the work: seconds by the clock, and seconds that the measuring thread itself ran on a CPU.
+
+    Far more of the former: it waited, for somebody else's work or because the machine was busy. ``cpu`` is None for
+    what another clock told.
+    """
+
+    wall: Spread
+    cpu: Spread | None
+
+
+class Laps:
+    """Takes the times of one side in one round."""
+
+    def __init__(self, clocks: Clocks | None = None) -> None:
+        self._clocks = clocks or Clocks()
+        self.wall: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time the block; the times of a name that comes again add up."""
+        clocks = self._clocks
+        cpu, wall = clocks.cpu(), clocks.wall()
+        try:
+            yield
+        finally:
+            self.wall[name] = self.wall.get(name, 0.0) + clocks.wall() - wall
+            self.cpu[name] = self.cpu.get(name, 0.0) + clocks.cpu() - cpu
+
+    def told(self, name: str, seconds: float) -> None:
+        """Note a time that somebody else's clock measured."""
+        self.wall[name] = seconds
+
+
+#: does the whole job once; what it times by itself become parts of it
+Side = Callable[[Laps], None]
+Series = Mapping[str, Timing]
+
+
+def paired(
+    sides: Mapping[str, Side],
+    rounds: int,
+    *,
+    after_round: Callable[[], None] = lambda: None,
+    clocks: Clocks | None = None,
+) -> dict[str, Series]:
+    """Do every side once a round, the order reversed from round to round, and return the times of all parts by side.
+
+    The part ``TOTAL`` is the whole of a side. ``after_round`` is called when nothing is timed: the place to look at the
+    results. ``WARM_UPS`` rounds come first and are not counted. Python's garbage collector does not run while the
+    clocks do. Raises ValueError if a side times other parts than in the round before.
+    """
+    taken: dict[str, list[Laps]] = {name: [] for name in sides}
+    names = list(sides)
+    for number in range(WARM_UPS + rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            laps = Laps(clocks)
+            with _no_collector(), laps.part(TOTAL):
+                sides[name](laps)
+            if number >= WARM_UPS:
+                taken[name].append(laps)
+        after_round()
+    return {name: _series(laps) for name, laps in taken.items()}
+
+
+def _series(laps: Sequence[Laps]) -> Series:
+    parts = laps[0].wall
+    if any(lap.wall.keys() != parts.keys() for lap in laps):
+        raise ValueError("not every round timed the same parts")
+    return {
+        name: Timing(
+            Spread(tuple(lap.wall[name] for lap in laps)),
+            Spread(tuple(lap.cpu[name] for lap in laps)) if name in laps[0].cpu else None,
+        )
+        for name in parts
+    }
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    gc.collect()
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A straight line: ``fixed + slope * x``; ``deviations`` of the points from it, as fractions of it."""
+
+    fixed: float
+    slope: float
+    deviations: tuple[float, ...]
+
+    @property
+    def worst(self) -> float:
+        """The largest deviation, without its sign."""
+        return max(abs(part) for part in self.deviations)
+
+
+def fit_line(points: Sequence[tuple[float, float]]) -> Line:
+    """The line through points (x, y) with the smallest sum of squared relative errors; y above 0.
+
+    Relative, so that the small points count as much as the large. Raises ValueError for less than three points.
+    """
+    if len(points) < 3:
+        raise ValueError("a line through less than three points proves nothing")
+    # Minimise the sum of ((fixed + slope * x) / y - 1) ** 2: linear in u = 1 / y and v = x / y.
+    rows = [(1 / y, x / y) for x, y in points]
+    uu, uv, vv = (sum(a[i] * a[j] for a in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
+    u, v = sum(a[0] for a in rows), sum(a[1] for a in rows)
+    scale = uu * vv - uv * uv
+    fixed, slope = (u * vv - v * uv) / scale, (v * uu - u * uv) / scale
+    return Line(fixed, slope, tuple(y / (fixed + slope * x) - 1 for x, y in points))

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two readers of one guest's page tables, the host and the guest itself, ready to be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from harness.arch.tables import TABLE_RULES
+from harness.bench.agreement import differences
+from harness.bench.measure import Laps
+from harness.bench.result import Fact
+from harness.collect.hostside import regions, table_format
+from harness.deadline import Deadline
+from harness.errors import GuestError, UnsupportedError
+from harness.kmem.memory import PhysicalMemory, Region
+from harness.kmem.walk import Walk, copy_tables, walk
+from harness.parsers.ptdump import SOURCE, parse_ptdump
+from harness.qemu import memdev
+from harness.qemu.machine import Machine
+from harness.scenarios.boot import BootedGuest
+from harness.state import Mapping, NotObserved, PageTables
+from harness.units import MIB, format_size, subtract_ranges
+
+#: a dump is about a hundred bytes a run; for more than this nobody waits
+_DUMP_LIMIT = 256 * MIB
+#: findings that are kept: tables that differ at all may differ everywhere
+_MISMATCHES = 100
+
+
+class Readers:
+    """The guest, and what each reader read last.
+
+    ``no_dump`` says why the guest has no dump of its own, empty if it has. ``mismatches`` collects what ``compare``
+    finds. Raises UnsupportedError for a kernel that does not tell where its tables are.
+    """
+
+    def __init__(self, guest: BootedGuest, timeout: float) -> None:
+        self.guest = guest
+        self.timeout = timeout
+        facts, arch = guest.facts, guest.machine.spec.arch
+        tables = table_format(arch, facts)
+        if isinstance(tables, NotObserved) or isinstance(facts.vmcoreinfo, NotObserved):
+            reason = tables.reason if isinstance(tables, NotObserved) else ""
+            raise UnsupportedError(
+                "vmcoreinfo",
+                f"the host cannot find the page tables of {facts.release}: {reason}",
+                hint="the kernel needs CONFIG_VMCORE_INFO and CONFIG_PROC_KCORE",
+            )
+        self.tables = tables
+        self.kernel = arch.kernel_layout(facts.vmcoreinfo)
+        self.mismatches: list[str] = []
+        self._windows = (self.kernel.linear_window, self.kernel.vmemmap_window)
+        passing = facts.config is None or not facts.config.keys().isdisjoint({"KFENCE", "DEBUG_PAGEALLOC"})
+        self._ignored = TABLE_RULES[arch.name].validity_words if passing else frozenset[str]()
+        self._places: Sequence[Region] = ()
+        self._walked: Walk | None = None
+        self._runs: Sequence[Mapping] = ()
+        self._dumped: PageTables | None = None
+        self._markers: list[tuple[int, str]] = []
+        done = guest.shell.run(f"test -e {SOURCE}", deadline=self._deadline())
+        self.no_dump = "" if done.status == 0 else "this kernel has no CONFIG_PTDUMP_DEBUGFS"
+        if not self.no_dump:
+            self.dump_again()
+
+    @property
+    def struct_page(self) -> int:
+        """Bytes of a struct page."""
+        return self.kernel.struct_page_size
+
+    def look_again(self) -> None:
+        """Find the guest's memory anew, and see that all memory devices are mapped; raises GuestError if one is not."""
+        machine, deadline = self.guest.machine, self._deadline()
+        devices = memdev.memory_devices(machine, deadline=deadline)
+        self._places = regions(machine, devices, machine.backend_fds(deadline))
+        self.by_host(Laps())
+        mapped = [run.range for run in self._last_walk.mappings()]
+        for device in devices:
+            missing = subtract_ranges([self.kernel.linear(device.range)], mapped)
+            if missing:
+                lack = format_size(sum(piece.size for piece in missing))
+                raise GuestError(
+                    f"the guest has no linear map for {lack} of the {format_size(device.size)} of {device.id}",
+                    hint="its kernel log says why; a guest with little memory has no room for struct pages",
+                )
+
+    def by_host(self, laps: Laps) -> None:
+        """All that the host does, from the files behind the guest's memory to runs."""
+        machine, deadline = self.guest.machine, self._deadline()
+        mark = machine.qmp.seq
+        with laps.part("map"):
+            memory = PhysicalMemory(self._places)
+        with memory:
+            with laps.part("pause"), machine.paused(deadline), laps.part("copy"):
+                image = copy_tables(memory, self.tables)
+            with laps.part("walk"):
+                walked = walk(image)
+            with laps.part("coalesce"):
+                runs = walked.coalesce(self._markers)
+        laps.told("still", _standstill(machine, mark, deadline))
+        self._walked, self._runs = walked, runs
+
+    def by_guest(self, laps: Laps) -> None:
+        """All that it takes to have the guest's own dump as values."""
+        with laps.part("ssh"):
+            data = self.guest.shell.must(f"cat {SOURCE}", deadline=self._deadline(), limit=_DUMP_LIMIT)
+        with laps.part("parse"):
+            self._dumped = parse_ptdump(data.decode(errors="replace"), self.guest.machine.spec.arch)
+
+    def dump_again(self) -> None:
+        """Have the guest's dump, if it has one."""
+        if not self.no_dump:
+            self.by_guest(Laps())
+            assert self._dumped is not None
+            self._markers = sorted((address, name) for name, address in self._dumped.markers.items())
+
+    def compare(self) -> None:
+        """Compare what both read last: the linear map and vmemmap, where nothing moves while nothing happens."""
+        if self._dumped is not None and len(self.mismatches) < _MISMATCHES:
+            found = differences(self._dumped.mappings, self._runs, self._windows, self._ignored)
+            self.mismatches += [text for text in found if text not in self.mismatches][:_MISMATCHES]
+
+    def table_pages(self) -> int:
+        """Tables that the last walk found."""
+        return sum(len(rows.addresses) for rows in self._last_walk.image.levels)
+
+    def mapped_by_pages(self) -> float:
+        """The part of the linear map that single pages map, from 0 to 1."""
+        runs, window = self._last_walk.runs, self.kernel.linear_window
+        inside = (runs.start >= np.uint64(window.start)) & (runs.start <= np.uint64(window.end - 1))
+        single = inside & (runs.level == len(self.tables.levels) - 1)
+        return int(runs.size[single].sum()) / max(1, int(runs.size[inside].sum()))
+
+    def size_facts(self) -> dict[str, Fact]:
+        """How much there was to read."""
+        last = self._last_walk
+        facts: dict[str, Fact] = {}
+        for number, level in enumerate(self.tables.levels):
+            count = int(last.runs.size[last.runs.level == number].sum()) >> level.shift
+            if count:
+                facts[f"{level.leaf_name} leaves"] = count
+        return facts | {"table pages": self.table_pages(), "table bytes": last.image.size, "runs": len(self._runs)}
+
+    @property
+    def _last_walk(self) -> Walk:
+        assert self._walked is not None, "look_again comes first"
+        return self._walked
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self.timeout)
+
+
+def _standstill(machine: Machine, since: int, deadline: Deadline) -> float:
+    """Seconds from QEMU's event STOP to RESUME: without what it takes to tell QEMU so."""
+
+    def stamp(name: str) -> float:
+        event = machine.qmp.wait_event(
+            lambda event: event.name == name, since=since, deadline=deadline, awaited=f"QEMU's event {name}"
+        )
+        return event.timestamp
+
+    return stamp("RESUME") - stamp("STOP")

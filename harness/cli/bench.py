@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""memhp bench: how long things take. Ends with 0 once measured, however slow; with 1 if what was timed is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+
+from harness.bench import BENCHES, DEFAULT_ROUNDS, MAX_ROUNDS, BenchOptions
+from harness.bench.result import BenchResult, to_json, to_lines
+from harness.cli.options import guest_of, read_integer, read_seconds
+from harness.cli.parser import Arguments
+from harness.config.guest import GuestSpec
+from harness.errors import InfraError, UsageError
+from harness.progress import Progress, default_progress
+from harness.report.files import STDOUT, check_target, write_report
+from harness.report.json import dumps
+from harness.report.text import clean
+
+Bench = Callable[[GuestSpec, BenchOptions, Progress], BenchResult]
+
+#: a line of figures is short; text of a guest's may not be
+_MAX_LINE = 1000
+
+
+def bench(arguments: Arguments) -> int:
+    """memhp bench."""
+    if arguments.json is not None:
+        check_target(arguments.json, "--json")
+    options = BenchOptions(read_rounds(arguments.rounds), read_seconds(arguments.timeout, "--timeout"))
+    measure = find_bench(arguments.name)
+    result = measure(guest_of(arguments), options, default_progress())
+    out = sys.stderr if arguments.json == STDOUT else sys.stdout
+    for line in to_lines(result):
+        out.write(f"{clean(line, limit=_MAX_LINE)}\n")
+    out.flush()
+    if arguments.json is not None:
+        try:
+            write_report(arguments.json, dumps(to_json(result)))
+        except InfraError as error:
+            if result.exit_status == 0:
+                raise
+            sys.stderr.write(f"memhp: {error}\n")
+    return result.exit_status
+
+
+def find_bench(name: str) -> Bench:
+    """The benchmark called ``name``, one of BENCHES: ``run`` of the module of that name."""
+    from importlib import import_module
+
+    assert name in BENCHES
+    found: Bench = import_module(f"harness.bench.{name}").run
+    return found
+
+
+def read_rounds(text: str) -> int:
+    """``--rounds``."""
+    rounds = read_integer(text, "--rounds")
+    if not 1 <= rounds <= MAX_ROUNDS:
+        raise UsageError(f"--rounds: {rounds} rounds cannot be", hint=f"from 1 to {MAX_ROUNDS}; {DEFAULT_ROUNDS} do")
+    return rounds
+
+
+COMMANDS: Mapping[str, Callable[[Arguments], int]] = {"bench": bench}
