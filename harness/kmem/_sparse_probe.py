@@ -41,9 +41,10 @@ def find_usage(
     subsection_size: int,
     ram: Iterable[AddrRange],
 ) -> UsagePlace | NotObserved:
-    """The one place at which the sections that lie wholly in ``ram`` have bitmaps with all bits set.
+    """The one place at which sections that lie wholly in ``ram`` have bitmaps with all bits set.
 
-    Raises Untranslated or OutsideMemory if mem_section itself cannot be read.
+    Most of them must (firmware may have kept a part of some), and nowhere else may a single one have. Raises
+    Untranslated or OutsideMemory if mem_section itself cannot be read.
     """
     whole = [piece.align_inward(section_size) for piece in ram]
     numbers = [n for piece in whole for n in range(piece.start // section_size, piece.end // section_size)]
@@ -51,28 +52,30 @@ def find_usage(
     words = entries.words[np.isin(entries.numbers, np.array(numbers, dtype=np.intp))]
     if len(words) == 0:
         return NotObserved("no section of boot RAM is whole, so that nothing shows where the sub-section bitmap lies")
-    found = []
+    found = {}
     for pointer in range(0, array.entry_size, 8):
         if pointer == map_offset:
             continue
-        physical, fine = direct.translate(words[:, pointer // 8])
-        if not fine.all() or (physical & np.uint64(7)).any():
-            continue
+        physical, inside = direct.translate(words[:, pointer // 8])
+        sound = physical[inside & (physical & np.uint64(7) == 0)]
         for bitmap in _BITMAP_OFFSETS:
-            if _full(memory, physical + np.uint64(bitmap), section_size // subsection_size):
-                found.append(UsagePlace(pointer, bitmap))
+            if full := _full(memory, sound + np.uint64(bitmap), section_size // subsection_size):
+                found[UsagePlace(pointer, bitmap)] = full
     if len(found) == 1:
-        return found[0]
-    where = "nowhere" if not found else f"in {len(found)} places"
-    return NotObserved(f"the sub-section bitmaps of the {len(words)} whole sections of boot RAM could be {where}")
+        [(place, full)] = found.items()
+        if full * 2 > len(words):
+            return place
+    counts = ", ".join(f"{full} at {place.bitmap} behind {place.pointer}" for place, full in found.items()) or "none"
+    return NotObserved(
+        f"of {len(words)} whole sections of boot RAM these have all sub-sections, by where the bitmap is: {counts}"
+    )
 
 
-def _full(memory: PhysicalMemory, physical: Words, bits: int) -> bool:
-    """True if all ``bits`` at each address are set, and nothing in front of the first word is a part of them."""
+def _full(memory: PhysicalMemory, physical: Words, bits: int) -> int:
+    """At how many of the addresses exactly the first ``bits`` of the words there are set."""
     count = -(-bits // 64)
-    if not memory.holds(physical, count * 8).all():
-        return False
+    physical = physical[memory.holds(physical, count * 8)]
     cells = physical[:, None] + np.arange(count, dtype=np.uint64) * np.uint64(8)
     words = memory.gather(cells.ravel(), 8).reshape(-1, count)
     last = np.uint64((1 << bits - (count - 1) * 64) - 1)
-    return bool((words[:, :-1] == _FULL).all() and (words[:, -1] == last).all())
+    return int(np.count_nonzero((words[:, :-1] == _FULL).all(axis=1) & (words[:, -1] == last)))

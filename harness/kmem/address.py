@@ -46,19 +46,24 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class DirectMap:
-    """Where virtual and physical addresses differ by a constant; the first window that an address is in counts."""
+    """Where virtual and physical addresses differ by a constant; the first window that an address is in counts.
+
+    ``tag`` are the bits of a pointer that hold its KASAN tag; in an address they are all set (see ``pointer_tag``).
+    """
 
     windows: tuple[Window, ...]
+    tag: int = 0
 
     def physical(self, address: int) -> int:
         """The physical address of one virtual one. Raises Untranslated outside of all windows."""
         for window in self.windows:
-            if address in window.virtual:
-                return (address - window.offset) % _TOP
+            if address | self.tag in window.virtual:
+                return ((address | self.tag) - window.offset) % _TOP
         raise Untranslated(address, "is neither in the linear map nor in the kernel image")
 
     def translate(self, addresses: Words) -> tuple[Words, Flags]:
         """See ``Translation``."""
+        addresses = addresses | np.uint64(self.tag)
         physical = np.zeros(addresses.shape, dtype=np.uint64)
         found = np.zeros(addresses.shape, dtype=np.bool_)
         for window in self.windows:
@@ -68,10 +73,20 @@ class DirectMap:
         return physical, found
 
 
-def direct_map(layout: KernelLayout, image: Window | None = None) -> DirectMap:
+def direct_map(layout: KernelLayout, image: Window | None = None, *, tag: int = 0) -> DirectMap:
     """What the kernel translates without page tables: its linear map, then its ``image`` (None if not known)."""
     linear = Window(layout.linear_window, (layout.linear_start - layout.phys_offset) % _TOP)
-    return DirectMap((linear,) if image is None else (linear, image))
+    return DirectMap((linear,) if image is None else (linear, image), tag)
+
+
+def pointer_tag(config: Mapping[str, str] | None) -> int:
+    """The bits of kernel pointers that are no part of an address in a kernel of this configuration.
+
+    With KASAN by tags, what kmalloc returns has one in its upper byte, and no pointer else has
+    (arch/arm64/include/asm/memory.h, __tag_set, v6.12).
+    """
+    tagged = config is not None and "y" in (config.get("KASAN_SW_TAGS"), config.get("KASAN_HW_TAGS"))
+    return 0xFF << 56 if tagged else 0
 
 
 def arm64_kernel_image(note: Mapping[str, str]) -> Window:

@@ -76,9 +76,9 @@ class Member:
 
     @property
     def offset(self) -> int:
-        """Bytes from the struct's start; raises ValueError for a bit field that does not begin at a byte."""
+        """Bytes from the struct's start; raises ParseError for a bit field that does not begin at a byte."""
         if self.bit_offset % 8:
-            raise ValueError(f"a bit field at bit {self.bit_offset} has no offset in bytes")
+            raise ParseError(SOURCE, 1, str(self.bit_offset), "a bit field has no offset in bytes")
         return self.bit_offset // 8
 
 

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.kmem.address import Translation, Words
+from harness.kmem.address import Flags, Translation, Words
 from harness.kmem.memory import PhysicalMemory
 from harness.kmem.structs import BitField, PageLayout
 from harness.state import NotObserved, StructPage
+
+#: PAGE_POISON_PATTERN, include/linux/page-flags.h: kernels with CONFIG_DEBUG_VM begin with that (page_init_poison)
+_POISON = (1 << 64) - 1
 
 
 def read_struct_pages(
@@ -19,8 +22,8 @@ def read_struct_pages(
     """The struct page of each of ``pfns``, in their order.
 
     ``vmemmap`` translates its addresses: a ``PageMap`` of the mappings that a page-table walk found. One that is not
-    mapped, or mapped to where there is no memory, is not observed. The zone of a number that the kernel has no zone
-    for is ``zone-N``.
+    mapped, or mapped to where there is no memory, is not observed; neither is one that is still poisoned: memory that
+    was added but never online. The zone of a number that the kernel has no zone for is ``zone-N``.
     """
     numbers = np.array(pfns, dtype=np.uint64)
     addresses = np.uint64(layout.vmemmap) + numbers * np.uint64(layout.size)
@@ -33,6 +36,9 @@ def read_struct_pages(
     for pfn, address, word, count, there in zip(*(column.tolist() for column in columns), strict=True):
         if not there:
             found.append(NotObserved(f"the struct page of pfn {pfn:#x}, at {address:#x}, is not mapped to memory"))
+            continue
+        if word == _POISON:
+            found.append(NotObserved(f"the struct page of pfn {pfn:#x} is poisoned: nobody has initialised it"))
             continue
         zone = _field(word, layout.zone)
         found.append(
@@ -47,7 +53,7 @@ def read_struct_pages(
     return tuple(found)
 
 
-def _fetch(memory: PhysicalMemory, vmemmap: Translation, addresses: Words) -> tuple[Words, np.ndarray]:
+def _fetch(memory: PhysicalMemory, vmemmap: Translation, addresses: Words) -> tuple[Words, Flags]:
     physical, mapped = vmemmap.translate(addresses)
     there = mapped & memory.holds(physical, 8) & (physical & np.uint64(7) == 0)
     words = np.zeros(len(addresses), dtype=np.uint64)

@@ -16,7 +16,7 @@ from harness.arch.layout import KernelLayout
 from harness.kmem._sparse_entries import SectionArray
 from harness.kmem._sparse_probe import UsagePlace, find_usage
 from harness.kmem.address import DirectMap
-from harness.kmem.btf import Btf, Member
+from harness.kmem.btf import Btf
 from harness.kmem.memory import PhysicalMemory
 from harness.state import NotObserved
 from harness.units import AddrRange
@@ -47,6 +47,7 @@ _ZONE_NAMES = {
     "ZONE_DEVICE": "Device",
 }
 _NUMBER_OF_ZONES = "__MAX_NR_ZONES"
+_NO_SUBSECTIONS = NotObserved("the kernel keeps no sub-sections (no CONFIG_SPARSEMEM_VMEMMAP)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,16 @@ class _Untold(Exception):
     """Something that nobody tells; the text is the reason."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """What follows from how the kernel was configured; ``nodes`` is MAX_NUMNODES, None if nothing tells."""
+
+    flags: tuple[str, ...]
+    zones: tuple[str, ...]
+    nodes: int | None
+    vmemmap: bool
+
+
 def _layout(
     note: Mapping[str, str],
     kernel: KernelLayout,
@@ -138,26 +149,35 @@ def _layout(
     memory_bits = _number(note, "NUMBER(MAX_PHYSMEM_BITS)", limit=_LONG)
     section_size = 1 << section_bits
     if section_size % subsection_size or memory_bits <= section_bits:
-        raise _Untold(f"vmcoreinfo tells sections of {section_bits} bits in a memory of {memory_bits}")
+        raise _Untold(f"the vmcoreinfo note tells sections of {section_bits} bits in a memory of {memory_bits}")
     array = _array(note, kernel.page_size, memory_bits - section_bits)
-    map_offset = _number(note, "OFFSET(mem_section.section_mem_map)", limit=array.entry_size)
+    map_offset = _number(note, "OFFSET(mem_section.section_mem_map)", limit=array.entry_size, unit=8)
     if btf is not None:
         _same(note, btf)
-    elif config is None:
+        build = _by_btf(btf)
+    elif config is not None:
+        build = _by_config(config)
+    else:
         raise _Untold("the kernel has neither BTF nor a configuration to read (CONFIG_DEBUG_INFO_BTF, IKCONFIG_PROC)")
-    flags, zones = (_flags_by_config(config or {}), _zones_by_config(config or {})) if btf is None else _by_btf(btf)
+    usage: UsagePlace | NotObserved = _NO_SUBSECTIONS
+    if build.vmemmap and btf is not None:
+        usage = _usage(btf, array.entry_size, section_size // subsection_size)
+    elif build.vmemmap:
+        usage = find_usage(
+            evidence.memory, evidence.direct, array, map_offset, section_size, subsection_size, evidence.ram
+        )
     return SparseLayout(
         array=array,
         section_size=section_size,
         subsections=section_size // subsection_size,
         map_offset=map_offset,
-        flags=flags,
-        usage=_usage(config, btf, array, map_offset, section_size, subsection_size, evidence),
-        page=_page(note, kernel, config, btf, zones),
+        flags=build.flags,
+        usage=usage,
+        page=_page(note, kernel, build),
     )
 
 
-def _number(note: Mapping[str, str], key: str, *, base: int = 10, limit: int) -> int:
+def _number(note: Mapping[str, str], key: str, *, base: int = 10, limit: int, unit: int = 1) -> int:
     text = note.get(key)
     if text is None:
         raise _Untold(f"the vmcoreinfo note has no {key}")
@@ -165,7 +185,7 @@ def _number(note: Mapping[str, str], key: str, *, base: int = 10, limit: int) ->
         value = int(text, base)
     except ValueError:
         value = -1
-    if not 0 <= value < limit:
+    if not 0 <= value < limit or value % unit:
         raise _Untold(f"the vmcoreinfo note has {key}={text[:40]}")
     return value
 
@@ -175,14 +195,14 @@ def _array(note: Mapping[str, str], page_size: int, bits: int) -> SectionArray:
     size = _number(note, "SIZE(mem_section)", limit=page_size + 1)
     roots = _number(note, "LENGTH(mem_section)", limit=_MAX_ROOTS + 1)
     if size < 16 or size & (size - 1):
-        raise _Untold(f"vmcoreinfo tells {size} bytes of struct mem_section, which is no power of two")
+        raise _Untold(f"the vmcoreinfo note tells {size} bytes of struct mem_section, which is no power of two")
     per_root = page_size // size
     address = _number(note, "SYMBOL(mem_section)", base=16, limit=1 << _LONG)
     if roots == -(-(1 << bits) // per_root):
         return SectionArray(address, True, roots, per_root, size)
     if roots == 1 << bits:
         return SectionArray(address, False, roots, 1, size)
-    raise _Untold(f"vmcoreinfo tells {roots} roots of mem_section, which fits neither kind of SPARSEMEM")
+    raise _Untold(f"the vmcoreinfo note tells {roots} roots of mem_section, which fits neither kind of SPARSEMEM")
 
 
 def _same(note: Mapping[str, str], btf: Btf) -> None:
@@ -198,17 +218,47 @@ def _same(note: Mapping[str, str], btf: Btf) -> None:
             raise _Untold(f"the BTF is not that of the running kernel: {key} is {value} there, {note[key]} here")
 
 
-def _by_btf(btf: Btf) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _by_btf(btf: Btf) -> _Build:
     bits, kinds = btf.enumerators(_LAST_BIT), btf.enumerators(_NUMBER_OF_ZONES)
     if bits is None or kinds is None:
         raise _Untold(f"the kernel's BTF has no {_LAST_BIT if bits is None else _NUMBER_OF_ZONES}")
-    return _in_order(bits, _LAST_BIT, _FLAG_NAMES), _in_order(kinds, _NUMBER_OF_ZONES, _ZONE_NAMES)
+    zones = _in_order(kinds, _NUMBER_OF_ZONES, _ZONE_NAMES)
+    # struct zonelist has one place for each zone of each node, and one more (MAX_ZONES_PER_ZONELIST).
+    places = btf.member("zonelist", "_zonerefs")
+    nodes, rest = (0, 1) if places is None or not places.dimensions else divmod(places.dimensions[0] - 1, len(zones))
+    return _Build(
+        flags=_in_order(bits, _LAST_BIT, _FLAG_NAMES),
+        zones=zones,
+        nodes=nodes if rest == 0 and _sound_nodes(nodes) else None,
+        vmemmap=btf.member("mem_section_usage", "subsection_map") is not None,
+    )
+
+
+def _by_config(config: Mapping[str, str]) -> _Build:
+    def has(option: str) -> bool:
+        return config.get(option) == "y"
+
+    shift = config.get("NODES_SHIFT", "") if has("NUMA") else "0"
+    nodes = 1 << int(shift) if shift.isdecimal() and len(shift) < 3 else 0
+    optional = {"zone-device": "ZONE_DEVICE", "vmemmap-preinit": "SPARSEMEM_VMEMMAP_PREINIT"}
+    return _Build(
+        flags=_ALWAYS + tuple(name for name, option in optional.items() if has(option)),
+        # No kernel is without these two zones.
+        zones=tuple(name for zone, name in _ZONE_NAMES.items() if zone in ("ZONE_NORMAL", "ZONE_MOVABLE") or has(zone)),
+        nodes=nodes if _sound_nodes(nodes) else None,
+        vmemmap=has("SPARSEMEM_VMEMMAP"),
+    )
+
+
+def _sound_nodes(nodes: int) -> bool:
+    """MAX_NUMNODES is a power of two up to 1024 (NODES_SHIFT, arch/*/Kconfig)."""
+    return 0 < nodes <= 1024 and nodes & (nodes - 1) == 0
 
 
 def _in_order(values: Mapping[str, int], last: str, names: Mapping[str, str]) -> tuple[str, ...]:
     """The names of an enum that counts from 0 to its enumerator ``last``."""
     by_number = {value: name for name, value in values.items() if name != last}
-    if sorted(by_number) != list(range(values[last])):
+    if len(by_number) != values[last] or sorted(by_number) != list(range(values[last])):
         raise _Untold(f"the kernel's enum that ends with {last} does not count from 0 on")
     ordered = (by_number[number] for number in range(values[last]))
     return tuple(names.get(name, _plain(name)) for name in ordered)
@@ -220,69 +270,30 @@ def _plain(name: str) -> str:
     return words.lower().replace("_", "-")
 
 
-def _flags_by_config(config: Mapping[str, str]) -> tuple[str, ...]:
-    found = list(_ALWAYS)
-    if config.get("ZONE_DEVICE") == "y":
-        found.append("zone-device")
-    if config.get("SPARSEMEM_VMEMMAP_PREINIT") == "y":
-        found.append("vmemmap-preinit")
-    return tuple(found)
+def _usage(btf: Btf, entry_size: int, subsections: int) -> UsagePlace | NotObserved:
+    pointer, bitmap = btf.member("mem_section", "usage"), btf.member("mem_section_usage", "subsection_map")
+    if pointer is None or bitmap is None or pointer.size != 8 or pointer.bit_offset not in range(0, entry_size * 8, 64):
+        return NotObserved("the kernel's BTF has no pointer from mem_section to its usage")
+    if bitmap.bit_offset % _LONG or bitmap.size != -(-subsections // _LONG) * 8:
+        return NotObserved(f"the kernel's BTF has {bitmap.size} bytes of bitmap for {subsections} sub-sections")
+    return UsagePlace(pointer.offset, bitmap.offset)
 
 
-def _zones_by_config(config: Mapping[str, str]) -> tuple[str, ...]:
-    """enum zone_type: two of its zones no kernel is without."""
-    always = ("ZONE_NORMAL", "ZONE_MOVABLE")
-    return tuple(name for option, name in _ZONE_NAMES.items() if option in always or config.get(option) == "y")
-
-
-def _usage(
-    config: Mapping[str, str] | None,
-    btf: Btf | None,
-    array: SectionArray,
-    map_offset: int,
-    section_size: int,
-    subsection_size: int,
-    evidence: Evidence,
-) -> UsagePlace | NotObserved:
-    subsections = section_size // subsection_size
-    if btf is not None:
-        pointer, bitmap = btf.member("mem_section", "usage"), btf.member("mem_section_usage", "subsection_map")
-        if pointer is None or bitmap is None:
-            return NotObserved("the kernel has no sub-sections (CONFIG_SPARSEMEM_VMEMMAP)")
-        if not _is_bitmap(bitmap, subsections) or pointer.size != 8:
-            return NotObserved(f"the kernel's BTF has a sub-section bitmap of {bitmap.size} bytes: {subsections} bits?")
-        return UsagePlace(pointer.offset, bitmap.offset)
-    if config is not None and config.get("SPARSEMEM_VMEMMAP") != "y":
-        return NotObserved("the kernel has no sub-sections (CONFIG_SPARSEMEM_VMEMMAP)")
-    return find_usage(evidence.memory, evidence.direct, array, map_offset, section_size, subsection_size, evidence.ram)
-
-
-def _is_bitmap(member: Member, bits: int) -> bool:
-    return member.size == -(-bits // _LONG) * 8
-
-
-def _page(
-    note: Mapping[str, str],
-    kernel: KernelLayout,
-    config: Mapping[str, str] | None,
-    btf: Btf | None,
-    zones: tuple[str, ...],
-) -> PageLayout | NotObserved:
+def _page(note: Mapping[str, str], kernel: KernelLayout, build: _Build) -> PageLayout | NotObserved:
     """Node and zone are kept at the top of page->flags (NODES_PGOFF and ZONES_PGOFF, include/linux/mm.h)."""
-    if btf is None and (config or {}).get("SPARSEMEM_VMEMMAP") != "y":
+    if not build.vmemmap:
         return NotObserved("without CONFIG_SPARSEMEM_VMEMMAP a page's flags may or may not hold its node")
-    nodes = _nodes_by_btf(btf, len(zones)) if btf is not None else _nodes_by_config(config or {})
-    if nodes is None:
+    if build.nodes is None:
         return NotObserved("nothing tells how many nodes the kernel is built for")
     try:
         size = _number(note, "SIZE(page)", limit=kernel.page_size)
-        flags = _number(note, "OFFSET(page.flags)", limit=size)
-        refcount = _number(note, "OFFSET(page._refcount)", limit=size)
+        flags = _number(note, "OFFSET(page.flags)", limit=size, unit=8)
+        refcount = _number(note, "OFFSET(page._refcount)", limit=size, unit=4)
     except _Untold as untold:
         return NotObserved(str(untold))
-    node_bits = (nodes - 1).bit_length()
+    node_bits = (build.nodes - 1).bit_length()
     # ZONES_SHIFT, include/linux/page-flags-layout.h
-    zone_bits = (len(zones) - 1).bit_length()
+    zone_bits = (len(build.zones) - 1).bit_length()
     return PageLayout(
         vmemmap=kernel.vmemmap,
         size=size,
@@ -290,20 +301,5 @@ def _page(
         refcount=refcount,
         node=BitField(_LONG - node_bits, node_bits),
         zone=BitField(_LONG - node_bits - zone_bits, zone_bits),
-        zones=zones,
+        zones=build.zones,
     )
-
-
-def _nodes_by_config(config: Mapping[str, str]) -> int | None:
-    """MAX_NUMNODES, include/linux/numa.h."""
-    shift = config.get("NODES_SHIFT", "0" if config.get("NUMA") != "y" else "")
-    return 1 << int(shift) if shift.isdecimal() and int(shift) <= 10 else None
-
-
-def _nodes_by_btf(btf: Btf, zones: int) -> int | None:
-    """MAX_NUMNODES: struct zonelist has one place for each zone of each node, and one more."""
-    places = btf.member("zonelist", "_zonerefs")
-    if places is None or len(places.dimensions) != 1:
-        return None
-    nodes, rest = divmod(places.dimensions[0] - 1, zones)
-    return nodes if rest == 0 and nodes > 0 and nodes & (nodes - 1) == 0 else None
