@@ -16,7 +16,7 @@ _INDEX_SHIFT, _INDEX = 2, 7 << 2
 #: for software alone: dirty, special, devmap, userfaultfd and bit 63 (PTE_SWBITS_MASK)
 _SOFTWARE = 1 << 63 | 0xF << 55
 
-#: PTE_PRESENT_INVALID has the place of nG since v6.11: what is not valid is a mapping with it alone
+#: PTE_PRESENT_INVALID has the place of nG (v6.12): what is not valid is a mapping with it alone
 _PRESENT = _VALID | _NG
 
 #: ptdump's columns: mask, word if all of it is set, word if not
@@ -33,7 +33,7 @@ _COLUMNS = (
     (_UXN, "UXN", ""),
     (_GP, "GP", ""),
 )
-#: by MAIR index: MT_*, arch/arm64/include/asm/memory.h, the same from v5.14 on; 5 to 7 are free
+#: by MAIR index: MT_*, arch/arm64/include/asm/memory.h (v6.12); 5 to 7 are free
 _MEMORY_TYPES = ("MEM/NORMAL", "MEM/NORMAL-TAGGED", "MEM/NORMAL-NC", "DEVICE/nGnRnE", "DEVICE/nGnRE")
 
 _PRINTED = tuple((rest.ljust(len(full)), full.ljust(len(rest))) for _, full, rest in _COLUMNS)
@@ -49,10 +49,10 @@ _RELEASE = re.compile(r"(\d+)\.(\d+)")
 
 
 def arm64_words(entry: int) -> tuple[str, ...]:
-    """The words that ptdump prints for ``entry``, in its order (pte_bits, arch/arm64/mm/ptdump.c, v6.1 to v6.12)."""
+    """The words that ptdump prints for ``entry``, in its order (pte_bits, arch/arm64/mm/ptdump.c, v6.12)."""
     words = [word for mask, full, rest in _COLUMNS if (word := full if entry & mask == mask else rest)]
-    words += _MEMORY_TYPES[index : index + 1] if (index := (entry & _INDEX) >> _INDEX_SHIFT) < 5 else ()
-    return tuple(words)
+    index = (entry & _INDEX) >> _INDEX_SHIFT
+    return (*words, *_MEMORY_TYPES[index : index + 1])
 
 
 def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
@@ -76,6 +76,7 @@ def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
     bits = used if count != _level_count(configured, shift) else configured
     large = int(note["NUMBER(MAX_PHYSMEM_BITS)"]) > 48
     address, reserved = _address(shift, lpa=large and shift == 16, lpa2=used > 48 and shift < 16)
+    recent = _folds_while_running(note)
     root = int(note["SYMBOL(swapper_pg_dir)"], 16) - int(note["NUMBER(kimage_voffset)"], 0)
     entries = 1 << bits - (shift + (count - 1) * (shift - 3))
     if not 0 <= root < 1 << 52 or root % (entries * ENTRY_SIZE):
@@ -86,7 +87,7 @@ def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
         start=_TOP - (1 << bits),
         va_bits=bits,
         both_halves=False,
-        levels=_levels(count, shift, entries, reserved, _pmd_is_named(note)),
+        levels=_levels(count, shift, entries, reserved, pmd_is_named=recent),
         table=(_VALID | _TABLE_BIT, _VALID | _TABLE_BIT),
         leaf=_PRESENT,
         valid=_VALID,
@@ -96,7 +97,13 @@ def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
         napot=False,
         group_ignores=_SOFTWARE | _AF,
         words=arm64_words,
-        dump=DumpStyle(start=_TOP - (1 << used), columns=_PRINTED, holes=True, physical=False, markers=2),
+        dump=DumpStyle(
+            start=_TOP - (1 << (used if recent else configured)),
+            columns=_PRINTED,
+            holes=True,
+            physical=False,
+            markers=2,
+        ),
     )
 
 
@@ -105,8 +112,9 @@ def _level_count(bits: int, page_shift: int) -> int:
     return (bits - 4) // (page_shift - 3)
 
 
-def _pmd_is_named(note: Mapping[str, str]) -> bool:
-    # With two levels the PMD is folded; ptdump called it PGD then, until v6.9 made it cope with folding at run time.
+def _folds_while_running(note: Mapping[str, str]) -> bool:
+    # From v6.9 on ptdump copes with levels and address bits that are known only when the kernel runs: it begins with
+    # the addresses in use, and calls a block in a folded PMD by that name.
     found = _RELEASE.match(note["OSRELEASE"])
     return found is not None and (int(found[1]), int(found[2])) >= (6, 9)
 
@@ -122,7 +130,7 @@ def _address(shift: int, *, lpa: bool, lpa2: bool) -> tuple[tuple[tuple[int, int
     return (low,), 3 << 48 | below_page
 
 
-def _levels(count: int, shift: int, root_entries: int, reserved: int, pmd_is_named: bool) -> tuple[TableLevel, ...]:
+def _levels(count: int, shift: int, root_entries: int, reserved: int, *, pmd_is_named: bool) -> tuple[TableLevel, ...]:
     levels = []
     for depth, name in enumerate(level_names(count)):
         number = 4 - count + depth

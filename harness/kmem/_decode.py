@@ -14,7 +14,7 @@ from harness.kmem._runs import Flags, Indices, Runs, Words, breaks, changes
 #: faults that are reported of one level; broken tables can have millions
 MAX_FAULTS = 4096
 
-_REASONS = {
+REASONS = {
     Refusal.OUTSIDE: "leads to a table outside of memory",
     Refusal.AGAIN: "leads to a table that is reachable another way too",
     Refusal.TOO_MANY: "leads to a table beyond those that this much memory can take",
@@ -61,7 +61,7 @@ def decode(image: TableImage, depth: int) -> Decoded:
         found.judge(rule, leaves)
     for refused in image.refused[depth : depth + 1]:
         for why in Refusal:
-            found.add(_REASONS[why], refused.place[(refused.why == why) & (refused.row < 0)])
+            found.add(REASONS[why], refused.place[(refused.why == why) & (refused.row < 0)])
     runs = _runs(image, depth, leaves)
     if level.group:
         found.add(_UNEVEN, _uneven(image, level, leaves, runs))

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.arch.pagetable import TableFormat, coalesce
-from harness.kmem._copy import TableImage, TableRows, copy_tables, physical
-from harness.kmem._decode import MAX_FAULTS, Decoded, decode
+from harness.kmem._copy import Refusal, TableImage, TableRows, copy_tables, physical
+from harness.kmem._decode import MAX_FAULTS, REASONS, Decoded, decode
 from harness.kmem._runs import Indices, Runs, merge
 from harness.state import HostMapping, HostTables, Mapping, TableFault, TablePage
 from harness.units import AddrRange
@@ -26,8 +26,6 @@ __all__ = ["MAX_FAULTS", "MAX_RUNS", "TableImage", "TableRows", "Walk", "copy_ta
 
 #: runs that are kept; the most fragmented kernels (debug_pagealloc, hugetlb vmemmap optimisation) have far fewer
 MAX_RUNS = 1 << 20
-
-_AGAIN = "leads to a table that is reachable another way too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +137,7 @@ def _shadows(image: TableImage, depth: int) -> tuple[Runs, tuple[tuple[int, str]
         bits=entry[fine] & np.uint64(tables.attributes),
         level=np.full(len(start), len(tables.levels) - 1, dtype=np.uint8),
     )
-    return runs, tuple((number, _AGAIN) for number in place[~fine][:MAX_FAULTS].tolist())
+    return runs, tuple((number, REASONS[Refusal.AGAIN]) for number in place[~fine][:MAX_FAULTS].tolist())
 
 
 def _single_page(image: TableImage, depth: int, row: int) -> int | None:

@@ -73,6 +73,12 @@ def test_a_block_in_a_folded_pmd_is_named_as_the_kernel_names_it() -> None:
     assert [level.leaf_name for level in before.levels] == ["PGD", "PTE"]
 
 
+def test_the_dump_begins_with_the_addresses_in_use() -> None:
+    note = arm64_note(52, 48)
+    assert arm64_tables(note, 64 * KIB).dump.start == TOP - (1 << 48)
+    assert arm64_tables(note | {"OSRELEASE": "6.1.0-13-arm64"}, 64 * KIB).dump.start == TOP - (1 << 52)
+
+
 @pytest.mark.parametrize(
     ("name", "entry", "physical"),
     [
