@@ -36,6 +36,7 @@ class Session:
         self.options = options
         self.recorder = recorder
         self.number = 0
+        self.unseen = False
         self.state = self._collect(self.deadline())
         self.layout = boot_layout(guest.shape, guest.facts, self.state)
         self.model = MemoryModel(self.layout)
@@ -80,6 +81,7 @@ class Session:
         deadline = self.deadline()
         outcome = work(self, deadline)
         if outcome.pending:
+            self.unseen = True
             self.recorder.save_step(self.number, title, expect, outcome, None)
             seconds = time.monotonic() - started
             return StepResult(self.number, title, judge((), expect, outcome)[0], seconds, seconds, (), outcome.note)
@@ -116,11 +118,18 @@ class Session:
         """Give the guest time to show the memory blocks that the model expects; what is missing then is a finding."""
         wanted = {block.index: block.state for block in self.model.expected().blocks}
         seen = {} if isinstance(self.state.blocks, NotObserved) else {b.index: b.state for b in self.state.blocks}
-        if wanted == seen:
+        gone = seen.keys() - wanted.keys()
+        if self.unseen:
+            # Blocks may have come since the last look, and be on their way out.
+            window = self.layout.machine.device_window().align_outward(self.layout.block_size)
+            whole = range(window.start // self.layout.block_size, window.end // self.layout.block_size)
+            gone |= set(whole) - wanted.keys()
+            self.unseen = False
+        elif wanted == seen:
             return
         try:
             limit = deadline.at_most(self.options.settle)
-            wait_blocks(self.guest.shell, states=wanted, absent=seen.keys() - wanted.keys(), deadline=limit)
+            wait_blocks(self.guest.shell, states=wanted, absent=gone, deadline=limit)
         except DeadlineExpired as late:
             self.recorder.note(f"step {self.number}: {late.message}")
 
