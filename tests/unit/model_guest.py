@@ -1,44 +1,124 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A freshly booted guest for tests of model and checks: 1 GB of boot RAM, two zones' worth of counters."""
+"""Freshly booted guests for tests of model and checks: 1 GB of boot RAM, two zones' worth of counters."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from harness.arch import ARM64
+from harness.arch import ARM64, RISCV64, ArchSpec
 from harness.model.layout import BootLayout, MachineShape, boot_layout
 from harness.model.memory import MemoryModel
 from harness.state import GuestState, IomemEntry, KernelFacts, MemoryBlock, NotObserved, Zone
-from harness.units import GIB, MIB, AddrRange
+from harness.units import GIB, KIB, MIB, AddrRange
 
 BLOCK = 128 * MIB
 PAGE = 4096
 FIRST = 0x8000_0000 // BLOCK
 UNSEEN = NotObserved("not part of this test")
+_TOP = 1 << 64
 
 
-def zones(node: int = 0) -> tuple[Zone, ...]:
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One shape of kernel: architecture, page size, bits of virtual addresses."""
+
+    arch: ArchSpec
+    page_size: int
+    bits: int
+
+    def __str__(self) -> str:
+        return f"{self.arch.name}-{self.page_size // KIB}k-{self.bits}"
+
+
+ARM64_4K = Kind(ARM64, 4 * KIB, 52)
+KINDS = (
+    ARM64_4K,
+    Kind(ARM64, 4 * KIB, 48),
+    Kind(ARM64, 16 * KIB, 48),
+    Kind(ARM64, 64 * KIB, 48),
+    Kind(RISCV64, 4 * KIB, 39),
+    Kind(RISCV64, 4 * KIB, 48),
+    Kind(RISCV64, 4 * KIB, 57),
+)
+
+_RISCV_PAGE_OFFSET = {39: 0xFFFFFFD6_00000000, 48: 0xFFFFAF80_00000000, 57: 0xFF600000_00000000}
+
+
+def note(kind: Kind = ARM64_4K) -> dict[str, str]:
+    """The vmcoreinfo note of a kernel of that shape, by the definitions in its headers (v6.12)."""
+    common = {
+        "OSRELEASE": "6.12",
+        "PAGESIZE": str(kind.page_size),
+        "SIZE(page)": "64",
+        "NUMBER(VA_BITS)": str(kind.bits),
+    }
+    base = kind.arch.ram_base
+    if kind.arch is ARM64:
+        end = _TOP - GIB
+        least = min(kind.bits, 48)
+        page_end = _TOP - (1 << least - 1)
+        start = end - ((page_end - (_TOP - (1 << kind.bits))) // kind.page_size * 64)
+        return common | {
+            "NUMBER(TCR_EL1_T1SZ)": hex(64 - kind.bits),
+            "NUMBER(MAX_PHYSMEM_BITS)": "52" if kind.bits == 52 else "48",
+            "NUMBER(PHYS_OFFSET)": hex(base),
+            "NUMBER(VMEMMAP_START)": hex(start),
+            "NUMBER(VMEMMAP_END)": hex(end),
+            "SYMBOL(vmemmap)": f"{start - base // kind.page_size * 64:x}",
+            "NUMBER(MODULES_VADDR)": hex(page_end),
+            "NUMBER(MODULES_END)": hex(page_end + 2 * GIB),
+            "NUMBER(VMALLOC_START)": hex(page_end + 2 * GIB),
+            "NUMBER(VMALLOC_END)": hex(start - 8 * MIB),
+            "NUMBER(kimage_voffset)": hex(page_end + 4 * GIB - base),
+            "SYMBOL(swapper_pg_dir)": f"{page_end + 4 * GIB + 32 * MIB:x}",
+        }
+    offset = _RISCV_PAGE_OFFSET[kind.bits]
+    vmalloc = offset - (1 << kind.bits - 3)
+    start = vmalloc - (1 << kind.bits - 12 - 1 + 6)
+    image = 0xFFFFFFFF_80000000
+    return common | {
+        "NUMBER(phys_ram_base)": str(base),
+        "NUMBER(PAGE_OFFSET)": hex(offset),
+        "NUMBER(VMALLOC_START)": hex(vmalloc),
+        "NUMBER(VMALLOC_END)": hex(offset),
+        "NUMBER(VMEMMAP_START)": hex(start),
+        "NUMBER(VMEMMAP_END)": hex(vmalloc),
+        "SYMBOL(vmemmap)": f"{start - base // kind.page_size * 64:x}",
+        "NUMBER(MODULES_VADDR)": hex(image - 2 * GIB),
+        "NUMBER(MODULES_END)": hex(image),
+        "NUMBER(va_kernel_pa_offset)": hex(image - base - 2 * MIB),
+        "SYMBOL(swapper_pg_dir)": f"{image + 16 * MIB:x}",
+    }
+
+
+def zones(node: int = 0, kind: Kind = ARM64_4K) -> tuple[Zone, ...]:
+    pages = GIB // kind.page_size
+    managed = pages - 8564 if kind is ARM64_4K else pages - 4096
+    low = "DMA" if kind.arch is ARM64 else "DMA32"
     return (
-        Zone(node, "DMA", 262144, 262144, 253580, 262144),
+        Zone(node, low, pages, pages, managed, kind.arch.ram_base // kind.page_size),
         Zone(node, "Normal", 0, 0, 0, None),
         Zone(node, "Movable", 0, 0, 0, None),
         Zone(node, "Device", 0, 0, 0, None),
     )
 
 
-def boot_state() -> GuestState:
-    ram = AddrRange.sized(ARM64.ram_base, GIB)
+def boot_state(kind: Kind = ARM64_4K) -> GuestState:
+    ram = AddrRange.sized(kind.arch.ram_base, GIB)
+    block = kind.arch.paging[kind.page_size].section_size
+    counts = zones(kind=kind)
     return GuestState(
         raw={},
         boot_id="boot",
         uptime=1.0,
         iomem=(IomemEntry(ram, "System RAM"),),
         blocks=tuple(
-            MemoryBlock(i, i, "online", True, ("DMA",), (0,)) for i in range(ram.start // BLOCK, ram.end // BLOCK)
+            MemoryBlock(i, i, "online", True, (counts[0].name,), (0,))
+            for i in range(ram.start // block, ram.end // block)
         ),
         auto_online="offline",
-        zones=zones(),
-        meminfo={"MemTotal": 253580 * PAGE},
+        zones=counts,
+        meminfo={"MemTotal": counts[0].managed * kind.page_size, "Hugetlb": 0},
         vmstat={"nr_memmap_pages": 0, "nr_memmap_boot_pages": 4096, "nr_page_table_pages": 80},
         user_page_tables=0,
         slabs=UNSEEN,
@@ -54,34 +134,28 @@ def boot_state() -> GuestState:
     )
 
 
-def facts(**changes: object) -> KernelFacts:
+def facts(kind: Kind = ARM64_4K, **changes: object) -> KernelFacts:
     base = KernelFacts(
-        arch="arm64",
+        arch=kind.arch.name,
         release="6.12",
         cmdline="",
-        page_size=PAGE,
-        memory_block_size=BLOCK,
+        page_size=kind.page_size,
+        memory_block_size=kind.arch.paging[kind.page_size].section_size,
         config={"HUGETLB_PAGE": "y"},
-        vmcoreinfo={
-            "NUMBER(VA_BITS)": "52",
-            "NUMBER(PHYS_OFFSET)": "0x40000000",
-            "SYMBOL(vmemmap)": "ffffc1ffbf000000",
-            "SIZE(page)": "64",
-            "PAGESIZE": "4096",
-        },
+        vmcoreinfo=note(kind),
         parameters={"memory_hotplug.memmap_on_memory": "N"},
     )
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 
-def shape(**changes: object) -> MachineShape:
-    base = MachineShape(ARM64, (GIB,), 16 * GIB, 8, ("rp0", "rp1", "rp2", "rp3"), 2)
+def shape(kind: Kind = ARM64_4K, **changes: object) -> MachineShape:
+    base = MachineShape(kind.arch, (GIB,), 16 * GIB, 8, ("rp0", "rp1", "rp2", "rp3"), 2)
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 
-def layout(**fact_changes: object) -> BootLayout:
-    return boot_layout(shape(), facts(**fact_changes), boot_state())
+def layout(kind: Kind = ARM64_4K, **fact_changes: object) -> BootLayout:
+    return boot_layout(shape(kind), facts(kind, **fact_changes), boot_state(kind))
 
 
-def model(**fact_changes: object) -> MemoryModel:
-    return MemoryModel(layout(**fact_changes))
+def model(kind: Kind = ARM64_4K, **fact_changes: object) -> MemoryModel:
+    return MemoryModel(layout(kind, **fact_changes))

@@ -6,48 +6,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_kernel import kernel_walk
 
-from harness.arch import ARM64, RISCV64, PagingMode
+from harness.arch import ARM64, RISCV64
 from harness.model.leaves import LeafRun, leaf_runs
 from harness.units import GIB, KIB, MIB, AddrRange
 
 P4K = ARM64.paging[4 * KIB]
-
-
-def kernel_walk(piece: AddrRange, paging: PagingMode, offset: int) -> list[LeafRun]:
-    """alloc_init_pud/cont_pmd/pmd/cont_pte, recursively: each level tries its leaf, then its table."""
-    out: list[tuple[AddrRange, str, bool]] = []
-    levels = sorted(paging.leaf_sizes.items(), key=lambda item: -item[1])
-
-    def aligned(at: int, stop: int, size: int) -> bool:
-        return at % size == 0 and stop % size == 0 and (at - offset) % size == 0
-
-    def level(part: AddrRange, depth: int, hinted: bool) -> None:
-        name, size = levels[depth]
-        group = paging.contiguous_sizes.get(name)
-        if group is not None and not hinted:
-            for chunk in part.chunks(group):
-                fits = aligned(chunk.start, chunk.end, group)
-                for leaf in chunk.chunks(size):
-                    step(leaf, depth, fits)
-            return
-        for leaf in part.chunks(size):
-            step(leaf, depth, False)
-
-    def step(leaf: AddrRange, depth: int, contiguous: bool) -> None:
-        name, size = levels[depth]
-        if aligned(leaf.start, leaf.end, size):
-            out.append((leaf, name, contiguous))
-        else:
-            level(leaf, depth + 1, False)
-
-    level(piece, 0, False)
-    joined: list[LeafRun] = []
-    for where, name, contiguous in out:
-        if joined and (joined[-1].level, joined[-1].contiguous) == (name, contiguous):
-            where = AddrRange(joined.pop().range.start, where.end)
-        joined.append(LeafRun(where, name, contiguous))
-    return joined
 
 
 @given(

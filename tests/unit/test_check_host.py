@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The invariants that look at what the host reads: sound states of a kernel in miniature pass, each lie is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import model_guest
+import pytest
+from model_guest import ARM64_4K, KINDS, Kind
+from model_kernel import Kernel
+
+from harness.check import CATALOGUE, CheckResult, Evidence, run_check
+from harness.model.actions import (
+    Action,
+    PlugDimm,
+    PlugVirtioMem,
+    PlugVirtioPmem,
+    Resize,
+    SetAutoOnline,
+    SetBlock,
+    SetPmemMode,
+    Unplug,
+)
+from harness.model.layout import boot_layout
+from harness.model.memory import MemoryModel
+from harness.state import (
+    GuestState,
+    HostMapping,
+    HostTables,
+    Mapping,
+    NotObserved,
+    PageTables,
+    Section,
+    TableFault,
+    TablePage,
+)
+from harness.units import GIB, MIB, AddrRange
+
+FAMILIES = ("LIN", "VMM", "PGT", "SEC", "XCK")
+IDS = [name for name in CATALOGUE if name.partition("-")[0] in FAMILIES]
+RISCV = KINDS[-1]
+FOLDS = {"HUGETLB_PAGE": "y", "ARCH_WANT_OPTIMIZE_DAX_VMEMMAP": "y"}
+
+
+class Guest:
+    """A model and the kernel in miniature that does what it was told."""
+
+    def __init__(self, kind: Kind = ARM64_4K, **fact_changes: object) -> None:
+        boot = model_guest.boot_state(kind)
+        layout = boot_layout(model_guest.shape(kind), model_guest.facts(kind, **fact_changes), boot)
+        self.kernel = Kernel(kind, layout)
+        self.layout = dataclasses.replace(layout, baseline=self.kernel.state(boot))
+        self.model = MemoryModel(self.layout)
+        self.block = layout.block_size
+        self.first = self.layout.machine.device_window().start // self.block
+
+    def do(self, *actions: Action) -> Guest:
+        for action in actions:
+            self.model.apply(action)
+            self.kernel.follow(self.model.expected())
+        return self
+
+    def evidence(self) -> Evidence:
+        observed = self.kernel.state(self.layout.baseline)
+        return Evidence(self.layout, self.model.expected(), observed)
+
+
+def results(evidence: Evidence) -> dict[str, CheckResult]:
+    found = ((name, run_check(CATALOGUE[name], evidence)) for name in IDS)
+    return {name: result for name, result in found if result is not None}
+
+
+def broken(evidence: Evidence) -> set[str]:
+    """The invariants that find something."""
+    return {name for name, result in results(evidence).items() if result.status == "fail"}
+
+
+def complaints(evidence: Evidence) -> list[str]:
+    return [str(finding) for result in results(evidence).values() for finding in result.findings]
+
+
+def story(guest: Guest) -> Iterator[tuple[str, Evidence]]:
+    """DIMM, virtio-mem and pmem come, change and go."""
+    block, first = guest.block, guest.first
+    steps: Sequence[tuple[Action, ...]] = (
+        (),
+        (PlugDimm("d0", 2 * GIB),),
+        (SetBlock(first, "online_movable"), SetBlock(first + 2, "online_kernel")),
+        (PlugVirtioMem("v0", 2 * GIB, 2 * MIB, 0, 0, "rp0"), SetAutoOnline("online_movable"), Resize("v0", 3 * block)),
+        (Resize("v0", block + block // 2),),
+        (SetBlock(first, "offline"), SetBlock(first + 2, "offline"), Unplug("d0")),
+        (PlugVirtioPmem("p0", GIB, "rp1"),),
+        (SetPmemMode("p0", "devdax"),),
+        (SetPmemMode("p0", "kmem"),),
+        (SetPmemMode("p0", "devdax", "dev"),),
+        (SetPmemMode("p0", "raw"), Unplug("p0")),
+        (Resize("v0", 0), Unplug("v0"), SetAutoOnline("offline")),
+    )
+    for actions in steps:
+        yield "; ".join(map(str, actions)) or "boot", guest.do(*actions).evidence()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_sound_states_pass(kind: Kind) -> None:
+    for _, evidence in story(Guest(kind)):
+        assert complaints(evidence) == []
+        assert {result.status for result in results(evidence).values()} == {"pass"}
+
+
+@pytest.mark.parametrize("mode", ["Y", "force"])
+def test_a_memmap_in_each_block_passes(mode: str) -> None:
+    guest = Guest(parameters={"memory_hotplug.memmap_on_memory": mode}).do(PlugDimm("d0", GIB))
+    piece = guest.model.expected().linear[0]
+    assert piece.altmap == AddrRange.sized(piece.range.start, 2 * MIB)
+    assert complaints(guest.evidence()) == []
+    assert complaints(guest.do(Unplug("d0")).evidence()) == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.page_size != 4096], ids=str)
+def test_a_memmap_that_fills_no_pmd_is_never_in_its_block(kind: Kind) -> None:
+    guest = Guest(kind, parameters={"memory_hotplug.memmap_on_memory": "force"}).do(PlugDimm("d0", GIB))
+    assert {piece.altmap for piece in guest.model.expected().linear} == {None}
+    assert complaints(guest.evidence()) == []
+
+
+@pytest.mark.parametrize("align", [2 * MIB, 64 * MIB, GIB])
+def test_folded_memmaps_pass(align: int) -> None:
+    guest = Guest(RISCV, config=FOLDS).do(PlugVirtioPmem("p0", GIB), SetPmemMode("p0", "devdax", "mem", align))
+    assert guest.model.expected().linear[0].folded == align // 4096 * 64
+    assert complaints(guest.evidence()) == []
+    assert complaints(guest.do(SetPmemMode("p0", "raw"), Unplug("p0")).evidence()) == []
+
+
+def test_partial_sections_pass() -> None:
+    guest = Guest().do(PlugVirtioPmem("p0", 192 * MIB), SetPmemMode("p0", "devdax"))
+    guest.do(PlugVirtioPmem("p1", 130 * MIB), SetPmemMode("p1", "devdax"))
+    assert complaints(guest.evidence()) == []
+    tainted = {s.number: s.subsections for s in guest.model.expected().sections if "zone-device" in s.flags}
+    assert tainted == {guest.first + 1: (1 << 64) - 1, guest.first + 2: (1 << 33) - 1}
+    guest.do(SetPmemMode("p0", "raw"), Unplug("p0"))
+    assert complaints(guest.evidence()) == []
+    assert {s.number: s.subsections for s in guest.model.expected().sections if "zone-device" in s.flags} == {
+        guest.first + 1: (1 << 64) - (1 << 32),
+        guest.first + 2: (1 << 33) - 1,
+    }
+
+
+# Lies ---------------------------------------------------------------------------------------------------------------
+
+Edit = Callable[[Guest, GuestState], GuestState]
+
+
+def tables(state: GuestState) -> HostTables:
+    assert isinstance(state.host_tables, HostTables)
+    return state.host_tables
+
+
+def with_mappings(state: GuestState, mappings: Sequence[HostMapping]) -> GuestState:
+    ordered = tuple(sorted(mappings, key=lambda mapping: mapping.range.start))
+    return dataclasses.replace(state, host_tables=dataclasses.replace(tables(state), mappings=ordered))
+
+
+def both(edit: Callable[[Guest, HostMapping], HostMapping | None], where: Callable[[Guest], AddrRange]) -> Edit:
+    """Change what ``where`` (virtual) maps, in the walk and in the guest's own dump alike."""
+
+    def change(guest: Guest, state: GuestState) -> GuestState:
+        walk = one_sided(edit, where)(guest, state)
+        return dataclasses.replace(walk, page_tables=dumped(tables(walk)))
+
+    return change
+
+
+def dumped(walked: HostTables) -> PageTables:
+    return PageTables({}, tuple(Mapping(leaf.range, leaf.level, leaf.attrs, "") for leaf in walked.mappings))
+
+
+def one_sided(edit: Callable[[Guest, HostMapping], HostMapping | None], where: Callable[[Guest], AddrRange]) -> Edit:
+    """Change what ``where`` (virtual) maps, in the walk alone."""
+
+    def change(guest: Guest, state: GuestState) -> GuestState:
+        out: list[HostMapping] = []
+        place, touched = where(guest), False
+        for leaf in tables(state).mappings:
+            part = leaf.range.intersect(place)
+            if part is None:
+                out.append(leaf)
+                continue
+            touched = True
+            for start, end in ((leaf.range.start, part.start), (part.end, leaf.range.end)):
+                if start < end:
+                    out.append(sub(leaf, AddrRange(start, end)))
+            changed = edit(guest, sub(leaf, part))
+            if changed is not None:
+                out.append(changed)
+        assert touched, f"nothing is mapped at {place}"
+        return with_mappings(state, out)
+
+    return change
+
+
+def sub(leaf: HostMapping, part: AddrRange) -> HostMapping:
+    return dataclasses.replace(leaf, range=part, physical=leaf.physical + part.start - leaf.range.start)
+
+
+def put(make: Callable[[Guest], HostMapping]) -> Edit:
+    """Map something more, in the walk and in the dump."""
+
+    def change(guest: Guest, state: GuestState) -> GuestState:
+        walk = with_mappings(state, [*tables(state).mappings, make(guest)])
+        return dataclasses.replace(walk, page_tables=dumped(tables(walk)))
+
+    return change
+
+
+def with_page(make: Callable[[Guest, HostTables], TablePage]) -> Edit:
+    """One more table page."""
+
+    def change(guest: Guest, state: GuestState) -> GuestState:
+        walk = tables(state)
+        pages = (*walk.pages, make(guest, walk))
+        return dataclasses.replace(state, host_tables=dataclasses.replace(walk, pages=pages))
+
+    return change
+
+
+def pages(change: Callable[[Guest, TablePage], TablePage | None]) -> Edit:
+    def edit(guest: Guest, state: GuestState) -> GuestState:
+        walk = tables(state)
+        found = tuple(page for old in walk.pages if (page := change(guest, old)) is not None)
+        assert found != walk.pages
+        return dataclasses.replace(state, host_tables=dataclasses.replace(walk, pages=found))
+
+    return edit
+
+
+def section(number: Callable[[Guest], int], change: Callable[[Section], Section | None]) -> Edit:
+    def edit(guest: Guest, state: GuestState) -> GuestState:
+        assert not isinstance(state.sections, NotObserved)
+        found = [s for old in state.sections if (s := change(old) if old.number == number(guest) else old) is not None]
+        assert tuple(found) != state.sections
+        return dataclasses.replace(state, sections=tuple(found))
+
+    return edit
+
+
+def words(**changes: str) -> Callable[[Guest, HostMapping], HostMapping]:
+    """Other attribute words: ``RW="ro"``; an empty one drops the word, a key that is not there adds its value."""
+
+    def change(_: Guest, leaf: HostMapping) -> HostMapping:
+        attrs = [changes.get(word.replace("/", "_").replace("-", "_"), word) for word in leaf.attrs]
+        attrs += [value for key, value in changes.items() if key.startswith("add")]
+        return dataclasses.replace(leaf, attrs=tuple(filter(None, attrs)))
+
+    return change
+
+
+def linear(guest: Guest) -> AddrRange:
+    """A block of the DIMM's memory in the linear map."""
+    return guest.kernel.kernel.linear(AddrRange.sized((guest.first + 3) * guest.block, guest.block))
+
+
+def memmap(guest: Guest) -> AddrRange:
+    return guest.kernel.kernel.memmap(AddrRange.sized((guest.first + 3) * guest.block, guest.block))
+
+
+def boot_memmap(guest: Guest) -> AddrRange:
+    start = guest.layout.machine.node_ranges()[0].start
+    return guest.kernel.kernel.memmap(AddrRange.sized(start, guest.block))
+
+
+def leaf_at(place: AddrRange, physical: int, level: str, guest: Guest) -> HostMapping:
+    ordinary = next(leaf for leaf in tables(guest.layout.baseline).mappings if "CON" not in leaf.attrs)
+    return HostMapping(place, physical, level, ordinary.attrs)
+
+
+def drop(_: Guest, leaf: HostMapping) -> None:
+    return None
+
+
+def elsewhere(shift: int) -> Callable[[Guest, HostMapping], HostMapping]:
+    return lambda _, leaf: dataclasses.replace(leaf, physical=leaf.physical + shift)
+
+
+def to(physical: Callable[[Guest], int]) -> Callable[[Guest, HostMapping], HostMapping]:
+    return lambda guest, leaf: dataclasses.replace(leaf, physical=physical(guest))
+
+
+def ram(guest: Guest) -> AddrRange:
+    return guest.layout.machine.node_ranges()[0]
+
+
+def dimm(guest: Guest) -> AddrRange:
+    return AddrRange.sized(guest.first * guest.block, 2 * GIB)
+
+
+def spare_table(level: str, size: int, at: Callable[[Guest], int]) -> Edit:
+    return with_page(lambda guest, _: TablePage(ram(guest).end - 4096, level, AddrRange.sized(at(guest), size), 0))
+
+
+def fault(guest: Guest, state: GuestState) -> GuestState:
+    one = TableFault(ram(guest).start, 7, 1, linear(guest), "points outside of memory")
+    return dataclasses.replace(state, host_tables=dataclasses.replace(tables(state), faults=(one,)))
+
+
+PRESENT = {
+    "hole in the linear map": (both(drop, linear), {"LIN-1", "LIN-3"}),
+    "linear map leads to another page": (both(elsewhere(2 * MIB), linear), {"LIN-1"}),
+    "linear map leads out of memory": (both(to(lambda _: 1 << 44), linear), {"LIN-1", "PGT-2"}),
+    "hot memory is read-only": (both(words(RW="ro", W=""), linear), {"LIN-2"}),
+    "hot memory loses its memory type": (both(words(MEM_NORMAL_TAGGED="MEM/NORMAL", G=""), linear), {"LIN-2"}),
+    "hot memory in smaller leaves": (
+        both(lambda _, leaf: dataclasses.replace(leaf, level="PTE"), linear),
+        {"LIN-3"},
+    ),
+    "hole in vmemmap": (both(drop, memmap), {"VMM-1"}),
+    "vmemmap read-only": (both(words(RW="ro", W=""), memmap), {"VMM-1"}),
+    "vmemmap leads into the DIMM that it describes": (both(to(lambda g: dimm(g).start), memmap), {"VMM-1"}),
+    "vmemmap leads out of memory": (both(to(lambda _: 1 << 44), memmap), {"VMM-1", "PGT-2"}),
+    "vmemmap shares frames": (both(to(lambda g: g.kernel.free - 2 * MIB), memmap), {"VMM-1"}),
+    "boot's vmemmap has moved": (both(elsewhere(256 * MIB), boot_memmap), {"VMM-1"}),
+    "an empty table below the DIMM's linear map is no harm": (
+        spare_table("PTE", 2 * MIB, lambda g: linear(g).start),
+        set(),
+    ),
+    "an entry is unsound": (fault, {"PGT-2"}),
+    "a table page in the DIMM": (
+        pages(lambda g, page: dataclasses.replace(page, address=dimm(g).start) if page.level == "PMD" else page),
+        {"PGT-2"},
+    ),
+    "one page for two tables": (
+        pages(lambda g, page: dataclasses.replace(page, address=ram(g).start) if page.level in "PMD PUD" else page),
+        {"PGT-2"},
+    ),
+    "a table page serves as memmap": (
+        pages(
+            lambda g, page: dataclasses.replace(page, address=ram(g).start + 64 * MIB) if page.level == "PGD" else page
+        ),
+        {"PGT-2"},
+    ),
+    "a section lost its memmap": (
+        section(lambda g: g.first, lambda s: dataclasses.replace(s, flags=("online", "present"))),
+        {"SEC-1"},
+    ),
+    "an offline section is online": (
+        section(lambda g: g.first + 3, lambda s: dataclasses.replace(s, flags=("has-mem-map", "online", "present"))),
+        {"SEC-1"},
+    ),
+    "a hot section is early": (
+        section(lambda g: g.first + 3, lambda s: dataclasses.replace(s, flags=("early", "has-mem-map", "present"))),
+        {"SEC-1"},
+    ),
+    "a section leads to another memmap": (
+        section(lambda g: g.first, lambda s: dataclasses.replace(s, mem_map=s.mem_map + 64)),
+        {"SEC-1"},
+    ),
+    "a section is gone": (section(lambda g: g.first, lambda s: None), {"SEC-1"}),
+    "a sub-section bit too few": (
+        section(lambda g: g.first + 3, lambda s: dataclasses.replace(s, subsections=(s.subsections or 0) & ~8)),
+        {"SEC-2"},
+    ),
+    "a section without usage": (
+        section(lambda g: g.first + 3, lambda s: dataclasses.replace(s, usage=0, subsections=None)),
+        {"SEC-2"},
+    ),
+    "the walk sees another attribute": (one_sided(words(AF="", A=""), boot_memmap), {"VMM-1", "XCK-1"}),
+    "the walk misses a block": (one_sided(drop, linear), {"LIN-1", "LIN-3", "XCK-1"}),
+}
+
+
+@pytest.mark.parametrize("kind", [ARM64_4K, RISCV], ids=str)
+@pytest.mark.parametrize("name", PRESENT, ids=lambda name: name.replace(" ", "-"))
+def test_a_lie_about_present_memory_is_named(name: str, kind: Kind) -> None:
+    edit, wanted = PRESENT[name]
+    guest = Guest(kind).do(PlugDimm("d0", 2 * GIB))
+    guest.do(SetBlock(guest.first, "online_movable"))
+    evidence = guest.evidence()
+    assert broken(evidence) == set()
+    assert broken(dataclasses.replace(evidence, observed=edit(guest, evidence.observed))) == wanted
+
+
+def stale(virtual: Callable[[Guest], AddrRange], physical: Callable[[Guest], int], level: str) -> Edit:
+    return put(lambda guest: leaf_at(virtual(guest), physical(guest), level, guest))
+
+
+def stale_section(guest: Guest, state: GuestState) -> GuestState:
+    assert not isinstance(state.sections, NotObserved)
+    left = Section(guest.first + 3, ("has-mem-map", "present"), guest.kernel.kernel.vmemmap, 64, 1)
+    return dataclasses.replace(state, sections=(*state.sections, left))
+
+
+def counted(guest: Guest, state: GuestState) -> GuestState:
+    assert not isinstance(state.vmstat, NotObserved)
+    return dataclasses.replace(state, vmstat={**state.vmstat, "nr_memmap_pages": 512})
+
+
+def top_table(guest: Guest, page: TablePage) -> TablePage | None:
+    """All but the empty tables below the root that riscv64 allocates in advance, the last of the linear map."""
+    return None if page.range.end == guest.kernel.kernel.linear_window.end and not page.entries else page
+
+
+REMOVED = {
+    "a stale linear mapping": (
+        stale(lambda g: AddrRange.sized(linear(g).start, 2 * MIB), lambda g: dimm(g).start + 3 * g.block, "PMD"),
+        {"LIN-1", "PGT-2"},
+    ),
+    "a stale vmemmap mapping": (
+        stale(memmap, lambda g: ram(g).start + 256 * MIB, "PMD"),
+        {"VMM-1", "VMM-2"},
+    ),
+    "memmap pages still counted": (counted, {"VMM-2"}),
+    "an empty PTE table left": (spare_table("PTE", 2 * MIB, lambda g: linear(g).start), {"PGT-1"}),
+    "an empty PMD table left": (spare_table("PMD", GIB, lambda g: linear(g).start // GIB * GIB), {"PGT-1"}),
+    "an empty vmemmap PTE table left": (spare_table("PTE", 2 * MIB, lambda g: memmap(g).start), {"PGT-1"}),
+    "a section left behind": (stale_section, {"SEC-1"}),
+}
+
+
+@pytest.mark.parametrize("kind", [ARM64_4K, RISCV], ids=str)
+@pytest.mark.parametrize("name", REMOVED, ids=lambda name: name.replace(" ", "-"))
+def test_a_lie_about_removed_memory_is_named(name: str, kind: Kind) -> None:
+    edit, wanted = REMOVED[name]
+    guest = Guest(kind).do(PlugDimm("d0", 2 * GIB), Unplug("d0"))
+    evidence = guest.evidence()
+    assert broken(evidence) == set()
+    assert broken(dataclasses.replace(evidence, observed=edit(guest, evidence.observed))) == wanted
