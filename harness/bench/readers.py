@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from harness.arch.layout import KernelLayout
 from harness.arch.tables import TABLE_RULES
 from harness.bench.agreement import differences
 from harness.bench.measure import Laps
@@ -20,8 +21,8 @@ from harness.parsers.ptdump import SOURCE, parse_ptdump
 from harness.qemu import memdev
 from harness.qemu.machine import Machine
 from harness.scenarios.boot import BootedGuest
-from harness.state import Mapping, NotObserved, PageTables
-from harness.units import MIB, format_size, subtract_ranges
+from harness.state import Mapping, MemoryDevice, NotObserved, PageTables
+from harness.units import MIB, AddrRange, format_size, subtract_ranges
 
 #: a dump is about a hundred bytes a run; for more than this nobody waits
 _DUMP_LIMIT = 256 * MIB
@@ -75,15 +76,7 @@ class Readers:
         devices = memdev.memory_devices(machine, deadline=deadline)
         self._places = regions(machine, devices, machine.backend_fds(deadline))
         self.by_host(Laps())
-        mapped = [run.range for run in self._last_walk.mappings()]
-        for device in devices:
-            missing = subtract_ranges([self.kernel.linear(device.range)], mapped)
-            if missing:
-                lack = format_size(sum(piece.size for piece in missing))
-                raise GuestError(
-                    f"the guest has no linear map for {lack} of the {format_size(device.size)} of {device.id}",
-                    hint="its kernel log says why; a guest with little memory has no room for struct pages",
-                )
+        check_mapped(devices, self.kernel, [run.range for run in self._last_walk.mappings()])
 
     def by_host(self, laps: Laps) -> None:
         """All that the host does, from the files behind the guest's memory to runs."""
@@ -149,6 +142,18 @@ class Readers:
 
     def _deadline(self) -> Deadline:
         return Deadline(self.timeout)
+
+
+def check_mapped(devices: Iterable[MemoryDevice], kernel: KernelLayout, mapped: Iterable[AddrRange]) -> None:
+    """Raise GuestError unless the linear map, of what is ``mapped``, has all of the memory devices."""
+    ranges = tuple(mapped)
+    for device in devices:
+        missing = sum(piece.size for piece in subtract_ranges([kernel.linear(device.range)], ranges))
+        if missing:
+            raise GuestError(
+                f"the guest has no linear map for {format_size(missing)} of {device.id} ({format_size(device.size)})",
+                hint="its kernel log says why; with little memory it has no room for struct pages",
+            )
 
 
 def _standstill(machine: Machine, since: int, deadline: Deadline) -> float:
