@@ -18,8 +18,8 @@ def differences(
     Both are in address order. Levels and attribute words are compared, but for those ``ignored``; the regions are not,
     nor how the runs are cut: neighbours that are alike are one.
     """
-    told, found = list(_runs(dump, windows, ignored)), list(_runs(walk, windows, ignored))
-    only_told, only_found = [run for run in told if run not in set(found)], [run for run in found if run not in told]
+    told, found = (dict.fromkeys(_runs(leaves, windows, ignored)) for leaves in (dump, walk))
+    only_told, only_found = [run for run in told if run not in found], [run for run in found if run not in told]
     return [
         f"virtual {where}: the guest's dump has {_words(only_told, where)}, the host's walk {_words(only_found, where)}"
         for where in merge_ranges(run.range for run in [*only_told, *only_found])

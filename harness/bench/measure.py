@@ -66,6 +66,7 @@ class Laps:
         self._clocks = clocks or Clocks()
         self.wall: dict[str, float] = {}
         self.cpu: dict[str, float] = {}
+        self._told: dict[str, Callable[[], float]] = {}
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -78,9 +79,13 @@ class Laps:
             self.wall[name] = self.wall.get(name, 0.0) + clocks.wall() - wall
             self.cpu[name] = self.cpu.get(name, 0.0) + clocks.cpu() - cpu
 
-    def told(self, name: str, seconds: float) -> None:
-        """Note a time that somebody else's clock measured."""
-        self.wall[name] = seconds
+    def told(self, name: str, ask: Callable[[], float]) -> None:
+        """Have somebody else's clock tell the time of a part: ``ask`` is called when nothing is timed any more."""
+        self._told[name] = ask
+
+    def finish(self) -> None:
+        """Ask what is to be told."""
+        self.wall |= {name: ask() for name, ask in self._told.items()}
 
 
 #: does the whole job once; what it times by itself become parts of it
@@ -108,6 +113,7 @@ def paired(
             laps = Laps(clocks)
             with _no_collector(), laps.part(TOTAL):
                 sides[name](laps)
+            laps.finish()
             if number >= WARM_UPS:
                 taken[name].append(laps)
         after_round()

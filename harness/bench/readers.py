@@ -91,7 +91,9 @@ class Readers:
                 walked = walk(image)
             with laps.part("coalesce"):
                 runs = walked.coalesce(self._markers)
-        laps.told("still", _standstill(machine, mark, deadline))
+            with laps.part("map"):
+                memory.close()
+        laps.told("still", lambda: _standstill(machine, mark, deadline))
         self._walked, self._runs = walked, runs
 
     def by_guest(self, laps: Laps) -> None:

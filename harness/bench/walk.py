@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.bench import BenchOptions
+from harness.bench.growth import Point, affordable, line_facts
 from harness.bench.host import look_at_host
-from harness.bench.measure import TOTAL, WARM_UPS, Series, Spread, fit_line, paired
+from harness.bench.measure import TOTAL, WARM_UPS, Series, Spread, paired
 from harness.bench.readers import Readers
 from harness.bench.result import BenchResult, Fact, Figure, Section, Target
-from harness.config.guest import GuestSpec
+from harness.config.guest import GuestSpec, problems
 from harness.deadline import Deadline
-from harness.errors import GuestError, UnsupportedError
+from harness.errors import GuestError, UnsupportedError, UsageError
 from harness.guest.blocks import set_auto_online
 from harness.progress import Progress, Task
 from harness.qemu import memdev
@@ -34,22 +35,25 @@ MAX_WALK, MAX_PAUSE, MIN_RATIO = 0.025, 0.015, 30.0
 MAX_GROWN = 0.350
 
 _NEEDS = ("acpi-dimm",)
-#: of boot memory, what page tables and struct pages of hot-added memory may take
-_SPARE = 0.5
-_ENTRY = 8
 #: a linear map with less than this in single pages is too easy for the targets
 _BY_PAGES = 0.9
-#: how many times more tables there must be before a line through the points means anything
-_GREW = 2
+#: rounds that adding memory, and the guest's dump of it, are reckoned as
+_SLOW = 5
 
 
 def default_guest(spec: GuestSpec, growth: Sequence[int] = GROWTH) -> GuestSpec:
-    """``spec`` with MEMORY, and with room and slots for ``growth``, wherever the user has not said otherwise."""
+    """``spec`` with MEMORY, and with room and slots for ``growth``, wherever the user has not said otherwise.
+
+    Raises UsageError if that does not go together with what the user has said.
+    """
     memory = spec.memory if spec.explicit & {"memory", "nodes"} else MEMORY
     wishes = {"memory": memory}
     if spec.slots or "slots" not in spec.explicit:
         wishes |= {"maxmem": memory + max(growth, default=GIB), "slots": max(len(growth), spec.slots)}
-    return spec.with_fields({name: wish for name, wish in wishes.items() if name not in spec.explicit}, explicit=False)
+    spec = spec.with_fields({name: wish for name, wish in wishes.items() if name not in spec.explicit}, explicit=False)
+    for problem in problems(spec):
+        raise UsageError(problem.message, hint=problem.hint)
+    return spec
 
 
 def run(spec: GuestSpec, options: BenchOptions, progress: Progress, growth: Sequence[int] = GROWTH) -> BenchResult:
@@ -75,8 +79,7 @@ def run(spec: GuestSpec, options: BenchOptions, progress: Progress, growth: Sequ
         notes = [f"not measured: {lack}"]
         if not lack:
             sizes, notes = affordable(growth, spec, guest.facts.page_size, readers.struct_page)
-        turns = len(sizes) + 2 if sizes else 1
-        with progress.task("measuring", total=turns * (WARM_UPS + options.rounds)) as task:
+        with progress.task("measuring", total=steps(len(sizes), options.rounds)) as task:
             bench = _Bench(readers, options, task)
             paired_section = bench.against_the_guest()
             grown_section = bench.as_it_grows(sizes, notes)
@@ -92,6 +95,12 @@ def run(spec: GuestSpec, options: BenchOptions, progress: Progress, growth: Sequ
         )
 
 
+def steps(sizes: int, rounds: int) -> int:
+    """What a measurement with so many sizes and rounds advances a progress bar by."""
+    turns = 1 + (1 + sizes if sizes else 0)
+    return turns * (WARM_UPS + rounds) + 2 * _SLOW * sizes
+
+
 def lack_of(guest: BootedGuest) -> str | None:
     """Why no DIMM can be hot-added to a booted guest, None if one can."""
     try:
@@ -100,31 +109,6 @@ def lack_of(guest: BootedGuest) -> str | None:
     except UnsupportedError as error:
         return error.message
     return None
-
-
-def affordable(
-    growth: Sequence[int], spec: GuestSpec, page_size: int, struct_page: int
-) -> tuple[tuple[int, ...], list[str]]:
-    """The sizes of ``growth`` that a guest has room, slots and memory for, in order, and why not the others.
-
-    Each page of hot-added memory takes a struct page of ``struct_page`` bytes and a page-table entry of the boot
-    memory.
-    """
-    sizes: list[int] = []
-    notes = []
-    for size in sorted(growth):
-        takes = size // page_size * (struct_page + _ENTRY)
-        if takes > _SPARE * spec.memory:
-            why = f"its struct pages and tables take {format_size(takes)} of {format_size(spec.memory)} boot memory"
-        elif size > spec.room:
-            why = f"the guest has room for {format_size(spec.room)}"
-        elif len(sizes) == spec.slots:
-            why = f"the guest has {spec.slots} slots"
-        else:
-            sizes.append(size)
-            continue
-        notes.append(f"+{format_size(size)} not measured: {why}")
-    return tuple(sizes), notes
 
 
 def guest_facts(spec: GuestSpec, guest: BootedGuest, parts: Parts) -> dict[str, Fact]:
@@ -161,7 +145,7 @@ class _Bench:
         figures = [
             Figure.timed(f"host_{part}", label, self.series["host"][part])
             for part, label in (
-                ("map", "host: open and map the guest's memory"),
+                ("map", "host: map the guest's memory, and unmap it"),
                 ("pause", "host: pause, from stop sent to cont answered"),
                 ("still", "    vCPUs stood still, by QEMU's clock"),
                 ("copy", "    copy of the tables"),
@@ -186,30 +170,26 @@ class _Bench:
 
     def as_it_grows(self, sizes: Sequence[int], notes: Sequence[str]) -> Section:
         """The host alone, with more and more memory; the guest's dump once for each size, to compare with."""
-        facts: dict[str, Fact] = {}
-        whole: list[Figure] = []
-        each: list[Figure] = []
-        points: list[tuple[float, float]] = []
+        points: list[Point] = []
         present = 0
         for size in (0, *sizes) if sizes else ():
-            label = f"+{format_size(size)}"
             if size:
-                self.task.update(note=f"{label} hot-added")
+                self.task.update(note=f"+{format_size(size)} hot-added")
                 self._add(f"bench{format_size(size)}", size - present)
+                self.task.advance(_SLOW)
                 present = size
             timing = paired({"host": self.readers.by_host}, self.options.rounds, after_round=self.task.advance)
-            total, pages = timing["host"][TOTAL], self.readers.table_pages()
-            self.grown[size] = total.wall
-            points.append((pages, total.wall.median))
-            facts[f"table pages {label}"] = pages
-            whole.append(Figure.timed(f"{TOTAL}_{size}", f"{label}: all of it", total))
-            per_page = Spread(tuple(value / pages for value in total.wall.values))
-            each.append(Figure(f"per_page_{size}", f"{label}: each table page", per_page, unit="us"))
+            points.append(Point(size, self.readers.table_pages(), timing["host"][TOTAL]))
             if size:
                 self.readers.dump_again()
                 self.readers.compare()
+                self.task.advance(_SLOW)
+        self.grown = {point.size: point.timing.wall for point in points}
+        facts: dict[str, Fact] = {f"table pages {point}": point.pages for point in points}
+        figures = [Figure.timed(f"{TOTAL}_{point.size}", f"{point}: all of it", point.timing) for point in points]
+        figures += [Figure(f"per_page_{point.size}", f"{point}: each table page", point.each, "us") for point in points]
         title = "page tables: host alone, as sparse memory is hot-added"
-        return Section("growth", title, facts | line_facts(points), (*whole, *each), tuple(notes))
+        return Section("growth", title, facts | line_facts(points), tuple(figures), tuple(notes))
 
     def targets(self, memory: int) -> tuple[Target, ...]:
         """What was hoped for on an arm64 guest with 4K pages and rodata=full, its default."""
@@ -250,23 +230,9 @@ class _Bench:
 
     def _add(self, device: str, size: int) -> None:
         guest = self.readers.guest
-        if not self.grown.keys() - {0}:
-            # Onlining would write to every struct page and hand out the memory: none of it is to be touched.
-            set_auto_online(guest.shell, "offline", deadline=Deadline(self.options.timeout))
+        # Onlining would write to every struct page and hand out the memory: none of it is to be touched.
+        set_auto_online(guest.shell, "offline", deadline=Deadline(self.options.timeout))
         done = memdev.plug_dimm(guest.machine, device, size, deadline=Deadline(self.options.timeout))
         if done.kind != "done":
             raise GuestError(f"the guest does not take {format_size(size)} more memory: {done.detail}")
         self.readers.look_again()
-
-
-def line_facts(points: Sequence[tuple[float, float]]) -> dict[str, Fact]:
-    """How far from linear the medians (x: table pages, y: seconds) are; nothing where tables hardly grew."""
-    pages = [x for x, _ in points]
-    if len(points) < 3 or max(pages) < _GREW * min(pages):
-        return {}
-    line = fit_line(points)
-    return {
-        "linear: fixed ms": round(line.fixed * 1e3, 3),
-        "us a page": round(line.slope * 1e6, 3),
-        "largest deviation %": round(line.worst * 100, 1),
-    }

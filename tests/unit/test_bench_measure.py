@@ -44,7 +44,7 @@ def test_rounds_are_paired_and_their_order_turns() -> None:
         with laps.part("copy"):
             time.work(len(done), 0.5)
         time.work(0.25)
-        laps.told("still", 42.0)
+        laps.told("still", lambda: float(len(done)))
 
     def guest(laps: Laps) -> None:
         done.append("guest")
@@ -58,7 +58,7 @@ def test_rounds_are_paired_and_their_order_turns() -> None:
     assert found["host"][TOTAL].wall.values == (5.25, 7.25, 11.25)
     cpu = found["host"]["copy"].cpu
     assert cpu is not None and cpu.values == (0.5, 0.5, 0.5)
-    assert found["host"]["still"].wall.values == (42.0, 42.0, 42.0)
+    assert found["host"]["still"].wall.values == (5.0, 7.0, 11.0)
     assert found["host"]["still"].cpu is None
     assert found["guest"][TOTAL].wall.values == (10.0, 10.0, 10.0)
 
@@ -70,6 +70,17 @@ def test_a_part_that_comes_twice_adds_up() -> None:
         with laps.part("read"):
             time.work(seconds, seconds / 4)
     assert (laps.wall, laps.cpu) == ({"read": 3.0}, {"read": 0.75})
+
+
+def test_what_others_tell_costs_no_time() -> None:
+    time = Time()
+
+    def ask() -> float:
+        time.work(9.0)
+        return 3.0
+
+    found = paired({"side": lambda laps: laps.told("theirs", ask)}, 1, clocks=time.clocks)["side"]
+    assert (found["theirs"].wall.values, found[TOTAL].wall.values) == ((3.0,), (0.0,))
 
 
 def test_other_parts_in_another_round_are_an_error() -> None:

@@ -14,11 +14,12 @@ from harness.arch.layout import KernelLayout
 from harness.bench import BenchOptions
 from harness.bench import walk as walk_bench
 from harness.bench.agreement import differences
+from harness.bench.growth import Point, affordable, line_facts
 from harness.bench.measure import TOTAL, Spread, Timing
 from harness.bench.readers import Readers, check_mapped
-from harness.bench.walk import GROWTH, MEMORY, affordable, default_guest, lack_of, line_facts
+from harness.bench.walk import GROWTH, MEMORY, default_guest, lack_of, steps
 from harness.config.guest import GuestSpec, NodeConfig
-from harness.errors import GuestError, UnsupportedError
+from harness.errors import GuestError, UnsupportedError, UsageError
 from harness.progress import SilentProgress
 from harness.qemu.memdev import PlugOutcome
 from harness.state import KernelFacts, Mapping, MemoryDevice, NotObserved
@@ -93,6 +94,11 @@ def test_the_user_has_the_last_word() -> None:
     assert (none.maxmem, none.slots) == (16 * GIB, 0)
 
 
+def test_what_does_not_go_together() -> None:
+    with pytest.raises(UsageError, match=r"maxmem 4G is below the boot memory 5G\n  hint: maxmem counts"):
+        default_guest(GuestSpec.default("arm64").with_fields({"maxmem": 4 * GIB}))
+
+
 def test_sizes_that_the_guest_can_take() -> None:
     spec = default_guest(GuestSpec.default("arm64"))
     assert affordable(GROWTH, spec, 4096, 64) == (GROWTH, [])
@@ -109,11 +115,27 @@ def test_sizes_that_it_cannot() -> None:
     assert notes == ["+8G not measured: the guest has 1 slots", "+16G not measured: the guest has room for 11G"]
 
 
+def point(pages: int, wall: float, cpu: float | None = None) -> Point:
+    return Point(GIB, pages, Timing(Spread((wall,)), None if cpu is None else Spread((cpu,))))
+
+
+def test_a_point() -> None:
+    made = Point(4 * GIB, 4, Timing(Spread((1.0, 2.0)), None))
+    assert (str(made), made.each.values) == ("+4G", (0.25, 0.5))
+
+
 def test_how_linear() -> None:
-    facts = line_facts([(1000, 0.004), (2000, 0.006), (4000, 0.010)])
-    assert facts == {"linear: fixed ms": 2.0, "us a page": 2.0, "largest deviation %": 0.0}
-    assert line_facts([(1000, 0.004), (4000, 0.010)]) == {}
-    assert line_facts([(218, 0.004), (218, 0.003), (219, 0.005)]) == {}
+    straight = {"linear: fixed ms": 2.0, "us a page": 2.0, "largest deviation %": 0.0}
+    assert line_facts([point(1000, 0.004), point(2000, 0.006), point(4000, 0.010)]) == straight
+    measured = [point(1000, 0.004, 0.004), point(2000, 0.006, 0.004), point(4000, 0.010, 0.004)]
+    assert line_facts(measured) == straight | {"by CPU time %": 0.0}
+    assert line_facts([point(1000, 0.004), point(4000, 0.010)]) == {}
+    assert line_facts([point(218, 0.004), point(218, 0.003), point(219, 0.005)]) == {}
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [(0, 11), (1, 43), (3, 85)])
+def test_the_whole_of_a_progress_bar(sizes: int, expected: int) -> None:
+    assert steps(sizes, 10) == expected
 
 
 def booted(**changes: object) -> Any:
