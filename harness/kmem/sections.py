@@ -143,15 +143,15 @@ def _usage_faults(image: SectionImage, usage: Words) -> list[SectionFault]:
         else:
             reason = "a pointer to mem_section_usage outside of memory"
         faults.append(SectionFault(int(image.entries.numbers[place]), 1, int(usage[place]), reason))
-    for place, first in _repeated(usage)[:MAX_FAULTS]:
+    for place, first in _repeated(usage, image.readable)[:MAX_FAULTS]:
         number, other = int(image.entries.numbers[place]), int(image.entries.numbers[first])
         faults.append(SectionFault(number, 1, int(usage[place]), f"the mem_section_usage of section {other}, too"))
     return faults
 
 
-def _repeated(usage: Words) -> list[tuple[int, int]]:
+def _repeated(usage: Words, among: Flags) -> list[tuple[int, int]]:
     """(place, earlier place) of each pointer that stands there again."""
-    used = np.flatnonzero(usage)
+    used = np.flatnonzero(among)
     order = used[np.argsort(usage[used], kind="stable")]
     same = np.flatnonzero(usage[order][1:] == usage[order][:-1])
     return [(int(order[at + 1]), int(order[at])) for at in same.tolist()]

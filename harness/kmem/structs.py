@@ -207,7 +207,11 @@ def _array(note: Mapping[str, str], page_size: int, bits: int) -> SectionArray:
 
 def _same(note: Mapping[str, str], btf: Btf) -> None:
     """A BTF of another kernel would be worse than none."""
-    sizes = {f"SIZE({name})": btf.size(name) for name in ("mem_section", "page", "pglist_data", "zone")}
+    sizes = {
+        f"SIZE({name})": size
+        for name in ("mem_section", "page", "pglist_data", "zone")
+        if (size := btf.size(name)) is not None
+    }
     offsets = {
         f"OFFSET({struct}.{member})": found.offset
         for struct, member in (("mem_section", "section_mem_map"), ("page", "flags"), ("page", "_refcount"))

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kmem_sparse_guest import RecordedGuest
+
+from harness.arch.layout import KernelLayout
+from harness.kmem.address import (
+    DirectMap,
+    PageMap,
+    Untranslated,
+    Window,
+    arm64_kernel_image,
+    direct_map,
+    pointer_tag,
+    riscv64_kernel_image,
+)
+from harness.state import HostMapping
+from harness.units import GIB, KIB, AddrRange
+
+TOP = 1 << 64
+
+
+def words(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.uint64)
+
+
+def layout(linear_start: int, phys_offset: int, size: int) -> KernelLayout:
+    window = AddrRange.sized(linear_start, size)
+    return KernelLayout(linear_start, phys_offset, 0, 64, 4096, frozenset(), 4096, window, AddrRange(0, 0))
+
+
+ARM = {
+    "SYMBOL(_stext)": "ffffa354a0120000",
+    "NUMBER(VMALLOC_END)": "0xffffc1ffbf800000",
+    "NUMBER(kimage_voffset)": "0xffffa3544c000000",
+}
+RISCV = {"NUMBER(MODULES_END)": "0xffffffff80000000", "NUMBER(va_kernel_pa_offset)": "0xfffffffec5200000"}
+
+
+def test_the_kernel_image_of_each_architecture() -> None:
+    # swapper_pg_dir of the same guests
+    assert arm64_kernel_image(ARM).virtual == AddrRange(0xFFFFA354_A0120000, 0xFFFFC1FF_BF800000)
+    assert DirectMap((arm64_kernel_image(ARM),)).physical(0xFFFFA354_A0861000) == 0x54861000
+    assert riscv64_kernel_image(RISCV).virtual == AddrRange(0xFFFFFFFF_80000000, TOP)
+    assert DirectMap((riscv64_kernel_image(RISCV),)).physical(0xFFFFFFFF_80EC7000) == 0xBBCC7000
+
+
+@pytest.mark.parametrize("key", [*ARM, *RISCV])
+def test_what_the_note_does_not_tell_is_an_error(key: str) -> None:
+    image, note = (arm64_kernel_image, ARM) if key in ARM else (riscv64_kernel_image, RISCV)
+    with pytest.raises(KeyError, match=key.replace("(", r"\(").replace(")", r"\)")):
+        image({name: value for name, value in note.items() if name != key})
+    with pytest.raises(ValueError, match="invalid literal"):
+        image(note | {key: "many"})
+
+
+def test_the_linear_map_and_the_image() -> None:
+    direct = direct_map(layout(0xFFF0 << 48, 0x4000_0000, 1 << 51), arm64_kernel_image(ARM))
+    assert direct.physical(0xFFF00000_3FB4DD00) == 0x7FB4DD00
+    assert direct.physical(0xFFFFA354_A0861000) == 0x54861000
+    with pytest.raises(Untranslated, match="0x0000000000001000 is neither in the linear map nor in the kernel image"):
+        direct.physical(0x1000)
+    with pytest.raises(Untranslated) as caught:
+        direct_map(layout(0xFFF0 << 48, 0x4000_0000, 1 << 51)).physical(0xFFFFA354_A0861000)
+    assert caught.value.address == 0xFFFFA354_A0861000
+
+
+def test_a_linear_map_whose_offset_wrapped_around() -> None:
+    """A kernel for 52-bit addresses on a CPU with 48, its linear map randomised: PHYS_OFFSET is below zero."""
+    for offset in (0xFFF0B337_C0000000, 0xFFF0B337_C0000000 - TOP):
+        direct = direct_map(layout(0xFFF00000_00000000, offset, (1 << 52) - (1 << 47)))
+        assert direct.physical(0xFFFF4CC8_BFC3ED00) == 0x7FC3ED00
+        found, known = direct.translate(words(0xFFFF4CC8_BFC3ED00, 0xFFFF8000_00000000))
+        assert known.tolist() == [True, False] and found[0] == 0x7FC3ED00
+
+
+@given(st.data())
+def test_many_at_once_and_one_by_one_are_the_same(data: st.DataObject) -> None:
+    bounds = sorted(data.draw(st.lists(st.integers(0, TOP), min_size=4, max_size=4)))
+    windows = tuple(
+        Window(AddrRange(*bounds[at : at + 2]), data.draw(st.integers(0, TOP - 1))) for at in (0, 2) if bounds[at] < TOP
+    )
+    direct = DirectMap(
+        tuple(one for one in windows if one.virtual.size < TOP), data.draw(st.sampled_from([0, 255 << 56]))
+    )
+    near = st.sampled_from([min(max(bound + off, 0), TOP - 1) for bound in bounds for off in (-1, 0, 1)])
+    addresses = data.draw(st.lists(near | st.integers(0, TOP - 1), max_size=20))
+    found, known = direct.translate(words(*addresses))
+    for address, physical, inside in zip(addresses, found.tolist(), known.tolist(), strict=True):
+        if inside:
+            assert direct.physical(address) == physical
+        else:
+            with pytest.raises(Untranslated):
+                direct.physical(address)
+
+
+def test_kasan_tags_are_no_part_of_an_address() -> None:
+    assert pointer_tag(None) == pointer_tag({}) == pointer_tag({"KASAN_GENERIC": "y"}) == 0
+    assert pointer_tag({"KASAN_HW_TAGS": "y"}) == pointer_tag({"KASAN_SW_TAGS": "y"}) == 0xFF << 56
+    tagged = 0xF5FF0000_00001000
+    kernel = layout(0xFFFF0000_00000000, 0, GIB)
+    assert direct_map(kernel, tag=pointer_tag({"KASAN_HW_TAGS": "y"})).physical(tagged) == 0x1000
+    assert direct_map(kernel, tag=0xFF << 56).translate(words(tagged))[1].all()
+    assert not direct_map(kernel).translate(words(tagged))[1].any()
+
+
+def test_a_walks_mappings_translate() -> None:
+    runs = [
+        HostMapping(AddrRange(0x9000, 0xA000), 0x1_0000, "PTE", ()),
+        HostMapping(AddrRange.sized(TOP - 4 * KIB, 4 * KIB), 0x7000, "PTE", ()),
+        HostMapping(AddrRange(0x1000, 0x3000), 0x4000_0000, "PTE", ()),
+    ]
+    found, known = PageMap(runs).translate(words(0xFFF, 0x1000, 0x2FFF, 0x3000, 0x9008, 0xA000, TOP - 1))
+    assert known.tolist() == [False, True, True, False, True, False, True]
+    assert found[known].tolist() == [0x4000_0000, 0x4000_1FFF, 0x1_0008, 0x7FFF]
+    nothing, known = PageMap([]).translate(words(0x1000))
+    assert nothing.shape == (1,) and not known.any()
+
+
+@pytest.mark.parametrize("name", ["sparse-arm64/built.json", "sparse-arm64/debian.json", "sparse-riscv64/built.json"])
+def test_real_notes(name: str, tmp_path: Path) -> None:
+    guest = RecordedGuest(name, tmp_path)
+    image = arm64_kernel_image if guest.arch.name == "arm64" else riscv64_kernel_image
+    direct = direct_map(guest.kernel, image(guest.note))
+    for symbol in ("mem_section", "swapper_pg_dir", "_stext"):
+        physical = direct.physical(int(guest.note[f"SYMBOL({symbol})"], 16))
+        assert any(physical in piece for piece in guest.ram), symbol
