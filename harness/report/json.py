@@ -52,6 +52,7 @@ def _tallies(counts: Mapping[str, Tally]) -> dict[str, object]:
             "fail": count.failed,
             "not_observed": count.not_observed,
             "reasons": count.reasons,
+            "notes": count.notes,
         }
         for name, count in counts.items()
     }
@@ -90,6 +91,7 @@ def _step(step: StepResult) -> dict[str, object]:
                 "invariant": check.invariant,
                 "status": check.status,
                 "reason": check.reason,
+                "note": check.note,
                 "findings": [dataclasses.asdict(finding) for finding in check.findings],
             }
             for check in step.checks

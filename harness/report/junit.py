@@ -69,7 +69,8 @@ def _step(step: StepResult, class_name: str) -> ET.Element:
         names = ", ".join(check.invariant for check in broken)
         _mark(case, step.verdict, f"{names} broken" if broken else step.note, _body(broken))
     unseen = [f"{check.invariant}: {check.reason}" for check in step.checks if check.status == "not-observed"]
-    lines = [*step.changes, *(f"not observed: {line}" for line in unseen)]
+    noted = [f"{check.invariant}: {check.note}" for check in step.checks if check.note]
+    lines = [*step.changes, *(f"not observed: {line}" for line in unseen), *noted]
     if lines:
         ET.SubElement(case, "system-out").text = _safe("\n".join(lines))
     return case

@@ -15,12 +15,16 @@ _URGENCY = (Verdict.FAIL, Verdict.INFRA, Verdict.REFUSED, Verdict.PASS, Verdict.
 
 @dataclass
 class Tally:
-    """How often one invariant passed, failed and could not be observed; ``reasons`` in the order they came up."""
+    """How often one invariant passed, failed and could not be observed.
+
+    ``reasons`` say why it could not, ``notes`` which of several sources served where it could, as they came up.
+    """
 
     passed: int = 0
     failed: int = 0
     not_observed: int = 0
     reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def count(self, check: CheckResult) -> None:
         """Add one result."""
@@ -32,6 +36,8 @@ class Tally:
             self.not_observed += 1
             if check.reason not in self.reasons:
                 self.reasons.append(check.reason)
+        if check.note and check.note not in self.notes:
+            self.notes.append(check.note)
 
 
 def tally(runs: Iterable[RunResult]) -> dict[str, Tally]:

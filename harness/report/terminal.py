@@ -203,19 +203,19 @@ def findings_text(run: RunResult) -> str:
 
 
 def invariants_table(counts: dict[str, Tally]) -> Table:
-    """Invariant by invariant: passed, failed, not observed and why."""
+    """Invariant by invariant: passed, failed, not observed and why, or which source had to serve alone."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("invariant", no_wrap=True)
     for name in ("pass", "FAIL", "not observed"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why not observed", overflow="fold")
+    table.add_column("why not observed; what served alone", overflow="fold")
     for name, count in counts.items():
         table.add_row(
             Text(clean(name)),
             Text(str(count.passed or "-"), style="green" if count.passed else "dim"),
             Text(str(count.failed or "-"), style=_STYLE[Verdict.FAIL] if count.failed else "dim"),
             Text(str(count.not_observed or "-"), style="" if count.not_observed else "dim"),
-            Text("; ".join(clean(reason) for reason in count.reasons)),
+            Text("; ".join(clean(text) for text in [*count.reasons, *count.notes])),
         )
     return table
 

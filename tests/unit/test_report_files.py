@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from report_samples import BAD, GOOD, INFRA, REFUSED, SKIPPED
+from report_samples import BAD, GOOD, INFRA, REFUSED, SKIPPED, run, step
 
-from harness.check import CATALOGUE
+from harness.check import CATALOGUE, CheckResult, Verdict
 from harness.errors import InfraError, UsageError
 from harness.report.files import check_target, write_report
 from harness.report.json import dumps, results_to_json, schema
 from harness.report.junit import to_junit
+from harness.report.terminal import TerminalReporter
 
 ALL = [GOOD, BAD, REFUSED, SKIPPED, INFRA]
 _TYPES: dict[str, Any] = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float)}
@@ -81,6 +83,7 @@ def test_what_the_json_says() -> None:
         "fail": 1,
         "not_observed": 0,
         "reasons": [],
+        "notes": [],
     }
     assert found["invariants"]["LIN-1"]["reasons"] == ["the kernel has no CONFIG_PTDUMP_DEBUGFS"]
     [run] = found["runs"]
@@ -89,6 +92,19 @@ def test_what_the_json_says() -> None:
     assert run["facts"]["where"] == "/x"
     finding = run["steps"][1]["checks"][1]["findings"][0]
     assert (finding["invariant"], finding["expected"], finding["observed"]) == ("BLK-1", "offline", "online")
+
+
+def test_what_one_source_showed_alone_is_said_everywhere() -> None:
+    why = "host walk alone: this kernel has no CONFIG_PTDUMP_DEBUGFS"
+    alone = run(Verdict.PASS, step(0, Verdict.PASS, CheckResult("VMM-1", "pass", note=why)))
+    found = results_to_json([alone])
+    validate(found, schema(), schema())
+    assert found["invariants"]["VMM-1"]["notes"] == [why]
+    assert found["runs"][0]["steps"][0]["checks"][0]["note"] == why
+    assert f"VMM-1: {why}" in to_junit([alone])
+    out = io.StringIO()
+    TerminalReporter(out, io.StringIO(), color="never").summary([alone])
+    assert why in out.getvalue()
 
 
 def test_junit() -> None:
