@@ -167,7 +167,7 @@ def to_lines(result: BenchResult) -> Iterator[str]:
         yield from _section_lines(section)
     if result.targets:
         yield ""
-        yield from _columns([_target_cells(target) for target in result.targets], "<><><<")
+        yield from _columns([_target_cells(target, host) for target in result.targets], "<><><<")
     yield ""
     yield from _agreement_lines(result)
 
@@ -190,8 +190,9 @@ def _figure_cells(figure: Figure) -> tuple[str, ...]:
     return (figure.label, *times, figure.unit, cpu)
 
 
-def _target_cells(target: Target) -> tuple[str, ...]:
-    word = {True: "met", False: "NOT MET", None: f"not judged: {target.reason}"}[target.met]
+def _target_cells(target: Target, host: Host) -> tuple[str, ...]:
+    missed = "NOT MET, on a busy host" if host.busy else "NOT MET"
+    word = {True: "met", False: missed, None: f"not judged: {target.reason}"}[target.met]
     measured = "-" if target.measured is None else _number(target.measured, target.unit)
     bound = "at least" if target.floor else "at most"
     return (f"target: {target.label}", measured, bound, _number(target.limit, target.unit), target.unit, word)

@@ -80,7 +80,9 @@ def test_for_people() -> None:
 
 def test_a_busy_host_is_told() -> None:
     busy = dataclasses.replace(RESULT, host=dataclasses.replace(RESULT.host, load=(3.0, 1.0, 1.0)))
-    assert "note   the host was busy with other things: the times are too long" in to_lines(busy)
+    lines = list(to_lines(busy))
+    assert "note   the host was busy with other things: the times are too long" in lines
+    assert sum(line.endswith("NOT MET, on a busy host") for line in lines) == 2
 
 
 def test_no_agreement() -> None:
