@@ -86,7 +86,7 @@ def _arm64(note: Mapping[str, str], config: Config) -> MarkerSet:
     used = 64 - _number(note, "TCR_EL1_T1SZ") if bits > 48 else bits
     page, new = int(note["PAGESIZE"]), _is_at_least(note, 6, 9)
     if not 36 <= used <= bits <= 52:
-        raise ValueError(f"{used} bits of virtual addresses where the kernel has {bits}")
+        raise ValueError(f"no arm64 kernel has {bits} bits of virtual addresses and uses {used}")
     offset = _TOP - (1 << bits)
     start = _TOP - (1 << used) if new else offset
     modules = _number(note, "MODULES_VADDR")

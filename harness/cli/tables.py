@@ -125,7 +125,9 @@ def _dump(snapshot: Snapshot) -> Dump:
         for reason in known.left_out:
             _tell(f"{snapshot.label}: without {reason}")
         if walked.faults:
-            _tell(f"{snapshot.label}: {len(walked.faults)} entries that must not be there are shown as not mapped")
+            count = len(walked.faults)
+            which = "1 entry that must not be there is" if count == 1 else f"{count} entries that must not be there are"
+            _tell(f"{snapshot.label}: {which} shown as not mapped")
         return dump_tables(walked, snapshot.arch, snapshot.facts.page_size, known)
     missing = walked if isinstance(walked, NotObserved) else places
     assert isinstance(missing, NotObserved)
@@ -134,7 +136,7 @@ def _dump(snapshot: Snapshot) -> Dump:
             f"{snapshot.label}: page tables were not observed: from the host, {clean(missing.reason)}; "
             f"by the guest, {clean(state.page_tables.reason)}"
         )
-    _tell(f"{snapshot.label}: this is the guest's own dump; the host's walk is missing: {missing.reason}")
+    _tell(f"{snapshot.label}: this is the guest's own dump, not the host's walk: {missing.reason}")
     return read_dump(state.raw["ptdump"].decode(errors="replace"), snapshot.arch, known)
 
 
@@ -173,7 +175,7 @@ def read_range(text: str) -> AddrRange:
     found = _RANGE.fullmatch(text)
     if found is None:
         hint = "hexadecimal addresses, END not included, such as 0xffff800080000000-0xffff8000c0000000"
-        raise UsageError(f"--range: {clean(text, limit=80)!r} is not START-END", hint=hint)
+        raise UsageError(f"--range: {text[:80]!r} is not START-END", hint=hint)
     start, end = int(found[1], 16), int(found[2], 16) or _TOP
     if end <= start:
         raise UsageError(f"--range: {text} ends where it begins, or before", hint="START comes first")
@@ -224,9 +226,7 @@ def _to_compare(arguments: Arguments, where: Path | None, guest: bool) -> list[S
 
 def _state_number(text: str, option: str) -> int:
     if _NUMBER.fullmatch(text) is None:
-        raise UsageError(
-            f"{option}: {clean(text, limit=80)!r} is not the number of a state", hint="such as 0, the booted guest"
-        )
+        raise UsageError(f"{option}: {text[:80]!r} is not the number of a state", hint="such as 0, the booted guest")
     return int(text)
 
 
@@ -280,7 +280,7 @@ def _arch_of(facts: Path) -> ArchSpec:
     name = meta.get("arch") if isinstance(meta, dict) else None
     if not isinstance(name, str):
         raise UsageError(f"{path} names no architecture", hint=_BUNDLE_HINT)
-    return arch_named(clean(name, limit=80))
+    return arch_named(name[:80])
 
 
 @contextlib.contextmanager
@@ -295,8 +295,9 @@ def _booted(arguments: Arguments) -> Iterator[Snapshot]:
 
     scenario = Scenario("collect", "collect", "one snapshot of the booted guest", {}, (), (), Path("collect"))
     with tempfile.TemporaryDirectory(prefix="memhp-tables-") as scratch:
-        options = RunOptions(Path(scratch), timeout=timeout)
-        [result] = run_scenarios([scenario], guest, options, SilentReporter(), default_progress())
+        options, progress = RunOptions(Path(scratch), timeout=timeout), default_progress()
+        with progress.task(f"Booting {clean(guest.name)} for one snapshot"):
+            [result] = run_scenarios([scenario], guest, options, SilentReporter(), progress)
         if result.bundle is None or not (result.bundle / "states" / "000" / "meta.json").is_file():
             raise InfraError(clean(result.reason) or "the guest gave no snapshot", hint=result.hint)
         found = load_snapshot(result.bundle, None)

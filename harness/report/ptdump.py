@@ -182,8 +182,8 @@ def _marker_named(dump: Dump, wanted: str) -> str:
     for name in dump.regions:
         if wanted and name.lower().startswith(wanted.lower()):
             return name
-    known = ", ".join(repr(clean(name)) for name in dump.regions)
-    raise UsageError(f"--region: no marker is called {clean(wanted, limit=80)!r}", hint=f"known: {known}")
+    known = ", ".join(repr(name[:80]) for name in dump.regions)
+    raise UsageError(f"--region: no marker is called {wanted[:80]!r}", hint=f"known: {known}")
 
 
 def _touches(run: Run, ranges: Sequence[AddrRange]) -> bool:
@@ -251,7 +251,7 @@ def by_column(attrs: tuple[str, ...], form: DumpFormat) -> list[str | None]:
     for column in form.columns:
         found.append(left.pop(0) if left and left[0] in column.words else None)
     if left:
-        raise InfraError(f"the kernel's dump has no column for the attribute {clean(left[0], limit=80)!r} here")
+        raise InfraError(f"the kernel's dump has no column for the attribute {left[0][:80]!r} here")
     return found
 
 

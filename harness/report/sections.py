@@ -10,7 +10,7 @@ from harness.report.text import clean
 from harness.state import Section
 from harness.units import AddrRange, merge_ranges
 
-_HEADER = ("section", "physical", "flags", "sub-sections", "mem_map", "usage")
+_HEADER = ("section", "physical", "flags", "sub-sections", "mem_map", "usage", "present if partial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def within(sections: Iterable[Section], shape: SectionShape, ranges: Sequence[Ad
 def render_sections(sections: Sequence[Section], shape: SectionShape) -> Iterator[str]:
     """A header and a line for each section: number, physical range, flags, bitmap, mem_map as stored, usage.
 
-    The bitmap is followed by the physical ranges that are present where these are not all of the section.
+    The physical ranges that are present come last where these are not all of the section.
     """
     yield from _aligned([_HEADER, *(_cells(section, shape) for section in sections)])
 
@@ -91,7 +91,7 @@ def render_section_changes(changes: Sequence[SectionChange], shape: SectionShape
                 number, *rest = _cells(section, shape)
                 rows.append((f"{sign}{number}", *rest))
         if change.before is not None and change.after is not None:
-            rows[-1] = (*rows[-1][:-1], f"{rows[-1][-1]}  # {', '.join(section_differences(change))}")
+            rows[-1] = (*rows[-1][:-1], f"{rows[-1][-1]}  # {', '.join(section_differences(change))}".lstrip())
     yield from _aligned(rows)
 
 
@@ -139,11 +139,8 @@ def section_change_to_json(change: SectionChange, shape: SectionShape) -> dict[s
 
 
 def _cells(section: Section, shape: SectionShape) -> tuple[str, ...]:
-    bits = "-"
-    if section.subsections is not None:
-        bits = f"{section.subsections:#0{shape.count // 4 + 2}x}"
-        if shape.is_partial(section):
-            bits += f" ({', '.join(str(place) for place in shape.present(section))})"
+    bits = "-" if section.subsections is None else f"{section.subsections:#0{shape.count // 4 + 2}x}"
+    present = shape.present(section) if shape.is_partial(section) else ()
     return (
         str(section.number),
         str(shape.physical(section)),
@@ -151,6 +148,7 @@ def _cells(section: Section, shape: SectionShape) -> tuple[str, ...]:
         bits,
         f"{section.mem_map:#018x}",
         f"{section.usage:#018x}",
+        ", ".join(str(place) for place in present),
     )
 
 

@@ -37,9 +37,9 @@ class Change:
 def compare(old: Dump, new: Dump) -> list[Change]:
     """How the mappings of ``new`` differ from those of ``old``, in address order, joined as the kernel joins runs.
 
-    Physical addresses count where the architecture's dump has them and both dumps are ``exact``.
+    Where a run leads counts if both dumps are ``exact``, whether the architecture's dump prints it or not.
     """
-    physical = dump_format(new.arch).physical and old.exact and new.exact
+    physical = old.exact and new.exact
     bounds = sorted({at for run in (*old.pieces, *new.pieces) for at in (run.range.start, run.range.end)})
     changes: list[Change] = []
     before, after = _Cursor(old), _Cursor(new)
@@ -115,7 +115,10 @@ def render_changes(changes: Iterable[Change], arch: str) -> Iterator[str]:
 
 
 def differences(change: Change, arch: str) -> list[str]:
-    """What is different in a run that was and is mapped: ``PMD -> PTE``, ``ro -> RW``, ``+CON``, ``-BLK``."""
+    """What is different in a run that was and is mapped: ``PMD -> PTE``, ``ro -> RW``, ``+CON``, ``0x… -> 0x…``.
+
+    The last is the physical address that its start leads to.
+    """
     before, after = change.before, change.after
     if before is None or after is None:
         return []
@@ -125,7 +128,9 @@ def differences(change: Change, arch: str) -> list[str]:
         if old == new:
             continue
         found.append(f"+{new}" if old is None else f"-{old}" if new is None else f"{old} -> {new}")
-    return found or ["leads elsewhere"]
+    if before.physical != after.physical and None not in (before.physical, after.physical):
+        found.append(f"{before.physical:#x} -> {after.physical:#x}")
+    return found
 
 
 def change_to_json(change: Change, arch: str) -> dict[str, object]:

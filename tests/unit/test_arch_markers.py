@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where ptdump's markers are, against recorded dumps and numbers worked out by hand from the kernel's headers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.arch import ARM64, RISCV64, arch_named
+from harness.arch.markers import marker_set, markers
+from harness.parsers.kconfig import parse_config
+from harness.parsers.ptdump import parse_ptdump
+from harness.parsers.vmcoreinfo import parse_vmcoreinfo
+from harness.units import KIB
+
+FIXTURES = Path(__file__).parent / "fixtures"
+TOP = 1 << 64
+RECORDED = [
+    (arch, facts, dump)
+    for arch, bundle in (
+        ("arm64", FIXTURES / "bundles" / "arm64-dimm"),
+        ("arm64", FIXTURES / "bundles" / "arm64-virtio"),
+        ("arm64", FIXTURES / "walks" / "arm64"),
+        ("riscv64", FIXTURES / "walks" / "riscv64"),
+    )
+    for facts in [bundle / "facts"]
+    for dump in sorted(bundle.glob("states/*/ptdump.txt"))[:2]
+]
+
+ARM64_NOTE = {
+    "OSRELEASE": "6.12.107",
+    "PAGESIZE": "4096",
+    "SIZE(page)": "64",
+    "NUMBER(VA_BITS)": "52",
+    "NUMBER(TCR_EL1_T1SZ)": "0xc",
+    "NUMBER(MODULES_VADDR)": "0xffff800000000000",
+    "NUMBER(MODULES_END)": "0xffff800080000000",
+    "NUMBER(VMALLOC_START)": "0xffff800080000000",
+    "NUMBER(VMALLOC_END)": "0xffffc1ffbf800000",
+    "NUMBER(VMEMMAP_START)": "0xffffc1ffc0000000",
+    "NUMBER(VMEMMAP_END)": "0xffffffffc0000000",
+}
+RISCV64_NOTE = {
+    "OSRELEASE": "6.12.107",
+    "NUMBER(VA_BITS)": "39",
+    "NUMBER(PAGE_OFFSET)": "0xffffffd600000000",
+    "NUMBER(VMALLOC_START)": "0xffffffc600000000",
+    "NUMBER(VMALLOC_END)": "0xffffffd600000000",
+    "NUMBER(VMEMMAP_START)": "0xffffffc500000000",
+    "NUMBER(VMEMMAP_END)": "0xffffffc600000000",
+    "NUMBER(MODULES_VADDR)": "0xffffffff00f14000",
+    "NUMBER(MODULES_END)": "0xffffffff80000000",
+    "NUMBER(KERNEL_LINK_ADDR)": "0xffffffff80000000",
+}
+
+
+def test_there_are_recorded_dumps() -> None:
+    assert len({arch for arch, _, _ in RECORDED}) == 2 and len(RECORDED) >= 6
+
+
+@pytest.mark.parametrize(("arch", "facts", "dump"), RECORDED, ids=lambda value: getattr(value, "parts", [value])[-2:])
+def test_recorded_dumps_have_these_markers_where_they_must_be(arch: str, facts: Path, dump: Path) -> None:
+    note = parse_vmcoreinfo((facts / "vmcoreinfo.txt").read_text())
+    found = marker_set(arch, note, parse_config((facts / "config.txt").read_text()))
+    assert found.left_out == () and found.markers[0][0] >= found.start
+    tables = parse_ptdump(dump.read_text(), arch_named(arch))
+    assert [name for _, name in found.markers] == list(tables.markers)
+    for address, name in found.markers:
+        assert address <= tables.markers[name]
+    starts = [address for address, _ in found.markers]
+    regions = dict(zip((name for _, name in found.markers), zip(starts, [*starts[1:], TOP], strict=True), strict=True))
+    for run in tables.mappings:
+        start, end = regions[run.region]
+        assert start <= run.range.start < run.range.end <= end
+
+
+def test_arm64_with_an_unmoved_fixmap() -> None:
+    # No GHES, no trampoline: 970 pages, as the recorded dump of such a kernel shows.
+    assert dict((name, at) for at, name in markers(ARM64, ARM64_NOTE, {})) == {
+        "Linear Mapping start": 0xFFF0000000000000,
+        "Linear Mapping end": 0xFFFF800000000000,
+        "Modules start": 0xFFFF800000000000,
+        "Modules end": 0xFFFF800080000000,
+        "vmalloc() area": 0xFFFF800080000000,
+        "vmalloc() end": 0xFFFFC1FFBF800000,
+        "vmemmap start": 0xFFFFC1FFC0000000,
+        "vmemmap end": 0xFFFFFFFFC0000000,
+        "PCI I/O start": 0xFFFFFFFFC0800000,
+        "PCI I/O end": 0xFFFFFFFFC1800000,
+        "Fixmap start": 0xFFFFFFFFFF436000,
+        "Fixmap end": 0xFFFFFFFFFF800000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("page", "config", "pages"),
+    [
+        (4 * KIB, {}, 970),
+        (4 * KIB, {"RELOCATABLE": "y"}, 970),
+        (4 * KIB, {"ACPI_APEI_GHES": "y"}, 972),
+        (4 * KIB, {"ACPI_APEI_GHES": "y", "ARM_SDE_INTERFACE": "y"}, 974),
+        (4 * KIB, {"ARM_SDE_INTERFACE": "y"}, 970),
+        (4 * KIB, {"UNMAP_KERNEL_AT_EL0": "y"}, 973),
+        (4 * KIB, {"UNMAP_KERNEL_AT_EL0": "y", "RELOCATABLE": "y"}, 974),
+        (16 * KIB, {}, 250),
+        (64 * KIB, {}, 70),
+    ],
+)
+def test_arm64_fixmap(page: int, config: dict[str, str], pages: int) -> None:
+    found = markers("arm64", {**ARM64_NOTE, "PAGESIZE": str(page)}, config)
+    assert (TOP - (8 << 20) - pages * page, "Fixmap start") in found
+
+
+def test_arm64_on_hardware_with_fewer_bits_walks_from_there() -> None:
+    found = marker_set(ARM64, {**ARM64_NOTE, "NUMBER(TCR_EL1_T1SZ)": "0x10"}, {})
+    assert found.start == 0xFFFF000000000000
+    assert found.markers[0] == (0xFFF0000000000000, "Linear Mapping start")
+    # 0xf000000000000 bytes of linear map that are not there have struct pages of their own
+    assert (0xFFFFC1FFC0000000 + 0xF000000000000 // 4096 * 64, "vmemmap start") in found.markers
+
+
+def test_arm64_with_48_bits_does_not_ask_the_hardware() -> None:
+    note = {key: value for key, value in ARM64_NOTE.items() if "TCR" not in key} | {"NUMBER(VA_BITS)": "48"}
+    assert marker_set(ARM64, note, {}).start == 0xFFFF000000000000
+
+
+@pytest.mark.parametrize(
+    ("option", "offset", "start"),
+    [
+        ("KASAN_GENERIC", "0xdfff800000000000", 0xFFFD800000000000),
+        ("KASAN_SW_TAGS", "0xefff800000000000", 0xFFFE800000000000),
+    ],
+)
+def test_arm64_kasan(option: str, offset: str, start: int) -> None:
+    found = marker_set(ARM64, ARM64_NOTE, {option: "y", "KASAN_SHADOW_OFFSET": offset}).markers
+    assert found[1:5] == (
+        (start, "Linear Mapping end"),
+        (start, "Kasan shadow start"),
+        (0xFFFF800000000000, "Kasan shadow end"),
+        (0xFFFF800000000000, "Modules start"),
+    )
+
+
+def test_what_a_kernel_without_config_cannot_tell_is_left_out_and_named() -> None:
+    found = marker_set(ARM64, ARM64_NOTE, None)
+    assert "Fixmap start" not in [name for _, name in found.markers]
+    assert found.left_out == (
+        "KASAN's markers: the snapshot has no kernel config",
+        "'Fixmap start': it depends on the kernel config, which the snapshot has not",
+    )
+    assert marker_set(RISCV64, RISCV64_NOTE, None).left_out == ("KASAN's markers: the snapshot has no kernel config",)
+
+
+def test_arm64_before_6_9_has_other_places_for_the_fixmap() -> None:
+    found = marker_set(ARM64, {**ARM64_NOTE, "OSRELEASE": "6.1.0-9", "NUMBER(TCR_EL1_T1SZ)": "0x10"}, {})
+    assert found.start == 0xFFF0000000000000 and found.markers[-1][1] == "vmemmap end"
+    assert found.left_out == ("'PCI I/O' and 'Fixmap': known for Linux 6.9 and later",)
+
+
+def test_riscv64() -> None:
+    found = marker_set(RISCV64, RISCV64_NOTE, {})
+    assert found.start == 0xFFFFFFC4FEA00000
+    assert found.markers == (
+        (0xFFFFFFC4FEA00000, "Fixmap start"),
+        (0xFFFFFFC4FF000000, "Fixmap end"),
+        (0xFFFFFFC4FF000000, "PCI I/O start"),
+        (0xFFFFFFC500000000, "PCI I/O end"),
+        (0xFFFFFFC500000000, "vmemmap start"),
+        (0xFFFFFFC600000000, "vmemmap end"),
+        (0xFFFFFFC600000000, "vmalloc() area"),
+        (0xFFFFFFD600000000, "vmalloc() end"),
+        (0xFFFFFFD600000000, "Linear mapping"),
+        (0xFFFFFFFF00F14000, "Modules/BPF mapping"),
+        (0xFFFFFFFF80000000, "Kernel mapping"),
+    )
+
+
+def test_riscv64_kasan() -> None:
+    found = markers(RISCV64, RISCV64_NOTE, {"KASAN": "y"})
+    # 2**38 bytes have a shadow of 32 GiB, whose start is aligned to 1 GiB
+    assert (0xFFFFFFF700000000, "Kasan shadow start") in found and (0xFFFFFFFF00000000, "Kasan shadow end") in found
+
+
+def test_a_kernel_that_kaslr_moved_begins_where_modules_end() -> None:
+    note = {**RISCV64_NOTE, "NUMBER(MODULES_VADDR)": "0xffffffff10f14000", "NUMBER(MODULES_END)": "0xffffffff90000000"}
+    assert markers("riscv64", note, {})[-1] == (0xFFFFFFFF90000000, "Kernel mapping")
+
+
+@pytest.mark.parametrize("key", ["NUMBER(VA_BITS)", "PAGESIZE", "NUMBER(VMEMMAP_END)", "OSRELEASE", "SIZE(page)"])
+def test_a_key_that_the_note_lacks_is_named(key: str) -> None:
+    with pytest.raises(KeyError, match=key.replace("(", r"\(").replace(")", r"\)")):
+        marker_set(ARM64, {name: value for name, value in ARM64_NOTE.items() if name != key}, {})
+
+
+@pytest.mark.parametrize(
+    ("arch", "note", "why"),
+    [
+        ("x86_64", {}, "no markers are known for x86_64"),
+        (
+            "arm64",
+            {**ARM64_NOTE, "NUMBER(VA_BITS)": "57"},
+            "no arm64 kernel has 57 bits of virtual addresses and uses 52",
+        ),
+        ("arm64", {**ARM64_NOTE, "NUMBER(VA_BITS)": "x"}, "invalid literal"),
+        ("arm64", {**ARM64_NOTE, "OSRELEASE": "next"}, "'next' is not a kernel's release"),
+        ("arm64", {**ARM64_NOTE, "NUMBER(VMALLOC_END)": "0x1000"}, "'vmalloc.. area' at .* below 'vmalloc.. end' at"),
+        ("riscv64", {**RISCV64_NOTE, "NUMBER(VA_BITS)": "52"}, "riscv64 has no paging mode of 52 bits"),
+        ("riscv64", {**RISCV64_NOTE, "NUMBER(VMEMMAP_START)": "0x0"}, "'Fixmap start' at -0x"),
+    ],
+)
+def test_values_that_no_kernel_has(arch: str, note: dict[str, str], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        marker_set(arch, note, {})

@@ -1,0 +1,493 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Page tables like the kernel's own file: against recorded dumps, against a walk entry by entry, there and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.arch import ARM64, RISCV64, ArchSpec, arch_named
+from harness.arch.markers import MarkerSet, marker_set
+from harness.errors import InfraError, ParseError, UsageError
+from harness.parsers.hosttables import parse_tables
+from harness.parsers.kconfig import parse_config
+from harness.parsers.ptdump import parse_ptdump
+from harness.parsers.vmcoreinfo import parse_vmcoreinfo
+from harness.report.notepage import dump_tables
+from harness.report.ptdump import Dump, Run, dump_to_json, read_dump, render, select
+from harness.report.tablediff import Change, change_to_json, compare, differences, render_changes
+from harness.state import HostMapping, HostTables, Mapping, TablePage
+from harness.units import AddrRange
+
+FIXTURES = Path(__file__).parent / "fixtures"
+WALKS = FIXTURES / "walks"
+TOP = 1 << 64
+PAGE = 4096
+PMD = 512 * PAGE
+PGD = 512 * PMD
+
+RECORDED = sorted(FIXTURES.rglob("ptdump.txt"))
+WALKED = sorted(WALKS.glob("*/states/*"))
+
+
+def recorded_arch(path: Path) -> ArchSpec:
+    return RISCV64 if "riscv64" in str(path) else ARM64
+
+
+def walked_dump(state: Path) -> Dump:
+    arch = arch_named(state.parts[-3])
+    facts = state.parents[1] / "facts"
+    note = parse_vmcoreinfo((facts / "vmcoreinfo.txt").read_text())
+    places = marker_set(arch, note, parse_config((facts / "config.txt").read_text()))
+    return dump_tables(parse_tables((state / "host_tables.txt").read_text()), arch, int(note["PAGESIZE"]), places)
+
+
+def text_of(dump: Dump) -> str:
+    return "".join(render(dump))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: str(path.relative_to(FIXTURES)))
+def test_a_recorded_dump_is_written_as_the_kernel_wrote_it(path: Path) -> None:
+    text = path.read_text()
+    dump = read_dump(text, recorded_arch(path))
+    assert text_of(dump) == text
+    assert not dump.exact and dump.addresses == {}
+
+
+@pytest.mark.parametrize("state", WALKED, ids=lambda path: str(path.relative_to(WALKS)))
+def test_a_walk_by_the_host_is_written_as_the_guest_wrote_it(state: Path) -> None:
+    assert text_of(walked_dump(state)) == (state / "ptdump.txt").read_text()
+
+
+def test_there_are_both_architectures() -> None:
+    assert (
+        {recorded_arch(path).name for path in RECORDED}
+        == {state.parts[-3] for state in WALKED}
+        == {
+            "arm64",
+            "riscv64",
+        }
+    )
+
+
+# A tree of tables: what stands at an index is a leaf's (attributes, physical address) or another table.
+Leaf = tuple[tuple[str, ...], int]
+Table = dict[int, "Leaf | Table"]
+
+WORDS = {
+    "arm64": (("RW", "NX", "AF", "UXN", "MEM/NORMAL"), ("ro", "x", "AF", "CON"), ("F", "USR", "RW", "NX", "GP")),
+    "riscv64": (("D", "A", "G", "W", "R", "V"), ("N", "MT(IO)", "R", "V"), ("RSW(2)", "X")),
+}
+START = {"arm64": TOP - 512 * PGD, "riscv64": TOP - 256 * PGD}
+LEVELS = (("PGD", PGD), ("PMD", PMD), ("PTE", PAGE))
+INDEXES = st.sampled_from([0, 1, 2, 3, 255, 256, 257, 510, 511])
+
+
+def tables_of(depth: int, words: Sequence[tuple[str, ...]]) -> st.SearchStrategy[Table]:
+    leaf = st.tuples(st.sampled_from(words), st.integers(0, 1 << 20).map(lambda number: number * PAGE))
+    entry: st.SearchStrategy[Leaf | Table] = leaf
+    if depth < len(LEVELS) - 1:
+        entry = st.one_of(leaf, tables_of(depth + 1, words))
+    return st.dictionaries(INDEXES, entry, min_size=0 if depth else 1, max_size=4)
+
+
+def walk(table: Table, depth: int, start: int) -> Iterator[tuple[int, int, tuple[str, ...], int]]:
+    """(address, level, attributes, physical) of every entry that leads to no table."""
+    for index in range(512):
+        at = start + index * LEVELS[depth][1]
+        entry = table.get(index)
+        if isinstance(entry, dict):
+            yield from walk(entry, depth + 1, at)
+        else:
+            yield (at, depth, *(entry or ((), 0)))
+
+
+def as_the_kernel(entries: Iterator[tuple[int, int, tuple[str, ...], int]], arch: str, places: MarkerSet) -> list[str]:
+    """note_page as it stands in the kernel, an entry at a time; runs as (start, end, physical, level, attributes)."""
+    out: list[str] = []
+    starts = [address for address, _ in places.markers] + [TOP]
+    marker, pending = 0, None
+
+    def put_marker() -> None:
+        out.append(places.markers[marker][1])
+
+    for at, depth, attrs, physical in entries:
+        if at < places.start:
+            continue
+        if pending is None:
+            pending = (at, physical, depth, attrs)
+            put_marker()
+        elif pending[2:] != (depth, attrs) or at >= starts[marker + 1]:
+            if arch == "arm64" or pending[3]:
+                out.append(repr((pending[0], at, pending[1], *pending[2:])))
+            if arch == "arm64" and at >= starts[marker + 1]:
+                marker += 1
+                put_marker()
+            while arch == "riscv64" and at >= starts[marker + 1]:
+                marker += 1
+                put_marker()
+            pending = (at, physical, depth, attrs)
+        if arch == "arm64" and at >= starts[marker + 1]:
+            marker += 1
+            put_marker()
+    assert pending is not None
+    if arch == "arm64" or pending[3]:
+        out.append(repr((pending[0], TOP, pending[1], *pending[2:])))
+    return out
+
+
+def host_tables(root: Table, arch: str) -> HostTables:
+    """What the host's walk says of a tree: neighbours joined where their physical addresses are neighbours too."""
+    mappings: list[HostMapping] = []
+    pages = [TablePage(0, "PGD", AddrRange(0, 512 * PGD) if arch == "riscv64" else AddrRange(START[arch], TOP), 1)]
+
+    def visit(table: Table, depth: int, start: int) -> None:
+        level, span = LEVELS[depth]
+        for index, entry in sorted(table.items()):
+            at = start + index * span
+            if isinstance(entry, dict):
+                pages.append(TablePage(len(pages) * PAGE, LEVELS[depth + 1][0], AddrRange.sized(at, span), len(entry)))
+                visit(entry, depth + 1, at)
+                continue
+            found = HostMapping(AddrRange.sized(at, span), entry[1], level, entry[0])
+            last = mappings[-1] if mappings else None
+            same = last is not None and (last.range.end, last.level, last.attrs) == (at, level, found.attrs)
+            if last is not None and same and last.physical + last.range.size == found.physical:
+                mappings.pop()
+                found = dataclasses.replace(last, range=AddrRange(last.range.start, at + span))
+            mappings.append(found)
+
+    visit(root, 0, START[arch])
+    return HostTables(tuple(mappings), tuple(pages), ())
+
+
+@st.composite
+def trees(draw: st.DrawFn, arch: str) -> Table:
+    root = draw(tables_of(0, WORDS[arch]))
+    # riscv's root has the kernel's half alone; and as in every kernel there are tables of each level
+    root = {index: entry for index, entry in root.items() if arch == "arm64" or index < 256}
+    return root | {draw(st.sampled_from([4, 100])): {7: {9: (WORDS[arch][0], 0x1000)}}}
+
+
+@st.composite
+def marker_sets(draw: st.DrawFn, arch: str) -> MarkerSet:
+    start = START[arch]
+    near = st.builds(
+        lambda root, middle, low: start + root * PGD + middle * PMD + low * PAGE,
+        st.sampled_from([0, 1, 2, 3, 254, 255]),
+        st.sampled_from([0, 1, 2, 511]),
+        st.sampled_from([0, 1, 3, 511]),
+    )
+    found = [start, *sorted(draw(st.lists(near, max_size=8)))]
+    return MarkerSet(start, tuple((at, f"marker {number}") for number, at in enumerate(found)), ())
+
+
+def lines_of(dump: Dump) -> list[str]:
+    depths = {name: depth for depth, (name, _) in enumerate(LEVELS)}
+    return [
+        line
+        if isinstance(line, str)
+        else repr((line.range.start, line.range.end, line.physical or 0, depths[line.level], line.attrs))
+        for line in dump.lines
+    ]
+
+
+@pytest.mark.parametrize("arch", [ARM64, RISCV64], ids=lambda arch: arch.name)
+@given(data=st.data())
+def test_the_same_as_a_walk_entry_by_entry(arch: ArchSpec, data: st.DataObject) -> None:
+    root, places = data.draw(trees(arch.name)), data.draw(marker_sets(arch.name))
+    entries = (entry for entry in walk(root, 0, START[arch.name]) if entry[0] < TOP)
+    dump = dump_tables(host_tables(root, arch.name), arch, PAGE, places)
+    assert lines_of(dump) == as_the_kernel(entries, arch.name, places)
+    # what is printed reads back as the same runs, and prints the same
+    text = text_of(dump)
+    runs = [run for run in dump.runs if run.attrs]
+    if runs:
+        parsed = parse_ptdump(text, arch)
+        assert parsed.mappings == tuple(Mapping(run.range, run.level, run.attrs, run.region) for run in runs)
+        assert text_of(read_dump(text, arch)) == text
+    # the pieces are the mappings
+    assert sum(piece.range.size for piece in dump.pieces) == sum(run.range.size for run in runs)
+    assert all(piece.physical is not None for piece in dump.pieces)
+
+
+COLUMNS = {
+    "arm64": (
+        ("", "F"), ("", "USR"), ("ro", "RW"), ("NX", "x"), ("", "SHD"), ("", "AF"), ("", "NG"), ("", "CON"),
+        ("", "BLK"), ("", "UXN"), ("", "GP"),
+        ("", "DEVICE/nGnRnE", "DEVICE/nGnRE", "MEM/NORMAL-NC", "MEM/NORMAL", "MEM/NORMAL-TAGGED"),
+    ),
+    "riscv64": (
+        ("", "N"), ("", "MT(NC)", "MT(IO)", "MT(??)"), ("", "RSW(1)", "RSW(2)", "RSW(3)"),
+        *(("", letter) for letter in "DAGUXWR"), ("V",),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", [ARM64, RISCV64], ids=lambda arch: arch.name)
+@given(data=st.data())
+def test_all_attributes_read_back(arch: ArchSpec, data: st.DataObject) -> None:
+    drawn = data.draw(st.tuples(*(st.sampled_from(column) for column in COLUMNS[arch.name])))
+    words = tuple(word for word in drawn if word)
+    level = data.draw(st.sampled_from(["PGD", "P4D", "PUD", "PMD", "PTE"]))
+    runs = (
+        Run(AddrRange(TOP - 2 * PMD, TOP - PMD), level, words, 0x8000_0000, "A region"),
+        Run(AddrRange(TOP - PMD, TOP), "PMD", WORDS[arch.name][0], 0x1000, "A region"),
+    )
+    dump = Dump(arch.name, ("A region", *runs), runs, True, {})
+    again = read_dump(text_of(dump), arch)
+    known = arch is RISCV64
+    assert again.lines[1:] == tuple(run if known else dataclasses.replace(run, physical=None) for run in runs)
+
+
+def test_a_guests_dump_is_read_strictly() -> None:
+    with pytest.raises(ParseError, match="neither a marker nor a run"):
+        read_dump("---[ A ]---\nnonsense\n", ARM64)
+
+
+def small(arch: ArchSpec = ARM64, root: Table | None = None, *markers: tuple[int, str]) -> Dump:
+    """A PGD entry's tables: by default 4 MiB of blocks and 8 KiB of pages, under two markers."""
+    start = START[arch.name]
+    words = WORDS[arch.name]
+    table: Table = {0: {0: (words[0], 0), 1: (words[0], PMD), 2: {0: (words[0], 0x5000), 1: (words[0], 0x9000)}}}
+    places = MarkerSet(start, markers or ((start, "Linear start"), (start + PGD, "Linear end")), ())
+    return dump_tables(host_tables(root or table, arch.name), arch, PAGE, places)
+
+
+SMALL = """\
+---[ Linear start ]---
+0xffffff8000000000-0xffffff8000400000           4M PMD       RW NX     AF            UXN    MEM/NORMAL
+0xffffff8000400000-0xffffff8000402000           8K PTE       RW NX     AF            UXN    MEM/NORMAL
+0xffffff8000402000-0xffffff8000600000        2040K PTE
+0xffffff8000600000-0xffffff8040000000        1018M PMD
+---[ Linear end ]---
+0xffffff8040000000-0x0000000000000000         511G PGD
+"""
+
+
+def test_holes_are_named_by_the_table_they_are_in() -> None:
+    assert text_of(small()) == SMALL
+
+
+def test_riscv_prints_no_holes_and_where_a_run_leads() -> None:
+    start = START["riscv64"]
+    assert start == 0xFFFFFFC000000000
+    assert text_of(small(RISCV64)) == (
+        "---[ Linear start ]---\n"
+        "0xffffffc000000000-0xffffffc000400000    0x0000000000000000         4M PMD .   ..     ..   D A G . . W R V\n"
+        "0xffffffc000400000-0xffffffc000402000    0x0000000000005000         8K PTE .   ..     ..   D A G . . W R V\n"
+        "---[ Linear end ]---\n"
+    )
+
+
+def test_pieces_lead_where_they_lead() -> None:
+    assert [(piece.range.size, piece.physical) for piece in small().pieces] == [
+        (2 * PMD, 0),
+        (PAGE, 0x5000),
+        (PAGE, 0x9000),
+    ]
+
+
+@pytest.mark.parametrize("name", ["Linear start", "linear START", "lin"])
+def test_one_region(name: str) -> None:
+    found = select(small(), name, [])
+    assert text_of(found) == "".join(SMALL.splitlines(keepends=True)[:5])
+    assert len(found.pieces) == 3
+
+
+def test_the_exact_name_of_a_region_comes_first() -> None:
+    start = START["arm64"]
+    dump = small(ARM64, None, (start, "Linear map"), (start + PGD, "Linear"))
+    assert [line.region for line in select(dump, "linear", []).runs] == ["Linear"]
+    assert next(line.region for line in select(dump, "linear m", []).runs) == "Linear map"
+
+
+def test_an_unknown_region() -> None:
+    with pytest.raises(UsageError, match=r"--region: no marker is called 'vm\\x1b'") as caught:
+        select(small(), "vm\x1b", [])
+    assert caught.value.hint == "known: 'Linear start', 'Linear end'"
+    with pytest.raises(UsageError, match="no marker is called ''"):
+        select(small(), "", [])
+
+
+def test_runs_that_touch_a_range_are_shown_whole_under_their_marker() -> None:
+    start = START["arm64"]
+    rows = SMALL.splitlines(keepends=True)
+    found = select(small(), None, [AddrRange(start + PMD, start + PMD + PAGE)])
+    assert text_of(found) == rows[0] + rows[1]
+    assert [(piece.range, piece.physical) for piece in found.pieces] == [
+        (AddrRange(start + PMD, start + PMD + PAGE), PMD)
+    ]
+    assert text_of(select(small(), None, [AddrRange(TOP - PAGE, TOP)])) == rows[5] + rows[6]
+    both = select(small(), None, [AddrRange(start, start + 1), AddrRange(start + 2 * PMD, start + 2 * PMD + 1)])
+    assert text_of(both) == "".join(rows[:3])
+    assert text_of(select(small(), "linear end", [AddrRange(start, start + 1)])) == rows[5]
+
+
+def test_json_has_every_run_and_where_markers_are() -> None:
+    found = json.loads(json.dumps(dump_to_json(small())))
+    assert found["markers"] == [
+        {"name": "Linear start", "address": "0xffffff8000000000"},
+        {"name": "Linear end", "address": "0xffffff8040000000"},
+    ]
+    assert found["runs"][1] == {
+        "start": "0xffffff8000400000",
+        "end": "0xffffff8000402000",
+        "region": "Linear start",
+        "mapped": True,
+        "level": "PTE",
+        "attributes": ["RW", "NX", "AF", "UXN", "MEM/NORMAL"],
+        "physical": "0x5000",
+    }
+    assert found["runs"][-1]["end"] == "0x10000000000000000" and not found["runs"][-1]["mapped"]
+    assert dump_to_json(read_dump(SMALL, ARM64))["markers"] == [
+        {"name": "Linear start", "address": None},
+        {"name": "Linear end", "address": None},
+    ]
+
+
+def test_a_markers_name_cannot_steer_a_terminal() -> None:
+    assert next(render(Dump("arm64", ("\x1b[2J",), (), True, {}))) == "---[ \\x1b[2J ]---\n"
+
+
+ROOT = TablePage(0, "PGD", AddrRange(TOP - 512 * PGD, TOP), 1)
+MIDDLE = TablePage(PAGE, "PMD", AddrRange.sized(TOP - PGD, PGD), 1)
+LOW = TablePage(2 * PAGE, "PTE", AddrRange.sized(TOP - PGD, PMD), 1)
+FIRST = HostMapping(AddrRange.sized(TOP - PGD, 2 * PAGE), 0, "PTE", ("RW", "NX"))
+
+
+@pytest.mark.parametrize(
+    ("arch", "tables", "why"),
+    [
+        (ARM64, HostTables((), (), ()), "the walk found no root table, or nothing below it"),
+        (ARM64, HostTables((), (ROOT,), ()), "the walk found no root table, or nothing below it"),
+        (ARM64, HostTables((), (ROOT, ROOT, MIDDLE), ()), "the walk found no root table"),
+        (
+            ARM64,
+            HostTables((), (ROOT, MIDDLE, dataclasses.replace(LOW, range=AddrRange.sized(TOP - PGD, 2 * PGD))), ()),
+            "the table at physical 0x2000 reaches beyond the one that leads to it",
+        ),
+        (
+            ARM64,
+            HostTables((), (ROOT, MIDDLE, dataclasses.replace(LOW, range=AddrRange(TOP + PAGE, TOP + PMD))), ()),
+            "the table at physical 0x2000 reaches beyond the one that leads to it",
+        ),
+        (
+            ARM64,
+            HostTables((FIRST, dataclasses.replace(FIRST, range=AddrRange.sized(TOP - PGD + PAGE, PAGE))), (), ()),
+            "two mappings of the walk overlap at 0xffffffffc0001000",
+        ),
+        (
+            ARM64,
+            HostTables((dataclasses.replace(FIRST, attrs=("NX", "RW")),), (ROOT, MIDDLE, LOW), ()),
+            "the kernel's dump has no column for the attribute 'RW' here",
+        ),
+        (
+            dataclasses.replace(ARM64, name="sparc64"),
+            HostTables((), (), ()),
+            "how sparc64 prints its page tables is not known",
+        ),
+    ],
+)
+def test_tables_that_cannot_be(arch: ArchSpec, tables: HostTables, why: str) -> None:
+    with pytest.raises(InfraError, match=why):
+        text_of(dump_tables(tables, arch, PAGE, MarkerSet(TOP - 512 * PGD, ((TOP - 512 * PGD, "start"),), ())))
+
+
+def shown(old: Dump, new: Dump) -> str:
+    return "".join(render_changes(compare(old, new), new.arch))
+
+
+def test_nothing_changed() -> None:
+    assert compare(small(), small()) == []
+
+
+def test_added_removed_and_changed_runs_are_joined_and_marked() -> None:
+    page, block = WORDS["arm64"][0], WORDS["arm64"][1]
+    old: Table = {0: {0: (page, 0), 1: (page, PMD), 2: (page, 2 * PMD)}, 3: {0: {0: (page, 0), 1: (page, PAGE)}}}
+    new: Table = {
+        0: {0: (page, 0), 1: {index: (block, PMD + index * PAGE) for index in range(512)}, 2: (block, 9 * PMD)},
+        2: {0: (page, 0), 1: (page, 7 * PMD)},
+        3: {0: {1: (page, PAGE)}},
+    }
+    page_words = "RW NX     AF            UXN    MEM/NORMAL"
+    rows = [
+        ("@@ Linear start @@", ""),
+        (f"-0xffffff8000200000-0xffffff8000400000           2M PMD       {page_words}", ""),
+        (
+            "+0xffffff8000200000-0xffffff8000400000           2M PTE       ro x      AF    CON           ",
+            "PMD -> PTE, RW -> ro, NX -> x, +CON, -UXN, -MEM/NORMAL",
+        ),
+        (f"-0xffffff8000400000-0xffffff8000600000           2M PMD       {page_words}", ""),
+        (
+            "+0xffffff8000400000-0xffffff8000600000           2M PMD       ro x      AF    CON           ",
+            "RW -> ro, NX -> x, +CON, -UXN, -MEM/NORMAL, 0x400000 -> 0x1200000",
+        ),
+        ("@@ Linear end @@", ""),
+        (f"+0xffffff8080000000-0xffffff8080400000           4M PMD       {page_words}", ""),
+        (f"-0xffffff80c0000000-0xffffff80c0001000           4K PTE       {page_words}", ""),
+    ]
+    expected = [f"{line}  # {mark}" if mark else line for line, mark in rows]
+    assert shown(small(root=old), small(root=new)).splitlines() == expected
+
+
+def test_a_run_that_leads_elsewhere_is_a_change_if_both_dumps_tell_where() -> None:
+    page = WORDS["riscv64"][0]
+    old, new = small(RISCV64, {0: {0: {0: (page, 0x1000)}}}), small(RISCV64, {0: {0: {0: (page, 0x7000)}}})
+    [change] = compare(old, new)
+    assert differences(change, "riscv64") == ["0x1000 -> 0x7000"]
+    assert compare(old, read_dump(text_of(new), RISCV64)) == []
+
+
+def test_only_the_start_of_a_guests_run_is_known_to_lead_somewhere() -> None:
+    page = WORDS["riscv64"][0]
+    old = read_dump(text_of(small(RISCV64, {0: {0: {0: (page, 0x1000), 1: (page, 0x2000)}}})), RISCV64)
+    new = read_dump(text_of(small(RISCV64, {0: {0: {0: (page, 0x1000)}}})), RISCV64)
+    assert shown(old, new) == (
+        "@@ Linear start @@\n"
+        "-0xffffffc000001000-0xffffffc000002000                     -         4K PTE .   ..     ..   D A G . . W R V\n"
+    )
+
+
+def test_changes_for_machines() -> None:
+    page = WORDS["arm64"][0]
+    [added, changed] = compare(
+        small(root={1: {0: {0: (page, 0)}}}), small(root={0: {0: {0: (page, 0)}}, 1: {0: (page, 0)}})
+    )[:2]
+    assert change_to_json(added, "arm64")["change"] == "added" and change_to_json(added, "arm64")["before"] is None
+    value = change_to_json(changed, "arm64")
+    assert (value["change"], value["start"], value["differences"]) == ("changed", "0xffffff8040000000", ["PTE -> PMD"])
+    removed = Change(changed.before, None)
+    assert change_to_json(removed, "arm64")["change"] == "removed" and differences(removed, "arm64") == []
+    assert json.loads(json.dumps(value))["after"]["level"] == "PMD"
+
+
+@pytest.mark.parametrize("arch", [ARM64, RISCV64], ids=lambda arch: arch.name)
+@given(data=st.data())
+def test_changes_are_exactly_what_differs(arch: ArchSpec, data: st.DataObject) -> None:
+    places = data.draw(marker_sets(arch.name))
+    old, new = (dump_tables(host_tables(data.draw(trees(arch.name)), arch.name), arch, PAGE, places) for _ in "ab")
+    changes = compare(old, new)
+    assert compare(old, old) == []
+    assert [change.range.start for change in changes] == sorted(change.range.start for change in changes)
+
+    def seen(dump: Dump, at: int) -> object:
+        for piece in dump.pieces:
+            if at in piece.range:
+                assert piece.physical is not None
+                return piece.level, piece.attrs, piece.physical + at - piece.range.start
+        return None
+
+    bounds = {at for run in (*old.pieces, *new.pieces) for at in (run.range.start, run.range.end - 1, run.range.end)}
+    for at in bounds:
+        hits = [change for change in changes if at in change.range]
+        assert bool(hits) == (seen(old, at) != seen(new, at)), hex(at)
+        for change in hits:
+            assert (change.before is None) == (seen(old, at) is None)
+            assert (change.after is None) == (seen(new, at) is None)
