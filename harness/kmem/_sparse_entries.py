@@ -97,7 +97,7 @@ def read_entries(memory: PhysicalMemory, direct: DirectMap, array: SectionArray,
     physical = direct.translate(pointers[good])[0]
     stride = array.per_root * array.entry_size // 8
     cells = physical[:, None] + np.arange(stride, dtype=np.uint64) * np.uint64(8)
-    rows = memory.gather(cells.ravel(), 8).reshape(len(physical) * array.per_root, -1)
+    rows = memory.gather(cells.ravel(), 8).reshape(-1, array.entry_size // 8)
     used = np.flatnonzero(rows.any(axis=1))
     numbers = indices[good][used // array.per_root] * array.per_root + used % array.per_root
     return _bounded(array, numbers, rows[used], faults)
@@ -115,8 +115,7 @@ def _good_roots(
     physical, direct_ones = direct.translate(pointers)
     aligned = pointers & np.uint64(7) == 0
     fine = direct_ones & aligned & memory.holds(physical, array.per_root * array.entry_size)
-    again = np.ones(len(pointers), dtype=np.bool_)
-    again[np.unique(pointers, return_index=True)[1]] = False
+    again = earlier(pointers) >= 0
     for place in np.flatnonzero(~fine | again)[:MAX_FAULTS].tolist():
         if fine[place]:
             reason = "the page of entries of another root, too"
@@ -140,6 +139,16 @@ def _good_roots(
             )
         )
     return good[:MAX_ROOTS]
+
+
+def earlier(pointers: Words) -> Indices:
+    """For each pointer the place of the same one before it, -1 for the first of its kind."""
+    # np.unique would do, but its first call imports numpy.ma: ten milliseconds in which the guest stands still.
+    order = np.argsort(pointers, kind="stable")
+    found = np.full(len(pointers), -1, dtype=np.intp)
+    same = np.flatnonzero(pointers[order][1:] == pointers[order][:-1])
+    found[order[same + 1]] = order[same]
+    return found
 
 
 def _bounded(array: SectionArray, numbers: Indices, words: Words, faults: list[SectionFault]) -> Entries:

@@ -22,6 +22,7 @@ from harness.kmem._sparse_entries import (
     Entries,
     Indices,
     SectionFault,
+    earlier,
     find_roots,
     read_entries,
 )
@@ -84,7 +85,8 @@ def copy_sections(
         roots = find_roots(memory, direct, array)
     span = array.per_root * layout.section_size
     near = min(-(-max((piece.end for piece in memory.ranges), default=0) // span), array.roots, MAX_ROOTS)
-    entries = read_entries(memory, direct, array, np.union1d(roots, np.arange(near)))
+    far = roots[roots >= near]
+    entries = read_entries(memory, direct, array, np.concatenate([np.arange(near), far]))
     total = len(entries.numbers)
     if isinstance(layout.usage, NotObserved):
         none = np.zeros(total, dtype=np.bool_)
@@ -143,15 +145,10 @@ def _usage_faults(image: SectionImage, usage: Words) -> list[SectionFault]:
         else:
             reason = "a pointer to mem_section_usage outside of memory"
         faults.append(SectionFault(int(image.entries.numbers[place]), 1, int(usage[place]), reason))
-    for place, first in _repeated(usage, image.readable)[:MAX_FAULTS]:
-        number, other = int(image.entries.numbers[place]), int(image.entries.numbers[first])
-        faults.append(SectionFault(number, 1, int(usage[place]), f"the mem_section_usage of section {other}, too"))
+    readable = np.flatnonzero(image.readable)
+    before = earlier(usage[readable])
+    for at in np.flatnonzero(before >= 0)[:MAX_FAULTS].tolist():
+        number, other = (int(image.entries.numbers[readable[place]]) for place in (at, before[at]))
+        pointer = int(usage[readable[at]])
+        faults.append(SectionFault(number, 1, pointer, f"the mem_section_usage of section {other}, too"))
     return faults
-
-
-def _repeated(usage: Words, among: Flags) -> list[tuple[int, int]]:
-    """(place, earlier place) of each pointer that stands there again."""
-    used = np.flatnonzero(among)
-    order = used[np.argsort(usage[used], kind="stable")]
-    same = np.flatnonzero(usage[order][1:] == usage[order][:-1])
-    return [(int(order[at + 1]), int(order[at])) for at in same.tolist()]

@@ -147,6 +147,16 @@ def test_a_root_that_cannot_be_followed_costs_its_sections(guest: SparseGuest, p
     assert len(found.sections) == 8
 
 
+def test_no_root_that_can_be_followed(guest: SparseGuest) -> None:
+    layout = guest.layout()
+    guest.put(guest.root(0), 0x1000)
+    found = read(guest, layout)
+    assert found.sections == ()
+    assert found.faults == (SectionFault(0, 256, 0x1000, "a pointer to entries that is not in the linear map"),)
+    guest.put(guest.root(0), 0)
+    assert read(guest, layout) == Sections((), ())
+
+
 def test_two_roots_with_one_page(guest: SparseGuest) -> None:
     guest.put(guest.root(5), virtual(guest.pages[0]))
     found = read(guest)
