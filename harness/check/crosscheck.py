@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.arch.tables import TABLE_RULES, TableRules
+from harness.check.code import moving
 from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Outcome, invariant
-from harness.check.views import PTDUMP, WALK, Attributes, Leaf, clip
+from harness.check.views import PTDUMP, WALK, Attributes, Leaf, View, clip
 from harness.model.layout import BootLayout
 from harness.state import HostMapping, NotObserved
 from harness.units import AddrRange, merge_ranges, subtract_ranges
@@ -41,13 +42,9 @@ def xck_1(evidence: Evidence) -> Outcome:
     if len(views.pairs) != 2:
         return views.unobserved()
     layout = evidence.layout
-    note = layout.facts.vmcoreinfo
-    assert not isinstance(note, NotObserved)
     rules = TABLE_RULES[layout.machine.arch.name]
     dump, walk = (next(pair.now for pair in views.pairs if pair.source == source) for source in (PTDUMP, WALK))
-    still = _still(note, rules, walk.leaves)
-    if still is None:
-        still = (walk.kernel.linear_window, walk.kernel.vmemmap_window)
+    still = _still(layout, rules, walk)
     passing = _inaccessible(layout, rules)
     return list(_differences(_runs(dump.leaves, still, passing), _runs(walk.leaves, still, passing)))
 
@@ -59,15 +56,13 @@ def _inaccessible(layout: BootLayout, rules: TableRules) -> frozenset[str]:
     return rules.validity_words if can else frozenset()
 
 
-def _still(note: Mapping[str, str], rules: TableRules, walked: Sequence[Leaf]) -> tuple[AddrRange, ...] | None:
-    """The ranges that hold still between two looks, None where the kernel does not say."""
-    try:
-        moving = [AddrRange(int(note[start], 0), int(note[end], 0)) for start, end in rules.volatile]
-        offset = int(note[rules.image_offset], 0)
-    except (KeyError, ValueError):
-        return None
-    still = subtract_ranges([AddrRange(0, _TOP)], moving)
-    return merge_ranges([*still, *_image(walked, offset, moving)])
+def _still(layout: BootLayout, rules: TableRules, walk: View) -> tuple[AddrRange, ...]:
+    """The ranges that hold still between two looks: what is not vmalloc or module space, and the kernel's image."""
+    spaces, note = moving(layout), layout.facts.vmcoreinfo
+    if spaces is None or isinstance(note, NotObserved) or rules.image_offset not in note:
+        return (walk.kernel.linear_window, walk.kernel.vmemmap_window)
+    image = _image(walk.leaves, int(note[rules.image_offset], 0), spaces)
+    return merge_ranges([*subtract_ranges([AddrRange(0, _TOP)], spaces), *image])
 
 
 def _image(walked: Sequence[Leaf], offset: int, moving: Sequence[AddrRange]) -> Iterator[AddrRange]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from harness.arch.tables import TABLE_RULES
+from harness.check.code import code_pages, may_split
 from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Outcome, Seen, invariant
 from harness.check.views import Attributes, Pair, View
@@ -58,7 +59,8 @@ def _coverage(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
 
 @invariant(
     "LIN-2",
-    "attributes of hot-added memory equal boot memory's; no page is writable and executable",
+    "attributes of hot-added memory equal boot memory's, but for pages that hold a module's code; no page is writable "
+    "and executable",
     source="pgprot_mhp, PAGE_KERNEL (v6.12); ptdump_check_wx (mm/ptdump.c)",
     motive="d15dfd31384b: arm64: mte: Map hotplugged memory as Normal Tagged",
 )
@@ -104,13 +106,14 @@ def _attributes(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     if ordinary is None:
         return
     words, passing = evidence.layout.machine.arch.device_page_words, comes_and_goes(evidence.layout)
+    code = code_pages(evidence.layout, evidence.views)
     device = tuple(words.get(word, word) for word in ordinary)
     for piece in evidence.expected.linear:
         wanted = device if piece.pages == "device" else ordinary
         for part, leaf in pair.now.runs(piece.range):
             seen = _without(pair.now.permissions(leaf), passing)
-            if seen != wanted:
-                yield Broken(f"physical {part}", " ".join(wanted), " ".join(seen), pair.source)
+            for odd in subtract_ranges([part], code) if seen != wanted else ():
+                yield Broken(f"physical {odd}", " ".join(wanted), " ".join(seen), pair.source)
 
 
 def _write_exec(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
@@ -122,7 +125,8 @@ def _write_exec(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
 
 @invariant(
     "LIN-3",
-    "leaf sizes and the contiguous hint obey the architecture's rule for this kernel; boot memory's are unchanged",
+    "leaf sizes and the contiguous hint obey the architecture's rule for this kernel; boot memory's are unchanged "
+    "(where the kernel splits leaves for the code that it loads, they may be smaller)",
     source="__create_pgd_mapping, can_set_direct_map (arch/arm64/mm); best_map_size (arch/riscv/mm/init.c, v6.12)",
     motive="95a58852b0e5: arm64/mm: Reject memory removal that splits a kernel leaf mapping",
 )
@@ -132,16 +136,19 @@ def lin_3(evidence: Evidence) -> Outcome:
 
 def _leaf_differences(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     layout, now = evidence.layout, pair.now
+    split = may_split(layout, pair)
+    lent = evidence.expected.kernel_memory if split else ()
     for ram in layout.machine.node_ranges():
-        yield from _compare_leaves(pair.boot.shapes(ram), now.shapes(ram), pair.source)
+        yield from _compare_leaves(pair.boot.shapes(ram), now.shapes(ram), pair.source, _sizes(layout) if split else {})
     pages_only = _maps_pages_only(pair.boot, layout)
     offset = now.kernel.linear_start - now.kernel.phys_offset
-    sizes = {level: size for level, size in layout.paging.leaf_sizes.items() if level in now.kernel.leaf_levels}
+    sizes = _sizes(layout)
     paging = dataclasses.replace(layout.paging, leaf_sizes=sizes)
     for piece in evidence.expected.linear:
         virtual = leaf_runs(piece.range.shift(offset), paging, offset, pages_only=pages_only)
         wanted = tuple(LeafRun(run.range.shift(-offset), run.level, run.contiguous) for run in virtual)
-        yield from _compare_leaves(wanted, now.shapes(piece.range), pair.source)
+        finer = sizes if any(part.overlaps(piece.range) for part in lent) else {}
+        yield from _compare_leaves(wanted, now.shapes(piece.range), pair.source, finer)
 
 
 def _maps_pages_only(boot: View, layout: BootLayout) -> bool:
@@ -158,8 +165,29 @@ def _describe(runs: Iterable[LeafRun]) -> str:
     return ", ".join(f"{run.range} {run.level}{' CON' if run.contiguous else ''}" for run in runs) or "nothing"
 
 
-def _compare_leaves(wanted: tuple[LeafRun, ...], seen: tuple[LeafRun, ...], source: str) -> Iterator[Broken]:
-    if wanted == seen:
+def _sizes(layout: BootLayout) -> dict[str, int]:
+    """What one entry of each level that RAM is mapped at spans."""
+    assert layout.kernel is not None
+    return {level: size for level, size in layout.paging.leaf_sizes.items() if level in layout.kernel.leaf_levels}
+
+
+def _is_finer(wanted: tuple[LeafRun, ...], seen: tuple[LeafRun, ...], sizes: Mapping[str, int]) -> bool:
+    """True if nothing is mapped by larger leaves than it must; an entry that is split is split as a whole."""
+    if merge_ranges(run.range for run in wanted) != merge_ranges(run.range for run in seen):
+        return False
+    return all(
+        sizes[run.level] <= sizes[must.level] and not run.contiguous
+        for run in seen
+        for must in wanted
+        if run.range.overlaps(must.range)
+    )
+
+
+def _compare_leaves(
+    wanted: tuple[LeafRun, ...], seen: tuple[LeafRun, ...], source: str, finer: Mapping[str, int]
+) -> Iterator[Broken]:
+    """The difference between two lists of leaves; with the sizes of levels in ``finer`` smaller ones will do."""
+    if wanted == seen or (finer and _is_finer(wanted, seen, finer)):
         return
     lost = [run for run in wanted if run not in seen]
     new = [run for run in seen if run not in wanted]

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What loading code does to the linear map: its pages get the code's permissions there too, and leaves are split."""
+
+from __future__ import annotations
+
+from harness.arch.tables import TABLE_RULES
+from harness.check.views import Pair, Views, clip, translate
+from harness.model.layout import BootLayout
+from harness.state import HostMapping, NotObserved
+from harness.units import AddrRange, merge_ranges
+
+
+def moving(layout: BootLayout) -> tuple[AddrRange, ...] | None:
+    """The virtual ranges of vmalloc and modules, None where the kernel does not tell."""
+    note = layout.facts.vmcoreinfo
+    if isinstance(note, NotObserved):
+        return None
+    try:
+        pairs = TABLE_RULES[layout.machine.arch.name].volatile
+        return merge_ranges(AddrRange(int(note[start], 0), int(note[end], 0)) for start, end in pairs)
+    except (KeyError, ValueError):
+        return None
+
+
+def code_pages(layout: BootLayout, views: Views) -> tuple[AddrRange, ...]:
+    """Physical pages that are mapped among modules and vmalloc without being writable there.
+
+    set_memory_ro and its like apply to the linear map what they do to such pages (change_memory_common,
+    arch/arm64/mm/pageattr.c, with rodata=full; __set_memory, arch/riscv/mm/pageattr.c; v6.12). Only the host's walk
+    shows which pages they are.
+    """
+    pair, windows = views.walk, moving(layout)
+    if isinstance(pair, NotObserved) or windows is None:
+        return ()
+    writable = layout.machine.arch.writable_word
+    return merge_ranges(
+        translate(leaf, leaf.range)
+        for window in windows
+        for leaf in clip(pair.now.leaves, window)
+        if isinstance(leaf, HostMapping) and writable not in leaf.attrs
+    )
+
+
+def may_split(layout: BootLayout, pair: Pair) -> bool:
+    """True if code that came or went since boot may have split leaves of the linear map: those of modules show it.
+
+    BPF code shares its pages, so that what it has split may outlast it and look like boot.
+    """
+    note, config = layout.facts.vmcoreinfo, layout.facts.config
+    if isinstance(note, NotObserved) or not TABLE_RULES[layout.machine.arch.name].splits:
+        return False
+    if config is None or "BPF_JIT" in config:
+        return True
+    windows = moving(layout)
+    if windows is None:
+        return "MODULES" in config
+    modules = [window for window in windows if int(note["NUMBER(MODULES_VADDR)"], 0) in window]
+    before, now = ([leaf for w in modules for leaf in clip(view.leaves, w)] for view in (pair.boot, pair.now))
+    return before != now
