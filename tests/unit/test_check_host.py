@@ -425,3 +425,227 @@ def test_a_lie_about_removed_memory_is_named(name: str, kind: Kind) -> None:
     evidence = guest.evidence()
     assert broken(evidence) == set()
     assert broken(dataclasses.replace(evidence, observed=edit(guest, evidence.observed))) == wanted
+
+
+# What is no lie -----------------------------------------------------------------------------------------------------
+
+
+def with_code(guest: Guest, state: GuestState) -> GuestState:
+    """A module's page in the fourth block of the DIMM: read-only there and in the linear map, whose leaf was split."""
+    space = int(model_guest.note(RISCV)["NUMBER(MODULES_VADDR)"], 0)
+    physical = linear_physical(guest)
+    code = HostMapping(AddrRange.sized(space, 4096), physical, "PTE", ("D", "A", "G", "X", "R", "V"))
+    state = split(guest, state)
+    return put(lambda _: code)(guest, both(words(W="", addX="X"), first_page)(guest, state))
+
+
+def split(guest: Guest, state: GuestState) -> GuestState:
+    place = guest.kernel.kernel.linear(AddrRange.sized(linear_physical(guest), 2 * MIB))
+    return both(lambda _, leaf: dataclasses.replace(leaf, level="PTE"), lambda _: place)(guest, state)
+
+
+def linear_physical(guest: Guest) -> int:
+    return (guest.first + 3) * guest.block
+
+
+def first_page(guest: Guest) -> AddrRange:
+    return AddrRange.sized(linear(guest).start, 4096)
+
+
+def test_code_in_hot_memory_may_be_read_only_and_split_a_leaf() -> None:
+    guest = Guest(RISCV).do(PlugDimm("d0", 2 * GIB), SetBlock(Guest(RISCV).first + 3, "online_kernel"))
+    evidence = guest.evidence()
+    assert complaints(dataclasses.replace(evidence, observed=with_code(guest, evidence.observed))) == []
+    # Without the code itself, neither is excused.
+    read_only = both(words(W=""), first_page)(guest, evidence.observed)
+    assert broken(dataclasses.replace(evidence, observed=read_only)) == {"LIN-2"}
+    assert broken(dataclasses.replace(evidence, observed=split(guest, evidence.observed))) == {"LIN-3"}
+
+
+def test_offline_hot_memory_holds_no_code() -> None:
+    guest = Guest(RISCV).do(PlugDimm("d0", 2 * GIB))
+    evidence = guest.evidence()
+    assert broken(dataclasses.replace(evidence, observed=with_code(guest, evidence.observed))) == {"LIN-3"}
+
+
+def test_bpf_code_may_have_split_leaves_and_be_gone() -> None:
+    config = {"HUGETLB_PAGE": "y", "BPF_JIT": "y"}
+    guest = Guest(RISCV, config=config)
+    guest.do(PlugDimm("d0", 2 * GIB), SetBlock(guest.first + 3, "online_kernel"))
+    evidence = guest.evidence()
+    assert complaints(dataclasses.replace(evidence, observed=split(guest, evidence.observed))) == []
+    larger = both(lambda _, leaf: dataclasses.replace(leaf, level="P4D"), linear)(guest, evidence.observed)
+    assert broken(dataclasses.replace(evidence, observed=larger)) == {"LIN-3"}
+
+
+def test_free_pages_of_a_debugging_kernel_are_out_of_reach() -> None:
+    config = {"HUGETLB_PAGE": "y", "DEBUG_PAGEALLOC": "y"}
+    invalid = both(words(V=""), linear)
+    for cmdline, wanted in (("debug_pagealloc=on", set()), ("debug_pagealloc=off", {"LIN-2"}), ("", {"LIN-2"})):
+        guest = Guest(RISCV, config=config, cmdline=cmdline).do(PlugDimm("d0", 2 * GIB))
+        evidence = guest.evidence()
+        assert broken(dataclasses.replace(evidence, observed=invalid(guest, evidence.observed))) == wanted
+
+
+def test_pages_that_kfence_guards_are_no_disagreement() -> None:
+    for config, wanted in (({"KFENCE": "y"}, {"LIN-2"}), ({}, {"LIN-2", "XCK-1"})):
+        guest = Guest(RISCV, config=config).do(PlugDimm("d0", 2 * GIB))
+        evidence = guest.evidence()
+        seen = one_sided(words(V=""), linear)(guest, evidence.observed)
+        assert broken(dataclasses.replace(evidence, observed=seen)) == wanted
+
+
+def test_modules_and_vmalloc_are_not_compared_but_the_image_is() -> None:
+    guest = Guest(RISCV)
+    note = model_guest.note(RISCV)
+    vmalloc, modules = (int(note[f"NUMBER({key})"], 0) for key in ("VMALLOC_START", "MODULES_VADDR"))
+    evidence = guest.evidence()
+    elsewhere = [
+        HostMapping(AddrRange.sized(start, 8192), ram(guest).start, "PTE", ("D", "A", "G", "W", "R", "V"))
+        for start in (vmalloc, modules)
+    ]
+    seen = with_mappings(evidence.observed, [*tables(evidence.observed).mappings, *elsewhere])
+    assert complaints(dataclasses.replace(evidence, observed=seen)) == []
+    offset = int(note["NUMBER(va_kernel_pa_offset)"], 0)
+    image = HostMapping(AddrRange.sized(ram(guest).start + offset, 8192), ram(guest).start, "PTE", ("D", "R", "V"))
+    seen = with_mappings(evidence.observed, [*tables(evidence.observed).mappings, image])
+    assert broken(dataclasses.replace(evidence, observed=seen)) == {"XCK-1"}
+
+
+# Who saw it -----------------------------------------------------------------------------------------------------------
+
+
+def test_findings_name_their_witness() -> None:
+    guest = Guest().do(PlugDimm("d0", 2 * GIB))
+    evidence = guest.evidence()
+    seen = results(dataclasses.replace(evidence, observed=both(drop, memmap)(guest, evidence.observed)))["VMM-1"]
+    assert [finding.source for finding in seen.findings] == ["/sys/kernel/debug/kernel_page_tables", "host walk"]
+    seen = results(dataclasses.replace(evidence, observed=one_sided(drop, memmap)(guest, evidence.observed)))["VMM-1"]
+    assert [finding.source for finding in seen.findings] == ["host walk"]
+
+
+def unseen(evidence: Evidence, **reasons: str) -> dict[str, CheckResult]:
+    absent = {name: NotObserved(reason) for name, reason in reasons.items()}
+    return results(dataclasses.replace(evidence, observed=dataclasses.replace(evidence.observed, **absent)))
+
+
+def test_one_witness_is_enough_and_says_so() -> None:
+    evidence = Guest().do(PlugDimm("d0", 2 * GIB), Unplug("d0")).evidence()
+    assert {result.note for result in results(evidence).values()} == {""}
+    seen = unseen(evidence, page_tables="this kernel has no CONFIG_PTDUMP_DEBUGFS")
+    assert {name for name, result in seen.items() if result.status != "pass"} == {"XCK-1"}
+    assert seen["XCK-1"].reason == "this kernel has no CONFIG_PTDUMP_DEBUGFS"
+    noted = {name: result.note for name, result in seen.items() if result.note}
+    assert set(noted) == {"LIN-1", "LIN-2", "LIN-3", "VMM-1", "VMM-2"}
+    assert set(noted.values()) == {"host walk alone: this kernel has no CONFIG_PTDUMP_DEBUGFS"}
+    seen = unseen(evidence, host_tables="QEMU was not asked")
+    assert {name for name, result in seen.items() if result.status != "pass"} == {"PGT-1", "PGT-2", "XCK-1"}
+    assert seen["LIN-1"].note == "the guest's own dump alone: QEMU was not asked"
+    assert seen["PGT-1"].reason == "QEMU was not asked"
+
+
+def test_no_witness_is_no_pass() -> None:
+    evidence = Guest().do(PlugDimm("d0", 2 * GIB), Unplug("d0")).evidence()
+    seen = unseen(evidence, page_tables="no dump", host_tables="no walk", sections="no sections")
+    assert {result.status for result in seen.values()} == {"not-observed"}
+    assert seen["LIN-1"].reason == "no dump; no walk"
+    assert seen["SEC-1"].reason == "no sections"
+    blind = dataclasses.replace(evidence, layout=dataclasses.replace(evidence.layout, kernel=None))
+    assert results(blind)["VMM-1"].reason == "the kernel's virtual layout is unknown: vmcoreinfo could not be read"
+
+
+def test_a_walk_that_began_only_after_boot_is_of_no_use() -> None:
+    evidence = Guest().evidence()
+    baseline = dataclasses.replace(evidence.layout.baseline, host_tables=NotObserved("not read at boot"))
+    late = dataclasses.replace(evidence, layout=dataclasses.replace(evidence.layout, baseline=baseline))
+    assert results(late)["PGT-2"].reason == "not read at boot"
+    assert results(late)["LIN-1"].note == "the guest's own dump alone: not read at boot"
+
+
+def test_frames_that_nobody_counts_are_said_to_be_uncounted() -> None:
+    evidence = Guest().do(PlugDimm("d0", GIB), Unplug("d0")).evidence()
+    assert not isinstance(evidence.observed.vmstat, NotObserved)
+    observed = dataclasses.replace(evidence.observed, vmstat={"nr_page_table_pages": 80})
+    seen = results(dataclasses.replace(evidence, observed=observed))["VMM-2"]
+    assert (seen.status, seen.note) == (
+        "pass",
+        "the frames were not counted: no nr_memmap in /proc/vmstat (it is there since v6.11)",
+    )
+    assert results(Guest().do(PlugDimm("d0", GIB)).evidence()).keys() == set(IDS) - {"VMM-2"}
+
+
+def test_tables_below_the_root_stay_on_riscv64() -> None:
+    guest = Guest(RISCV).do(PlugDimm("d0", GIB), Unplug("d0"))
+    evidence = guest.evidence()
+    seen = pages(top_table)(guest, evidence.observed)
+    result = results(dataclasses.replace(evidence, observed=seen))["PGT-1"]
+    assert [(finding.where, finding.expected, finding.observed) for finding in result.findings] == [
+        ("P4D table of virtual ffde000000000000-ffdeffffffffffff", "kept", "absent")
+    ]
+
+
+def test_an_empty_table_of_the_boot_may_go_only_where_memory_came_and_went() -> None:
+    guest = Guest()
+    boot = guest.layout.baseline
+    far, near = (
+        TablePage(ram(guest).end - offset, "PTE", AddrRange.sized(start, 2 * MIB), 0)
+        for offset, start in ((4096, linear(guest).end + 512 * GIB), (8192, linear(guest).start))
+    )
+    empty = dataclasses.replace(tables(boot), pages=(*tables(boot).pages, far, near))
+    guest.layout = dataclasses.replace(guest.layout, baseline=dataclasses.replace(boot, host_tables=empty))
+    evidence = guest.evidence()
+    result = results(evidence)["PGT-1"]
+    assert [finding.where for finding in result.findings] == [
+        f"PTE table of virtual {near.range}",
+        f"PTE table of virtual {far.range}",
+    ]
+    kept = dataclasses.replace(evidence.observed, host_tables=empty)
+    assert results(dataclasses.replace(evidence, observed=kept))["PGT-1"].status == "pass"
+    guest.do(PlugDimm("d0", GIB), Unplug("d0"))
+    assert [finding.where for finding in results(guest.evidence())["PGT-1"].findings] == [
+        f"PTE table of virtual {far.range}"
+    ]
+
+
+# Frames -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_memmap_on_its_own_device_lies_exactly_where_the_kernel_puts_it() -> None:
+    guest = Guest(parameters={"memory_hotplug.memmap_on_memory": "Y"}).do(PlugDimm("d0", 2 * GIB))
+    evidence = guest.evidence()
+    for change in (elsewhere(2 * MIB), to(lambda g: ram(g).start + 256 * MIB)):
+        seen = both(change, memmap)(guest, evidence.observed)
+        assert broken(dataclasses.replace(evidence, observed=seen)) == {"VMM-1"}
+
+
+def test_frames_may_lie_in_memory_that_is_online_for_the_kernel_only() -> None:
+    guest = Guest().do(PlugDimm("d0", GIB), PlugDimm("d1", GIB), SetBlock(Guest().first, "online_kernel"))
+    place = guest.kernel.kernel.memmap(AddrRange.sized((guest.first + 8) * guest.block, guest.block))
+    evidence = guest.evidence()
+    there = both(to(lambda g: g.first * g.block), lambda _: place)(guest, evidence.observed)
+    assert broken(dataclasses.replace(evidence, observed=there)) == set()
+    for state in ("offline", "online_movable"):
+        guest.do(SetBlock(guest.first, state))
+        assert broken(dataclasses.replace(evidence, expected=guest.model.expected(), observed=there)) >= {"VMM-1"}
+
+
+def test_a_badly_folded_memmap_is_named() -> None:
+    guest = Guest(RISCV, config=FOLDS).do(PlugVirtioPmem("p0", GIB), SetPmemMode("p0", "devdax"))
+    (piece,) = guest.model.expected().linear
+    start = guest.kernel.kernel.memmap(piece.range).start
+    evidence = guest.evidence()
+    for page in (0, 1, 5):
+        where = AddrRange.sized(start + piece.folded + page * 4096, 4096)
+        twice = both(to(lambda g: g.kernel.free - 4096), lambda _, where=where: where)(guest, evidence.observed)
+        assert broken(dataclasses.replace(evidence, observed=twice)) == {"VMM-1"}
+
+
+def test_a_kernel_that_folds_huge_pages_is_judged_while_it_has_none() -> None:
+    config = {"HUGETLB_PAGE": "y", "HUGETLB_PAGE_OPTIMIZE_VMEMMAP": "y"}
+    guest = Guest(config=config).do(PlugDimm("d0", 2 * GIB))
+    evidence = guest.evidence()
+    moved = both(elsewhere(256 * MIB), boot_memmap)(guest, evidence.observed)
+    assert broken(dataclasses.replace(evidence, observed=moved)) == {"VMM-1"}
+    assert not isinstance(moved.meminfo, NotObserved)
+    folds = dataclasses.replace(moved, meminfo={**moved.meminfo, "Hugetlb": 2 * MIB})
+    assert broken(dataclasses.replace(evidence, observed=folds)) == set()
