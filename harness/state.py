@@ -141,6 +141,19 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
+class SectionFault:
+    """Something in the way of reading sections: ``count`` of them from number ``first`` on.
+
+    ``address`` is the virtual address at fault.
+    """
+
+    first: int
+    count: int
+    address: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StructPage:
     """One struct page: ``flags`` as stored, and what is kept in its upper bits (include/linux/page-flags-layout.h)."""
 
@@ -249,7 +262,7 @@ class GuestState:
     ``uptime`` is seconds. ``dmesg`` are the lines since the previous snapshot, ``console`` the alarming lines of the
     serial console since then. ``user_page_tables`` and ``meminfo`` are bytes; ``backends`` maps the id of each memory
     backend that QEMU holds to the bytes of host memory in it. ``host_tables`` and ``sections`` (in the order of their
-    numbers) were read from the guest's memory on the host while the guest stood still for ``pause`` seconds.
+    numbers), with ``section_faults`` in the way of reading them, were read from the guest's memory on the host while the guest stood still for ``pause`` seconds.
     """
 
     raw: MappingABC[str, bytes] = field(repr=False)
@@ -271,4 +284,5 @@ class GuestState:
     console: tuple[str, ...] | NotObserved
     host_tables: HostTables | NotObserved
     sections: tuple[Section, ...] | NotObserved
+    section_faults: tuple[SectionFault, ...] | NotObserved
     pause: float | NotObserved

@@ -9,7 +9,7 @@ from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Outcome, invariant
 from harness.check.views import WALK
 from harness.model.expected import ExpectedSection
-from harness.state import NotObserved, Section
+from harness.state import NotObserved, Section, SectionFault
 from harness.units import AddrRange
 
 #: section -> what must be and what is, None where there is none
@@ -47,7 +47,11 @@ def sec_1(evidence: Evidence) -> Outcome:
     if isinstance(pairs, NotObserved):
         return pairs
     kernel = evidence.layout.kernel
-    broken: list[Broken] = []
+    faults = evidence.observed.section_faults
+    broken = [
+        Broken(f"sections {fault.first} to {fault.first + fault.count - 1}", "readable", _fault(fault), WALK)
+        for fault in (() if isinstance(faults, NotObserved) else faults)
+    ]
     for number, (wanted, seen) in pairs.items():
         where = _where(evidence, number)
         if wanted is None or seen is None:
@@ -61,6 +65,10 @@ def sec_1(evidence: Evidence) -> Outcome:
                 Broken(where, f"mem_map of pfn 0 at {kernel.vmemmap:#x} (vmemmap)", f"{seen.mem_map:#x}", WALK)
             )
     return broken
+
+
+def _fault(fault: SectionFault) -> str:
+    return f"{fault.reason} ({fault.address:#x})"
 
 
 @invariant(

@@ -15,7 +15,7 @@ from harness.errors import InfraError
 from harness.kmem.address import DirectMap, direct_map
 from harness.kmem.btf import Btf, find_btf
 from harness.kmem.memory import PhysicalMemory, Region
-from harness.kmem.sections import SectionImage, copy_sections, decode_sections
+from harness.kmem.sections import Indices, SectionImage, copy_sections, decode_sections, find_roots
 from harness.kmem.structs import Evidence, SparseLayout, sparse_layout
 from harness.kmem.walk import TableImage, copy_tables, walk
 from harness.parsers.hosttables import SECTIONS, TABLES, format_sections, format_tables
@@ -64,7 +64,7 @@ class KernelView:
 
     tables: TableFormat | NotObserved
     sparse: SparseLayout | NotObserved
-    direct: DirectMap | None
+    direct: DirectMap
 
     @classmethod
     def open(cls, machine: Machine, facts: KernelFacts, deadline: Deadline) -> KernelView:
@@ -74,12 +74,12 @@ class KernelView:
         """
         tables = table_format(machine.spec.arch, facts)
         if isinstance(tables, NotObserved):
-            return cls(tables, tables, None)
+            return cls(tables, tables, DirectMap(()))
         assert not isinstance(facts.vmcoreinfo, NotObserved)
         try:
             kernel = machine.spec.arch.kernel_layout(facts.vmcoreinfo)
         except (KeyError, ValueError) as error:
-            return cls(tables, NotObserved(f"the kernel's vmcoreinfo is not understood: {error}"), None)
+            return cls(tables, NotObserved(f"the kernel's vmcoreinfo is not understood: {error}"), DirectMap(()))
         direct = direct_map(kernel)
         blob = find_btf(machine.spec.kernel.read_bytes())
         places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
@@ -101,18 +101,26 @@ class KernelView:
         """Pause the guest, copy, let it go on. Raises QemuError, DeadlineExpired."""
         if isinstance(self.tables, NotObserved):
             return self.tables
+        roots = self._find_roots(memory)
         with machine.paused(deadline):
             started = time.monotonic()
             tables = copy_tables(memory, self.tables)
-            sections = self._copy_sections(memory)
+            sections = roots if isinstance(roots, NotObserved) else self._copy_sections(memory, roots)
             pause = time.monotonic() - started
         return KernelCopy(tables, sections, pause)
 
-    def _copy_sections(self, memory: PhysicalMemory) -> SectionImage | NotObserved:
-        if isinstance(self.sparse, NotObserved) or self.direct is None:
-            return self.sparse if isinstance(self.sparse, NotObserved) else NotObserved("the linear map is unknown")
+    def _find_roots(self, memory: PhysicalMemory) -> Indices | NotObserved:
+        if isinstance(self.sparse, NotObserved):
+            return self.sparse
         try:
-            return copy_sections(memory, self.direct, self.sparse)
+            return find_roots(memory, self.direct, self.sparse.array)
+        except InfraError as error:
+            return NotObserved(error.message)
+
+    def _copy_sections(self, memory: PhysicalMemory, roots: Indices) -> SectionImage | NotObserved:
+        assert not isinstance(self.sparse, NotObserved)
+        try:
+            return copy_sections(memory, self.direct, self.sparse, roots)
         except InfraError as error:
             return NotObserved(error.message)
 
@@ -127,5 +135,6 @@ def kernel_sources(copy: KernelCopy | NotObserved) -> tuple[dict[str, bytes], di
     }
     if isinstance(copy.sections, NotObserved):
         return found, {SECTIONS: copy.sections.reason}
-    found[SECTIONS] = format_sections(decode_sections(copy.sections).sections).encode()
+    decoded = decode_sections(copy.sections)
+    found[SECTIONS] = format_sections(decoded.sections, decoded.faults).encode()
     return found, {}

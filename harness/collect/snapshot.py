@@ -24,7 +24,7 @@ from harness.kmem.memory import PhysicalMemory, Region
 from harness.parsers.blocks import parse_blocks
 from harness.parsers.dax import parse_dax
 from harness.parsers.dmesg import parse_dmesg
-from harness.parsers.hosttables import SECTIONS, TABLES, parse_sections, parse_tables
+from harness.parsers.hosttables import SECTIONS, TABLES, parse_section_faults, parse_sections, parse_tables
 from harness.parsers.iomem import parse_iomem
 from harness.parsers.kconfig import parse_config
 from harness.parsers.meminfo import parse_meminfo
@@ -157,6 +157,7 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
         console=parsed("console", _parse_console),
         host_tables=parsed(TABLES, parse_tables),
         sections=parsed(SECTIONS, parse_sections),
+        section_faults=parsed(SECTIONS, parse_section_faults),
         pause=parsed("pause", float),
     )
 

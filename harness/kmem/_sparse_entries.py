@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from harness.kmem.address import DirectMap, Words
 from harness.kmem.memory import PhysicalMemory
+from harness.state import SectionFault
 
 Indices = NDArray[np.intp]
 
@@ -36,19 +37,6 @@ class SectionArray:
     roots: int
     per_root: int
     entry_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class SectionFault:
-    """Something in the way of reading sections: ``count`` of them from number ``first`` on.
-
-    ``address`` is the virtual address at fault.
-    """
-
-    first: int
-    count: int
-    address: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from harness.kmem._sparse_entries import (
     MAX_SECTIONS,
     Entries,
     Indices,
-    SectionFault,
     earlier,
     find_roots,
     read_entries,
@@ -29,13 +28,13 @@ from harness.kmem._sparse_entries import (
 from harness.kmem.address import DirectMap, Flags, Words
 from harness.kmem.memory import PhysicalMemory
 from harness.kmem.structs import SparseLayout
-from harness.state import NotObserved, Section
+from harness.state import NotObserved, Section, SectionFault
 
 __all__ = [
     "MAX_FAULTS",
     "MAX_ROOTS",
     "MAX_SECTIONS",
-    "SectionFault",
+    "Indices",
     "SectionImage",
     "Sections",
     "copy_sections",

@@ -7,6 +7,7 @@
     table 0x0000000041c2f000 PMD 0xffff000000000000-0xffff000040000000 512
     fault 0x0000000041c2f000 7 0x0000000000000001 0xffff000000e00000-0xffff000001000000 points outside of memory
     section 8 0xfffffdffc0000000 0xffff000001fff000 0xffffffffffffffff present,has-mem-map,online,early
+    fault 9 1 0x0000000000000007 a pointer to mem_section_usage that is not aligned
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 
 from harness.errors import ParseError
 from harness.parsers._lines import numbered
-from harness.state import HostMapping, HostTables, Section, TableFault, TablePage
+from harness.state import HostMapping, HostTables, Section, SectionFault, TableFault, TablePage
 from harness.units import AddrRange
 
 TABLES = "host_tables"
@@ -28,6 +29,7 @@ _LEVEL = r"(PGD|P4D|PUD|PMD|PTE)"
 _MAP = re.compile(rf"map {_RANGE} {_HEX} {_LEVEL}((?: [!-~]+)*)")
 _TABLE = re.compile(rf"table {_HEX} {_LEVEL} {_RANGE} ([0-9]{{1,5}})")
 _FAULT = re.compile(rf"fault {_HEX} ([0-9]{{1,7}}) {_HEX} {_RANGE} ([ -~]+)")
+_SECTION_FAULT = re.compile(rf"fault ([0-9]{{1,12}}) ([0-9]{{1,12}}) {_HEX} ([ -~]+)")
 _SECTION = re.compile(rf"section ([0-9]{{1,12}}) {_HEX} {_HEX} (?:{_HEX}|-) ((?:[a-z0-9-]+)(?:,[a-z0-9-]+)*|-)")
 
 
@@ -69,15 +71,31 @@ def parse_tables(text: str) -> HostTables:
     return HostTables(tuple(mappings), tuple(pages), tuple(faults))
 
 
-def format_sections(sections: tuple[Section, ...]) -> str:
-    """The text of ``sections``; ``parse_sections`` reads it back."""
-    return "".join(f"{line}\n" for line in _section_lines(sections))
+def format_sections(sections: tuple[Section, ...], faults: tuple[SectionFault, ...] = ()) -> str:
+    """The text of ``sections`` and ``faults``; ``parse_sections`` and ``parse_section_faults`` read it back."""
+    lines = [*_section_lines(sections)]
+    lines += [f"fault {fault.first} {fault.count} {fault.address:#018x} {fault.reason}" for fault in faults]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def parse_section_faults(text: str) -> tuple[SectionFault, ...]:
+    """The faults in what ``format_sections`` wrote. Raises ParseError for a fault that is none."""
+    found = []
+    for line, row in numbered(SECTIONS, text):
+        if row.startswith("fault"):
+            match = _SECTION_FAULT.fullmatch(row)
+            if match is None:
+                raise ParseError(SECTIONS, line, row, "not 'fault FIRST COUNT ADDRESS REASON'")
+            found.append(SectionFault(int(match[1]), int(match[2]), int(match[3], 16), match[4]))
+    return tuple(found)
 
 
 def parse_sections(text: str) -> tuple[Section, ...]:
-    """Read what ``format_sections`` wrote. Raises ParseError for any other line, or a section that comes twice."""
+    """The sections in what ``format_sections`` wrote. Raises ParseError for any other line, or one that comes twice."""
     found: dict[int, Section] = {}
     for line, row in numbered(SECTIONS, text):
+        if row.startswith("fault"):
+            continue
         match = _SECTION.fullmatch(row)
         if match is None:
             raise ParseError(SECTIONS, line, row, "not 'section NUMBER MEM_MAP USAGE SUBSECTIONS FLAGS'")

@@ -130,6 +130,7 @@ def boot_state(kind: Kind = ARM64_4K) -> GuestState:
         console=(),
         host_tables=UNSEEN,
         sections=UNSEEN,
+        section_faults=UNSEEN,
         pause=UNSEEN,
     )
 

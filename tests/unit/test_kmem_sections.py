@@ -24,9 +24,9 @@ from kmem_sparse_guest import (
 from harness.kmem import _sparse_entries, sections
 from harness.kmem.address import Untranslated, direct_map
 from harness.kmem.memory import OutsideMemory, PhysicalMemory
-from harness.kmem.sections import SectionFault, Sections, copy_sections, decode_sections, find_roots
+from harness.kmem.sections import Sections, copy_sections, decode_sections, find_roots
 from harness.kmem.structs import Evidence, SparseLayout, sparse_layout
-from harness.state import NotObserved, Section
+from harness.state import NotObserved, Section, SectionFault
 from harness.units import GIB, MIB
 
 ALL = (1 << 64) - 1

@@ -6,8 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import ParseError
-from harness.parsers.hosttables import format_sections, format_tables, parse_sections, parse_tables
-from harness.state import HostMapping, HostTables, Section, TableFault, TablePage
+from harness.parsers.hosttables import (
+    format_sections,
+    format_tables,
+    parse_section_faults,
+    parse_sections,
+    parse_tables,
+)
+from harness.state import HostMapping, HostTables, Section, SectionFault, TableFault, TablePage
 from harness.units import AddrRange
 
 ADDRESS = st.integers(0, (1 << 64) - 1)
@@ -41,7 +47,9 @@ def test_tables_come_back_as_they_were(
 )
 def test_sections_come_back_as_they_were(entries: dict[int, tuple[tuple[str, ...], int, int, int | None]]) -> None:
     sections = tuple(Section(number, *entries[number]) for number in sorted(entries))
-    assert parse_sections(format_sections(sections)) == sections
+    faults = tuple(SectionFault(number, 256, 7, "a pointer that is not aligned") for number in sorted(entries))
+    text = format_sections(sections, faults)
+    assert (parse_sections(text), parse_section_faults(text)) == (sections, faults)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +73,5 @@ def test_a_section_stands_once() -> None:
         parse_sections(line * 2)
     with pytest.raises(ParseError, match="not 'section NUMBER"):
         parse_sections("section eight\n")
+    with pytest.raises(ParseError, match="not 'fault FIRST COUNT ADDRESS REASON'"):
+        parse_section_faults("fault 9\n")
