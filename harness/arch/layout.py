@@ -13,11 +13,11 @@ from harness.units import MIB, AddrRange, align_down
 class KernelLayout:
     """Virtual layout of one boot.
 
-    ``linear_start`` is the virtual address of physical address ``phys_offset``; ``vmemmap`` the virtual address of
-    the struct page of pfn 0 (which may lie below the mapped area); ``struct_page_size`` is bytes. ``leaf_levels`` are
-    the levels at which RAM can be mapped: no level that the paging mode folds. ``vmemmap_granule`` is the least that
-    populating vmemmap for part of a section maps: a page, or a whole PMD entry. ``linear_window`` and
-    ``vmemmap_window`` are the virtual ranges set aside for the two, most of them not mapped.
+    ``linear_start`` is the virtual address of physical address ``phys_offset`` (which may be negative); ``vmemmap`` the
+    virtual address of the struct page of pfn 0 (which may lie below the mapped area); ``struct_page_size`` is bytes.
+    ``leaf_levels`` are the levels at which RAM can be mapped: no level that the paging mode folds.
+    ``vmemmap_granule`` is the least that populating vmemmap for part of a section maps: a page, or a whole PMD entry.
+    ``linear_window`` and ``vmemmap_window`` are the virtual ranges set aside for the two, most of them not mapped.
     """
 
     linear_start: int
@@ -58,18 +58,28 @@ def arm64_layout(note: Mapping[str, str]) -> KernelLayout:
     """arch_crash_save_vmcoreinfo, arch/arm64/kernel/vmcore_info.c (v6.12); raises KeyError for a missing key."""
     bits = int(note["NUMBER(VA_BITS)"])
     start = _TOP - (1 << bits)
+    page_size, page = int(note["PAGESIZE"]), int(note["SIZE(page)"])
+    # A 52-bit kernel on 48-bit hardware moves its linear map down: PHYS_OFFSET is negative then.
+    offset = int(note["NUMBER(PHYS_OFFSET)"], 0)
+    offset -= _TOP if offset >> 63 else 0
+    window = _vmemmap_window(note)
+    if "SYMBOL(vmemmap)" in note:
+        vmemmap = int(note["SYMBOL(vmemmap)"], 16)
+    else:
+        # vmemmap, arch/arm64/include/asm/pgtable.h; the note tells it as of v6.9
+        vmemmap = window.start - offset // page_size * page
     return KernelLayout(
         linear_start=start,
-        phys_offset=int(note["NUMBER(PHYS_OFFSET)"], 0),
-        vmemmap=int(note["SYMBOL(vmemmap)"], 16),
-        struct_page_size=int(note["SIZE(page)"]),
-        page_size=int(note["PAGESIZE"]),
+        phys_offset=offset,
+        vmemmap=vmemmap,
+        struct_page_size=page,
+        page_size=page_size,
         leaf_levels=frozenset({"PTE", "PMD", "PUD"}),
         # vmemmap_populate, arch/arm64/mm/mmu.c (v6.12): by pages where a section is partial
-        vmemmap_granule=int(note["PAGESIZE"]),
+        vmemmap_granule=page_size,
         # PAGE_END, arch/arm64/include/asm/memory.h (v6.12): what 52-bit kernels share with 48-bit hardware ends there
         linear_window=AddrRange(start, _TOP - (1 << min(bits, 48) - 1)),
-        vmemmap_window=_vmemmap_window(note),
+        vmemmap_window=window,
     )
 
 

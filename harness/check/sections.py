@@ -81,6 +81,8 @@ def sec_2(evidence: Evidence) -> Outcome:
     pairs = _pairs(evidence)
     if isinstance(pairs, NotObserved):
         return pairs
+    if all(seen is None or (seen.usage == 0 and seen.subsections is None) for _, seen in pairs.values()):
+        return NotObserved("where this kernel keeps the bitmaps of its sub-sections is not known")
     return [
         Broken(_where(evidence, number), _bits(evidence, wanted.subsections), _bits(evidence, seen.subsections), WALK)
         for number, (wanted, seen) in pairs.items()

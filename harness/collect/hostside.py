@@ -12,7 +12,7 @@ from harness.arch import ArchSpec
 from harness.arch.pagetable import TableFormat
 from harness.deadline import Deadline
 from harness.errors import InfraError
-from harness.kmem.address import DirectMap, direct_map
+from harness.kmem.address import DirectMap, direct_map, pointer_tag
 from harness.kmem.btf import Btf, find_btf
 from harness.kmem.memory import PhysicalMemory, Region
 from harness.kmem.sections import Indices, SectionImage, copy_sections, decode_sections, find_roots
@@ -80,8 +80,9 @@ class KernelView:
             kernel = machine.spec.arch.kernel_layout(facts.vmcoreinfo)
         except (KeyError, ValueError) as error:
             return cls(tables, NotObserved(f"the kernel's vmcoreinfo is not understood: {error}"), DirectMap(()))
-        direct = direct_map(kernel)
+        direct = direct_map(kernel, tag=pointer_tag(facts.config))
         blob = find_btf(machine.spec.kernel.read_bytes())
+        btf = None if blob is None else Btf(blob)
         places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
         try:
             with PhysicalMemory(places) as memory, machine.paused(deadline):
@@ -90,7 +91,7 @@ class KernelView:
                     kernel,
                     subsection_size=machine.spec.arch.subsection_size,
                     config=facts.config,
-                    btf=None if blob is None else Btf(blob),
+                    btf=btf,
                     evidence=Evidence(memory, direct, tuple(machine.spec.boot_ram().values())),
                 )
         except InfraError as error:

@@ -31,6 +31,19 @@ def test_arm64s_linear_map_is_the_lower_part_of_the_kernels_half(bits: str, star
     assert layout.linear(AddrRange.sized(0x40000000, MIB)) == AddrRange.sized(start, MIB)
 
 
+def test_a_52_bit_arm64_kernel_on_48_bit_hardware_counts_from_below_zero() -> None:
+    note = COMMON | {
+        "NUMBER(VA_BITS)": "52",
+        "NUMBER(PHYS_OFFSET)": "0xfff0b337c0000000",
+        "NUMBER(VMEMMAP_START)": "0xfffffdffc0000000",
+        "NUMBER(VMEMMAP_END)": "0xffffffffc0000000",
+    }
+    layout = ARM64.kernel_layout(note)
+    assert layout.linear(AddrRange.sized(0x40000000, MIB)).start == 0xFFFF4CC8_80000000
+    # Nor does the note of an older kernel tell vmemmap: it follows from the two.
+    assert layout.vmemmap == 0xFFFFFDFF_C0000000 + (0x000F4CC8_40000000 >> 12) * 64
+
+
 @pytest.mark.parametrize(
     ("bits", "start", "end", "leaves"),
     [
