@@ -79,7 +79,8 @@ def arm64_layout(note: Mapping[str, str]) -> KernelLayout:
         vmemmap_granule=page_size,
         # PAGE_END, arch/arm64/include/asm/memory.h (v6.12): what 52-bit kernels share with 48-bit hardware ends there
         linear_window=AddrRange(start, _TOP - (1 << min(bits, 48) - 1)),
-        vmemmap_window=window,
+        # The same kernel keeps its vmalloc area in the lower part of what 52 bits would use for vmemmap.
+        vmemmap_window=AddrRange(max(window.start, int(note["NUMBER(VMALLOC_END)"], 0)), window.end),
     )
 
 

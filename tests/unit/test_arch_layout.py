@@ -6,7 +6,7 @@ import pytest
 from harness.arch import ARM64, RISCV64
 from harness.units import MIB, AddrRange
 
-COMMON = {"PAGESIZE": "4096", "SIZE(page)": "64"}
+COMMON = {"PAGESIZE": "4096", "SIZE(page)": "64", "NUMBER(VMALLOC_END)": "0xfffffdffbf800000"}
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,14 @@ def test_a_52_bit_arm64_kernel_on_48_bit_hardware_counts_from_below_zero() -> No
     note = COMMON | {
         "NUMBER(VA_BITS)": "52",
         "NUMBER(PHYS_OFFSET)": "0xfff0b337c0000000",
-        "NUMBER(VMEMMAP_START)": "0xfffffdffc0000000",
+        "NUMBER(VMEMMAP_START)": "0xffffc1ffc0000000",
         "NUMBER(VMEMMAP_END)": "0xffffffffc0000000",
     }
     layout = ARM64.kernel_layout(note)
+    assert layout.vmemmap_window == AddrRange(0xFFFFFDFF_BF800000, 0xFFFFFFFF_C0000000)
     assert layout.linear(AddrRange.sized(0x40000000, MIB)).start == 0xFFFF4CC8_80000000
     # Nor does the note of an older kernel tell vmemmap: it follows from the two.
-    assert layout.vmemmap == 0xFFFFFDFF_C0000000 + (0x000F4CC8_40000000 >> 12) * 64
+    assert layout.vmemmap == 0xFFFFC1FF_C0000000 + (0x000F4CC8_40000000 >> 12) * 64
 
 
 @pytest.mark.parametrize(
