@@ -58,7 +58,7 @@ def render_sections(sections: Sequence[Section], shape: SectionShape) -> Iterato
 
     The physical ranges that are present come last where these are not all of the section.
     """
-    yield from _aligned([_HEADER, *(_cells(section, shape) for section in sections)])
+    yield from _aligned([_header(sections, shape), *(_cells(section, shape) for section in sections)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,9 @@ def render_section_changes(changes: Sequence[SectionChange], shape: SectionShape
     """Unified lines below a header: ``-`` what was, ``+`` what is; a changed section ends in what is different."""
     if not changes:
         return
-    rows: list[Sequence[str]] = [(f" {_HEADER[0]}", *_HEADER[1:])]
+    both = [section for change in changes for section in (change.before, change.after) if section is not None]
+    first, *others = _header(both, shape)
+    rows: list[Sequence[str]] = [(f" {first}", *others)]
     for change in changes:
         for sign, section in (("-", change.before), ("+", change.after)):
             if section is not None:
@@ -136,6 +138,11 @@ def section_change_to_json(change: SectionChange, shape: SectionShape) -> dict[s
         "before": None if change.before is None else section_to_json(change.before, shape),
         "after": None if change.after is None else section_to_json(change.after, shape),
     }
+
+
+def _header(sections: Iterable[Section], shape: SectionShape) -> tuple[str, ...]:
+    partial = any(shape.is_partial(section) for section in sections)
+    return _HEADER if partial else (*_HEADER[:-1], "")
 
 
 def _cells(section: Section, shape: SectionShape) -> tuple[str, ...]:

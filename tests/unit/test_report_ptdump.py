@@ -94,7 +94,20 @@ def tables_of(depth: int, words: Sequence[tuple[str, ...]]) -> st.SearchStrategy
     entry: st.SearchStrategy[Leaf | Table] = leaf
     if depth < len(LEVELS) - 1:
         entry = st.one_of(leaf, tables_of(depth + 1, words))
-    return st.dictionaries(INDEXES, entry, min_size=0 if depth else 1, max_size=4)
+    return st.dictionaries(INDEXES, entry, min_size=0 if depth else 1, max_size=4).map(
+        lambda table: spread(table, depth)
+    )
+
+
+def spread(table: Table, depth: int) -> Table:
+    """``table`` with every second leaf followed by three more that lead on from it, as far as there is room."""
+    out = dict(table)
+    for index, entry in table.items():
+        if isinstance(entry, tuple) and index % 2:
+            for more in range(1, 4):
+                if index + more < 512:
+                    out.setdefault(index + more, (entry[0], entry[1] + more * LEVELS[depth][1]))
+    return out
 
 
 def walk(table: Table, depth: int, start: int) -> Iterator[tuple[int, int, tuple[str, ...], int]]:
@@ -203,7 +216,9 @@ def lines_of(dump: Dump) -> list[str]:
 def test_the_same_as_a_walk_entry_by_entry(arch: ArchSpec, data: st.DataObject) -> None:
     root, places = data.draw(trees(arch.name)), data.draw(marker_sets(arch.name))
     entries = (entry for entry in walk(root, 0, START[arch.name]) if entry[0] < TOP)
-    dump = dump_tables(host_tables(root, arch.name), arch, PAGE, places)
+    tables = host_tables(root, arch.name)
+    tables = dataclasses.replace(tables, pages=tuple(data.draw(st.permutations(tables.pages))))
+    dump = dump_tables(tables, arch, PAGE, places)
     assert lines_of(dump) == as_the_kernel(entries, arch.name, places)
     # what is printed reads back as the same runs, and prints the same
     text = text_of(dump)
@@ -275,6 +290,14 @@ def test_holes_are_named_by_the_table_they_are_in() -> None:
     assert text_of(small()) == SMALL
 
 
+def test_tables_may_come_in_any_order() -> None:
+    start = START["arm64"]
+    tables = host_tables({0: {0: {0: (WORDS["arm64"][0], 0)}}}, "arm64")
+    places = MarkerSet(start, ((start, "a"),), ())
+    turned = dataclasses.replace(tables, pages=tables.pages[::-1])
+    assert dump_tables(turned, ARM64, PAGE, places) == dump_tables(tables, ARM64, PAGE, places)
+
+
 def test_riscv_prints_no_holes_and_where_a_run_leads() -> None:
     start = START["riscv64"]
     assert start == 0xFFFFFFC000000000
@@ -284,6 +307,71 @@ def test_riscv_prints_no_holes_and_where_a_run_leads() -> None:
         "0xffffffc000400000-0xffffffc000402000    0x0000000000005000         8K PTE .   ..     ..   D A G . . W R V\n"
         "---[ Linear end ]---\n"
     )
+
+
+def test_riscv_passes_no_second_marker_at_the_first_entry_but_all_of_them_at_the_next() -> None:
+    start, page = START["riscv64"], WORDS["riscv64"][0]
+    table: Table = {0: {0: {0: (page, 0), 1: (page, PAGE)}}}
+    dump = small(RISCV64, table, *((start, f"marker {number}") for number in range(4)))
+    assert [line if isinstance(line, str) else line.range.start - start for line in dump.lines] == [
+        "marker 0",
+        0,
+        "marker 1",
+        "marker 2",
+        "marker 3",
+        PAGE,
+    ]
+
+
+def test_arm64_passes_one_marker_at_the_first_entry_and_two_at_others() -> None:
+    start, page = START["arm64"], WORDS["arm64"][0]
+    table: Table = {0: {0: {0: (page, 0), 1: (page, PAGE), 2: (page, 2 * PAGE)}}}
+    dump = small(ARM64, table, *((start, f"marker {number}") for number in range(5)))
+    assert [line if isinstance(line, str) else line.range.start - start for line in dump.lines][:8] == [
+        "marker 0",
+        "marker 1",
+        0,
+        "marker 2",
+        "marker 3",
+        PAGE,
+        "marker 4",
+        2 * PAGE,
+    ]
+
+
+def test_a_marker_in_a_run_that_goes_on_in_the_next_table() -> None:
+    start, page = START["riscv64"], WORDS["riscv64"][0]
+    full: Table = {index: (page, 0x4000_0000 + index * PAGE) for index in range(512)}
+    more: Table = {index: (page, 0x4020_0000 + index * PAGE) for index in range(512)}
+    table: Table = {0: {0: full, 1: more}}
+    dump = small(RISCV64, table, (start, "a"), (start + 5 * PAGE - 1, "b"), (start + PMD + 3 * PAGE, "c"))
+    assert [(run.range.start - start, run.physical, run.region) for run in dump.runs] == [
+        (0, 0x4000_0000, "a"),
+        (5 * PAGE, 0x4000_5000, "b"),
+        (PMD + 3 * PAGE, 0x4020_3000, "c"),
+    ]
+    assert dump.pieces == tuple(dump.runs)
+
+
+def test_a_dump_that_begins_inside_of_tables() -> None:
+    start, page = START["riscv64"], WORDS["riscv64"][0]
+    table: Table = {0: {0: {1: (page, 0)}, 1: {index: (page, index * PAGE) for index in range(512)}}}
+    places = MarkerSet(start + PMD + 2 * PAGE, ((start + PMD + 2 * PAGE, "a"), (start + PMD + 4 * PAGE, "b")), ())
+    dump = dump_tables(host_tables(table, "riscv64"), RISCV64, PAGE, places)
+    assert [(run.range.start - start - PMD, run.range.size, run.physical) for run in dump.runs] == [
+        (2 * PAGE, 2 * PAGE, 2 * PAGE),
+        (4 * PAGE, 508 * PAGE, 4 * PAGE),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "column"),
+    [(PAGE, "4K"), (1 << 20, "1M"), (1025 << 20, "1025M"), (1 << 50, "1P"), (3 << 60, "3E"), (513 << 50, "513P")],
+)
+def test_sizes(size: int, column: str) -> None:
+    run = Run(AddrRange.sized(0, size), "PGD", (), None, "a")
+    [line] = render(Dump("arm64", (run,), (), True, {}))
+    assert line.split("   ", 1)[1] == f"{column:>10} PGD\n"
 
 
 def test_pieces_lead_where_they_lead() -> None:
@@ -435,6 +523,15 @@ def test_added_removed_and_changed_runs_are_joined_and_marked() -> None:
     ]
     expected = [f"{line}  # {mark}" if mark else line for line, mark in rows]
     assert shown(small(root=old), small(root=new)).splitlines() == expected
+
+
+def test_a_change_ends_at_a_marker() -> None:
+    page = WORDS["arm64"][0]
+    changes = compare(small(root={3: {0: {9: (page, 0)}}}), small(root={0: {511: (page, 0)}, 1: {0: (page, PMD)}}))
+    assert [(change.range.size, change.region) for change in changes][:2] == [
+        (PMD, "Linear start"),
+        (PMD, "Linear end"),
+    ]
 
 
 def test_a_run_that_leads_elsewhere_is_a_change_if_both_dumps_tell_where() -> None:

@@ -44,9 +44,7 @@ def test_a_line_for_each_section() -> None:
 
 
 def test_without_sections_there_is_the_header() -> None:
-    assert list(render_sections([], SHAPE)) == [
-        "section  physical  flags  sub-sections  mem_map  usage  present if partial\n"
-    ]
+    assert list(render_sections([], SHAPE)) == ["section  physical  flags  sub-sections  mem_map  usage\n"]
 
 
 def test_a_bitmap_is_as_wide_as_a_section_has_sub_sections() -> None:
