@@ -11,15 +11,16 @@ from harness.units import AddrRange, merge_ranges
 
 
 def moving(layout: BootLayout) -> tuple[AddrRange, ...] | None:
-    """The virtual ranges of vmalloc and modules, None where the kernel does not tell."""
-    note = layout.facts.vmcoreinfo
+    """The virtual ranges of vmalloc and modules, and KASAN's shadow; None where the kernel does not tell."""
+    note, rules = layout.facts.vmcoreinfo, TABLE_RULES[layout.machine.arch.name]
     if isinstance(note, NotObserved):
         return None
     try:
-        pairs = TABLE_RULES[layout.machine.arch.name].volatile
-        return merge_ranges(AddrRange(int(note[start], 0), int(note[end], 0)) for start, end in pairs)
+        spaces = [AddrRange(int(note[start], 0), int(note[end], 0)) for start, end in rules.volatile]
+        shadow = rules.shadow(note, layout.facts.config or {})
     except (KeyError, ValueError):
         return None
+    return merge_ranges(spaces if shadow is None else [*spaces, shadow])
 
 
 def code_pages(layout: BootLayout, views: Views) -> tuple[AddrRange, ...]:

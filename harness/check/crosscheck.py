@@ -32,8 +32,8 @@ class _Run:
 
 @invariant(
     "XCK-1",
-    "the guest's own dump and the host's walk of its page tables describe the same mappings, attribute by attribute; "
-    "vmalloc and module space, but for the kernel's image, are left out: they change between the two looks",
+    "the guest's own dump and the host's walk describe the same mappings, attribute by attribute (vmalloc, modules and "
+    "KASAN's shadow aside: they change between the two looks)",
     source="mm/ptdump.c, arch/{arm64,riscv}/mm/ptdump.c note_page (v6.12)",
     motive="a finding stands on firmer ground when two independent readers agree on everything else",
 )

@@ -59,8 +59,7 @@ def _coverage(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
 
 @invariant(
     "LIN-2",
-    "attributes of hot-added memory equal boot memory's, but for pages that hold a module's code; no page is writable "
-    "and executable",
+    "attributes of hot-added memory equal boot memory's (loaded code aside); no page is writable and executable",
     source="pgprot_mhp, PAGE_KERNEL (v6.12); ptdump_check_wx (mm/ptdump.c)",
     motive="d15dfd31384b: arm64: mte: Map hotplugged memory as Normal Tagged",
 )
@@ -126,7 +125,7 @@ def _write_exec(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
 @invariant(
     "LIN-3",
     "leaf sizes and the contiguous hint obey the architecture's rule for this kernel; boot memory's are unchanged "
-    "(where the kernel splits leaves for the code that it loads, they may be smaller)",
+    "(or split for loaded code)",
     source="__create_pgd_mapping, can_set_direct_map (arch/arm64/mm); best_map_size (arch/riscv/mm/init.c, v6.12)",
     motive="95a58852b0e5: arm64/mm: Reject memory removal that splits a kernel leaf mapping",
 )

@@ -25,8 +25,8 @@ def _walked(evidence: Evidence) -> tuple[HostTables, View] | NotObserved:
 
 @invariant(
     "PGT-1",
-    "no page-table page of linear map and vmemmap is left where nothing is mapped any more, but for boot's own empty "
-    "ones and exactly those that the architecture keeps (riscv64: all below the root; arm64: at a window's edges)",
+    "no page-table page of linear map and vmemmap is left where nothing is mapped any more, but for boot's own and "
+    "exactly those that the architecture keeps",
     source="free_empty_tables, pgtable_range_aligned (arch/arm64/mm/mmu.c); remove_pgd_mapping, "
     "preallocate_pgd_pages_range (arch/riscv/mm/init.c, v6.12)",
     motive="a table left behind holds a page for ever, and the next removal below it may find it in the way",
@@ -106,8 +106,8 @@ def _given_up(evidence: Evidence, tables: HostTables, view: View, kept: frozense
 
 @invariant(
     "PGT-2",
-    "every entry of the kernel's page tables is sound; table pages lie in memory that the kernel may use, each in one "
-    "place; linear map and vmemmap lead into memory that is there, and not to a page table's page as memmap",
+    "every entry of the kernel's page tables is sound; each table page is one page of the kernel's own memory; linear "
+    "map and vmemmap lead into memory that is there",
     source="pgtable_alloc, GFP_PGTABLE_KERNEL (arch/arm64/mm/mmu.c); pagetable_alloc (arch/riscv/mm/init.c, v6.12)",
     motive="a table page that was freed while still linked is overwritten by its next owner",
 )

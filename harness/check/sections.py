@@ -36,8 +36,8 @@ def _words(flags: Iterable[str]) -> str:
 
 @invariant(
     "SEC-1",
-    "mem_section has exactly the present sections, each with the model's flags: present, has-mem-map, online, early, "
-    "zone-device; each leads to its memmap in vmemmap",
+    "mem_section has exactly the present sections, each with the model's flags (present, has-mem-map, online, early, "
+    "zone-device) and its memmap in vmemmap",
     source="section_activate, section_deactivate, sparse_init_one_section, online_mem_sections (mm/sparse.c), "
     "section_taint_zone_device (mm/memory_hotplug.c, v6.12)",
     motive="5ec8e8ea8b77: mm/sparsemem: fix race in accessing memory_section->usage",
@@ -74,7 +74,7 @@ def _fault(fault: SectionFault) -> str:
 @invariant(
     "SEC-2",
     "the sub-section bitmap of every section has exactly the model's bits",
-    source="fill_subsection_map, clear_subsection_map, subsection_map_init (mm/sparse.c, v6.12)",
+    source="fill_subsection_map, clear_subsection_map (mm/sparse.c, v6.12)",
     motive="a bit too many makes pfn_valid() vouch for struct pages that are gone",
 )
 def sec_2(evidence: Evidence) -> Outcome:

@@ -17,8 +17,8 @@ from harness.units import merge_ranges, subtract_ranges
 
 @invariant(
     "VMM-1",
-    "vmemmap is mapped, as boot's is, for exactly the present (sub-)sections, at the page where one is partial; its "
-    "frames are its own, in the device's reserved pages where it hosts its memmap, else in memory that was online",
+    "vmemmap is mapped, as boot's is, for exactly the present (sub-)sections; its frames are its own and lie where the "
+    "kernel takes them from: the device's reserved pages, or memory that was online",
     source="vmemmap_populate (arch/arm64/mm/mmu.c, arch/riscv/mm/init.c), section_activate (mm/sparse.c), "
     "altmap_alloc_block_buf (mm/sparse-vmemmap.c, v6.12)",
     motive="d4234d131b0a: arm64: mm: Populate vmemmap at the page level if not section aligned",

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from harness.arch import ArchSpec, PagingMode
 from harness.arch.layout import KernelLayout
+from harness.arch.tables import TABLE_RULES
 from harness.errors import UnsupportedError
 from harness.state import GuestState, KernelFacts, NotObserved
 from harness.units import AddrRange, align_up, format_size, intersect_ranges
@@ -142,10 +144,19 @@ def boot_layout(machine: MachineShape, facts: KernelFacts, baseline: GuestState)
             f"the guest uses pages of {facts.page_size} bytes, which {machine.arch.name} is not known to have",
             hint=f"known page sizes: {known}",
         )
-    kernel = None
-    if not isinstance(facts.vmcoreinfo, NotObserved):
-        try:
-            kernel = machine.arch.kernel_layout(facts.vmcoreinfo)
-        except (KeyError, ValueError):
-            kernel = None
-    return BootLayout(machine=machine, facts=facts, paging=paging, kernel=kernel, baseline=baseline)
+    return BootLayout(machine=machine, facts=facts, paging=paging, kernel=_kernel(machine, facts), baseline=baseline)
+
+
+def _kernel(machine: MachineShape, facts: KernelFacts) -> KernelLayout | None:
+    if isinstance(facts.vmcoreinfo, NotObserved):
+        return None
+    try:
+        kernel = machine.arch.kernel_layout(facts.vmcoreinfo)
+        shadow = TABLE_RULES[machine.arch.name].shadow(facts.vmcoreinfo, facts.config or {})
+    except (KeyError, ValueError):
+        return None
+    window = kernel.linear_window
+    if shadow is not None and shadow.start in window:
+        # PAGE_END is where the shadow begins, arch/arm64/include/asm/memory.h (v6.12).
+        kernel = dataclasses.replace(kernel, linear_window=AddrRange(window.start, shadow.start))
+    return kernel

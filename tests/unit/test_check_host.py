@@ -33,6 +33,7 @@ from harness.state import (
     NotObserved,
     PageTables,
     Section,
+    SectionFault,
     TableFault,
     TablePage,
 )
@@ -649,3 +650,13 @@ def test_a_kernel_that_folds_huge_pages_is_judged_while_it_has_none() -> None:
     assert not isinstance(moved.meminfo, NotObserved)
     folds = dataclasses.replace(moved, meminfo={**moved.meminfo, "Hugetlb": 2 * MIB})
     assert broken(dataclasses.replace(evidence, observed=folds)) == set()
+
+
+def test_sections_that_cannot_be_read_are_named() -> None:
+    evidence = Guest().evidence()
+    fault = SectionFault(128, 64, 0xFFFF_0000_1234_0000, "outside of memory")
+    seen = dataclasses.replace(evidence.observed, section_faults=(fault,))
+    result = results(dataclasses.replace(evidence, observed=seen))["SEC-1"]
+    assert [(finding.where, finding.observed) for finding in result.findings] == [
+        ("sections 128 to 191", "outside of memory (0xffff000012340000)")
+    ]

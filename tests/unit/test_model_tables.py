@@ -14,6 +14,7 @@ from model_kernel import Leaf, Tables
 
 from harness.arch import ARM64
 from harness.arch.tables import TABLE_RULES
+from harness.check.code import moving
 from harness.model.actions import PlugDimm, PlugVirtioPmem, SetPmemMode
 from harness.model.frames import altmap_start
 from harness.model.tables import kept_tables
@@ -126,3 +127,30 @@ def test_the_frames_of_a_partial_section_on_its_own_device_are_not_foretold() ->
     model.apply(PlugVirtioPmem("p0", 192 * MIB))
     model.apply(SetPmemMode("p0", "devdax", "dev"))
     assert altmap_start(model.expected().linear[0], model.layout) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "shadow"),
+    [
+        (KINDS[1], {"KASAN_GENERIC": "y", "KASAN_SHADOW_OFFSET": "0xdfff800000000000"}, 0xFFFF6000_00000000),
+        (ARM64_4K, {"KASAN_GENERIC": "y", "KASAN_SHADOW_OFFSET": "0xdfff800000000000"}, 0xFFFD8000_00000000),
+        (KINDS[1], {"KASAN_SW_TAGS": "y", "KASAN_SHADOW_OFFSET": "0xefff800000000000"}, 0xFFFF7000_00000000),
+        (KINDS[1], {"KASAN_HW_TAGS": "y"}, None),
+        (KINDS[-1], {"KASAN_GENERIC": "y", "KASAN_SHADOW_OFFSET": "0xdfffffff00000000"}, 0xFFDF0000_00000000),
+        (KINDS[-1], {}, None),
+    ],
+)
+def test_the_linear_map_ends_where_kasans_shadow_begins(kind: Kind, config: dict[str, str], shadow: int | None) -> None:
+    plain, layout = model_guest.layout(kind).kernel, model_guest.layout(kind, config=config)
+    assert plain is not None and layout.kernel is not None
+    place = TABLE_RULES[kind.arch.name].shadow(model_guest.note(kind), config)
+    assert (None if place is None else place.start) == shadow
+    end = plain.linear_window.end if shadow is None else min(shadow, plain.linear_window.end)
+    assert layout.kernel.linear_window == AddrRange(plain.linear_window.start, end)
+    spaces = moving(layout)
+    assert spaces is not None
+    assert place is None or any(space.covers(place) for space in spaces)
+
+
+def test_a_configuration_that_contradicts_itself_leaves_the_layout_unknown() -> None:
+    assert model_guest.layout(config={"KASAN_GENERIC": "y"}).kernel is None
