@@ -296,7 +296,7 @@ def _booted(arguments: Arguments) -> Iterator[Snapshot]:
     scenario = Scenario("collect", "collect", "one snapshot of the booted guest", {}, (), (), Path("collect"))
     with tempfile.TemporaryDirectory(prefix="memhp-tables-") as scratch:
         options, progress = RunOptions(Path(scratch), timeout=timeout), default_progress()
-        with progress.task(f"Booting {clean(guest.name)} for one snapshot"):
+        with progress.task(f"Taking one snapshot of {clean(guest.name)}"):
             [result] = run_scenarios([scenario], guest, options, SilentReporter(), progress)
         if result.bundle is None or not (result.bundle / "states" / "000" / "meta.json").is_file():
             raise InfraError(clean(result.reason) or "the guest gave no snapshot", hint=result.hint)
