@@ -262,7 +262,8 @@ class GuestState:
     ``uptime`` is seconds. ``dmesg`` are the lines since the previous snapshot, ``console`` the alarming lines of the
     serial console since then. ``user_page_tables`` and ``meminfo`` are bytes; ``backends`` maps the id of each memory
     backend that QEMU holds to the bytes of host memory in it. ``host_tables`` and ``sections`` (in the order of their
-    numbers), with ``section_faults`` in the way of reading them, were read from the guest's memory on the host while the guest stood still for ``pause`` seconds.
+    numbers), with ``section_faults`` in the way of reading them, were read from the guest's memory on the host while
+    the guest stood still for ``pause`` seconds.
     """
 
     raw: MappingABC[str, bytes] = field(repr=False)

@@ -100,15 +100,21 @@ class KernelView:
 
     def copy(self, machine: Machine, memory: PhysicalMemory, deadline: Deadline) -> KernelCopy | NotObserved:
         """Pause the guest, copy, let it go on. Raises QemuError, DeadlineExpired."""
-        if isinstance(self.tables, NotObserved):
-            return self.tables
         roots = self._find_roots(memory)
         with machine.paused(deadline):
-            started = time.monotonic()
-            tables = copy_tables(memory, self.tables)
-            sections = roots if isinstance(roots, NotObserved) else self._copy_sections(memory, roots)
-            pause = time.monotonic() - started
-        return KernelCopy(tables, sections, pause)
+            return self._read(memory, roots)
+
+    def read(self, memory: PhysicalMemory) -> KernelCopy | NotObserved:
+        """Copy from a guest that stands still already."""
+        return self._read(memory, self._find_roots(memory))
+
+    def _read(self, memory: PhysicalMemory, roots: Indices | NotObserved) -> KernelCopy | NotObserved:
+        if isinstance(self.tables, NotObserved):
+            return self.tables
+        started = time.monotonic()
+        tables = copy_tables(memory, self.tables)
+        sections = roots if isinstance(roots, NotObserved) else self._copy_sections(memory, roots)
+        return KernelCopy(tables, sections, time.monotonic() - started)
 
     def _find_roots(self, memory: PhysicalMemory) -> Indices | NotObserved:
         if isinstance(self.sparse, NotObserved):

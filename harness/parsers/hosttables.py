@@ -30,7 +30,9 @@ _MAP = re.compile(rf"map {_RANGE} {_HEX} {_LEVEL}((?: [!-~]+)*)")
 _TABLE = re.compile(rf"table {_HEX} {_LEVEL} {_RANGE} ([0-9]{{1,5}})")
 _FAULT = re.compile(rf"fault {_HEX} ([0-9]{{1,7}}) {_HEX} {_RANGE} ([ -~]+)")
 _SECTION_FAULT = re.compile(rf"fault ([0-9]{{1,12}}) ([0-9]{{1,12}}) {_HEX} ([ -~]+)")
-_SECTION = re.compile(rf"section ([0-9]{{1,12}}) {_HEX} {_HEX} (?:{_HEX}|-) ((?:[a-z0-9-]+)(?:,[a-z0-9-]+)*|-)")
+#: as many sub-sections as a section of 512 MiB has
+_BITMAP = r"0x([0-9a-f]{1,64})"
+_SECTION = re.compile(rf"section ([0-9]{{1,12}}) {_HEX} {_HEX} (?:{_BITMAP}|-) ((?:[a-z0-9-]+)(?:,[a-z0-9-]+)*|-)")
 
 
 def format_tables(tables: HostTables) -> str:

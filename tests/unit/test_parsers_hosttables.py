@@ -41,7 +41,7 @@ def test_tables_come_back_as_they_were(
 @given(
     st.dictionaries(
         st.integers(0, 1 << 30),
-        st.tuples(st.lists(FLAG, unique=True).map(tuple), ADDRESS, ADDRESS, st.none() | ADDRESS),
+        st.tuples(st.lists(FLAG, unique=True).map(tuple), ADDRESS, ADDRESS, st.none() | st.integers(0, (1 << 256) - 1)),
         max_size=6,
     )
 )
