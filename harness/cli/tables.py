@@ -125,9 +125,9 @@ def _dump(snapshot: Snapshot) -> Dump:
         for reason in known.left_out:
             _tell(f"{snapshot.label}: without {reason}")
         if walked.faults:
-            count = len(walked.faults)
-            which = "1 entry that must not be there is" if count == 1 else f"{count} entries that must not be there are"
-            _tell(f"{snapshot.label}: {which} shown as not mapped")
+            _tell(
+                f"{snapshot.label}: the walk found faults in these tables: {len(walked.faults)}; memhp check names them"
+            )
         return dump_tables(walked, snapshot.arch, snapshot.facts.page_size, known)
     missing = walked if isinstance(walked, NotObserved) else places
     assert isinstance(missing, NotObserved)

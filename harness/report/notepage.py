@@ -39,7 +39,7 @@ _ROOT = "PGD"
 def dump_tables(tables: HostTables, arch: ArchSpec, page_size: int, places: MarkerSet) -> Dump:
     """What the kernel would print of ``tables``, walked by the host in a guest with pages of ``page_size`` bytes.
 
-    An entry that must not be there (a fault) counts as empty. Raises InfraError for tables that cannot be: without a
+    A fault that is not a mapping as well counts as empty. Raises InfraError for tables that cannot be: without a
     root, overlapping, or with an attribute that this architecture's dump has no column for.
     """
     form = dump_format(arch.name)

@@ -5,12 +5,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ptdump_trees import (
+    LEVELS,
+    PAGE,
+    PGD,
+    PMD,
+    START,
+    TOP,
+    WORDS,
+    Table,
+    as_the_kernel,
+    host_tables,
+    marker_sets,
+    small,
+    trees,
+    walk,
+)
 
 from harness.arch import ARM64, RISCV64, ArchSpec, arch_named
 from harness.arch.markers import MarkerSet, marker_set
@@ -21,17 +36,11 @@ from harness.parsers.ptdump import parse_ptdump
 from harness.parsers.vmcoreinfo import parse_vmcoreinfo
 from harness.report.notepage import dump_tables
 from harness.report.ptdump import Dump, Run, dump_to_json, read_dump, render, select
-from harness.report.tablediff import Change, change_to_json, compare, differences, render_changes
 from harness.state import HostMapping, HostTables, Mapping, TablePage
 from harness.units import AddrRange
 
 FIXTURES = Path(__file__).parent / "fixtures"
 WALKS = FIXTURES / "walks"
-TOP = 1 << 64
-PAGE = 4096
-PMD = 512 * PAGE
-PGD = 512 * PMD
-
 RECORDED = sorted(FIXTURES.rglob("ptdump.txt"))
 WALKED = sorted(WALKS.glob("*/states/*"))
 
@@ -74,131 +83,6 @@ def test_there_are_both_architectures() -> None:
             "riscv64",
         }
     )
-
-
-# A tree of tables: what stands at an index is a leaf's (attributes, physical address) or another table.
-Leaf = tuple[tuple[str, ...], int]
-Table = dict[int, "Leaf | Table"]
-
-WORDS = {
-    "arm64": (("RW", "NX", "AF", "UXN", "MEM/NORMAL"), ("ro", "x", "AF", "CON"), ("F", "USR", "RW", "NX", "GP")),
-    "riscv64": (("D", "A", "G", "W", "R", "V"), ("N", "MT(IO)", "R", "V"), ("RSW(2)", "X")),
-}
-START = {"arm64": TOP - 512 * PGD, "riscv64": TOP - 256 * PGD}
-LEVELS = (("PGD", PGD), ("PMD", PMD), ("PTE", PAGE))
-INDEXES = st.sampled_from([0, 1, 2, 3, 255, 256, 257, 510, 511])
-
-
-def tables_of(depth: int, words: Sequence[tuple[str, ...]]) -> st.SearchStrategy[Table]:
-    leaf = st.tuples(st.sampled_from(words), st.integers(0, 1 << 20).map(lambda number: number * PAGE))
-    entry: st.SearchStrategy[Leaf | Table] = leaf
-    if depth < len(LEVELS) - 1:
-        entry = st.one_of(leaf, tables_of(depth + 1, words))
-    return st.dictionaries(INDEXES, entry, min_size=0 if depth else 1, max_size=4).map(
-        lambda table: spread(table, depth)
-    )
-
-
-def spread(table: Table, depth: int) -> Table:
-    """``table`` with every second leaf followed by three more that lead on from it, as far as there is room."""
-    out = dict(table)
-    for index, entry in table.items():
-        if isinstance(entry, tuple) and index % 2:
-            for more in range(1, 4):
-                if index + more < 512:
-                    out.setdefault(index + more, (entry[0], entry[1] + more * LEVELS[depth][1]))
-    return out
-
-
-def walk(table: Table, depth: int, start: int) -> Iterator[tuple[int, int, tuple[str, ...], int]]:
-    """(address, level, attributes, physical) of every entry that leads to no table."""
-    for index in range(512):
-        at = start + index * LEVELS[depth][1]
-        entry = table.get(index)
-        if isinstance(entry, dict):
-            yield from walk(entry, depth + 1, at)
-        else:
-            yield (at, depth, *(entry or ((), 0)))
-
-
-def as_the_kernel(entries: Iterator[tuple[int, int, tuple[str, ...], int]], arch: str, places: MarkerSet) -> list[str]:
-    """note_page as it stands in the kernel, an entry at a time; runs as (start, end, physical, level, attributes)."""
-    out: list[str] = []
-    starts = [address for address, _ in places.markers] + [TOP]
-    marker, pending = 0, None
-
-    def put_marker() -> None:
-        out.append(places.markers[marker][1])
-
-    for at, depth, attrs, physical in entries:
-        if at < places.start:
-            continue
-        if pending is None:
-            pending = (at, physical, depth, attrs)
-            put_marker()
-        elif pending[2:] != (depth, attrs) or at >= starts[marker + 1]:
-            if arch == "arm64" or pending[3]:
-                out.append(repr((pending[0], at, pending[1], *pending[2:])))
-            if arch == "arm64" and at >= starts[marker + 1]:
-                marker += 1
-                put_marker()
-            while arch == "riscv64" and at >= starts[marker + 1]:
-                marker += 1
-                put_marker()
-            pending = (at, physical, depth, attrs)
-        if arch == "arm64" and at >= starts[marker + 1]:
-            marker += 1
-            put_marker()
-    assert pending is not None
-    if arch == "arm64" or pending[3]:
-        out.append(repr((pending[0], TOP, pending[1], *pending[2:])))
-    return out
-
-
-def host_tables(root: Table, arch: str) -> HostTables:
-    """What the host's walk says of a tree: neighbours joined where their physical addresses are neighbours too."""
-    mappings: list[HostMapping] = []
-    pages = [TablePage(0, "PGD", AddrRange(0, 512 * PGD) if arch == "riscv64" else AddrRange(START[arch], TOP), 1)]
-
-    def visit(table: Table, depth: int, start: int) -> None:
-        level, span = LEVELS[depth]
-        for index, entry in sorted(table.items()):
-            at = start + index * span
-            if isinstance(entry, dict):
-                pages.append(TablePage(len(pages) * PAGE, LEVELS[depth + 1][0], AddrRange.sized(at, span), len(entry)))
-                visit(entry, depth + 1, at)
-                continue
-            found = HostMapping(AddrRange.sized(at, span), entry[1], level, entry[0])
-            last = mappings[-1] if mappings else None
-            same = last is not None and (last.range.end, last.level, last.attrs) == (at, level, found.attrs)
-            if last is not None and same and last.physical + last.range.size == found.physical:
-                mappings.pop()
-                found = dataclasses.replace(last, range=AddrRange(last.range.start, at + span))
-            mappings.append(found)
-
-    visit(root, 0, START[arch])
-    return HostTables(tuple(mappings), tuple(pages), ())
-
-
-@st.composite
-def trees(draw: st.DrawFn, arch: str) -> Table:
-    root = draw(tables_of(0, WORDS[arch]))
-    # riscv's root has the kernel's half alone; and as in every kernel there are tables of each level
-    root = {index: entry for index, entry in root.items() if arch == "arm64" or index < 256}
-    return root | {draw(st.sampled_from([4, 100])): {7: {9: (WORDS[arch][0], 0x1000)}}}
-
-
-@st.composite
-def marker_sets(draw: st.DrawFn, arch: str) -> MarkerSet:
-    start = START[arch]
-    near = st.builds(
-        lambda root, middle, low: start + root * PGD + middle * PMD + low * PAGE,
-        st.sampled_from([0, 1, 2, 3, 254, 255]),
-        st.sampled_from([0, 1, 2, 511]),
-        st.sampled_from([0, 1, 3, 511]),
-    )
-    found = [start, *sorted(draw(st.lists(near, max_size=8)))]
-    return MarkerSet(start, tuple((at, f"marker {number}") for number, at in enumerate(found)), ())
 
 
 def lines_of(dump: Dump) -> list[str]:
@@ -264,15 +148,6 @@ def test_all_attributes_read_back(arch: ArchSpec, data: st.DataObject) -> None:
 def test_a_guests_dump_is_read_strictly() -> None:
     with pytest.raises(ParseError, match="neither a marker nor a run"):
         read_dump("---[ A ]---\nnonsense\n", ARM64)
-
-
-def small(arch: ArchSpec = ARM64, root: Table | None = None, *markers: tuple[int, str]) -> Dump:
-    """A PGD entry's tables: by default 4 MiB of blocks and 8 KiB of pages, under two markers."""
-    start = START[arch.name]
-    words = WORDS[arch.name]
-    table: Table = {0: {0: (words[0], 0), 1: (words[0], PMD), 2: {0: (words[0], 0x5000), 1: (words[0], 0x9000)}}}
-    places = MarkerSet(start, markers or ((start, "Linear start"), (start + PGD, "Linear end")), ())
-    return dump_tables(host_tables(root or table, arch.name), arch, PAGE, places)
 
 
 SMALL = """\
@@ -486,105 +361,3 @@ FIRST = HostMapping(AddrRange.sized(TOP - PGD, 2 * PAGE), 0, "PTE", ("RW", "NX")
 def test_tables_that_cannot_be(arch: ArchSpec, tables: HostTables, why: str) -> None:
     with pytest.raises(InfraError, match=why):
         text_of(dump_tables(tables, arch, PAGE, MarkerSet(TOP - 512 * PGD, ((TOP - 512 * PGD, "start"),), ())))
-
-
-def shown(old: Dump, new: Dump) -> str:
-    return "".join(render_changes(compare(old, new), new.arch))
-
-
-def test_nothing_changed() -> None:
-    assert compare(small(), small()) == []
-
-
-def test_added_removed_and_changed_runs_are_joined_and_marked() -> None:
-    page, block = WORDS["arm64"][0], WORDS["arm64"][1]
-    old: Table = {0: {0: (page, 0), 1: (page, PMD), 2: (page, 2 * PMD)}, 3: {0: {0: (page, 0), 1: (page, PAGE)}}}
-    new: Table = {
-        0: {0: (page, 0), 1: {index: (block, PMD + index * PAGE) for index in range(512)}, 2: (block, 9 * PMD)},
-        2: {0: (page, 0), 1: (page, 7 * PMD)},
-        3: {0: {1: (page, PAGE)}},
-    }
-    page_words = "RW NX     AF            UXN    MEM/NORMAL"
-    rows = [
-        ("@@ Linear start @@", ""),
-        (f"-0xffffff8000200000-0xffffff8000400000           2M PMD       {page_words}", ""),
-        (
-            "+0xffffff8000200000-0xffffff8000400000           2M PTE       ro x      AF    CON           ",
-            "PMD -> PTE, RW -> ro, NX -> x, +CON, -UXN, -MEM/NORMAL",
-        ),
-        (f"-0xffffff8000400000-0xffffff8000600000           2M PMD       {page_words}", ""),
-        (
-            "+0xffffff8000400000-0xffffff8000600000           2M PMD       ro x      AF    CON           ",
-            "RW -> ro, NX -> x, +CON, -UXN, -MEM/NORMAL, 0x400000 -> 0x1200000",
-        ),
-        ("@@ Linear end @@", ""),
-        (f"+0xffffff8080000000-0xffffff8080400000           4M PMD       {page_words}", ""),
-        (f"-0xffffff80c0000000-0xffffff80c0001000           4K PTE       {page_words}", ""),
-    ]
-    expected = [f"{line}  # {mark}" if mark else line for line, mark in rows]
-    assert shown(small(root=old), small(root=new)).splitlines() == expected
-
-
-def test_a_change_ends_at_a_marker() -> None:
-    page = WORDS["arm64"][0]
-    changes = compare(small(root={3: {0: {9: (page, 0)}}}), small(root={0: {511: (page, 0)}, 1: {0: (page, PMD)}}))
-    assert [(change.range.size, change.region) for change in changes][:2] == [
-        (PMD, "Linear start"),
-        (PMD, "Linear end"),
-    ]
-
-
-def test_a_run_that_leads_elsewhere_is_a_change_if_both_dumps_tell_where() -> None:
-    page = WORDS["riscv64"][0]
-    old, new = small(RISCV64, {0: {0: {0: (page, 0x1000)}}}), small(RISCV64, {0: {0: {0: (page, 0x7000)}}})
-    [change] = compare(old, new)
-    assert differences(change, "riscv64") == ["0x1000 -> 0x7000"]
-    assert compare(old, read_dump(text_of(new), RISCV64)) == []
-
-
-def test_only_the_start_of_a_guests_run_is_known_to_lead_somewhere() -> None:
-    page = WORDS["riscv64"][0]
-    old = read_dump(text_of(small(RISCV64, {0: {0: {0: (page, 0x1000), 1: (page, 0x2000)}}})), RISCV64)
-    new = read_dump(text_of(small(RISCV64, {0: {0: {0: (page, 0x1000)}}})), RISCV64)
-    assert shown(old, new) == (
-        "@@ Linear start @@\n"
-        "-0xffffffc000001000-0xffffffc000002000                     -         4K PTE .   ..     ..   D A G . . W R V\n"
-    )
-
-
-def test_changes_for_machines() -> None:
-    page = WORDS["arm64"][0]
-    [added, changed] = compare(
-        small(root={1: {0: {0: (page, 0)}}}), small(root={0: {0: {0: (page, 0)}}, 1: {0: (page, 0)}})
-    )[:2]
-    assert change_to_json(added, "arm64")["change"] == "added" and change_to_json(added, "arm64")["before"] is None
-    value = change_to_json(changed, "arm64")
-    assert (value["change"], value["start"], value["differences"]) == ("changed", "0xffffff8040000000", ["PTE -> PMD"])
-    removed = Change(changed.before, None)
-    assert change_to_json(removed, "arm64")["change"] == "removed" and differences(removed, "arm64") == []
-    assert json.loads(json.dumps(value))["after"]["level"] == "PMD"
-
-
-@pytest.mark.parametrize("arch", [ARM64, RISCV64], ids=lambda arch: arch.name)
-@given(data=st.data())
-def test_changes_are_exactly_what_differs(arch: ArchSpec, data: st.DataObject) -> None:
-    places = data.draw(marker_sets(arch.name))
-    old, new = (dump_tables(host_tables(data.draw(trees(arch.name)), arch.name), arch, PAGE, places) for _ in "ab")
-    changes = compare(old, new)
-    assert compare(old, old) == []
-    assert [change.range.start for change in changes] == sorted(change.range.start for change in changes)
-
-    def seen(dump: Dump, at: int) -> object:
-        for piece in dump.pieces:
-            if at in piece.range:
-                assert piece.physical is not None
-                return piece.level, piece.attrs, piece.physical + at - piece.range.start
-        return None
-
-    bounds = {at for run in (*old.pieces, *new.pieces) for at in (run.range.start, run.range.end - 1, run.range.end)}
-    for at in bounds:
-        hits = [change for change in changes if at in change.range]
-        assert bool(hits) == (seen(old, at) != seen(new, at)), hex(at)
-        for change in hits:
-            assert (change.before is None) == (seen(old, at) is None)
-            assert (change.after is None) == (seen(new, at) is None)
