@@ -70,6 +70,11 @@ class Readers:
         """Bytes of a struct page."""
         return self.kernel.struct_page_size
 
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return self.tables.page_size
+
     def look_again(self) -> None:
         """Find the guest's memory anew, and see that all memory devices are mapped; raises GuestError if one is not."""
         machine, deadline = self.guest.machine, self._deadline()

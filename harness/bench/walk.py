@@ -22,7 +22,7 @@ from harness.progress import Progress, Task
 from harness.qemu import memdev
 from harness.scenarios.abilities import require_boot, require_config
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest, resolve
-from harness.units import GIB, format_size
+from harness.units import GIB, KIB, format_size
 
 #: boot memory unless the user wants another size: what the targets are meant for
 MEMORY = 5 * GIB
@@ -35,8 +35,9 @@ MAX_WALK, MAX_PAUSE, MIN_RATIO = 0.025, 0.015, 30.0
 MAX_GROWN = 0.350
 
 _NEEDS = ("acpi-dimm",)
-#: a linear map with less than this in single pages is too easy for the targets
+#: a linear map with less than this in single pages, or with larger ones, is too easy for the targets
 _BY_PAGES = 0.9
+_PAGE = 4 * KIB
 #: rounds that adding memory, and the guest's dump of it, are reckoned as
 _SLOW = 5
 
@@ -78,7 +79,7 @@ def run(spec: GuestSpec, options: BenchOptions, progress: Progress, growth: Sequ
         sizes: tuple[int, ...] = ()
         notes = [f"not measured: {lack}"]
         if not lack:
-            sizes, notes = affordable(growth, spec, guest.facts.page_size, readers.struct_page)
+            sizes, notes = affordable(growth, spec, readers.page_size, readers.struct_page)
         with progress.task("measuring", total=steps(len(sizes), options.rounds)) as task:
             bench = _Bench(readers, options, task)
             paired_section = bench.against_the_guest()
@@ -193,7 +194,11 @@ class _Bench:
 
     def targets(self, memory: int) -> tuple[Target, ...]:
         """What was hoped for on an arm64 guest with 4K pages and rodata=full, its default."""
-        easy = "" if self.by_pages >= _BY_PAGES else f"{self.by_pages:.0%} of the linear map is mapped by single pages"
+        easy = ""
+        if self.by_pages < _BY_PAGES:
+            easy = f"{self.by_pages:.0%} of the linear map is mapped by single pages"
+        elif self.readers.page_size != _PAGE:
+            easy = f"the guest's pages are {format_size(self.readers.page_size)}"
         other = f"the guest has {format_size(memory)}" if memory != MEMORY else easy
         host = self.series["host"]
         most = GROWTH[-1]

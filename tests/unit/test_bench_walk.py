@@ -186,6 +186,7 @@ class Silent:
     """Stands for Readers on a guest of 5 GB."""
 
     no_dump = ""
+    page_size = 4096
 
     def __init__(self) -> None:
         self.guest = SimpleNamespace(shell=None, machine=None)
@@ -219,6 +220,9 @@ def test_targets_are_not_judged_on_anything_else() -> None:
     easy = bench(0.1)
     easy.grown = {64 * GIB: Spread((0.01,))}
     assert set(verdicts(easy).values()) == {(None, "10% of the linear map is mapped by single pages")}
+    large = bench()
+    cast(Any, large.readers).page_size = 16384
+    assert verdicts(large)["walk"] == (None, "the guest's pages are 16K")
     assert verdicts(bench(no_dump="no dump"))["ratio"] == (None, "no dump")
 
 
