@@ -6,6 +6,7 @@ from __future__ import annotations
 from harness.arch.layout import arm64_layout
 from harness.arch.pagetable_arm64 import arm64_tables
 from harness.arch.spec import ArchSpec, PagingMode
+from harness.arch.tables import ARM64_TABLE_RULES
 from harness.units import GIB, KIB, MIB
 
 ARM64 = ArchSpec(
@@ -51,6 +52,7 @@ ARM64 = ArchSpec(
     bios=None,
     kernel_layout=arm64_layout,
     table_format=arm64_tables,
+    table_rules=ARM64_TABLE_RULES,
     shape_words=frozenset({"CON", "BLK"}),
     writable_word="RW",
     device_page_words={"MEM/NORMAL-TAGGED": "MEM/NORMAL"},

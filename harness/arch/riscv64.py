@@ -6,6 +6,7 @@ from __future__ import annotations
 from harness.arch.layout import riscv64_layout
 from harness.arch.pagetable_riscv64 import riscv64_tables
 from harness.arch.spec import ArchSpec, PagingMode
+from harness.arch.tables import RISCV64_TABLE_RULES
 from harness.units import GIB, KIB, MIB
 
 RISCV64 = ArchSpec(
@@ -39,6 +40,7 @@ RISCV64 = ArchSpec(
     bios=("opensbi", "usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin"),
     kernel_layout=riscv64_layout,
     table_format=riscv64_tables,
+    table_rules=RISCV64_TABLE_RULES,
     shape_words=frozenset(set()),
     writable_word="W",
     device_page_words={},

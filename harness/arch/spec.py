@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.arch.layout import KernelLayout
 from harness.arch.pagetable import TableFormat
+from harness.arch.tables import TableRules
 from harness.units import GIB
 
 
@@ -72,6 +73,8 @@ class ArchSpec:
     kernel_layout: Callable[[Mapping[str, str]], KernelLayout]
     #: init_mm's page tables in one boot, from its vmcoreinfo note and page size; raises KeyError, ValueError
     table_format: Callable[[Mapping[str, str], int], TableFormat]
+    #: what becomes of page tables when memory goes
+    table_rules: TableRules
     #: ptdump words that name the leaf's shape, not its permissions or memory type
     shape_words: frozenset[str]
     #: ptdump words that make a page writable, and executable by the kernel

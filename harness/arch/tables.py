@@ -59,28 +59,26 @@ def _riscv64_shadow(note: Mapping[str, str], config: Mapping[str, str]) -> AddrR
 _VMALLOC = ("NUMBER(VMALLOC_START)", "NUMBER(VMALLOC_END)")
 _MODULES = ("NUMBER(MODULES_VADDR)", "NUMBER(MODULES_END)")
 
-TABLE_RULES: Mapping[str, TableRules] = {
-    # arch/arm64/mm/mmu.c: free_empty_tables with the window as floor and ceiling (pgtable_range_aligned);
-    # arch/arm64/mm/pageattr.c: set_memory_valid, PTE_PRESENT_INVALID is nG's bit (v6.12)
-    "arm64": TableRules(
-        preallocates=False,
-        keeps_edges=True,
-        volatile=(_VMALLOC, _MODULES),
-        image_offset="NUMBER(kimage_voffset)",
-        validity_words=frozenset({"F", "NG"}),
-        splits=False,
-        shadow=_arm64_shadow,
-    ),
-    # arch/riscv/mm/init.c: preallocate_pgd_pages_range; remove_{pud,p4d}_mapping free a table only where the level
-    # above it is not folded, remove_pgd_mapping frees none; arch/riscv/mm/pageattr.c: __kernel_map_pages,
-    # split_linear_mapping (v6.12)
-    "riscv64": TableRules(
-        preallocates=True,
-        keeps_edges=False,
-        volatile=(_VMALLOC, _MODULES),
-        image_offset="NUMBER(va_kernel_pa_offset)",
-        validity_words=frozenset({"V"}),
-        splits=True,
-        shadow=_riscv64_shadow,
-    ),
-}
+# arch/arm64/mm/mmu.c: free_empty_tables with the window as floor and ceiling (pgtable_range_aligned);
+# arch/arm64/mm/pageattr.c: set_memory_valid, PTE_PRESENT_INVALID is nG's bit (v6.12)
+ARM64_TABLE_RULES = TableRules(
+    preallocates=False,
+    keeps_edges=True,
+    volatile=(_VMALLOC, _MODULES),
+    image_offset="NUMBER(kimage_voffset)",
+    validity_words=frozenset({"F", "NG"}),
+    splits=False,
+    shadow=_arm64_shadow,
+)
+# arch/riscv/mm/init.c: preallocate_pgd_pages_range; remove_{pud,p4d}_mapping free a table only where the level
+# above it is not folded, remove_pgd_mapping frees none; arch/riscv/mm/pageattr.c: __kernel_map_pages,
+# split_linear_mapping (v6.12)
+RISCV64_TABLE_RULES = TableRules(
+    preallocates=True,
+    keeps_edges=False,
+    volatile=(_VMALLOC, _MODULES),
+    image_offset="NUMBER(va_kernel_pa_offset)",
+    validity_words=frozenset({"V"}),
+    splits=True,
+    shadow=_riscv64_shadow,
+)

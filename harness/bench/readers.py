@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from harness.arch.layout import KernelLayout
-from harness.arch.tables import TABLE_RULES
 from harness.bench.agreement import differences
 from harness.bench.measure import Laps
 from harness.bench.result import Fact
@@ -54,7 +53,7 @@ class Readers:
         self.mismatches: list[str] = []
         self._windows = (self.kernel.linear_window, self.kernel.vmemmap_window)
         passing = facts.config is None or not facts.config.keys().isdisjoint({"KFENCE", "DEBUG_PAGEALLOC"})
-        self._ignored = TABLE_RULES[arch.name].validity_words if passing else frozenset[str]()
+        self._ignored = arch.table_rules.validity_words if passing else frozenset[str]()
         self._places: Sequence[Region] = ()
         self._walked: Walk | None = None
         self._runs: Sequence[Mapping] = ()

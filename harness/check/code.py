@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from harness.arch.tables import TABLE_RULES
 from harness.check.views import Pair, Views, clip, translate
 from harness.model.layout import BootLayout
 from harness.state import HostMapping, NotObserved
@@ -12,7 +11,7 @@ from harness.units import AddrRange, merge_ranges
 
 def moving(layout: BootLayout) -> tuple[AddrRange, ...] | None:
     """The virtual ranges of vmalloc and modules, and KASAN's shadow; None where the kernel does not tell."""
-    note, rules = layout.facts.vmcoreinfo, TABLE_RULES[layout.machine.arch.name]
+    note, rules = layout.facts.vmcoreinfo, layout.machine.arch.table_rules
     if isinstance(note, NotObserved):
         return None
     try:
@@ -48,7 +47,7 @@ def may_split(layout: BootLayout, pair: Pair) -> bool:
     BPF code shares its pages, so that what it has split may outlast it and look like boot.
     """
     note, config = layout.facts.vmcoreinfo, layout.facts.config
-    if isinstance(note, NotObserved) or not TABLE_RULES[layout.machine.arch.name].splits:
+    if isinstance(note, NotObserved) or not layout.machine.arch.table_rules.splits:
         return False
     if config is None or "BPF_JIT" in config:
         return True

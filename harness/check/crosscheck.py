@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.arch.tables import TABLE_RULES, TableRules
+from harness.arch.tables import TableRules
 from harness.check.code import moving
 from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Outcome, invariant
@@ -42,7 +42,7 @@ def xck_1(evidence: Evidence) -> Outcome:
     if len(views.pairs) != 2:
         return views.unobserved()
     layout = evidence.layout
-    rules = TABLE_RULES[layout.machine.arch.name]
+    rules = layout.machine.arch.table_rules
     dump, walk = (next(pair.now for pair in views.pairs if pair.source == source) for source in (PTDUMP, WALK))
     still = _still(layout, rules, walk)
     passing = _inaccessible(layout, rules)

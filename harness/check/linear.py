@@ -7,7 +7,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from harness.arch.tables import TABLE_RULES
 from harness.check.code import code_pages, may_split
 from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Outcome, Seen, invariant
@@ -79,7 +78,7 @@ def comes_and_goes(layout: BootLayout) -> frozenset[str]:
         if name == "debug_pagealloc":
             wanted = value not in ("off", "0", "n")
     on = wanted and "DEBUG_PAGEALLOC" in config
-    return TABLE_RULES[layout.machine.arch.name].validity_words if on else frozenset()
+    return layout.machine.arch.table_rules.validity_words if on else frozenset()
 
 
 def _ordinary_of(evidence: Evidence) -> Callable[[Pair], Attributes | None]:

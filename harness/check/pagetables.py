@@ -6,7 +6,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
-from harness.arch.tables import TABLE_RULES
 from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Outcome, invariant
 from harness.check.views import WALK, View, wanted_memmap
@@ -50,7 +49,7 @@ def _kept(evidence: Evidence, view: View) -> frozenset[Slot] | NotObserved:
     except (KeyError, ValueError) as error:
         return NotObserved(f"the shape of the page tables is unknown: {error}")
     windows = (kernel.linear_window, kernel.vmemmap_window)
-    return kept_tables(TABLE_RULES[arch.name], levels, windows, [*_boot(evidence), *_once(evidence, view)])
+    return kept_tables(arch.table_rules, levels, windows, [*_boot(evidence), *_once(evidence, view)])
 
 
 def _boot(evidence: Evidence) -> tuple[AddrRange, ...]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from harness.arch import ArchSpec, PagingMode
 from harness.arch.layout import KernelLayout
-from harness.arch.tables import TABLE_RULES
 from harness.errors import UnsupportedError
 from harness.state import GuestState, KernelFacts, NotObserved
 from harness.units import AddrRange, align_up, format_size, intersect_ranges
@@ -152,7 +151,7 @@ def _kernel(machine: MachineShape, facts: KernelFacts) -> KernelLayout | None:
         return None
     try:
         kernel = machine.arch.kernel_layout(facts.vmcoreinfo)
-        shadow = TABLE_RULES[machine.arch.name].shadow(facts.vmcoreinfo, facts.config or {})
+        shadow = machine.arch.table_rules.shadow(facts.vmcoreinfo, facts.config or {})
     except (KeyError, ValueError):
         return None
     window = kernel.linear_window

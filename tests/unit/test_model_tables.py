@@ -13,7 +13,6 @@ from model_guest import ARM64_4K, KINDS, Kind
 from model_kernel import Leaf, Tables
 
 from harness.arch import ARM64
-from harness.arch.tables import TABLE_RULES
 from harness.check.code import moving
 from harness.model.actions import PlugDimm, PlugVirtioPmem, SetPmemMode
 from harness.model.frames import altmap_start
@@ -44,7 +43,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 11), st.booleans()), max_size=24)
 
 def check(kind: Kind, window: AddrRange, steps: list[tuple[int, bool]]) -> None:
     """Toggle slots at both ends of ``window``; after each step the tables are those in use, and the kept ones."""
-    tables, rules = fresh(kind, window), TABLE_RULES[kind.arch.name]
+    tables, rules = fresh(kind, window), kind.arch.table_rules
     large = tables.levels[-2].entry_span
     slots = [AddrRange.sized(window.start + number * large, large) for number in range(6)]
     slots += [AddrRange.sized(window.end - (number + 1) * large, large) for number in range(6)]
@@ -95,7 +94,7 @@ def test_the_windows_of_real_kernels(kind: Kind) -> None:
     assert layout.kernel is not None
     levels = kind.arch.table_format(model_guest.note(kind), kind.page_size).levels
     linear, vmemmap = layout.kernel.linear_window, layout.kernel.vmemmap_window
-    rules = TABLE_RULES[kind.arch.name]
+    rules = kind.arch.table_rules
     kept = kept_tables(rules, levels, (linear, vmemmap), [])
     if kind.arch is ARM64:
         assert kept == frozenset()
@@ -143,7 +142,7 @@ def test_the_frames_of_a_partial_section_on_its_own_device_are_not_foretold() ->
 def test_the_linear_map_ends_where_kasans_shadow_begins(kind: Kind, config: dict[str, str], shadow: int | None) -> None:
     plain, layout = model_guest.layout(kind).kernel, model_guest.layout(kind, config=config)
     assert plain is not None and layout.kernel is not None
-    place = TABLE_RULES[kind.arch.name].shadow(model_guest.note(kind), config)
+    place = kind.arch.table_rules.shadow(model_guest.note(kind), config)
     assert (None if place is None else place.start) == shadow
     end = plain.linear_window.end if shadow is None else min(shadow, plain.linear_window.end)
     assert layout.kernel.linear_window == AddrRange(plain.linear_window.start, end)
