@@ -12,10 +12,12 @@ from harness.bench.agreement import differences
 from harness.bench.measure import Laps
 from harness.bench.result import Fact
 from harness.collect.hostside import regions, table_format
+from harness.collect.snapshot import collect_state
 from harness.deadline import Deadline
 from harness.errors import GuestError, UnsupportedError
 from harness.kmem.memory import PhysicalMemory, Region
 from harness.kmem.walk import Walk, copy_tables, walk
+from harness.model.layout import boot_layout
 from harness.parsers.ptdump import SOURCE, parse_ptdump
 from harness.qemu import memdev
 from harness.qemu.machine import Machine
@@ -41,15 +43,14 @@ class Readers:
         self.timeout = timeout
         facts, arch = guest.facts, guest.machine.spec.arch
         tables = table_format(arch, facts)
-        if isinstance(tables, NotObserved) or isinstance(facts.vmcoreinfo, NotObserved):
-            reason = tables.reason if isinstance(tables, NotObserved) else ""
-            raise UnsupportedError(
-                "vmcoreinfo",
-                f"the host cannot find the page tables of {facts.release}: {reason}",
-                hint="the kernel needs CONFIG_VMCORE_INFO and CONFIG_PROC_KCORE",
-            )
+        if isinstance(tables, NotObserved):
+            raise _unknown(facts.release, tables.reason)
+        look = collect_state(guest.shell, guest.machine, None, facts=facts, deadline=self._deadline(), sources=())
+        kernel = boot_layout(guest.shape, facts, look).kernel
+        if kernel is None:
+            raise _unknown(facts.release, "its vmcoreinfo tells no virtual layout")
         self.tables = tables
-        self.kernel = arch.kernel_layout(facts.vmcoreinfo)
+        self.kernel = kernel
         self.mismatches: list[str] = []
         self._windows = (self.kernel.linear_window, self.kernel.vmemmap_window)
         passing = facts.config is None or not facts.config.keys().isdisjoint({"KFENCE", "DEBUG_PAGEALLOC"})
@@ -148,6 +149,14 @@ class Readers:
 
     def _deadline(self) -> Deadline:
         return Deadline(self.timeout)
+
+
+def _unknown(release: str, reason: str) -> UnsupportedError:
+    return UnsupportedError(
+        "vmcoreinfo",
+        f"the host cannot find the page tables of {release}: {reason}",
+        hint="the kernel needs CONFIG_VMCORE_INFO and CONFIG_PROC_KCORE",
+    )
 
 
 def check_mapped(devices: Iterable[MemoryDevice], kernel: KernelLayout, mapped: Iterable[AddrRange]) -> None:
