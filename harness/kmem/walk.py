@@ -75,9 +75,9 @@ def walk(image: TableImage) -> Walk:
     kernel takes for a block. What must not be in a table is a fault, at most ``MAX_FAULTS`` for each level. Of more
     than ``MAX_RUNS`` runs the rest is left out, which is a fault of the root's.
 
-    A table that is reachable in several ways is a fault, unless all its entries are one and the same, down to one
-    page: so KASAN maps the shadow of nothing (kasan_populate_early_shadow, mm/kasan/init.c, v6.12). Each further way
-    to it gives one run that covers all of the table, with that page as its physical address.
+    A table that is reachable in several ways is a fault, unless all its entries lead to one and the same page: so
+    KASAN maps the shadow of nothing (kasan_populate_early_shadow, mm/kasan/init.c, v6.12). Each further way to it
+    gives one run that covers all of the table, with that page as its physical address.
     """
     decoded = [decode(image, depth) for depth in range(len(image.levels))]
     shadows = [_shadows(image, depth) for depth in range(len(image.refused))]
@@ -142,16 +142,16 @@ def _shadows(image: TableImage, depth: int) -> tuple[Runs, tuple[tuple[int, str]
 
 def _single_page(image: TableImage, depth: int, row: int) -> int | None:
     """The PTE to which every way down from a table leads, None if there is no such one."""
-    tables, entry = image.tables, 0
-    while True:
-        words = image.levels[depth].words[row]
-        entry = int(words[0])
-        if entry == 0 or (words != words[0]).any():
+    tables = image.tables
+    mask, value = (np.uint64(number) for number in tables.table)
+    for below in range(depth, len(tables.levels) - 1):
+        words = image.levels[below].words[row]
+        # Pointers may differ in what they forbid: the kernel sets that only in those that it populates late.
+        target = physical(tables, words)
+        rows = np.flatnonzero(image.levels[below + 1].addresses == target[0])
+        if (words & mask != value).any() or (target != target[0]).any() or len(rows) == 0:
             return None
-        if depth == len(tables.levels) - 1:
-            return entry if entry & tables.attributes else None
-        mask, value = tables.table
-        below = np.flatnonzero(image.levels[depth + 1].addresses == np.uint64(tables.physical(entry)))
-        if entry & mask != value or len(below) == 0:
-            return None
-        depth, row = depth + 1, int(below[0])
+        row = int(rows[0])
+    words = image.levels[-1].words[row]
+    entry = int(words[0])
+    return entry if entry & tables.attributes and (words == words[0]).all() else None
