@@ -263,7 +263,7 @@ class GuestState:
     serial console since then. ``user_page_tables`` and ``meminfo`` are bytes; ``backends`` maps the id of each memory
     backend that QEMU holds to the bytes of host memory in it. ``host_tables`` and ``sections`` (in the order of their
     numbers), with ``section_faults`` in the way of reading them, were read from the guest's memory on the host while
-    the guest stood still for ``pause`` seconds.
+    the guest stood still for ``pause`` seconds; ``struct_pages`` (by pfn, the last of each section) a moment later.
     """
 
     raw: MappingABC[str, bytes] = field(repr=False)
@@ -286,4 +286,5 @@ class GuestState:
     host_tables: HostTables | NotObserved
     sections: tuple[Section, ...] | NotObserved
     section_faults: tuple[SectionFault, ...] | NotObserved
+    struct_pages: MappingABC[int, StructPage | NotObserved] | NotObserved
     pause: float | NotObserved

@@ -90,6 +90,30 @@ def sec_2(evidence: Evidence) -> Outcome:
     ]
 
 
+@invariant(
+    "SEC-3",
+    "struct pages of memory that is online carry the node and the zone of the model",
+    source="set_page_links (include/linux/mm.h), move_pfn_range_to_zone (mm/memory_hotplug.c, v6.12)",
+    motive="a page that is freed to another zone's lists than its own",
+)
+def sec_3(evidence: Evidence) -> Outcome:
+    pages = evidence.observed.struct_pages
+    if isinstance(pages, NotObserved):
+        return pages
+    layout = evidence.layout
+    broken: list[Broken] = []
+    for block in evidence.expected.blocks:
+        if block.state != "online" or block.valid_zones is None or len(block.valid_zones) != 1:
+            continue
+        pfn = (block.index + 1) * layout.block_size // layout.page_size - 1
+        wanted = f"node {block.nodes[0]} zone {block.valid_zones[0]}"
+        page = pages.get(pfn, NotObserved("its section has none"))
+        seen = page.reason if isinstance(page, NotObserved) else f"node {page.node} zone {page.zone}"
+        if seen != wanted and block.valid_zones[0] != "none":
+            broken.append(Broken(f"struct page of pfn {pfn:#x} (memory{block.index})", wanted, seen, WALK))
+    return broken
+
+
 def _bits(evidence: Evidence, bits: int | None) -> str:
     """``sub-sections 0-31, 48`` of as many as a section has."""
     if bits is None:

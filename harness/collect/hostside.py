@@ -12,16 +12,17 @@ from harness.arch import ArchSpec
 from harness.arch.pagetable import TableFormat
 from harness.deadline import Deadline
 from harness.errors import InfraError
-from harness.kmem.address import DirectMap, direct_map, pointer_tag
+from harness.kmem.address import DirectMap, PageMap, direct_map, pointer_tag
 from harness.kmem.btf import Btf, find_btf
 from harness.kmem.memory import PhysicalMemory, Region
+from harness.kmem.pages import read_struct_pages
 from harness.kmem.sections import Indices, SectionImage, copy_sections, decode_sections, find_roots
 from harness.kmem.structs import Evidence, SparseLayout, sparse_layout
 from harness.kmem.walk import TableImage, copy_tables, walk
-from harness.parsers.hosttables import SECTIONS, TABLES, format_sections, format_tables
+from harness.parsers.hosttables import SECTIONS, TABLES, format_pages, format_sections, format_tables
 from harness.qemu.machine import Machine
 from harness.qemu.memdev import memory_devices
-from harness.state import KernelFacts, MemoryDevice, NotObserved
+from harness.state import HostTables, KernelFacts, MemoryDevice, NotObserved, Section, StructPage
 from harness.units import AddrRange
 
 PAUSE = "pause"
@@ -101,6 +102,9 @@ class KernelView:
     def copy(self, machine: Machine, memory: PhysicalMemory, deadline: Deadline) -> KernelCopy | NotObserved:
         """Pause the guest, copy, let it go on. Raises QemuError, DeadlineExpired."""
         roots = self._find_roots(memory)
+        if not isinstance(self.tables, NotObserved):
+            # Once for nothing: what it touches is mapped by then, and the guest stands still for less.
+            copy_tables(memory, self.tables)
         with machine.paused(deadline):
             return self._read(memory, roots)
 
@@ -132,16 +136,29 @@ class KernelView:
             return NotObserved(error.message)
 
 
-def kernel_sources(copy: KernelCopy | NotObserved) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Decode a copy into the raw sources of a snapshot, and the reasons of those that it lacks."""
+def kernel_sources(copy: KernelCopy | NotObserved, memory: PhysicalMemory) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Decode a copy into the raw sources of a snapshot, and the reasons of those that it lacks.
+
+    ``memory`` is where the struct pages are read: one of each section, which costs too much to have the guest wait.
+    """
     if isinstance(copy, NotObserved):
         return {}, dict.fromkeys(KERNEL_SOURCES, copy.reason)
-    found = {
-        TABLES: format_tables(walk(copy.tables).to_state()).encode(),
-        PAUSE: f"{copy.pause:.6f}\n".encode(),
-    }
+    tables = walk(copy.tables).to_state()
+    found = {TABLES: format_tables(tables).encode(), PAUSE: f"{copy.pause:.6f}\n".encode()}
     if isinstance(copy.sections, NotObserved):
         return found, {SECTIONS: copy.sections.reason}
     decoded = decode_sections(copy.sections)
-    found[SECTIONS] = format_sections(decoded.sections, decoded.faults).encode()
+    pages = _struct_pages(copy.sections.layout, copy.tables.tables.page_size, decoded.sections, tables, memory)
+    found[SECTIONS] = (format_sections(decoded.sections, decoded.faults) + format_pages(pages)).encode()
     return found, {}
+
+
+def _struct_pages(
+    layout: SparseLayout, page_size: int, sections: Iterable[Section], tables: HostTables, memory: PhysicalMemory
+) -> dict[int, StructPage | NotObserved] | NotObserved:
+    """The last struct page of each section: the first ones may describe a memmap that lies in the section itself."""
+    if isinstance(layout.page, NotObserved):
+        return layout.page
+    pages = layout.section_size // page_size
+    pfns = [(section.number + 1) * pages - 1 for section in sections if "has-mem-map" in section.flags]
+    return dict(zip(pfns, read_struct_pages(memory, layout.page, PageMap(tables.mappings), pfns), strict=True))

@@ -24,7 +24,14 @@ from harness.kmem.memory import PhysicalMemory, Region
 from harness.parsers.blocks import parse_blocks
 from harness.parsers.dax import parse_dax
 from harness.parsers.dmesg import parse_dmesg
-from harness.parsers.hosttables import SECTIONS, TABLES, parse_section_faults, parse_sections, parse_tables
+from harness.parsers.hosttables import (
+    SECTIONS,
+    TABLES,
+    parse_section_faults,
+    parse_sections,
+    parse_struct_pages,
+    parse_tables,
+)
 from harness.parsers.iomem import parse_iomem
 from harness.parsers.kconfig import parse_config
 from harness.parsers.meminfo import parse_meminfo
@@ -99,7 +106,7 @@ def collect_state(
     absent |= dict.fromkeys(KERNEL_SOURCES, "nobody looked into the guest's memory")
     if machine is not None and kernel is not None:
         with PhysicalMemory(places) as memory:
-            seen, unseen = kernel_sources(kernel.copy(machine, memory, deadline))
+            seen, unseen = kernel_sources(kernel.copy(machine, memory, deadline), memory)
         raw |= seen
         absent = {name: reason for name, reason in absent.items() if name not in seen} | unseen
     if console is None:
@@ -158,6 +165,7 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
         host_tables=parsed(TABLES, parse_tables),
         sections=parsed(SECTIONS, parse_sections),
         section_faults=parsed(SECTIONS, parse_section_faults),
+        struct_pages=parsed(SECTIONS, parse_struct_pages),
         pause=parsed("pause", float),
     )
 

@@ -8,16 +8,28 @@
     fault 0x0000000041c2f000 7 0x0000000000000001 0xffff000000e00000-0xffff000001000000 points outside of memory
     section 8 0xfffffdffc0000000 0xffff000001fff000 0xffffffffffffffff present,has-mem-map,online,early
     fault 9 1 0x0000000000000007 a pointer to mem_section_usage that is not aligned
+    page 0x47fff 0x3fffe0000002000 1 0 DMA
+    page 0x4ffff - it is not initialized
+    pages - the kernel does not tell the layout of struct page
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from harness.errors import ParseError
 from harness.parsers._lines import numbered
-from harness.state import HostMapping, HostTables, Section, SectionFault, TableFault, TablePage
+from harness.state import (
+    HostMapping,
+    HostTables,
+    NotObserved,
+    Section,
+    SectionFault,
+    StructPage,
+    TableFault,
+    TablePage,
+)
 from harness.units import AddrRange
 
 TABLES = "host_tables"
@@ -29,6 +41,7 @@ _LEVEL = r"(PGD|P4D|PUD|PMD|PTE)"
 _MAP = re.compile(rf"map {_RANGE} {_HEX} {_LEVEL}((?: [!-~]+)*)")
 _TABLE = re.compile(rf"table {_HEX} {_LEVEL} {_RANGE} ([0-9]{{1,5}})")
 _FAULT = re.compile(rf"fault {_HEX} ([0-9]{{1,7}}) {_HEX} {_RANGE} ([ -~]+)")
+_PAGE = re.compile(rf"page {_HEX} (?:{_HEX} (-?[0-9]{{1,12}}) ([0-9]{{1,5}}) ([!-~]{{1,20}})|- ([ -~]+))")
 _SECTION_FAULT = re.compile(rf"fault ([0-9]{{1,12}}) ([0-9]{{1,12}}) {_HEX} ([ -~]+)")
 #: as many sub-sections as a section of 512 MiB has
 _BITMAP = r"0x([0-9a-f]{1,64})"
@@ -73,6 +86,38 @@ def parse_tables(text: str) -> HostTables:
     return HostTables(tuple(mappings), tuple(pages), tuple(faults))
 
 
+def format_pages(pages: Mapping[int, StructPage | NotObserved] | NotObserved) -> str:
+    """The text of struct pages by pfn; ``parse_struct_pages`` reads it back."""
+    if isinstance(pages, NotObserved):
+        return f"pages - {pages.reason}\n"
+    lines = [
+        f"page {pfn:#x} - {page.reason}"
+        if isinstance(page, NotObserved)
+        else f"page {pfn:#x} {page.flags:#x} {page.refcount} {page.node} {page.zone}"
+        for pfn, page in pages.items()
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def parse_struct_pages(text: str) -> dict[int, StructPage | NotObserved] | NotObserved:
+    """The struct pages in the text of sections. Raises ParseError for one that is none."""
+    found: dict[int, StructPage | NotObserved] = {}
+    for line, row in numbered(SECTIONS, text):
+        if row.startswith("pages - "):
+            return NotObserved(row.removeprefix("pages - "))
+        if not row.startswith("page"):
+            continue
+        match = _PAGE.fullmatch(row)
+        if match is None:
+            raise ParseError(SECTIONS, line, row, "not 'page PFN FLAGS REFCOUNT NODE ZONE'")
+        pfn, flags, count, node, zone, reason = match.groups()
+        number = int(pfn, 16)
+        found[number] = (
+            NotObserved(reason) if flags is None else StructPage(number, int(flags, 16), int(count), int(node), zone)
+        )
+    return found
+
+
 def format_sections(sections: tuple[Section, ...], faults: tuple[SectionFault, ...] = ()) -> str:
     """The text of ``sections`` and ``faults``; ``parse_sections`` and ``parse_section_faults`` read it back."""
     lines = [*_section_lines(sections)]
@@ -96,7 +141,7 @@ def parse_sections(text: str) -> tuple[Section, ...]:
     """The sections in what ``format_sections`` wrote. Raises ParseError for any other line, or one that comes twice."""
     found: dict[int, Section] = {}
     for line, row in numbered(SECTIONS, text):
-        if row.startswith("fault"):
+        if row.startswith(("fault", "page")):
             continue
         match = _SECTION.fullmatch(row)
         if match is None:

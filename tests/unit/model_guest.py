@@ -131,6 +131,7 @@ def boot_state(kind: Kind = ARM64_4K) -> GuestState:
         host_tables=UNSEEN,
         sections=UNSEEN,
         section_faults=UNSEEN,
+        struct_pages=UNSEEN,
         pause=UNSEEN,
     )
 

@@ -34,6 +34,7 @@ from harness.state import (
     PageTables,
     Section,
     SectionFault,
+    StructPage,
     TableFault,
     TablePage,
 )
@@ -64,8 +65,15 @@ class Guest:
         return self
 
     def evidence(self) -> Evidence:
-        observed = self.kernel.state(self.layout.baseline)
-        return Evidence(self.layout, self.model.expected(), observed)
+        expected = self.model.expected()
+        pages = {
+            pfn: StructPage(pfn, 0, 1, block.nodes[0], block.valid_zones[0])
+            for block in expected.blocks
+            if block.state == "online" and block.valid_zones
+            for pfn in [(block.index + 1) * self.block // self.layout.page_size - 1]
+        }
+        observed = dataclasses.replace(self.kernel.state(self.layout.baseline), struct_pages=pages)
+        return Evidence(self.layout, expected, observed)
 
 
 def results(evidence: Evidence) -> dict[str, CheckResult]:
@@ -236,6 +244,19 @@ def pages(change: Callable[[Guest, TablePage], TablePage | None]) -> Edit:
     return edit
 
 
+def page(change: Callable[[StructPage], StructPage | NotObserved]) -> Edit:
+    """The last struct page of memory that is online."""
+
+    def edit(guest: Guest, state: GuestState) -> GuestState:
+        assert not isinstance(state.struct_pages, NotObserved)
+        last = max(state.struct_pages)
+        old = state.struct_pages[last]
+        assert isinstance(old, StructPage)
+        return dataclasses.replace(state, struct_pages={**state.struct_pages, last: change(old)})
+
+    return edit
+
+
 def section(number: Callable[[Guest], int], change: Callable[[Section], Section | None]) -> Edit:
     def edit(guest: Guest, state: GuestState) -> GuestState:
         assert not isinstance(state.sections, NotObserved)
@@ -365,6 +386,9 @@ PRESENT = {
         section(lambda g: g.first + 3, lambda s: dataclasses.replace(s, usage=0, subsections=None)),
         {"SEC-2"},
     ),
+    "a struct page of another zone": (page(lambda p: dataclasses.replace(p, zone="Device")), {"SEC-3"}),
+    "a struct page of another node": (page(lambda p: dataclasses.replace(p, node=1)), {"SEC-3"}),
+    "a struct page that nobody initialized": (page(lambda p: NotObserved("it is poisoned")), {"SEC-3"}),
     "the walk sees another attribute": (one_sided(words(AF="", A=""), boot_memmap), {"VMM-1", "XCK-1"}),
     "the walk misses a block": (one_sided(drop, linear), {"LIN-1", "LIN-3", "XCK-1"}),
 }
@@ -547,7 +571,7 @@ def test_one_witness_is_enough_and_says_so() -> None:
 
 def test_no_witness_is_no_pass() -> None:
     evidence = Guest().do(PlugDimm("d0", 2 * GIB), Unplug("d0")).evidence()
-    seen = unseen(evidence, page_tables="no dump", host_tables="no walk", sections="no sections")
+    seen = unseen(evidence, page_tables="no dump", host_tables="no walk", sections="no sections", struct_pages="no")
     assert {result.status for result in seen.values()} == {"not-observed"}
     assert seen["LIN-1"].reason == "no dump; no walk"
     assert seen["SEC-1"].reason == "no sections"

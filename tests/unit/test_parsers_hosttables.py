@@ -7,13 +7,24 @@ from hypothesis import strategies as st
 
 from harness.errors import ParseError
 from harness.parsers.hosttables import (
+    format_pages,
     format_sections,
     format_tables,
     parse_section_faults,
     parse_sections,
+    parse_struct_pages,
     parse_tables,
 )
-from harness.state import HostMapping, HostTables, Section, SectionFault, TableFault, TablePage
+from harness.state import (
+    HostMapping,
+    HostTables,
+    NotObserved,
+    Section,
+    SectionFault,
+    StructPage,
+    TableFault,
+    TablePage,
+)
 from harness.units import AddrRange
 
 ADDRESS = st.integers(0, (1 << 64) - 1)
@@ -64,6 +75,20 @@ def test_sections_come_back_as_they_were(entries: dict[int, tuple[tuple[str, ...
 def test_a_line_that_is_none_is_refused(line: str, why: str) -> None:
     with pytest.raises(ParseError, match=why):
         parse_tables(f"{line}\n")
+
+
+def test_struct_pages_stand_beside_the_sections() -> None:
+    pages: dict[int, StructPage | NotObserved] = {
+        0x47FFF: StructPage(0x47FFF, 0x3FFFE0000002000, 1, 0, "DMA"),
+        0x4FFFF: NotObserved("it is not initialized"),
+    }
+    text = "section 8 0xfffffdffc0000000 0xffff000001fff000 - present\n" + format_pages(pages)
+    assert parse_struct_pages(text) == pages
+    assert len(parse_sections(text)) == 1
+    why = NotObserved("the kernel does not tell the layout of struct page")
+    assert parse_struct_pages(format_pages(why)) == why
+    with pytest.raises(ParseError, match="not 'page PFN FLAGS REFCOUNT NODE ZONE'"):
+        parse_struct_pages("page 12\n")
 
 
 def test_a_section_stands_once() -> None:
