@@ -54,8 +54,9 @@ MAY: dict[str, set[str]] = {
     "check": {"state", "model", "arch"},
     "scenarios": _BELOW,
     "bench": _BELOW | {"scenarios"},
+    "selftest": _BELOW | {"scenarios"},
     "report": _ALL,
-    "cli": _ALL | {"bench"},
+    "cli": _ALL | {"bench", "selftest"},
     "pytest_plugin": _ALL,
     "__main__": _ALL,
 }

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What each architecture's page-table entries can be made to say, and how its dump prints that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is done to an entry: bits are cleared, then set, then turned around."""
+
+    clear: int = 0
+    set: int = 0
+    flip: int = 0
+
+    def of(self, entry: int) -> int:
+        """``entry`` after the change."""
+        return (entry & ~self.clear | self.set) ^ self.flip
+
+
+@dataclass(frozen=True, slots=True)
+class DumpEdit:
+    """A regular expression for a line of the dump, and what it is replaced by."""
+
+    pattern: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArchBits:
+    """One architecture's share of the corruptions.
+
+    ``leaf`` has changes of a mapping by name, an architecture leaves out what it has not; ``table`` those of an entry
+    that leads to a table. ``page`` makes a mapping of a higher level one of the lowest, ``block`` the other way round.
+    ``junk`` is an entry above the lowest level that is neither empty, nor a table, nor a mapping. ``dump`` has edits of
+    a line of /sys/kernel/debug/kernel_page_tables by name.
+    """
+
+    leaf: Mapping[str, Change]
+    table: Mapping[str, Change]
+    page: Change
+    block: Change
+    junk: int
+    dump: Mapping[str, DumpEdit]
+
+
+_ARM64 = ArchBits(
+    # arch/arm64/include/asm/pgtable-hwdef.h, pgtable-prot.h, memory.h (MT_*) (v6.12)
+    leaf={
+        "read-only": Change(set=1 << 7),
+        "writable": Change(clear=1 << 7),
+        "executable": Change(clear=1 << 53),
+        "not-executable": Change(set=1 << 53),
+        "uncached": Change(clear=7 << 2, set=2 << 2),
+        "device-memory": Change(clear=7 << 2, set=3 << 2),
+        "untagged": Change(clear=7 << 2),
+        "unknown-memory-type": Change(set=7 << 2),
+        "not-accessed": Change(clear=1 << 10),
+        "other-address-space": Change(flip=1 << 11),
+        "not-shareable": Change(clear=3 << 8),
+        "user-executable": Change(clear=1 << 54),
+        "guarded": Change(flip=1 << 50),
+        "user-accessible": Change(set=1 << 6),
+        "not-valid": Change(clear=1 << 0, set=1 << 11),
+        "no-page": Change(clear=1 << 1),
+    },
+    table={},
+    page=Change(set=1 << 1),
+    block=Change(clear=1 << 1),
+    junk=1 << 55,
+    dump={
+        "read-only": DumpEdit(r" RW ", " ro "),
+        "executable": DumpEdit(r" RW NX ", " RW x  "),
+        "untagged": DumpEdit(r"MEM/NORMAL-TAGGED", "MEM/NORMAL"),
+        "uncached": DumpEdit(r"MEM/NORMAL(-TAGGED)?", "MEM/NORMAL-NC"),
+        "contiguous-lost": DumpEdit(r" CON ", "     "),
+        "not-accessed": DumpEdit(r" AF ", "    "),
+    },
+)
+
+_RISCV64 = ArchBits(
+    # arch/riscv/include/asm/pgtable-bits.h, pgtable-64.h (v6.12)
+    leaf={
+        "read-only": Change(clear=1 << 2),
+        "writable": Change(set=1 << 2),
+        "executable": Change(set=1 << 3),
+        "not-executable": Change(clear=1 << 3),
+        "write-only": Change(clear=1 << 1),
+        "uncached": Change(set=1 << 61),
+        "device-memory": Change(set=2 << 61),
+        "unknown-memory-type": Change(set=3 << 61),
+        "not-accessed": Change(clear=1 << 6),
+        "not-dirty": Change(clear=1 << 7),
+        "other-address-space": Change(flip=1 << 5),
+        "user-accessible": Change(set=1 << 4),
+        "software-bits": Change(flip=1 << 8),
+        "not-valid": Change(clear=1 << 0),
+        "no-page": Change(clear=7 << 1),
+        "group-of-no-size": Change(set=1 << 63 | 3 << 10),
+    },
+    table={"accessed": Change(set=1 << 6), "memory-type": Change(set=1 << 61)},
+    page=Change(),
+    block=Change(),
+    junk=1 << 10,
+    dump={
+        "read-only": DumpEdit(r" W R V$", " . R V"),
+        "executable": DumpEdit(r" \. W R V$", " X W R V"),
+        "uncached": DumpEdit(r"  \.\.  ", "MT(NC)"),
+        "not-accessed": DumpEdit(r" D A ", " D . "),
+    },
+)
+
+#: by the architecture's name
+BITS: Mapping[str, ArchBits] = {"arm64": _ARM64, "riscv64": _RISCV64}

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Corruptions of the linear map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from harness.check.linear import comes_and_goes
+from harness.check.views import clip
+from harness.selftest.corruption import MemoryCorruption, memory
+from harness.selftest.entries import Place, is_leaf
+from harness.selftest.live import Live
+from harness.selftest.scene import Inapplicable
+from harness.state import HostMapping
+from harness.units import AddrRange
+
+TARGET = "linear map"
+
+
+def hot(live: Live) -> Place:
+    """A mapping of online, hot-added memory."""
+    return live.leaf(_middle(live.linear(live.scene.online())))
+
+
+def _boot(live: Live) -> Place:
+    """An ordinary mapping of boot memory: writable, not executable."""
+    return next(_boot_leaves(live))
+
+
+def _boot_block(live: Live) -> Place:
+    """The same by a mapping above the lowest level."""
+    for place in _boot_leaves(live):
+        if not live.is_lowest(place):
+            return place
+    raise Inapplicable("this kernel maps boot memory by single pages anyway")
+
+
+def _boot_leaves(live: Live) -> Iterator[Place]:
+    """One ordinary mapping of each run of boot memory. Raises Inapplicable if there is none."""
+    arch, found = live.scene.evidence.layout.machine.arch, False
+    for node in live.scene.evidence.layout.machine.node_ranges():
+        for part, leaf in live.view.runs(node):
+            if arch.writable_word in leaf.attrs and arch.executable_word not in leaf.attrs:
+                found = True
+                yield live.leaf(_middle(live.linear(part)))
+    if not found:
+        raise Inapplicable("no boot memory is writable")
+
+
+def removed(live: Live) -> Place:
+    """The empty entry where removed memory was mapped."""
+    return live.gap(live.linear(live.scene.removed()).start)
+
+
+def _middle(piece: AddrRange) -> int:
+    return piece.start + piece.size // 2
+
+
+def _gone(find: Callable[[Live], Place]) -> Callable[[Live], str]:
+    def apply(live: Live) -> str:
+        place = find(live)
+        live.put(place, 0)
+        return str(place)
+
+    return apply
+
+
+def _table_gone(live: Live) -> str:
+    place = live.path(hot(live).range.start)[-2]
+    live.put(place, 0)
+    return str(place)
+
+
+def _stale_leaf(live: Live) -> str:
+    place = removed(live)
+    live.put(place, live.leaf_entry(hot(live), place, live.scene.removed().start))
+    return str(place)
+
+
+def _stale_table(live: Live) -> str:
+    """All of a table as it was before the memory went."""
+    place, model = removed(live), hot(live)
+    if live.is_lowest(place):
+        raise Inapplicable("the tables of removed memory have others to serve")
+    below = live.tables.levels[place.depth + 1]
+    first = live.view.kernel.physical(place.range).start
+    child = Place(place.depth + 1, below, 0, 0, AddrRange.sized(place.range.start, below.entry_span), 0)
+    entry = live.leaf_entry(model, child, first)
+    step = live.tables.step(below)
+    live.put(place, live.table_entry(live.new_table([entry + number * step for number in range(below.entries)])))
+    return str(place)
+
+
+def _wrong_frame(live: Live) -> str:
+    place = hot(live)
+    live.put(place, live.leading_to(place.entry, live.physical(place) + place.range.size))
+    return str(place)
+
+
+def _boot_alias(live: Live) -> str:
+    place, other = hot(live), _boot(live)
+    live.put(place, live.leading_to(place.entry, live.physical(other) // place.range.size * place.range.size))
+    return str(place)
+
+
+def _swapped(live: Live) -> str:
+    one = hot(live)
+    other = live.leaf(one.range.end)
+    live.put(one, other.entry)
+    live.put(other, one.entry)
+    return f"{one} and the next one"
+
+
+def _outside(live: Live) -> str:
+    place = hot(live)
+    live.put(place, live.leading_to(place.entry, live.nowhere))
+    return str(place)
+
+
+def attribute(name: str, find: Callable[[Live], Place]) -> Callable[[Live], str]:
+    """Change one attribute of a mapping; inapplicable if the architecture has none, or it can change at any time."""
+
+    def apply(live: Live) -> str:
+        change = live.bits.leaf.get(name)
+        arch = live.scene.evidence.layout.machine.arch
+        if change is None:
+            raise Inapplicable(f"{arch.name} has no such attribute")
+        place = find(live)
+        after = change.of(place.entry)
+        words = frozenset(live.tables.words(place.entry)) ^ frozenset(live.tables.words(after))
+        if words and words <= comes_and_goes(live.scene.evidence.layout):
+            raise Inapplicable("free pages of this kernel lose that anyway (debug_pagealloc)")
+        if not words:
+            raise Inapplicable("the mapping is like that already, or nothing tells the difference")
+        live.put(place, after)
+        return str(place)
+
+    return apply
+
+
+def _group_turned(live: Live) -> str:
+    """The contiguous hint of a whole group: lost if it was there, else set."""
+    place = hot(live)
+    group = _require_group(live, place)
+    first = live.leaf(place.range.start // (group * place.range.size) * group * place.range.size)
+    for number in range(group):
+        entry = live.leaf(first.range.start + number * first.range.size)
+        live.put(entry, entry.entry ^ live.tables.contiguous)
+    return f"{first} and the {group - 1} after it"
+
+
+def _one_of_a_group(live: Live) -> str:
+    """One entry of a group differs from the others in the hint."""
+    place = hot(live)
+    _require_group(live, place)
+    live.put(place, place.entry ^ live.tables.contiguous)
+    return str(place)
+
+
+def _require_group(live: Live, place: Place) -> int:
+    if not place.level.group or live.tables.napot:
+        name = live.scene.evidence.layout.machine.arch.name
+        raise Inapplicable(f"{name} has no contiguous hint in a {place.level.name}")
+    return place.level.group
+
+
+def _split(find: Callable[[Live], Place]) -> Callable[[Live], str]:
+    """A block becomes a table of smaller mappings that say the same."""
+
+    def apply(live: Live) -> str:
+        place = find(live)
+        if live.is_lowest(place):
+            raise Inapplicable("this kernel maps memory by single pages anyway")
+        live.put(place, live.table_entry(live.new_table(_pieces(live, place))))
+        return str(place)
+
+    return apply
+
+
+def _pieces(live: Live, place: Place) -> list[int]:
+    below = live.tables.levels[place.depth + 1]
+    child = Place(place.depth + 1, below, 0, 0, AddrRange.sized(place.range.start, below.entry_span), 0)
+    entry = live.leaf_entry(place, child, live.physical(place))
+    return [entry + number * live.tables.step(below) for number in range(below.entries)]
+
+
+def _merged(ranges: Callable[[Live], Iterator[AddrRange]]) -> Callable[[Live], str]:
+    """A table that maps one range evenly becomes a block that says the same."""
+
+    def apply(live: Live) -> str:
+        for piece in ranges(live):
+            place = _even_table(live, live.linear(piece))
+            if place is not None:
+                first = live.leaf(place.range.start)
+                live.put(place, live.leaf_entry(first, place, live.physical(first)))
+                return str(place)
+        raise Inapplicable("no table maps its range evenly, or this kernel uses the largest mappings anyway")
+
+    return apply
+
+
+def _even_table(live: Live, piece: AddrRange) -> Place | None:
+    """The entry of a table whose mappings are one run, and which could be a block."""
+    arch = live.scene.evidence.layout.machine.arch
+    for leaf in clip(live.view.leaves, piece):
+        assert isinstance(leaf, HostMapping)
+        if arch.writable_word not in leaf.attrs:
+            continue
+        path = live.path(leaf.range.start)
+        if len(path) < 2 or not path[-2].level.leaves:
+            continue
+        span = path[-2].range.size
+        whole = leaf.range.align_inward(span)
+        if whole and (leaf.physical + whole.start - leaf.range.start) % span == 0:
+            place = live.path(whole.start)[-2]
+            if is_leaf(live.tables, live.path(whole.start)[-1]):
+                return place
+    return None
+
+
+def _hot_pieces(live: Live) -> Iterator[AddrRange]:
+    yield live.scene.online()
+    yield from (piece.range for piece in live.scene.evidence.expected.linear)
+
+
+def _boot_pieces(live: Live) -> Iterator[AddrRange]:
+    yield from live.scene.evidence.layout.machine.node_ranges()
+
+
+#: attribute -> what it means, and the invariants beside LIN-2 and XCK-1 that see it
+_ATTRIBUTES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "read-only": ("hot-added memory is read-only", ()),
+    "executable": ("hot-added memory is writable and executable", ()),
+    "uncached": ("hot-added memory is mapped uncached", ()),
+    "device-memory": ("hot-added memory is mapped as a device's", ()),
+    "untagged": ("hot-added memory is mapped without memory tags", ()),
+    "unknown-memory-type": ("a mapping has a memory type that the kernel has not", ("PGT-2",)),
+    "not-accessed": ("a mapping has lost its access flag", ()),
+    "not-dirty": ("a mapping has lost its dirty flag", ()),
+    "other-address-space": ("a mapping is global where others are not, or the other way round", ()),
+    "not-shareable": ("a mapping is not shareable", ()),
+    "user-executable": ("user mode may execute hot-added memory", ()),
+    "user-accessible": ("user mode has access to hot-added memory", ("PGT-2",)),
+    "guarded": ("a mapping is guarded for branch targets where others are not, or the other way round", ()),
+    "software-bits": ("a mapping has other software bits", ()),
+    "write-only": ("a mapping can be written but not read", ("PGT-2",)),
+    "not-valid": ("a mapping is not valid any more, but still there", ()),
+}
+
+CORRUPTIONS: tuple[MemoryCorruption, ...] = (
+    memory("linear-hot-gone", TARGET, "a mapping of hot-added memory is gone", "LIN-1", "XCK-1", apply=_gone(hot)),
+    memory("linear-boot-gone", TARGET, "a mapping of boot memory is gone", "LIN-1", "XCK-1", apply=_gone(_boot)),
+    memory("linear-table-gone", TARGET, "a table of hot-added memory is unlinked", "LIN-1", "XCK-1", apply=_table_gone),
+    memory(
+        "linear-stale-mapping",
+        TARGET,
+        "removed memory is mapped again",
+        "LIN-1",
+        "PGT-2",
+        "XCK-1",
+        apply=_stale_leaf,
+    ),
+    memory(
+        "linear-stale-table",
+        TARGET,
+        "a whole table of removed memory is linked again",
+        "LIN-1",
+        "PGT-1",
+        "PGT-2",
+        "XCK-1",
+        apply=_stale_table,
+    ),
+    memory("linear-wrong-frame", TARGET, "a mapping leads to its neighbour's frame", "LIN-1", apply=_wrong_frame),
+    memory(
+        "linear-boot-alias", TARGET, "a mapping of hot-added memory leads to boot memory", "LIN-1", apply=_boot_alias
+    ),
+    memory("linear-swapped", TARGET, "two mappings lead to each other's frames", "LIN-1", apply=_swapped),
+    memory("linear-outside", TARGET, "a mapping leads to where there is no memory", "LIN-1", "PGT-2", apply=_outside),
+    *(
+        memory(f"linear-{name}", TARGET, summary, "LIN-2", *also, "XCK-1", apply=attribute(name, hot))
+        for name, (summary, also) in _ATTRIBUTES.items()
+    ),
+    memory(
+        "linear-boot-executable",
+        TARGET,
+        "boot memory is writable and executable",
+        "LIN-2",
+        "XCK-1",
+        apply=attribute("executable", _boot),
+    ),
+    memory(
+        "linear-group-broken",
+        TARGET,
+        "one entry differs from its neighbours in the contiguous hint",
+        "LIN-3",
+        "PGT-2",
+        "XCK-1",
+        apply=_one_of_a_group,
+    ),
+    memory(
+        "linear-group-turned",
+        TARGET,
+        "a group of entries has the contiguous hint where it must not, or has it not where it must",
+        "LIN-3",
+        "XCK-1",
+        apply=_group_turned,
+    ),
+    memory("linear-hot-split", TARGET, "a block of hot-added memory is split", "LIN-3", "XCK-1", apply=_split(hot)),
+    memory("linear-boot-split", TARGET, "a block of boot memory is split", "LIN-3", "XCK-1", apply=_split(_boot_block)),
+    memory(
+        "linear-hot-merged",
+        TARGET,
+        "pages of hot-added memory became a block",
+        "LIN-3",
+        "XCK-1",
+        apply=_merged(_hot_pieces),
+    ),
+    memory(
+        "linear-boot-merged",
+        TARGET,
+        "pages of boot memory became a block",
+        "LIN-3",
+        "XCK-1",
+        apply=_merged(_boot_pieces),
+    ),
+)

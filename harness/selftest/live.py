@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest that stands still while its memory is edited: where things are in it, and fresh looks at it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+
+from harness.arch.pagetable import ENTRY_SIZE, TableFormat
+from harness.check import Evidence
+from harness.check.views import View
+from harness.collect.hostside import PAUSE, KernelView, kernel_sources
+from harness.kmem.edit import WORD, MemoryEditor
+from harness.kmem.memory import PhysicalMemory
+from harness.kmem.sections import find_roots
+from harness.kmem.structs import PageLayout, SparseLayout, UsagePlace
+from harness.selftest.bits import BITS, ArchBits, Change
+from harness.selftest.entries import Place, is_leaf, leads_to_table, locate, with_physical
+from harness.selftest.scene import Inapplicable, Scene, observed
+from harness.state import HostMapping, HostTables, NotObserved
+from harness.units import GIB, AddrRange, align_down, align_up, merge_ranges
+
+#: bytes of boot memory that are searched for unused pages at a time
+_CHUNK = 1 << 20
+#: unused pages that are looked for: no corruption takes more
+_SPARES = 4
+
+
+class Live:
+    """The guest of ``scene``, paused. Corruptions go through ``put`` and ``editor``; who calls them undoes.
+
+    ``untouched`` is what the first look showed. Raises Inapplicable if the host cannot read this kernel's page tables.
+    """
+
+    def __init__(self, scene: Scene, view: KernelView, memory: PhysicalMemory, editor: MemoryEditor) -> None:
+        self.scene = scene
+        self.memory = memory
+        self.editor = editor
+        self.tables: TableFormat = observed(view.tables)
+        self.direct = view.direct
+        self._view = view
+        self._spares: list[int] = []
+        self.untouched = self.look()
+
+    def look(self) -> Evidence:
+        """The scene, with what the host reads for itself taken afresh."""
+        found, _ = kernel_sources(self._view.read(self.memory), self.memory)
+        return self.scene.with_sources({name: data for name, data in found.items() if name != PAUSE})
+
+    # what there is -----------------------------------------------------------------------------------------------
+
+    @property
+    def bits(self) -> ArchBits:
+        """What this architecture's entries can be made to say."""
+        return BITS[self.scene.evidence.layout.machine.arch.name]
+
+    @functools.cached_property
+    def view(self) -> View:
+        """The page tables as they were when the guest was paused."""
+        pair = observed(self.scene.evidence.views.walk)
+        now: View = pair.now
+        return now
+
+    @functools.cached_property
+    def walked(self) -> HostTables:
+        """The walk behind ``view``."""
+        found: HostTables = observed(self.scene.evidence.observed.host_tables)
+        return found
+
+    @property
+    def sparse(self) -> SparseLayout:
+        """How mem_section is laid out. Raises Inapplicable if that is not known."""
+        found: SparseLayout = observed(self._view.sparse)
+        return found
+
+    @property
+    def usage(self) -> UsagePlace:
+        """Where the sub-section bitmaps are. Raises Inapplicable if that is not known."""
+        found: UsagePlace = observed(self.sparse.usage)
+        return found
+
+    @property
+    def page(self) -> PageLayout:
+        """How struct page is laid out. Raises Inapplicable if that is not known."""
+        found: PageLayout = observed(self.sparse.page)
+        return found
+
+    @property
+    def nowhere(self) -> int:
+        """A physical address at which there is no memory and never can be."""
+        return align_up(self.scene.evidence.layout.machine.device_window().end, GIB) + GIB
+
+    def linear(self, physical: AddrRange) -> AddrRange:
+        """The linear-map addresses of a physical range."""
+        return self.view.kernel.linear(physical)
+
+    def memmap(self, physical: AddrRange) -> AddrRange:
+        """The virtual addresses of the struct pages of a physical range."""
+        return self.view.kernel.memmap(physical)
+
+    def leaves(self) -> Iterator[HostMapping]:
+        """All runs of mappings."""
+        yield from self.walked.mappings
+
+    # page tables -------------------------------------------------------------------------------------------------
+
+    def path(self, address: int) -> tuple[Place, ...]:
+        """The entries that lead to a virtual address now, from the root down."""
+        return locate(self.editor.read_word, self.tables, address)
+
+    def leaf(self, address: int) -> Place:
+        """The mapping of a virtual address. Raises Inapplicable if there is none."""
+        place = self.path(address)[-1]
+        if not is_leaf(self.tables, place):
+            raise Inapplicable(f"virtual {address:#x} is not mapped")
+        return place
+
+    def gap(self, address: int) -> Place:
+        """The empty entry to which a virtual address leads. Raises Inapplicable if it is mapped."""
+        place = self.path(address)[-1]
+        if place.entry:
+            raise Inapplicable(f"virtual {address:#x} is mapped")
+        return place
+
+    def is_lowest(self, place: Place) -> bool:
+        """True for an entry of the lowest level: a PTE."""
+        return place.depth == len(self.tables.levels) - 1
+
+    def put(self, place: Place, entry: int) -> None:
+        """Overwrite an entry. Raises Inapplicable if it says that already."""
+        if self.editor.read_word(place.address) == entry:
+            raise Inapplicable(f"the {place} is like that already")
+        self.editor.write_word(place.address, entry)
+
+    def physical(self, place: Place) -> int:
+        """Where an entry leads."""
+        return self.tables.physical(place.entry)
+
+    def leading_to(self, entry: int, physical: int) -> int:
+        """``entry`` with another physical address."""
+        return with_physical(self.tables, entry, physical)
+
+    def table_entry(self, table: int) -> int:
+        """An entry that leads to a table, as this kernel writes it."""
+        for place in self.path(self.view.kernel.linear(self.boot_memory()[0]).start):
+            if leads_to_table(self.tables, place):
+                return self.leading_to(place.entry, table)
+        raise Inapplicable("the linear map has no tables but the root")
+
+    def leaf_entry(self, model: Place, place: Place, physical: int) -> int:
+        """A mapping like ``model``, but for the level of ``place`` and with another physical address.
+
+        A contiguous hint is left out. Raises Inapplicable if no mapping can stand there.
+        """
+        if not place.level.leaves:
+            raise Inapplicable(f"no mapping can stand in a {place.level.name}")
+        if self.is_lowest(model) == self.is_lowest(place):
+            change = Change()
+        else:
+            change = self.bits.page if self.is_lowest(place) else self.bits.block
+        entry = change.of(model.entry) & ~self.tables.contiguous
+        return self.leading_to(entry, align_down(physical, place.level.entry_span))
+
+    def new_table(self, entries: Sequence[int] = ()) -> int:
+        """A page that nobody uses, with ``entries`` (the rest is empty); its physical address."""
+        page = self.spare()
+        if entries:
+            self.editor.write(page, b"".join(entry.to_bytes(ENTRY_SIZE, "little") for entry in entries))
+        return page
+
+    def begin(self) -> None:
+        """All unused pages are free to be taken again."""
+        self._spares = []
+
+    def spare(self) -> int:
+        """The physical address of a page of boot memory that is all zero and of no concern to any invariant."""
+        page = next((page for page in self._unused if page not in self._spares), None)
+        if page is None:
+            raise Inapplicable("there is no unused page of boot memory")
+        self._spares.append(page)
+        return page
+
+    def boot_memory(self) -> tuple[AddrRange, ...]:
+        """Physical ranges of boot memory that have a linear map."""
+        nodes = self.scene.evidence.layout.machine.node_ranges()
+        covered = self.view.covered()
+        return merge_ranges(part for node in nodes for piece in covered if (part := node.intersect(piece)) is not None)
+
+    @functools.cached_property
+    def _unused(self) -> tuple[int, ...]:
+        page_size = self.tables.page_size
+        frames = (
+            AddrRange.sized(leaf.physical, leaf.range.size)
+            for leaf in self.view.vmemmap
+            if isinstance(leaf, HostMapping)
+        )
+        tables = (AddrRange.sized(page.address, page_size) for page in self.walked.pages)
+        taken = merge_ranges([*frames, *tables, *self._section_memory()])
+        found: list[int] = []
+        for page in self._zero_pages(page_size):
+            if not any(part.start < page + page_size and page < part.end for part in taken):
+                found.append(page)
+            if len(found) == _SPARES:
+                break
+        return tuple(found)
+
+    def _section_memory(self) -> Iterator[AddrRange]:
+        """What mem_section takes: much of it is zero, and is looked at all the same."""
+        sparse = self._view.sparse
+        if isinstance(sparse, NotObserved):
+            return
+        array, start = sparse.array, self.direct.physical(sparse.array.address)
+        yield AddrRange.sized(start, array.roots * (WORD if array.extreme else array.entry_size))
+        for root in find_roots(self.memory, self.direct, array).tolist():
+            entries = self.direct.physical(self.editor.read_word(start + root * WORD))
+            yield AddrRange.sized(entries, array.per_root * array.entry_size)
+
+    def _zero_pages(self, page_size: int) -> Iterator[int]:
+        zeros = bytes(page_size)
+        for part in reversed(self.boot_memory()):
+            for chunk in reversed(list(part.chunks(_CHUNK))):
+                data = self.memory.read(chunk.start, chunk.size)
+                for offset in range(0, chunk.size - page_size + 1, page_size):
+                    if data[offset : offset + page_size] == zeros:
+                        yield chunk.start + offset
+
+    # sections ----------------------------------------------------------------------------------------------------
+
+    def section_entry(self, number: int) -> int:
+        """The physical address of an entry of mem_section. Raises Inapplicable if nothing is there to hold it."""
+        array = self.sparse.array
+        start = self.direct.physical(array.address)
+        if not array.extreme:
+            return start + number * array.entry_size
+        root, index = divmod(number, array.per_root)
+        pointer = self.editor.read_word(start + root * WORD)
+        if not pointer:
+            raise Inapplicable(f"mem_section has no root for section {number}")
+        return self.direct.physical(pointer) + index * array.entry_size
+
+    def section_root(self, number: int) -> int:
+        """The physical address of the pointer to the page of entries with a section's."""
+        array = self.sparse.array
+        if not array.extreme:
+            raise Inapplicable("this kernel's mem_section has no roots (no CONFIG_SPARSEMEM_EXTREME)")
+        return self.direct.physical(array.address) + number // array.per_root * WORD
+
+    def struct_page(self, pfn: int) -> int:
+        """The physical address of a page's flags. Raises Inapplicable if it has no struct page."""
+        address = self.page.vmemmap + pfn * self.page.size + self.page.flags
+        place = self.leaf(address)
+        return self.physical(place) + address - place.range.start
+
+    def flag(self, name: str) -> int:
+        """The bit of a flag in section_mem_map."""
+        if name not in self.sparse.flags:
+            raise Inapplicable(f"this kernel's sections have no flag {name}")
+        return 1 << self.sparse.flags.index(name)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One sound step of a guest, as material for corruptions: its evidence, and what in it can be aimed at."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.check import CheckResult, Evidence, run_all
+from harness.collect.snapshot import parse_state
+from harness.model.expected import ExpectedSection, LinearPiece
+from harness.model.zones import MOVABLE
+from harness.state import MemoryBlock, MemoryDevice, NotObserved
+from harness.units import AddrRange, subtract_ranges
+
+
+class Inapplicable(Exception):
+    """A corruption has nothing to work on here; the text says what is missing."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The evidence of one step that was called ``title``."""
+
+    title: str
+    evidence: Evidence
+
+    @functools.cached_property
+    def results(self) -> Mapping[str, CheckResult]:
+        """What each invariant that applies says of the step as it is."""
+        return check(self.evidence)
+
+    @property
+    def block_size(self) -> int:
+        return self.evidence.layout.block_size
+
+    def text(self, source: str) -> str:
+        """A source as it was collected. Raises Inapplicable if it was not."""
+        data = self.evidence.observed.raw.get(source)
+        if data is None:
+            raise Inapplicable(f"{source} was not observed")
+        return data.decode(errors="replace")
+
+    def with_sources(self, sources: Mapping[str, bytes]) -> Evidence:
+        """The same step with other ``sources`` in place of those of that name, all of them parsed afresh."""
+        raw = {**self.evidence.observed.raw, **sources}
+        return dataclasses.replace(self.evidence, observed=parse_state(raw, self.evidence.layout.facts))
+
+    def with_reports(self, **reports: Any) -> Evidence:
+        """The same step with other ``unplugs``, ``resizes`` or ``touches``."""
+        return dataclasses.replace(self.evidence, **reports)
+
+    # what can be aimed at ----------------------------------------------------------------------------------------
+
+    def block(self, state: str, *, hot: bool = True) -> MemoryBlock:
+        """The last memory block in a ``state`` that is wholly there; hot-added ones are in ZONE_MOVABLE if online."""
+        whole = (1 << self.block_size // self.evidence.layout.machine.arch.subsection_size) - 1
+        sections = {section.number: section for section in self.evidence.expected.sections}
+        for block in reversed(self.evidence.expected.blocks):
+            section = sections.get(block.index)
+            if block.state != state or section is None or section.subsections != whole or hot is self.is_early(section):
+                continue
+            if hot and self.owner(block).kind != "dimm":
+                continue
+            if state == "online" and hot and block.valid_zones != (MOVABLE,):
+                continue
+            return block
+        raise Inapplicable(f"no memory block of {'a DIMM' if hot else 'boot memory'} is {state}")
+
+    def is_early(self, section: ExpectedSection) -> bool:
+        """True for a section of boot memory."""
+        return "early" in section.flags
+
+    def block_range(self, block: MemoryBlock) -> AddrRange:
+        """The physical range of a memory block."""
+        return AddrRange.sized(block.index * self.block_size, self.block_size)
+
+    def owner(self, block: MemoryBlock) -> MemoryDevice:
+        """The device that brought a block."""
+        where = self.block_range(block)
+        for device in self.evidence.expected.devices:
+            if device.range.overlaps(where):
+                return device
+        raise Inapplicable(f"no device brought memory{block.index}")
+
+    def online(self) -> AddrRange:
+        """The physical range of an online memory block that a DIMM brought."""
+        return self.block_range(self.block("online"))
+
+    def offline(self) -> AddrRange:
+        """The physical range of an offline memory block that a DIMM brought."""
+        return self.block_range(self.block("offline"))
+
+    def removed(self) -> AddrRange:
+        """A physical range of whole memory blocks that was there once and is no more."""
+        expected = self.evidence.expected
+        for piece in subtract_ranges(expected.once, expected.hot):
+            whole = piece.align_inward(self.block_size)
+            if whole:
+                return whole
+        raise Inapplicable("nothing was removed")
+
+    def device(self, kind: str) -> MemoryDevice:
+        """The first device of a kind: dimm, virtio-mem, virtio-pmem."""
+        for device in self.evidence.expected.devices:
+            if device.kind == kind:
+                return device
+        raise Inapplicable(f"no {kind} is plugged")
+
+    def self_hosted(self) -> tuple[LinearPiece, AddrRange]:
+        """What one call added whose memmap lies on its own device, and where on it."""
+        for piece in self.evidence.expected.linear:
+            if piece.altmap is not None:
+                return piece, piece.altmap
+        raise Inapplicable("no memmap lies on its own device")
+
+    def partial_section(self) -> ExpectedSection:
+        """A hot-added section of which only some sub-sections are there."""
+        layout = self.evidence.layout
+        whole = (1 << layout.paging.section_size // layout.machine.arch.subsection_size) - 1
+        for section in self.evidence.expected.sections:
+            if not self.is_early(section) and section.subsections != whole:
+                return section
+        raise Inapplicable("every hot-added section is whole")
+
+
+def check(evidence: Evidence) -> dict[str, CheckResult]:
+    """What each invariant that applies says."""
+    return {result.invariant: result for result in run_all(evidence)}
+
+
+def broken(results: Mapping[str, CheckResult]) -> frozenset[str]:
+    """The invariants that are broken."""
+    return frozenset(name for name, result in results.items() if result.status == "fail")
+
+
+def observed(value: Any) -> Any:
+    """``value`` unless it was not observed: then raises Inapplicable."""
+    if isinstance(value, NotObserved):
+        raise Inapplicable(value.reason)
+    return value

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest that corruptions are tried on: DIMMs online, offline and gone, virtio-mem in part, pmem with its memmap."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.check import Evidence, Verdict
+from harness.config.guest import GuestSpec
+from harness.config.verbs import title_of
+from harness.deadline import Deadline
+from harness.errors import InfraError, UnsupportedError
+from harness.progress import Progress, Task
+from harness.scenarios.abilities import ABILITIES, require_config
+from harness.scenarios.boot import BootedGuest, Parts, boot_guest, resolve
+from harness.scenarios.options import RunOptions
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.record import Recorder
+from harness.scenarios.result import StepResult
+from harness.scenarios.session import Session
+from harness.scenarios.steps import VERBS
+from harness.selftest.scene import Scene
+from harness.units import MIB
+
+DIMM, MEM, PMEM, DAX = "acpi-dimm", "virtio-mem", "virtio-pmem", "dax-kmem"
+_NEEDS = (DIMM, MEM, PMEM, DAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One step: it is left out where one of ``needs`` is missing."""
+
+    verb: str
+    args: Mapping[str, Any]
+    needs: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return title_of(self.verb, self.args, "done")
+
+
+def acts(block: int) -> tuple[Act, ...]:
+    """The steps for memory blocks of ``block`` bytes.
+
+    The DIMM that goes had neighbours on both sides. The second pmem ends inside of a section.
+    """
+    return (
+        Act("auto-online", {"policy": "offline"}, ()),
+        Act("plug-dimm", {"id": "dimm0", "size": 2 * block}, (DIMM,)),
+        Act("online", {"device": "dimm0", "type": "movable"}, (DIMM,)),
+        Act("touch", {"device": "dimm0", "size": 16 * MIB}, (DIMM,)),
+        Act("plug-dimm", {"id": "gone", "size": 2 * block}, (DIMM,)),
+        Act("plug-dimm", {"id": "dimm1", "size": 2 * block}, (DIMM,)),
+        Act("auto-online", {"policy": "online_movable"}, (MEM,)),
+        Act("plug-virtio-mem", {"id": "vmem0", "max": 4 * block, "requested": block + 66 * MIB}, (MEM,)),
+        Act("plug-pmem", {"id": "pmem0", "size": 4 * block}, (PMEM,)),
+        Act("namespace", {"id": "pmem0", "mode": "devdax", "map": "dev", "align": 2 * MIB}, (PMEM, DAX)),
+        Act("plug-pmem", {"id": "pmem1", "size": 3 * block + 66 * MIB}, (PMEM,)),
+        Act("namespace", {"id": "pmem1", "mode": "devdax", "map": "mem", "align": 2 * MIB}, (PMEM, DAX)),
+        Act("unplug", {"id": "gone"}, (DIMM,)),
+    )
+
+
+#: proves that the guest is as alive as before
+FAREWELL = Act("touch", {"size": 16 * MIB}, ())
+
+
+@dataclass
+class Play:
+    """A guest in which all steps were done: ``scenes`` of boot and steps, and why some steps were left out."""
+
+    session: Session
+    lacks: Mapping[str, str]
+    scenes: list[Scene] = field(default_factory=list)
+
+    def act(self, step: Act) -> StepResult:
+        """Do one step; its scene is kept. Raises InfraError if it does not pass."""
+        outcomes: list[Outcome] = []
+
+        def work(session: Session, deadline: Deadline) -> Outcome:
+            outcomes.append(VERBS[step.verb](session, step.args, deadline))
+            return outcomes[-1]
+
+        result = self.session.act(step.title, work)
+        _require_pass(result)
+        self._keep(step.title, outcomes[-1])
+        return result
+
+    def boot(self) -> None:
+        """The scene of the freshly booted guest. Raises InfraError if it does not pass."""
+        _require_pass(self.session.check_boot())
+        self._keep("boot", Outcome())
+
+    def _keep(self, title: str, outcome: Outcome) -> None:
+        session = self.session
+        evidence = Evidence(
+            layout=session.layout,
+            expected=session.model.expected(),
+            observed=session.state,
+            unplugs=tuple(outcome.unplugs),
+            resizes=tuple(outcome.resizes),
+            touches=tuple(outcome.touches),
+        )
+        self.scenes.append(Scene(title, evidence))
+
+
+def _require_pass(result: StepResult) -> None:
+    if result.verdict is Verdict.PASS:
+        return
+    findings = [
+        f"{finding.invariant}: {finding.where}: expected {finding.expected}, observed {finding.observed}"
+        for check in result.checks
+        for finding in check.findings
+    ]
+    why = "; ".join(findings[:3]) or result.note or result.verdict.value
+    raise InfraError(
+        f"the guest is not sound before anything was corrupted: step {result.number} ({result.title}): {why}",
+        hint="memhp run shows what is wrong with it",
+    )
+
+
+def resolve_most(spec: GuestSpec, progress: Progress) -> tuple[Parts, dict[str, str]]:
+    """The parts for as many of the steps as kernel and QEMU are able to do, and why the others cannot be done."""
+    lacks: dict[str, str] = {}
+    while True:
+        needs = tuple(name for name in _NEEDS if name not in lacks)
+        try:
+            return resolve(spec, needs, progress), lacks
+        except UnsupportedError as lack:
+            if lack.ability in needs:
+                lacks[lack.ability] = lack.message
+            elif lack.ability == "qemu" and any(ABILITIES[name].device for name in needs):
+                lacks.update({name: lack.message for name in needs if ABILITIES[name].device})
+            else:
+                raise
+
+
+@contextlib.contextmanager
+def play(spec: GuestSpec, timeout: float, progress: Progress) -> Iterator[Play]:
+    """Boot a guest, do the steps, and end it when the block is left.
+
+    Raises what booting raises, InfraError if a step does not pass, UnsupportedError if nothing can be added at all.
+    """
+    parts, lacks = resolve_most(spec, progress)
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-selftest-")))
+        recorder = Recorder(directory)
+        with progress.task(f"{spec.name}: booting"):
+            guest = stack.enter_context(boot_guest(spec, parts, directory, timeout))
+        lacks |= _lacks_of(guest, lacks)
+        if {DIMM, MEM, PMEM} <= lacks.keys():
+            raise UnsupportedError(DIMM, f"nothing can be added to this guest: {'; '.join(lacks.values())}")
+        with progress.task(f"{spec.name}: preparing the guest") as task:
+            session = Session(guest, RunOptions(timeout=timeout), recorder)
+            made = Play(session, lacks)
+            made.boot()
+            _do(made, task)
+        yield made
+
+
+def _do(made: Play, task: Task) -> None:
+    todo = [step for step in acts(made.session.layout.block_size) if not made.lacks.keys() & set(step.needs)]
+    task.update(total=len(todo))
+    for step in todo:
+        task.update(note=step.title)
+        made.act(step)
+        task.advance()
+
+
+def _lacks_of(guest: BootedGuest, known: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for name in _NEEDS:
+        try:
+            require_config((name,), guest.facts.config, f"the kernel {guest.facts.release}")
+        except UnsupportedError as lack:
+            found[name] = known.get(name, lack.message)
+    return found

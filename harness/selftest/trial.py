@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One corruption after the other: done, looked at, undone, looked at again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.check import CheckResult, Evidence
+from harness.errors import InfraError
+from harness.parsers.hosttables import SECTIONS, TABLES
+from harness.selftest.corruption import Corruption, MemoryCorruption, TextCorruption
+from harness.selftest.live import Live
+from harness.selftest.scene import Inapplicable, Scene, broken, check
+
+#: how a trial ended: every invariant that must name the corruption did; one did not; a finding, or some other trace,
+#: was left when it was undone; there was nothing to corrupt
+NAMED, MISSED, STUCK, INAPPLICABLE = "named", "missed", "stuck", "not applicable"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How one corruption went.
+
+    ``where`` says what was corrupted. ``wanted`` are the invariants that had to name it (those of the corruption that
+    this guest lets be observed), ``named`` those that did. ``reason`` explains every status but NAMED.
+    """
+
+    corruption: Corruption
+    status: str
+    where: str = ""
+    wanted: frozenset[str] = field(default_factory=frozenset)
+    named: frozenset[str] = field(default_factory=frozenset)
+    reason: str = ""
+
+
+def try_text(item: TextCorruption, scenes: Sequence[Scene]) -> Trial:
+    """Try a corruption of text on the last of ``scenes`` that has what it takes."""
+    reasons: dict[str, None] = {}
+    for scene in reversed(scenes):
+        try:
+            wanted = _wanted(item, scene.results)
+            evidence = item.edit(scene)
+        except Inapplicable as nothing:
+            reasons.setdefault(str(nothing))
+            continue
+        seen = check(evidence)
+        left = check(scene.with_sources({}))
+        return _judge(item, f"{item.target} of step {scene.title!r}", wanted, seen, left, "")
+    return Trial(item, INAPPLICABLE, reason=next(reversed(reasons), "no step was recorded"))
+
+
+def try_memory(item: MemoryCorruption, live: Live) -> Trial:
+    """Try a corruption of memory. Raises InfraError if the guest does not stand still."""
+    before = _host_sources(live.untouched)
+    live.begin()
+    try:
+        wanted = _wanted(item, live.scene.results)
+        with live.editor.undone():
+            where = item.apply(live)
+            seen = check(live.look())
+    except Inapplicable as nothing:
+        return Trial(item, INAPPLICABLE, reason=str(nothing))
+    after = live.look()
+    trace = "" if _host_sources(after) == before else "the host reads something else than before"
+    return _judge(item, where, wanted, seen, check(after), trace)
+
+
+def require_sound(evidence: Evidence) -> None:
+    """Raise InfraError if anything is broken before anything was corrupted."""
+    for result in check(evidence).values():
+        for finding in result.findings:
+            raise InfraError(
+                f"the guest is not sound before anything was corrupted: {finding.invariant}: {finding.where}: "
+                f"expected {finding.expected}, observed {finding.observed}",
+                hint="memhp run shows what is wrong with it",
+            )
+
+
+def _wanted(item: Corruption, clean: Mapping[str, CheckResult]) -> frozenset[str]:
+    """The invariants that must name a corruption, without those that see nothing of this guest at all."""
+    blind = {name: result for name, result in clean.items() if result.status == "not-observed"}
+    wanted = item.broken - blind.keys()
+    if not wanted:
+        first = min(item.broken)
+        raise Inapplicable(f"{first} is not observed: {blind[first].reason}")
+    return wanted
+
+
+def _host_sources(evidence: Evidence) -> Mapping[str, bytes | None]:
+    raw = evidence.observed.raw
+    return {name: raw.get(name) for name in (TABLES, SECTIONS)}
+
+
+def _judge(
+    item: Corruption,
+    where: str,
+    wanted: frozenset[str],
+    seen: Mapping[str, CheckResult],
+    left: Mapping[str, CheckResult],
+    trace: str,
+) -> Trial:
+    named, still = broken(seen), broken(left)
+    if still or trace:
+        reason = trace or f"still broken when it was undone: {', '.join(sorted(still))}"
+        return Trial(item, STUCK, where, wanted, named, reason)
+    if wanted - named:
+        by = f"only {', '.join(sorted(named))}" if named else "nobody"
+        return Trial(
+            item, MISSED, where, wanted, named, f"{', '.join(sorted(wanted - named))} did not name it; {by} did"
+        )
+    return Trial(item, NAMED, where, wanted, named)

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Corruptions of the memory map in vmemmap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.check.views import memmap_of
+from harness.selftest.corruption import MemoryCorruption, memory
+from harness.selftest.entries import Place
+from harness.selftest.linear import attribute
+from harness.selftest.live import Live
+from harness.selftest.scene import Inapplicable
+from harness.units import AddrRange, align_down
+
+TARGET = "vmemmap"
+
+
+def _hot(live: Live) -> Place:
+    """A mapping of online, hot-added memory's memmap."""
+    return live.leaf(live.memmap(live.scene.online()).start)
+
+
+def _boot(live: Live) -> Place:
+    """A mapping of boot memory's memmap."""
+    return live.leaf(live.memmap(live.scene.block_range(live.scene.block("online", hot=False))).start)
+
+
+def _hosted(live: Live) -> Place:
+    """A mapping of a memmap that lies on its own device."""
+    piece, _ = live.scene.self_hosted()
+    return live.leaf(live.memmap(piece.range).start)
+
+
+def _partial(live: Live) -> AddrRange:
+    """The part of a section that is there, if the rest of it is not."""
+    section, layout = live.scene.partial_section(), live.scene.evidence.layout
+    size = layout.machine.arch.subsection_size
+    return AddrRange.sized(section.number * layout.paging.section_size, section.subsections.bit_length() * size)
+
+
+def _partial_memmap(live: Live) -> AddrRange:
+    """The memmap of the call that added a partial section."""
+    end = _partial(live).end
+    for piece in live.scene.evidence.expected.linear:
+        if piece.range.end == end:
+            return memmap_of(piece, live.view.kernel)
+    raise Inapplicable("no call ends inside of a section")
+
+
+def _gone(find: Callable[[Live], Place]) -> Callable[[Live], str]:
+    def apply(live: Live) -> str:
+        place = find(live)
+        live.put(place, 0)
+        return str(place)
+
+    return apply
+
+
+def _partial_end(live: Live) -> Place:
+    return live.leaf(_partial_memmap(live).end - 1)
+
+
+def _beyond_partial(live: Live) -> str:
+    end = _partial_memmap(live).end
+    place, model = live.gap(end), live.leaf(end - 1)
+    live.put(place, live.leaf_entry(model, place, _frames(live, place)))
+    return str(place)
+
+
+def _frames(live: Live, place: Place) -> int:
+    """Frames of boot memory for a mapping: an unused page, or what lies around one."""
+    return align_down(live.spare(), place.range.size)
+
+
+def _table_gone(live: Live) -> str:
+    place = live.path(_hot(live).range.start)[-2]
+    live.put(place, 0)
+    return str(place)
+
+
+def _stale_leaf(live: Live) -> str:
+    place = live.gap(live.memmap(live.scene.removed()).start)
+    live.put(place, live.leaf_entry(_hot(live), place, _frames(live, place)))
+    return str(place)
+
+
+def _stale_table(live: Live) -> str:
+    """A table with one page of removed memory's memmap."""
+    place = live.gap(live.memmap(live.scene.removed()).start)
+    if live.is_lowest(place):
+        raise Inapplicable("the tables of removed memory's memmap have others to serve")
+    below = live.tables.levels[place.depth + 1]
+    child = Place(place.depth + 1, below, 0, 0, AddrRange.sized(place.range.start, below.entry_span), 0)
+    entry = live.leaf_entry(_hot(live), child, live.spare())
+    live.put(place, live.table_entry(live.new_table([entry])))
+    return str(place)
+
+
+def _never_present(live: Live) -> str:
+    """Memmap of sections that never were, far from all others."""
+    window = live.view.kernel.vmemmap_window
+    path = live.path(window.start + window.size // 2)
+    place = path[-1]
+    if place.entry:
+        raise Inapplicable("the middle of vmemmap is in use")
+    # Down to a level at which there can be a mapping, by tables of our own.
+    model = _hot(live)
+    depth = max(place.depth, model.depth)
+    target = Place(
+        depth,
+        live.tables.levels[depth],
+        0,
+        0,
+        AddrRange.sized(place.range.start, live.tables.levels[depth].entry_span),
+        0,
+    )
+    entry = live.leaf_entry(model, target, _frames(live, target))
+    for _ in range(depth - place.depth):
+        entry = live.table_entry(live.new_table([entry]))
+    live.put(place, entry)
+    return str(place)
+
+
+def _hosted_swapped(live: Live) -> str:
+    one = _hosted(live)
+    other = live.leaf(one.range.end)
+    live.put(one, other.entry)
+    live.put(other, one.entry)
+    return f"{one} and the next one"
+
+
+def _into(find: Callable[[Live], Place], where: Callable[[Live], int]) -> Callable[[Live], str]:
+    """A mapping leads to other frames."""
+
+    def apply(live: Live) -> str:
+        place = find(live)
+        live.put(place, live.leading_to(place.entry, align_down(where(live), place.range.size)))
+        return str(place)
+
+    return apply
+
+
+def _neighbour(find: Callable[[Live], Place]) -> Callable[[Live], int]:
+    """The frames of the mapping behind another one."""
+
+    def where(live: Live) -> int:
+        return live.physical(live.leaf(find(live).range.end))
+
+    return where
+
+
+def _shared(live: Live) -> str:
+    """Two sections have one memmap between them."""
+    one, other = _hot(live), live.leaf(live.memmap(live.scene.offline()).start)
+    if one.level is not other.level:
+        raise Inapplicable("the two sections' memmaps are mapped at different levels")
+    live.put(one, other.entry)
+    return f"{one} and that of virtual {other.range}"
+
+
+def _badly_folded(live: Live) -> str:
+    """A page of a folded memmap is one of its own instead of the common one."""
+    for piece in live.scene.evidence.expected.linear:
+        if piece.folded:
+            place = live.leaf(memmap_of(piece, live.view.kernel).start + 3 * live.tables.page_size)
+            live.put(place, live.leading_to(place.entry, live.spare()))
+            return str(place)
+    raise Inapplicable("this kernel folds no memmap")
+
+
+_ATTRIBUTES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "read-only": ("memmap is read-only", ()),
+    "executable": ("memmap is writable and executable", ("LIN-2",)),
+    "uncached": ("memmap is mapped uncached", ()),
+    "not-accessed": ("a mapping of memmap has lost its access flag", ()),
+    "user-accessible": ("user mode has access to memmap", ("PGT-2",)),
+}
+
+CORRUPTIONS: tuple[MemoryCorruption, ...] = (
+    memory("vmemmap-hot-gone", TARGET, "memmap of hot-added memory is not mapped", "VMM-1", "XCK-1", apply=_gone(_hot)),
+    memory("vmemmap-boot-gone", TARGET, "memmap of boot memory is not mapped", "VMM-1", "XCK-1", apply=_gone(_boot)),
+    memory("vmemmap-table-gone", TARGET, "a table of memmap is unlinked", "VMM-1", "XCK-1", apply=_table_gone),
+    memory(
+        "vmemmap-partial-short",
+        TARGET,
+        "the memmap of a partial section ends too early",
+        "VMM-1",
+        "XCK-1",
+        apply=_gone(_partial_end),
+    ),
+    memory(
+        "vmemmap-partial-long",
+        TARGET,
+        "the memmap of a partial section goes on behind its end",
+        "VMM-1",
+        "XCK-1",
+        apply=_beyond_partial,
+    ),
+    memory(
+        "vmemmap-stale-mapping",
+        TARGET,
+        "removed memory has memmap again",
+        "VMM-1",
+        "VMM-2",
+        "XCK-1",
+        apply=_stale_leaf,
+    ),
+    memory(
+        "vmemmap-stale-table",
+        TARGET,
+        "a table with one page of removed memory's memmap",
+        "VMM-1",
+        "VMM-2",
+        "PGT-1",
+        "XCK-1",
+        apply=_stale_table,
+    ),
+    memory("vmemmap-never-present", TARGET, "memory that never was has memmap", "VMM-1", "XCK-1", apply=_never_present),
+    memory(
+        "vmemmap-not-on-device",
+        TARGET,
+        "memmap that must lie on its own device lies in boot memory",
+        "VMM-1",
+        apply=_into(_hosted, Live.spare),
+    ),
+    memory(
+        "vmemmap-on-device-swapped", TARGET, "two parts of memmap have changed places", "VMM-1", apply=_hosted_swapped
+    ),
+    memory(
+        "vmemmap-on-device-shared",
+        TARGET,
+        "two parts of memmap on the device share their frames",
+        "VMM-1",
+        apply=_into(_hosted, _neighbour(_hosted)),
+    ),
+    memory(
+        "vmemmap-in-itself",
+        TARGET,
+        "memmap lies in the memory that it describes, which was not online yet",
+        "VMM-1",
+        apply=_into(_hot, lambda live: live.scene.online().start),
+    ),
+    memory(
+        "vmemmap-in-offline",
+        TARGET,
+        "memmap lies in memory that is offline",
+        "VMM-1",
+        apply=_into(_hot, lambda live: live.scene.offline().start),
+    ),
+    memory("vmemmap-boot-moved", TARGET, "boot memory's memmap has moved", "VMM-1", apply=_into(_boot, Live.spare)),
+    memory("vmemmap-shared", TARGET, "two sections have one memmap between them", "VMM-1", apply=_shared),
+    memory(
+        "vmemmap-outside",
+        TARGET,
+        "memmap lies where there is no memory",
+        "VMM-1",
+        "PGT-2",
+        apply=_into(_hot, lambda live: live.nowhere),
+    ),
+    memory(
+        "vmemmap-in-removed",
+        TARGET,
+        "memmap lies in memory that is gone",
+        "VMM-1",
+        "PGT-2",
+        apply=_into(_hot, lambda live: live.scene.removed().start),
+    ),
+    memory(
+        "vmemmap-badly-folded", TARGET, "a page of a folded memmap has a frame of its own", "VMM-1", apply=_badly_folded
+    ),
+    *(
+        memory(f"vmemmap-{name}", TARGET, summary, "VMM-1", *also, "XCK-1", apply=attribute(name, _hot))
+        for name, (summary, also) in _ATTRIBUTES.items()
+    ),
+)
