@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from harness.check.evidence import Evidence
+from harness.check.evidence import Evidence, UnplugReport
 from harness.check.registry import Broken, Outcome, invariant
 from harness.state import MemoryDevice, NotObserved
 from harness.units import format_size
@@ -41,18 +41,25 @@ def qmp_1(evidence: Evidence) -> Outcome:
 @invariant(
     "QMP-2",
     "each unplug request ends in exactly one of DEVICE_DELETED, MEM_UNPLUG_ERROR, DEVICE_UNPLUG_GUEST_ERROR "
-    "or an ACPI _OST refusal",
+    "or an ACPI _OST refusal, and the device is gone after the first of these alone",
     source="docs/specs/acpi_mem_hotplug.rst, qapi/qdev.json (QEMU 10.0)",
     motive="an unplug that ends twice or never leaves QEMU and guest with different ideas of the memory",
 )
 def qmp_2(evidence: Evidence) -> Outcome:
     if not evidence.unplugs:
         return None
-    return [
-        Broken(report.id, "exactly one ending", ", ".join(report.endings) or "none", "QMP events")
-        for report in evidence.unplugs
-        if len(report.endings) != 1
-    ]
+    return list(_unplugs(evidence.unplugs))
+
+
+def _unplugs(reports: Iterable[UnplugReport]) -> Iterator[Broken]:
+    for report in reports:
+        if len(report.endings) != 1:
+            yield Broken(report.id, "exactly one ending", ", ".join(report.endings) or "none", "QMP events")
+        elif (report.endings[0] == "DEVICE_DELETED") is report.refused:
+            there = "still there" if report.refused else "gone"
+            yield Broken(
+                report.id, "gone after DEVICE_DELETED alone", f"{report.endings[0]}, and {there}", "QMP events"
+            )
 
 
 @invariant(

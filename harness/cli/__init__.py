@@ -87,6 +87,8 @@ def _command(arguments: Arguments) -> int:
         from harness.cli.tables import COMMANDS as commands
     elif arguments.command == "bench":
         from harness.cli.bench import COMMANDS as commands
+    elif arguments.command == "selftest":
+        from harness.cli.selftest import COMMANDS as commands
     else:
         from harness.cli.showing import COMMANDS as commands
     return commands[arguments.command](arguments)

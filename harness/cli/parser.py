@@ -21,7 +21,8 @@ exit status of run, check, collect and demo:
   1  the kernel under test broke an invariant
   2  usage or configuration error; or every scenario was skipped for a missing ability
   3  no verdict: infrastructure failed, or the guest refused a step that the scenario needs
-doctor ends with 3 if anything is missing, bench with 1 if what it timed gave wrong results.
+doctor ends with 3 if anything is missing, bench with 1 if what it timed gave wrong results, selftest with 1 if a
+corruption was not named by the right invariant.
 
 first line to try: memhp run -a arm64 --kernel path/to/Image
 """
@@ -109,6 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
     _tables(add("sections", "print a snapshot's memory sections, or a guest's; or what changed"), "physical addresses")
     bench = add("bench", "measure how long things take, next to the guest doing the same itself")
     _bench(bench)
+    selftest = add("selftest", "break a live, paused guest on purpose, and what is collected; every lie must be named")
+    _selftest(selftest)
     cmdline = add("cmdline", "print QEMU's command line, an option a line, fit for a shell")
     _guest(cmdline)
     demo = add("demo", "show the main job: Debian's kernel first, then the purpose-built one with every scenario")
@@ -138,7 +141,7 @@ def _common(parser: argparse.ArgumentParser, *, top: bool) -> None:
     )
 
 
-def _arches(parser: argparse.ArgumentParser) -> None:
+def _arches(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "-a", "--arch", action="append", metavar="ARCH", help="arm64 or riscv64; repeatable, none: both"
     )
@@ -166,9 +169,24 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     _guest(parser)
 
 
-def _guest(parser: argparse.ArgumentParser) -> None:
+def _selftest(parser: argparse.ArgumentParser) -> None:
+    names = "only corruptions with such a name (* and ? as in a shell; repeatable)"
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help=names)
+    parser.add_argument(
+        "--list", action="store_true", help="print the corruptions and who must name them; no VM needed"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write every trial as JSON (-: standard output)")
+    limit = "seconds for the boot and each step (default 120)"
+    parser.add_argument("--timeout", default="120", metavar="S", help=limit)
+    _guest(parser, several=True)
+
+
+def _guest(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     group = parser.add_argument_group("guest")
-    group.add_argument("-a", "--arch", metavar="ARCH", help="arm64 (the default) or riscv64")
+    if several:
+        _arches(group)
+    else:
+        group.add_argument("-a", "--arch", metavar="ARCH", help="arm64 (the default) or riscv64")
     group.add_argument("--guest", metavar="FILE", help="a YAML guest file, or a name of `memhp list guests`")
     group.add_argument("--kernel", metavar="K", help=_KERNELS)
     group.add_argument("--initrd", metavar="FILE", help="an archive to unpack over the guest's root")

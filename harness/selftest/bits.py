@@ -77,6 +77,8 @@ _ARM64 = ArchBits(
         "uncached": DumpEdit(r"MEM/NORMAL(-TAGGED)?", "MEM/NORMAL-NC"),
         "contiguous-lost": DumpEdit(r" CON ", "     "),
         "not-accessed": DumpEdit(r" AF ", "    "),
+        # What is not mapped has a line, too (note_page, mm/ptdump.c).
+        "gone": DumpEdit(r"^(0x\S+ +\S+ \w+).*$", r"\1"),
     },
 )
 
@@ -109,6 +111,7 @@ _RISCV64 = ArchBits(
         "executable": DumpEdit(r" \. W R V$", " X W R V"),
         "uncached": DumpEdit(r"  \.\.  ", "MT(NC)"),
         "not-accessed": DumpEdit(r" D A ", " D . "),
+        "gone": DumpEdit(r"^.*\n", ""),
     },
 )
 

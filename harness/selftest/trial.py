@@ -47,7 +47,7 @@ def try_text(item: TextCorruption, scenes: Sequence[Scene]) -> Trial:
         seen = check(evidence)
         left = check(scene.with_sources({}))
         return _judge(item, f"{item.target} of step {scene.title!r}", wanted, seen, left, "")
-    return Trial(item, INAPPLICABLE, reason=next(reversed(reasons), "no step was recorded"))
+    return Trial(item, INAPPLICABLE, reason=next(iter(reasons), "no step was recorded"))
 
 
 def try_memory(item: MemoryCorruption, live: Live) -> Trial:

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Lies in what the guest's own files say: iomem, memory blocks, zones, counters and the dump of the page tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from harness.arch.layout import KernelLayout
+from harness.selftest.bits import BITS
+from harness.selftest.corruption import TextCorruption
+from harness.selftest.edits import Edit, added_to, inclusive, replace, replaced, source
+from harness.selftest.scene import Inapplicable, Scene
+from harness.units import AddrRange
+
+IOMEM, BLOCKS, POLICY, ZONES, MEMINFO, VMSTAT, DUMP, BOOT = (
+    "iomem",
+    "blocks",
+    "auto_online",
+    "zoneinfo",
+    "meminfo",
+    "vmstat",
+    "ptdump",
+    "boot_id",
+)
+
+# /proc/iomem -----------------------------------------------------------------------------------------------------
+
+
+def _dimm_line(by: Callable[[AddrRange], str]) -> Edit:
+    """The line of a DIMM becomes something else; ``by`` has the indentation as group 1, the name as group 2."""
+
+    def edit(scene: Scene, text: str) -> str:
+        where = scene.device("dimm").range
+        return replace(text, rf"^( *){inclusive(where)} : (.*)\n", by(where))
+
+    return edit
+
+
+def _split(where: AddrRange) -> str:
+    middle = where.start + where.size // 2
+    parts = (AddrRange(where.start, middle), AddrRange(middle, where.end))
+    return "".join(rf"\g<1>{inclusive(part)} : \g<2>" + "\n" for part in parts)
+
+
+def _short(where: AddrRange) -> str:
+    return rf"\g<1>{inclusive(AddrRange(where.start, where.end - 4096))} : \g<2>" + "\n"
+
+
+def _virtio_mem_outside(scene: Scene, text: str) -> str:
+    """What virtio-mem added stands beside its device instead of below it."""
+    return replace(text, r"^ +([0-9a-f]+-[0-9a-f]+ : System RAM \(virtio_mem\))$", r"\1")
+
+
+def _removed_is_back(scene: Scene, text: str) -> str:
+    return f"{text}{inclusive(scene.removed())} : System RAM\n"
+
+
+def _intruder(scene: Scene, text: str) -> str:
+    start = scene.evidence.layout.machine.device_window().end
+    return f"{text}{inclusive(AddrRange.sized(start, 4096))} : intruder\n"
+
+
+def _overlap(scene: Scene, text: str) -> str:
+    """The first top-level line that has no children grows into the next one."""
+    match = re.search(r"^([0-9a-f]+)-[0-9a-f]+ : (.*)\n(?=([0-9a-f]+)-)", text, re.MULTILINE)
+    if match is None:
+        raise Inapplicable("every line has children")
+    return f"{text[: match.start()]}{match[1]}-{match[3]} : {match[2]}\n{text[match.end() :]}"
+
+
+def _child_outside(scene: Scene, text: str) -> str:
+    """The first child ends behind its parent."""
+    match = re.search(r"^[0-9a-f]+-([0-9a-f]+) : .*\n( +[0-9a-f]+)-[0-9a-f]+ : ", text, re.MULTILINE)
+    if match is None:
+        raise Inapplicable("no line has children")
+    end = f"{int(match[1], 16) + 1:08x}"
+    child = match.start(2)
+    return text[:child] + re.sub(r"-[0-9a-f]+ : ", f"-{end} : ", text[child:], count=1)
+
+
+_IOMEM = (
+    source("iomem-hot-lost", IOMEM, "hot-added memory has no line", "IOM-1", edit=_dimm_line(lambda where: "")),
+    source(
+        "iomem-hot-renamed",
+        IOMEM,
+        "hot-added memory has another name",
+        "IOM-1",
+        edit=_dimm_line(lambda where: rf"\g<1>{inclusive(where)} : reserved" + "\n"),
+    ),
+    source("iomem-hot-short", IOMEM, "the line of hot-added memory is a page short", "IOM-1", edit=_dimm_line(_short)),
+    source("iomem-hot-split", IOMEM, "hot-added memory has two lines", "IOM-1", edit=_dimm_line(_split)),
+    source("iomem-not-nested", IOMEM, "virtio-mem's memory is not below its device", "IOM-1", edit=_virtio_mem_outside),
+    source("iomem-dax-lost", IOMEM, "a DAX device has no line", "IOM-1", edit=replaced(r"^ *\S+ : dax\S+\n", "")),
+    source("iomem-left-behind", IOMEM, "removed memory has a line again", "IOM-2", edit=_removed_is_back),
+    source("iomem-boot-lost", IOMEM, "a line of boot is gone", "IOM-2", edit=replaced(r"^ +\S+ : Kernel data\n", "")),
+    source("iomem-intruder", IOMEM, "something is there that nobody added", "IOM-2", edit=_intruder),
+    source("iomem-overlap", IOMEM, "two neighbours overlap", "IOM-2", "IOM-3", edit=_overlap),
+    source("iomem-child-outside", IOMEM, "a child ends behind its parent", "IOM-2", "IOM-3", edit=_child_outside),
+)
+
+# memory blocks ---------------------------------------------------------------------------------------------------
+
+
+def _online(field: str, by: str) -> Edit:
+    """Another value for a field of an online, hot-added block; an empty one drops the line."""
+
+    def edit(scene: Scene, text: str) -> str:
+        line = rf"^memory{scene.block('online').index}/{field}:.*\n"
+        return replace(text, line, by.format(index=scene.block("online").index))
+
+    return edit
+
+
+def _block_gone(scene: Scene, text: str) -> str:
+    index = scene.block("offline").index
+    return re.sub(rf"^memory{index}/.*\n", "", text, flags=re.MULTILINE)
+
+
+def _block_left(scene: Scene, text: str) -> str:
+    """The first block of removed memory is there again, like an offline one."""
+    model, index = scene.block("offline").index, scene.removed().start // scene.block_size
+    lines = "".join(re.findall(rf"^memory{model}/.*\n", text, re.MULTILINE))
+    lines = lines.replace(f"memory{model}/", f"memory{index}/")
+    return text + lines.replace(f"phys_index:{model:08x}", f"phys_index:{index:08x}")
+
+
+def _blocks_swapped(scene: Scene, text: str) -> str:
+    """An online and an offline block have changed places."""
+    one, other = scene.block("online").index, scene.block("offline").index
+
+    def turn(match: re.Match[str]) -> str:
+        return f"memory{other if int(match[1]) == one else one}/state:"
+
+    return re.sub(rf"^memory({one}|{other})/state:", turn, text, flags=re.MULTILINE)
+
+
+def _other_policy(scene: Scene, text: str) -> str:
+    return "offline\n" if scene.evidence.expected.auto_online != "offline" else "online\n"
+
+
+_BLOCKS = (
+    source("block-lost", BLOCKS, "a memory block is not there", "BLK-1", edit=_block_gone),
+    source("block-left", BLOCKS, "a block of removed memory is left", "BLK-1", edit=_block_left),
+    source(
+        "block-phys-index",
+        BLOCKS,
+        "a block has the index of another",
+        "BLK-1",
+        edit=_online("phys_index", "memory{index}/phys_index:00000000\n"),
+    ),
+    source(
+        "block-zones",
+        BLOCKS,
+        "a block of ZONE_MOVABLE lies in another zone",
+        "BLK-1",
+        edit=_online("valid_zones", "memory{index}/valid_zones:Normal\n"),
+    ),
+    source(
+        "block-not-removable",
+        BLOCKS,
+        "a block cannot be removed",
+        "BLK-1",
+        edit=_online("removable", "memory{index}/removable:0\n"),
+    ),
+    source("block-no-node", BLOCKS, "a block belongs to no node", "BLK-1", edit=_online("node", "")),
+    source(
+        "block-two-nodes",
+        BLOCKS,
+        "a block belongs to two nodes",
+        "BLK-1",
+        edit=_online("node", "memory{index}/node:0\nmemory{index}/node:1\n"),
+    ),
+    source(
+        "block-offline",
+        BLOCKS,
+        "a block that was put online is offline",
+        "BLK-2",
+        edit=_online("state", "memory{index}/state:offline\n"),
+    ),
+    source(
+        "block-going-offline",
+        BLOCKS,
+        "a block is stuck half-way",
+        "BLK-2",
+        edit=_online("state", "memory{index}/state:going-offline\n"),
+    ),
+    source("block-states-swapped", BLOCKS, "two blocks have changed places", "BLK-2", edit=_blocks_swapped),
+    source("policy", POLICY, "another auto-online policy", "BLK-2", edit=_other_policy),
+)
+
+# zones and counters ----------------------------------------------------------------------------------------------
+
+
+def _zone(field: str, by: int) -> Edit:
+    """Another value for a field of the zone that hot-added memory is in."""
+    return added_to(rf"(zone +Movable\n(?:(?!Node)[^\n]*\n)*? +{field}:? +)(\d+)$", by)
+
+
+def _table_leaked(scene: Scene, text: str) -> str:
+    """While memory is added, or in vmalloc, tables may come and go."""
+    if scene.evidence.expected.hot or scene.evidence.expected.vmalloc_mapped:
+        raise Inapplicable("hot-added memory has tables of its own")
+    return added_to(r"^(nr_page_table_pages )(\d+)$", 1)(scene, text)
+
+
+_COUNTERS = (
+    source("zone-managed", ZONES, "a page is not managed", "ZON-1", edit=_zone("managed", -1)),
+    source("zone-present", ZONES, "a page more is present", "ZON-1", edit=_zone("present", 1)),
+    source("zone-spanned", ZONES, "a zone spans a section too much", "ZON-1", edit=_zone("spanned", 1 << 15)),
+    source("zone-start", ZONES, "a zone begins a section later", "ZON-1", edit=_zone("start_pfn", 1 << 15)),
+    source("total-less", MEMINFO, "MemTotal lacks a page", "MEM-1", edit=added_to(r"^(MemTotal: +)(\d+) kB", -4)),
+    source("total-more", MEMINFO, "MemTotal has a page more", "MEM-1", edit=added_to(r"^(MemTotal: +)(\d+) kB", 4)),
+    source(
+        "memmap-leaked",
+        VMSTAT,
+        "memmap of removed memory was not freed",
+        "MEM-2",
+        "VMM-2",
+        edit=added_to(r"^(nr_memmap(?:_pages)? )(\d+)$", 512),
+    ),
+    source(
+        "memmap-freed-twice",
+        VMSTAT,
+        "memmap was freed twice",
+        "MEM-2",
+        "VMM-2",
+        edit=added_to(r"^(nr_memmap(?:_pages)? )(\d+)$", -1),
+    ),
+    source(
+        "memmap-of-boot-freed",
+        VMSTAT,
+        "memmap of boot memory was freed",
+        "MEM-2",
+        edit=added_to(r"^(nr_memmap_boot(?:_pages)? )(\d+)$", -1),
+    ),
+    source(
+        "page-table-leaked",
+        VMSTAT,
+        "a page-table page was not freed",
+        "MEM-2",
+        edit=_table_leaked,
+    ),
+    source("rebooted", BOOT, "the guest has rebooted behind our back", "LIV-1", edit=replaced(r"^.{8}", "00000000")),
+)
+
+# the dump of the page tables -------------------------------------------------------------------------------------
+
+_DUMPED = re.compile(r"^0x([0-9a-f]+)-0x([0-9a-f]+) .*\n", re.MULTILINE)
+
+
+def _line_of(text: str, address: int) -> re.Match[str]:
+    """The line of the dump with a virtual address."""
+    for match in _DUMPED.finditer(text):
+        if int(match[1], 16) <= address < int(match[2], 16):
+            return match
+    raise Inapplicable(f"the dump does not show virtual {address:#x}")
+
+
+def _kernel(scene: Scene) -> KernelLayout:
+    kernel = scene.evidence.layout.kernel
+    if kernel is None:
+        raise Inapplicable("the kernel's virtual layout is unknown")
+    return kernel
+
+
+def _hot(scene: Scene) -> int:
+    return _kernel(scene).linear(scene.online()).start
+
+
+def _hot_memmap(scene: Scene) -> int:
+    return _kernel(scene).memmap(scene.online()).start
+
+
+def _boot(scene: Scene) -> int:
+    """The end of an online block of boot memory: code and constants lie elsewhere."""
+    return _kernel(scene).linear(scene.block_range(scene.block("online", hot=False))).end - 1
+
+
+def _lines(find: Callable[[Scene], int], change: Callable[[Scene, str], str]) -> Edit:
+    """Change the line with the address that ``find`` finds."""
+
+    def edit(scene: Scene, text: str) -> str:
+        match = _line_of(text, find(scene))
+        return text[: match.start()] + change(scene, match[0]) + text[match.end() :]
+
+    return edit
+
+
+def _attribute(name: str) -> Callable[[Scene, str], str]:
+    def change(scene: Scene, line: str) -> str:
+        arch = scene.evidence.layout.machine.arch
+        edit = BITS[arch.name].dump.get(name)
+        if edit is None:
+            raise Inapplicable(f"{arch.name} has no such attribute")
+        return replace(line, edit.pattern, edit.by)
+
+    return change
+
+
+def _other_level(scene: Scene, line: str) -> str:
+    return replace(line, r" (PMD|PTE) ", " PTE " if " PMD " in line else " PMD ")
+
+
+_ATTRIBUTES = {
+    "read-only": ("hot-added memory is read-only", "LIN-2"),
+    "executable": ("hot-added memory is writable and executable", "LIN-2"),
+    "untagged": ("hot-added memory is mapped without memory tags", "LIN-2"),
+    "uncached": ("hot-added memory is mapped uncached", "LIN-2"),
+    "contiguous-lost": ("the contiguous hint is lost", "LIN-3"),
+    "not-accessed": ("a mapping has lost its access flag", "LIN-2"),
+}
+
+_PAGE_TABLES = (
+    *(
+        source(f"dump-{name}", DUMP, summary, broken, "XCK-1", edit=_lines(_hot, _attribute(name)))
+        for name, (summary, broken) in _ATTRIBUTES.items()
+    ),
+    source(
+        "dump-hot-gone", DUMP, "hot-added memory is not mapped", "LIN-1", "XCK-1", edit=_lines(_hot, _attribute("gone"))
+    ),
+    source(
+        "dump-boot-gone", DUMP, "boot memory is not mapped", "LIN-1", "XCK-1", edit=_lines(_boot, _attribute("gone"))
+    ),
+    source(
+        "dump-boot-executable",
+        DUMP,
+        "boot memory is writable and executable",
+        "LIN-2",
+        "XCK-1",
+        edit=_lines(_boot, _attribute("executable")),
+    ),
+    source(
+        "dump-other-level", DUMP, "memory is mapped at another level", "LIN-3", "XCK-1", edit=_lines(_hot, _other_level)
+    ),
+    source(
+        "dump-memmap-gone", DUMP, "memmap is not mapped", "VMM-1", "XCK-1", edit=_lines(_hot_memmap, _attribute("gone"))
+    ),
+    source(
+        "dump-memmap-read-only",
+        DUMP,
+        "memmap is read-only",
+        "VMM-1",
+        "XCK-1",
+        edit=_lines(_hot_memmap, _attribute("read-only")),
+    ),
+)
+
+CORRUPTIONS: tuple[TextCorruption, ...] = (*_IOMEM, *_BLOCKS, *_COUNTERS, *_PAGE_TABLES)

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Lies in what QEMU says, in what the console said, and in how steps are said to have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from harness.check import Evidence, ResizeReport, TouchReport, UnplugReport
+from harness.selftest.corruption import TextCorruption
+from harness.selftest.edits import appended, in_json, source
+from harness.selftest.scene import Inapplicable, Scene
+from harness.units import MIB
+
+DEVICES, BACKENDS, CONSOLE, DMESG, STEP = "devices", "backends", "console", "dmesg", "step report"
+
+
+def _device(kind: str, change: Callable[[Scene, dict[str, Any]], dict[str, Any]]) -> Callable[[Scene, Any], Any]:
+    """Change what is said of the first device of a kind."""
+
+    def apply(scene: Scene, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        id = scene.device(kind).id
+        return [{**item, **change(scene, item)} if item["id"] == id else item for item in devices]
+
+    return apply
+
+
+def _moved(scene: Scene, item: dict[str, Any]) -> dict[str, Any]:
+    return {"range": [address + scene.block_size for address in item["range"]]}
+
+
+def _lost(scene: Scene, devices: list[Any]) -> list[Any]:
+    if not devices:
+        raise Inapplicable("nothing is plugged")
+    return devices[1:]
+
+
+def _twice(scene: Scene, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    size = 2 * scene.block_size
+    if not devices:
+        raise Inapplicable("nothing is plugged")
+    start = max(item["range"][1] for item in devices)
+    return [*devices, {**devices[0], "id": "intruder", "range": [start, start + size]}]
+
+
+def _backend_left(scene: Scene, backends: dict[str, int]) -> dict[str, int]:
+    return {**backends, "mem-intruder": 0}
+
+
+def _backend_lost(scene: Scene, backends: dict[str, int]) -> dict[str, int]:
+    lost = scene.device("dimm").backend
+    return {id: used for id, used in backends.items() if id != lost}
+
+
+def _backend_full(scene: Scene, backends: dict[str, int]) -> dict[str, int]:
+    device = scene.device("virtio-mem")
+    return {**backends, device.backend: device.size + 4096}
+
+
+def _step(name: str, summary: str, broken: str, edit: Callable[[Scene], Evidence]) -> TextCorruption:
+    return TextCorruption(name, STEP, summary, frozenset({broken}), edit)
+
+
+def _unplugs(*endings: str, refused: bool = False) -> Callable[[Scene], Evidence]:
+    """The first unplug of the step ended otherwise."""
+
+    def edit(scene: Scene) -> Evidence:
+        unplugs = scene.evidence.unplugs
+        if not unplugs:
+            raise Inapplicable("nothing was unplugged")
+        return scene.with_reports(unplugs=(UnplugReport(unplugs[0].id, endings, refused), *unplugs[1:]))
+
+    return edit
+
+
+def _resize(short: int, refused: str | None = None) -> Callable[[Scene], Evidence]:
+    """The virtio-mem device was asked for what it has, and ended ``short`` bytes away from that."""
+
+    def edit(scene: Scene) -> Evidence:
+        device = scene.device("virtio-mem")
+        requested = device.requested_size or 0
+        return scene.with_reports(resizes=(ResizeReport(device.id, requested, requested - short, refused),))
+
+    return edit
+
+
+def _touched(change: Callable[[TouchReport], TouchReport]) -> Callable[[Scene], Evidence]:
+    def edit(scene: Scene) -> Evidence:
+        if not scene.evidence.touches or not scene.evidence.touches[0].used:
+            raise Inapplicable("no hot-added memory was touched")
+        first, *others = scene.evidence.touches
+        return scene.with_reports(touches=(change(first), *others))
+
+    return edit
+
+
+def _mismatch(report: TouchReport) -> TouchReport:
+    return TouchReport(report.pages, report.mismatches + 1, report.used)
+
+
+def _never_used(report: TouchReport) -> TouchReport:
+    return TouchReport(report.pages, report.mismatches, tuple((where, 0) for where, _ in report.used))
+
+
+#: a name -> a line of the kernel log that announces trouble, one for each spelling (v6.12)
+_TROUBLE = {
+    "warning": "WARNING: CPU: 0 PID: 61 at mm/memory_hotplug.c:1 remove_memory_block+0x1c/0x80",
+    "bug": "kernel BUG at mm/sparse-vmemmap.c:1!",
+    "bad-page": "BUG: Bad page state in process kworker/u8:0  pfn:80000",
+    "oops-arm64": "Internal error: Oops: 0000000096000004 [#1] SMP",
+    "oops-riscv": "Oops [#1]",
+    "fault": "Unable to handle kernel paging request at virtual address ffff800080000000",
+    "panic": "Kernel panic - not syncing: Fatal exception",
+    "kasan": "BUG: KASAN: slab-use-after-free in memory_block_release+0x1c/0x80",
+    "kfence": "BUG: KFENCE: use-after-free read in memory_block_release+0x1c/0x80",
+    "lockdep": "WARNING: possible circular locking dependency detected",
+    "rcu-stall": "rcu: INFO: rcu_sched self-detected stall on CPU",
+    "hung-task": "INFO: task kworker/u8:0:11 blocked for more than 120 seconds.",
+    "soft-lockup": "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:61]",
+}
+
+CORRUPTIONS: tuple[TextCorruption, ...] = (
+    source("device-moved", DEVICES, "a DIMM is elsewhere", "QMP-1", edit=in_json(_device("dimm", _moved))),
+    source("device-lost", DEVICES, "a device is not there", "QMP-1", edit=in_json(_lost)),
+    source("device-intruder", DEVICES, "a device is there that nobody plugged", "QMP-1", edit=in_json(_twice)),
+    source(
+        "device-slot",
+        DEVICES,
+        "a DIMM has another slot",
+        "QMP-1",
+        edit=in_json(_device("dimm", lambda scene, item: {"slot": item["slot"] + 1})),
+    ),
+    source(
+        "device-node",
+        DEVICES,
+        "a device belongs to another node",
+        "QMP-1",
+        edit=in_json(_device("dimm", lambda scene, item: {"node": item["node"] + 1})),
+    ),
+    source(
+        "device-plugged-size",
+        DEVICES,
+        "virtio-mem has plugged a block less",
+        "QMP-1",
+        edit=in_json(_device("virtio-mem", lambda scene, item: {"size": item["size"] - item["block_size"]})),
+    ),
+    source(
+        "device-requested-size",
+        DEVICES,
+        "virtio-mem was asked for something else",
+        "QMP-1",
+        edit=in_json(_device("virtio-mem", lambda scene, item: {"requested_size": 0})),
+    ),
+    source("backend-left", BACKENDS, "a backend outlives its device", "MEM-2", edit=in_json(_backend_left)),
+    source("backend-lost", BACKENDS, "a backend is gone before its device", "MEM-2", edit=in_json(_backend_lost)),
+    source(
+        "backend-too-full",
+        BACKENDS,
+        "unplugged blocks still take memory of the host",
+        "MEM-2",
+        edit=in_json(_backend_full),
+    ),
+    _step(
+        "unplug-ended-twice",
+        "an unplug ended twice",
+        "QMP-2",
+        _unplugs("DEVICE_DELETED", "MEM_UNPLUG_ERROR"),
+    ),
+    _step("unplug-never-ended", "an unplug never ended", "QMP-2", _unplugs()),
+    _step(
+        "unplug-refused-but-gone",
+        "an unplug ended with the device's removal, and the device is still there",
+        "QMP-2",
+        _unplugs("DEVICE_DELETED", refused=True),
+    ),
+    _step("resize-short", "a resize stopped short", "QMP-3", _resize(2 * MIB)),
+    _step("resize-refused-but-done", "QEMU refused a resize, and did it", "QMP-3", _resize(-2 * MIB, "not now")),
+    _step(
+        "unplug-deleted-without-event",
+        "a device that the guest keeps is gone",
+        "QMP-2",
+        _unplugs("ACPI_OST_REFUSED"),
+    ),
+    _step("touch-mismatch", "memory has lost what was written to it", "LIV-1", _touched(_mismatch)),
+    _step("touch-never-used", "online memory is never handed out", "LIV-1", _touched(_never_used)),
+    *(
+        source(f"log-{name}", DMESG, "the kernel complains", "LOG-1", edit=appended(f"<4>[   99.000000] {line}"))
+        for name, line in _TROUBLE.items()
+    ),
+    source(
+        "console-oops",
+        CONSOLE,
+        "the console shows an Oops that the log has not",
+        "LOG-1",
+        edit=in_json(lambda scene, lines: [*lines, _TROUBLE["oops-riscv"]]),
+    ),
+)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The whole test of the oracle on one guest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from harness.collect.hostside import regions
+from harness.config.guest import GuestSpec
+from harness.deadline import Deadline
+from harness.kmem.edit import MemoryEditor
+from harness.kmem.memory import PhysicalMemory
+from harness.progress import Progress, Task
+from harness.qemu.memdev import memory_devices
+from harness.selftest.corruption import Corruption, MemoryCorruption, TextCorruption
+from harness.selftest.live import Live
+from harness.selftest.result import SelftestResult
+from harness.selftest.scene import Inapplicable
+from harness.selftest.story import FAREWELL, Play, play
+from harness.selftest.trial import INAPPLICABLE, Trial, require_sound, try_memory, try_text
+
+
+def run_selftest(
+    spec: GuestSpec, corruptions: Sequence[Corruption], timeout: float, progress: Progress
+) -> SelftestResult:
+    """Boot a guest and try ``corruptions`` on it, those of its memory while it is paused; then it must be as alive.
+
+    ``timeout`` is for each step, seconds. Raises what booting raises, InfraError if the guest is not sound before
+    anything was corrupted, if it does not stand still, or if it does not survive what was undone.
+    """
+    start = time.monotonic()
+    with play(spec, timeout, progress) as made:
+        with progress.task(f"{spec.name}: corrupting", total=len(corruptions)) as task:
+            trials = [*_in_text(made, corruptions, task), *_in_memory(made, corruptions, timeout, task)]
+        made.act(FAREWELL)
+        release = made.session.guest.facts.release
+    return SelftestResult(spec.arch, spec.name, release, tuple(trials), dict(made.lacks), time.monotonic() - start)
+
+
+def _in_text(made: Play, corruptions: Sequence[Corruption], task: Task) -> Iterator[Trial]:
+    for item in corruptions:
+        if isinstance(item, TextCorruption):
+            task.update(note=item.name)
+            yield try_text(item, made.scenes)
+            task.advance()
+
+
+def _in_memory(made: Play, corruptions: Sequence[Corruption], timeout: float, task: Task) -> Iterator[Trial]:
+    wanted = [item for item in corruptions if isinstance(item, MemoryCorruption)]
+    if not wanted:
+        return
+    guest, deadline = made.session.guest, Deadline(timeout)
+    machine = guest.machine
+    places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
+    with machine.paused(deadline), PhysicalMemory(places) as memory, MemoryEditor(places) as editor:
+        try:
+            live = Live(made.scenes[-1], guest.kernel, memory, editor)
+        except Inapplicable as unseen:
+            yield from (Trial(item, INAPPLICABLE, reason=str(unseen)) for item in wanted)
+            return
+        require_sound(live.untouched)
+        for item in wanted:
+            task.update(note=item.name)
+            yield try_memory(item, live)
+            task.advance()
