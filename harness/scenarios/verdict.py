@@ -20,7 +20,12 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
 
 def check_step(model: MemoryModel, outcome: Outcome, state: GuestState, title: str) -> tuple[CheckResult, ...]:
     """Run every invariant that applies to one step."""
-    evidence = Evidence(
+    return tuple(run_all(evidence_of(model, outcome, state), title))
+
+
+def evidence_of(model: MemoryModel, outcome: Outcome, state: GuestState) -> Evidence:
+    """All that is known of a step after which the model is as it is now."""
+    return Evidence(
         layout=model.layout,
         expected=model.expected(),
         observed=state,
@@ -28,7 +33,6 @@ def check_step(model: MemoryModel, outcome: Outcome, state: GuestState, title: s
         resizes=tuple(outcome.resizes),
         touches=tuple(outcome.touches),
     )
-    return tuple(run_all(evidence, title))
 
 
 def death(outcome: Outcome, title: str) -> tuple[CheckResult, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.check import Evidence, Verdict
+from harness.check import Verdict
 from harness.config.guest import GuestSpec
 from harness.config.verbs import title_of
 from harness.deadline import Deadline
@@ -24,6 +24,7 @@ from harness.scenarios.record import Recorder
 from harness.scenarios.result import StepResult
 from harness.scenarios.session import Session
 from harness.scenarios.steps import VERBS
+from harness.scenarios.verdict import evidence_of
 from harness.selftest.scene import Scene
 from harness.units import MIB
 
@@ -97,15 +98,7 @@ class Play:
         self._keep("boot", Outcome())
 
     def _keep(self, title: str, outcome: Outcome) -> None:
-        session = self.session
-        evidence = Evidence(
-            layout=session.layout,
-            expected=session.model.expected(),
-            observed=session.state,
-            unplugs=tuple(outcome.unplugs),
-            resizes=tuple(outcome.resizes),
-            touches=tuple(outcome.touches),
-        )
+        evidence = evidence_of(self.session.model, outcome, self.session.state)
         self.scenes.append(Scene(title, evidence))
 
 

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The oracle's own test on a real guest: everything that is broken on purpose is named, undone and forgotten."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.config.guest import GuestSpec
+from harness.progress import SilentProgress
+from harness.scenarios.boot import Parts
+from harness.selftest.catalogue import CATALOGUE
+from harness.selftest.corruption import MemoryCorruption
+from harness.selftest.result import exit_status, to_lines
+from harness.selftest.run import run_selftest
+from harness.selftest.trial import INAPPLICABLE, NAMED
+
+pytestmark = pytest.mark.memhp_guest
+
+#: distinct corruptions of live memory, and of text, that any guest must have something for
+ENOUGH = 40
+
+
+def test_every_corruption_is_named(memhp_guest_spec: GuestSpec, memhp_artifacts: Parts) -> None:
+    result = run_selftest(memhp_guest_spec, CATALOGUE, 120, SilentProgress())
+    lines = "\n".join(to_lines(result))
+    assert result.perfect, lines
+    assert exit_status([result]) == 0 and "(100 %)" in lines
+    live = [trial for trial in result.applied if isinstance(trial.corruption, MemoryCorruption)]
+    assert len(live) >= ENOUGH and len(result.applied) - len(live) >= ENOUGH
+    assert all(trial.status in (NAMED, INAPPLICABLE) for trial in result.trials)
