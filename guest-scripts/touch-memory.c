@@ -2,12 +2,13 @@
 /*
  * touch-memory: allocate memory, write a pattern, read it back, and tell where in physical memory it was.
  *
- *   touch-memory BYTES LIMIT [START-END ...]
+ *   touch-memory [-n NODE] BYTES LIMIT [START-END ...]
  *
  * Takes at least BYTES, and goes on until each range has given a page or LIMIT bytes are taken: which page the
- * allocator hands out next is its own affair. BYTES and LIMIT are decimal; START and END are hexadecimal physical
- * addresses, END exclusive. Prints "pages N", "mismatches N" and one "range START-END BYTES" per range. Exits with 0
- * if every page read back as written, 1 if not, 2 if it could not be tried.
+ * allocator hands out next is its own affair. With -n it is asked for memory of NODE first, where the kernel has
+ * nodes. NODE, BYTES and LIMIT are decimal; START and END are hexadecimal physical addresses, END exclusive. Prints
+ * "pages N", "mismatches N" and one "range START-END BYTES" per range. Exits with 0 if every page read back as
+ * written, 1 if not, 2 if it could not be tried.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,11 +18,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define PAGEMAP_PRESENT (1ULL << 63)
 #define PAGEMAP_PFN ((1ULL << 55) - 1)
 #define BATCH 2048
+#define PREFERRED 1 /* MPOL_PREFERRED, linux/mempolicy.h */
+#define MAX_NODES (8 * (int)sizeof(unsigned long))
 
 static int fail(const char *what)
 {
@@ -80,18 +84,41 @@ static int all_used(const uint64_t *used, int count)
 	return 1;
 }
 
+/* Ask for memory of a node first; a kernel without nodes has nothing to ask for. */
+static int prefer(const char *text)
+{
+	unsigned long nodes;
+	int node;
+
+	if (sscanf(text, "%d", &node) != 1 || node < 0 || node >= MAX_NODES) {
+		fprintf(stderr, "touch-memory: %s is not a node\n", text);
+		return 2;
+	}
+	nodes = 1UL << node;
+	/* The kernel takes one bit less than it is told of. */
+	if (syscall(SYS_set_mempolicy, PREFERRED, &nodes, MAX_NODES + 1) && errno != ENOSYS)
+		return fail("set_mempolicy");
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	uint64_t page_size = (uint64_t)sysconf(_SC_PAGESIZE);
 	uint64_t words = page_size / sizeof(uint64_t);
-	int count = argc > 3 ? argc - 3 : 0;
-	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	int count, pagemap = open("/proc/self/pagemap", O_RDONLY);
 	uint64_t *ranges, *used, *memory, bytes, limit, bad;
 	uint64_t page = 0;
 
+	if (argc > 2 && !strcmp(argv[1], "-n")) {
+		if (prefer(argv[2]))
+			return 2;
+		argc -= 2;
+		argv += 2;
+	}
+	count = argc > 3 ? argc - 3 : 0;
 	if (argc < 3 || sscanf(argv[1], "%" SCNu64, &bytes) != 1 || sscanf(argv[2], "%" SCNu64, &limit) != 1 ||
 	    bytes < page_size || limit < bytes) {
-		fputs("usage: touch-memory BYTES LIMIT [START-END ...]\n", stderr);
+		fputs("usage: touch-memory [-n NODE] BYTES LIMIT [START-END ...]\n", stderr);
 		return 2;
 	}
 	if (pagemap < 0)

@@ -115,10 +115,23 @@ def _attributes(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
 
 
 def _write_exec(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
-    arch = evidence.layout.machine.arch
+    words = {evidence.layout.machine.arch.writable_word, evidence.layout.machine.arch.executable_word}
+    allowed = [leaf.range for leaf in pair.boot.leaves if words <= set(leaf.attrs)] if _lax(evidence.layout) else []
     for leaf in pair.now.leaves:
-        if arch.writable_word in leaf.attrs and arch.executable_word in leaf.attrs:
-            yield Broken(f"virtual {leaf.range}", "writable or executable", " ".join(leaf.attrs), pair.source)
+        if words <= set(leaf.attrs):
+            for piece in subtract_ranges([leaf.range], allowed):
+                yield Broken(f"virtual {piece}", "writable or executable", " ".join(leaf.attrs), pair.source)
+
+
+def _lax(layout: BootLayout) -> bool:
+    """True if the kernel was built or told to leave its own image writable and executable (set_debug_rodata)."""
+    config = layout.facts.config
+    lax = config is not None and "STRICT_KERNEL_RWX" not in config
+    for word in layout.facts.cmdline.split():
+        name, _, value = word.partition("=")
+        if name == "rodata" and value[:1]:
+            lax = value[:1] in "nNfF0" or value[:2] == "of"
+    return lax
 
 
 @invariant(

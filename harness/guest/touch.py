@@ -28,11 +28,17 @@ class TouchResult:
 
 
 def touch_memory(
-    shell: Shell, size: int, ranges: Iterable[AddrRange], *, deadline: Deadline, limit: int = 0
+    shell: Shell,
+    size: int,
+    ranges: Iterable[AddrRange],
+    *,
+    deadline: Deadline,
+    limit: int = 0,
+    node: int | None = None,
 ) -> TouchResult:
     """Allocate ``size`` bytes, fill and read them back; count the bytes that lay in each of ``ranges`` (physical).
 
-    Allocates on, up to ``limit`` bytes, while a range has given nothing.
+    Allocates on, up to ``limit`` bytes, while a range has given nothing; first from ``node``, if that is given.
 
     Raises UsageError for a size below one byte, GuestError if the tool is missing or failed (no memory left, killed),
     DeadlineExpired.
@@ -40,9 +46,8 @@ def touch_memory(
     if size <= 0:
         raise UsageError(f"cannot touch {size} bytes of memory")
     wanted = list(dict.fromkeys(ranges))
-    command = " ".join(
-        [_TOOL, str(size), str(max(size, limit)), *(f"{where.start:x}-{where.end:x}" for where in wanted)]
-    )
+    words = [_TOOL, *(() if node is None else ("-n", str(node))), str(size), str(max(size, limit))]
+    command = " ".join([*words, *(f"{where.start:x}-{where.end:x}" for where in wanted)])
     done = shell.run(command, deadline=deadline)
     said = done.stderr.decode(errors="replace").strip()[-500:]
     if done.status in _NO_SUCH_COMMAND:

@@ -18,7 +18,7 @@ class MachineShape:
     """The guest as QEMU was told to build it: bytes of boot RAM per node, and room for more.
 
     ``ports`` are the root ports a PCI device can be hot-plugged below, in order of creation; ``virtio_devices``
-    is how many virtio devices the guest booted with.
+    is how many virtio devices the guest booted with, ``acpi`` whether it booted with ACPI or a device tree.
     """
 
     arch: ArchSpec
@@ -27,6 +27,7 @@ class MachineShape:
     slots: int
     ports: tuple[str, ...]
     virtio_devices: int
+    acpi: bool = True
 
     @property
     def memory(self) -> int:
@@ -125,9 +126,22 @@ class BootLayout:
         told = [entry.range for entry in iomem if entry.name.lower() in ("system ram", "reserved")]
         return intersect_ranges(nodes, told)
 
-    def node_of_device_window(self) -> int:
-        """The node the firmware's SRAT gives to the window: the last one (build_srat, hw/arm/virt-acpi-build.c)."""
-        return len(self.machine.node_memory) - 1
+    def node_of_pmem(self) -> int:
+        """The node of a region's ZONE_DEVICE: that of the first boot memory, whatever the SRAT says.
+
+        memory_add_physaddr_to_nid (mm/numa_memblks.c, v6.12) does not look at memory that was not there at boot.
+        """
+        return 0
+
+    def target_node_of_pmem(self) -> int:
+        """The node that kmem adds a region to: that of the device window in the SRAT, which is the last one.
+
+        build_srat (hw/arm/virt-acpi-build.c, QEMU 10.0); phys_to_target_node (mm/numa_memblks.c, v6.12), which a
+        kernel without CONFIG_NUMA_KEEP_MEMINFO has not, and a device tree tells nothing.
+        """
+        config = self.facts.config
+        knows = self.machine.acpi and (config is None or "NUMA_KEEP_MEMINFO" in config)
+        return len(self.machine.node_memory) - 1 if knows else self.node_of_pmem()
 
 
 def boot_layout(machine: MachineShape, facts: KernelFacts, baseline: GuestState) -> BootLayout:

@@ -287,7 +287,7 @@ class MemoryModel:
     def _map_pmem(self, device: Pmem) -> None:
         mapped = device.pagemap()
         if mapped is not None:
-            self.zones.get(self.layout.node_of_device_window(), DEVICE).grow(mapped)
+            self.zones.get(self.layout.node_of_pmem(), DEVICE).grow(mapped)
 
     def _set_pmem_mode(self, device: Pmem, action: SetPmemMode) -> None:
         if device.mode == "kmem":
@@ -296,7 +296,7 @@ class MemoryModel:
         device.mode, device.map, device.align = action.mode, action.map, action.align
         self._map_pmem(device)
         if device.mode == "kmem":
-            self._add_blocks(self.kmem_range(device), self.layout.node_of_device_window(), device.id)
+            self._add_blocks(self.kmem_range(device), self.layout.target_node_of_pmem(), device.id)
 
     def _iomem(self) -> list[IomemAddition]:
         out: list[IomemAddition] = []

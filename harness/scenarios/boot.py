@@ -144,6 +144,7 @@ def machine_shape(spec: MachineSpec) -> MachineShape:
         slots=spec.slots,
         ports=tuple(f"rp{number}" for number in range(spec.root_ports)),
         virtio_devices=VIRTIO_DEVICES,
+        acpi=spec.boot == "acpi",
     )
 
 

@@ -157,6 +157,7 @@ def shape_from_json(value: Mapping[str, Any]) -> MachineShape:
         slots=value["slots"],
         ports=tuple(value["ports"]),
         virtio_devices=value["virtio_devices"],
+        acpi=value.get("acpi", True),
     )
 
 

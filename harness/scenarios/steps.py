@@ -267,16 +267,21 @@ def auto_online(session: Session, args: Arguments, deadline: Deadline) -> Outcom
 def touch(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """Allocate, write and read back memory; some of it must come from the device."""
     ranges: list[AddrRange] = []
+    node: int | None = None
     if args.get("device"):
         online_blocks = [i for i in session.model.blocks_of(args["device"]) if session.model.blocks[i].zone]
+        if not online_blocks:
+            raise UsageError(f"nothing of {args['device']} is online", hint="online it before it is touched")
         ranges = [
             AddrRange(
                 session.model.block_range(online_blocks[0]).start, session.model.block_range(online_blocks[-1]).end
             )
         ]
+        # A process that runs on another node takes memory of that one first.
+        node = session.model.blocks[online_blocks[0]].node
     # Hot-added memory is in the zones that are handed out first, so as much as all of it must reach each device.
     limit = session.model.expected().managed_bytes + args["size"]
-    seen = touch_memory(session.guest.shell, args["size"], ranges, deadline=deadline, limit=limit)
+    seen = touch_memory(session.guest.shell, args["size"], ranges, deadline=deadline, limit=limit, node=node)
     used = tuple((where, seen.used.get(where, 0)) for where in ranges)
     outcome = Outcome(note=", ".join(f"{format_size(size)} of it in {where}" for where, size in used))
     outcome.touches.append(TouchReport(seen.pages, seen.mismatches, used))

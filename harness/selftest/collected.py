@@ -193,8 +193,19 @@ _BLOCKS = (
 
 
 def _zone(field: str, by: int) -> Edit:
-    """Another value for a field of the zone that hot-added memory is in."""
-    return added_to(rf"(zone +Movable\n(?:(?!Node)[^\n]*\n)*? +{field}:? +)(\d+)$", by)
+    """Another value for a field of the last zone for which it is not 0."""
+    return added_to(rf"(?s:.*)^( +{field}:? +)([1-9]\d*)$", by)
+
+
+def _memmap(by: int) -> Edit:
+    """The kernel counts other pages of memmap than it has, once some were freed."""
+
+    def edit(scene: Scene, text: str) -> str:
+        if not scene.removed():
+            raise Inapplicable("nothing was removed")
+        return added_to(r"^(nr_memmap(?:_pages)? )(\d+)$", by)(scene, text)
+
+    return edit
 
 
 def _table_leaked(scene: Scene, text: str) -> str:
@@ -217,15 +228,15 @@ _COUNTERS = (
         "memmap of removed memory was not freed",
         "MEM-2",
         "VMM-2",
-        edit=added_to(r"^(nr_memmap(?:_pages)? )(\d+)$", 512),
+        edit=_memmap(512),
     ),
     source(
         "memmap-freed-twice",
         VMSTAT,
-        "memmap was freed twice",
+        "memmap of removed memory was freed twice",
         "MEM-2",
         "VMM-2",
-        edit=added_to(r"^(nr_memmap(?:_pages)? )(\d+)$", -1),
+        edit=_memmap(-1),
     ),
     source(
         "memmap-of-boot-freed",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,19 +56,33 @@ class Scene:
     # what can be aimed at ----------------------------------------------------------------------------------------
 
     def block(self, state: str, *, hot: bool = True) -> MemoryBlock:
-        """The last memory block in a ``state`` that is wholly there; hot-added ones are in ZONE_MOVABLE if online."""
+        """The last memory block in a ``state`` that is wholly there: of boot memory, or of a DIMM or virtio-mem.
+
+        Hot-added ones are in ZONE_MOVABLE if online; those of DIMMs come first.
+        """
+        found = list(self._blocks(state, hot))
+        if not found:
+            raise Inapplicable(f"no memory block of {'hot-added' if hot else 'boot'} memory is {state}")
+        return next((block for block in found if hot and self.owner(block).kind == "dimm"), found[0])
+
+    def _blocks(self, state: str, hot: bool) -> Iterator[MemoryBlock]:
         whole = (1 << self.block_size // self.evidence.layout.machine.arch.subsection_size) - 1
         sections = {section.number: section for section in self.evidence.expected.sections}
         for block in reversed(self.evidence.expected.blocks):
             section = sections.get(block.index)
             if block.state != state or section is None or section.subsections != whole or hot is self.is_early(section):
                 continue
-            if hot and self.owner(block).kind != "dimm":
+            if hot and not self._is_plugged(block):
                 continue
             if state == "online" and hot and block.valid_zones != (MOVABLE,):
                 continue
-            return block
-        raise Inapplicable(f"no memory block of {'a DIMM' if hot else 'boot memory'} is {state}")
+            yield block
+
+    def _is_plugged(self, block: MemoryBlock) -> bool:
+        """True if a DIMM or virtio-mem has plugged a block as a whole; virtio-mem plugs from its start on."""
+        owner = self.owner(block)
+        plugged = AddrRange.sized(owner.range.start, owner.size)
+        return owner.kind in ("dimm", "virtio-mem") and plugged.covers(self.block_range(block))
 
     def is_early(self, section: ExpectedSection) -> bool:
         """True for a section of boot memory."""
@@ -87,11 +101,11 @@ class Scene:
         raise Inapplicable(f"no device brought memory{block.index}")
 
     def online(self) -> AddrRange:
-        """The physical range of an online memory block that a DIMM brought."""
+        """The physical range of an online, hot-added memory block."""
         return self.block_range(self.block("online"))
 
     def offline(self) -> AddrRange:
-        """The physical range of an offline memory block that a DIMM brought."""
+        """The physical range of an offline, hot-added memory block."""
         return self.block_range(self.block("offline"))
 
     def removed(self) -> AddrRange:

@@ -41,9 +41,12 @@ def _tainted(live: Live) -> int:
 
 def _device(live: Live) -> int:
     """A section of device memory, whole, and so without the taint."""
-    piece, _ = live.scene.self_hosted()
     size = live.scene.evidence.layout.paging.section_size
-    return piece.range.align_inward(size).start // size
+    device = live.scene.device("virtio-pmem").range
+    for piece in live.scene.evidence.expected.linear:
+        if device.covers(piece.range) and (whole := piece.range.align_inward(size)):
+            return whole.start // size
+    raise Inapplicable("device memory has no whole section")
 
 
 def _removed(live: Live) -> int:
@@ -69,11 +72,19 @@ def _where(number: int) -> str:
     return f"section {number}"
 
 
+def _turn(live: Live, number: int, change: Callable[[int], int]) -> None:
+    """Change a section's flags."""
+    address = _map_word(live, number)
+    before = live.editor.read_word(address)
+    if change(before) == before:
+        raise Inapplicable(f"section {number} is like that already")
+    live.editor.write_word(address, change(before))
+
+
 def _clear(find: Find, flag: str) -> Callable[[Live], str]:
     def apply(live: Live) -> str:
         number = find(live)
-        address = _map_word(live, number)
-        live.editor.write_word(address, live.editor.read_word(address) & ~live.flag(flag))
+        _turn(live, number, lambda word: word & ~live.flag(flag))
         return _where(number)
 
     return apply
@@ -82,8 +93,7 @@ def _clear(find: Find, flag: str) -> Callable[[Live], str]:
 def _set(find: Find, flag: str) -> Callable[[Live], str]:
     def apply(live: Live) -> str:
         number = find(live)
-        address = _map_word(live, number)
-        live.editor.write_word(address, live.editor.read_word(address) | live.flag(flag))
+        _turn(live, number, lambda word: word | live.flag(flag))
         return _where(number)
 
     return apply

@@ -48,7 +48,8 @@ class Act:
 def acts(block: int) -> tuple[Act, ...]:
     """The steps for memory blocks of ``block`` bytes.
 
-    The DIMM that goes had neighbours on both sides. The second pmem ends inside of a section.
+    The DIMM that goes had neighbours on both sides; virtio-mem shrinks, so that something is gone without DIMMs too.
+    The second pmem ends inside of a section.
     """
     return (
         Act("auto-online", {"policy": "offline"}, ()),
@@ -58,7 +59,8 @@ def acts(block: int) -> tuple[Act, ...]:
         Act("plug-dimm", {"id": "gone", "size": 2 * block}, (DIMM,)),
         Act("plug-dimm", {"id": "dimm1", "size": 2 * block}, (DIMM,)),
         Act("auto-online", {"policy": "online_movable"}, (MEM,)),
-        Act("plug-virtio-mem", {"id": "vmem0", "max": 4 * block, "requested": block + 66 * MIB}, (MEM,)),
+        Act("plug-virtio-mem", {"id": "vmem0", "max": 4 * block, "requested": 2 * block + 66 * MIB}, (MEM,)),
+        Act("resize", {"id": "vmem0", "to": block + 66 * MIB}, (MEM,)),
         Act("plug-pmem", {"id": "pmem0", "size": 4 * block}, (PMEM,)),
         Act("namespace", {"id": "pmem0", "mode": "devdax", "map": "dev", "align": 2 * MIB}, (PMEM, DAX)),
         Act("plug-pmem", {"id": "pmem1", "size": 3 * block + 66 * MIB}, (PMEM,)),

@@ -25,7 +25,9 @@ def _table_gap(live: Live, place: Place) -> Place:
 
 def _unused_gap(live: Live, window: AddrRange) -> Place:
     """An empty entry in the middle of a window, where nothing was ever mapped."""
-    return _table_gap(live, live.gap(window.start + window.size // 2))
+    # A kernel for more bits than the CPU has is laid out for those that it does not have.
+    usable = AddrRange(max(window.start, live.tables.start), window.end)
+    return _table_gap(live, live.gap(usable.start + usable.size // 2))
 
 
 def _empty_left(live: Live) -> str:

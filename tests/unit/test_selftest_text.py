@@ -122,8 +122,8 @@ def test_no_scene_at_all() -> None:
 @pytest.mark.parametrize(
     ("find", "reason"),
     [
-        (Scene.online, "no memory block of a DIMM is online"),
-        (Scene.offline, "no memory block of a DIMM is offline"),
+        (Scene.online, "no memory block of hot-added memory is online"),
+        (Scene.offline, "no memory block of hot-added memory is offline"),
         (Scene.removed, "nothing was removed"),
         (Scene.self_hosted, "no memmap lies on its own device"),
         (Scene.partial_section, "every hot-added section is whole"),
