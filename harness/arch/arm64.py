@@ -22,6 +22,7 @@ ARM64 = ArchSpec(
     image_magic=(56, b"ARM\x64"),
     ram_base=0x4000_0000,
     device_memory_alignment=GIB,
+    dt_lists_nodes_backwards=True,
     paging={
         4 * KIB: PagingMode(
             page_size=4 * KIB,

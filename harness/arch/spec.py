@@ -86,3 +86,5 @@ class ArchSpec:
     max_struct_page: int = 64
     #: wiggle room QEMU asks of a slot
     slot_slack: int = GIB
+    #: True if QEMU's device tree lists the memory of the last node first (arm_load_dtb, hw/arm/boot.c, QEMU 10.0)
+    dt_lists_nodes_backwards: bool = False

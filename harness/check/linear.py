@@ -129,8 +129,8 @@ def _lax(layout: BootLayout) -> bool:
     lax = config is not None and "STRICT_KERNEL_RWX" not in config
     for word in layout.facts.cmdline.split():
         name, _, value = word.partition("=")
-        if name == "rodata" and value[:1]:
-            lax = value[:1] in "nNfF0" or value[:2] == "of"
+        if name == "rodata" and value in ("on", "off", "full"):
+            lax = value == "off"
     return lax
 
 

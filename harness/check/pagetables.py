@@ -166,8 +166,9 @@ def _inside(addresses: Sequence[int], place: AddrRange) -> Sequence[int]:
 
 
 def _memory(evidence: Evidence) -> tuple[AddrRange, ...]:
-    devices = (device.range for device in evidence.expected.devices)
-    return merge_ranges([*evidence.layout.machine.node_ranges(), *devices])
+    # Of virtio-mem's range only what its driver has added is memory.
+    devices = [device.range for device in evidence.expected.devices if device.kind != "virtio-mem"]
+    return merge_ranges([*evidence.layout.machine.node_ranges(), *evidence.expected.hot, *devices])
 
 
 def _nowhere(leaves: Iterable[HostMapping], memory: Sequence[AddrRange]) -> Iterator[Broken]:

@@ -129,19 +129,25 @@ class BootLayout:
     def node_of_pmem(self) -> int:
         """The node of a region's ZONE_DEVICE: that of the first boot memory, whatever the SRAT says.
 
-        memory_add_physaddr_to_nid (mm/numa_memblks.c, v6.12) does not look at memory that was not there at boot.
+        memory_add_physaddr_to_nid (mm/numa_memblks.c, v6.12) takes the first that firmware or device tree listed; a
+        kernel without CONFIG_NUMA_KEEP_MEMINFO always takes node 0.
         """
-        return 0
+        backwards = not self.machine.acpi and self.machine.arch.dt_lists_nodes_backwards
+        listed = [node for node, memory in enumerate(self.machine.node_memory) if memory]
+        return listed[-1 if backwards else 0] if self._keeps_meminfo() and listed else 0
 
     def target_node_of_pmem(self) -> int:
         """The node that kmem adds a region to: that of the device window in the SRAT, which is the last one.
 
         build_srat (hw/arm/virt-acpi-build.c, QEMU 10.0); phys_to_target_node (mm/numa_memblks.c, v6.12), which a
-        kernel without CONFIG_NUMA_KEEP_MEMINFO has not, and a device tree tells nothing.
+        kernel without CONFIG_NUMA_KEEP_MEMINFO has not. A device tree does not tell.
         """
-        config = self.facts.config
-        knows = self.machine.acpi and (config is None or "NUMA_KEEP_MEMINFO" in config)
+        knows = self.machine.acpi and self._keeps_meminfo()
         return len(self.machine.node_memory) - 1 if knows else self.node_of_pmem()
+
+    def _keeps_meminfo(self) -> bool:
+        config = self.facts.config
+        return config is None or "NUMA_KEEP_MEMINFO" in config
 
 
 def boot_layout(machine: MachineShape, facts: KernelFacts, baseline: GuestState) -> BootLayout:

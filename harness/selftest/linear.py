@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from harness.check.code import may_split
 from harness.check.linear import comes_and_goes
 from harness.check.views import clip
 from harness.selftest.corruption import MemoryCorruption, memory
 from harness.selftest.entries import Place, is_leaf
 from harness.selftest.live import Live
-from harness.selftest.scene import Inapplicable
+from harness.selftest.scene import Inapplicable, observed
 from harness.state import HostMapping
 from harness.units import AddrRange
 
@@ -28,7 +29,9 @@ def _boot(live: Live) -> Place:
 
 
 def _boot_block(live: Live) -> Place:
-    """The same by a mapping above the lowest level."""
+    """The same by a mapping above the lowest level, which nobody may split."""
+    if may_split(live.scene.evidence.layout, observed(live.scene.evidence.views.walk)):
+        raise Inapplicable("loaded code may have split boot memory's mappings")
     for place in _boot_leaves(live):
         if not live.is_lowest(place):
             return place

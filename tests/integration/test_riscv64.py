@@ -11,6 +11,7 @@ import pytest
 from harness.check import Verdict
 from harness.config.guest import GuestSpec, NodeConfig
 from harness.config.scenario import Scenario, load_scenario, read_scenario
+from harness.errors import ConfigError
 from harness.report.terminal import findings_text
 from harness.scenarios.options import RunOptions
 from harness.scenarios.reporter import SilentReporter
@@ -37,6 +38,7 @@ steps:
 
 PLACED = """
 name: placed
+guest: {memory: 1G, nodes: [{memory: 512M}, {memory: 512M}]}
 steps:
   - plug-dimm: {id: dimm0, size: 256M, node: 1}
   - online: {device: dimm0, type: movable}
@@ -99,10 +101,6 @@ def test_every_interrupt_controller(aia: str, cpus: int, tmp_path: Path) -> None
     passes(tmp_path, SHORT, machine_options=(f"aia={aia}",), cpus=cpus)
 
 
-def test_memory_goes_to_the_node_it_was_plugged_for(tmp_path: Path) -> None:
-    passes(tmp_path, PLACED, nodes=(NodeConfig(512 * MIB), NodeConfig(512 * MIB)))
-
-
 def test_a_device_tree_tells_no_node_and_no_dimm(tmp_path: Path) -> None:
     nodes = (NodeConfig(512 * MIB), NodeConfig(512 * MIB))
     result = run(tmp_path, PLACED, nodes=nodes, boot="dt")
@@ -125,7 +123,9 @@ def test_memory_beyond_the_linear_map_must_be_refused(tmp_path: Path) -> None:
     assert broken >= ({"IOM-2", "BLK-1"} if took else set())
 
 
-def test_a_dimm_smaller_than_a_memory_block_is_a_refusal(tmp_path: Path) -> None:
-    result = run(tmp_path, TOO_SMALL, maxmem=4 * GIB)
-    assert result.verdict is Verdict.REFUSED
+def test_a_dimm_smaller_than_a_memory_block(tmp_path: Path) -> None:
+    # A kernel may have larger blocks than the smallest there are: then only the guest can tell.
+    with pytest.raises(ConfigError, match=r"size: 64M is not a multiple of 128M"):
+        run(tmp_path, TOO_SMALL, maxmem=4 * GIB)
+    result = passes(tmp_path, f"{TOO_SMALL}    expect: refused\n", maxmem=4 * GIB)
     assert "not made of whole memory blocks" in result.steps[1].note

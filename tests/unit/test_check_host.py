@@ -156,6 +156,43 @@ def test_partial_sections_pass() -> None:
     }
 
 
+def test_what_virtio_mem_has_not_added_is_no_memory() -> None:
+    guest = Guest().do(PlugVirtioMem("v0", 2 * GIB, 2 * MIB, 0, 0, "rp0"), Resize("v0", GIB))
+    evidence = guest.evidence()
+    unplugged = guest.kernel.kernel.linear(AddrRange.sized(guest.first * guest.block + GIB, guest.block))
+    leaf = leaf_at(unplugged, guest.first * guest.block + GIB, "PMD", guest)
+    state = with_mappings(evidence.observed, [*tables(evidence.observed).mappings, leaf])
+    assert broken(evidence) == set()
+    assert "PGT-2" in broken(dataclasses.replace(evidence, observed=state))
+
+
+@pytest.mark.parametrize(
+    ("facts", "allowed"),
+    [
+        ({"config": None}, False),
+        ({"cmdline": "quiet rodata=off"}, True),
+        ({"cmdline": "rodata=0", "config": None}, False),
+        ({"cmdline": "rodata=off rodata=full"}, False),
+        ({"cmdline": "rodata=on"}, False),
+        ({"config": {}}, True),
+        ({"config": {"STRICT_KERNEL_RWX": "y"}}, False),
+    ],
+)
+def test_only_a_kernel_that_was_told_so_may_keep_its_image_writable_and_executable(
+    facts: dict[str, object], allowed: bool
+) -> None:
+    guest = Guest(**facts)
+    image = HostMapping(AddrRange.sized(0xFFFF_FFFF_0000_0000, 4096), ram(guest).start, "PTE", ("RW", "x", "AF"))
+    boot = with_mappings(guest.layout.baseline, [*tables(guest.layout.baseline).mappings, image])
+    boot = dataclasses.replace(boot, page_tables=dumped(tables(boot)))
+    evidence = guest.evidence()
+    layout = dataclasses.replace(evidence.layout, baseline=boot)
+    assert ("LIN-2" in broken(dataclasses.replace(evidence, layout=layout, observed=boot))) is not allowed
+    # What is new is never allowed.
+    hot = put(lambda guest: dataclasses.replace(image, range=image.range.shift(1 << 20)))(guest, boot)
+    assert "LIN-2" in broken(dataclasses.replace(evidence, layout=layout, observed=hot))
+
+
 # Lies ---------------------------------------------------------------------------------------------------------------
 
 Edit = Callable[[Guest, GuestState], GuestState]

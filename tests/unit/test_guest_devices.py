@@ -135,9 +135,11 @@ def test_pmem_names() -> None:
 def test_touch() -> None:
     where = AddrRange(0x8000_0000, 0xC000_0000)
     answer = "pages 16\nmismatches 1\nrange 80000000-c0000000 4096\n"
-    shell = CannedShell(said(answer, 1))
+    shell = CannedShell(said(answer, 1), said(answer))
     assert touch_memory(shell, 65536, [where], deadline=Deadline(5)) == TouchResult(16, 1, {where: 4096})
     assert shell.asked[0][0] == "/usr/bin/touch-memory 65536 65536 80000000-c0000000"
+    touch_memory(shell, 4096, [where], deadline=Deadline(5), limit=8192, node=1)
+    assert shell.asked[1][0] == "/usr/bin/touch-memory -n 1 4096 8192 80000000-c0000000"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import model_guest
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_guest import BLOCK, FIRST, PAGE
+from model_guest import ARM64_4K, BLOCK, FIRST, KINDS, PAGE, Kind
 
 from harness.errors import UnsupportedError, UsageError
 from harness.model.actions import (
@@ -28,6 +28,8 @@ from harness.model.layout import boot_layout
 from harness.model.memory import MemoryModel
 from harness.state import NotObserved, Zone
 from harness.units import GIB, MIB, AddrRange
+
+RISCV = KINDS[-1]
 
 
 def zone(model: MemoryModel, name: str) -> Zone:
@@ -258,3 +260,29 @@ def test_without_zones_there_is_no_model() -> None:
 def test_without_vmcoreinfo_there_is_no_virtual_layout() -> None:
     assert model_guest.layout(vmcoreinfo=NotObserved("no /proc/kcore")).kernel is None
     assert model_guest.layout(vmcoreinfo={"PAGESIZE": "4096"}).kernel is None
+
+
+@pytest.mark.parametrize(
+    ("arch", "acpi", "config", "own", "target"),
+    [
+        (ARM64_4K, True, None, 0, 2),
+        (ARM64_4K, True, {"NUMA_KEEP_MEMINFO": "y"}, 0, 2),
+        (ARM64_4K, True, {}, 0, 0),
+        (ARM64_4K, False, None, 1, 1),
+        (ARM64_4K, False, {}, 0, 0),
+        (RISCV, True, None, 0, 2),
+        (RISCV, False, None, 0, 0),
+    ],
+)
+def test_pmem_goes_to_the_node_that_the_kernel_can_know_of(
+    arch: Kind, acpi: bool, config: dict[str, str] | None, own: int, target: int
+) -> None:
+    shape = dataclasses.replace(model_guest.shape(arch), node_memory=(GIB // 2, GIB // 2, 0), acpi=acpi)
+    layout = boot_layout(shape, model_guest.facts(arch, config=config), model_guest.boot_state(arch))
+    assert (layout.node_of_pmem(), layout.target_node_of_pmem()) == (own, target)
+
+
+def test_pmem_skips_nodes_without_memory() -> None:
+    shape = dataclasses.replace(model_guest.shape(ARM64_4K), node_memory=(0, GIB))
+    layout = boot_layout(shape, model_guest.facts(ARM64_4K, config=None), model_guest.boot_state(ARM64_4K))
+    assert layout.node_of_pmem() == 1
