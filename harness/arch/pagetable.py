@@ -61,22 +61,6 @@ class TableLevel:
 
 
 @dataclass(frozen=True, slots=True)
-class DumpStyle:
-    """How /sys/kernel/debug/kernel_page_tables looks: it begins at virtual ``start``.
-
-    ``columns`` has what each column of attributes can show, padded as it is printed; a word that is in none of them
-    follows behind. ``holes`` is True if unmapped ranges are printed, ``physical`` if physical addresses are. One step
-    of ptdump's walk passes at most ``markers`` markers.
-    """
-
-    start: int
-    columns: tuple[tuple[str, ...], ...]
-    holes: bool
-    physical: bool
-    markers: int
-
-
-@dataclass(frozen=True, slots=True)
 class TableFormat:
     """init_mm's page tables during one boot.
 
@@ -89,7 +73,8 @@ class TableFormat:
     apart. ``valid`` is the bit without which hardware ignores an entry. The physical address is put together from
     ``address``, pairs of a mask and how far to shift the bits below it to the left. ``contiguous`` marks the members
     of a group; with ``napot`` they are all the same word, otherwise they count up; hardware lets them differ in
-    ``group_ignores``. ``words`` gives the attributes of an entry as ptdump words them, ``dump`` how it prints.
+    ``group_ignores``. ``words`` gives the attributes of an entry as ptdump words them; ptdump begins at virtual
+    ``dump_start``.
     """
 
     page_size: int
@@ -107,7 +92,7 @@ class TableFormat:
     napot: bool
     group_ignores: int
     words: Callable[[int], tuple[str, ...]]
-    dump: DumpStyle
+    dump_start: int
 
     def physical(self, entry: int) -> int:
         """The physical address in ``entry``."""
@@ -137,10 +122,10 @@ def coalesce(
     the first marker belongs to it, what lies below ptdump's own start is left out.
     """
     spans = {level.leaf_name: level.entry_span for level in tables.levels}
-    markers = markers or [(tables.dump.start, "")]
+    markers = markers or [(tables.dump_start, "")]
     pending: Mapping | None = None
     for run in mappings:
-        if run.range.start < tables.dump.start:
+        if run.range.start < tables.dump_start:
             continue
         for piece, region in _cut(run.range, spans[run.level], markers):
             if (

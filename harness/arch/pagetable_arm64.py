@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from harness.arch.pagetable import ENTRY_SIZE, DumpStyle, EntryRule, TableFormat, TableLevel, level_names
+from harness.arch.pagetable import ENTRY_SIZE, EntryRule, TableFormat, TableLevel, level_names
 
 _TOP = 1 << 64
 _VALID, _TABLE_BIT, _USER = 1 << 0, 1 << 1, 1 << 6
@@ -35,8 +35,6 @@ _COLUMNS = (
 )
 #: by MAIR index: MT_*, arch/arm64/include/asm/memory.h (v6.12); 5 to 7 are free
 _MEMORY_TYPES = ("MEM/NORMAL", "MEM/NORMAL-TAGGED", "MEM/NORMAL-NC", "DEVICE/nGnRnE", "DEVICE/nGnRE")
-
-_PRINTED = tuple((rest.ljust(len(full)), full.ljust(len(rest))) for _, full, rest in _COLUMNS)
 
 _ATTRIBUTES = _INDEX
 for _mask, _, _ in _COLUMNS:
@@ -97,13 +95,7 @@ def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
         napot=False,
         group_ignores=_SOFTWARE | _AF,
         words=arm64_words,
-        dump=DumpStyle(
-            start=_TOP - (1 << (used if recent else configured)),
-            columns=_PRINTED,
-            holes=True,
-            physical=False,
-            markers=2,
-        ),
+        dump_start=_TOP - (1 << (used if recent else configured)),
     )
 
 

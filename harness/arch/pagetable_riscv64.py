@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from harness.arch.pagetable import DumpStyle, EntryRule, TableFormat, TableLevel, level_names
+from harness.arch.pagetable import EntryRule, TableFormat, TableLevel, level_names
 
 _TOP = 1 << 64
 _PAGE_SHIFT, _ENTRIES = 12, 512
@@ -21,14 +21,6 @@ _LEAF = _R | _W | _X
 #: Svpbmt's memory types as ptdump prints them
 _MEMORY_TYPES = ("", "MT(NC)", "MT(IO)", "MT(??)")
 _COLUMNS = ((_D, "D"), (_A, "A"), (_G, "G"), (_U, "U"), (_X, "X"), (_W, "W"), (_R, "R"), (_V, "V"))
-_PRINTED = (
-    (".", "N"),
-    ("  ..  ", *_MEMORY_TYPES[1:]),
-    ("  ..  ", *(f"RSW({soft})" for soft in range(1, 4))),
-    *((".", word) for _, word in _COLUMNS),
-)
-#: more than any kernel has
-_ALL = 1 << 10
 #: entries in a group of 64 KiB, the only size that Svnapot has
 _NAPOT_ENTRIES = 16
 
@@ -76,7 +68,7 @@ def riscv64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
         napot=True,
         group_ignores=0,
         words=riscv64_words,
-        dump=DumpStyle(start=_TOP - (1 << bits - 1), columns=_PRINTED, holes=False, physical=True, markers=_ALL),
+        dump_start=_TOP - (1 << bits - 1),
     )
 
 

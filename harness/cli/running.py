@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.cli.options import guest_of, read_seconds, run_options
 from harness.cli.parser import Arguments
 from harness.config.guest import GuestSpec
-from harness.config.scenario import Scenario, known_scenarios, load_scenario
+from harness.config.scenario import SNAPSHOT, Scenario, known_scenarios, load_scenario
 from harness.errors import InfraError, UsageError
 from harness.report.files import STDOUT, check_target, write_report
 from harness.report.json import dumps, results_to_json
@@ -117,13 +117,12 @@ def collect(arguments: Arguments) -> int:
     if not target.absolute().parent.is_dir():
         raise UsageError(f"--output: no directory {target.absolute().parent}", hint="create it first")
     guest = guest_of(arguments)
-    scenario = Scenario("collect", "collect", "one snapshot of the booted guest", {}, (), (), Path("collect"))
     timeout = read_seconds(arguments.timeout, "--timeout")
     with (
         open_reporter(arguments) as reporter,
         tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".memhp-collect-") as scratch,
     ):
-        results = run_all([scenario], guest, RunOptions(Path(scratch), timeout=timeout), reporter)
+        results = run_all([SNAPSHOT], guest, RunOptions(Path(scratch), timeout=timeout), reporter)
         bundle = results[0].bundle
         if bundle is None or not (bundle / "states" / "000").is_dir():
             return exit_status(results)

@@ -18,7 +18,7 @@ from harness.arch.markers import MarkerSet, marker_set
 from harness.cli.options import GUEST_OPTIONS, guest_of, read_seconds
 from harness.cli.parser import Arguments
 from harness.collect.store import load_facts, load_state
-from harness.config.scenario import Scenario
+from harness.config.scenario import SNAPSHOT
 from harness.errors import InfraError, UsageError
 from harness.report.notepage import dump_tables
 from harness.report.ptdump import Dump, dump_to_json, read_dump, render, select
@@ -293,11 +293,10 @@ def _booted(arguments: Arguments) -> Iterator[Snapshot]:
     from harness.scenarios.reporter import SilentReporter
     from harness.scenarios.runner import run_scenarios
 
-    scenario = Scenario("collect", "collect", "one snapshot of the booted guest", {}, (), (), Path("collect"))
     with tempfile.TemporaryDirectory(prefix="memhp-tables-") as scratch:
         options, progress = RunOptions(Path(scratch), timeout=timeout), default_progress()
         with progress.task(f"Taking one snapshot of {clean(guest.name)}"):
-            [result] = run_scenarios([scenario], guest, options, SilentReporter(), progress)
+            [result] = run_scenarios([SNAPSHOT], guest, options, SilentReporter(), progress)
         if result.bundle is None or not (result.bundle / "states" / "000" / "meta.json").is_file():
             raise InfraError(clean(result.reason) or "the guest gave no snapshot", hint=result.hint)
         found = load_snapshot(result.bundle, None)

@@ -101,6 +101,10 @@ class Scenario:
         raise ConfigError(message, file=self.source, line=line, key=key, hint=hint)
 
 
+#: no steps: one snapshot of the booted guest
+SNAPSHOT = Scenario("collect", "collect", "one snapshot of the booted guest", {}, (), (), Path("collect"))
+
+
 def _walk(steps: Sequence[Step], plan: Plan[Step]) -> None:
     for step in steps:
         if step.verb == "repeat":

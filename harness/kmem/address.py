@@ -59,7 +59,7 @@ class DirectMap:
         for window in self.windows:
             if address | self.tag in window.virtual:
                 return ((address | self.tag) - window.offset) % _TOP
-        raise Untranslated(address, "is neither in the linear map nor in the kernel image")
+        raise Untranslated(address, "is not in the linear map")
 
     def translate(self, addresses: Words) -> tuple[Words, Flags]:
         """See ``Translation``."""
@@ -73,10 +73,10 @@ class DirectMap:
         return physical, found
 
 
-def direct_map(layout: KernelLayout, image: Window | None = None, *, tag: int = 0) -> DirectMap:
-    """What the kernel translates without page tables: its linear map, then its ``image`` (None if not known)."""
+def direct_map(layout: KernelLayout, *, tag: int = 0) -> DirectMap:
+    """The linear map, which the kernel translates without page tables."""
     linear = Window(layout.linear_window, (layout.linear_start - layout.phys_offset) % _TOP)
-    return DirectMap((linear,) if image is None else (linear, image), tag)
+    return DirectMap((linear,), tag)
 
 
 def pointer_tag(config: Mapping[str, str] | None) -> int:
@@ -87,28 +87,6 @@ def pointer_tag(config: Mapping[str, str] | None) -> int:
     """
     tagged = config is not None and "y" in (config.get("KASAN_SW_TAGS"), config.get("KASAN_HW_TAGS"))
     return 0xFF << 56 if tagged else 0
-
-
-def arm64_kernel_image(note: Mapping[str, str]) -> Window:
-    """Where an arm64 kernel's own code and data are (__kimg_to_phys, arch/arm64/include/asm/memory.h, v6.12).
-
-    From _stext on; the note does not tell the end, so that the window reaches to VMALLOC_END. Raises KeyError for a
-    missing key, ValueError for one that is no number.
-    """
-    return _image(note, int(note["SYMBOL(_stext)"], 16), "NUMBER(VMALLOC_END)", "NUMBER(kimage_voffset)")
-
-
-def riscv64_kernel_image(note: Mapping[str, str]) -> Window:
-    """Where a riscv64 kernel's own code and data are (kernel_mapping_va_to_pa, arch/riscv/include/asm/page.h, v6.12).
-
-    They follow the modules, up to the end of the address space. Raises KeyError for a missing key (v6.7 was the first
-    to tell va_kernel_pa_offset), ValueError for one that is no number.
-    """
-    return _image(note, int(note["NUMBER(MODULES_END)"], 0), None, "NUMBER(va_kernel_pa_offset)")
-
-
-def _image(note: Mapping[str, str], start: int, end: str | None, offset: str) -> Window:
-    return Window(AddrRange(start, _TOP if end is None else int(note[end], 0)), int(note[offset], 0))
 
 
 class PageMap:

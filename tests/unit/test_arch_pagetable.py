@@ -75,8 +75,8 @@ def test_a_block_in_a_folded_pmd_is_named_as_the_kernel_names_it() -> None:
 
 def test_the_dump_begins_with_the_addresses_in_use() -> None:
     note = arm64_note(52, 48)
-    assert arm64_tables(note, 64 * KIB).dump.start == TOP - (1 << 48)
-    assert arm64_tables(note | {"OSRELEASE": "6.1.0-13-arm64"}, 64 * KIB).dump.start == TOP - (1 << 52)
+    assert arm64_tables(note, 64 * KIB).dump_start == TOP - (1 << 48)
+    assert arm64_tables(note | {"OSRELEASE": "6.1.0-13-arm64"}, 64 * KIB).dump_start == TOP - (1 << 52)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 import harness.kmem.walk as walk_module
 from harness.arch.pagetable import TableFormat, coalesce
-from harness.arch.pagetable_dump import dump_lines
 from harness.kmem.memory import OutsideMemory
 from harness.kmem.walk import MAX_FAULTS, Walk, copy_tables, walk
 from harness.state import HostMapping, Mapping
@@ -172,7 +171,7 @@ def test_full_tables_join_into_one_run(name: str) -> None:
     where = AddrRange.sized(tables.start, 3 * span)
     assert state.mappings == (HostMapping(where, 0x8000_0000, "PTE", words),)
     assert [page.entries for page in state.pages][-3:] == [built.words.shape[1]] * 3
-    expected = () if tables.dump.start > tables.start else (Mapping(where, "PTE", words, ""),)
+    expected = () if tables.dump_start > tables.start else (Mapping(where, "PTE", words, ""),)
     assert found.coalesce([]) == expected
 
 
@@ -300,7 +299,6 @@ def test_garbage_ends_in_faults_not_in_errors(seed: int, name: str, kind: str) -
     assert len(state.pages) <= pages
     assert all(before.range.end <= after.range.start for before, after in itertools.pairwise(state.mappings))
     assert all(fault.reason for fault in state.faults)
-    list(dump_lines(state, tables, []))
     list(found.coalesce([]))
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from harness.arch import arch_named
+from harness.arch.markers import MarkerSet
 from harness.arch.pagetable import TableFormat, coalesce
-from harness.arch.pagetable_dump import dump_lines
 from harness.kmem.memory import PhysicalMemory, Region
 from harness.kmem.walk import TableImage, copy_tables, walk
 from harness.parsers.hosttables import format_tables, parse_tables
 from harness.parsers.ptdump import parse_ptdump
 from harness.parsers.vmcoreinfo import parse_vmcoreinfo
+from harness.report.notepage import dump_tables
+from harness.report.ptdump import render
 from harness.units import GIB, AddrRange
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -70,7 +72,10 @@ def test_the_walk_prints_what_the_guest_printed(name: str, tmp_path: Path) -> No
     found = walk(image_of(name, tmp_path))
     text, markers = markers_of(name)
     state = found.to_state()
-    assert "".join(f"{line}\n" for line in dump_lines(state, table_format(name), markers)) == text
+    form = table_format(name)
+    places = MarkerSet(form.dump_start, tuple(markers), ())
+    dump = dump_tables(state, arch_named(name.partition("/")[0]), form.page_size, places)
+    assert "".join(render(dump)) == text
     assert state.faults == ()
 
 
