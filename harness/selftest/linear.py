@@ -12,6 +12,7 @@ from harness.selftest.corruption import MemoryCorruption, memory
 from harness.selftest.entries import Place, is_leaf
 from harness.selftest.live import Live
 from harness.selftest.scene import Inapplicable, observed
+from harness.selftest.strokes import first_below, gone, swapped, table_gone
 from harness.state import HostMapping
 from harness.units import AddrRange
 
@@ -59,21 +60,6 @@ def _middle(piece: AddrRange) -> int:
     return piece.start + piece.size // 2
 
 
-def _gone(find: Callable[[Live], Place]) -> Callable[[Live], str]:
-    def apply(live: Live) -> str:
-        place = find(live)
-        live.put(place, 0)
-        return str(place)
-
-    return apply
-
-
-def _table_gone(live: Live) -> str:
-    place = live.path(hot(live).range.start)[-2]
-    live.put(place, 0)
-    return str(place)
-
-
 def _stale_leaf(live: Live) -> str:
     place = removed(live)
     live.put(place, live.leaf_entry(hot(live), place, live.scene.removed().start))
@@ -85,12 +71,9 @@ def _stale_table(live: Live) -> str:
     place, model = removed(live), hot(live)
     if live.is_lowest(place):
         raise Inapplicable("the tables of removed memory have others to serve")
-    below = live.tables.levels[place.depth + 1]
-    first = live.view.kernel.physical(place.range).start
-    child = Place(place.depth + 1, below, 0, 0, AddrRange.sized(place.range.start, below.entry_span), 0)
-    entry = live.leaf_entry(model, child, first)
-    step = live.tables.step(below)
-    live.put(place, live.table_entry(live.new_table([entry + number * step for number in range(below.entries)])))
+    child = first_below(live, place)
+    entry = live.leaf_entry(model, child, live.view.kernel.physical(place.range).start)
+    live.put(place, live.table_entry(live.new_table(_filled(live, child, entry))))
     return str(place)
 
 
@@ -104,14 +87,6 @@ def _boot_alias(live: Live) -> str:
     place, other = hot(live), _boot(live)
     live.put(place, live.leading_to(place.entry, live.physical(other) // place.range.size * place.range.size))
     return str(place)
-
-
-def _swapped(live: Live) -> str:
-    one = hot(live)
-    other = live.leaf(one.range.end)
-    live.put(one, other.entry)
-    live.put(other, one.entry)
-    return f"{one} and the next one"
 
 
 def _outside(live: Live) -> str:
@@ -174,17 +149,17 @@ def _split(find: Callable[[Live], Place]) -> Callable[[Live], str]:
         place = find(live)
         if live.is_lowest(place):
             raise Inapplicable("this kernel maps memory by single pages anyway")
-        live.put(place, live.table_entry(live.new_table(_pieces(live, place))))
+        child = first_below(live, place)
+        entry = live.leaf_entry(place, child, live.physical(place))
+        live.put(place, live.table_entry(live.new_table(_filled(live, child, entry))))
         return str(place)
 
     return apply
 
 
-def _pieces(live: Live, place: Place) -> list[int]:
-    below = live.tables.levels[place.depth + 1]
-    child = Place(place.depth + 1, below, 0, 0, AddrRange.sized(place.range.start, below.entry_span), 0)
-    entry = live.leaf_entry(place, child, live.physical(place))
-    return [entry + number * live.tables.step(below) for number in range(below.entries)]
+def _filled(live: Live, child: Place, entry: int) -> list[int]:
+    """All mappings of a table like ``child`` is in, ``entry`` being the first."""
+    return [entry + number * live.tables.step(child.level) for number in range(child.level.entries)]
 
 
 def _merged(ranges: Callable[[Live], Iterator[AddrRange]]) -> Callable[[Live], str]:
@@ -251,9 +226,9 @@ _ATTRIBUTES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 CORRUPTIONS: tuple[MemoryCorruption, ...] = (
-    memory("linear-hot-gone", TARGET, "a mapping of hot-added memory is gone", "LIN-1", "XCK-1", apply=_gone(hot)),
-    memory("linear-boot-gone", TARGET, "a mapping of boot memory is gone", "LIN-1", "XCK-1", apply=_gone(_boot)),
-    memory("linear-table-gone", TARGET, "a table of hot-added memory is unlinked", "LIN-1", "XCK-1", apply=_table_gone),
+    memory("linear-hot-gone", TARGET, "a mapping of hot-added memory is gone", "LIN-1", "XCK-1", apply=gone(hot)),
+    memory("linear-boot-gone", TARGET, "a mapping of boot memory is gone", "LIN-1", "XCK-1", apply=gone(_boot)),
+    memory("linear-table-gone", TARGET, "a table of hot memory is unlinked", "LIN-1", "XCK-1", apply=table_gone(hot)),
     memory(
         "linear-stale-mapping",
         TARGET,
@@ -277,7 +252,7 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "linear-boot-alias", TARGET, "a mapping of hot-added memory leads to boot memory", "LIN-1", apply=_boot_alias
     ),
-    memory("linear-swapped", TARGET, "two mappings lead to each other's frames", "LIN-1", apply=_swapped),
+    memory("linear-swapped", TARGET, "two mappings lead to each other's frames", "LIN-1", apply=swapped(hot)),
     memory("linear-outside", TARGET, "a mapping leads to where there is no memory", "LIN-1", "PGT-2", apply=_outside),
     *(
         memory(f"linear-{name}", TARGET, summary, "LIN-2", *also, "XCK-1", apply=attribute(name, hot))

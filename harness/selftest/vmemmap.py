@@ -11,6 +11,7 @@ from harness.selftest.entries import Place
 from harness.selftest.linear import attribute
 from harness.selftest.live import Live
 from harness.selftest.scene import Inapplicable
+from harness.selftest.strokes import first_below, gone, swapped, table_gone
 from harness.units import AddrRange, align_down
 
 TARGET = "vmemmap"
@@ -48,15 +49,6 @@ def _partial_memmap(live: Live) -> AddrRange:
     raise Inapplicable("no call ends inside of a section")
 
 
-def _gone(find: Callable[[Live], Place]) -> Callable[[Live], str]:
-    def apply(live: Live) -> str:
-        place = find(live)
-        live.put(place, 0)
-        return str(place)
-
-    return apply
-
-
 def _partial_end(live: Live) -> Place:
     return live.leaf(_partial_memmap(live).end - 1)
 
@@ -73,12 +65,6 @@ def _frames(live: Live, place: Place) -> int:
     return align_down(live.spare(), place.range.size)
 
 
-def _table_gone(live: Live) -> str:
-    place = live.path(_hot(live).range.start)[-2]
-    live.put(place, 0)
-    return str(place)
-
-
 def _stale_leaf(live: Live) -> str:
     place = live.gap(live.memmap(live.scene.removed()).start)
     live.put(place, live.leaf_entry(_hot(live), place, _frames(live, place)))
@@ -90,9 +76,7 @@ def _stale_table(live: Live) -> str:
     place = live.gap(live.memmap(live.scene.removed()).start)
     if live.is_lowest(place):
         raise Inapplicable("the tables of removed memory's memmap have others to serve")
-    below = live.tables.levels[place.depth + 1]
-    child = Place(place.depth + 1, below, 0, 0, AddrRange.sized(place.range.start, below.entry_span), 0)
-    entry = live.leaf_entry(_hot(live), child, live.spare())
+    entry = live.leaf_entry(_hot(live), first_below(live, place), live.spare())
     live.put(place, live.table_entry(live.new_table([entry])))
     return str(place)
 
@@ -105,29 +89,14 @@ def _never_present(live: Live) -> str:
     if place.entry:
         raise Inapplicable("the middle of vmemmap is in use")
     # Down to a level at which there can be a mapping, by tables of our own.
-    model = _hot(live)
-    depth = max(place.depth, model.depth)
-    target = Place(
-        depth,
-        live.tables.levels[depth],
-        0,
-        0,
-        AddrRange.sized(place.range.start, live.tables.levels[depth].entry_span),
-        0,
-    )
+    model, target = _hot(live), place
+    while target.depth < model.depth:
+        target = first_below(live, target)
     entry = live.leaf_entry(model, target, _frames(live, target))
-    for _ in range(depth - place.depth):
+    for _ in range(target.depth - place.depth):
         entry = live.table_entry(live.new_table([entry]))
     live.put(place, entry)
     return str(place)
-
-
-def _hosted_swapped(live: Live) -> str:
-    one = _hosted(live)
-    other = live.leaf(one.range.end)
-    live.put(one, other.entry)
-    live.put(other, one.entry)
-    return f"{one} and the next one"
 
 
 def _into(find: Callable[[Live], Place], where: Callable[[Live], int]) -> Callable[[Live], str]:
@@ -178,16 +147,16 @@ _ATTRIBUTES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 CORRUPTIONS: tuple[MemoryCorruption, ...] = (
-    memory("vmemmap-hot-gone", TARGET, "memmap of hot-added memory is not mapped", "VMM-1", "XCK-1", apply=_gone(_hot)),
-    memory("vmemmap-boot-gone", TARGET, "memmap of boot memory is not mapped", "VMM-1", "XCK-1", apply=_gone(_boot)),
-    memory("vmemmap-table-gone", TARGET, "a table of memmap is unlinked", "VMM-1", "XCK-1", apply=_table_gone),
+    memory("vmemmap-hot-gone", TARGET, "memmap of hot-added memory is not mapped", "VMM-1", "XCK-1", apply=gone(_hot)),
+    memory("vmemmap-boot-gone", TARGET, "memmap of boot memory is not mapped", "VMM-1", "XCK-1", apply=gone(_boot)),
+    memory("vmemmap-table-gone", TARGET, "a table of memmap is unlinked", "VMM-1", "XCK-1", apply=table_gone(_hot)),
     memory(
         "vmemmap-partial-short",
         TARGET,
         "the memmap of a partial section ends too early",
         "VMM-1",
         "XCK-1",
-        apply=_gone(_partial_end),
+        apply=gone(_partial_end),
     ),
     memory(
         "vmemmap-partial-long",
@@ -225,7 +194,7 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
         apply=_into(_hosted, Live.spare),
     ),
     memory(
-        "vmemmap-on-device-swapped", TARGET, "two parts of memmap have changed places", "VMM-1", apply=_hosted_swapped
+        "vmemmap-on-device-swapped", TARGET, "two parts of memmap have changed places", "VMM-1", apply=swapped(_hosted)
     ),
     memory(
         "vmemmap-on-device-shared",

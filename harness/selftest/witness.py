@@ -10,6 +10,7 @@ from harness.selftest.corruption import MemoryCorruption, memory
 from harness.selftest.entries import Place
 from harness.selftest.live import Live
 from harness.selftest.scene import Inapplicable
+from harness.selftest.strokes import gone
 from harness.state import HostMapping, NotObserved
 
 TARGET = "kernel image"
@@ -71,15 +72,6 @@ def _change(name: str, find: Callable[[Live], Place]) -> Callable[[Live], str]:
     return apply
 
 
-def _gone(find: Callable[[Live], Place]) -> Callable[[Live], str]:
-    def apply(live: Live) -> str:
-        place = find(live)
-        live.put(place, 0)
-        return str(place)
-
-    return apply
-
-
 CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "image-not-executable",
@@ -99,12 +91,12 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
         "XCK-1",
         apply=_change("writable", _code),
     ),
-    memory("image-data-gone", TARGET, "a mapping of the kernel's data is gone", "XCK-1", apply=_gone(_data)),
+    memory("image-data-gone", TARGET, "a mapping of the kernel's data is gone", "XCK-1", apply=gone(_data)),
     memory(
         "other-mapping-gone",
         "other mappings",
         "a mapping of fixmap, PCI I/O or the like is gone",
         "XCK-1",
-        apply=_gone(_other),
+        apply=gone(_other),
     ),
 )

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.arch import ARM64
+from harness.arch import ArchSpec, arch_named
+from harness.config.guest import GuestSpec
 from harness.config.parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import LaunchError, QmpRefused
@@ -32,15 +33,21 @@ def binary(memhp_artifacts: Parts) -> QemuBinary:
     return memhp_artifacts.qemu
 
 
+@pytest.fixture(scope="session")
+def arch(memhp_guest_spec: GuestSpec) -> ArchSpec:
+    return arch_named(memhp_guest_spec.arch)
+
+
 @pytest.fixture
-def spec(binary: QemuBinary, tmp_path: Path) -> MachineSpec:
+def spec(binary: QemuBinary, arch: ArchSpec, memhp_artifacts: Parts, tmp_path: Path) -> MachineSpec:
     kernel = tmp_path / "Image"
     kernel.write_bytes(bytes(4096))
-    abilities = probe(binary, ARM64, Deadline(20))
+    abilities = probe(binary, arch, Deadline(20))
     assert missing(abilities, needed_devices(["dimm", "virtio-mem"])) is None
     return MachineSpec(
-        arch=ARM64,
+        arch=arch,
         qemu=binary,
+        bios=memhp_artifacts.bios,
         kernel=kernel,
         boot="dt",
         memory=256 * MIB,
@@ -53,8 +60,8 @@ def spec(binary: QemuBinary, tmp_path: Path) -> MachineSpec:
     )
 
 
-def test_probe_tells_what_every_machine_needs(binary: QemuBinary) -> None:
-    abilities = probe(binary, ARM64, Deadline(20))
+def test_probe_tells_what_every_machine_needs(binary: QemuBinary, arch: ArchSpec) -> None:
+    abilities = probe(binary, arch, Deadline(20))
     assert abilities.version[0].isdigit()
     assert {"acpi", "memory-backend"} <= abilities.machine_properties
     assert {"device_add", "query-memory-devices"} <= abilities.commands
@@ -103,13 +110,15 @@ def test_sigkill_of_the_harness_takes_qemu_along(binary: QemuBinary, spec: Machi
     script = f"""
         import sys
         from pathlib import Path
-        from harness.arch import ARM64
+        from harness.arch import arch_named
         from harness.config.parts import QemuBinary
         from harness.deadline import Deadline
         from harness.qemu.machine import Machine
         from harness.qemu.spec import MachineSpec
         qemu = QemuBinary(argv={binary.argv!r}, data_dir=None, origin="test", version="")
-        spec = MachineSpec(arch=ARM64, qemu=qemu, kernel=Path({str(spec.kernel)!r}), boot="dt", paused=True)
+        arch, kernel = arch_named({spec.arch.name!r}), Path({str(spec.kernel)!r})
+        bios = Path({str(spec.bios)!r}) if {spec.bios is not None} else None
+        spec = MachineSpec(arch=arch, qemu=qemu, kernel=kernel, bios=bios, boot="dt", paused=True)
         with Machine.launch(spec, Path({str(tmp_path / "run")!r}), Deadline(20)) as machine:
             print(machine.pid, flush=True)
             sys.stdin.read()
