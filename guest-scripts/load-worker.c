@@ -2,33 +2,56 @@
 /*
  * load-worker: does one kind of work, round by round, as load-keeper asks for it. No round leaves anything behind.
  *
- *   load-worker KIND [NAME=VALUE...]
+ *   load-worker KIND [NAME=NUMBER...]
  *
  * Writes "ready", or why it cannot. Then, for each line on its input, does a round and writes "ok" or "failed WHY".
  *
- *   ptdump      reads the kernel's page tables from debugfs, from start to end (mm/ptdump.c)
+ *   ptdump              reads the kernel's page tables from debugfs, from start to end (mm/ptdump.c)
+ *   kcore               reads a page in every step bytes of each range of the linear map, and its last one
+ *   kpageflags          reads /proc/kpageflags and /proc/kpagecount from end to end (fs/proc/page.c)
+ *   anon                maps size bytes, writes to every page and unmaps them
+ *   memfd-secret        the same with secret memory, which leaves the linear map meanwhile (mm/secretmem.c)
+ *   vmalloc             has the kernel allocate areas of size bytes and free them again
+ *   bpf                 loads programs of the greatest length, compiled, and unloads them
+ *
+ * node=N asks for memory of a node first.
  */
 #define _GNU_SOURCE
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/bpf.h>
+#include <linux/if_packet.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define BUFFER (256 << 10)
+#define MAX_RANGES 1024
+#define PREFERRED 1 /* MPOL_PREFERRED, linux/mempolicy.h */
+#define MAX_NODES (8 * (int)sizeof(unsigned long))
+#define MEMFD_SECRET 447 /* the same on both architectures; older C libraries do not know it */
+#define INSTRUCTIONS 4096
+#define PROGRAMS 8
+#define PATIENCE 5000 /* naps of a millisecond */
 
 struct kind {
 	const char *name;
 	bool (*prepare)(void); /* may be missing; false if it cannot, and problem says why */
 	bool (*round)(void);
+	uint64_t size; /* unless another one is given */
 };
 
 static char problem[120];
 static char buffer[BUFFER] __attribute__((aligned(65536)));
+static uint64_t size, areas = 1, page_size;
 
 static bool __attribute__((format(printf, 1, 2))) fail(const char *format, ...)
 {
@@ -45,6 +68,23 @@ static bool fail_errno(const char *what)
 	return fail("%s: %s", what, strerror(errno));
 }
 
+/* Read a file from start to end; how much it is must not matter, but not nothing. */
+static bool read_all(const char *path)
+{
+	int fd = open(path, O_RDONLY);
+	ssize_t got;
+	uint64_t all = 0;
+
+	if (fd < 0)
+		return fail_errno(path);
+	while ((got = read(fd, buffer, BUFFER)) > 0)
+		all += (uint64_t)got;
+	close(fd);
+	if (got < 0)
+		return fail_errno(path);
+	return all || fail("%s is empty", path);
+}
+
 /* ---- ptdump ------------------------------------------------------------------------------------------------------ */
 
 static const char ptdump[] = "/sys/kernel/debug/kernel_page_tables";
@@ -56,22 +96,226 @@ static bool ptdump_prepare(void)
 
 static bool ptdump_round(void)
 {
-	int fd = open(ptdump, O_RDONLY);
-	ssize_t size;
-	size_t all = 0;
+	return read_all(ptdump);
+}
+
+/* ---- kcore ------------------------------------------------------------------------------------------------------- */
+
+static int kcore = -1;
+
+static bool kcore_prepare(void)
+{
+	kcore = open("/proc/kcore", O_RDONLY);
+	return kcore >= 0 || fail_errno("/proc/kcore");
+}
+
+static bool kcore_read(uint64_t offset)
+{
+	/* What has gone since the headers were read is read as zeros. */
+	return pread(kcore, buffer, page_size, (off_t)offset) == (ssize_t)page_size || fail_errno("reading /proc/kcore");
+}
+
+static bool kcore_round(void)
+{
+	static Elf64_Phdr ranges[MAX_RANGES];
+	Elf64_Ehdr header;
+	size_t length;
+
+	if (pread(kcore, &header, sizeof(header), 0) != sizeof(header))
+		return fail_errno("reading the header of /proc/kcore");
+	length = header.e_phnum * sizeof(*ranges);
+	if (header.e_phnum > MAX_RANGES || header.e_phentsize != sizeof(*ranges))
+		return fail("/proc/kcore has %u ranges", header.e_phnum);
+	if (pread(kcore, ranges, length, (off_t)header.e_phoff) != (ssize_t)length)
+		return fail_errno("reading the ranges of /proc/kcore");
+	for (unsigned int i = 0; i < header.e_phnum; i++) {
+		/* The others have no physical address (read_kcore_iter, fs/proc/kcore.c). */
+		if (ranges[i].p_type != PT_LOAD || ranges[i].p_paddr == UINT64_MAX || ranges[i].p_filesz < page_size)
+			continue;
+		for (uint64_t at = 0; at <= ranges[i].p_filesz - page_size; at += size)
+			if (!kcore_read(ranges[i].p_offset + at))
+				return false;
+		if (!kcore_read(ranges[i].p_offset + ranges[i].p_filesz - page_size))
+			return false;
+	}
+	return true;
+}
+
+/* ---- kpageflags -------------------------------------------------------------------------------------------------- */
+
+static bool kpageflags_prepare(void)
+{
+	return !access("/proc/kpageflags", R_OK) || fail_errno("/proc/kpageflags");
+}
+
+static bool kpageflags_round(void)
+{
+	return read_all("/proc/kpageflags") && read_all("/proc/kpagecount");
+}
+
+/* ---- anon and memfd-secret --------------------------------------------------------------------------------------- */
+
+static bool use(int fd, int flags)
+{
+	char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+	bool populated = true;
+
+	if (memory == MAP_FAILED)
+		return fail_errno("mmap");
+	/* Where it can be had in advance, a lack of memory is an error; a fault would be the end. */
+	if (flags & MAP_ANONYMOUS)
+		populated = !madvise(memory, size, MADV_POPULATE_WRITE) || fail_errno("no memory");
+	for (uint64_t at = 0; populated && at < size; at += page_size)
+		*(volatile uint64_t *)(memory + at) = at;
+	for (uint64_t at = 0; populated && at < size; at += page_size)
+		if (*(volatile uint64_t *)(memory + at) != at)
+			populated = fail("memory changed by itself");
+	munmap(memory, size);
+	return populated;
+}
+
+static bool anon_round(void)
+{
+	return use(-1, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+}
+
+static bool secret_round(void)
+{
+	int fd = (int)syscall(MEMFD_SECRET, 0);
+	bool used;
 
 	if (fd < 0)
-		return fail_errno(ptdump);
-	while ((size = read(fd, buffer, BUFFER)) > 0)
-		all += (size_t)size;
+		return fail_errno("memfd_secret");
+	used = (!ftruncate(fd, (off_t)size) || fail_errno("ftruncate")) && use(fd, MAP_SHARED);
 	close(fd);
-	if (size < 0)
-		return fail_errno(ptdump);
-	return all || fail("%s is empty", ptdump);
+	return used;
+}
+
+/* ---- vmalloc ----------------------------------------------------------------------------------------------------- */
+
+/*
+ * A packet socket's ring: blocks that are too large for the page allocator come from vmalloc, page by page, and are
+ * freed before the call that takes them away returns (alloc_one_pg_vec_page, packet_set_ring, net/packet/af_packet.c).
+ */
+static int packet = -1;
+
+static bool set_ring(uint64_t blocks)
+{
+	struct tpacket_req ring = { 0 };
+
+	if (blocks) {
+		ring.tp_block_size = (unsigned int)size;
+		ring.tp_frame_size = (unsigned int)size;
+		ring.tp_block_nr = (unsigned int)blocks;
+		ring.tp_frame_nr = (unsigned int)blocks;
+	}
+	return !setsockopt(packet, SOL_PACKET, PACKET_RX_RING, &ring, sizeof(ring)) || fail_errno("PACKET_RX_RING");
+}
+
+static bool vmalloc_round(void)
+{
+	return set_ring(areas) && set_ring(0);
+}
+
+static uint64_t vmalloc_used(void)
+{
+	FILE *file = fopen("/proc/meminfo", "r");
+	uint64_t used = 0;
+	char line[120];
+
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "VmallocUsed: %lu", &used) == 1)
+			break;
+	if (file)
+		fclose(file);
+	return used << 10;
+}
+
+static bool vmalloc_prepare(void)
+{
+	uint64_t before, during;
+
+	if (size > INT32_MAX || areas > 1024)
+		return fail("size can be 2 GiB at most, and areas 1024");
+	packet = socket(AF_PACKET, SOCK_RAW, 0);
+	if (packet < 0)
+		return fail_errno("packet socket");
+	before = vmalloc_used();
+	if (!set_ring(areas))
+		return false;
+	during = vmalloc_used();
+	if (!set_ring(0))
+		return false;
+	return during >= before + size * areas / 2 ||
+	       fail("the kernel finds %lu bytes without vmalloc: ask for a greater size", size);
+}
+
+/* ---- bpf --------------------------------------------------------------------------------------------------------- */
+
+static long bpf(int command, union bpf_attr *attributes)
+{
+	return syscall(SYS_bpf, command, attributes, sizeof(*attributes));
+}
+
+/* How many vmalloc areas belong to compiled programs. */
+static int count_texts(void)
+{
+	FILE *file = fopen("/proc/vmallocinfo", "r");
+	char line[256];
+	int count = 0;
+
+	while (file && fgets(line, sizeof(line), file))
+		count += strstr(line, "bpf") != NULL;
+	if (file)
+		fclose(file);
+	return count;
+}
+
+static int load_program(void)
+{
+	static struct bpf_insn code[INSTRUCTIONS];
+	union bpf_attr attributes = { 0 };
+
+	for (int i = 0; i < INSTRUCTIONS; i++)
+		code[i] = (struct bpf_insn){ .code = BPF_ALU64 | BPF_MOV | BPF_K, .imm = i };
+	code[INSTRUCTIONS - 1] = (struct bpf_insn){ .code = BPF_JMP | BPF_EXIT };
+	attributes.prog_type = BPF_PROG_TYPE_SOCKET_FILTER;
+	attributes.insns = (uintptr_t)code;
+	attributes.insn_cnt = INSTRUCTIONS;
+	attributes.license = (uintptr_t)"GPL";
+	return (int)bpf(BPF_PROG_LOAD, &attributes);
+}
+
+static bool bpf_round(void)
+{
+	int programs[PROGRAMS], count, before = count_texts();
+
+	for (count = 0; count < PROGRAMS; count++) {
+		programs[count] = load_program();
+		if (programs[count] < 0)
+			break;
+	}
+	if (count < PROGRAMS)
+		fail_errno("BPF_PROG_LOAD");
+	for (int i = 0; i < count; i++)
+		close(programs[i]);
+	/* They are freed after a grace period, by a worker of the kernel's (bpf_prog_free, kernel/bpf/core.c). */
+	for (int naps = 0; count_texts() > before; naps++) {
+		if (naps == PATIENCE)
+			return fail("the kernel does not free the programs");
+		usleep(1000);
+	}
+	return count == PROGRAMS;
 }
 
 static const struct kind kinds[] = {
-	{ "ptdump", ptdump_prepare, ptdump_round },
+	{ "ptdump", ptdump_prepare, ptdump_round, 0 },
+	{ "kcore", kcore_prepare, kcore_round, 1 << 20 },
+	{ "kpageflags", kpageflags_prepare, kpageflags_round, 0 },
+	{ "anon", NULL, anon_round, 64 << 20 },
+	{ "memfd-secret", secret_round, secret_round, 2 << 20 },
+	{ "vmalloc", vmalloc_prepare, vmalloc_round, 16 << 20 },
+	{ "bpf", bpf_round, bpf_round, 0 },
 };
 
 /* Rounds are asked for one by one; a line is read as a whole, since nothing else is written before its answer. */
@@ -91,16 +335,52 @@ static int serve(const struct kind *kind)
 	return 0;
 }
 
+/* Ask for memory of a node first; a kernel without nodes has nothing to ask for. */
+static bool prefer(uint64_t node)
+{
+	unsigned long nodes;
+
+	if (node >= (uint64_t)MAX_NODES)
+		return fail("%lu is not a node", node);
+	nodes = 1UL << node;
+	/* The kernel takes one bit less than it is told of. */
+	return !syscall(SYS_set_mempolicy, PREFERRED, &nodes, MAX_NODES + 1) || errno == ENOSYS ||
+	       fail_errno("set_mempolicy");
+}
+
+static bool set(const char *argument)
+{
+	uint64_t value;
+
+	if (sscanf(argument, "size=%lu", &value) == 1 || sscanf(argument, "step=%lu", &value) == 1)
+		size = (value + page_size - 1) / page_size * page_size;
+	else if (sscanf(argument, "areas=%lu", &value) == 1)
+		areas = value;
+	else if (sscanf(argument, "node=%lu", &value) == 1)
+		return prefer(value);
+	else
+		return fail("no such parameter: %s", argument);
+	return value || fail("%s is nothing", argument);
+}
+
 int main(int argc, char **argv)
 {
-	for (size_t i = 0; argc > 1 && i < sizeof(kinds) / sizeof(*kinds); i++) {
-		if (strcmp(kinds[i].name, argv[1]))
-			continue;
-		if (!kinds[i].prepare || kinds[i].prepare())
-			return serve(&kinds[i]);
-		puts(problem);
-		return 1;
+	const struct kind *kind = NULL;
+	bool can = argc > 1;
+
+	page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+	for (size_t i = 0; can && i < sizeof(kinds) / sizeof(*kinds); i++)
+		if (!strcmp(kinds[i].name, argv[1]))
+			kind = &kinds[i];
+	if (!kind) {
+		puts("no such kind of work");
+		return 2;
 	}
-	puts("no such kind of work");
-	return 2;
+	size = kind->size;
+	for (int i = 2; i < argc; i++)
+		can = can && set(argv[i]);
+	if (can && (!kind->prepare || kind->prepare()))
+		return serve(kind);
+	puts(problem);
+	return 1;
 }

@@ -10,34 +10,47 @@
     guest: {memory: 1G, slots: 4}         # optional: what the scenario wants of the guest; the user's options win
     steps:
       - plug-dimm: {id: dimm0, size: 1G}
-      - repeat: {times: 3, steps: [...]}
+      - repeat: {times: 3, steps: [...]}  # soak: true fits the slope of every counter over the rounds
+      - parallel: [{online: {device: dimm0}}, {resize: {id: vmem0, to: 1G}}]
       - unplug: {id: dimm0}
-        expect: refused                   # done (the default), refused (by the guest), qemu-refused
+        expect: refused                   # done (the default), refused (by the guest), failed, qemu-refused
+      - offline: {boot: true, last: 1}
+        expect: {arm64: refused, riscv64: done}
+        breaks: {riscv64: [SEC-1]}        # a known bug of the kernel: exactly these invariants are broken here
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from harness.config.guest import DEFAULT_BOOT, GuestSpec, problems, read_shape
 from harness.config.places import configs_dir
 from harness.config.plan import Plan
-from harness.config.verbs import ABILITY_NAMES, EXPECTATIONS, VERBS, title_of
+from harness.config.verbs import ABILITY_NAMES, CAN_FAIL, EXPECTATIONS, INVARIANTS, SIDE_BY_SIDE, VERBS, title_of
 from harness.config.yaml import Value, parse, read_text, show, suggest
 from harness.errors import ConfigError, UsageError
 
+T = TypeVar("T")
+
 #: steps of a scenario with every ``repeat`` unrolled
 MAX_STEPS = 100_000
+#: the first round of a soak warms caches up; three more make a line
+LEAST_ROUNDS = 4
+#: keys of a step that say how it is meant to end
+_ENDINGS = ("expect", "breaks")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step: ``args`` has every argument of its verb, sizes in bytes, absent ones at their default.
 
-    ``repeat`` is a verb with ``times`` and ``steps``. ``key`` and ``lines`` say where it stands in its file.
+    ``repeat`` is a verb with ``times``, ``steps`` and ``soak``, ``parallel`` one with ``steps``. ``expect`` is how it is
+    meant to end, ``breaks`` are the invariants that a known bug of the kernel breaks; ``expect_on`` and ``breaks_on``
+    are the same by architecture, where that matters: see ``on``. ``key`` and ``lines`` say where it stands in its file.
     """
 
     verb: str
@@ -46,12 +59,25 @@ class Step:
     expect: str = "done"
     key: str = ""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+    breaks: tuple[str, ...] = ()
+    expect_on: Mapping[str, str] = field(default_factory=dict)
+    breaks_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def on(self, arch: str) -> Step:
+        """The step as it is meant on ``arch``, with the steps inside of it."""
+        args = self.args
+        if "steps" in args:
+            args = {**args, "steps": tuple(step.on(arch) for step in args["steps"])}
+        expect, breaks = self.expect_on.get(arch, self.expect), self.breaks_on.get(arch, self.breaks)
+        return dataclasses.replace(self, args=args, expect=expect, breaks=breaks, expect_on={}, breaks_on={})
 
     @property
     def title(self) -> str:
         """``plug-dimm dimm0 1G``."""
         if self.verb == "repeat":
             return f"repeat {self.args['times']} times"
+        if self.verb == "parallel":
+            return " | ".join(step.title for step in self.args["steps"])
         return title_of(self.verb, self.args, self.expect)
 
     def unrolled(self) -> int:
@@ -92,8 +118,12 @@ class Scenario:
                 line, key = self.guest_lines.get(blamed), f"guest.{blamed}"
                 raise ConfigError(problem.message, file=self.source, line=line, key=key, hint=problem.hint)
             raise UsageError(f"{self.name}: {problem.message}", hint=problem.hint)
-        _walk(self.steps, Plan(spec, self._fail))
+        _walk(self.steps_on(spec.arch), Plan(spec, self._fail))
         return spec
+
+    def steps_on(self, arch: str) -> tuple[Step, ...]:
+        """The steps as they are meant on ``arch``."""
+        return tuple(step.on(arch) for step in self.steps)
 
     def _fail(self, step: Step, name: str | None, message: str, hint: str | None) -> NoReturn:
         line = step.line if name is None else step.lines.get(name, step.line)
@@ -111,6 +141,9 @@ def _walk(steps: Sequence[Step], plan: Plan[Step]) -> None:
             # The second round shows what the first one leaves behind; later rounds show nothing new.
             for _ in range(min(2, step.args["times"])):
                 _walk(step.args["steps"], plan)
+        elif step.verb == "parallel":
+            plan.check_side_by_side([(inner, inner.verb, inner.args) for inner in step.args["steps"]])
+            _walk(step.args["steps"], plan)
         else:
             plan.follow(step, step.verb, step.args, step.expect)
 
@@ -164,7 +197,8 @@ def read_scenario(path: Path) -> Scenario:
         text=text,
         guest_lines={} if guest is None else {key: found.line for key, found in guest.mapping().values.items()},
     )
-    scenario.apply_to(GuestSpec.default(next(iter(DEFAULT_BOOT))))
+    for arch in DEFAULT_BOOT:
+        scenario.apply_to(GuestSpec.default(arch))
     return scenario
 
 
@@ -181,9 +215,9 @@ def _read_needs(value: Value) -> tuple[str, ...]:
 
 def _inferred(steps: Sequence[Step]) -> Iterator[str]:
     for step in steps:
-        if step.verb == "repeat":
+        if "steps" in step.args:
             yield from _inferred(step.args["steps"])
-        elif step.expect == "done":
+        elif step.expect in ("done", "failed"):
             yield from VERBS[step.verb].needs
             # Node 0 is where memory goes by itself.
             if step.args.get("node"):
@@ -198,18 +232,26 @@ def _read_steps(value: Value) -> tuple[Step, ...]:
 
 
 def _read_step(value: Value) -> Step:
-    reader = value.mapping(*VERBS, "repeat", "expect")
-    verbs = [key for key in reader.values if key != "expect"]
+    reader = value.mapping(*VERBS, "repeat", "parallel", *_ENDINGS)
+    verbs = [key for key in reader.values if key not in _ENDINGS]
     if len(verbs) != 1:
         found = " and ".join(verbs) or "none"
         value.fail(f"a step has exactly one verb, this one has {found}", hint="one list item for each step")
     verb = verbs[0]
-    expect = reader.take("expect", lambda found: found.choice(EXPECTATIONS), "done")
     body = reader.values[verb]
     if verb == "repeat":
-        if expect != "done":
-            reader.values["expect"].fail("a repeat has no expectation of its own", hint="put it on the steps inside")
+        for ending in _ENDINGS:
+            if ending in reader.values:
+                hint = "put it on the steps inside"
+                reader.values[ending].fail("a repeat has no expectation of its own", hint=hint)
         return _read_repeat(body)
+    if verb == "parallel" and "expect" in reader.values:
+        reader.values["expect"].fail("what is done side by side is meant to be done")
+    expect_on = reader.take("expect", lambda found: _by_arch(found, lambda one: _read_ending(one, verb)), {})
+    breaks_on = reader.take("breaks", lambda found: _by_arch(found, _read_breaks), {})
+    if verb == "parallel":
+        args: dict[str, Any] = {"steps": _read_parallel(body)}
+        return Step(verb, args, body.line, "done", body.key, {}, (), expect_on, breaks_on)
     fields = VERBS[verb].fields
     given = body.mapping(*fields) if fields else _no_arguments(body)
     args = {
@@ -217,7 +259,31 @@ def _read_step(value: Value) -> Step:
         for name, known in fields.items()
     }
     lines = {name: found.line for name, found in given.values.items()}
-    return Step(verb, args, body.line, expect, body.key, lines)
+    step = Step(verb, args, body.line, "done", body.key, lines, (), expect_on, breaks_on)
+    ways = [step.on(arch) for arch in DEFAULT_BOOT]
+    return ways[0] if all(way == ways[0] for way in ways) else step
+
+
+def _by_arch(value: Value, read: Callable[[Value], T]) -> dict[str, T]:
+    """What stands here for every architecture, or a mapping from architectures; who is left out has the default."""
+    if not value.is_mapping():
+        return dict.fromkeys(DEFAULT_BOOT, read(value))
+    return {arch: read(found) for arch, found in value.mapping(*DEFAULT_BOOT).values.items()}
+
+
+def _read_ending(value: Value, verb: str) -> str:
+    ending = value.choice(EXPECTATIONS)
+    if ending == "failed" and verb not in CAN_FAIL:
+        hint = f"{', '.join(CAN_FAIL)} can; what the guest will not do is refused"
+        value.fail(f"the kernel cannot be expected to fail at {verb}", hint=hint)
+    return ending
+
+
+def _read_breaks(value: Value) -> tuple[str, ...]:
+    broken = tuple(item.choice(INVARIANTS) for item in value.items())
+    if len(set(broken)) != len(broken):
+        value.fail("an invariant stands twice")
+    return broken
 
 
 def _no_arguments(body: Value) -> Any:
@@ -227,10 +293,29 @@ def _no_arguments(body: Value) -> Any:
     return reader
 
 
+def _read_parallel(body: Value) -> tuple[Step, ...]:
+    steps = _read_steps(body)
+    if len(steps) < 2:
+        body.fail("one step has nothing beside it", hint="parallel takes two steps or more")
+    for item, step in zip(body.items(), steps, strict=True):
+        if step.verb not in SIDE_BY_SIDE:
+            item.fail(f"{step.verb} cannot be done side by side", hint=f"known: {', '.join(SIDE_BY_SIDE)}")
+        if step.expect != "done" or step.expect_on or step.breaks or step.breaks_on:
+            item.fail("what is done side by side is meant to be done", hint="leave expect and breaks out")
+        if step.verb == "resize" and not step.args["wait"]:
+            item.fail("what is done side by side is waited for", hint="leave wait out")
+    return steps
+
+
 def _read_repeat(body: Value) -> Step:
-    reader = body.mapping("times", "steps")
+    reader = body.mapping("times", "steps", "soak")
     times = reader.take("times", lambda value: value.integer(minimum=1, maximum=MAX_STEPS))
-    return Step("repeat", {"times": times, "steps": reader.take("steps", _read_steps)}, body.line, "done", body.key)
+    soak = reader.take("soak", Value.boolean, False)
+    if soak and times < LEAST_ROUNDS:
+        message = f"a slope cannot be fitted over {times} rounds"
+        reader.values["soak"].fail(message, hint=f"repeat it {LEAST_ROUNDS} times or more")
+    args = {"times": times, "steps": reader.take("steps", _read_steps), "soak": soak}
+    return Step("repeat", args, body.line, "done", body.key)
 
 
 __all__ = [

@@ -14,11 +14,14 @@ from typing import Literal
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UnsupportedError, UsageError
+from harness.guest.overlay import SCRIPTS
 from harness.guest.shell import Completed, Shell
 from harness.units import KIB
 
 _KEEPER = "/usr/bin/load-keeper"
 _WORKER = "/usr/bin/load-worker"
+_COMPACTION = f"/{SCRIPTS}/load-compaction"
+_HUGETLB = f"/{SCRIPTS}/load-hugetlb"
 #: the keeper stops waiting this much before the deadline, so that its answer still arrives in time
 _REPORT_SECONDS = 2.0
 _ANSWER_LIMIT = 64 * KIB
@@ -38,7 +41,8 @@ Parameter = Literal["integer", "size"]
 class LoadKind:
     """A kind of load: ``needs`` are kernel options without ``CONFIG_``; ``parameters`` may all be left out.
 
-    ``cpus``, which every kind has, is how many workers go round at once (1 if left out, 16 at most).
+    ``cpus`` is how many workers go round at once (1 if left out, 16 at most); ``node`` which node's memory they take
+    if they can; ``size`` how much in a round, or how large its pieces are.
     """
 
     name: str
@@ -74,6 +78,50 @@ LOADS: Mapping[str, LoadKind] = _kinds(
         ("DEBUG_FS", "PTDUMP_DEBUGFS"),
         {"cpus": "integer"},
     ),
+    LoadKind(
+        "kcore",
+        "reads a page in every step (1M) of the linear map's ranges in /proc/kcore, and the last one of each",
+        ("PROC_KCORE",),
+        {"cpus": "integer", "step": "size"},
+    ),
+    LoadKind(
+        "kpageflags",
+        "reads /proc/kpageflags and /proc/kpagecount from end to end",
+        ("PROC_PAGE_MONITOR",),
+        {"cpus": "integer"},
+    ),
+    LoadKind(
+        "vmalloc",
+        "has the kernel map and unmap areas (1) of a size (16M) with vmalloc, for the ring of a packet socket",
+        ("PACKET",),
+        {"areas": "integer", "cpus": "integer", "node": "integer", "size": "size"},
+    ),
+    LoadKind(
+        "anon",
+        "maps a size (64M) of anonymous memory, writes to every page, reads it back and unmaps it",
+        ("ADVISE_SYSCALLS",),
+        {"cpus": "integer", "node": "integer", "size": "size"},
+    ),
+    LoadKind(
+        "memfd-secret",
+        "maps a size (2M) of secret memory, whose pages leave the linear map meanwhile",
+        ("SECRETMEM",),
+        {"cpus": "integer", "node": "integer", "size": "size"},
+    ),
+    LoadKind(
+        "bpf",
+        "loads BPF programs, which the kernel compiles into text, and unloads them",
+        ("BPF_SYSCALL", "BPF_JIT"),
+        {"node": "integer"},
+    ),
+    LoadKind(
+        "hugetlb",
+        "takes huge pages (count 16) of a size (the kernel's usual one) into the pool and gives them back",
+        ("HUGETLBFS",),
+        {"count": "integer", "node": "integer", "size": "size"},
+        _HUGETLB,
+    ),
+    LoadKind("compaction", "compacts the memory of all nodes", ("COMPACTION",), {}, _COMPACTION),
 )
 
 

@@ -19,6 +19,7 @@ class MachineShape:
 
     ``ports`` are the root ports a PCI device can be hot-plugged below, in order of creation; ``virtio_devices``
     is how many virtio devices the guest booted with, ``acpi`` whether it booted with ACPI or a device tree.
+    ``cpu_nodes`` are the nodes with a CPU, None if all have one.
     """
 
     arch: ArchSpec
@@ -28,6 +29,7 @@ class MachineShape:
     ports: tuple[str, ...]
     virtio_devices: int
     acpi: bool = True
+    cpu_nodes: tuple[int, ...] | None = None
 
     @property
     def memory(self) -> int:
@@ -42,6 +44,10 @@ class MachineShape:
             out.append(AddrRange.sized(at, size))
             at += size
         return tuple(out)
+
+    def has_cpu(self, node: int) -> bool:
+        """True if a CPU belongs to ``node``: it stays online without memory then."""
+        return self.cpu_nodes is None or node in self.cpu_nodes
 
     def device_window(self) -> AddrRange:
         """Where QEMU places memory devices (virt_set_memmap, hw/arm/virt.c, QEMU 10.0)."""

@@ -238,6 +238,7 @@ class MemoryModel:
 
     def _add_blocks(self, place: AddrRange, node: int, owner: str, *, self_hosted: int = 0) -> None:
         size = self.layout.block_size
+        self.zones.bring_online(node)
         for part in place.chunks(size):
             index = part.start // size
             self.blocks[index] = Block(index, node, owner, None, 0, self_hosted)
@@ -249,6 +250,13 @@ class MemoryModel:
         if block.zone is not None:
             self._set_block(block.index, "offline")
         del self.blocks[block.index]
+        self._try_offline_node(block.node)
+
+    def _try_offline_node(self, node: int) -> None:
+        """try_offline_node (mm/memory_hotplug.c, v6.12): a node without memory, blocks and CPUs goes."""
+        used = any(block.node == node for block in self.blocks.values())
+        if not used and self.zones.is_empty(node) and not self.layout.machine.has_cpu(node):
+            self.zones.take_offline(node)
 
     def _set_block(self, index: int, state: str) -> None:
         block = self.blocks.get(index)
@@ -275,6 +283,10 @@ class MemoryModel:
     def blocks_of(self, id: str) -> tuple[int, ...]:
         """Indexes of the memory blocks that device ``id`` brought."""
         return tuple(sorted(index for index, block in self.blocks.items() if block.owner == id))
+
+    def boot_blocks(self) -> tuple[int, ...]:
+        """Indexes of the memory blocks of boot memory."""
+        return tuple(sorted(index for index, block in self.blocks.items() if block.owner is None))
 
     def pmem_data(self, device: Pmem) -> AddrRange:
         """What a namespace in device-dax mode offers behind its metadata."""

@@ -36,6 +36,7 @@ ABILITIES: dict[str, Ability] = {
         Ability("acpi-node", "memory on a node of one's choice (node=)", ("NUMA", "ACPI_NUMA"), boot="acpi"),
         Ability("virtio-mem", "virtio-mem", ("VIRTIO_MEM", "MEMORY_HOTREMOVE"), device="virtio-mem"),
         Ability("virtio-pmem", "virtio-pmem namespaces", ("VIRTIO_PMEM", "BLK_DEV_PMEM"), device="virtio-pmem"),
+        Ability("memmap-on-memory", "a memmap that lies in the memory it describes", ("MHP_MEMMAP_ON_MEMORY",)),
         Ability("dax-kmem", "device-dax memory as system RAM", ("NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM")),
     )
 }

@@ -145,6 +145,7 @@ def machine_shape(spec: MachineSpec) -> MachineShape:
         ports=tuple(f"rp{number}" for number in range(spec.root_ports)),
         virtio_devices=VIRTIO_DEVICES,
         acpi=spec.boot == "acpi",
+        cpu_nodes=tuple(number for number, node in enumerate(spec.nodes) if node.cpus) if spec.nodes else None,
     )
 
 

@@ -36,8 +36,8 @@ def recheck(directory: Path) -> RunResult:
         if step.state is None:
             steps.append(StepResult(step.number, step.title, Verdict.PASS, 0.0, 0.0, (), step.outcome.note))
             continue
-        checks = check_step(model, step.outcome, step.state, step.title)
-        verdict, note = judge(checks, step.expect, step.outcome)
+        checks = check_step(model, step.outcome, step.state, step.title, before)
+        verdict, note = judge(checks, step.expect, step.outcome, step.breaks)
         changes = describe_changes(before, step.state)
         steps.append(StepResult(step.number, step.title, verdict, 0.0, 0.0, checks, note, changes))
         before = step.state

@@ -15,6 +15,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from harness.errors import UsageError
 from harness.model.actions import Action, action_from_json, action_to_json
 from harness.model.layout import MachineShape
 from harness.scenarios.outcome import Outcome
+from harness.scenarios.soak import Slope
 from harness.state import GuestState, KernelFacts
 from harness.units import AddrRange
 
@@ -61,7 +63,15 @@ class Recorder:
         """Remember what took effect in a step."""
         self._actions.setdefault(step, []).append(action)
 
-    def save_step(self, number: int, title: str, expect: str, outcome: Outcome, state: GuestState | None) -> None:
+    def save_step(
+        self,
+        number: int,
+        title: str,
+        expect: str,
+        outcome: Outcome,
+        state: GuestState | None,
+        breaks: Sequence[str] = (),
+    ) -> None:
         """One step with its snapshot, None where the guest was still at work."""
         directory = self.step_dir(number)
         if state is not None:
@@ -70,6 +80,7 @@ class Recorder:
         step = {
             "title": title,
             "expect": expect,
+            "breaks": list(breaks),
             "actions": [action_to_json(action) for action in self._actions.get(number, [])],
             "outcome": outcome_to_json(outcome),
         }
@@ -94,6 +105,7 @@ class RecordedStep:
     actions: tuple[Action, ...]
     outcome: Outcome
     state: GuestState | None
+    breaks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +150,7 @@ def load_run(directory: Path) -> RecordedRun:
                     actions=tuple(action_from_json(action) for action in step["actions"]),
                     outcome=outcome_from_json(step["outcome"]),
                     state=load_state(path, facts) if (path / "meta.json").exists() else None,
+                    breaks=tuple(step.get("breaks", ())),
                 )
             )
     return RecordedRun(details, shape, facts, load_state(directory / "states" / "000", facts), tuple(steps))
@@ -158,6 +171,7 @@ def shape_from_json(value: Mapping[str, Any]) -> MachineShape:
         ports=tuple(value["ports"]),
         virtio_devices=value["virtio_devices"],
         acpi=value.get("acpi", True),
+        cpu_nodes=None if value.get("cpu_nodes") is None else tuple(value["cpu_nodes"]),
     )
 
 
@@ -176,9 +190,11 @@ def outcome_to_json(outcome: Outcome) -> dict[str, object]:
         "note": outcome.note,
         "pending": outcome.pending,
         "alarms": list(outcome.alarms),
+        "useless": outcome.useless,
         "unplugs": [dataclasses.asdict(report) for report in outcome.unplugs],
         "resizes": [dataclasses.asdict(report) for report in outcome.resizes],
         "touches": touches,
+        "slopes": [[slope.name, str(slope.each), str(slope.limit), slope.unit] for slope in outcome.slopes],
     }
 
 
@@ -193,7 +209,11 @@ def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
         note=value["note"],
         pending=value["pending"],
         alarms=tuple(value.get("alarms", ())),
+        useless=value.get("useless", ""),
         unplugs=[UnplugReport(r["id"], tuple(r["endings"]), r["refused"]) for r in value["unplugs"]],
         resizes=[ResizeReport(**report) for report in value["resizes"]],
         touches=[TouchReport(t["pages"], t["mismatches"], used(t["used"])) for t in value["touches"]],
+        slopes=tuple(
+            Slope(name, Fraction(each), Fraction(limit), unit) for name, each, limit, unit in value.get("slopes", ())
+        ),
     )

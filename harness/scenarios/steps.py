@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.check import ResizeReport, TouchReport, UnplugReport
+from harness.config.verbs import TOP
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QmpRefused, UsageError
-from harness.guest import blocks, pmem
+from harness.guest import blocks, loads, pmem
 from harness.guest.devices import switch_slot, wait_driver
 from harness.guest.touch import touch_memory
 from harness.model.actions import (
@@ -26,8 +27,8 @@ from harness.model.devices import Dimm, Pmem, VirtioMem
 from harness.model.zones import MOVABLE
 from harness.qemu import memdev
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.session import Session
-from harness.units import MIB, AddrRange, format_size
+from harness.scenarios.session import Session, overlap
+from harness.units import MIB, AddrRange, align_down, format_size
 
 Arguments = Mapping[str, Any]
 Verb = Callable[[Session, Arguments, Deadline], Outcome]
@@ -39,6 +40,9 @@ ONLINE_WORD = {"kernel": "online_kernel", "movable": "online_movable", "default"
 def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """Hot-add a pc-dimm; the kernel takes it only if it is made of whole memory blocks."""
     machine, size, outcome = session.guest.machine, args["size"], Outcome()
+    address = args.get("address")
+    if address == TOP:
+        address = align_down(session.layout.machine.device_window().end - size, session.layout.block_size)
     try:
         done = memdev.plug_dimm(
             machine,
@@ -47,7 +51,7 @@ def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
             deadline=deadline.at_most(session.options.settle),
             node=args.get("node"),
             slot=args.get("slot"),
-            address=args.get("address"),
+            address=address,
         )
         outcome.note = done.detail
         if done.kind == "refused":
@@ -57,10 +61,13 @@ def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
         return outcome
     except DeadlineExpired as late:
         outcome.note = str(late)
-    address = args.get("address")
     why_not = _not_addable(session, session.model.place(size) if address is None else AddrRange.sized(address, size))
-    session.apply(PlugDimm(args["id"], size, args.get("node") or 0, args.get("slot"), address, why_not is None))
-    if why_not is not None:
+    added = why_not is None and session.expect != "failed"
+    session.apply(PlugDimm(args["id"], size, args.get("node") or 0, args.get("slot"), address, added))
+    if session.expect == "failed":
+        # Whether it did fail the checks see: an _OST of success proves nothing (acpi_memory_device_add, v6.12).
+        outcome.refuse(outcome.note if why_not is None else f"the kernel cannot add {why_not}", "failed")
+    elif why_not is not None:
         outcome.refuse(f"the kernel cannot add {why_not}")
     return outcome
 
@@ -229,7 +236,7 @@ def _await_size(session: Session, id: str, requested: int, outcome: Outcome, dea
 def _chosen_blocks(session: Session, args: Arguments) -> tuple[int, ...]:
     if args.get("blocks") is not None:
         return tuple(args["blocks"])
-    owned = session.model.blocks_of(args["device"])
+    owned = session.model.boot_blocks() if args.get("boot") else session.model.blocks_of(args["device"])
     first, last = args.get("first"), args.get("last")
     if first is not None:
         return owned[:first]
@@ -330,6 +337,23 @@ def _pmem_outcome(session: Session, done: pmem.PmemOutcome, action: SetPmemMode)
     return outcome
 
 
+def load(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Start a load; it goes round from here on, but for the snapshots."""
+    values = {name: value for name, value in args.items() if name not in ("id", "kind") and value is not None}
+    loads.start_load(session.guest.shell, args["id"], args["kind"], values, deadline=deadline)
+    session.loads[args["id"]] = loads.LoadCount(0, 0, True)
+    return Outcome(note=f"{args['kind']} is under way")
+
+
+def unload(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """End a load; one that had died is no success."""
+    start = session.loads.pop(args["id"])
+    count = loads.stop_load(session.guest.shell, args["id"], deadline=deadline)
+    _, useless = overlap({args["id"]: start}, {args["id"]: count})
+    total = f"{count.rounds} rounds in all" + (f", {count.failures} failed" if count.failures else "")
+    return Outcome(note=total, useless="" if count.running else useless)
+
+
 def check(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """Do nothing: look and compare."""
     return Outcome()
@@ -349,5 +373,7 @@ VERBS: dict[str, Verb] = {
     "namespace": namespace,
     "kmem": kmem,
     "devdax": devdax,
+    "load": load,
+    "unload": unload,
     "check": check,
 }

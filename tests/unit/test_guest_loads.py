@@ -31,11 +31,15 @@ def asked(shell: CannedShell) -> str:
 
 
 def test_a_load_is_started() -> None:
-    shell = CannedShell(said(""), said(""))
+    shell = CannedShell(said(""), said(""), said(""))
     start_load(shell, "walk", "ptdump", {}, deadline=Deadline(5))
     assert asked(shell) == "/usr/bin/load-keeper start MS walk 1 /usr/bin/load-worker ptdump"
     start_load(shell, "walk", "ptdump", {"cpus": 2}, deadline=Deadline(5))
     assert asked(shell) == "/usr/bin/load-keeper start MS walk 2 /usr/bin/load-worker ptdump"
+    start_load(shell, "huge", "hugetlb", {"size": 1 << 21, "node": 0}, deadline=Deadline(5))
+    assert (
+        asked(shell) == "/usr/bin/load-keeper start MS huge 1 /usr/lib/memhp/load-hugetlb hugetlb node=0 size=2097152"
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,8 @@ def test_what_a_kernel_lacks_is_named() -> None:
 
 def test_every_kind_is_named_like_its_key() -> None:
     for name, kind in LOADS.items():
-        assert name == kind.name and "cpus" in kind.parameters and kind.summary
+        assert name == kind.name and kind.summary and kind.needs
+        assert (guest_scripts_dir() / Path(kind.program).name).exists() or kind.program == "/usr/bin/load-worker"
 
 
 class Keeper:
