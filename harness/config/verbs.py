@@ -30,6 +30,14 @@ POLICIES = ("offline", "online", "online_kernel", "online_movable")
 #: kinds of load with their parameters, as ``harness.guest.loads`` knows them: plain numbers, or sizes
 LOADS: Mapping[str, Mapping[str, str]] = {
     "ptdump": {"cpus": "integer"},
+    "kcore": {"cpus": "integer", "step": "size"},
+    "kpageflags": {"cpus": "integer"},
+    "vmalloc": {"areas": "integer", "cpus": "integer", "node": "integer", "size": "size"},
+    "anon": {"cpus": "integer", "node": "integer", "size": "size"},
+    "memfd-secret": {"cpus": "integer", "node": "integer", "size": "size"},
+    "bpf": {"node": "integer"},
+    "hugetlb": {"count": "integer", "node": "integer", "size": "size"},
+    "compaction": {},
 }
 
 #: what can be done side by side, and which of it depends on what room is taken

@@ -92,11 +92,23 @@ class SetPmemMode:
     align: int = 2 << 20
 
 
-Action = PlugDimm | PlugVirtioMem | PlugVirtioPmem | Unplug | Resize | SetBlock | SetAutoOnline | SetPmemMode
+@dataclass(frozen=True, slots=True)
+class StartLoad:
+    """A load of ``kind`` was started: what it has done to the kernel's page tables may stay when it rests or ends."""
+
+    kind: str
+
+
+Action = (
+    PlugDimm | PlugVirtioMem | PlugVirtioPmem | Unplug | Resize | SetBlock | SetAutoOnline | SetPmemMode | StartLoad
+)
 
 _BY_NAME: dict[str, type[Action]] = {
     kind.__name__: kind
-    for kind in (PlugDimm, PlugVirtioMem, PlugVirtioPmem, Unplug, Resize, SetBlock, SetAutoOnline, SetPmemMode)
+    for kind in (
+        *(PlugDimm, PlugVirtioMem, PlugVirtioPmem, Unplug, Resize, SetBlock, SetAutoOnline, SetPmemMode),
+        StartLoad,
+    )
 }
 
 

@@ -107,6 +107,21 @@ class BootLayout:
         compound = self.memmap_bytes(AddrRange.sized(0, align))
         return compound if optimizes and compound > 2 * self.page_size else 0
 
+    def folds_hugetlb(self) -> bool:
+        """True if the memmap of huge pages is folded (hugetlb_vmemmap_optimizable, mm/hugetlb_vmemmap.c, v6.12).
+
+        The sysctl vm.hugetlb_optimize_vmemmap can change that later, which is not followed.
+        """
+        config = self.facts.config or {}
+        wanted = "HUGETLB_PAGE_OPTIMIZE_VMEMMAP_DEFAULT_ON" in config
+        for word in self.facts.cmdline.split():
+            name, _, value = word.partition("=")
+            if name == "hugetlb_free_vmemmap":
+                wanted = value.lower() in ("on", "1", "y")
+        size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
+        can = self.facts.config is None or "HUGETLB_PAGE_OPTIMIZE_VMEMMAP" in config
+        return wanted and can and size & (size - 1) == 0
+
     def self_hosted(self) -> int:
         """Bytes at the head of each block of a DIMM that hold its own struct pages, 0 where they lie elsewhere.
 

@@ -19,6 +19,7 @@ from harness.model.actions import (
     SetAutoOnline,
     SetBlock,
     SetPmemMode,
+    StartLoad,
     Unplug,
 )
 from harness.model.devices import Device, Dimm, Pmem, VirtioMem
@@ -33,6 +34,10 @@ DeviceT = TypeVar("DeviceT", Dimm, VirtioMem, Pmem)
 
 #: QEMU aligns memfd-backed memory devices to this on Linux hosts (QEMU_VMALLOC_ALIGN and huge pages aside)
 BACKEND_ALIGNMENT = 2 * MIB
+#: loads that map into vmalloc space; that change the permissions of single pages of the linear map; of huge pages
+VMALLOC_LOADS = frozenset({"vmalloc", "bpf"})
+SPLITTING_LOADS = frozenset({"bpf", "memfd-secret"})
+HUGE_PAGE_LOAD = "hugetlb"
 
 
 @dataclass
@@ -64,6 +69,7 @@ class MemoryModel:
         self.auto_online = "offline" if isinstance(baseline.auto_online, NotObserved) else baseline.auto_online
         self.devices: dict[str, Device] = {}
         self.vmalloc_mapped = False
+        self.loads: set[str] = set()
         self.blocks: dict[int, Block] = {}
         self.sections = SectionTable(
             layout.paging.section_size, layout.machine.arch.subsection_size, layout.boot_memory()
@@ -104,6 +110,8 @@ class MemoryModel:
                 self.auto_online = action.policy
             case SetPmemMode():
                 self._set_pmem_mode(self._device(action.id, Pmem), action)
+            case StartLoad():
+                self.loads.add(action.kind)
         self._follow_pieces()
 
     def _follow_pieces(self) -> None:
@@ -362,6 +370,12 @@ class MemoryModel:
             nodes=(block.node,),
         )
 
+    def _memmap_split(self) -> bool:
+        """True if there are huge pages, or have been, and this kernel folds their memmap."""
+        meminfo = self.layout.baseline.meminfo
+        at_boot = not isinstance(meminfo, NotObserved) and meminfo.get("Hugetlb", 0) > 0
+        return self.layout.folds_hugetlb() and (at_boot or HUGE_PAGE_LOAD in self.loads)
+
     def _memmap_pages(self) -> int:
         page, total = self.layout.page_size, 0
         for piece in self._pieces:
@@ -402,7 +416,9 @@ class MemoryModel:
             memmap=merge_ranges([*boot, *hot]),
             hot=hot,
             memmap_pages=self._memmap_pages(),
-            vmalloc_mapped=self.vmalloc_mapped,
+            vmalloc_mapped=self.vmalloc_mapped or not self.loads.isdisjoint(VMALLOC_LOADS),
+            linear_split=not self.loads.isdisjoint(SPLITTING_LOADS),
+            memmap_split=self._memmap_split(),
             virtio_names={device.id: f"virtio{device.virtio_index}" for device in virtio},
             kernel_memory=self._kernel_memory(),
             sections=self.sections.to_state(self._is_online),

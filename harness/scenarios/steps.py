@@ -21,6 +21,7 @@ from harness.model.actions import (
     SetAutoOnline,
     SetBlock,
     SetPmemMode,
+    StartLoad,
     Unplug,
 )
 from harness.model.devices import Dimm, Pmem, VirtioMem
@@ -342,6 +343,7 @@ def load(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     values = {name: value for name, value in args.items() if name not in ("id", "kind") and value is not None}
     loads.start_load(session.guest.shell, args["id"], args["kind"], values, deadline=deadline)
     session.loads[args["id"]] = loads.LoadCount(0, 0, True)
+    session.apply(StartLoad(args["kind"]))
     return Outcome(note=f"{args['kind']} is under way")
 
 
