@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from harness.config.cold import ColdDevice
 from harness.config.guest import DEFAULT_BOOT, GuestSpec, problems, read_shape
 from harness.config.places import configs_dir
 from harness.config.plan import Plan
@@ -48,9 +49,10 @@ _ENDINGS = ("expect", "breaks")
 class Step:
     """One step: ``args`` has every argument of its verb, sizes in bytes, absent ones at their default.
 
-    ``repeat`` is a verb with ``times``, ``steps`` and ``soak``, ``parallel`` one with ``steps``. ``expect`` is how it is
-    meant to end, ``breaks`` are the invariants that a known bug of the kernel breaks; ``expect_on`` and ``breaks_on``
-    are the same by architecture, where that matters: see ``on``. ``key`` and ``lines`` say where it stands in its file.
+    ``repeat`` is a verb with ``times``, ``steps`` and ``soak``, ``parallel`` one with ``steps``. ``expect`` is how it
+    is meant to end, ``breaks`` are the invariants that a known bug of the kernel breaks; ``expect_on`` and
+    ``breaks_on`` are the same by architecture, where that matters: see ``on``. ``key`` and ``lines`` say where it
+    stands in its file.
     """
 
     verb: str
@@ -118,8 +120,13 @@ class Scenario:
                 line, key = self.guest_lines.get(blamed), f"guest.{blamed}"
                 raise ConfigError(problem.message, file=self.source, line=line, key=key, hint=problem.hint)
             raise UsageError(f"{self.name}: {problem.message}", hint=problem.hint)
-        _walk(self.steps_on(spec.arch), Plan(spec, self._fail))
+        plan = Plan(spec, self._fail)
+        _walk([self._cold_step(device) for device in spec.devices], plan)
+        _walk(self.steps_on(spec.arch), plan)
         return spec
+
+    def _cold_step(self, device: ColdDevice) -> Step:
+        return Step(device.verb, device.args, self.guest_lines.get("devices", 0), key="guest.devices")
 
     def steps_on(self, arch: str) -> tuple[Step, ...]:
         """The steps as they are meant on ``arch``."""
@@ -183,6 +190,8 @@ def read_scenario(path: Path) -> Scenario:
     name = reader.take("name", _read_name)
     guest = reader.get("guest")
     steps = reader.take("steps", _read_steps)
+    shape = {} if guest is None else read_shape(guest)
+    cold = [need for device in shape.get("devices", ()) for need in VERBS[device.verb].needs]
     total = sum(step.unrolled() for step in steps)
     if total > MAX_STEPS:
         value.fail(f"{total} steps once every repeat is unrolled", hint=f"at most {MAX_STEPS}")
@@ -190,8 +199,8 @@ def read_scenario(path: Path) -> Scenario:
         name=name,
         family=reader.take("family", _read_name, name),
         summary=reader.take("summary", Value.line_of_text, ""),
-        guest={} if guest is None else read_shape(guest),
-        needs=tuple(sorted({*reader.take("needs", _read_needs, ()), *_inferred(steps)})),
+        guest=shape,
+        needs=tuple(sorted({*reader.take("needs", _read_needs, ()), *cold, *_inferred(steps)})),
         steps=steps,
         source=path,
         text=text,

@@ -20,7 +20,10 @@ INVARIANTS = (
     *("LIN-2", "LIN-3", "VMM-1", "VMM-2", "PGT-1", "PGT-2", "SEC-1", "SEC-2", "SEC-3", "XCK-1", "LOG-1", "LIV-1"),
 )
 #: what a scenario may need; ``harness.scenarios.abilities`` says what each takes
-ABILITY_NAMES = ("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory")
+ABILITY_NAMES = (
+    *("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory", "folded-hugetlb"),
+    "folded-dax",
+)
 #: an address: as high as the machine has room for the device
 TOP = "top"
 ONLINE_TYPES = ("kernel", "movable", "default")
@@ -222,6 +225,7 @@ VERBS: Mapping[str, Verb] = {
         },
     ),
     "unload": Verb("end a load", {"id": Field(_read_load_id, required=True, bare=True)}),
+    "reboot": Verb("reset the machine with all that is plugged; the steps after it meet another kernel", {}),
     "check": Verb("do nothing; everything is checked after every step anyway", {}),
 }
 

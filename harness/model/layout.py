@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from harness.arch import ArchSpec, PagingMode
 from harness.arch.layout import KernelLayout
 from harness.errors import UnsupportedError
+from harness.model.actions import Action
 from harness.state import GuestState, KernelFacts, NotObserved
 from harness.units import AddrRange, align_up, format_size, intersect_ranges
 
@@ -19,7 +20,8 @@ class MachineShape:
 
     ``ports`` are the root ports a PCI device can be hot-plugged below, in order of creation; ``virtio_devices``
     is how many virtio devices the guest booted with, ``acpi`` whether it booted with ACPI or a device tree.
-    ``cpu_nodes`` are the nodes with a CPU, None if all have one.
+    ``cpu_nodes`` are the nodes with a CPU, None if all have one. ``cold`` are the devices that are there at boot, in
+    the order in which a kernel finds them.
     """
 
     arch: ArchSpec
@@ -30,6 +32,7 @@ class MachineShape:
     virtio_devices: int
     acpi: bool = True
     cpu_nodes: tuple[int, ...] | None = None
+    cold: tuple[Action, ...] = ()
 
     @property
     def memory(self) -> int:

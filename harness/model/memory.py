@@ -166,10 +166,11 @@ class MemoryModel:
             self._add_blocks(place, action.node, action.id, self_hosted=self.layout.self_hosted())
 
     def _plug_virtio_mem(self, action: PlugVirtioMem) -> None:
-        sub_block = max(action.block_size, self.layout.pageblock_size)
+        sub_block, at = max(action.block_size, self.layout.pageblock_size), action.address
+        place = self.place(action.max_size, max(action.block_size, BACKEND_ALIGNMENT)) if at is None else None
         device = VirtioMem(
             id=action.id,
-            range=self.place(action.max_size, max(action.block_size, BACKEND_ALIGNMENT)),
+            range=place or AddrRange.sized(at or 0, action.max_size),
             node=action.node,
             block_size=action.block_size,
             requested=0,

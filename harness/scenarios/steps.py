@@ -356,6 +356,12 @@ def unload(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     return Outcome(note=total, useless="" if count.running else useless)
 
 
+def reboot(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Reset the machine and meet the guest again, with its devices."""
+    session.reboot(deadline)
+    return Outcome(note=f"another boot, of {len(session.model.devices)} devices as well")
+
+
 def check(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """Do nothing: look and compare."""
     return Outcome()
@@ -377,5 +383,6 @@ VERBS: dict[str, Verb] = {
     "devdax": devdax,
     "load": load,
     "unload": unload,
+    "reboot": reboot,
     "check": check,
 }
