@@ -13,7 +13,7 @@ from harness.errors import UnsupportedError, UsageError
 class Ability:
     """``options`` are kernel options that must all be y or m; ``device`` is the memdev kind QEMU must be able to plug.
 
-    ``boot`` names the boot method it takes, None where any will do.
+    ``boot`` names the boot method it takes, None where any will do. ``hint`` is the next step where options are missing.
     """
 
     name: str
@@ -21,6 +21,7 @@ class Ability:
     options: tuple[str, ...]
     device: str | None = None
     boot: str | None = None
+    hint: str = "build the kernel with it, or run without --kernel to use the purpose-built one"
 
 
 ABILITIES: dict[str, Ability] = {
@@ -37,6 +38,19 @@ ABILITIES: dict[str, Ability] = {
         Ability("virtio-mem", "virtio-mem", ("VIRTIO_MEM", "MEMORY_HOTREMOVE"), device="virtio-mem"),
         Ability("virtio-pmem", "virtio-pmem namespaces", ("VIRTIO_PMEM", "BLK_DEV_PMEM"), device="virtio-pmem"),
         Ability("memmap-on-memory", "a memmap that lies in the memory it describes", ("MHP_MEMMAP_ON_MEMORY",)),
+        Ability(
+            "folded-hugetlb",
+            "folding the memmap of huge pages (HVO)",
+            ("HUGETLB_PAGE_OPTIMIZE_VMEMMAP",),
+            hint="riscv64 kernels have it; arm64 does not: exchanging the frames of a memmap that is in use would leave "
+            "out the break that its page tables take before they make a new entry",
+        ),
+        Ability(
+            "folded-dax",
+            "folding the memmap of device-dax memory",
+            ("ARCH_WANT_OPTIMIZE_DAX_VMEMMAP", "NVDIMM_DAX", "DEV_DAX"),
+            hint="riscv64 kernels have it; arm64 does not ask for it (arch/arm64/Kconfig, v6.12)",
+        ),
         Ability("dax-kmem", "device-dax memory as system RAM", ("NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM")),
     )
 }
@@ -79,5 +93,5 @@ def require_config(needs: Iterable[str], config: Mapping[str, str] | None, kerne
             raise UnsupportedError(
                 name,
                 f"{kernel} has no {options}, which {wanted.meaning} needs",
-                hint="build the kernel with it, or run without --kernel to use the purpose-built one",
+                hint=wanted.hint,
             )
