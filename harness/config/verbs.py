@@ -22,7 +22,7 @@ INVARIANTS = (
 #: what a scenario may need; ``harness.scenarios.abilities`` says what each takes
 ABILITY_NAMES = (
     *("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory", "folded-hugetlb"),
-    "folded-dax",
+    *("folded-dax", "node-without-cpu"),
 )
 #: an address: as high as the machine has room for the device
 TOP = "top"

@@ -13,7 +13,8 @@ from harness.errors import UnsupportedError, UsageError
 class Ability:
     """``options`` are kernel options that must all be y or m; ``device`` is the memdev kind QEMU must be able to plug.
 
-    ``boot`` names the boot method it takes, None where any will do. ``hint`` is the next step where options are missing.
+    ``boot`` names the boot method it takes, None where any will do. ``hint`` is the next step where options are
+    missing. ``arch`` is the one architecture that can have it (None: all), ``elsewhere`` says why no other can.
     """
 
     name: str
@@ -22,6 +23,8 @@ class Ability:
     device: str | None = None
     boot: str | None = None
     hint: str = "build the kernel with it, or run without --kernel to use the purpose-built one"
+    arch: str | None = None
+    elsewhere: str = ""
 
 
 ABILITIES: dict[str, Ability] = {
@@ -35,6 +38,13 @@ ABILITIES: dict[str, Ability] = {
             boot="acpi",
         ),
         Ability("acpi-node", "memory on a node of one's choice (node=)", ("NUMA", "ACPI_NUMA"), boot="acpi"),
+        Ability(
+            "node-without-cpu",
+            "a node without a CPU, which goes offline with its last memory",
+            ("NUMA",),
+            arch="arm64",
+            elsewhere="QEMU's virt machine of riscv64 wants a CPU on every node (hw/riscv/numa.c, QEMU 10.0)",
+        ),
         Ability("virtio-mem", "virtio-mem", ("VIRTIO_MEM", "MEMORY_HOTREMOVE"), device="virtio-mem"),
         Ability("virtio-pmem", "virtio-pmem namespaces", ("VIRTIO_PMEM", "BLK_DEV_PMEM"), device="virtio-pmem"),
         Ability("memmap-on-memory", "a memmap that lies in the memory it describes", ("MHP_MEMMAP_ON_MEMORY",)),
@@ -42,8 +52,8 @@ ABILITIES: dict[str, Ability] = {
             "folded-hugetlb",
             "folding the memmap of huge pages (HVO)",
             ("HUGETLB_PAGE_OPTIMIZE_VMEMMAP",),
-            hint="riscv64 kernels have it; arm64 does not: exchanging the frames of a memmap that is in use would leave "
-            "out the break that its page tables take before they make a new entry",
+            hint="riscv64 kernels have it; arm64 does not: exchanging the frames of a memmap that is in use would "
+            "leave out the break that its page tables take before they make a new entry",
         ),
         Ability(
             "folded-dax",
@@ -79,6 +89,14 @@ def require_boot(needs: Iterable[str], boot: str) -> None:
                 f"{wanted.meaning} needs a guest that boots by {wanted.boot}, this one boots by {boot}",
                 hint=f"boot it with --boot {wanted.boot}",
             )
+
+
+def require_arch(needs: Iterable[str], arch: str) -> None:
+    """Raise UnsupportedError if a need cannot be had on ``arch`` at all."""
+    for name in needs:
+        wanted = ability(name)
+        if wanted.arch not in (None, arch):
+            raise UnsupportedError(name, f"{wanted.meaning}: {wanted.elsewhere}", hint=f"run it with -a {wanted.arch}")
 
 
 def require_config(needs: Iterable[str], config: Mapping[str, str] | None, kernel: str) -> None:
