@@ -22,7 +22,7 @@ INVARIANTS = (
 #: what a scenario may need; ``harness.scenarios.abilities`` says what each takes
 ABILITY_NAMES = (
     *("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory", "folded-hugetlb"),
-    *("folded-dax", "node-without-cpu"),
+    *("folded-dax", "node-without-cpu", "proc-kcore"),
 )
 #: an address: as high as the machine has room for the device
 TOP = "top"
@@ -225,6 +225,7 @@ VERBS: Mapping[str, Verb] = {
         },
     ),
     "unload": Verb("end a load", {"id": Field(_read_load_id, required=True, bare=True)}),
+    "dump": Verb("compare what a crash dump would hold (/proc/kcore, QEMU's dump-guest-memory) with /proc/iomem", {}),
     "reboot": Verb("reset the machine with all that is plugged; the steps after it meet another kernel", {}),
     "check": Verb("do nothing; everything is checked after every step anyway", {}),
 }

@@ -61,6 +61,7 @@ ABILITIES: dict[str, Ability] = {
             ("ARCH_WANT_OPTIMIZE_DAX_VMEMMAP", "NVDIMM_DAX", "DEV_DAX"),
             hint="riscv64 kernels have it; arm64 does not ask for it (arch/arm64/Kconfig, v6.12)",
         ),
+        Ability("proc-kcore", "the kernel's own view of its memory as a core file", ("PROC_KCORE",)),
         Ability("dax-kmem", "device-dax memory as system RAM", ("NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM")),
     )
 }

@@ -26,6 +26,7 @@ from harness.collect.store import load_facts, load_state, save_facts, save_state
 from harness.errors import UsageError
 from harness.model.actions import Action, action_from_json, action_to_json
 from harness.model.layout import MachineShape
+from harness.scenarios.dumps import DumpReport
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.soak import Slope
 from harness.state import GuestState, KernelFacts
@@ -213,8 +214,13 @@ def outcome_to_json(outcome: Outcome) -> dict[str, object]:
         "unplugs": [dataclasses.asdict(report) for report in outcome.unplugs],
         "resizes": [dataclasses.asdict(report) for report in outcome.resizes],
         "touches": touches,
+        "dumps": [[dump.source, *_pair(dump.scope), [_pair(one) for one in dump.ranges]] for dump in outcome.dumps],
         "slopes": [[slope.name, str(slope.each), str(slope.limit), slope.unit] for slope in outcome.slopes],
     }
+
+
+def _pair(place: AddrRange) -> list[int]:
+    return [place.start, place.end]
 
 
 def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
@@ -232,6 +238,10 @@ def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
         unplugs=[UnplugReport(r["id"], tuple(r["endings"]), r["refused"]) for r in value["unplugs"]],
         resizes=[ResizeReport(**report) for report in value["resizes"]],
         touches=[TouchReport(t["pages"], t["mismatches"], used(t["used"])) for t in value["touches"]],
+        dumps=tuple(
+            DumpReport(source, AddrRange(start, end), tuple(AddrRange(*one) for one in ranges))
+            for source, start, end, ranges in value.get("dumps", ())
+        ),
         slopes=tuple(
             Slope(name, Fraction(each), Fraction(limit), unit) for name, each, limit, unit in value.get("slopes", ())
         ),

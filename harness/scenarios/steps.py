@@ -26,10 +26,13 @@ from harness.model.actions import (
 )
 from harness.model.devices import Dimm, Pmem, VirtioMem
 from harness.model.zones import MOVABLE
+from harness.parsers.elf import load_segments
 from harness.qemu import memdev
+from harness.qemu.dump import dump_head
+from harness.scenarios.dumps import DumpReport
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session, overlap
-from harness.units import MIB, AddrRange, align_down, format_size
+from harness.units import MIB, AddrRange, align_down, format_size, intersect_ranges, subtract_ranges
 
 Arguments = Mapping[str, Any]
 Verb = Callable[[Session, Arguments, Deadline], Outcome]
@@ -356,6 +359,25 @@ def unload(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     return Outcome(note=total, useless="" if count.running else useless)
 
 
+def dump(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Read what crash dumps would hold, by the kernel's own account and by QEMU's."""
+    kernel, shape = session.layout.kernel, session.layout.machine
+    head = session.guest.shell.must("head -c 65536 /proc/kcore", deadline=deadline)
+    seen = load_segments(head, "/proc/kcore")
+    if kernel is not None:
+        seen = tuple(one for one in seen if kernel.linear_window.covers(one.virtual))
+    everything = AddrRange(0, max(shape.device_window().end, *(one.physical.end for one in seen)))
+    window = shape.device_window()
+    # QEMU refuses to dump nothing, and boot memory is always there.
+    wanted = AddrRange(shape.arch.ram_base + shape.memory - 2 * MIB, window.end)
+    dumped = load_segments(dump_head(session.guest.machine, wanted, deadline=deadline), "dump-guest-memory")
+    pmem_ranges = [device.range for device in session.model.devices.values() if isinstance(device, Pmem)]
+    outside = subtract_ranges(intersect_ranges([window], [one.physical for one in dumped]), pmem_ranges)
+    told = tuple(sorted(one.physical for one in seen))
+    reports = (DumpReport("/proc/kcore", everything, told), DumpReport("dump-guest-memory", window, tuple(outside)))
+    return Outcome(note=f"{len(told)} segments in /proc/kcore, {len(dumped)} in QEMU's dump", dumps=reports)
+
+
 def reboot(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """Reset the machine and meet the guest again, with its devices."""
     session.reboot(deadline)
@@ -383,6 +405,7 @@ VERBS: dict[str, Verb] = {
     "devdax": devdax,
     "load": load,
     "unload": unload,
+    "dump": dump,
     "reboot": reboot,
     "check": check,
 }
