@@ -59,7 +59,7 @@ def start(session: Session, wanted: Mapping[str, Mapping[str, int]]) -> list[str
     config = session.guest.facts.config
     assert isinstance(config, dict)
     started = []
-    for kind, args in wanted.items():
+    for kind in wanted:
         lacking = LOADS[kind].lacking(config)
         if lacking:
             with pytest.raises(UnsupportedError, match=f"the load {kind} needs a kernel with .*CONFIG_{lacking[-1]}"):
