@@ -239,6 +239,8 @@ def _inferred(steps: Sequence[Step]) -> Iterator[str]:
             # Node 0 is where memory goes by itself.
             if step.args.get("node"):
                 yield "acpi-node"
+            if step.args.get("backing"):
+                yield f"host-{step.args['backing']}"
 
 
 def _read_steps(value: Value) -> tuple[Step, ...]:

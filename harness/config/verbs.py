@@ -13,7 +13,7 @@ from harness.units import MIB, format_size
 #: how a step can be meant to end: done, refused by the guest, tried by the guest in vain, refused by QEMU
 EXPECTATIONS = ("done", "refused", "failed", "qemu-refused")
 #: what the kernel can be made to fail at, so that everything is as it was before
-CAN_FAIL = ("plug-dimm",)
+CAN_FAIL = ("plug-dimm", "online", "offline")
 #: what a known bug can break; ``harness.check`` says what each of them states
 INVARIANTS = (
     *("QMP-1", "QMP-2", "QMP-3", "IOM-1", "IOM-2", "IOM-3", "BLK-1", "BLK-2", "ZON-1", "MEM-1", "MEM-2", "LIN-1"),
@@ -22,8 +22,11 @@ INVARIANTS = (
 #: what a scenario may need; ``harness.scenarios.abilities`` says what each takes
 ABILITY_NAMES = (
     *("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory", "folded-hugetlb"),
-    *("folded-dax", "node-without-cpu", "proc-kcore"),
+    *("folded-dax", "node-without-cpu", "proc-kcore", "notifier-errors"),
+    *("host-thp", "host-hugetlb-2M"),
 )
+#: huge pages of the host that a device's memory may be made of; each needs the ability host-NAME
+BACKINGS = ("thp", "hugetlb-2M")
 #: an address: as high as the machine has room for the device
 TOP = "top"
 ONLINE_TYPES = ("kernel", "movable", "default")
@@ -147,6 +150,7 @@ def _read_load_id(value: Value) -> str:
 
 
 _LOAD_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+_BACKING = Field(lambda value: value.choice(BACKINGS))
 _NEW_ID = Field(read_id, required=True, bare=True)
 _BLOCKS: Mapping[str, Field] = {
     "device": Field(read_id, bare=True),
@@ -164,6 +168,7 @@ VERBS: Mapping[str, Verb] = {
             "size": _size(),
             "node": _count(default=0),
             "slot": _count(maximum=255),
+            "backing": _BACKING,
             "address": Field(_read_address, spell=lambda at: f"{at:#x}" if isinstance(at, int) else str(at)),
         },
         needs=("acpi-dimm",),
@@ -176,6 +181,7 @@ VERBS: Mapping[str, Verb] = {
             "requested": _size(required=False, default=0, minimum=0, bare=False),
             "block": Field(_read_block_size, default=2 * MIB, spell=_spell_size),
             "node": _count(default=0),
+            "backing": _BACKING,
         },
         needs=("virtio-mem",),
     ),
@@ -225,6 +231,11 @@ VERBS: Mapping[str, Verb] = {
         },
     ),
     "unload": Verb("end a load", {"id": Field(_read_load_id, required=True, bare=True)}),
+    "fail-notifier": Verb(
+        "have the kernel's memory notifiers fail (CONFIG_MEMORY_NOTIFIER_ERROR_INJECT) at an event; none: no more",
+        {"event": _choice("going-online", "going-offline", "none", required=True)},
+        needs=("notifier-errors",),
+    ),
     "dump": Verb("compare what a crash dump would hold (/proc/kcore, QEMU's dump-guest-memory) with /proc/iomem", {}),
     "reboot": Verb("reset the machine with all that is plugged; the steps after it meet another kernel", {}),
     "check": Verb("do nothing; everything is checked after every step anyway", {}),

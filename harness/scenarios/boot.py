@@ -33,7 +33,7 @@ from harness.progress import Progress
 from harness.qemu import probe
 from harness.qemu.machine import Machine
 from harness.qemu.spec import ColdDevice, MachineSpec, NodeSpec
-from harness.scenarios.abilities import device_kinds, require_arch, require_boot, require_config
+from harness.scenarios.abilities import device_kinds, require_arch, require_boot, require_config, require_host
 from harness.state import KernelFacts
 from harness.units import MIB
 
@@ -86,6 +86,7 @@ def resolve(
     Raises UnsupportedError naming a missing ability as early as it can be known, ArtefactError if a part cannot be had.
     """
     require_arch(needs, spec.arch)
+    require_host(needs)
     require_boot(needs, spec.boot)
     arch = arch_named(spec.arch)
     image = kernel(arch, spec.kernel, progress)

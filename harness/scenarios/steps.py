@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +40,11 @@ Verb = Callable[[Session, Arguments, Deadline], Outcome]
 
 #: sysfs words for the types a scenario asks for
 ONLINE_WORD = {"kernel": "online_kernel", "movable": "online_movable", "default": "online"}
+#: where CONFIG_MEMORY_NOTIFIER_ERROR_INJECT takes its orders
+_NOTIFIERS = "/sys/kernel/debug/notifier-error-inject/memory/actions"
+
+#: properties of a memory-backend-memfd; QEMU asks for transparent huge pages by itself
+_BACKENDS: Mapping[str | None, Mapping[str, object]] = {"hugetlb-2M": {"hugetlb": True, "hugetlbsize": 2 * MIB}}
 
 
 def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
@@ -56,6 +62,7 @@ def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
             node=args.get("node"),
             slot=args.get("slot"),
             address=address,
+            backend=_BACKENDS.get(args.get("backing")),
         )
         outcome.note = done.detail
         if done.kind == "refused":
@@ -101,6 +108,7 @@ def plug_virtio_mem(session: Session, args: Arguments, deadline: Deadline) -> Ou
         block_size=args.get("block"),
         node=args.get("node"),
         bus=port,
+        backend=_BACKENDS.get(args.get("backing")),
     )
     _power_up(session, args["id"], deadline)
     block = memdev.memory_device(machine, args["id"], deadline=deadline).block_size or 2 * MIB
@@ -254,7 +262,8 @@ def _set_blocks(session: Session, args: Arguments, word: str, deadline: Deadline
         if done.ok:
             session.apply(SetBlock(done.index, word))
         else:
-            outcome.refuse(f"memory{done.index} would not go {word}: {done.error}")
+            ending = "failed" if session.expect == "failed" else "refused"
+            outcome.refuse(f"memory{done.index} would not go {word}: {done.error}", ending)
     return outcome
 
 
@@ -359,6 +368,16 @@ def unload(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     return Outcome(note=total, useless="" if count.running else useless)
 
 
+def fail_notifier(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Set which memory notifier fails from now on (lib/notifier-error-inject.c, v6.12)."""
+    wanted = args["event"]
+    for event in ("going-online", "going-offline"):
+        code = -errno.ENOMEM if event == wanted else 0
+        name = f"MEM_{event.upper().replace('-', '_')}"
+        session.guest.shell.must(f"echo {code} >{_NOTIFIERS}/{name}/error", deadline=deadline)
+    return Outcome(note="no notifier fails" if wanted == "none" else f"{wanted} fails with ENOMEM")
+
+
 def dump(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """Read what crash dumps would hold, by the kernel's own account and by QEMU's."""
     kernel, shape = session.layout.kernel, session.layout.machine
@@ -405,6 +424,7 @@ VERBS: dict[str, Verb] = {
     "devdax": devdax,
     "load": load,
     "unload": unload,
+    "fail-notifier": fail_notifier,
     "dump": dump,
     "reboot": reboot,
     "check": check,
