@@ -49,7 +49,7 @@ LOADS: Mapping[str, Mapping[str, str]] = {
 #: what can be done side by side, and which of it depends on what room is taken
 SIDE_BY_SIDE = (
     *("plug-dimm", "plug-virtio-mem", "plug-pmem", "unplug", "resize", "online", "offline", "touch", "namespace"),
-    *("kmem", "devdax"),
+    *("kmem", "devdax", "fill"),
 )
 TAKES_ROOM = ("plug-dimm", "plug-virtio-mem", "plug-pmem", "unplug")
 
@@ -210,6 +210,10 @@ VERBS: Mapping[str, Verb] = {
     "touch": Verb(
         "allocate memory in the guest, write it, read it back; some of it must lie in the device",
         {"device": Field(read_id, bare=True), "size": _size()},
+    ),
+    "fill": Verb(
+        "allocate all of the guest's free memory but this much, write it, read it back, and give it back",
+        {"leave": _size(bare=False)},
     ),
     "namespace": Verb(
         "put the namespace of a virtio-pmem device into a mode; map says where its memmap lives",

@@ -10,7 +10,7 @@ from typing import Any
 from harness.check import ResizeReport, TouchReport, UnplugReport
 from harness.config.verbs import TOP
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, QmpRefused, UsageError
+from harness.errors import DeadlineExpired, QmpRefused, UnsupportedError, UsageError
 from harness.guest import blocks, loads, pmem
 from harness.guest.devices import switch_slot, wait_driver
 from harness.guest.touch import touch_memory
@@ -33,6 +33,7 @@ from harness.qemu.dump import dump_head
 from harness.scenarios.dumps import DumpReport
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session, overlap
+from harness.state import NotObserved
 from harness.units import MIB, AddrRange, align_down, format_size, intersect_ranges, subtract_ranges
 
 Arguments = Mapping[str, Any]
@@ -308,6 +309,20 @@ def touch(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     return outcome
 
 
+def fill(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Allocate what the last snapshot showed as free, all but some of it."""
+    meminfo = session.state.meminfo
+    if isinstance(meminfo, NotObserved):
+        raise UnsupportedError("meminfo", f"nobody knows how much is free: {meminfo.reason}")
+    size = align_down(meminfo["MemFree"] - args["leave"], session.layout.page_size)
+    if size <= 0:
+        raise UsageError(f"the guest has {format_size(meminfo['MemFree'])} free, less than fill is to leave")
+    seen = touch_memory(session.guest.shell, size, (), deadline=deadline)
+    outcome = Outcome(note=f"{size / MIB:.0f}M of {meminfo['MemFree'] / MIB:.0f}M free")
+    outcome.touches.append(TouchReport(seen.pages, seen.mismatches, ()))
+    return outcome
+
+
 def _pmem(session: Session, id: str) -> Pmem:
     device = session.model.devices.get(id)
     if not isinstance(device, Pmem):
@@ -419,6 +434,7 @@ VERBS: dict[str, Verb] = {
     "offline": offline,
     "auto-online": auto_online,
     "touch": touch,
+    "fill": fill,
     "namespace": namespace,
     "kmem": kmem,
     "devdax": devdax,
