@@ -79,7 +79,7 @@ ABILITIES: dict[str, Ability] = {
         ),
         Ability(
             "host-hugetlb-2M",
-            f"{_HUGE_PAGES} free huge pages of 2 MiB on the host",
+            f"{_HUGE_PAGES} free huge pages of 2 MiB",
             (),
             host=lambda: int(_read(_FREE_HUGE) or 0) >= _HUGE_PAGES,
             hint=f"sysctl vm.nr_hugepages={_HUGE_PAGES}",
