@@ -13,7 +13,7 @@ from harness.units import MIB, format_size
 #: how a step can be meant to end: done, refused by the guest, tried by the guest in vain, refused by QEMU
 EXPECTATIONS = ("done", "refused", "failed", "qemu-refused")
 #: what the kernel can be made to fail at, so that everything is as it was before
-CAN_FAIL = ("plug-dimm", "online", "offline")
+CAN_FAIL = ("plug-dimm", "online", "offline", "kmem-fault")
 #: what a known bug can break; ``harness.check`` says what each of them states
 INVARIANTS = (
     *("QMP-1", "QMP-2", "QMP-3", "IOM-1", "IOM-2", "IOM-3", "BLK-1", "BLK-2", "ZON-1", "MEM-1", "MEM-2", "LIN-1"),
@@ -23,7 +23,7 @@ INVARIANTS = (
 ABILITY_NAMES = (
     *("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory", "folded-hugetlb"),
     *("folded-dax", "node-without-cpu", "proc-kcore", "notifier-errors"),
-    *("host-thp", "host-hugetlb-2M"),
+    *("host-thp", "host-hugetlb-2M", "fault-injection"),
 )
 #: huge pages of the host that a device's memory may be made of; each needs the ability host-NAME
 BACKINGS = ("thp", "hugetlb-2M")
@@ -225,6 +225,12 @@ VERBS: Mapping[str, Verb] = {
         },
     ),
     "kmem": Verb("hand a devdax device to the kmem driver, online as the policy says", {"id": _NEW_ID}, ("dax-kmem",)),
+    "kmem-fault": Verb(
+        "hand a devdax device to the kmem driver while an allocation of the kernel's fails, another one each "
+        "time; what went well in spite of it is taken back",
+        {"id": _NEW_ID, "step": _count(1, default=1)},
+        ("dax-kmem", "fault-injection"),
+    ),
     "devdax": Verb("take a device back from the kmem driver", {"id": _NEW_ID}, ("dax-kmem",)),
     "load": Verb(
         "start a load that goes round in the guest while the steps are done, and rests while they are checked",

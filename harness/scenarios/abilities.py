@@ -84,6 +84,11 @@ ABILITIES: dict[str, Ability] = {
             host=lambda: int(_read(_FREE_HUGE) or 0) >= _HUGE_PAGES,
             hint=f"sysctl vm.nr_hugepages={_HUGE_PAGES}",
         ),
+        Ability(
+            "fault-injection",
+            "allocations that fail on demand",
+            ("FAULT_INJECTION_DEBUG_FS", "FAILSLAB", "FAIL_PAGE_ALLOC"),
+        ),
         Ability("proc-kcore", "the kernel's own view of its memory as a core file", ("PROC_KCORE",)),
         Ability("dax-kmem", "device-dax memory as system RAM", ("NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM")),
     )

@@ -39,6 +39,7 @@ class Session:
         self.recorder = recorder
         self.number = 0
         self.unseen = False
+        self.faults = 0
         self._applying = threading.Lock()
         self.loads: dict[str, LoadCount] = {}
         self.expect = "done"

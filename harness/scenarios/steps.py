@@ -349,6 +349,22 @@ def kmem(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     return _pmem_outcome(session, done, SetPmemMode(args["id"], "kmem", device.map, device.align))
 
 
+def kmem_fault(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Fail one allocation of an add, a later one each time; everything is as before, whatever came of it."""
+    device = _pmem(session, args["id"])
+    name, outcome = f"dax{device.region_index}.0", Outcome()
+    session.faults += args["step"]
+    done = pmem.to_system_ram(session.guest.shell, name, fail=session.faults, deadline=deadline)
+    said = f"allocation {session.faults}: {'the add went well all the same' if done.ok else done.text}"
+    if done.ok:
+        back = pmem.to_devdax(session.guest.shell, name, deadline=deadline)
+        if not back.ok:
+            outcome.refuse(f"{said}, and {name} would not come back: {back.text}")
+            return outcome
+    outcome.refuse(said, "failed")
+    return outcome
+
+
 def devdax(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """Take the device back from the kmem driver."""
     device = _pmem(session, args["id"])
@@ -437,6 +453,7 @@ VERBS: dict[str, Verb] = {
     "fill": fill,
     "namespace": namespace,
     "kmem": kmem,
+    "kmem-fault": kmem_fault,
     "devdax": devdax,
     "load": load,
     "unload": unload,

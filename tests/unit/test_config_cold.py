@@ -96,3 +96,15 @@ def test_a_cold_device_must_fit_the_users_guest(tmp_path: Path) -> None:
     scenario = read(tmp_path, "  - check: {}\n", cold("[{plug-dimm: {id: d, size: 2G}}]"))
     with pytest.raises((ConfigError, UsageError), match=r"2G does not fit"):
         scenario.apply_to(GuestSpec.default("arm64").with_fields({"maxmem": 2 * GIB}))
+
+
+def test_faults_take_a_device_that_is_devdax_and_leave_it_so(tmp_path: Path) -> None:
+    plug = "  - plug-pmem: {id: p, size: 1G}\n"
+    dax = "  - namespace: {id: p, mode: devdax}\n"
+    fault = "  - {kmem-fault: {id: p, step: 3}, expect: failed}\n"
+    scenario = read(tmp_path, plug + dax + fault + fault + "  - kmem: {id: p}\n")
+    assert scenario.needs == ("dax-kmem", "fault-injection", "virtio-pmem")
+    assert scenario.steps[2].title == "kmem-fault p step=3 (failed)"
+    message = r"'p' is in raw mode here, kmem-fault takes it from devdax\n  hint: the step before it would be namespace"
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, plug + fault)

@@ -171,7 +171,7 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
         ("  - {repeat: {times: 1, steps: [{check: {}}]}, breaks: [SEC-1]}\n", "breaks: a repeat has no expectation of"),
         (
             "  - {check: {}, expect: failed}\n",
-            "the kernel cannot be expected to fail at check\n  hint: plug-dimm, online, offline can",
+            "the kernel cannot be expected to fail at check\n  hint: plug-dimm, online, offline, kmem-fault can",
         ),
         ("  - {check: {}, expect: {arm: refused}}\n", "expect: unknown key 'arm'\n  hint: did you mean 'arm64'?"),
         ("  - {check: {}, expect: {riscv64: no}}\n", "s.yaml:4: steps[0].expect.riscv64: 'no' is none of done"),

@@ -18,7 +18,7 @@ from harness.scenarios.runner import count_steps, times_of
 from harness.scenarios.sameness import unchanged, with_findings
 from harness.scenarios.soak import Counter, counters, leaks, slopes, spell
 from harness.scenarios.verdict import judge
-from harness.state import MemoryBlock, NotObserved, SlabCache
+from harness.state import MemoryBlock, NotObserved, Section, SlabCache
 
 STATE = model_guest.boot_state()
 
@@ -143,3 +143,13 @@ def test_rounds_of_a_soak_can_be_chosen_others_cannot() -> None:
     assert (times_of(soak, None), times_of(soak, 500), times_of(soak, 1), times_of(twice, 500)) == (50, 500, 4, 2)
     assert count_steps((soak, twice, look)) == 50 * 2 + 1 + 2 + 1
     assert count_steps((soak, twice, look), 500) == 500 * 2 + 1 + 2 + 1
+
+
+def test_where_a_sections_usage_was_allocated_is_no_state() -> None:
+    section = Section(16, ("present",), 0xFF00, 0x1000, 3)
+    before, moved, gone = (
+        dataclasses.replace(STATE, sections=(dataclasses.replace(section, usage=usage),)) for usage in (0x1000, 0x20, 0)
+    )
+    assert unchanged(before, moved, "") == ()
+    [finding] = unchanged(before, gone, "")
+    assert finding.invariant == "SEC-1"
