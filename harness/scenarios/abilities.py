@@ -86,8 +86,8 @@ ABILITIES: dict[str, Ability] = {
         ),
         Ability(
             "fault-injection",
-            "allocations that fail on demand",
-            ("FAULT_INJECTION_DEBUG_FS", "FAILSLAB", "FAIL_PAGE_ALLOC"),
+            "allocations of slab caches that fail on demand",
+            ("FAULT_INJECTION_DEBUG_FS", "FAILSLAB"),
         ),
         Ability("proc-kcore", "the kernel's own view of its memory as a core file", ("PROC_KCORE",)),
         Ability("dax-kmem", "device-dax memory as system RAM", ("NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM")),
