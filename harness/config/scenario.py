@@ -16,7 +16,7 @@
         expect: refused                   # done (the default), refused (by the guest), failed, qemu-refused
       - offline: {boot: true, last: 1}
         expect: {arm64: refused, riscv64: done}
-        breaks: {riscv64: [SEC-1]}        # a known bug of the kernel: exactly these invariants are broken here
+        breaks: {riscv64: [SEC-1]}        # a known bug of the kernel: no others may be broken here
       - check: {}
         only: arm64                       # left out on other architectures
 """

@@ -92,7 +92,7 @@ class Session:
 
         ``expect`` is the ending that the scenario wants; another one makes the verdict REFUSED (the guest or QEMU
         would not do it) or FAIL (it did what must be refused). A broken invariant makes it FAIL in any case, unless
-        exactly those of ``breaks`` are: a known bug of the kernel. ``self.expect`` tells the work what is meant. Work
+        it is one of ``breaks``: a known bug of the kernel. ``self.expect`` tells the work what is meant. Work
         that leaves the guest busy on purpose is followed by no snapshot: the next step looks. If the guest is lost
         while its console shows why (an Oops, a panic), that is LOG-1 and FAIL; if it does not, the error is raised.
         """

@@ -60,17 +60,17 @@ def judge(
 
     ``expect`` is the ending the scenario wants. A broken invariant makes the step FAIL in any case; a refusal that
     was not wanted makes it REFUSED; an action that must be refused but was done is FAIL for the guest, INFRA for QEMU.
-    ``breaks`` are the invariants that a known bug of the kernel breaks: all of them and no others may be broken then. A
-    kernel that breaks none has the bug no more. A step that proves nothing is INFRA.
+    ``breaks`` are the invariants that a known bug of the kernel can break: no others may be broken then, and a
+    kernel that breaks none has not the bug. A step that proves nothing is INFRA.
     """
     broken, known = {result.invariant for result in checks if result.status == "fail"}, set(breaks)
-    if broken and broken != known:
+    if not broken <= known:
         return Verdict.FAIL, outcome.note
     if outcome.useless:
         return Verdict.INFRA, outcome.useless
     verdict, note = _ended(expect, outcome)
     if verdict is Verdict.PASS and known:
-        said = f"known kernel bug: breaks {', '.join(sorted(known))}" if broken else "this kernel has not the known bug"
+        said = f"known kernel bug: breaks {', '.join(sorted(broken))}" if broken else "this kernel has not the known bug"
         note = f"{note}; {said}" if note else said
     return verdict, note
 
