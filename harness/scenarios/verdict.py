@@ -70,7 +70,8 @@ def judge(
         return Verdict.INFRA, outcome.useless
     verdict, note = _ended(expect, outcome)
     if verdict is Verdict.PASS and known:
-        said = f"known kernel bug: breaks {', '.join(sorted(broken))}" if broken else "this kernel has not the known bug"
+        names = ", ".join(sorted(broken))
+        said = f"known kernel bug: breaks {names}" if broken else "this kernel has not the known bug"
         note = f"{note}; {said}" if note else said
     return verdict, note
 
