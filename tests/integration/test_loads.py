@@ -15,7 +15,7 @@ from harness.guest.loads import LOADS, count_loads, pause_loads, start_load, sto
 from harness.scenarios import steps
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
-from harness.units import MIB
+from harness.units import KIB, MIB
 
 pytestmark = pytest.mark.memhp_guest
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.memhp_guest
 TOGETHER: list[dict[str, dict[str, int]]] = [
     {"ptdump": {}, "kcore": {"step": 2 * MIB}, "kpageflags": {}},
     {"vmalloc": {"size": 12 * MIB, "areas": 2}, "anon": {"size": 64 * MIB}, "compaction": {}},
-    {"memfd-secret": {"size": 2 * MIB}, "bpf": {}, "hugetlb": {"count": 16}},
+    {"memfd-secret": {"size": 256 * KIB}, "bpf": {}, "hugetlb": {"count": 16}},
 ]
 
 #: the life of a DIMM
@@ -110,7 +110,7 @@ def test_a_name_is_free_again_and_a_killed_load_is_not_running(memhp_guest: Sess
     start_load(shell, "a", "anon", {"size": MIB, "cpus": 3}, deadline=deadline)
     with pytest.raises(UsageError, match="there is a load 'a'"):
         start_load(shell, "a", "anon", {}, deadline=deadline)
-    shell.must("kill -9 $(pidof -s load-worker)", deadline=deadline)
+    shell.must("kill -9 $(pidof load-worker | cut -d ' ' -f 1)", deadline=deadline)
     count = pause_loads(shell, deadline=deadline)["a"]
     assert (count.running, count.note) == (False, "a worker was killed by signal 9")
     assert not stop_load(shell, "a", deadline=deadline).running
