@@ -216,6 +216,54 @@ static bool vmalloc_round(void)
 	return set_ring(areas) && set_ring(0);
 }
 
+/*
+ * Other loads may come and go meanwhile: look for one of the ring's areas. It has a power of two of pages
+ * (packet_set_ring) and a guard page (s_show, mm/vmalloc.c).
+ */
+static bool vmalloc_has_it(void)
+{
+	FILE *file = fopen("/proc/vmallocinfo", "r");
+	uint64_t area, wanted = page_size;
+	bool found = false;
+	char line[512];
+
+	while (wanted < size)
+		wanted <<= 1;
+	while (file && !found && fgets(line, sizeof(line), file))
+		found = sscanf(line, "%*s %lu", &area) == 1 && area == wanted + page_size && strstr(line, " vmalloc");
+	if (file)
+		fclose(file);
+	return found;
+}
+
+static bool vmalloc_prepare(void)
+{
+	bool found;
+
+	if (size > INT32_MAX || areas > 1024)
+		return fail("size can be 2 GiB at most, and areas 1024");
+	packet = socket(AF_PACKET, SOCK_RAW, 0);
+	if (packet < 0)
+		return fail_errno("packet socket");
+	if (!set_ring(areas))
+		return false;
+	found = vmalloc_has_it();
+	if (!set_ring(0))
+		return false;
+	return found || fail("the kernel finds %lu bytes without vmalloc: ask for a greater size", size);
+}
+
+/* ---- bpf --------------------------------------------------------------------------------------------------------- */
+
+/*
+ * Classic socket filters are BPF programs as well. The kernel puts compiled ones into packs of 2 MiB a node, and frees
+ * a pack with the last one of it (bpf_prog_pack_alloc, bpf_prog_pack_free, kernel/bpf/core.c).
+ */
+#define PACK (2 << 20)
+
+static int filtered[MAX_FILTERS], filters;
+static uint64_t least = UINT64_MAX;
+
 static uint64_t vmalloc_used(void)
 {
 	FILE *file = fopen("/proc/meminfo", "r");
@@ -229,36 +277,6 @@ static uint64_t vmalloc_used(void)
 		fclose(file);
 	return used << 10;
 }
-
-static bool vmalloc_prepare(void)
-{
-	uint64_t before, during;
-
-	if (size > INT32_MAX || areas > 1024)
-		return fail("size can be 2 GiB at most, and areas 1024");
-	packet = socket(AF_PACKET, SOCK_RAW, 0);
-	if (packet < 0)
-		return fail_errno("packet socket");
-	before = vmalloc_used();
-	if (!set_ring(areas))
-		return false;
-	during = vmalloc_used();
-	if (!set_ring(0))
-		return false;
-	return during >= before + size * areas / 2 ||
-	       fail("the kernel finds %lu bytes without vmalloc: ask for a greater size", size);
-}
-
-/* ---- bpf --------------------------------------------------------------------------------------------------------- */
-
-/*
- * Classic socket filters are BPF programs as well. The kernel puts compiled ones into packs of 2 MiB a node, and frees
- * a pack with the last one of it (bpf_prog_pack_alloc, bpf_prog_pack_free, kernel/bpf/core.c).
- */
-#define PACK (2 << 20)
-
-static int filtered[MAX_FILTERS], filters;
-static uint64_t least = UINT64_MAX;
 
 /* Bytes of vmalloc areas that are packs. */
 static uint64_t text_used(void)

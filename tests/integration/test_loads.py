@@ -22,7 +22,7 @@ pytestmark = pytest.mark.memhp_guest
 #: kinds of loads that run together, with what they are asked for
 TOGETHER: list[dict[str, dict[str, int]]] = [
     {"ptdump": {}, "kcore": {"step": 2 * MIB}, "kpageflags": {}},
-    {"vmalloc": {"size": 12 * MIB, "areas": 2}, "anon": {"size": 64 * MIB}, "compaction": {}},
+    {"vmalloc": {"size": 16 * MIB, "areas": 2}, "anon": {"size": 64 * MIB}, "compaction": {}},
     {"memfd-secret": {"size": 256 * KIB}, "bpf": {}, "hugetlb": {"count": 16}},
 ]
 
