@@ -218,7 +218,8 @@ static bool vmalloc_round(void)
 
 /*
  * Other loads may come and go meanwhile: look for one of the ring's areas. It has a power of two of pages
- * (packet_set_ring) and a guard page (s_show, mm/vmalloc.c).
+ * (packet_set_ring) and a guard page (s_show, mm/vmalloc.c); the function that asked for it is named as the compiler
+ * has left it.
  */
 static bool vmalloc_has_it(void)
 {
@@ -230,7 +231,8 @@ static bool vmalloc_has_it(void)
 	while (wanted < size)
 		wanted <<= 1;
 	while (file && !found && fgets(line, sizeof(line), file))
-		found = sscanf(line, "%*s %lu", &area) == 1 && area == wanted + page_size && strstr(line, " vmalloc");
+		found = sscanf(line, "%*s %lu", &area) == 1 && area == wanted + page_size &&
+			(strstr(line, " packet_") || strstr(line, "pg_vec"));
 	if (file)
 		fclose(file);
 	return found;
