@@ -42,13 +42,17 @@ def must(session: Session, title: str, work: Callable[[Session, Deadline], Outco
     assert result.verdict is Verdict.PASS, (result.note, broken)
 
 
+def has_dimms(session: Session) -> bool:
+    return "ACPI_HOTPLUG_MEMORY" in (session.guest.facts.config or {})
+
+
 def stay(session: Session) -> None:
     """Have movable memory for good: Linux 6.12 may crash if somebody allocates while a zone becomes populated or empty.
 
     The list of zones is rewritten then, and who is on the fast path looks for its first zone in the new one:
     zone_statistics(NULL) in alloc_pages_bulk_noprof (mm/page_alloc.c) is what it comes to.
     """
-    if "stay" not in session.model.devices:
+    if "stay" not in session.model.devices and has_dimms(session):
         must(session, "policy", lambda s, d: steps.auto_online(s, {"policy": "offline"}, d))
         must(session, "plug", lambda s, d: steps.plug_dimm(s, {"id": "stay", "size": 128 * MIB}, d))
         must(session, "online", lambda s, d: steps.online(s, {"device": "stay", "type": "movable"}, d))
@@ -93,7 +97,7 @@ def test_rounds_run_while_a_dimm_comes_and_goes(wanted: dict[str, dict[str, int]
     kinds = start(session, wanted)
     if not kinds:
         pytest.skip("this kernel can do none of them")
-    for verb, words in STEPS:
+    for verb, words in STEPS if has_dimms(session) else [(steps.check, {})]:
         before = dict(session.loads)
         must(session, f"{verb.__name__} beside {', '.join(kinds)}", lambda s, d, v=verb, w=words: v(s, w, d))  # type: ignore[misc]
         for kind in kinds:
