@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's userland: busybox, dropbear, ndctl, daxctl, touch-memory and the libraries they load; 7 MB packed."""
+"""The guest's userland: busybox, dropbear, ndctl, daxctl, our own programs and the libraries they load; 8 MB packed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ RECIPE = "2"
 
 PACKAGES = ("busybox-static", "dropbear-bin", "ndctl", "daxctl")
 PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/ndctl", "usr/bin/daxctl")
+#: our own, each one C file among the guest-scripts
+TOOLS = ("touch-memory", "load-keeper", "load-worker")
 
 _COMPILE_SECONDS = 120.0
-_FLAGS = ("-std=gnu11", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none", "-s")
+_WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
+_FLAGS = ("-std=gnu11", "-static", "-O2", *_WARNINGS, "-Wl,--build-id=none", "-s")
 _DIRECTORIES = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "usr/bin", "usr/lib", "usr/sbin")
 _PERMISSIONS = {"root": 0o700, "tmp": 0o1777}
 _LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib", "sbin": "usr/sbin", "usr/bin/sh": "busybox"}
@@ -44,20 +47,21 @@ def guest_root(arch: ArchSpec, progress: Progress) -> GuestRoot:
     Busybox's other applets get their links in the guest, from the binary itself. Raises ArtefactError if a package
     cannot be had or the cross compiler is missing.
     """
-    source = apt(arch.name)
-    packages = source.closure(PACKAGES, progress)
-    touch = guest_source("touch-memory.c")
-    inputs = {"recipe": RECIPE, "touch-memory.c": touch.read_text(), **fingerprints(packages)}
+    archive = apt(arch.name)
+    packages = archive.closure(PACKAGES, progress)
+    sources = [guest_source(f"{name}.c") for name in TOOLS]
+    inputs = {"recipe": RECIPE, **{source.name: source.read_text() for source in sources}, **fingerprints(packages)}
 
     def build(out: Path) -> None:
         work = scratch(out)
-        tool = work / "touch-memory"
-        compile_static(arch, touch, tool)
+        tools = [work / source.stem for source in sources]
+        for source, tool in zip(sources, tools, strict=True):
+            compile_static(arch, source, tool)
         root = work / "root"
-        unpack(source.download(PACKAGES, progress), root, progress)
+        unpack(archive.download(PACKAGES, progress), root, progress)
         with progress.task(f"Packing the guest's userland for {arch.name}"):
-            archive = pack(root_entries(root, PROGRAMS, arch.triplet, tool))
-            (out / "root.cpio.gz").write_bytes(gzip.compress(archive, 9, mtime=0))
+            packed = pack(root_entries(root, PROGRAMS, arch.triplet, tools))
+            (out / "root.cpio.gz").write_bytes(gzip.compress(packed, 9, mtime=0))
 
     path = Cache.default().get(
         "guest-root", arch.name, inputs, build, progress, what=f"the guest's userland for {arch.name}"
@@ -78,8 +82,8 @@ def compile_static(arch: ArchSpec, source: Path, target: Path) -> None:
         raise ArtefactError(f"cannot compile {source.name} for {arch.name}:\n{proc.tail(done.stderr)}", hint=hint)
 
 
-def root_entries(root: Path, programs: Sequence[str], triplet: str, tool: Path) -> Iterator[CpioEntry]:
-    """The entries of the archive, in a fixed order, from packages unpacked in ``root`` and a compiled ``tool``.
+def root_entries(root: Path, programs: Sequence[str], triplet: str, tools: Sequence[Path]) -> Iterator[CpioEntry]:
+    """The entries of the archive, in a fixed order, from packages unpacked in ``root`` and our compiled ``tools``.
 
     Raises ArtefactError for a program or a library that no package brought.
     """
@@ -96,7 +100,8 @@ def root_entries(root: Path, programs: Sequence[str], triplet: str, tool: Path) 
         yield regular(path, text.encode())
     for program in programs:
         yield regular(program, (root / program).read_bytes(), 0o755)
-    yield regular("usr/bin/touch-memory", tool.read_bytes(), 0o755)
+    for tool in tools:
+        yield regular(f"usr/bin/{tool.name}", tool.read_bytes(), 0o755)
     # The loader is asked for by a path below /lib, which is a link here.
     loader = f"usr{closure.interpreter}".replace("usr/lib64/", "usr/lib/")
     yield regular(loader, closure.loader.read_bytes(), 0o755)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -127,6 +128,22 @@ def arches_of(arguments: Arguments) -> list[ArchSpec]:
     return [arch_named(name) for name in dict.fromkeys(arguments.arch or ARCHES)]
 
 
+def guests_of(arguments: Arguments) -> list[GuestSpec]:
+    """One guest for each architecture that was named, each once; the one that --guest names, or the usual one."""
+    names = list(dict.fromkeys(arguments.arch or (None,)))
+    return [guest_of(argparse.Namespace(**{**vars(arguments), "arch": name})) for name in names]
+
+
+def read_rounds(text: str | None) -> int | None:
+    """How often the steps of a soak are repeated, None where nobody says."""
+    if text is None:
+        return None
+    rounds = read_integer(text, "--rounds")
+    if rounds < 1:
+        raise UsageError(f"--rounds: {rounds} rounds cannot be", hint="at least 1")
+    return rounds
+
+
 def run_options(arguments: Arguments) -> RunOptions:
     """How to run."""
     chosen = arguments.bundle_dir
@@ -137,4 +154,5 @@ def run_options(arguments: Arguments) -> RunOptions:
         seed=read_integer(arguments.seed, "--seed"),
         timeout=read_seconds(arguments.timeout, "--timeout"),
         fail_fast=arguments.fail_fast,
+        rounds=read_rounds(getattr(arguments, "rounds", None)),
     )

@@ -8,7 +8,9 @@ import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from harness.config.cold import ColdDevice, read_devices
 from harness.config.places import configs_dir
 from harness.config.yaml import Value, load, show, size_problem, suggest
 from harness.errors import UsageError
@@ -62,8 +64,8 @@ class GuestSpec:
     ``kernel`` is a path or a selector that ``harness.artifacts`` understands (None: the purpose-built kernel);
     ``initrd`` and ``qemu`` None: the cached ones. ``maxmem`` counts boot memory and all memory devices; ``slots``
     are for DIMMs, ``ports`` for virtio devices that are plugged at the same time. ``nodes`` empty: no NUMA.
-    ``cmdline`` is added to the kernel's command line, ``machine_options`` to ``-machine``. ``explicit`` names the
-    fields that the user set: a scenario's own wishes give way to them.
+    ``devices`` are there at boot. ``cmdline`` is added to the kernel's command line, ``machine_options`` to
+    ``-machine``. ``explicit`` names the fields that the user set: a scenario's own wishes give way to them.
     """
 
     arch: str
@@ -81,6 +83,7 @@ class GuestSpec:
     cmdline: str = ""
     cpu: str | None = None
     machine_options: tuple[str, ...] = ()
+    devices: tuple[ColdDevice, ...] = ()
     explicit: frozenset[str] = field(default=frozenset(), compare=False)
 
     @classmethod
@@ -212,6 +215,7 @@ SHAPE_FIELDS = {
     "nodes": _read_nodes,
     "boot": lambda value: value.choice(BOOTS),
     "cmdline": _read_cmdline,
+    "devices": read_devices,
 }
 _FILE_FIELDS = {
     "arch": lambda value: value.choice(tuple(DEFAULT_BOOT)),
@@ -225,7 +229,7 @@ _FILE_FIELDS = {
 }
 
 
-def read_shape(value: Value) -> dict[str, object]:
+def read_shape(value: Value) -> dict[str, Any]:
     """The ``guest:`` section of a scenario: some of SHAPE_FIELDS."""
     reader = value.mapping(*SHAPE_FIELDS)
     return {name: SHAPE_FIELDS[name](found) for name, found in reader.values.items()}

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from harness.config.guest import SECTION, GuestSpec
-from harness.config.verbs import GRANULE
+from harness.config.verbs import GRANULE, LOADS, TAKES_ROOM
 from harness.config.yaml import size_problem, suggest
 from harness.units import align_up, format_size
 
@@ -48,6 +48,7 @@ class Plan(Generic[S]):
         self._spec = spec
         self._fail = fail
         self._devices: dict[str, _Device] = {}
+        self._loads: set[str] = set()
 
     def follow(self, step: S, verb: str, args: Mapping[str, Any], expect: str) -> None:
         """Take note of one step."""
@@ -58,10 +59,29 @@ class Plan(Generic[S]):
                 self._unplug(step, args, expect)
             case "resize" | "settle":
                 self._resize(step, verb, args, expect)
-            case "namespace" | "kmem" | "devdax":
+            case "namespace" | "kmem" | "kmem-fault" | "devdax":
                 self._pmem(step, verb, args, expect)
+            case "load" | "unload":
+                self._load(step, verb, args)
+            case "reboot":
+                self._reboot(step)
             case "online" | "offline" | "touch":
                 self._blocks(step, verb, args)
+
+    def check_side_by_side(self, steps: Sequence[tuple[S, str, Mapping[str, Any]]]) -> None:
+        """Report what must not be done at the same time: what shares a device, or whose place depends on the other."""
+        seen: set[str] = set()
+        movers = sum(verb in TAKES_ROOM for _, verb, _ in steps)
+        for step, verb, args in steps:
+            id = args.get("id") or args.get("device")
+            if id in seen:
+                self._fail(step, None, f"two steps at once have to do with {id!r}", "do one after the other")
+            if id is not None:
+                seen.add(id)
+            placed = verb == "plug-dimm" and args["address"] is not None and args["slot"] is not None
+            if movers > 1 and verb in TAKES_ROOM and verb != "unplug" and not placed:
+                hint = "give the DIMM an address and a slot" if verb == "plug-dimm" else "do one after the other"
+                self._fail(step, None, "where it goes depends on which of two comes first", hint)
 
     def _known(self, step: S, name: str, id: str, kind: str | None = None) -> _Device:
         device = self._devices.get(id)
@@ -84,7 +104,7 @@ class Plan(Generic[S]):
         if verb == "plug-dimm":
             device = _Device(DIMM, args["size"], slot=args["slot"])
             self._aligned(step, name, args["size"], SECTION if expect == "done" else GRANULE)
-            if args["address"] is not None:
+            if isinstance(args["address"], int):
                 self._aligned(step, "address", args["address"], SECTION if expect == "done" else GRANULE)
         elif verb == "plug-virtio-mem":
             device = _Device(VIRTIO_MEM, args["max"], args["block"], args["requested"])
@@ -162,14 +182,36 @@ class Plan(Generic[S]):
 
     def _pmem(self, step: S, verb: str, args: Mapping[str, Any], expect: str) -> None:
         device = self._known(step, "id", args["id"], PMEM)
-        wanted = {"namespace": ("raw", "devdax"), "kmem": ("devdax",), "devdax": ("kmem",)}[verb]
-        if expect != "done":
+        wanted = {"namespace": ("raw", "devdax"), "devdax": ("kmem",)}.get(verb, ("devdax",))
+        if expect != "done" and verb != "kmem-fault":
             return
         if device.mode not in wanted:
-            hints = {"namespace": "devdax", "kmem": "namespace with mode: devdax", "devdax": "kmem"}
+            hint = {"namespace": "devdax", "devdax": "kmem"}.get(verb, "namespace with mode: devdax")
             message = f"{args['id']!r} is in {device.mode} mode here, {verb} takes it from {' or '.join(wanted)}"
-            self._fail(step, "id", message, f"the step before it would be {hints[verb]}")
-        device.mode = {"namespace": args.get("mode", ""), "kmem": "kmem", "devdax": "devdax"}[verb]
+            self._fail(step, "id", message, f"the step before it would be {hint}")
+        device.mode = {"namespace": args.get("mode", ""), "kmem": "kmem"}.get(verb, "devdax")
+
+    def _load(self, step: S, verb: str, args: Mapping[str, Any]) -> None:
+        id = args["id"]
+        if verb == "unload":
+            if id not in self._loads:
+                self._fail(step, "id", f"no load {id!r} runs here", suggest(id, self._loads))
+            self._loads.remove(id)
+            return
+        if id in self._loads:
+            self._fail(step, "id", f"a load {id!r} runs here already", "unload it first, or choose another id")
+        known = LOADS[args["kind"]]
+        for name, value in args.items():
+            if value is not None and name not in (*known, "id", "kind"):
+                self._fail(step, name, f"a load of the kind {args['kind']} has no {name!r}", suggest(name, known))
+        self._loads.add(id)
+
+    def _reboot(self, step: S) -> None:
+        for id, device in self._devices.items():
+            if device.kind == PMEM:
+                self._fail(step, None, f"nobody follows the namespace of {id!r} through a boot", "unplug it before")
+        for id in self._loads:
+            self._fail(step, None, f"the load {id!r} does not outlive a boot", "unload it before")
 
     def _blocks(self, step: S, verb: str, args: Mapping[str, Any]) -> None:
         if verb != "touch":
@@ -184,10 +226,11 @@ class Plan(Generic[S]):
             self._fail(step, "device", message, "make it system RAM with kmem first")
 
     def _check_choice(self, step: S, args: Mapping[str, Any]) -> None:
-        if (args["device"] is None) == (args["blocks"] is None):
-            self._fail(step, None, "takes either a device or blocks", "device: dimm0, or blocks: [32, 33]")
+        if [args["device"] is not None, args["blocks"] is not None, args["boot"]].count(True) != 1:
+            message = "takes either a device or blocks or boot memory"
+            self._fail(step, None, message, "device: dimm0, or blocks: [32, 33], or boot: true")
         for name in ("first", "last"):
-            if args[name] is not None and args["device"] is None:
+            if args[name] is not None and args["blocks"] is not None:
                 self._fail(step, name, "counts the blocks of a device, and no device is named", None)
         if args["first"] is not None and args["last"] is not None:
             self._fail(step, "last", "takes either first or last", None)

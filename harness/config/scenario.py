@@ -10,34 +10,51 @@
     guest: {memory: 1G, slots: 4}         # optional: what the scenario wants of the guest; the user's options win
     steps:
       - plug-dimm: {id: dimm0, size: 1G}
-      - repeat: {times: 3, steps: [...]}
+      - repeat: {times: 3, steps: [...]}  # soak: true fits the slope of every counter over the rounds
+      - parallel: [{online: {device: dimm0}}, {resize: {id: vmem0, to: 1G}}]
       - unplug: {id: dimm0}
-        expect: refused                   # done (the default), refused (by the guest), qemu-refused
+        expect: refused                   # done (the default), refused (by the guest), failed, qemu-refused
+      - offline: {boot: true, last: 1}
+        expect: {arm64: refused, riscv64: done}
+        breaks: {riscv64: [SEC-1]}        # a known bug of the kernel: no others may be broken here
+      - check: {}
+        only: arm64                       # left out on other architectures
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+from harness.config.cold import ColdDevice
 from harness.config.guest import DEFAULT_BOOT, GuestSpec, problems, read_shape
 from harness.config.places import configs_dir
 from harness.config.plan import Plan
-from harness.config.verbs import ABILITY_NAMES, EXPECTATIONS, VERBS, title_of
+from harness.config.verbs import ABILITY_NAMES, CAN_FAIL, EXPECTATIONS, INVARIANTS, SIDE_BY_SIDE, VERBS, title_of
 from harness.config.yaml import Value, parse, read_text, show, suggest
 from harness.errors import ConfigError, UsageError
 
+T = TypeVar("T")
+
 #: steps of a scenario with every ``repeat`` unrolled
 MAX_STEPS = 100_000
+#: the first round of a soak warms caches up; three more make a line
+LEAST_ROUNDS = 4
+#: keys of a step that say how it is meant to end
+_ENDINGS = ("expect", "breaks", "only")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step: ``args`` has every argument of its verb, sizes in bytes, absent ones at their default.
 
-    ``repeat`` is a verb with ``times`` and ``steps``. ``key`` and ``lines`` say where it stands in its file.
+    ``repeat`` is a verb with ``times``, ``steps`` and ``soak``, ``parallel`` one with ``steps``. ``expect`` is how it
+    is meant to end, ``breaks`` are the invariants that a known bug of the kernel breaks; ``expect_on`` and
+    ``breaks_on`` are the same by architecture, where that matters: see ``on``; ``only`` is the one architecture it is
+    done on. ``key`` and ``lines`` say where it stands in its file.
     """
 
     verb: str
@@ -46,12 +63,26 @@ class Step:
     expect: str = "done"
     key: str = ""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+    breaks: tuple[str, ...] = ()
+    expect_on: Mapping[str, str] = field(default_factory=dict)
+    breaks_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    only: str | None = None
+
+    def on(self, arch: str) -> Step:
+        """The step as it is meant on ``arch``, with the steps inside of it."""
+        args = self.args
+        if "steps" in args:
+            args = {**args, "steps": steps_on(args["steps"], arch)}
+        expect, breaks = self.expect_on.get(arch, self.expect), self.breaks_on.get(arch, self.breaks)
+        return dataclasses.replace(self, args=args, expect=expect, breaks=breaks, expect_on={}, breaks_on={})
 
     @property
     def title(self) -> str:
         """``plug-dimm dimm0 1G``."""
         if self.verb == "repeat":
             return f"repeat {self.args['times']} times"
+        if self.verb == "parallel":
+            return " | ".join(step.title for step in self.args["steps"])
         return title_of(self.verb, self.args, self.expect)
 
     def unrolled(self) -> int:
@@ -60,6 +91,11 @@ class Step:
             return 1
         inner: Sequence[Step] = self.args["steps"]
         return int(self.args["times"]) * sum(step.unrolled() for step in inner)
+
+
+def steps_on(steps: Sequence[Step], arch: str) -> tuple[Step, ...]:
+    """``steps`` as they are meant on ``arch``, less those of another one."""
+    return tuple(step.on(arch) for step in steps if step.only in (None, arch))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +128,17 @@ class Scenario:
                 line, key = self.guest_lines.get(blamed), f"guest.{blamed}"
                 raise ConfigError(problem.message, file=self.source, line=line, key=key, hint=problem.hint)
             raise UsageError(f"{self.name}: {problem.message}", hint=problem.hint)
-        _walk(self.steps, Plan(spec, self._fail))
+        plan = Plan(spec, self._fail)
+        _walk([self._cold_step(device) for device in spec.devices], plan)
+        _walk(self.steps_on(spec.arch), plan)
         return spec
+
+    def _cold_step(self, device: ColdDevice) -> Step:
+        return Step(device.verb, device.args, self.guest_lines.get("devices", 0), key="guest.devices")
+
+    def steps_on(self, arch: str) -> tuple[Step, ...]:
+        """The steps as they are meant on ``arch``."""
+        return steps_on(self.steps, arch)
 
     def _fail(self, step: Step, name: str | None, message: str, hint: str | None) -> NoReturn:
         line = step.line if name is None else step.lines.get(name, step.line)
@@ -111,6 +156,9 @@ def _walk(steps: Sequence[Step], plan: Plan[Step]) -> None:
             # The second round shows what the first one leaves behind; later rounds show nothing new.
             for _ in range(min(2, step.args["times"])):
                 _walk(step.args["steps"], plan)
+        elif step.verb == "parallel":
+            plan.check_side_by_side([(inner, inner.verb, inner.args) for inner in step.args["steps"]])
+            _walk(step.args["steps"], plan)
         else:
             plan.follow(step, step.verb, step.args, step.expect)
 
@@ -150,6 +198,8 @@ def read_scenario(path: Path) -> Scenario:
     name = reader.take("name", _read_name)
     guest = reader.get("guest")
     steps = reader.take("steps", _read_steps)
+    shape = {} if guest is None else read_shape(guest)
+    cold = [need for device in shape.get("devices", ()) for need in VERBS[device.verb].needs]
     total = sum(step.unrolled() for step in steps)
     if total > MAX_STEPS:
         value.fail(f"{total} steps once every repeat is unrolled", hint=f"at most {MAX_STEPS}")
@@ -157,14 +207,15 @@ def read_scenario(path: Path) -> Scenario:
         name=name,
         family=reader.take("family", _read_name, name),
         summary=reader.take("summary", Value.line_of_text, ""),
-        guest={} if guest is None else read_shape(guest),
-        needs=tuple(sorted({*reader.take("needs", _read_needs, ()), *_inferred(steps)})),
+        guest=shape,
+        needs=tuple(sorted({*reader.take("needs", _read_needs, ()), *cold, *_inferred(steps)})),
         steps=steps,
         source=path,
         text=text,
         guest_lines={} if guest is None else {key: found.line for key, found in guest.mapping().values.items()},
     )
-    scenario.apply_to(GuestSpec.default(next(iter(DEFAULT_BOOT))))
+    for arch in DEFAULT_BOOT:
+        scenario.apply_to(GuestSpec.default(arch))
     return scenario
 
 
@@ -181,13 +232,15 @@ def _read_needs(value: Value) -> tuple[str, ...]:
 
 def _inferred(steps: Sequence[Step]) -> Iterator[str]:
     for step in steps:
-        if step.verb == "repeat":
+        if "steps" in step.args:
             yield from _inferred(step.args["steps"])
-        elif step.expect == "done":
+        elif step.expect in ("done", "failed"):
             yield from VERBS[step.verb].needs
             # Node 0 is where memory goes by itself.
             if step.args.get("node"):
                 yield "acpi-node"
+            if step.args.get("backing"):
+                yield f"host-{step.args['backing']}"
 
 
 def _read_steps(value: Value) -> tuple[Step, ...]:
@@ -198,18 +251,28 @@ def _read_steps(value: Value) -> tuple[Step, ...]:
 
 
 def _read_step(value: Value) -> Step:
-    reader = value.mapping(*VERBS, "repeat", "expect")
-    verbs = [key for key in reader.values if key != "expect"]
+    reader = value.mapping(*VERBS, "repeat", "parallel", *_ENDINGS)
+    verbs = [key for key in reader.values if key not in _ENDINGS]
     if len(verbs) != 1:
         found = " and ".join(verbs) or "none"
         value.fail(f"a step has exactly one verb, this one has {found}", hint="one list item for each step")
     verb = verbs[0]
-    expect = reader.take("expect", lambda found: found.choice(EXPECTATIONS), "done")
     body = reader.values[verb]
     if verb == "repeat":
-        if expect != "done":
-            reader.values["expect"].fail("a repeat has no expectation of its own", hint="put it on the steps inside")
+        for ending in _ENDINGS:
+            if ending in reader.values:
+                hint = "put it on the steps inside"
+                reader.values[ending].fail("a repeat has no expectation of its own", hint=hint)
         return _read_repeat(body)
+    if verb == "parallel" and "only" in reader.values:
+        reader.values["only"].fail("what is done side by side is done on every architecture")
+    if verb == "parallel" and "expect" in reader.values:
+        reader.values["expect"].fail("what is done side by side is meant to be done")
+    expect_on = reader.take("expect", lambda found: _by_arch(found, lambda one: _read_ending(one, verb)), {})
+    breaks_on = reader.take("breaks", lambda found: _by_arch(found, _read_breaks), {})
+    if verb == "parallel":
+        args: dict[str, Any] = {"steps": _read_parallel(body)}
+        return Step(verb, args, body.line, "done", body.key, {}, (), expect_on, breaks_on)
     fields = VERBS[verb].fields
     given = body.mapping(*fields) if fields else _no_arguments(body)
     args = {
@@ -217,7 +280,32 @@ def _read_step(value: Value) -> Step:
         for name, known in fields.items()
     }
     lines = {name: found.line for name, found in given.values.items()}
-    return Step(verb, args, body.line, expect, body.key, lines)
+    only = reader.take("only", lambda found: found.choice(tuple(DEFAULT_BOOT)), None)
+    step = Step(verb, args, body.line, "done", body.key, lines, (), expect_on, breaks_on, only)
+    ways = [step.on(arch) for arch in DEFAULT_BOOT]
+    return ways[0] if all(way == ways[0] for way in ways) else step
+
+
+def _by_arch(value: Value, read: Callable[[Value], T]) -> dict[str, T]:
+    """What stands here for every architecture, or a mapping from architectures; who is left out has the default."""
+    if not value.is_mapping():
+        return dict.fromkeys(DEFAULT_BOOT, read(value))
+    return {arch: read(found) for arch, found in value.mapping(*DEFAULT_BOOT).values.items()}
+
+
+def _read_ending(value: Value, verb: str) -> str:
+    ending = value.choice(EXPECTATIONS)
+    if ending == "failed" and verb not in CAN_FAIL:
+        hint = f"{', '.join(CAN_FAIL)} can; what the guest will not do is refused"
+        value.fail(f"the kernel cannot be expected to fail at {verb}", hint=hint)
+    return ending
+
+
+def _read_breaks(value: Value) -> tuple[str, ...]:
+    broken = tuple(item.choice(INVARIANTS) for item in value.items())
+    if len(set(broken)) != len(broken):
+        value.fail("an invariant stands twice")
+    return broken
 
 
 def _no_arguments(body: Value) -> Any:
@@ -227,10 +315,29 @@ def _no_arguments(body: Value) -> Any:
     return reader
 
 
+def _read_parallel(body: Value) -> tuple[Step, ...]:
+    steps = _read_steps(body)
+    if len(steps) < 2:
+        body.fail("one step has nothing beside it", hint="parallel takes two steps or more")
+    for item, step in zip(body.items(), steps, strict=True):
+        if step.verb not in SIDE_BY_SIDE:
+            item.fail(f"{step.verb} cannot be done side by side", hint=f"known: {', '.join(SIDE_BY_SIDE)}")
+        if step.expect != "done" or step.expect_on or step.breaks or step.breaks_on:
+            item.fail("what is done side by side is meant to be done", hint="leave expect and breaks out")
+        if step.verb == "resize" and not step.args["wait"]:
+            item.fail("what is done side by side is waited for", hint="leave wait out")
+    return steps
+
+
 def _read_repeat(body: Value) -> Step:
-    reader = body.mapping("times", "steps")
+    reader = body.mapping("times", "steps", "soak")
     times = reader.take("times", lambda value: value.integer(minimum=1, maximum=MAX_STEPS))
-    return Step("repeat", {"times": times, "steps": reader.take("steps", _read_steps)}, body.line, "done", body.key)
+    soak = reader.take("soak", Value.boolean, False)
+    if soak and times < LEAST_ROUNDS:
+        message = f"a slope cannot be fitted over {times} rounds"
+        reader.values["soak"].fail(message, hint=f"repeat it {LEAST_ROUNDS} times or more")
+    args = {"times": times, "steps": reader.take("steps", _read_steps), "soak": soak}
+    return Step("repeat", args, body.line, "done", body.key)
 
 
 __all__ = [

@@ -10,13 +10,48 @@ from dataclasses import dataclass
 from harness.config.yaml import Value
 from harness.units import MIB, format_size
 
-#: how a step can be meant to end: done, refused by the guest, refused by QEMU
-EXPECTATIONS = ("done", "refused", "qemu-refused")
+#: how a step can be meant to end: done, refused by the guest, tried by the guest in vain, refused by QEMU
+EXPECTATIONS = ("done", "refused", "failed", "qemu-refused")
+#: what the kernel can be made to fail at, so that everything is as it was before
+CAN_FAIL = ("plug-dimm", "online", "offline", "kmem-fault")
+#: what a known bug can break; ``harness.check`` says what each of them states
+INVARIANTS = (
+    *("QMP-1", "QMP-2", "QMP-3", "IOM-1", "IOM-2", "IOM-3", "BLK-1", "BLK-2", "ZON-1", "MEM-1", "MEM-2", "LIN-1"),
+    *("LIN-2", "LIN-3", "VMM-1", "VMM-2", "PGT-1", "PGT-2", "SEC-1", "SEC-2", "SEC-3", "XCK-1", "LOG-1", "LIV-1"),
+)
 #: what a scenario may need; ``harness.scenarios.abilities`` says what each takes
-ABILITY_NAMES = ("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem")
+ABILITY_NAMES = (
+    *("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory", "folded-hugetlb"),
+    *("folded-dax", "node-without-cpu", "proc-kcore", "notifier-errors"),
+    *("host-thp", "host-hugetlb-2M", "fault-injection"),
+)
+#: huge pages of the host that a device's memory may be made of; each needs the ability host-NAME
+BACKINGS = ("thp", "hugetlb-2M")
+#: an address: as high as the machine has room for the device
+TOP = "top"
 ONLINE_TYPES = ("kernel", "movable", "default")
 #: auto_online_blocks (drivers/base/memory.c, online_type_to_str)
 POLICIES = ("offline", "online", "online_kernel", "online_movable")
+
+#: kinds of load with their parameters, as ``harness.guest.loads`` knows them: plain numbers, or sizes
+LOADS: Mapping[str, Mapping[str, str]] = {
+    "ptdump": {"cpus": "integer"},
+    "kcore": {"cpus": "integer", "step": "size"},
+    "kpageflags": {"cpus": "integer"},
+    "vmalloc": {"areas": "integer", "cpus": "integer", "node": "integer", "size": "size"},
+    "anon": {"cpus": "integer", "node": "integer", "size": "size"},
+    "memfd-secret": {"cpus": "integer", "node": "integer", "size": "size"},
+    "bpf": {"node": "integer"},
+    "hugetlb": {"count": "integer", "node": "integer", "size": "size"},
+    "compaction": {},
+}
+
+#: what can be done side by side, and which of it depends on what room is taken
+SIDE_BY_SIDE = (
+    *("plug-dimm", "plug-virtio-mem", "plug-pmem", "unplug", "resize", "online", "offline", "touch", "namespace"),
+    *("kmem", "devdax", "fill"),
+)
+TAKES_ROOM = ("plug-dimm", "plug-virtio-mem", "plug-pmem", "unplug")
 
 #: sizes of devices are multiples of this, the sub-section size (include/linux/mmzone.h)
 GRANULE = 2 * MIB
@@ -83,6 +118,10 @@ def _read_block_size(value: Value) -> int:
     return size
 
 
+def _read_address(value: Value) -> int | str:
+    return TOP if value.is_text(TOP) else value.size()
+
+
 def _size(*, required: bool = True, default: int | None = None, minimum: int = GRANULE, bare: bool = True) -> Field:
     return Field(lambda value: value.size(minimum=minimum), required, default, _spell_size, bare)
 
@@ -95,9 +134,27 @@ def _count(minimum: int = 0, maximum: int = 1 << 20, *, required: bool = False, 
     return Field(lambda value: value.integer(minimum=minimum, maximum=maximum), required, default)
 
 
+def _load_parameters() -> dict[str, Field]:
+    kinds = {name: kind for known in LOADS.values() for name, kind in known.items()}
+    return {
+        name: _size(required=False, bare=False, minimum=0) if kind == "size" else _count()
+        for name, kind in kinds.items()
+    }
+
+
+def _read_load_id(value: Value) -> str:
+    text = value.line_of_text()
+    if not _LOAD_ID.fullmatch(text):
+        value.fail(f"{text!r} cannot be a load's id", hint="a letter, then up to 31 letters, digits, '-' or '_'")
+    return text
+
+
+_LOAD_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+_BACKING = Field(lambda value: value.choice(BACKINGS))
 _NEW_ID = Field(read_id, required=True, bare=True)
 _BLOCKS: Mapping[str, Field] = {
     "device": Field(read_id, bare=True),
+    "boot": Field(Value.boolean, default=False, spell=lambda boot: "boot memory", bare=True),
     "blocks": Field(_read_blocks, spell=_spell_blocks),
     "first": _count(1),
     "last": _count(1),
@@ -111,7 +168,8 @@ VERBS: Mapping[str, Verb] = {
             "size": _size(),
             "node": _count(default=0),
             "slot": _count(maximum=255),
-            "address": Field(lambda value: value.size(), spell=lambda at: f"{at:#x}"),
+            "backing": _BACKING,
+            "address": Field(_read_address, spell=lambda at: f"{at:#x}" if isinstance(at, int) else str(at)),
         },
         needs=("acpi-dimm",),
     ),
@@ -123,6 +181,7 @@ VERBS: Mapping[str, Verb] = {
             "requested": _size(required=False, default=0, minimum=0, bare=False),
             "block": Field(_read_block_size, default=2 * MIB, spell=_spell_size),
             "node": _count(default=0),
+            "backing": _BACKING,
         },
         needs=("virtio-mem",),
     ),
@@ -141,14 +200,20 @@ VERBS: Mapping[str, Verb] = {
     ),
     "settle": Verb("wait for a resize that nobody waited for", {"id": _NEW_ID}),
     "online": Verb(
-        "bring memory blocks online: all of a device, its first or last ones, or by number",
+        "bring memory blocks online: all of a device or of boot memory, its first or last ones, or by number",
         {**_BLOCKS, "type": _choice(*ONLINE_TYPES, default="movable")},
     ),
-    "offline": Verb("take memory blocks offline: all of a device, its first or last ones, or by number", _BLOCKS),
+    "offline": Verb(
+        "take memory blocks offline: all of a device or of boot memory, its first or last ones, or by number", _BLOCKS
+    ),
     "auto-online": Verb("set what becomes of memory that is added", {"policy": _choice(*POLICIES, required=True)}),
     "touch": Verb(
         "allocate memory in the guest, write it, read it back; some of it must lie in the device",
         {"device": Field(read_id, bare=True), "size": _size()},
+    ),
+    "fill": Verb(
+        "allocate all of the guest's free memory but this much, write it, read it back, and give it back",
+        {"leave": _size(bare=False)},
     ),
     "namespace": Verb(
         "put the namespace of a virtio-pmem device into a mode; map says where its memmap lives",
@@ -160,7 +225,29 @@ VERBS: Mapping[str, Verb] = {
         },
     ),
     "kmem": Verb("hand a devdax device to the kmem driver, online as the policy says", {"id": _NEW_ID}, ("dax-kmem",)),
+    "kmem-fault": Verb(
+        "hand a devdax device to the kmem driver while an allocation of the kernel's fails, another one each "
+        "time; what went well in spite of it is taken back",
+        {"id": _NEW_ID, "step": _count(1, default=1)},
+        ("dax-kmem", "fault-injection"),
+    ),
     "devdax": Verb("take a device back from the kmem driver", {"id": _NEW_ID}, ("dax-kmem",)),
+    "load": Verb(
+        "start a load that goes round in the guest while the steps are done, and rests while they are checked",
+        {
+            "id": Field(_read_load_id, required=True, bare=True),
+            "kind": _choice(*LOADS, required=True),
+            **_load_parameters(),
+        },
+    ),
+    "unload": Verb("end a load", {"id": Field(_read_load_id, required=True, bare=True)}),
+    "fail-notifier": Verb(
+        "have the kernel's memory notifiers fail (CONFIG_MEMORY_NOTIFIER_ERROR_INJECT) at an event; none: no more",
+        {"event": _choice("going-online", "going-offline", "none", required=True)},
+        needs=("notifier-errors",),
+    ),
+    "dump": Verb("compare what a crash dump would hold (/proc/kcore, QEMU's dump-guest-memory) with /proc/iomem", {}),
+    "reboot": Verb("reset the machine with all that is plugged; the steps after it meet another kernel", {}),
     "check": Verb("do nothing; everything is checked after every step anyway", {}),
 }
 
@@ -170,7 +257,7 @@ def title_of(verb: str, args: Mapping[str, object], expect: str) -> str:
     words = [verb]
     for name, field in VERBS[verb].fields.items():
         value = args.get(name)
-        if value is None or (value == field.default and not field.bare):
+        if value is None or (value == field.default and (value is False or not field.bare)):
             continue
         words.append(field.spell(value) if field.bare else f"{name}={field.spell(value)}")
     return " ".join(words) + ("" if expect == "done" else f" ({expect})")

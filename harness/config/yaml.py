@@ -81,6 +81,14 @@ class Value:
             self.fail(f"expected {wanted}, found {self.described()}")
         return str(self.node.value)
 
+    def is_mapping(self) -> bool:
+        """True if a mapping stands here."""
+        return isinstance(self.node, yaml.MappingNode)
+
+    def is_text(self, text: str) -> bool:
+        """True if exactly ``text`` stands here."""
+        return isinstance(self.node, yaml.ScalarNode) and self.node.value == text
+
     def _is_null(self) -> bool:
         return self.node.tag == _PREFIX + "null"
 

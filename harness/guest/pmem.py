@@ -80,12 +80,12 @@ def destroy(shell: Shell, namespace: str, *, deadline: Deadline) -> PmemOutcome:
     return _run(shell, f"raw {_checked(namespace)}", deadline)
 
 
-def to_system_ram(shell: Shell, dax: str, *, deadline: Deadline) -> PmemOutcome:
+def to_system_ram(shell: Shell, dax: str, *, fail: int | None = None, deadline: Deadline) -> PmemOutcome:
     """Give device dax ``dax`` to the kmem driver; the blocks come online or not as auto_online_blocks says.
 
-    Raises as ``create_devdax``.
+    ``fail`` has that allocation (from 1) fail which the kernel makes for it. Raises as ``create_devdax``.
     """
-    return _run(shell, f"kmem {_checked(dax)}", deadline)
+    return _run(shell, f"kmem {_checked(dax)}{'' if fail is None else f' {fail}'}", deadline)
 
 
 def to_devdax(shell: Shell, dax: str, *, deadline: Deadline) -> PmemOutcome:

@@ -88,6 +88,19 @@ class ZoneTable:
     def nodes(self) -> tuple[int, ...]:
         return tuple(sorted({node for node, _ in self._zones}))
 
+    def is_empty(self, node: int) -> bool:
+        """True if no zone of ``node`` spans anything."""
+        return all(zone.span is None for (owner, _), zone in self._zones.items() if owner == node)
+
+    def bring_online(self, node: int) -> None:
+        """hotadd_init_pgdat(): a node has every zone that the kernel has, empty as yet."""
+        for name in dict.fromkeys(name for _, name in self._zones):
+            self._zones.setdefault((node, name), ZoneModel(node, name, self.page_size, None, 0, 0))
+
+    def take_offline(self, node: int) -> None:
+        """node_set_offline(): its zones show no more."""
+        self._zones = {key: zone for key, zone in self._zones.items() if key[0] != node}
+
     def default_kernel_zone(self, node: int, piece: AddrRange) -> str:
         """default_kernel_zone_for_pfn(): the zone that already spans the range, else ZONE_NORMAL."""
         for name in KERNEL_ZONES:

@@ -12,7 +12,8 @@ class RunOptions:
     """``bundle_dir`` keeps every run's bundle there; None keeps only those of runs that did not pass.
 
     ``settle`` is how long the guest may take to show the memory blocks of a step before their absence is a finding;
-    ``timeout`` bounds each step and the boot, in seconds. ``seed`` is recorded and feeds everything random.
+    ``timeout`` bounds each step and the boot, in seconds. ``seed`` is recorded and feeds everything random. ``rounds``
+    is how often the steps of a soak are repeated; None leaves it to the scenario.
     """
 
     bundle_dir: Path | None = None
@@ -20,3 +21,4 @@ class RunOptions:
     timeout: float = 120.0
     fail_fast: bool = False
     settle: float = 20.0
+    rounds: int | None = None

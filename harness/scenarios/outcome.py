@@ -6,25 +6,32 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from harness.check import ResizeReport, TouchReport, UnplugReport
+from harness.scenarios.dumps import DumpReport
+from harness.scenarios.soak import Slope
 
 
 @dataclass
 class Outcome:
     """How it ended: ``ending`` is one of ``config.verbs.EXPECTATIONS``.
 
-    done: the guest did it; refused: the guest would not; qemu-refused: QEMU would not, and the guest was not asked.
+    done: the guest did it; refused: the guest would not; failed: it tried, and had to give up; qemu-refused: QEMU would
+    not, and the guest was not asked.
     ``pending`` tells that the guest is still at work, so that no state can be expected of it yet. ``note`` says in
     words what a person wants to know of it. ``alarms`` are the console's lines of a kernel that died of the action, so
-    that nothing more could be seen of it. The reports are evidence for the checks.
+    that nothing more could be seen of it. ``useless`` says why the step proves nothing although all went well, ""
+    where it does. The reports are evidence for the checks.
     """
 
     ending: str = "done"
     note: str = ""
     pending: bool = False
     alarms: tuple[str, ...] = ()
+    useless: str = ""
     unplugs: list[UnplugReport] = field(default_factory=list)
     resizes: list[ResizeReport] = field(default_factory=list)
     touches: list[TouchReport] = field(default_factory=list)
+    slopes: tuple[Slope, ...] = ()
+    dumps: tuple[DumpReport, ...] = ()
 
     def refuse(self, note: str, ending: str = "refused") -> None:
         """Take note of a refusal; the first one stays."""

@@ -9,14 +9,15 @@ import datetime
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
-from harness.config.scenario import Scenario, Step
+from harness.config.scenario import LEAST_ROUNDS, Scenario, Step
 from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError
+from harness.guest.loads import LOADS
 from harness.progress import Progress, default_progress
 from harness.scenarios.abilities import require_config
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest, resolve
@@ -24,9 +25,11 @@ from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder, write_json
 from harness.scenarios.reporter import Reporter
-from harness.scenarios.result import RunResult, StepResult
+from harness.scenarios.result import FINE, RunResult, StepResult
 from harness.scenarios.session import Session
+from harness.scenarios.soak import Counter, counters, slopes, spell
 from harness.scenarios.steps import VERBS
+from harness.scenarios.together import side_by_side
 from harness.scenarios.verdict import worst
 
 #: where bundles go when nobody says where
@@ -51,19 +54,39 @@ def run_scenarios(
         result = _Run(scenario, own, options, reporter, progress or default_progress()).execute()
         reporter.run_finished(result)
         results.append(result)
-        if options.fail_fast and result.verdict not in (Verdict.PASS, Verdict.SKIPPED):
+        if options.fail_fast and result.verdict not in FINE:
             break
     return results
 
 
-def flatten(steps: Sequence[Step]) -> Iterator[Step]:
-    """Unroll ``repeat``."""
+def count_steps(steps: Sequence[Step], rounds: int | None = None) -> int:
+    """How many steps there are to do: every ``repeat`` unrolled, one more at the end of each soak.
+
+    ``rounds`` is how often those of a soak are repeated, None as its scenario says.
+    """
+    total = 0
     for step in steps:
         if step.verb == "repeat":
-            for _ in range(step.args["times"]):
-                yield from flatten(step.args["steps"])
+            total += times_of(step, rounds) * count_steps(step.args["steps"], rounds) + bool(step.args["soak"])
         else:
-            yield step
+            total += 1
+    return total
+
+
+def times_of(repeat: Step, rounds: int | None) -> int:
+    """How often the steps of ``repeat`` are done; ``rounds`` is for soaks alone."""
+    if repeat.args["soak"] and rounds is not None:
+        return max(rounds, LEAST_ROUNDS)
+    return int(repeat.args["times"])
+
+
+def require_loads(steps: Sequence[Step], config: Mapping[str, str] | None) -> None:
+    """Raise UnsupportedError if a kernel of this configuration cannot do one of the loads; an unknown one passes."""
+    for step in steps:
+        if "steps" in step.args:
+            require_loads(step.args["steps"], config)
+        elif step.verb == "load" and config is not None:
+            LOADS[step.args["kind"]].require(config)
 
 
 class _Run:
@@ -81,6 +104,7 @@ class _Run:
         self.clock = time.monotonic()
         self.boot_seconds = 0.0
         self.steps: list[StepResult] = []
+        self.total = 0
         self.facts: dict[str, object] = {}
         self.bundle: Path | None = None
 
@@ -89,11 +113,12 @@ class _Run:
         try:
             self.reporter.phase("preparing the parts")
             parts = resolve(self.guest, self.scenario.needs, self.progress)
+            require_loads(self.scenario.steps, parts.kernel.config)
             self.bundle = self._open_bundle()
             with self._described_failures():
                 self._run_guest(parts, Recorder(self.bundle))
         except UnsupportedError as lack:
-            return self._finish(Verdict.SKIPPED, lack.message, lack.hint)
+            return self._finish(Verdict.SKIPPED, lack.message, lack.hint, lack.ability)
         except InfraError as error:
             return self._finish(Verdict.INFRA, error.message, error.hint)
         verdict = worst(step.verdict for step in self.steps)
@@ -129,26 +154,50 @@ class _Run:
         with boot_guest(self.guest, parts, recorder.directory, self.options.timeout) as guest:
             (recorder.directory / "argv.txt").write_text(shlex.join(guest.machine.argv) + "\n")
             require_config(self.scenario.needs, guest.facts.config, f"the kernel {guest.facts.release}")
+            require_loads(self.scenario.steps, guest.facts.config)
             self.boot_seconds = time.monotonic() - booting
             self.facts = describe_guest(guest, parts)
             session = Session(guest, self.options, recorder)
             self._do_steps(session)
 
     def _do_steps(self, session: Session) -> None:
-        todo = list(flatten(self.scenario.steps))
-        self.reporter.step_started(0, len(todo), "boot")
-        self._note_step(session.check_boot())
-        for step in todo:
-            if self.steps[-1].verdict is not Verdict.PASS:
-                return
-            self.reporter.step_started(session.number + 1, len(todo), step.title)
-            self._note_step(session.act(step.title, _work(step), step.expect))
+        steps = self.scenario.steps_on(self.guest.arch)
+        self.total = count_steps(steps, self.options.rounds)
+        self.reporter.step_started(0, self.total, "boot")
+        if self._note_step(session.check_boot()):
+            self._play(session, steps)
 
-    def _note_step(self, result: StepResult) -> None:
+    def _play(self, session: Session, steps: Sequence[Step]) -> bool:
+        """Do the steps, one after the other, up to the first that does not pass: then False."""
+        return all(self._repeat(session, step) if step.verb == "repeat" else self._do(session, step) for step in steps)
+
+    def _do(self, session: Session, step: Step) -> bool:
+        self.reporter.step_started(session.number + 1, self.total, step.title)
+        return self._note_step(session.act(step.title, _work(step), step.expect, step.breaks))
+
+    def _repeat(self, session: Session, repeat: Step) -> bool:
+        seen: list[dict[str, Counter]] = []
+        for _ in range(times_of(repeat, self.options.rounds)):
+            if not self._play(session, repeat.args["steps"]):
+                return False
+            if repeat.args["soak"]:
+                seen.append(counters(session.state, session.layout.page_size, self.guest.cpus))
+        return not repeat.args["soak"] or self._fit(session, seen)
+
+    def _fit(self, session: Session, seen: Sequence[Mapping[str, Counter]]) -> bool:
+        """The last step of a soak: is there a slope in any counter?"""
+        found = slopes(seen)
+        outcome = Outcome(note="; ".join(map(spell, found)), slopes=found)
+        title = f"slope over {len(seen)} rounds"
+        self.reporter.step_started(session.number + 1, self.total, title)
+        return self._note_step(session.act(title, lambda session, deadline: outcome))
+
+    def _note_step(self, result: StepResult) -> bool:
         self.steps.append(result)
         self.reporter.step_finished(result)
+        return result.verdict is Verdict.PASS
 
-    def _finish(self, verdict: Verdict, reason: str, hint: str | None) -> RunResult:
+    def _finish(self, verdict: Verdict, reason: str, hint: str | None, lacks: str = "") -> RunResult:
         result = RunResult(
             scenario=self.scenario.name,
             guest=self.guest.name,
@@ -163,6 +212,8 @@ class _Run:
             bundle=self.bundle,
             started=self.started.isoformat(),
             seed=self.options.seed,
+            family=self.scenario.family,
+            lacks=lacks,
         )
         return self._close_bundle(result)
 
@@ -170,7 +221,7 @@ class _Run:
         """Keep the bundle of a run that somebody will want to look at; drop the others."""
         if self.bundle is None:
             return result
-        if self.options.bundle_dir is None and result.verdict in (Verdict.PASS, Verdict.SKIPPED):
+        if self.options.bundle_dir is None and result.verdict in FINE:
             shutil.rmtree(self.bundle)
             with contextlib.suppress(OSError):
                 DEFAULT_BUNDLES.rmdir()
@@ -181,6 +232,8 @@ class _Run:
 
 
 def _work(step: Step) -> Callable[[Session, Deadline], Outcome]:
+    if step.verb == "parallel":
+        return side_by_side([(inner.title, _work(inner)) for inner in step.args["steps"]])
     verb = VERBS[step.verb]
 
     def work(session: Session, deadline: Deadline) -> Outcome:

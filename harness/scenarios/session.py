@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from harness.check import Verdict
 from harness.collect.snapshot import collect_state
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, InfraError
 from harness.guest.blocks import wait_blocks
-from harness.model.actions import Action
-from harness.model.layout import boot_layout
-from harness.model.memory import MemoryModel
+from harness.guest.loads import LoadCount, pause_loads, resume_loads
+from harness.model.actions import Action, PlugVirtioMem, Reboot
+from harness.model.booted import booted_model, plugged_devices
+from harness.qemu.memdev import wait_size
 from harness.scenarios.boot import BootedGuest
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.options import RunOptions
@@ -37,9 +39,13 @@ class Session:
         self.recorder = recorder
         self.number = 0
         self.unseen = False
-        self.state = self._collect(self.deadline())
-        self.layout = boot_layout(guest.shape, guest.facts, self.state)
-        self.model = MemoryModel(self.layout)
+        self.faults = 0
+        self._applying = threading.Lock()
+        self.loads: dict[str, LoadCount] = {}
+        self.expect = "done"
+        self.state = self._first_look(guest.shape.cold, self.deadline())
+        self.model = booted_model(guest.shape, guest.facts, self.state, guest.shape.cold)
+        self.layout = self.model.layout
         recorder.save_boot(guest.shape, guest.facts, self.state)
 
     def deadline(self) -> Deadline:
@@ -47,26 +53,54 @@ class Session:
         return Deadline(self.options.timeout)
 
     def apply(self, action: Action) -> None:
-        """Tell the model and the record what took effect."""
-        self.model.apply(action)
-        self.recorder.note_action(self.number, action)
+        """Tell the model and the record what took effect; steps side by side do so one after the other."""
+        with self._applying:
+            self.model.apply(action)
+            self.recorder.note_action(self.number, action)
+
+    def reboot(self, deadline: Deadline) -> None:
+        """Reset the machine, meet the guest that comes up, and start a new model with the devices that are plugged.
+
+        Raises UsageError for a device that is not followed through a boot, and as booting does.
+        """
+        plugged = plugged_devices(self.model)
+        mark = self.guest.console.mark
+        self.guest.shell.close()
+        self.guest.machine.qmp.execute("system_reset", deadline=deadline)
+        self.guest = self.guest.again(mark, deadline)
+        self.state = self._first_look(plugged, deadline)
+        self.recorder.save_reboot(self.number, self.guest.facts, self.state)
+        self.recorder.note_action(self.number, Reboot())
+        self.model = booted_model(self.guest.shape, self.guest.facts, self.state, plugged)
+        self.layout = self.model.layout
+
+    def _first_look(self, plugged: Sequence[Action], deadline: Deadline) -> GuestState:
+        """A snapshot of the booted guest, when the drivers of what it came up with have done what they were asked."""
+        for action in plugged:
+            if isinstance(action, PlugVirtioMem):
+                wait_size(self.guest.machine, action.id, action.requested, deadline=deadline)
+        return self._collect(deadline)
 
     def check_boot(self) -> StepResult:
         """Step 0: every invariant on the freshly booted guest."""
         return self._examine("boot", "done", Outcome(), time.monotonic(), 0.0, self.state, self.state)
 
-    def act(self, title: str, work: Callable[[Session, Deadline], Outcome], expect: str = "done") -> StepResult:
+    def act(
+        self, title: str, work: Callable[[Session, Deadline], Outcome], expect: str = "done", breaks: Sequence[str] = ()
+    ) -> StepResult:
         """Do ``work``, settle, take a snapshot, check everything.
 
         ``expect`` is the ending that the scenario wants; another one makes the verdict REFUSED (the guest or QEMU
-        would not do it) or FAIL (it did what must be refused). A broken invariant makes it FAIL in any case. Work that
-        leaves the guest busy on purpose is followed by no snapshot: the next step looks. If the guest is lost while its
-        console shows why (an Oops, a panic), that is LOG-1 and FAIL; if it does not, the error is raised.
+        would not do it) or FAIL (it did what must be refused). A broken invariant makes it FAIL in any case, unless
+        it is one of ``breaks``: a known bug of the kernel. ``self.expect`` tells the work what is meant. Work
+        that leaves the guest busy on purpose is followed by no snapshot: the next step looks. If the guest is lost
+        while its console shows why (an Oops, a panic), that is LOG-1 and FAIL; if it does not, the error is raised.
         """
         self.number += 1
+        self.expect = expect
         started = time.monotonic()
         try:
-            return self._act(title, work, expect, started)
+            return self._act(title, work, expect, breaks, started)
         except InfraError as error:
             alarms = tuple(line.text for line in self.guest.console.new_alarms())
             if not alarms:
@@ -77,8 +111,17 @@ class Session:
             checks = death(outcome, title)
             return StepResult(self.number, title, Verdict.FAIL, seconds, seconds, checks, error.message)
 
-    def _act(self, title: str, work: Callable[[Session, Deadline], Outcome], expect: str, started: float) -> StepResult:
+    def _act(
+        self,
+        title: str,
+        work: Callable[[Session, Deadline], Outcome],
+        expect: str,
+        breaks: Sequence[str],
+        started: float,
+    ) -> StepResult:
         deadline = self.deadline()
+        if self.loads:
+            self.loads.update(resume_loads(self.guest.shell, deadline=deadline))
         outcome = work(self, deadline)
         if outcome.pending:
             self.unseen = True
@@ -86,10 +129,11 @@ class Session:
             seconds = time.monotonic() - started
             return StepResult(self.number, title, judge((), expect, outcome)[0], seconds, seconds, (), outcome.note)
         self._settle(deadline)
+        self._rest(outcome, deadline)
         guest_seconds = time.monotonic() - started
         before, self.state = self.state, self._collect(deadline)
-        self.recorder.save_step(self.number, title, expect, outcome, self.state)
-        return self._examine(title, expect, outcome, started, guest_seconds, before, self.state)
+        self.recorder.save_step(self.number, title, expect, outcome, self.state, breaks)
+        return self._examine(title, expect, outcome, started, guest_seconds, before, self.state, breaks)
 
     def _examine(
         self,
@@ -100,9 +144,10 @@ class Session:
         guest_seconds: float,
         before: GuestState,
         after: GuestState,
+        breaks: Sequence[str] = (),
     ) -> StepResult:
-        checks = check_step(self.model, outcome, after, title)
-        verdict, note = judge(checks, expect, outcome)
+        checks = check_step(self.model, outcome, after, title, before)
+        verdict, note = judge(checks, expect, outcome, breaks)
         return StepResult(
             number=self.number,
             title=title,
@@ -113,6 +158,17 @@ class Session:
             note=note,
             changes=describe_changes(before, after),
         )
+
+    def _rest(self, outcome: Outcome, deadline: Deadline) -> None:
+        """Bring all loads to rest: what they did meanwhile is part of the step's note, a dead one is its verdict."""
+        if not self.loads:
+            return
+        before = self.loads
+        self.loads = {
+            id: count for id, count in pause_loads(self.guest.shell, deadline=deadline).items() if id in before
+        }
+        told, outcome.useless = overlap(before, self.loads)
+        outcome.note = f"{outcome.note}; {told}" if outcome.note else told
 
     def _settle(self, deadline: Deadline) -> None:
         """Give the guest time to show the memory blocks that the model expects; what is missing then is a finding."""
@@ -138,3 +194,22 @@ class Session:
         return collect_state(
             guest.shell, guest.machine, guest.console, facts=guest.facts, deadline=deadline, kernel=guest.kernel
         )
+
+
+def overlap(before: Mapping[str, LoadCount], after: Mapping[str, LoadCount]) -> tuple[str, str]:
+    """What each load did between two counts, in words; and why the step proves nothing because of it, "" if it does.
+
+    A round that was under way at the second count has been waited for, so that each load which can do its work at all
+    has done a round.
+    """
+    told, idle = [], []
+    for id, start in sorted(before.items()):
+        now = after.get(id)
+        if now is None or not now.running:
+            idle.append(f"the load {id} has died" + (f": {now.note}" if now is not None and now.note else ""))
+            continue
+        rounds, failures = now.rounds - start.rounds, now.failures - start.failures
+        told.append(f"{id} {rounds} round{'' if rounds == 1 else 's'}" + (f" ({failures} failed)" if failures else ""))
+        if not rounds:
+            idle.append(f"no overlap: the load {id} did no round meanwhile" + (f" ({now.note})" if now.note else ""))
+    return f"while it ran: {', '.join(told)}" if told else "", "; ".join(idle)

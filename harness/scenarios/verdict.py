@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from harness.check import CheckResult, Evidence, Finding, Verdict, run_all
 from harness.model.memory import MemoryModel
+from harness.scenarios.dumps import dump_findings
 from harness.scenarios.outcome import Outcome
+from harness.scenarios.sameness import unchanged, with_findings
+from harness.scenarios.soak import leaks
 from harness.state import GuestState
 
 _RANK = (Verdict.PASS, Verdict.SKIPPED, Verdict.REFUSED, Verdict.INFRA, Verdict.FAIL)
@@ -18,9 +21,16 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return max(verdicts, key=_RANK.index, default=Verdict.PASS)
 
 
-def check_step(model: MemoryModel, outcome: Outcome, state: GuestState, title: str) -> tuple[CheckResult, ...]:
-    """Run every invariant that applies to one step."""
-    return tuple(run_all(evidence_of(model, outcome, state), title))
+def check_step(
+    model: MemoryModel, outcome: Outcome, state: GuestState, title: str, before: GuestState | None = None
+) -> tuple[CheckResult, ...]:
+    """Run every invariant that applies to one step; an action that failed must have left the state of ``before``."""
+    checks = tuple(run_all(evidence_of(model, outcome, state), title))
+    checks = with_findings(checks, leaks(outcome.slopes, title))
+    checks = with_findings(checks, dump_findings(outcome.dumps, state, title))
+    if outcome.ending == "failed" and before is not None:
+        checks = with_findings(checks, unchanged(before, state, title))
+    return checks
 
 
 def evidence_of(model: MemoryModel, outcome: Outcome, state: GuestState) -> Evidence:
@@ -43,14 +53,30 @@ def death(outcome: Outcome, title: str) -> tuple[CheckResult, ...]:
     return (CheckResult("LOG-1", "fail", findings),)
 
 
-def judge(checks: Sequence[CheckResult], expect: str, outcome: Outcome) -> tuple[Verdict, str]:
+def judge(
+    checks: Sequence[CheckResult], expect: str, outcome: Outcome, breaks: Iterable[str] = ()
+) -> tuple[Verdict, str]:
     """The verdict of a step and the note that explains it.
 
     ``expect`` is the ending the scenario wants. A broken invariant makes the step FAIL in any case; a refusal that
     was not wanted makes it REFUSED; an action that must be refused but was done is FAIL for the guest, INFRA for QEMU.
+    ``breaks`` are the invariants that a known bug of the kernel can break: no others may be broken then, and a
+    kernel that breaks none has not the bug. A step that proves nothing is INFRA.
     """
-    if any(result.status == "fail" for result in checks):
+    broken, known = {result.invariant for result in checks if result.status == "fail"}, set(breaks)
+    if not broken <= known:
         return Verdict.FAIL, outcome.note
+    if outcome.useless:
+        return Verdict.INFRA, outcome.useless
+    verdict, note = _ended(expect, outcome)
+    if verdict is Verdict.PASS and known:
+        names = ", ".join(sorted(broken))
+        said = f"known kernel bug: breaks {names}" if broken else "this kernel has not the known bug"
+        note = f"{note}; {said}" if note else said
+    return verdict, note
+
+
+def _ended(expect: str, outcome: Outcome) -> tuple[Verdict, str]:
     if outcome.ending == expect:
         return Verdict.PASS, outcome.note
     if outcome.ending == "done":

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.check import CATALOGUE
 from harness.config import verbs
 from harness.config.guest import GuestSpec
 from harness.config.scenario import Scenario, known_scenarios, load_scenario, read_scenario
 from harness.errors import ConfigError, UsageError
+from harness.guest.loads import LOADS
 from harness.model.actions import ONLINE_TYPES
 from harness.qemu.spec import check_device_id
 from harness.scenarios.abilities import ABILITIES
@@ -29,6 +31,11 @@ def test_the_tables_agree_with_the_rooms_that_use_them() -> None:
     assert set(verbs.ABILITY_NAMES) == set(ABILITIES)
     assert set(verbs.POLICIES) == {"offline", *ONLINE_TYPES}
     assert {need for verb in verbs.VERBS.values() for need in verb.needs} <= set(ABILITIES)
+    assert set(verbs.INVARIANTS) == set(CATALOGUE)
+    assert set(verbs.CAN_FAIL) <= set(verbs.VERBS)
+    assert set(verbs.TAKES_ROOM) <= set(verbs.SIDE_BY_SIDE) <= set(verbs.VERBS)
+    for name, parameters in verbs.LOADS.items():
+        assert parameters == LOADS[name].parameters
 
 
 @pytest.mark.parametrize(
@@ -46,8 +53,15 @@ def test_ids_that_the_machine_takes_are_refused_by_both_rooms(tmp_path: Path, na
 def test_a_step_has_every_argument_of_its_verb(tmp_path: Path) -> None:
     scenario = read(tmp_path, "  - plug-virtio-mem: {id: v, max: 2G, requested: 512M}\n  - online: {device: v}\n")
     plug, online = scenario.steps
-    assert plug.args == {"id": "v", "max": 2 * GIB, "requested": 512 * MIB, "block": 2 * MIB, "node": 0}
-    assert online.args == {"device": "v", "blocks": None, "first": None, "last": None, "type": "movable"}
+    assert plug.args == {
+        "id": "v",
+        "max": 2 * GIB,
+        "requested": 512 * MIB,
+        "block": 2 * MIB,
+        "node": 0,
+        "backing": None,
+    }
+    assert online.args == {"device": "v", "boot": False, "blocks": None, "first": None, "last": None, "type": "movable"}
     assert (plug.title, online.title) == ("plug-virtio-mem v 2G requested=512M", "online v movable")
     assert (plug.line, plug.key, plug.expect) == (4, "steps[0].plug-virtio-mem", "done")
     assert scenario.text.startswith("name: s\n")
@@ -68,6 +82,29 @@ def test_repeat_counts_and_titles(tmp_path: Path) -> None:
     [step] = read(tmp_path, f"  - repeat: {{times: 5, steps: {inner}}}\n").steps
     assert (step.unrolled(), step.title) == (15, "repeat 5 times")
     assert [one.title for one in step.args["steps"]] == ["plug-dimm d 1G", "unplug d", "online blocks=8,9 movable"]
+
+
+def test_endings_may_differ_between_architectures(tmp_path: Path) -> None:
+    steps = (
+        "  - {offline: {boot: true, last: 1}, expect: {arm64: refused}, breaks: {riscv64: [SEC-1]}}\n"
+        "  - repeat: {times: 1, steps: [{check: {}, breaks: [LOG-1]}]}\n"
+    )
+    scenario = read(tmp_path, steps)
+    [arm, again] = scenario.steps_on("arm64")
+    [riscv, _] = scenario.steps_on("riscv64")
+    assert (arm.expect, arm.breaks, riscv.expect, riscv.breaks) == ("refused", (), "done", ("SEC-1",))
+    assert (arm.title, riscv.title) == ("offline boot memory last=1 (refused)", "offline boot memory last=1")
+    assert again.args["steps"][0].breaks == ("LOG-1",)
+
+
+def test_addresses_may_be_at_the_top(tmp_path: Path) -> None:
+    [step] = read(tmp_path, "  - plug-dimm: {id: d, size: 1G, address: top}\n").steps
+    assert step.title == "plug-dimm d 1G address=top"
+
+
+def test_what_is_to_fail_is_needed_all_the_same(tmp_path: Path) -> None:
+    scenario = read(tmp_path, "  - {plug-dimm: {id: odd, size: 130M}, expect: failed}\n  - unplug: {id: odd}\n")
+    assert (scenario.needs, scenario.steps[0].expect) == (("acpi-dimm",), "failed")
 
 
 def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
@@ -113,7 +150,10 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
         ("  - plug-virtio-mem: {id: v, max: 1G, requested: 2G}\n", "requested: 2G is above the device's maximum of 1G"),
         ("  - plug-virtio-mem: {id: v, max: 1G, requested: 1M}\n", "requested: 1M is not a multiple of 2M"),
         ("  - unplug: {id: d}\n", "s.yaml:4: steps[0].unplug.id: no device 'd' is plugged here\n  hint: known: none"),
-        ("  - online: {}\n", "s.yaml:4: steps[0].online: takes either a device or blocks\n  hint: device: dimm0, or"),
+        (
+            "  - online: {}\n",
+            "steps[0].online: takes either a device or blocks or boot memory\n  hint: device",
+        ),
         ("  - online: {blocks: []}\n", "online.blocks: an empty list of memory blocks\n  hint: name at least one"),
         ("  - online: {blocks: [3, 3]}\n", "online.blocks: a memory block stands twice"),
         (
@@ -125,9 +165,25 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
         ("  - touch: {size: 64G}\n", "touch.size: 64G is more than the guest has"),
         (
             "  - {check: {}, expect: refuse}\n",
-            "expect: 'refuse' is none of done, refused, qemu-refused\n  hint: did you",
+            "expect: 'refuse' is none of done, refused, failed, qemu-refused\n  hint: did you",
         ),
         ("  - {repeat: {times: 1, steps: [{check: {}}]}, expect: refused}\n", "a repeat has no expectation of its own"),
+        ("  - {repeat: {times: 1, steps: [{check: {}}]}, breaks: [SEC-1]}\n", "breaks: a repeat has no expectation of"),
+        (
+            "  - {check: {}, expect: failed}\n",
+            "the kernel cannot be expected to fail at check\n  hint: plug-dimm, online, offline, kmem-fault can",
+        ),
+        ("  - {check: {}, expect: {arm: refused}}\n", "expect: unknown key 'arm'\n  hint: did you mean 'arm64'?"),
+        ("  - {check: {}, expect: {riscv64: no}}\n", "s.yaml:4: steps[0].expect.riscv64: 'no' is none of done"),
+        ("  - {check: {}, breaks: [SEC-9]}\n", "steps[0].breaks[0]: 'SEC-9' is none of QMP-1"),
+        ("  - {check: {}, breaks: {arm64: [SEC-1, SEC-1]}}\n", "breaks.arm64: an invariant stands twice"),
+        ("  - {check: {}, breaks: SEC-1}\n", "steps[0].breaks: expected a list, found 'SEC-1'"),
+        ("  - offline: {boot: true, blocks: [8]}\n", "offline: takes either a device or blocks or boot memory"),
+        ("  - plug-dimm: {id: d, size: 1G, address: bottom}\n", "plug-dimm.address: 'bottom' is not a size"),
+        (
+            "  - repeat: {times: 3, soak: true, steps: [{check: {}}]}\n",
+            "repeat.soak: a slope cannot be fitted over 3 rounds\n  hint: repeat it 4 times or more",
+        ),
         ("  - repeat: {times: 0, steps: [{check: {}}]}\n", "repeat.times: 0 is too small\n  hint: at least 1"),
         (
             "  - repeat: {times: 400, steps: [{repeat: {times: 400, steps: [{check: {}}]}}]}\n",
@@ -139,6 +195,26 @@ def test_wrong_steps(tmp_path: Path, steps: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, steps)
     assert message in str(caught.value)
+
+
+def test_loads_have_the_parameters_of_their_kind(tmp_path: Path) -> None:
+    steps = "  - load: {id: dump, kind: ptdump, cpus: 2}\n  - unload: {id: dump}\n"
+    start, stop = read(tmp_path, steps).steps
+    assert (start.args["cpus"], start.title, stop.title) == (2, "load dump ptdump cpus=2", "unload dump")
+
+
+def test_steps_side_by_side_are_one_step(tmp_path: Path) -> None:
+    inner = "[{unplug: {id: a}}, {online: {device: b}}, {plug-dimm: {id: c, size: 128M, address: 3G, slot: 2}}]"
+    steps = (
+        "  - plug-dimm: {id: a, size: 128M}\n  - plug-dimm: {id: b, size: 128M}\n"
+        f"  - parallel: {inner}\n  - unplug: {{id: c}}\n"
+    )
+    head = "name: s\nguest: {memory: 1G, maxmem: 4G, slots: 4}\nsteps:\n"
+    step = read(tmp_path, steps, head).steps[2]
+    assert (step.title, step.unrolled()) == (
+        "unplug a | online b movable | plug-dimm c 128M slot=2 address=0xc0000000",
+        1,
+    )
 
 
 DIMM = "  - plug-dimm: {id: d, size: 1G}\n"
@@ -192,6 +268,46 @@ PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
             "plug-dimm.slot: slot 1 is taken\n  hint: choose another",
         ),
         ("", "  - repeat: {times: 2, steps: [{plug-dimm: {id: d, size: 1G}}]}\n", "device id 'd' is used twice"),
+        ("", "  - unload: {id: x}\n", "s.yaml:4: steps[0].unload.id: no load 'x' runs here\n  hint: known: none"),
+        ("", "  - load: {id: 1x, kind: ptdump}\n", "load.id: '1x' cannot be a load's id\n  hint: a letter, then"),
+        ("", "  - load: {id: x, kind: ptdmp}\n", "load.kind: 'ptdmp' is none of"),
+        (
+            "",
+            "  - load: {id: x, kind: ptdump, cpu: 2}\n",
+            "steps[0].load: unknown key 'cpu'\n  hint: did you mean 'cpus'?",
+        ),
+        (
+            "  - load: {id: x, kind: ptdump}\n",
+            "  - load: {id: x, kind: ptdump}\n",
+            "s.yaml:5: steps[1].load.id: a load 'x' runs here already\n  hint: unload it first, or choose another id",
+        ),
+        ("", "  - parallel: [{check: {}}]\n", "parallel: one step has nothing beside it\n  hint: parallel takes two"),
+        ("", "  - parallel: [{check: {}}, {check: {}}]\n", "steps[0].parallel[0]: check cannot be done side by side"),
+        (
+            "",
+            "  - {parallel: [{touch: {size: 2M}}, {touch: {size: 2M}}], expect: refused}\n",
+            "steps[0].expect: what is done side by side is meant to be done",
+        ),
+        (
+            DIMM,
+            "  - parallel: [{touch: {size: 2M}}, {unplug: {id: d}, expect: refused}]\n",
+            "steps[1].parallel[1]: what is done side by side is meant to be done\n  hint: leave expect and breaks out",
+        ),
+        (
+            VMEM,
+            "  - parallel: [{touch: {size: 2M}}, {resize: {id: v, to: 0, wait: false}}]\n",
+            "steps[1].parallel[1]: what is done side by side is waited for\n  hint: leave wait out",
+        ),
+        (
+            DIMM,
+            "  - parallel: [{online: {device: d}}, {unplug: {id: d}}]\n",
+            "s.yaml:5: steps[1].parallel[1].unplug: two steps at once have to do with 'd'\n  hint: do one after",
+        ),
+        (
+            DIMM,
+            "  - parallel: [{unplug: {id: d}}, {plug-dimm: {id: e, size: 128M, slot: 1}}]\n",
+            "parallel[1].plug-dimm: where it goes depends on which of two comes first\n  hint: give the DIMM an addr",
+        ),
     ],
 )
 def test_steps_that_make_no_sense_after_others(tmp_path: Path, before: str, step: str, message: str) -> None:

@@ -10,14 +10,12 @@ import model_guest
 import pytest
 
 from harness.check import CheckResult, ResizeReport, TouchReport, UnplugReport, Verdict
-from harness.config.scenario import Step
 from harness.config.verbs import VERBS as KNOWN
 from harness.qemu.memdev import UnplugOutcome
 from harness.qemu.qmp import QmpEvent
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import outcome_from_json, outcome_to_json, shape_from_json, shape_to_json
-from harness.scenarios.runner import flatten
 from harness.scenarios.steps import VERBS, unplug_endings
 from harness.scenarios.verdict import death, judge, worst
 from harness.state import IomemEntry, MemoryBlock
@@ -93,12 +91,6 @@ def test_a_shape_survives_json() -> None:
 
 def test_every_verb_of_a_file_can_be_done() -> None:
     assert set(VERBS) == set(KNOWN)
-
-
-def test_repeat_is_unrolled() -> None:
-    look = Step("check", {}, 1)
-    inner = Step("repeat", {"times": 2, "steps": (look, look)}, 1)
-    assert list(flatten([look, Step("repeat", {"times": 3, "steps": (inner,)}, 1)])) == [look] * 13
 
 
 def event(name: str, **data: str) -> QmpEvent:

@@ -1,0 +1,547 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * load-keeper: keeps programs busy in the background, round by round, and brings them to rest.
+ *
+ *   load-keeper start MS ID WORKERS PROGRAM [ARGUMENT...]
+ *   load-keeper pause|resume|count MS
+ *   load-keeper stop MS ID
+ *
+ * A load is a keeper and up to 16 workers, each one process of PROGRAM; it has a socket, /run/memhp/loads/ID. A worker
+ * writes "ready" when it has what it needs. For each line that it reads from then on it does one round, which leaves
+ * nothing behind, and writes "ok" or "failed WHY". Instead of "ready" it may write why it cannot. At the end of its
+ * input it ends. Scripts can do this as well as programs.
+ *
+ * pause returns when no round of any load is under way, and none begins until resume; count just looks. All print
+ * one line per load, "ID ROUNDS FAILURES STATE [NOTE]", the time being up after MS milliseconds. STATE is running;
+ * resting; busy, if a round is still under way when the time is up; dead, if a worker has ended by itself; gone, if
+ * there is a socket and no keeper; after stop also stopped, or killed, if its rounds did not end in time. NOTE is what
+ * went wrong last. Exits with 0; 2 if it could not be tried;
+ * 3 if the workers cannot, with their reason on standard output; 4 if there is no load ID, or there is one already.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef FOLDER
+#define FOLDER "/run/memhp/loads"
+#endif
+#define MAX_WORKERS 16
+#define MAX_LOADS 64
+#define LINE 160
+#define KILL_MS 1000
+
+struct worker {
+	pid_t pid;
+	int in, out; /* its stdin and stdout; out is -1 when it has ended */
+	bool ready, busy;
+	char line[LINE];
+	size_t length;
+};
+
+struct load {
+	struct worker workers[MAX_WORKERS];
+	int count;
+	int listener, client, starter; /* -1 if there is none */
+	bool paused, dead, stopping, killed;
+	bool wants_rest; /* what the client waits for, besides the end of a load that stops */
+	unsigned long long rounds, failures;
+	char note[LINE];
+	struct sockaddr_un address;
+};
+
+static int fail(const char *what)
+{
+	fprintf(stderr, "load-keeper: %s: %s\n", what, strerror(errno));
+	return 2;
+}
+
+static long long now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+static int left(long long end)
+{
+	long long ms = end - now();
+
+	return ms < 0 ? 0 : (int)ms;
+}
+
+static bool set_address(struct sockaddr_un *address, const char *id)
+{
+	int size;
+
+	address->sun_family = AF_UNIX;
+	size = snprintf(address->sun_path, sizeof(address->sun_path), FOLDER "/%s", id);
+	return *id && *id != '.' && !strchr(id, '/') && size < (int)sizeof(address->sun_path);
+}
+
+/* ---- the keeper -------------------------------------------------------------------------------------------------- */
+
+static void __attribute__((format(printf, 2, 3))) note(struct load *load, const char *format, ...)
+{
+	va_list values;
+
+	va_start(values, format);
+	vsnprintf(load->note, sizeof(load->note), format, values);
+	va_end(values);
+	/* It becomes part of a line. */
+	for (char *c = load->note; *c; c++)
+		if (*c < ' ' || *c > '~')
+			*c = '?';
+}
+
+static void put_number(const char *path, const char *number)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	/* Without it the kernel just chooses another victim when memory runs out. */
+	if (fd >= 0) {
+		if (write(fd, number, strlen(number)) < 0)
+			errno = 0;
+		close(fd);
+	}
+}
+
+static int spawn(struct worker *worker, char **argv)
+{
+	int in[2], out[2], null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+	if (null < 0 || pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC))
+		return -1;
+	worker->pid = fork();
+	if (worker->pid < 0)
+		return -1;
+	/* A group of its own, with whatever it starts. */
+	setpgid(worker->pid, worker->pid);
+	if (!worker->pid) {
+		signal(SIGPIPE, SIG_DFL);
+		put_number("/proc/self/oom_score_adj", "1000");
+		if (dup2(in[0], 0) == 0 && dup2(out[1], 1) == 1 && dup2(null, 2) == 2)
+			execv(argv[0], argv);
+		dprintf(out[1], "%s: %s\n", argv[0], strerror(errno));
+		_exit(127);
+	}
+	close(in[0]);
+	close(out[1]);
+	close(null);
+	worker->in = in[1];
+	worker->out = out[0];
+	return 0;
+}
+
+static bool any_busy(const struct load *load)
+{
+	for (int i = 0; i < load->count; i++)
+		if (load->workers[i].busy)
+			return true;
+	return false;
+}
+
+static int living(const struct load *load)
+{
+	int count = 0;
+
+	for (int i = 0; i < load->count; i++)
+		count += load->workers[i].out >= 0;
+	return count;
+}
+
+static const char *state(const struct load *load)
+{
+	if (load->dead)
+		return "dead";
+	if (load->stopping && !living(load))
+		return load->killed ? "killed" : "stopped";
+	if (!load->paused)
+		return "running";
+	return any_busy(load) ? "busy" : "resting";
+}
+
+static void feed(struct load *load)
+{
+	if (load->paused || load->dead || load->stopping || load->starter >= 0)
+		return;
+	for (int i = 0; i < load->count; i++) {
+		struct worker *worker = &load->workers[i];
+
+		/* One that has ended cannot read it: its output says so next. */
+		if (worker->out >= 0 && !worker->busy)
+			worker->busy = write(worker->in, "go\n", 3) == 3;
+	}
+}
+
+/* Bury a worker; one that has not ended must. */
+static void end_worker(struct load *load, struct worker *worker)
+{
+	int status = 0;
+
+	kill(-worker->pid, SIGKILL);
+	waitpid(worker->pid, &status, 0);
+	close(worker->out);
+	if (worker->in >= 0)
+		close(worker->in);
+	worker->in = worker->out = -1;
+	worker->busy = false;
+	if (load->stopping)
+		return;
+	if (!load->dead && load->starter < 0) {
+		if (WIFEXITED(status))
+			note(load, "a worker ended with status %d", WEXITSTATUS(status));
+		else
+			note(load, "a worker was killed by signal %d", WTERMSIG(status));
+	}
+	load->dead = true;
+}
+
+static void understand(struct load *load, struct worker *worker, const char *line)
+{
+	if (!worker->ready) {
+		worker->ready = !strcmp(line, "ready");
+		if (!worker->ready) {
+			note(load, "%s", line);
+			load->dead = true;
+		}
+		return;
+	}
+	if (worker->busy && !strcmp(line, "ok")) {
+		load->rounds++;
+	} else if (worker->busy && !strncmp(line, "failed ", 7)) {
+		load->failures++;
+		note(load, "%s", line + 7);
+	} else if (!load->dead) {
+		note(load, "a worker wrote: %s", line);
+		load->dead = true;
+	}
+	worker->busy = false;
+}
+
+static void hear(struct load *load, struct worker *worker)
+{
+	ssize_t size = read(worker->out, worker->line + worker->length, LINE - 1 - worker->length);
+	char *line = worker->line, *end;
+
+	if (size <= 0) {
+		end_worker(load, worker);
+		return;
+	}
+	worker->length += (size_t)size;
+	worker->line[worker->length] = 0;
+	if (strlen(line) != worker->length || (worker->length == LINE - 1 && !strchr(line, '\n'))) {
+		note(load, "a worker wrote what is no line");
+		load->dead = true;
+		end_worker(load, worker);
+		return;
+	}
+	while ((end = strchr(line, '\n'))) {
+		*end = 0;
+		understand(load, worker, line);
+		line = end + 1;
+	}
+	worker->length = strlen(line);
+	memmove(worker->line, line, worker->length);
+}
+
+static void answer(struct load *load)
+{
+	char text[LINE + 80];
+	int size = snprintf(text, sizeof(text), "%llu %llu %s%s%s", load->rounds, load->failures, state(load),
+			    *load->note ? " " : "", load->note);
+
+	/* A client that has gone does not want to know. */
+	if (send(load->client, text, (size_t)size, MSG_NOSIGNAL) < 0)
+		errno = 0;
+}
+
+static void hang_up(struct load *load)
+{
+	close(load->client);
+	load->client = -1;
+	load->wants_rest = false;
+}
+
+static void stop_workers(struct load *load)
+{
+	load->stopping = true;
+	for (int i = 0; i < load->count; i++) {
+		if (load->workers[i].in >= 0)
+			close(load->workers[i].in);
+		load->workers[i].in = -1;
+	}
+}
+
+static void kill_workers(const struct load *load)
+{
+	for (int i = 0; i < load->count; i++)
+		if (load->workers[i].out >= 0)
+			kill(-load->workers[i].pid, SIGKILL);
+}
+
+static void obey(struct load *load)
+{
+	char text[16] = "";
+	ssize_t size = recv(load->client, text, sizeof(text) - 1, 0);
+
+	if (size <= 0) {
+		hang_up(load);
+	} else if (!strcmp(text, "pause")) {
+		load->paused = true;
+		load->wants_rest = true;
+	} else if (!strcmp(text, "resume") || !strcmp(text, "count")) {
+		/* A load that has yet to come to rest goes on all the same. */
+		if (*text == 'r')
+			load->paused = false;
+		answer(load);
+		hang_up(load);
+	} else if (!strcmp(text, "stop")) {
+		stop_workers(load);
+	} else if (!strcmp(text, "kill")) {
+		load->killed = true;
+		kill_workers(load);
+	}
+}
+
+/* Tell the starter once all workers are ready, or one is not going to be; true if this keeper is of no use. */
+static bool report_start(struct load *load)
+{
+	for (int i = 0; i < load->count; i++)
+		if (!load->dead && !load->workers[i].ready)
+			return false;
+	if (load->dead) {
+		/* Whoever hears of it may try again. */
+		unlink(load->address.sun_path);
+		dprintf(load->starter, "%s\n", *load->note ? load->note : "a worker ended before it was ready");
+	} else {
+		dprintf(load->starter, "ready\n");
+	}
+	close(load->starter);
+	load->starter = -1;
+	return load->dead;
+}
+
+static void wait_for_event(struct load *load)
+{
+	struct pollfd polled[MAX_WORKERS + 2];
+
+	for (int i = 0; i < load->count; i++)
+		polled[i] = (struct pollfd){ .fd = load->workers[i].out, .events = POLLIN };
+	polled[load->count] = (struct pollfd){ .fd = load->client, .events = POLLIN };
+	/* One client after the other. */
+	polled[load->count + 1] = (struct pollfd){ .fd = load->client < 0 ? load->listener : -1, .events = POLLIN };
+	if (poll(polled, (nfds_t)load->count + 2, -1) < 0)
+		return;
+	for (int i = 0; i < load->count; i++)
+		if (polled[i].revents)
+			hear(load, &load->workers[i]);
+	if (polled[load->count].revents)
+		obey(load);
+	if (polled[load->count + 1].revents)
+		load->client = accept4(load->listener, NULL, NULL, SOCK_CLOEXEC);
+}
+
+static void keep(struct load *load)
+{
+	for (;;) {
+		if (load->starter >= 0 && report_start(load)) {
+			kill_workers(load);
+			return;
+		}
+		feed(load);
+		if (load->wants_rest && !any_busy(load)) {
+			answer(load);
+			hang_up(load);
+		}
+		if (load->stopping && !living(load))
+			break;
+		wait_for_event(load);
+	}
+	unlink(load->address.sun_path);
+	if (load->client >= 0)
+		answer(load);
+}
+
+/* The background process: its first words go to starter. */
+static int run_keeper(struct load *load, char **argv)
+{
+	int null = open("/dev/null", O_RDWR);
+
+	setsid();
+	signal(SIGPIPE, SIG_IGN);
+	put_number("/proc/self/oom_score_adj", "-1000");
+	for (int fd = 0; fd < 3; fd++)
+		dup2(null, fd);
+	for (int i = 0; i < load->count; i++) {
+		if (spawn(&load->workers[i], argv)) {
+			unlink(load->address.sun_path);
+			dprintf(load->starter, "cannot start a worker: %s\n", strerror(errno));
+			return 1;
+		}
+	}
+	keep(load);
+	return 0;
+}
+
+/* ---- its clients ------------------------------------------------------------------------------------------------- */
+
+static int start(long long end, const char *id, int workers, char **argv)
+{
+	static struct load load = { .client = -1 };
+	char text[LINE] = "";
+	struct pollfd polled;
+	int pipes[2];
+	pid_t pid;
+
+	mkdir("/run/memhp", 0755);
+	mkdir(FOLDER, 0755);
+	if (!set_address(&load.address, id) || workers < 1 || workers > MAX_WORKERS) {
+		fputs("load-keeper: a bad name, or not 1 to 16 workers\n", stderr);
+		return 2;
+	}
+	load.count = workers;
+	load.listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (load.listener < 0 || pipe2(pipes, O_CLOEXEC))
+		return fail("socket");
+	if (bind(load.listener, (struct sockaddr *)&load.address, sizeof(load.address)))
+		return errno == EADDRINUSE ? 4 : fail(load.address.sun_path);
+	if (listen(load.listener, 8))
+		return fail("listen");
+	load.starter = pipes[1];
+	pid = fork();
+	if (pid < 0)
+		return fail("fork");
+	if (!pid)
+		_exit(run_keeper(&load, argv));
+	close(pipes[1]);
+	polled = (struct pollfd){ .fd = pipes[0], .events = POLLIN };
+	if (poll(&polled, 1, left(end)) == 1 && read(pipes[0], text, sizeof(text) - 1) > 0) {
+		if (!strcmp(text, "ready\n"))
+			return 0;
+	} else {
+		snprintf(text, sizeof(text), "not ready in time\n");
+		/* Its workers will be at the end of their input. */
+		kill(pid, SIGKILL);
+		unlink(load.address.sun_path);
+	}
+	fputs(text, stdout);
+	return 3;
+}
+
+/* The socket of the load, connected and told; -1 if nobody keeps it. */
+static int tell(const char *id, const char *command)
+{
+	struct sockaddr_un address = { 0 };
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || !set_address(&address, id) || connect(fd, (struct sockaddr *)&address, sizeof(address)) ||
+	    send(fd, command, strlen(command), MSG_NOSIGNAL) < 0) {
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* Print what the load answers, and whether it did before the time was up. */
+static bool print_answer(const char *id, int fd, long long end)
+{
+	struct pollfd polled = { .fd = fd, .events = POLLIN };
+	char text[LINE + 80];
+	ssize_t size;
+
+	if (fd < 0) {
+		printf("%s 0 0 gone\n", id);
+		return true;
+	}
+	if (poll(&polled, 1, left(end)) != 1)
+		return false;
+	size = recv(fd, text, sizeof(text) - 1, 0);
+	text[size < 0 ? 0 : size] = 0;
+	printf("%s %s\n", id, size > 0 ? text : "0 0 gone");
+	return true;
+}
+
+/* What a load that did not answer in time has done so far: it answers this at once, unless something is wrong. */
+static void print_busy(const char *id)
+{
+	int fd = tell(id, "count");
+
+	if (!print_answer(id, fd, now() + KILL_MS))
+		printf("%s 0 0 busy\n", id);
+	if (fd >= 0)
+		close(fd);
+}
+
+static int stop(long long end, const char *id)
+{
+	struct sockaddr_un address = { 0 };
+	int fd = tell(id, "stop");
+
+	if (fd < 0) {
+		if (!set_address(&address, id) || access(address.sun_path, F_OK))
+			return 4;
+		unlink(address.sun_path);
+	}
+	if (print_answer(id, fd, end))
+		return 0;
+	if (send(fd, "kill", 4, MSG_NOSIGNAL) < 0 || !print_answer(id, fd, now() + KILL_MS))
+		printf("%s 0 0 busy\n", id);
+	return 0;
+}
+
+static int tell_all(long long end, const char *command)
+{
+	static char names[MAX_LOADS][LINE];
+	int fds[MAX_LOADS], count = 0;
+	DIR *folder = opendir(FOLDER);
+	struct dirent *entry;
+
+	while (folder && (entry = readdir(folder)) && count < MAX_LOADS)
+		if (*entry->d_name != '.' && strlen(entry->d_name) < LINE)
+			strcpy(names[count++], entry->d_name);
+	/* All are told before the first is waited for. */
+	for (int i = 0; i < count; i++)
+		fds[i] = tell(names[i], command);
+	for (int i = 0; i < count; i++) {
+		bool answered = print_answer(names[i], fds[i], end);
+
+		if (fds[i] >= 0)
+			close(fds[i]);
+		if (!answered)
+			print_busy(names[i]);
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	long long end = argc > 2 ? now() + atoll(argv[2]) : 0;
+
+	if (argc > 5 && !strcmp(argv[1], "start"))
+		return start(end, argv[3], atoi(argv[4]), argv + 5);
+	if (argc == 4 && !strcmp(argv[1], "stop"))
+		return stop(end, argv[3]);
+	if (argc == 3 && (!strcmp(argv[1], "pause") || !strcmp(argv[1], "resume") || !strcmp(argv[1], "count")))
+		return tell_all(end, argv[1]);
+	fputs("usage: load-keeper start MS ID WORKERS PROGRAM [ARGUMENT...]\n"
+	      "       load-keeper pause|resume|count MS\n"
+	      "       load-keeper stop MS ID\n",
+	      stderr);
+	return 2;
+}

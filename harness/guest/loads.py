@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Loads: programs that keep the guest's kernel busy in the background, round by round, and come to rest when asked.
+
+A round leaves nothing behind. ``guest-scripts/load-keeper.c`` runs each load's workers and knows when a round is under
+way; ``guest-scripts/load-worker.c`` has most kinds of work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, GuestError, UnsupportedError, UsageError
+from harness.guest.overlay import SCRIPTS
+from harness.guest.shell import Completed, Shell
+from harness.units import KIB
+
+_KEEPER = "/usr/bin/load-keeper"
+_WORKER = "/usr/bin/load-worker"
+_COMPACTION = f"/{SCRIPTS}/load-compaction"
+_HUGETLB = f"/{SCRIPTS}/load-hugetlb"
+#: the keeper stops waiting this much before the deadline, so that its answer still arrives in time
+_REPORT_SECONDS = 2.0
+_ANSWER_LIMIT = 64 * KIB
+_CANNOT, _NAME_TAKEN = 3, 4
+_NO_SUCH_COMMAND = (126, 127)
+_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+_COUNT = re.compile(
+    r"([A-Za-z][A-Za-z0-9_-]{0,31}) ([0-9]{1,18}) ([0-9]{1,18}) "
+    r"(running|resting|busy|dead|gone|stopped|killed)(?: ([ -~]{1,200}))?"
+)
+
+#: what a parameter of a load is: a plain number, or a number of bytes
+Parameter = Literal["integer", "size"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadKind:
+    """A kind of load: ``needs`` are kernel options without ``CONFIG_``; ``parameters`` may all be left out.
+
+    ``cpus`` is how many workers go round at once (1 if left out, 16 at most); ``node`` which node's memory they take
+    if they can; ``size`` how much in a round, or how large its pieces are.
+    """
+
+    name: str
+    summary: str
+    needs: tuple[str, ...]
+    parameters: Mapping[str, Parameter]
+    program: str = _WORKER
+
+    def lacking(self, config: Mapping[str, str]) -> tuple[str, ...]:
+        """Those of ``needs`` that a kernel with this configuration (names without ``CONFIG_``) does not have."""
+        return tuple(option for option in self.needs if config.get(option) not in ("y", "m"))
+
+    def require(self, config: Mapping[str, str]) -> None:
+        """Raise UnsupportedError, naming what is missing, unless a kernel with this configuration can do it."""
+        lacking = [f"CONFIG_{option}" for option in self.lacking(config)]
+        if lacking:
+            raise UnsupportedError(
+                self.name,
+                f"the load {self.name} needs a kernel with {' and '.join(lacking)}",
+                hint="the purpose-built kernel of memhp has what its loads need",
+            )
+
+
+def _kinds(*kinds: LoadKind) -> Mapping[str, LoadKind]:
+    return {kind.name: kind for kind in kinds}
+
+
+#: every kind of load there is, by name
+LOADS: Mapping[str, LoadKind] = _kinds(
+    LoadKind(
+        "ptdump",
+        "reads the kernel's page tables from debugfs, from start to end",
+        ("DEBUG_FS", "PTDUMP_DEBUGFS"),
+        {"cpus": "integer"},
+    ),
+    LoadKind(
+        "kcore",
+        "reads a page in every step (1M) of the linear map's ranges in /proc/kcore, and the last one of each",
+        ("PROC_KCORE",),
+        {"cpus": "integer", "step": "size"},
+    ),
+    LoadKind(
+        "kpageflags",
+        "reads /proc/kpageflags and /proc/kpagecount from end to end",
+        ("PROC_PAGE_MONITOR",),
+        {"cpus": "integer"},
+    ),
+    LoadKind(
+        "vmalloc",
+        "has the kernel map and unmap areas (1) of a size (16M) with vmalloc, for the ring of a packet socket",
+        ("PACKET",),
+        {"areas": "integer", "cpus": "integer", "node": "integer", "size": "size"},
+    ),
+    LoadKind(
+        "anon",
+        "maps a size (64M) of anonymous memory, writes to every page, reads it back and unmaps it",
+        ("ADVISE_SYSCALLS",),
+        {"cpus": "integer", "node": "integer", "size": "size"},
+    ),
+    LoadKind(
+        "memfd-secret",
+        "maps a size (2M) of secret memory, whose pages leave the linear map meanwhile",
+        ("SECRETMEM",),
+        {"cpus": "integer", "node": "integer", "size": "size"},
+    ),
+    LoadKind(
+        "bpf",
+        "attaches BPF programs, which the kernel compiles into text, to sockets and detaches them",
+        ("BPF_JIT",),
+        {"node": "integer"},
+    ),
+    LoadKind(
+        "hugetlb",
+        "takes huge pages (count 16) of a size (the kernel's usual one) into the pool and gives them back",
+        ("HUGETLBFS",),
+        {"count": "integer", "node": "integer", "size": "size"},
+        _HUGETLB,
+    ),
+    LoadKind("compaction", "compacts the memory of all nodes", ("COMPACTION",), {}, _COMPACTION),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCount:
+    """What a load has done since it was started: ``rounds`` that did all they should, ``failures`` that could not.
+
+    ``running`` is False if the load has died by itself (then nothing of it goes on, and ``note`` says how); it is True
+    for one that rests or was stopped. ``note`` is what went wrong last, in the guest's words, "" if nothing did.
+    """
+
+    rounds: int
+    failures: int
+    running: bool
+    note: str = ""
+
+
+def start_load(shell: Shell, id: str, kind: str, args: Mapping[str, int], *, deadline: Deadline) -> None:
+    """Start a load and return when its first round is under way; ``id`` is a name of the caller's choice.
+
+    Raises UsageError for a name, kind or parameter that there is not, UnsupportedError if this guest's kernel cannot
+    do the work (the message says why), GuestError, DeadlineExpired.
+    """
+    if _ID.fullmatch(id) is None:
+        raise UsageError(f"{id!r} is no name for a load", hint="a letter, then up to 31 letters, digits, _ and -")
+    found = LOADS.get(kind)
+    if found is None:
+        raise UsageError(f"there is no load {kind!r}", hint=f"one of {', '.join(sorted(LOADS))}")
+    for name, value in args.items():
+        if name not in found.parameters:
+            raise UsageError(f"the load {kind} has no {name!r}", hint=f"it has {', '.join(sorted(found.parameters))}")
+        if not 0 <= value < 1 << 63:
+            raise UsageError(f"{name}: {value} is out of range for the load {kind}")
+    workers = args.get("cpus", 1)
+    if not 1 <= workers <= 16:
+        raise UsageError(f"cpus: a load has 1 to 16 workers, not {workers}")
+    values = " ".join(f"{name}={value}" for name, value in sorted(args.items()) if name != "cpus")
+    done = _run(shell, f"start {_budget(deadline)} {id} {workers} {found.program} {kind} {values}".rstrip(), deadline)
+    if done.status == _NAME_TAKEN:
+        raise UsageError(f"there is a load {id!r} in this guest already", hint="choose another name, or stop it first")
+    if done.status == _CANNOT:
+        why = done.stdout.decode(errors="replace").strip()[:200]
+        raise UnsupportedError(kind, f"this guest cannot do the load {kind}: {why}")
+    _check(done)
+
+
+def pause_loads(shell: Shell, *, deadline: Deadline) -> Mapping[str, LoadCount]:
+    """Bring every load to rest at the end of a round, and return the counts of all, by name.
+
+    None is allocated, mapped or open then that was not when the load was started. Raises DeadlineExpired, which names
+    the loads with a round that did not end (they come to rest when it does), GuestError.
+    """
+    return _ask(shell, "pause", deadline)
+
+
+def resume_loads(shell: Shell, *, deadline: Deadline) -> Mapping[str, LoadCount]:
+    """Set every load off again; the counts are those from which they go on. Raises GuestError, DeadlineExpired."""
+    return _ask(shell, "resume", deadline)
+
+
+def count_loads(shell: Shell, *, deadline: Deadline) -> Mapping[str, LoadCount]:
+    """Look, and let them go on. Raises GuestError, DeadlineExpired."""
+    return _ask(shell, "count", deadline)
+
+
+def stop_load(shell: Shell, id: str, *, deadline: Deadline) -> LoadCount:
+    """End a load after the rounds that are under way. Its name is free again.
+
+    Raises UsageError if there is none of this name; DeadlineExpired if a round did not end: its processes are killed,
+    as far as the kernel lets them; GuestError.
+    """
+    if _ID.fullmatch(id) is None:
+        raise UsageError(f"{id!r} is no name for a load", hint="a letter, then up to 31 letters, digits, _ and -")
+    done = _run(shell, f"stop {_budget(deadline)} {id}", deadline)
+    if done.status == _NAME_TAKEN:
+        raise UsageError(f"there is no load {id!r} in this guest")
+    counts = _counts(done, deadline)
+    if set(counts) != {id}:
+        raise GuestError(f"the guest was asked to stop the load {id}, and answered for {', '.join(counts) or 'none'}")
+    return counts[id]
+
+
+def _ask(shell: Shell, command: str, deadline: Deadline) -> Mapping[str, LoadCount]:
+    return _counts(_run(shell, f"{command} {_budget(deadline)}", deadline), deadline, busy_is_late=command == "pause")
+
+
+def _budget(deadline: Deadline) -> int:
+    """Milliseconds that the keeper may wait."""
+    return int(max(0.1, deadline.remaining() - _REPORT_SECONDS) * 1000)
+
+
+def _run(shell: Shell, arguments: str, deadline: Deadline) -> Completed:
+    done = shell.run(f"{_KEEPER} {arguments}", deadline=deadline, limit=_ANSWER_LIMIT)
+    if done.status in _NO_SUCH_COMMAND:
+        raise GuestError(f"the guest has no {_KEEPER}", hint="use the guest root of memhp fetch")
+    return done
+
+
+def _check(done: Completed) -> None:
+    if done.status != 0:
+        said = done.stderr.decode(errors="replace").strip()[-500:]
+        raise GuestError(f"the guest's load-keeper failed (status {done.status}): {said}")
+
+
+def _counts(done: Completed, deadline: Deadline, *, busy_is_late: bool = True) -> Mapping[str, LoadCount]:
+    _check(done)
+    counts: dict[str, LoadCount] = {}
+    late: list[str] = []
+    for line in done.stdout.decode(errors="replace").splitlines():
+        match = _COUNT.fullmatch(line)
+        if match is None or match[1] in counts:
+            raise GuestError(f"the guest's load-keeper printed {line[:200]!r}")
+        id, rounds, failures, state, note = match.groups(default="")
+        if state == "gone":
+            note = "its keeper is gone"
+        counts[id] = LoadCount(int(rounds), int(failures), state not in ("dead", "gone"), note)
+        if state == "killed" or (state == "busy" and busy_is_late):
+            late.append(f"{id} after {rounds} rounds" + (f" ({note})" if note else ""))
+    if late:
+        raise DeadlineExpired(
+            f"loads in the guest to end a round: {', '.join(sorted(line.split()[0] for line in late))}",
+            deadline.seconds,
+            last_seen=", ".join(sorted(late)),
+            hint="is a task stuck in the kernel? the guest's console says so after 120 s (CONFIG_DETECT_HUNG_TASK)",
+        )
+    return counts
