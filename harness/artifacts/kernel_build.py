@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from harness.arch import ArchSpec
 from harness.artifacts.image import parse_config
 from harness.artifacts.qemu_build import HostNeed, missing_packages
 from harness.deadline import Deadline
-from harness.errors import ArtefactError
+from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress, Task
 
 #: the kernel source package of the stable suite's long-term kernel
@@ -69,10 +69,30 @@ class Fragment:
         return wanted
 
 
-def load_fragments(arch: ArchSpec, folder: Path) -> tuple[Fragment, ...]:
-    """The fragments for ``arch``, in the order in which they apply; raises ArtefactError if one is missing."""
+def known_flavours(arch: ArchSpec, folder: Path) -> dict[str, Path]:
+    """The flavours that a kernel for ``arch`` can have, sorted: ``16k`` is ``arm64+16k.config``, ``debug`` is
+    ``common+debug.config``."""
+    found = {}
+    for path in folder.glob("*+*.config"):
+        owner, flavour = path.stem.split("+", 1)
+        if owner in ("common", arch.name):
+            found[flavour] = path
+    return dict(sorted(found.items()))
+
+
+def load_fragments(arch: ArchSpec, folder: Path, flavours: Sequence[str] = ()) -> tuple[Fragment, ...]:
+    """The fragments for ``arch``, in the order in which they apply: what all have, the architecture's, the flavours'.
+
+    Raises UsageError for a flavour that ``arch`` has not, ArtefactError if a fragment cannot be read.
+    """
+    known = known_flavours(arch, folder)
+    for flavour in flavours:
+        if flavour not in known:
+            hint = f"known: {', '.join(known) or 'none'}"
+            raise UsageError(f"there is no {arch.name} kernel of the flavour {flavour!r}", hint=hint)
+    names = ["common.config", f"{arch.name}.config", *(known[flavour].name for flavour in flavours)]
     try:
-        return tuple(Fragment(name, (folder / name).read_text()) for name in ("common.config", f"{arch.name}.config"))
+        return tuple(Fragment(name, (folder / name).read_text()) for name in names)
     except OSError as error:
         raise ArtefactError(f"cannot read {error.filename}: {error.strerror}") from error
 

@@ -32,6 +32,7 @@ GUEST_OPTIONS = {
     "cmdline": "--cmdline",
     "cpu": "--cpu",
     "machine_options": "--machine",
+    "random_seed": "--random-seed",
 }
 
 
@@ -92,6 +93,7 @@ _READERS: Mapping[str, Callable[[str, str], object]] = {
     "boot": lambda text, option: text,
     "cmdline": lambda text, option: text,
     "cpu": lambda text, option: text,
+    "random_seed": read_integer,
 }
 
 

@@ -200,6 +200,7 @@ def _guest(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     group.add_argument("--boot", metavar="HOW", help="acpi (through EDK2) or dt (device tree)")
     group.add_argument("--cmdline", metavar="ARGS", help="more arguments for the kernel")
     group.add_argument("--cpu", metavar="MODEL", help="QEMU's -cpu")
+    group.add_argument("--random-seed", metavar="N", help="what QEMU draws for the guest (KASLR) is the same each time")
     group.add_argument("--machine", action="append", metavar="K=V", help="an option for QEMU's -machine (repeatable)")
 
 

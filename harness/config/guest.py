@@ -24,6 +24,8 @@ MAX_SLOTS = 256
 MAX_PORTS = 24
 #: interrupt redistributors that QEMU's virt board has room for
 MAX_CPUS = 512
+#: QEMU's -seed is 64 bits wide (qemu_guest_random_seed_main, util/guest-random.c)
+MAX_RANDOM_SEED = (1 << 64) - 1
 BOOTS = ("acpi", "dt")
 
 #: how each architecture boots unless told otherwise: pc-dimm needs ACPI
@@ -62,8 +64,9 @@ class GuestSpec:
     ``kernel`` is a path or a selector that ``harness.artifacts`` understands (None: the purpose-built kernel);
     ``initrd`` and ``qemu`` None: the cached ones. ``maxmem`` counts boot memory and all memory devices; ``slots``
     are for DIMMs, ``ports`` for virtio devices that are plugged at the same time. ``nodes`` empty: no NUMA.
-    ``cmdline`` is added to the kernel's command line, ``machine_options`` to ``-machine``. ``explicit`` names the
-    fields that the user set: a scenario's own wishes give way to them.
+    ``cmdline`` is added to the kernel's command line, ``machine_options`` to ``-machine``. ``random_seed`` makes what
+    QEMU draws for the guest the same each time, the kernel's place (KASLR) among it; None: never the same.
+    ``explicit`` names the fields that the user set: a scenario's own wishes give way to them.
     """
 
     arch: str
@@ -81,6 +84,7 @@ class GuestSpec:
     cmdline: str = ""
     cpu: str | None = None
     machine_options: tuple[str, ...] = ()
+    random_seed: int | None = None
     explicit: frozenset[str] = field(default=frozenset(), compare=False)
 
     @classmethod
@@ -115,6 +119,8 @@ def problems(spec: GuestSpec) -> Iterator[Problem]:
         yield Problem("cmdline", "control characters in the kernel command line", "write it on one line")
     if spec.cpu is not None and not _CPU.fullmatch(spec.cpu):
         yield Problem("cpu", f"{spec.cpu!r} is no QEMU CPU model", "such as max or max,sve=off")
+    if spec.random_seed is not None and not 0 <= spec.random_seed <= MAX_RANDOM_SEED:
+        yield Problem("random_seed", f"{spec.random_seed} cannot be a seed", f"from 0 to {MAX_RANDOM_SEED:#x}")
     for option in spec.machine_options:
         if not _OPTION.fullmatch(option):
             yield Problem("machine_options", f"{option!r} is no machine option", "such as gic-version=3")
@@ -222,6 +228,7 @@ _FILE_FIELDS = {
     **SHAPE_FIELDS,
     "cpu": Value.line_of_text,
     "machine_options": _read_words,
+    "random_seed": lambda value: value.integer(minimum=0, maximum=MAX_RANDOM_SEED),
 }
 
 

@@ -18,6 +18,7 @@ from harness.model.layout import boot_layout
 from harness.model.memory import MemoryModel
 from harness.scenarios.boot import BootedGuest
 from harness.scenarios.changes import describe_changes
+from harness.scenarios.memorymap import memory_map
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
@@ -133,6 +134,7 @@ class Session:
             checks=checks,
             note=note,
             changes=describe_changes(before, after),
+            memory=memory_map(after, self.guest.shape.arch.ram_base, self.layout.block_size),
         )
 
     def _rest(self, outcome: Outcome, deadline: Deadline) -> None:
