@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from harness.units import KIB
@@ -48,4 +48,12 @@ PAGING_CHOICES: Mapping[str, Mapping[str, PagingChoice]] = {
             PagingChoice("sv39", 4 * KIB, 39, cpu="rv64,sv57=off,sv48=off"),
         ),
     }.items()
+}
+
+#: architecture -> bits of virtual addresses that a booted kernel uses, from its vmcoreinfo note; raises KeyError,
+#: ValueError. arm64's VA_BITS is what it was built for, T1SZ what the CPU let it have; riscv64's VA_BITS is that of the
+#: mode in satp (arch/*/kernel/vmcore_info.c).
+VA_BITS: Mapping[str, Callable[[Mapping[str, str]], int]] = {
+    "arm64": lambda note: 64 - int(note["NUMBER(TCR_EL1_T1SZ)"], 0),
+    "riscv64": lambda note: int(note["NUMBER(VA_BITS)"], 0),
 }

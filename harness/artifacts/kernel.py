@@ -48,9 +48,7 @@ def kernel(arch: ArchSpec, selector: str | None, progress: Progress) -> KernelIm
     return own_kernel(arch, Path(selector), progress)
 
 
-def purpose_kernel(
-    arch: ArchSpec, source: str, progress: Progress, flavours: Sequence[str] = ()
-) -> KernelImage:
+def purpose_kernel(arch: ArchSpec, source: str, progress: Progress, flavours: Sequence[str] = ()) -> KernelImage:
     """The kernel built from the Debian package ``source`` and the project's fragments, out of the cache once built."""
     if not source.startswith("linux-source-"):
         raise UsageError(

@@ -129,6 +129,16 @@ def arches_of(arguments: Arguments) -> list[ArchSpec]:
     return [arch_named(name) for name in dict.fromkeys(arguments.arch or ARCHES)]
 
 
+def read_rounds(text: str | None) -> int | None:
+    """How often the steps of a soak are repeated, None where nobody says."""
+    if text is None:
+        return None
+    rounds = read_integer(text, "--rounds")
+    if rounds < 1:
+        raise UsageError(f"--rounds: {rounds} rounds cannot be", hint="at least 1")
+    return rounds
+
+
 def run_options(arguments: Arguments) -> RunOptions:
     """How to run."""
     chosen = arguments.bundle_dir
@@ -139,4 +149,5 @@ def run_options(arguments: Arguments) -> RunOptions:
         seed=read_integer(arguments.seed, "--seed"),
         timeout=read_seconds(arguments.timeout, "--timeout"),
         fail_fast=arguments.fail_fast,
+        rounds=read_rounds(getattr(arguments, "rounds", None)),
     )

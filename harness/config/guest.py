@@ -204,6 +204,10 @@ def _read_cmdline(value: Value) -> str:
     return text
 
 
+def _read_seed(value: Value) -> int:
+    return value.integer(minimum=0, maximum=MAX_RANDOM_SEED)
+
+
 def _read_memory(value: Value) -> int:
     return value.size(multiple=SECTION, minimum=SECTION)
 
@@ -228,7 +232,7 @@ _FILE_FIELDS = {
     **SHAPE_FIELDS,
     "cpu": Value.line_of_text,
     "machine_options": _read_words,
-    "random_seed": lambda value: value.integer(minimum=0, maximum=MAX_RANDOM_SEED),
+    "random_seed": _read_seed,
 }
 
 
