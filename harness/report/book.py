@@ -56,7 +56,7 @@ def book_of(title: str, created: str, runs: Sequence[RunResult], history: Mappin
     for run in runs:
         id = f"{run.guest}/{run.scenario}"
         seen[id] = seen.get(id, 0) + 1
-        id = id if seen[id] == 1 else f"{id}#{seen[id]}"
+        id = id if seen[id] == 1 else f"{id}.{seen[id]}"
         links = () if run.bundle is None else (("bundle", str(run.bundle.absolute())),)
         entries.append(Entry(id, run, {"arch": run.arch, "scenario": run.scenario}, links))
     return Book(title, created, tuple(entries), (), history)
