@@ -19,7 +19,7 @@ from harness.report.ktap import to_ktap
 #: option of a report -> what writes it
 WRITERS: Mapping[str, Callable[[Book], str]] = {
     "json": lambda book: dumps(results_to_json(book.runs)),
-    "junit": lambda book: to_junit(book.runs),
+    "junit": lambda book: to_junit(book.runs, [id for id, _ in book.missing]),
     "ktap": to_ktap,
     "kcidb": to_kcidb,
     "html": to_html,

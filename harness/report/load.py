@@ -48,7 +48,7 @@ def load_results(path: Path) -> list[RunResult]:
         raise UsageError(f"{path} was written by version {shown} of the schema, this memhp reads {VERSION}", hint=hint)
     try:
         return [_run(run) for run in _list(value["runs"])]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise UsageError(f"{path} is damaged: {type(error).__name__}: {error}", hint="run it again") from None
 
 
