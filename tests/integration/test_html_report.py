@@ -45,11 +45,8 @@ def page(tmp_path: Path) -> Path:
 def chromium(browser: str, folder: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
     # Root has no user namespaces to be put into; the page is ours, and its guests' text is what is on trial.
     common = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]
-    common += [
-        f"--user-data-dir={folder / 'profile'}",
-        "--window-size=1280,1800",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-    ]
+    common += [f"--user-data-dir={folder / 'profile'}", "--window-size=1280,1800"]
+    common += ["--host-resolver-rules=MAP * ~NOTFOUND"]
     return subprocess.run([browser, *common, *words], capture_output=True, timeout=120, check=True)
 
 

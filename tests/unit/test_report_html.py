@@ -81,9 +81,8 @@ def test_it_is_well_formed_and_needs_nothing_else() -> None:
     page = Page(text)
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "img", "iframe", "object", "x")]
     assert not re.search(r"url\(|@import|https?:", text), "nothing comes from anywhere"
-    assert not [
-        name for _, attrs in page.tags for name in attrs if name in ("src", "srcset", "style") or name[:2] == "on"
-    ]
+    names = {name for _, attrs in page.tags for name in attrs}
+    assert not {"src", "srcset", "style"} & names and not [name for name in names if name.startswith("on")]
     assert any("default-src 'none'" in str(attrs.get("content")) for _, attrs in page.tags)
     ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     assert all(link[1:] in ids for link in page.links() if link.startswith("#"))
@@ -129,7 +128,7 @@ def test_links_lead_into_the_bundle_and_are_quoted() -> None:
 
 def test_trends_name_the_first_bad_night() -> None:
     nights = tuple(
-        Night(f"2026-11-{day:02d}T00:00:00+00:00", Verdict.PASS, 90.0 + day, "6.12.1", (), f"n{day}")
+        Night(f"2026-11-0{day}T00:00:00+00:00", Verdict.PASS, 90.0 + day, "6.12.1", (), f"n{day}")
         for day in range(1, 7)
     )
     bad = Night("2026-11-10T00:00:00+00:00", Verdict.FAIL, 50.0, "6.13", ("BLK-1",), "n10")
@@ -164,10 +163,8 @@ def test_memory_is_drawn_before_and_after_on_one_scale() -> None:
 
 def test_the_timeline_is_as_wide_as_the_time() -> None:
     drawn = timeline(GOOD)
-    widths = [
-        float(width) for width in re.findall(r'width="([0-9.]+)" height="26.0" class="(?:boot|v-pass rest)"', drawn)
-    ]
-    assert sum(widths) == float(f"{WIDTH:.1f}") and len(widths) == 3
+    widths = re.findall(r'width="([0-9.]+)" height="26.0" class="(?:boot|v-pass rest)"', drawn)
+    assert len(widths) == 3 and abs(sum(map(float, widths)) - WIDTH) < 1
     assert timeline(dataclasses.replace(SKIPPED, boot_seconds=0.0)) == ""
 
 
