@@ -11,6 +11,7 @@ from harness.artifacts import kernel_build
 from harness.artifacts.apt import Package, PrivateApt, fingerprints, unpack
 from harness.artifacts.cache import Cache, hash_file, scratch
 from harness.artifacts.image import embedded_config, parse_config, read_image, release_of, require_arch
+from harness.artifacts.kernel_tree import is_tree, tree_kernel
 from harness.artifacts.modules import BUILT_IN, WANTED, builtin_archive, modules_archive
 from harness.artifacts.store import apt, configs, host_arch
 from harness.config.parts import KernelImage
@@ -34,7 +35,8 @@ def kernel(arch: ArchSpec, selector: str | None, progress: Progress) -> KernelIm
 
     None or ``purpose``: built from Debian's source of the stable suite's kernel; ``purpose:PACKAGE``: from another
     source package, backports included; either with ``+FLAVOUR``, a fragment more (``purpose+16k``); ``debian``: the
-    suite's own kernel; ``linux-image-…``: that package; anything else: a path. Raises UsageError for what is no kernel
+    suite's own kernel; ``linux-image-…``: that package; anything else: the path of an Image, or of a source tree to
+    build. Raises UsageError for what is no kernel
     for ``arch``, ArtefactError if it cannot be fetched or built.
     """
     chosen, *flavours = (selector or _PURPOSE).split("+")
@@ -43,6 +45,8 @@ def kernel(arch: ArchSpec, selector: str | None, progress: Progress) -> KernelIm
     if chosen.startswith(f"{_PURPOSE}:"):
         return purpose_kernel(arch, chosen.partition(":")[2], progress, flavours)
     assert selector is not None
+    if is_tree(Path(selector)):
+        return tree_kernel(arch, Path(selector), progress)
     if selector == _DEBIAN or selector.startswith(_PACKAGE_PREFIX):
         return debian_kernel(arch, arch.kernel_package if selector == _DEBIAN else selector, progress)
     return own_kernel(arch, Path(selector), progress)

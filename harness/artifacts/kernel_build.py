@@ -134,8 +134,17 @@ class KernelBuild:
         source = self._unpack(package, deadline)
         tree = self.work / "build"
         tree.mkdir()
+        self.make(source, tree, out, deadline, strict=True)
+
+    def make(self, source: Path, tree: Path, out: Path, deadline: Deadline | None = None, *, strict: bool) -> None:
+        """Build ``source``, in ``tree``, and leave Image, config and release in ``out``; raises ArtefactError.
+
+        What ``tree`` has from an earlier build is used again. Without ``strict``, options that did not come true are
+        left out: another version may not know them.
+        """
+        deadline = Deadline(_BUILD_SECONDS) if deadline is None else deadline
         with self.progress.task(f"Configuring the {self.arch.name} kernel {self.version}"):
-            self._configure(source, tree, deadline)
+            self._configure(source, tree, deadline, strict)
         with self.progress.task(f"Building the {self.arch.name} kernel {self.version}", _EXPECTED_LINES) as task:
             self._make(source, tree, deadline, f"-j{os.cpu_count() or 1}", "Image", task=task)
         shutil.copyfile(tree / self.arch.image, out / "Image")
@@ -152,14 +161,14 @@ class KernelBuild:
             self._run("unpacking", deadline, "tar", "-C", str(source), "--strip-components=1", "-xf", str(archives[0]))
         return source
 
-    def _configure(self, source: Path, tree: Path, deadline: Deadline) -> None:
+    def _configure(self, source: Path, tree: Path, deadline: Deadline, strict: bool) -> None:
         self._make(source, tree, deadline, "tinyconfig")
         with (tree / ".config").open("a") as config:
             for fragment in self.fragments:
                 config.write(fragment.text)
         self._make(source, tree, deadline, "olddefconfig")
         lost = lost_options(parse_config((tree / ".config").read_text()), self.fragments)
-        if lost:
+        if lost and strict:
             raise ArtefactError(
                 f"kernel {self.version} for {self.arch.name} did not take {', '.join(lost)}",
                 hint=f"see what they depend on, or put them below a line '{_OPTIONAL}' in configs/kernels",

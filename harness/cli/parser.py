@@ -135,7 +135,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_KERNELS = "an Image, debian, a linux-image-… package, or purpose (the default: built once from Debian's source)"
+_KERNELS = (
+    "an Image, a kernel source tree to build, debian, a linux-image-… package, or purpose (the default: built once from"
+    " Debian's source; purpose+16k and the like are its flavours)"
+)
 
 
 def _common(parser: argparse.ArgumentParser, *, top: bool) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -64,10 +65,9 @@ class CellBoard:
             table.add_row(Text(clean(id)), Text(seconds(since)), Text(clean(last, limit=MAX_LINE), style="dim"))
         bad = f", {self._bad} not passed" if self._bad else ""
         head = f"{self._over} of {self._total} done{bad}; {waiting} waiting; about {seconds(left)} to go"
-        table.add_row(Text(head, style="bold"))
         if not self._live.is_started:
             self._live.start()
-        self._live.update(table)
+        self._live.update(Group(table, Text(head, style="bold")))
 
 
 def plan_table(rows: Sequence[tuple[str, int, float, bool]]) -> Table:
