@@ -113,7 +113,7 @@ def scale_of(maps: Sequence[MemoryMap]) -> Scale:
 
 
 def axis(scale: Scale) -> str:
-    """The addresses at which the spans begin, and a mark for each gap."""
+    """The shapes of the addresses at which the spans begin, and a mark for each gap."""
     parts = []
     free = -1.0
     for number, (span, x, width) in enumerate(scale.spans):
@@ -126,7 +126,7 @@ def axis(scale: Scale) -> str:
             parts.append(_label(x + width, 11, end, "end"))
         if number:
             parts.append(f'<path d="M{x - _GAP / 2 - 4:.1f} 16l4 -6l4 6" class="gap"/>')
-    return _svg(18, parts, "physical addresses", "axis")
+    return "".join(parts)
 
 
 def _iomem_kind(name: str) -> str:
@@ -143,8 +143,8 @@ def _block_kind(text: str) -> str:
     return "offline" if text.startswith("offline") else "going"
 
 
-def memory(found: MemoryMap, scale: Scale, label: str) -> str:
-    """One map: /proc/iomem above, memory blocks below."""
+def memory(found: MemoryMap, scale: Scale) -> str:
+    """The shapes of one map: /proc/iomem above, memory blocks below."""
     parts = []
     for depth, where, name in found.iomem:
         at = scale.place(where)
@@ -157,7 +157,35 @@ def memory(found: MemoryMap, scale: Scale, label: str) -> str:
         if at is not None:
             told = f"memory blocks {where} {text}, {format_size(where.size)}"
             parts.append(_rect(at[0], _LANE + _ROOM, at[1], _LANE, _block_kind(text), told))
-    return _svg(2 * _LANE + _ROOM, parts, label, "memory")
+    return "".join(parts)
+
+
+class Drawings:
+    """The maps of one run on one scale. Steps share many of them: each is drawn once, and shown where it is needed.
+
+    ``prefix`` keeps the names of this run's drawings apart from those of others on the same page.
+    """
+
+    def __init__(self, maps: Sequence[MemoryMap], prefix: str) -> None:
+        self.scale = scale_of(maps)
+        self._names = {found: f"{prefix}m{number}" for number, found in enumerate(dict.fromkeys(maps))}
+        self._axis = f"{prefix}a"
+
+    def definitions(self) -> str:
+        """What the drawings below refer to; it shows nothing itself."""
+        parts = [f'<g id="{name}">{memory(found, self.scale)}</g>' for found, name in self._names.items()]
+        return f'<svg class="defs" aria-hidden="true"><defs>{"".join(parts)}{self._axis_shapes()}</defs></svg>'
+
+    def _axis_shapes(self) -> str:
+        return f'<g id="{self._axis}">{axis(self.scale)}</g>'
+
+    def memory(self, found: MemoryMap, label: str) -> str:
+        """One map."""
+        return _svg(2 * _LANE + _ROOM, [f'<use href="#{self._names[found]}"/>'], label, "memory")
+
+    def axis(self) -> str:
+        """The addresses below a map."""
+        return _svg(18, [f'<use href="#{self._axis}"/>'], "physical addresses", "axis")
 
 
 def nights(found: Trend) -> str:

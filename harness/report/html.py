@@ -106,7 +106,10 @@ def _trends(book: Book, numbers: Mapping[str, int]) -> Iterator[str]:
     yield '<h2>Trends</h2><div class="wide"><table id="trends"><tr><th>cell</th><th>nights</th><th>bad since</th>'
     yield "<th>changes of mind</th><th>time</th><th>earlier nights</th><th></th></tr>"
     for entry in book.entries:
-        found = trend([*book.history.get(entry.id, ()), night_of(entry.run)])
+        tonight = night_of(entry.run)
+        # What was merged may lie among the earlier nights as well.
+        earlier = [night for night in book.history.get(entry.id, ()) if night.started != tonight.started]
+        found = trend([*earlier, tonight])
         link = f'<a href="#run-{numbers[entry.id]}">{safe(entry.id)}</a>'
         yield f"<tr><td>{link}</td><td>{nights(found)}</td>{_trend_cells(found)}</tr>"
     yield "</table></div>"
@@ -122,7 +125,8 @@ def _trend_cells(found: Trend) -> str:
     if found.first_bad is not None:
         last = "" if found.last_good is None else f"; last good {found.last_good.started[:10]} {found.last_good.kernel}"
         night = found.first_bad
-        since = f"{night.started[:10]} {night.name or 'tonight'}, {', '.join(night.broken)}, {night.kernel}{last}"
+        day = "" if night.name.startswith(night.started[:10]) else f"{night.started[:10]} "
+        since = f"{day}{night.name or 'tonight'}, {', '.join(night.broken)}, {night.kernel}{last}"
     flips = f"{found.flips} of {found.turns}" if found.turns else ""
     flips = f"<b>{flips}</b>" if found.flaky else flips
     band = "too few"
@@ -131,7 +135,7 @@ def _trend_cells(found: Trend) -> str:
     tonight = seconds(found.nights[-1].seconds)
     return (
         f'<td>{safe(since, 600)}</td><td>{flips}</td><td class="num">{safe(tonight)}</td>'
-        f"<td>{safe(band)}</td><td>{safe(found.drift)}</td>"
+        f'<td class="num">{safe(band)}</td><td>{safe(found.drift)}</td>'
     )
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from harness.check import CATALOGUE, CheckResult, Verdict
 from harness.report.book import Entry
-from harness.report.drawing import Scale, axis, memory, safe, scale_of, timeline
+from harness.report.drawing import Drawings, safe, timeline
 from harness.report.text import WORDS, invariants_line, plural, seconds
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.result import RunResult, StepResult
@@ -31,7 +31,7 @@ def run_section(entry: Entry, number: int) -> str:
         f'<span class="dim">{safe(size)}</span></summary>',
         *_about(entry),
         timeline(run),
-        *_steps(run),
+        *_steps(run, f"r{number}"),
         "</details>",
     ]
     return "".join(parts)
@@ -53,21 +53,22 @@ def _about(entry: Entry) -> Iterator[str]:
     yield f'<p class="dim">{safe(told, 2000)}</p>'
 
 
-def _steps(run: RunResult) -> Iterator[str]:
+def _steps(run: RunResult, prefix: str) -> Iterator[str]:
     maps = [step.memory for step in run.steps if step.memory is not None]
-    scale = scale_of(maps)
+    drawings = Drawings(maps, prefix)
     before: MemoryMap | None = None
     if maps:
         yield _key()
+        yield drawings.definitions()
     for step in run.steps[:MAX_STEPS]:
-        yield _step(step, before, scale)
+        yield _step(step, before, drawings)
         before = step.memory or before
     if len(run.steps) > MAX_STEPS:
         rest = run.steps[MAX_STEPS:]
         yield f'<p class="dim">… and {safe(plural(len(rest), "more step"))}, in results.json</p>'
         for step in rest:
             if step.verdict is not Verdict.PASS:
-                yield _step(step, None, scale)
+                yield _step(step, None, drawings)
 
 
 def _key() -> str:
@@ -84,7 +85,7 @@ def _key() -> str:
     return f'<p class="dim">above /proc/iomem, below memory blocks:{keys}</p>'
 
 
-def _step(step: StepResult, before: MemoryMap | None, scale: Scale) -> str:
+def _step(step: StepResult, before: MemoryMap | None, drawings: Drawings) -> str:
     bad = step.verdict is not Verdict.PASS
     head = f"{step.number:>3} {step.title}"
     tail = f"{seconds(step.seconds)}, {invariants_line(step.checks)}"
@@ -95,7 +96,7 @@ def _step(step: StepResult, before: MemoryMap | None, scale: Scale) -> str:
     ]
     if step.note:
         parts.append(f"<p>{safe(step.note, 2000)}</p>")
-    parts += _maps(step.memory, before, scale)
+    parts += _maps(step.memory, before, drawings)
     parts += [f'<div class="change">{safe(line, 500)}</div>' for line in step.changes[:MAX_CHANGES]]
     if len(step.changes) > MAX_CHANGES:
         parts.append(f'<p class="dim">… and {len(step.changes) - MAX_CHANGES} more changes</p>')
@@ -107,15 +108,15 @@ def _step(step: StepResult, before: MemoryMap | None, scale: Scale) -> str:
     return "".join([*parts, "</details>"])
 
 
-def _maps(after: MemoryMap | None, before: MemoryMap | None, scale: Scale) -> Iterator[str]:
-    if after is None or not scale.spans:
+def _maps(after: MemoryMap | None, before: MemoryMap | None, drawings: Drawings) -> Iterator[str]:
+    if after is None or not drawings.scale.spans:
         return
     changed = before is not None and before != after
     for name, found in (("before", before), ("after", after)) if changed else (("memory", after),):
         if found is not None:
-            drawn = memory(found, scale, f"physical memory {name}")
+            drawn = drawings.memory(found, f"physical memory {name}")
             yield f'<div class="strip"><span class="dim">{name}</span>{drawn}</div>'
-    yield f'<div class="strip"><span></span>{axis(scale)}</div>'
+    yield f'<div class="strip"><span></span>{drawings.axis()}</div>'
 
 
 def _findings(check: CheckResult) -> Iterator[str]:

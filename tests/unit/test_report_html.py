@@ -20,7 +20,7 @@ from harness.scenarios.result import RunResult
 from harness.units import GIB, TIB, AddrRange
 
 NOW = "2026-11-21T00:00:00+00:00"
-VOID = {"meta", "rect", "path"}
+VOID = {"meta", "path", "use"}
 BEFORE = MemoryMap(((0, AddrRange(GIB, 2 * GIB), "System RAM"),), ((AddrRange(GIB, 2 * GIB), "online Normal"),))
 AFTER = MemoryMap(
     (
@@ -136,6 +136,8 @@ def test_trends_name_the_first_bad_night() -> None:
     text = "".join(Page(to_html(book_of("m", NOW, [run], {"arm64/dimm-cycle": (*nights, bad)}))).text)
     assert "2026-11-10 n10, BLK-1, 6.13; last good 2026-11-06 6.12.1" in text
     assert "91.0 to 96.0 s (29%)" in text
+    again = Night(NOW, Verdict.FAIL, 100.0, "6.13", ("BLK-1",), "merged")
+    assert to_html(book_of("m", NOW, [run], {"arm64/dimm-cycle": (*nights, bad, again)})).count('class="v-fail"') >= 2
     assert "Trends" not in to_html(book(GOOD)), "no history, no trends"
     flaky = dataclasses.replace(BAD, facts={"kernel": "6.12.1"})
     assert "<b>1 of 6</b>" in to_html(book_of("m", NOW, [flaky], {"arm64/dimm-cycle": nights}))
@@ -149,14 +151,16 @@ def test_long_runs_are_cut_but_never_their_failures() -> None:
 
 
 def test_memory_is_drawn_before_and_after_on_one_scale() -> None:
-    text = to_html(book(mapped()))
+    text = to_html(book(mapped(), mapped()))
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids)) and set(re.findall(r'<use href="#([^"]+)"', text)) <= set(ids)
     assert 'aria-label="physical memory before"' in text and 'aria-label="physical memory after"' in text
     scale = scale_of([BEFORE, AFTER])
     assert len(scale.spans) == 2, "the gap up to 1 TiB is cut short"
     ram, pmem = scale.place(AddrRange(GIB, 2 * GIB)), scale.place(AddrRange(TIB, TIB + GIB))
     assert ram is not None and pmem is not None and ram[0] == 0 and pmem[0] + pmem[1] <= WIDTH + 0.01
     assert scale.place(AddrRange(5 * GIB, 6 * GIB)) is None
-    drawn = memory(AFTER, scale, "x")
+    drawn = memory(AFTER, scale)
     assert drawn.count("<rect") == 6 and 'class="offline"' in drawn and 'class="pmem"' in drawn and "1G" in drawn
     assert scale_of([]).spans == () and "physical memory" not in to_html(book(GOOD))
 
@@ -170,4 +174,4 @@ def test_the_timeline_is_as_wide_as_the_time() -> None:
 
 def test_a_map_of_too_many_pieces_is_drawn_in_part() -> None:
     many = MemoryMap(tuple((0, AddrRange(n * GIB, n * GIB + 4096), "System RAM") for n in range(0, 400, 2)), ())
-    assert memory(many, scale_of([many]), "x").count("<rect") < 30
+    assert memory(many, scale_of([many])).count("<rect") < 30
