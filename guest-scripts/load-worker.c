@@ -12,7 +12,7 @@
  *   anon                maps size bytes, writes to every page and unmaps them
  *   memfd-secret        the same with secret memory, which leaves the linear map meanwhile (mm/secretmem.c)
  *   vmalloc             has the kernel allocate areas of size bytes and free them again
- *   bpf                 loads programs of the greatest length, compiled, and unloads them
+ *   bpf                 attaches socket filters of the greatest length, compiled, and detaches them
  *
  * node=N asks for memory of a node first.
  */
@@ -20,7 +20,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/bpf.h>
+#include <linux/filter.h>
 #include <linux/if_packet.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -38,8 +38,7 @@
 #define PREFERRED 1 /* MPOL_PREFERRED, linux/mempolicy.h */
 #define MAX_NODES (8 * (int)sizeof(unsigned long))
 #define MEMFD_SECRET 447 /* the same on both architectures; older C libraries do not know it */
-#define INSTRUCTIONS 4096
-#define PROGRAMS 8
+#define MAX_FILTERS 256
 #define PATIENCE 5000 /* naps of a millisecond */
 
 struct kind {
@@ -252,60 +251,100 @@ static bool vmalloc_prepare(void)
 
 /* ---- bpf --------------------------------------------------------------------------------------------------------- */
 
-static long bpf(int command, union bpf_attr *attributes)
-{
-	return syscall(SYS_bpf, command, attributes, sizeof(*attributes));
-}
+/*
+ * Classic socket filters are BPF programs as well. The kernel puts compiled ones into packs of 2 MiB a node, and frees
+ * a pack with the last one of it (bpf_prog_pack_alloc, bpf_prog_pack_free, kernel/bpf/core.c).
+ */
+#define PACK (2 << 20)
 
-/* How many vmalloc areas belong to compiled programs. */
-static int count_texts(void)
+static int filtered[MAX_FILTERS], filters;
+static uint64_t least = UINT64_MAX;
+
+/* Bytes of vmalloc areas that are packs. */
+static uint64_t text_used(void)
 {
 	FILE *file = fopen("/proc/vmallocinfo", "r");
+	uint64_t used = 0, area;
 	char line[256];
-	int count = 0;
 
 	while (file && fgets(line, sizeof(line), file))
-		count += strstr(line, "bpf") != NULL;
+		/* The name is that of whoever asked for it, as the compiler has left it. */
+		if ((strstr(line, "execmem_") || strstr(line, "bpf_")) &&
+		    sscanf(line, "%*s %lu", &area) == 1 && area >= PACK)
+			used += area;
 	if (file)
 		fclose(file);
-	return count;
+	return used;
 }
 
-static int load_program(void)
+static bool attach(int fd)
 {
-	static struct bpf_insn code[INSTRUCTIONS];
-	union bpf_attr attributes = { 0 };
+	static struct sock_filter code[BPF_MAXINSNS];
+	struct sock_fprog filter = { .len = BPF_MAXINSNS, .filter = code };
 
-	for (int i = 0; i < INSTRUCTIONS; i++)
-		code[i] = (struct bpf_insn){ .code = BPF_ALU64 | BPF_MOV | BPF_K, .imm = i };
-	code[INSTRUCTIONS - 1] = (struct bpf_insn){ .code = BPF_JMP | BPF_EXIT };
-	attributes.prog_type = BPF_PROG_TYPE_SOCKET_FILTER;
-	attributes.insns = (uintptr_t)code;
-	attributes.insn_cnt = INSTRUCTIONS;
-	attributes.license = (uintptr_t)"GPL";
-	return (int)bpf(BPF_PROG_LOAD, &attributes);
+	/* Constants that take two instructions on either architecture. */
+	for (unsigned int i = 0; i < BPF_MAXINSNS; i++)
+		code[i] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_IMM, 0x12345678 + i);
+	code[BPF_MAXINSNS - 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, 0);
+	return !setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) || fail_errno("SO_ATTACH_FILTER");
 }
 
-static bool bpf_round(void)
+static bool detach(int count)
 {
-	int programs[PROGRAMS], count, before = count_texts();
+	bool detached = true;
+	int none = 0;
 
-	for (count = 0; count < PROGRAMS; count++) {
-		programs[count] = load_program();
-		if (programs[count] < 0)
-			break;
-	}
-	if (count < PROGRAMS)
-		fail_errno("BPF_PROG_LOAD");
-	for (int i = 0; i < count; i++)
-		close(programs[i]);
-	/* They are freed after a grace period, by a worker of the kernel's (bpf_prog_free, kernel/bpf/core.c). */
-	for (int naps = 0; count_texts() > before; naps++) {
+	while (count--)
+		if (setsockopt(filtered[count], SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none)) && errno != ENOENT)
+			detached = fail_errno("SO_DETACH_FILTER");
+	/*
+	 * They are freed after a grace period, by a worker of the kernel's (bpf_prog_free). What it does last is to
+	 * take the pages off this count, behind the repair of their linear map (vfree, mm/vmalloc.c).
+	 */
+	for (int naps = 0; vmalloc_used() > least + PACK / 2; naps++) {
 		if (naps == PATIENCE)
 			return fail("the kernel does not free the programs");
 		usleep(1000);
 	}
-	return count == PROGRAMS;
+	return detached;
+}
+
+static bool bpf_round(void)
+{
+	uint64_t used = vmalloc_used(), text = text_used();
+	bool done = true;
+	int count;
+
+	if (used < least)
+		least = used;
+	for (count = 0; done && count < filters; count++)
+		done = attach(filtered[count]);
+	if (done && text_used() <= text)
+		done = fail("the programs took no text of their own");
+	return detach(count) && done;
+}
+
+/* As many filters as it takes to have a pack of their own: the kernel may have one with room left. */
+static bool bpf_prepare(void)
+{
+	uint64_t text = text_used();
+	int fd = open("/proc/sys/net/core/bpf_jit_enable", O_WRONLY);
+
+	/* Off unless the architecture wants it (ARCH_WANT_DEFAULT_BPF_JIT). */
+	if (fd < 0 || write(fd, "1\n", 2) != 2)
+		return fail_errno("/proc/sys/net/core/bpf_jit_enable");
+	close(fd);
+	least = vmalloc_used();
+	while (text_used() <= text) {
+		if (filters == MAX_FILTERS)
+			return fail("%d socket filters take no text of their own", filters);
+		filtered[filters] = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		if (filtered[filters] < 0)
+			return fail_errno("socket");
+		if (!attach(filtered[filters++]))
+			return false;
+	}
+	return detach(filters);
 }
 
 static const struct kind kinds[] = {
@@ -315,7 +354,7 @@ static const struct kind kinds[] = {
 	{ "anon", NULL, anon_round, 64 << 20 },
 	{ "memfd-secret", secret_round, secret_round, 2 << 20 },
 	{ "vmalloc", vmalloc_prepare, vmalloc_round, 16 << 20 },
-	{ "bpf", bpf_round, bpf_round, 0 },
+	{ "bpf", bpf_prepare, bpf_round, 0 },
 };
 
 /* Rounds are asked for one by one; a line is read as a whole, since nothing else is written before its answer. */

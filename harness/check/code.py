@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from harness.check.views import Pair, Views, clip, translate
+from harness.model.expected import ExpectedState
 from harness.model.layout import BootLayout
 from harness.state import HostMapping, NotObserved
 from harness.units import AddrRange, merge_ranges
@@ -41,15 +42,18 @@ def code_pages(layout: BootLayout, views: Views) -> tuple[AddrRange, ...]:
     )
 
 
-def may_split(layout: BootLayout, pair: Pair) -> bool:
-    """True if code that came or went since boot may have split leaves of the linear map: those of modules show it.
+def may_split(layout: BootLayout, expected: ExpectedState, pair: Pair) -> bool:
+    """True if leaves of the linear map may have been split since boot: by a load, or by code that came or went.
 
-    BPF code shares its pages, so that what it has split may outlast it and look like boot.
+    Modules show that they did. BPF code shares its pages, so that what it has split may outlast it and look like boot;
+    it takes a kernel that compiles unasked, or one with programs besides socket filters.
     """
     note, config = layout.facts.vmcoreinfo, layout.facts.config
     if isinstance(note, NotObserved) or not layout.machine.arch.table_rules.splits:
         return False
-    if config is None or "BPF_JIT" in config:
+    if expected.linear_split or config is None:
+        return True
+    if "BPF_JIT" in config and not {"BPF_JIT_DEFAULT_ON", "BPF_SYSCALL"}.isdisjoint(config):
         return True
     windows = moving(layout)
     if windows is None:

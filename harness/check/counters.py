@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from harness.check.evidence import Evidence
+from harness.check.folded import folded_pages
 from harness.check.registry import Broken, Outcome, invariant
 from harness.state import GuestState, NotObserved, Zone
 
@@ -97,10 +98,26 @@ def counts_memmap(evidence: Evidence) -> bool:
 def memmap_pages(evidence: Evidence) -> Iterator[Broken]:
     """Where nr_memmap and nr_memmap_boot are not what the present memory takes."""
     baseline = evidence.layout.baseline
+    if evidence.expected.memmap_split:
+        yield from _memmap_pages_of_both(evidence)
+        return
     for names, change in ((_MEMMAP, evidence.expected.memmap_pages), (_MEMMAP_BOOT, 0)):
         before, now = _first(baseline, names), _first(evidence.observed, names)
         if before is not None and now != before + change:
             yield Broken(names[0], str(before + change), str(now), "/proc/vmstat")
+
+
+def _memmap_pages_of_both(evidence: Evidence) -> Iterator[Broken]:
+    """Folding frees frames that came with boot, and unfolding takes others: only the sum of both counters balances."""
+    counts = [[_first(state, names) for names in (_MEMMAP, _MEMMAP_BOOT)] for state in _boot_and_now(evidence)]
+    before, now = ([count for count in pair if count is not None] for pair in counts)
+    wanted = sum(before) + evidence.expected.memmap_pages - folded_pages(evidence)
+    if len(before) == 2 and sum(now) != wanted:
+        yield Broken(f"{_MEMMAP[0]} and {_MEMMAP_BOOT[0]}", str(wanted), str(sum(now)), "/proc/vmstat")
+
+
+def _boot_and_now(evidence: Evidence) -> tuple[GuestState, GuestState]:
+    return evidence.layout.baseline, evidence.observed
 
 
 def kernel_page_table_pages(state: GuestState, page_size: int) -> int | None:

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from harness.check.evidence import Evidence
+from harness.check.folded import badly_folded_tails, may_move, read_only_memmap
 from harness.check.registry import Broken
 from harness.check.views import WALK, Leaf, Pair, View, clip, memmap_of, overlaps, translate
 from harness.model.expected import LinearPiece
 from harness.model.frames import altmap_start
-from harness.state import HostMapping, NotObserved
+from harness.state import HostMapping
 from harness.units import AddrRange, subtract_ranges
 
 
@@ -20,13 +21,15 @@ def walked(leaves: Iterable[Leaf]) -> list[HostMapping]:
 
 
 def moved(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
-    """Boot memory's memmap stays where it was put during boot."""
-    if _folds_hugetlb(evidence):
-        return
+    """Boot memory's memmap stays where it was put during boot, unless huge pages were folded: see ``unfolded``."""
     for part, before, now in overlaps(walked(pair.boot.vmemmap), walked(pair.now.vmemmap)):
+        if may_move(evidence, now):
+            continue
         was, is_now = translate(before, part), translate(now, part)
         if was != is_now:
             yield Broken(f"vmemmap {part}", f"frames {was}, as at boot", f"frames {is_now}", WALK)
+        elif before.level != now.level:
+            yield Broken(f"vmemmap {part}", f"{before.level} leaves, as at boot", f"{now.level} leaves", WALK)
 
 
 def misplaced(evidence: Evidence, now: View) -> Iterator[Broken]:
@@ -41,15 +44,17 @@ def misplaced(evidence: Evidence, now: View) -> Iterator[Broken]:
         for part in subtract_ranges([memmaps[number]], [*boot, *neighbours]):
             inside = walked(clip(leaves, part))
             if first is None:
-                yield from _outside(inside, piece, expected.kernel_memory)
+                yield from _outside(evidence, inside, piece)
             else:
                 yield from _elsewhere(inside, memmaps[number].start, first)
 
 
-def _outside(leaves: Iterable[HostMapping], piece: LinearPiece, memory: Sequence[AddrRange]) -> Iterator[Broken]:
+def _outside(evidence: Evidence, leaves: Iterable[HostMapping], piece: LinearPiece) -> Iterator[Broken]:
+    memory = evidence.expected.kernel_memory
     # While a range is being added its own memory is not online yet, so that the page allocator cannot hand it out.
-    allowed = [piece.altmap] if piece.altmap is not None else subtract_ranges(memory, [piece.range])
+    lent = [piece.altmap] if piece.altmap is not None else subtract_ranges(memory, [piece.range])
     for leaf in leaves:
+        allowed = memory if may_move(evidence, leaf) else lent
         for part in subtract_ranges([translate(leaf, leaf.range)], allowed):
             where = part.shift(leaf.range.start - leaf.physical)
             yield Broken(f"vmemmap {where}", f"frames in {', '.join(map(str, allowed))}", f"frames {part}", WALK)
@@ -63,13 +68,12 @@ def _elsewhere(leaves: Iterable[HostMapping], start: int, first: int) -> Iterato
 
 
 def shared(evidence: Evidence, now: View) -> Iterator[Broken]:
-    """Frames that serve two parts of vmemmap, though none of them is folded; and folded ones that are not as they must.
-
-    A kernel that folds the memmap of huge pages is not judged while there are any (hugetlb_vmemmap.c).
-    """
-    if _folds_hugetlb(evidence):
-        return
+    """Frames that serve two parts of vmemmap, though none of them is folded; and folded ones that are wrong."""
     leaves = walked(now.vmemmap)
+    if evidence.expected.memmap_split:
+        yield from badly_folded_tails(evidence, now)
+        tails = read_only_memmap(evidence, now)
+        leaves = [leaf for part in _complement(now, tails) for leaf in walked(clip(leaves, part))]
     folded = [piece for piece in evidence.expected.linear if piece.folded]
     heads: list[HostMapping] = []
     for piece in folded:
@@ -118,9 +122,3 @@ def _badly_folded(
                 tail = frame
             elif frame != tail:
                 yield Broken(f"vmemmap {part}", f"frame {tail:#x}, as the page before", f"frame {frame:#x}", WALK)
-
-
-def _folds_hugetlb(evidence: Evidence) -> bool:
-    config, meminfo = evidence.layout.facts.config, evidence.observed.meminfo
-    can = config is None or "HUGETLB_PAGE_OPTIMIZE_VMEMMAP" in config
-    return can and (isinstance(meminfo, NotObserved) or meminfo.get("Hugetlb", 0) > 0)

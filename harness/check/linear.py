@@ -147,7 +147,7 @@ def lin_3(evidence: Evidence) -> Outcome:
 
 def _leaf_differences(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     layout, now = evidence.layout, pair.now
-    split = may_split(layout, pair)
+    split = may_split(layout, evidence.expected, pair)
     lent = evidence.expected.kernel_memory if split else ()
     for ram in layout.machine.node_ranges():
         yield from _compare_leaves(pair.boot.shapes(ram), now.shapes(ram), pair.source, _sizes(layout) if split else {})

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.cli.options import guest_of, run_options
+from harness.cli.options import guests_of, run_options
 from harness.cli.parser import Arguments
 from harness.errors import MemhpError, UsageError
 
@@ -31,7 +31,6 @@ def run_bisect(arguments: Arguments, run: Callable[[Arguments], int]) -> int:
         sys.stderr.write(f"memhp: there is no kernel {kernel}: this commit cannot be tested\n")
         return UNTESTABLE
     try:
-        guest_of(arguments)
         run_options(arguments)
         _check_scenarios(arguments)
     except UsageError as error:
@@ -50,6 +49,6 @@ def run_bisect(arguments: Arguments, run: Callable[[Arguments], int]) -> int:
 def _check_scenarios(arguments: Arguments) -> None:
     from harness.cli.running import chosen_scenarios
 
-    guest = guest_of(arguments)
-    for scenario in chosen_scenarios(arguments):
-        scenario.apply_to(guest)
+    for guest in guests_of(arguments):
+        for scenario in chosen_scenarios(arguments):
+            scenario.apply_to(guest)

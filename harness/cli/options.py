@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -128,6 +129,12 @@ def _base(arguments: Arguments) -> GuestSpec:
 def arches_of(arguments: Arguments) -> list[ArchSpec]:
     """The architectures that were named, each once; all of them if none was."""
     return [arch_named(name) for name in dict.fromkeys(arguments.arch or ARCHES)]
+
+
+def guests_of(arguments: Arguments) -> list[GuestSpec]:
+    """One guest for each architecture that was named, each once; the one that --guest names, or the usual one."""
+    names = list(dict.fromkeys(arguments.arch or (None,)))
+    return [guest_of(argparse.Namespace(**{**vars(arguments), "arch": name})) for name in names]
 
 
 def read_rounds(text: str | None) -> int | None:

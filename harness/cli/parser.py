@@ -33,7 +33,7 @@ first line to try: memhp run -a arm64 --kernel path/to/Image
 REPORTS = ("json", "junit", "ktap", "kcidb", "html")
 
 _PARTS = ("qemu", "firmware", "guest-root", "kernel", "debian-kernel")
-_LISTS = ("scenarios", "invariants", "guests", "kernels", "support")
+_LISTS = ("scenarios", "verbs", "invariants", "guests", "kernels", "support")
 
 
 #: argparse's own words, quotes around the choices depending on Python's version
@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     run = add("run", "run scenarios on a guest and check the kernel's state after every step")
     run.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="a name, or a YAML file; none: all of them")
     run.add_argument("--all", action="store_true", help="all scenarios (the default)")
-    _guest(run)
+    _guest(run, several="repeatable, none: arm64")
     _running(run)
     run.add_argument("--rounds", metavar="N", help="repeat the steps of a soak N times (default: as it says)")
     run.add_argument("--bisect", action="store_true", help="end as git bisect run takes it: see below")
@@ -157,10 +157,8 @@ def _common(parser: argparse.ArgumentParser, *, top: bool) -> None:
     )
 
 
-def _arches(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument(
-        "-a", "--arch", action="append", metavar="ARCH", help="arm64 or riscv64; repeatable, none: both"
-    )
+def _arches(parser: argparse._ActionsContainer, several: str = "repeatable, none: both") -> None:
+    parser.add_argument("-a", "--arch", action="append", metavar="ARCH", help=f"arm64 or riscv64; {several}")
 
 
 def _tables(parser: argparse.ArgumentParser, ranges: str) -> None:
@@ -194,13 +192,13 @@ def _selftest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write every trial as JSON (-: standard output)")
     limit = "seconds for the boot and each step (default 120)"
     parser.add_argument("--timeout", default="120", metavar="S", help=limit)
-    _guest(parser, several=True)
+    _guest(parser, several="repeatable, none: both")
 
 
-def _guest(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+def _guest(parser: argparse.ArgumentParser, *, several: str = "") -> None:
     group = parser.add_argument_group("guest")
     if several:
-        _arches(group)
+        _arches(group, several)
     else:
         group.add_argument("-a", "--arch", metavar="ARCH", help="arm64 (the default) or riscv64")
     group.add_argument("--guest", metavar="FILE", help="a YAML guest file, or a name of `memhp list guests`")

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.cli.options import guest_of, read_seconds, run_options
+from harness.cli.options import guest_of, guests_of, read_seconds, run_options
 from harness.cli.parser import Arguments
 from harness.cli.reports import check_reports, wanted, write_reports
 from harness.config.guest import GuestSpec
@@ -23,7 +23,7 @@ from harness.report.files import STDOUT
 from harness.report.tally import exit_status
 from harness.report.terminal import TerminalReporter
 from harness.scenarios.options import RunOptions
-from harness.scenarios.result import RunResult
+from harness.scenarios.result import FINE, RunResult
 
 
 @contextlib.contextmanager
@@ -86,9 +86,14 @@ def _run(arguments: Arguments) -> int:
     check_reports(arguments)
     if arguments.history is not None:
         check_history(arguments.history)
-    scenarios, guest, options = chosen_scenarios(arguments), guest_of(arguments), run_options(arguments)
+    scenarios, guests, options = chosen_scenarios(arguments), guests_of(arguments), run_options(arguments)
     with open_reporter(arguments) as reporter:
-        return finish(arguments, reporter, run_all(scenarios, guest, options, reporter))
+        results: list[RunResult] = []
+        for guest in guests:
+            results += run_all(scenarios, guest, options, reporter)
+            if options.fail_fast and any(result.verdict not in FINE for result in results):
+                break
+        return finish(arguments, reporter, results)
 
 
 def run_all(

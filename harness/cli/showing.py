@@ -49,6 +49,16 @@ def _scenarios() -> Iterator[dict[str, object]]:
         }
 
 
+def _verbs() -> Iterator[dict[str, object]]:
+    from harness.config.verbs import VERBS
+
+    for name, verb in VERBS.items():
+        takes = [key if field.required else f"[{key}]" for key, field in verb.fields.items()]
+        yield {"verb": name, "takes": takes, "meaning": verb.summary}
+    yield {"verb": "repeat", "takes": ["times", "steps", "[soak]"], "meaning": "do steps several times, one by one"}
+    yield {"verb": "parallel", "takes": ["steps"], "meaning": "do steps at the same time: a list in place of arguments"}
+
+
 def _invariants() -> Iterator[dict[str, object]]:
     from harness.check import CATALOGUE
 
@@ -92,7 +102,8 @@ def _flavours() -> list[str]:
 
 
 _LISTS: Mapping[str, tuple[Callable[[], Iterable[dict[str, object]]], tuple[str, ...]]] = {
-    "scenarios": (_scenarios, ("name", "needs", "summary")),
+    "scenarios": (_scenarios, ("name", "family", "needs", "summary")),
+    "verbs": (_verbs, ("verb", "takes", "meaning")),
     "invariants": (_invariants, ("id", "statement")),
     "guests": (_guests, ("name", "arch", "shape")),
     "kernels": (_kernels, ("selector", "meaning")),

@@ -8,7 +8,9 @@ import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from harness.config.cold import ColdDevice, read_devices
 from harness.config.places import configs_dir
 from harness.config.yaml import Value, load, show, size_problem, suggest
 from harness.errors import UsageError
@@ -64,9 +66,10 @@ class GuestSpec:
     ``kernel`` is a path or a selector that ``harness.artifacts`` understands (None: the purpose-built kernel);
     ``initrd`` and ``qemu`` None: the cached ones. ``maxmem`` counts boot memory and all memory devices; ``slots``
     are for DIMMs, ``ports`` for virtio devices that are plugged at the same time. ``nodes`` empty: no NUMA.
-    ``cmdline`` is added to the kernel's command line, ``machine_options`` to ``-machine``. ``random_seed`` makes what
-    QEMU draws for the guest the same each time, the kernel's place (KASLR) among it; None: never the same.
-    ``explicit`` names the fields that the user set: a scenario's own wishes give way to them.
+    ``devices`` are there at boot. ``cmdline`` is added to the kernel's command line, ``machine_options`` to
+    ``-machine``. ``random_seed`` makes what QEMU draws for the guest the same each time, the kernel's place (KASLR)
+    among it; None: never the same. ``explicit`` names the fields that the user set: a scenario's own wishes give way
+    to them.
     """
 
     arch: str
@@ -85,6 +88,7 @@ class GuestSpec:
     cpu: str | None = None
     machine_options: tuple[str, ...] = ()
     random_seed: int | None = None
+    devices: tuple[ColdDevice, ...] = ()
     explicit: frozenset[str] = field(default=frozenset(), compare=False)
 
     @classmethod
@@ -222,6 +226,7 @@ SHAPE_FIELDS = {
     "nodes": _read_nodes,
     "boot": lambda value: value.choice(BOOTS),
     "cmdline": _read_cmdline,
+    "devices": read_devices,
 }
 _FILE_FIELDS = {
     "arch": lambda value: value.choice(tuple(DEFAULT_BOOT)),
@@ -236,7 +241,7 @@ _FILE_FIELDS = {
 }
 
 
-def read_shape(value: Value) -> dict[str, object]:
+def read_shape(value: Value) -> dict[str, Any]:
     """The ``guest:`` section of a scenario: some of SHAPE_FIELDS."""
     reader = value.mapping(*SHAPE_FIELDS)
     return {name: SHAPE_FIELDS[name](found) for name, found in reader.values.items()}

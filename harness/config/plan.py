@@ -63,6 +63,8 @@ class Plan(Generic[S]):
                 self._pmem(step, verb, args, expect)
             case "load" | "unload":
                 self._load(step, verb, args)
+            case "reboot":
+                self._reboot(step)
             case "online" | "offline" | "touch":
                 self._blocks(step, verb, args)
 
@@ -203,6 +205,13 @@ class Plan(Generic[S]):
             if value is not None and name not in (*known, "id", "kind"):
                 self._fail(step, name, f"a load of the kind {args['kind']} has no {name!r}", suggest(name, known))
         self._loads.add(id)
+
+    def _reboot(self, step: S) -> None:
+        for id, device in self._devices.items():
+            if device.kind == PMEM:
+                self._fail(step, None, f"nobody follows the namespace of {id!r} through a boot", "unplug it before")
+        for id in self._loads:
+            self._fail(step, None, f"the load {id!r} does not outlive a boot", "unload it before")
 
     def _blocks(self, step: S, verb: str, args: Mapping[str, Any]) -> None:
         if verb != "touch":

@@ -17,6 +17,8 @@
       - offline: {boot: true, last: 1}
         expect: {arm64: refused, riscv64: done}
         breaks: {riscv64: [SEC-1]}        # a known bug of the kernel: exactly these invariants are broken here
+      - check: {}
+        only: arm64                       # left out on other architectures
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from harness.config.cold import ColdDevice
 from harness.config.guest import DEFAULT_BOOT, GuestSpec, problems, read_shape
 from harness.config.places import configs_dir
 from harness.config.plan import Plan
@@ -41,16 +44,17 @@ MAX_STEPS = 100_000
 #: the first round of a soak warms caches up; three more make a line
 LEAST_ROUNDS = 4
 #: keys of a step that say how it is meant to end
-_ENDINGS = ("expect", "breaks")
+_ENDINGS = ("expect", "breaks", "only")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step: ``args`` has every argument of its verb, sizes in bytes, absent ones at their default.
 
-    ``repeat`` is a verb with ``times``, ``steps`` and ``soak``, ``parallel`` one with ``steps``. ``expect`` is how it is
-    meant to end, ``breaks`` are the invariants that a known bug of the kernel breaks; ``expect_on`` and ``breaks_on``
-    are the same by architecture, where that matters: see ``on``. ``key`` and ``lines`` say where it stands in its file.
+    ``repeat`` is a verb with ``times``, ``steps`` and ``soak``, ``parallel`` one with ``steps``. ``expect`` is how it
+    is meant to end, ``breaks`` are the invariants that a known bug of the kernel breaks; ``expect_on`` and
+    ``breaks_on`` are the same by architecture, where that matters: see ``on``; ``only`` is the one architecture it is
+    done on. ``key`` and ``lines`` say where it stands in its file.
     """
 
     verb: str
@@ -62,12 +66,13 @@ class Step:
     breaks: tuple[str, ...] = ()
     expect_on: Mapping[str, str] = field(default_factory=dict)
     breaks_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    only: str | None = None
 
     def on(self, arch: str) -> Step:
         """The step as it is meant on ``arch``, with the steps inside of it."""
         args = self.args
         if "steps" in args:
-            args = {**args, "steps": tuple(step.on(arch) for step in args["steps"])}
+            args = {**args, "steps": steps_on(args["steps"], arch)}
         expect, breaks = self.expect_on.get(arch, self.expect), self.breaks_on.get(arch, self.breaks)
         return dataclasses.replace(self, args=args, expect=expect, breaks=breaks, expect_on={}, breaks_on={})
 
@@ -86,6 +91,11 @@ class Step:
             return 1
         inner: Sequence[Step] = self.args["steps"]
         return int(self.args["times"]) * sum(step.unrolled() for step in inner)
+
+
+def steps_on(steps: Sequence[Step], arch: str) -> tuple[Step, ...]:
+    """``steps`` as they are meant on ``arch``, less those of another one."""
+    return tuple(step.on(arch) for step in steps if step.only in (None, arch))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +128,17 @@ class Scenario:
                 line, key = self.guest_lines.get(blamed), f"guest.{blamed}"
                 raise ConfigError(problem.message, file=self.source, line=line, key=key, hint=problem.hint)
             raise UsageError(f"{self.name}: {problem.message}", hint=problem.hint)
-        _walk(self.steps_on(spec.arch), Plan(spec, self._fail))
+        plan = Plan(spec, self._fail)
+        _walk([self._cold_step(device) for device in spec.devices], plan)
+        _walk(self.steps_on(spec.arch), plan)
         return spec
+
+    def _cold_step(self, device: ColdDevice) -> Step:
+        return Step(device.verb, device.args, self.guest_lines.get("devices", 0), key="guest.devices")
 
     def steps_on(self, arch: str) -> tuple[Step, ...]:
         """The steps as they are meant on ``arch``."""
-        return tuple(step.on(arch) for step in self.steps)
+        return steps_on(self.steps, arch)
 
     def _fail(self, step: Step, name: str | None, message: str, hint: str | None) -> NoReturn:
         line = step.line if name is None else step.lines.get(name, step.line)
@@ -183,6 +198,8 @@ def read_scenario(path: Path) -> Scenario:
     name = reader.take("name", _read_name)
     guest = reader.get("guest")
     steps = reader.take("steps", _read_steps)
+    shape = {} if guest is None else read_shape(guest)
+    cold = [need for device in shape.get("devices", ()) for need in VERBS[device.verb].needs]
     total = sum(step.unrolled() for step in steps)
     if total > MAX_STEPS:
         value.fail(f"{total} steps once every repeat is unrolled", hint=f"at most {MAX_STEPS}")
@@ -190,8 +207,8 @@ def read_scenario(path: Path) -> Scenario:
         name=name,
         family=reader.take("family", _read_name, name),
         summary=reader.take("summary", Value.line_of_text, ""),
-        guest={} if guest is None else read_shape(guest),
-        needs=tuple(sorted({*reader.take("needs", _read_needs, ()), *_inferred(steps)})),
+        guest=shape,
+        needs=tuple(sorted({*reader.take("needs", _read_needs, ()), *cold, *_inferred(steps)})),
         steps=steps,
         source=path,
         text=text,
@@ -222,6 +239,8 @@ def _inferred(steps: Sequence[Step]) -> Iterator[str]:
             # Node 0 is where memory goes by itself.
             if step.args.get("node"):
                 yield "acpi-node"
+            if step.args.get("backing"):
+                yield f"host-{step.args['backing']}"
 
 
 def _read_steps(value: Value) -> tuple[Step, ...]:
@@ -245,6 +264,8 @@ def _read_step(value: Value) -> Step:
                 hint = "put it on the steps inside"
                 reader.values[ending].fail("a repeat has no expectation of its own", hint=hint)
         return _read_repeat(body)
+    if verb == "parallel" and "only" in reader.values:
+        reader.values["only"].fail("what is done side by side is done on every architecture")
     if verb == "parallel" and "expect" in reader.values:
         reader.values["expect"].fail("what is done side by side is meant to be done")
     expect_on = reader.take("expect", lambda found: _by_arch(found, lambda one: _read_ending(one, verb)), {})
@@ -259,7 +280,8 @@ def _read_step(value: Value) -> Step:
         for name, known in fields.items()
     }
     lines = {name: found.line for name, found in given.values.items()}
-    step = Step(verb, args, body.line, "done", body.key, lines, (), expect_on, breaks_on)
+    only = reader.take("only", lambda found: found.choice(tuple(DEFAULT_BOOT)), None)
+    step = Step(verb, args, body.line, "done", body.key, lines, (), expect_on, breaks_on, only)
     ways = [step.on(arch) for arch in DEFAULT_BOOT]
     return ways[0] if all(way == ways[0] for way in ways) else step
 

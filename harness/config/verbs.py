@@ -13,14 +13,20 @@ from harness.units import MIB, format_size
 #: how a step can be meant to end: done, refused by the guest, tried by the guest in vain, refused by QEMU
 EXPECTATIONS = ("done", "refused", "failed", "qemu-refused")
 #: what the kernel can be made to fail at, so that everything is as it was before
-CAN_FAIL = ("plug-dimm",)
+CAN_FAIL = ("plug-dimm", "online", "offline")
 #: what a known bug can break; ``harness.check`` says what each of them states
 INVARIANTS = (
     *("QMP-1", "QMP-2", "QMP-3", "IOM-1", "IOM-2", "IOM-3", "BLK-1", "BLK-2", "ZON-1", "MEM-1", "MEM-2", "LIN-1"),
     *("LIN-2", "LIN-3", "VMM-1", "VMM-2", "PGT-1", "PGT-2", "SEC-1", "SEC-2", "SEC-3", "XCK-1", "LOG-1", "LIV-1"),
 )
 #: what a scenario may need; ``harness.scenarios.abilities`` says what each takes
-ABILITY_NAMES = ("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory")
+ABILITY_NAMES = (
+    *("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory", "folded-hugetlb"),
+    *("folded-dax", "node-without-cpu", "proc-kcore", "notifier-errors"),
+    *("host-thp", "host-hugetlb-2M"),
+)
+#: huge pages of the host that a device's memory may be made of; each needs the ability host-NAME
+BACKINGS = ("thp", "hugetlb-2M")
 #: an address: as high as the machine has room for the device
 TOP = "top"
 ONLINE_TYPES = ("kernel", "movable", "default")
@@ -30,12 +36,20 @@ POLICIES = ("offline", "online", "online_kernel", "online_movable")
 #: kinds of load with their parameters, as ``harness.guest.loads`` knows them: plain numbers, or sizes
 LOADS: Mapping[str, Mapping[str, str]] = {
     "ptdump": {"cpus": "integer"},
+    "kcore": {"cpus": "integer", "step": "size"},
+    "kpageflags": {"cpus": "integer"},
+    "vmalloc": {"areas": "integer", "cpus": "integer", "node": "integer", "size": "size"},
+    "anon": {"cpus": "integer", "node": "integer", "size": "size"},
+    "memfd-secret": {"cpus": "integer", "node": "integer", "size": "size"},
+    "bpf": {"node": "integer"},
+    "hugetlb": {"count": "integer", "node": "integer", "size": "size"},
+    "compaction": {},
 }
 
 #: what can be done side by side, and which of it depends on what room is taken
 SIDE_BY_SIDE = (
     *("plug-dimm", "plug-virtio-mem", "plug-pmem", "unplug", "resize", "online", "offline", "touch", "namespace"),
-    *("kmem", "devdax"),
+    *("kmem", "devdax", "fill"),
 )
 TAKES_ROOM = ("plug-dimm", "plug-virtio-mem", "plug-pmem", "unplug")
 
@@ -136,6 +150,7 @@ def _read_load_id(value: Value) -> str:
 
 
 _LOAD_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+_BACKING = Field(lambda value: value.choice(BACKINGS))
 _NEW_ID = Field(read_id, required=True, bare=True)
 _BLOCKS: Mapping[str, Field] = {
     "device": Field(read_id, bare=True),
@@ -153,6 +168,7 @@ VERBS: Mapping[str, Verb] = {
             "size": _size(),
             "node": _count(default=0),
             "slot": _count(maximum=255),
+            "backing": _BACKING,
             "address": Field(_read_address, spell=lambda at: f"{at:#x}" if isinstance(at, int) else str(at)),
         },
         needs=("acpi-dimm",),
@@ -165,6 +181,7 @@ VERBS: Mapping[str, Verb] = {
             "requested": _size(required=False, default=0, minimum=0, bare=False),
             "block": Field(_read_block_size, default=2 * MIB, spell=_spell_size),
             "node": _count(default=0),
+            "backing": _BACKING,
         },
         needs=("virtio-mem",),
     ),
@@ -194,6 +211,10 @@ VERBS: Mapping[str, Verb] = {
         "allocate memory in the guest, write it, read it back; some of it must lie in the device",
         {"device": Field(read_id, bare=True), "size": _size()},
     ),
+    "fill": Verb(
+        "allocate all of the guest's free memory but this much, write it, read it back, and give it back",
+        {"leave": _size(bare=False)},
+    ),
     "namespace": Verb(
         "put the namespace of a virtio-pmem device into a mode; map says where its memmap lives",
         {
@@ -214,6 +235,13 @@ VERBS: Mapping[str, Verb] = {
         },
     ),
     "unload": Verb("end a load", {"id": Field(_read_load_id, required=True, bare=True)}),
+    "fail-notifier": Verb(
+        "have the kernel's memory notifiers fail (CONFIG_MEMORY_NOTIFIER_ERROR_INJECT) at an event; none: no more",
+        {"event": _choice("going-online", "going-offline", "none", required=True)},
+        needs=("notifier-errors",),
+    ),
+    "dump": Verb("compare what a crash dump would hold (/proc/kcore, QEMU's dump-guest-memory) with /proc/iomem", {}),
+    "reboot": Verb("reset the machine with all that is plugged; the steps after it meet another kernel", {}),
     "check": Verb("do nothing; everything is checked after every step anyway", {}),
 }
 

@@ -110,8 +110,8 @@ LOADS: Mapping[str, LoadKind] = _kinds(
     ),
     LoadKind(
         "bpf",
-        "loads BPF programs, which the kernel compiles into text, and unloads them",
-        ("BPF_SYSCALL", "BPF_JIT"),
+        "attaches BPF programs, which the kernel compiles into text, to sockets and detaches them",
+        ("BPF_JIT",),
         {"node": "integer"},
     ),
     LoadKind(

@@ -33,7 +33,10 @@ class PlugDimm:
 
 @dataclass(frozen=True, slots=True)
 class PlugVirtioMem:
-    """virtio-mem-pci ``id`` with a region of ``max_size`` bytes was hot-plugged below root port ``port``."""
+    """virtio-mem-pci ``id`` with a region of ``max_size`` bytes was hot-plugged below root port ``port``.
+
+    ``address`` None: QEMU chose.
+    """
 
     id: str
     max_size: int
@@ -41,6 +44,7 @@ class PlugVirtioMem:
     requested: int = 0
     node: int = 0
     port: str = ""
+    address: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,37 @@ class SetPmemMode:
     align: int = 2 << 20
 
 
-Action = PlugDimm | PlugVirtioMem | PlugVirtioPmem | Unplug | Resize | SetBlock | SetAutoOnline | SetPmemMode
+@dataclass(frozen=True, slots=True)
+class StartLoad:
+    """A load of ``kind`` was started: what it has done to the kernel's page tables may stay when it rests or ends."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reboot:
+    """The guest came up once more, with every device still plugged: a new kernel, of which nothing is known yet."""
+
+
+Action = (
+    PlugDimm
+    | PlugVirtioMem
+    | PlugVirtioPmem
+    | Unplug
+    | Resize
+    | SetBlock
+    | SetAutoOnline
+    | SetPmemMode
+    | StartLoad
+    | Reboot
+)
 
 _BY_NAME: dict[str, type[Action]] = {
     kind.__name__: kind
-    for kind in (PlugDimm, PlugVirtioMem, PlugVirtioPmem, Unplug, Resize, SetBlock, SetAutoOnline, SetPmemMode)
+    for kind in (
+        *(PlugDimm, PlugVirtioMem, PlugVirtioPmem, Unplug, Resize, SetBlock, SetAutoOnline, SetPmemMode),
+        *(StartLoad, Reboot),
+    )
 }
 
 

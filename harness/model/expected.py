@@ -62,8 +62,10 @@ class ExpectedState:
 
     ``memmap`` are the physical ranges (sub-section multiples) whose struct pages are mapped, boot sections included;
     ``hot`` is the part of them that came after boot, ``memmap_pages`` the pages that describe it. ``virtio_names``
-    maps device ids to the kernel's virtioN name. ``vmalloc_mapped`` tells that a namespace was mapped into vmalloc
-    space in this boot, which never gives page-table pages back. ``managed_bytes`` is the change of MemTotal since boot.
+    maps device ids to the kernel's virtioN name. ``vmalloc_mapped`` tells that a namespace or a load was mapped into
+    vmalloc space in this boot, which never gives page-table pages back. ``linear_split`` tells that single pages of the
+    linear map have had other permissions, ``memmap_split`` that the memmap of huge pages has been folded: neither puts
+    the larger leaves back that it has split. ``managed_bytes`` is the change of MemTotal since boot.
     """
 
     devices: tuple[MemoryDevice, ...]
@@ -82,3 +84,5 @@ class ExpectedState:
     kernel_memory: tuple[AddrRange, ...]
     sections: tuple[ExpectedSection, ...]
     once: tuple[AddrRange, ...]
+    linear_split: bool = False
+    memmap_split: bool = False

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from harness.arch import ArchSpec, PagingMode
 from harness.arch.layout import KernelLayout
 from harness.errors import UnsupportedError
+from harness.model.actions import Action
 from harness.state import GuestState, KernelFacts, NotObserved
 from harness.units import AddrRange, align_up, format_size, intersect_ranges
 
@@ -19,7 +20,8 @@ class MachineShape:
 
     ``ports`` are the root ports a PCI device can be hot-plugged below, in order of creation; ``virtio_devices``
     is how many virtio devices the guest booted with, ``acpi`` whether it booted with ACPI or a device tree.
-    ``cpu_nodes`` are the nodes with a CPU, None if all have one.
+    ``cpu_nodes`` are the nodes with a CPU, None if all have one. ``cold`` are the devices that are there at boot, in
+    the order in which a kernel finds them.
     """
 
     arch: ArchSpec
@@ -30,6 +32,7 @@ class MachineShape:
     virtio_devices: int
     acpi: bool = True
     cpu_nodes: tuple[int, ...] | None = None
+    cold: tuple[Action, ...] = ()
 
     @property
     def memory(self) -> int:
@@ -106,6 +109,21 @@ class BootLayout:
         optimizes = "ARCH_WANT_OPTIMIZE_DAX_VMEMMAP" in (self.facts.config or {}) and size & (size - 1) == 0
         compound = self.memmap_bytes(AddrRange.sized(0, align))
         return compound if optimizes and compound > 2 * self.page_size else 0
+
+    def folds_hugetlb(self) -> bool:
+        """True if the memmap of huge pages is folded (hugetlb_vmemmap_optimizable, mm/hugetlb_vmemmap.c, v6.12).
+
+        The sysctl vm.hugetlb_optimize_vmemmap can change that later, which is not followed.
+        """
+        config = self.facts.config or {}
+        wanted = "HUGETLB_PAGE_OPTIMIZE_VMEMMAP_DEFAULT_ON" in config
+        for word in self.facts.cmdline.split():
+            name, _, value = word.partition("=")
+            if name == "hugetlb_free_vmemmap":
+                wanted = value.lower() in ("on", "1", "y")
+        size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
+        can = self.facts.config is None or "HUGETLB_PAGE_OPTIMIZE_VMEMMAP" in config
+        return wanted and can and size & (size - 1) == 0
 
     def self_hosted(self) -> int:
         """Bytes at the head of each block of a DIMM that hold its own struct pages, 0 where they lie elsewhere.

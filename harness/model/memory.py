@@ -19,6 +19,7 @@ from harness.model.actions import (
     SetAutoOnline,
     SetBlock,
     SetPmemMode,
+    StartLoad,
     Unplug,
 )
 from harness.model.devices import Device, Dimm, Pmem, VirtioMem
@@ -33,6 +34,10 @@ DeviceT = TypeVar("DeviceT", Dimm, VirtioMem, Pmem)
 
 #: QEMU aligns memfd-backed memory devices to this on Linux hosts (QEMU_VMALLOC_ALIGN and huge pages aside)
 BACKEND_ALIGNMENT = 2 * MIB
+#: loads that map into vmalloc space; that change the permissions of single pages of the linear map; of huge pages
+VMALLOC_LOADS = frozenset({"vmalloc", "bpf"})
+SPLITTING_LOADS = frozenset({"bpf", "memfd-secret"})
+HUGE_PAGE_LOAD = "hugetlb"
 
 
 @dataclass
@@ -64,6 +69,7 @@ class MemoryModel:
         self.auto_online = "offline" if isinstance(baseline.auto_online, NotObserved) else baseline.auto_online
         self.devices: dict[str, Device] = {}
         self.vmalloc_mapped = False
+        self.loads: set[str] = set()
         self.blocks: dict[int, Block] = {}
         self.sections = SectionTable(
             layout.paging.section_size, layout.machine.arch.subsection_size, layout.boot_memory()
@@ -104,6 +110,8 @@ class MemoryModel:
                 self.auto_online = action.policy
             case SetPmemMode():
                 self._set_pmem_mode(self._device(action.id, Pmem), action)
+            case StartLoad():
+                self.loads.add(action.kind)
         self._follow_pieces()
 
     def _follow_pieces(self) -> None:
@@ -158,10 +166,11 @@ class MemoryModel:
             self._add_blocks(place, action.node, action.id, self_hosted=self.layout.self_hosted())
 
     def _plug_virtio_mem(self, action: PlugVirtioMem) -> None:
-        sub_block = max(action.block_size, self.layout.pageblock_size)
+        sub_block, at = max(action.block_size, self.layout.pageblock_size), action.address
+        place = self.place(action.max_size, max(action.block_size, BACKEND_ALIGNMENT)) if at is None else None
         device = VirtioMem(
             id=action.id,
-            range=self.place(action.max_size, max(action.block_size, BACKEND_ALIGNMENT)),
+            range=place or AddrRange.sized(at or 0, action.max_size),
             node=action.node,
             block_size=action.block_size,
             requested=0,
@@ -362,6 +371,12 @@ class MemoryModel:
             nodes=(block.node,),
         )
 
+    def _memmap_split(self) -> bool:
+        """True if there are huge pages, or have been, and this kernel folds their memmap."""
+        meminfo = self.layout.baseline.meminfo
+        at_boot = not isinstance(meminfo, NotObserved) and meminfo.get("Hugetlb", 0) > 0
+        return self.layout.folds_hugetlb() and (at_boot or HUGE_PAGE_LOAD in self.loads)
+
     def _memmap_pages(self) -> int:
         page, total = self.layout.page_size, 0
         for piece in self._pieces:
@@ -402,7 +417,9 @@ class MemoryModel:
             memmap=merge_ranges([*boot, *hot]),
             hot=hot,
             memmap_pages=self._memmap_pages(),
-            vmalloc_mapped=self.vmalloc_mapped,
+            vmalloc_mapped=self.vmalloc_mapped or not self.loads.isdisjoint(VMALLOC_LOADS),
+            linear_split=not self.loads.isdisjoint(SPLITTING_LOADS),
+            memmap_split=self._memmap_split(),
             virtio_names={device.id: f"virtio{device.virtio_index}" for device in virtio},
             kernel_memory=self._kernel_memory(),
             sections=self.sections.to_state(self._is_online),

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from harness.check import CATALOGUE, CheckResult, Verdict
 from harness.progress import Progress, Task, default_progress
+from harness.report.families import families_table
 from harness.report.tally import Tally, findings, overall, tally
 from harness.report.text import WORDS, clean, invariants_line, plural, seconds
 from harness.scenarios.result import RunResult, StepResult
@@ -102,6 +103,8 @@ class TerminalReporter:
             self.console.print(invariants_table(counts))
         if len(runs) > 1:
             self.console.print(runs_table(runs))
+        if len({(run.family, run.guest) for run in runs if run.family}) > 1:
+            self.console.print(families_table(runs))
         self._print(overall_line(runs))
 
     def rest(self) -> None:

@@ -3,17 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.errors import UnsupportedError, UsageError
+
+_SHMEM_THP = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+_FREE_HUGE = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
+#: what the scenario of this family has plugged at a time
+_HUGE_PAGES = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Ability:
     """``options`` are kernel options that must all be y or m; ``device`` is the memdev kind QEMU must be able to plug.
 
-    ``boot`` names the boot method it takes, None where any will do.
+    ``boot`` names the boot method it takes, None where any will do. ``hint`` is the next step where options are
+    missing. ``arch`` is the one architecture that can have it (None: all), ``elsewhere`` says why no other can.
+    ``host`` tells whether this host has it.
     """
 
     name: str
@@ -21,6 +29,10 @@ class Ability:
     options: tuple[str, ...]
     device: str | None = None
     boot: str | None = None
+    hint: str = "build the kernel with it, or run without --kernel to use the purpose-built one"
+    arch: str | None = None
+    elsewhere: str = ""
+    host: Callable[[], bool] | None = None
 
 
 ABILITIES: dict[str, Ability] = {
@@ -34,9 +46,45 @@ ABILITIES: dict[str, Ability] = {
             boot="acpi",
         ),
         Ability("acpi-node", "memory on a node of one's choice (node=)", ("NUMA", "ACPI_NUMA"), boot="acpi"),
+        Ability(
+            "node-without-cpu",
+            "a node without a CPU, which goes offline with its last memory",
+            ("NUMA",),
+            arch="arm64",
+            elsewhere="QEMU's virt machine of riscv64 wants a CPU on every node (hw/riscv/numa.c, QEMU 10.0)",
+        ),
         Ability("virtio-mem", "virtio-mem", ("VIRTIO_MEM", "MEMORY_HOTREMOVE"), device="virtio-mem"),
         Ability("virtio-pmem", "virtio-pmem namespaces", ("VIRTIO_PMEM", "BLK_DEV_PMEM"), device="virtio-pmem"),
         Ability("memmap-on-memory", "a memmap that lies in the memory it describes", ("MHP_MEMMAP_ON_MEMORY",)),
+        Ability(
+            "folded-hugetlb",
+            "folding the memmap of huge pages (HVO)",
+            ("HUGETLB_PAGE_OPTIMIZE_VMEMMAP",),
+            hint="riscv64 kernels have it; arm64 does not: exchanging the frames of a memmap that is in use would "
+            "leave out the break that its page tables take before they make a new entry",
+        ),
+        Ability(
+            "folded-dax",
+            "folding the memmap of device-dax memory",
+            ("ARCH_WANT_OPTIMIZE_DAX_VMEMMAP", "NVDIMM_DAX", "DEV_DAX"),
+            hint="riscv64 kernels have it; arm64 does not ask for it (arch/arm64/Kconfig, v6.12)",
+        ),
+        Ability("notifier-errors", "memory notifiers that fail", ("MEMORY_NOTIFIER_ERROR_INJECT", "DEBUG_FS")),
+        Ability(
+            "host-thp",
+            "transparent huge pages for shared memory",
+            (),
+            host=lambda: _thp(_read(_SHMEM_THP)),
+            hint=f"echo advise >{_SHMEM_THP}",
+        ),
+        Ability(
+            "host-hugetlb-2M",
+            f"{_HUGE_PAGES} free huge pages of 2 MiB",
+            (),
+            host=lambda: int(_read(_FREE_HUGE) or 0) >= _HUGE_PAGES,
+            hint=f"sysctl vm.nr_hugepages={_HUGE_PAGES}",
+        ),
+        Ability("proc-kcore", "the kernel's own view of its memory as a core file", ("PROC_KCORE",)),
         Ability("dax-kmem", "device-dax memory as system RAM", ("NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM")),
     )
 }
@@ -67,6 +115,34 @@ def require_boot(needs: Iterable[str], boot: str) -> None:
             )
 
 
+def require_arch(needs: Iterable[str], arch: str) -> None:
+    """Raise UnsupportedError if a need cannot be had on ``arch`` at all."""
+    for name in needs:
+        wanted = ability(name)
+        if wanted.arch not in (None, arch):
+            raise UnsupportedError(name, f"{wanted.meaning}: {wanted.elsewhere}", hint=f"run it with -a {wanted.arch}")
+
+
+def require_host(needs: Iterable[str]) -> None:
+    """Raise UnsupportedError if this host lacks a need."""
+    for name in needs:
+        wanted = ability(name)
+        if wanted.host is not None and not wanted.host():
+            raise UnsupportedError(name, f"this host has not got {wanted.meaning}", hint=wanted.hint)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _thp(modes: str) -> bool:
+    """QEMU advises the kernel to use them (ram_block_add, system/physmem.c), so that ``advise`` is enough."""
+    return any(f"[{mode}]" in modes for mode in ("always", "within_size", "advise", "force"))
+
+
 def require_config(needs: Iterable[str], config: Mapping[str, str] | None, kernel: str) -> None:
     """Raise UnsupportedError naming every kernel option that is missing; an unknown config passes."""
     if config is None:
@@ -79,5 +155,5 @@ def require_config(needs: Iterable[str], config: Mapping[str, str] | None, kerne
             raise UnsupportedError(
                 name,
                 f"{kernel} has no {options}, which {wanted.meaning} needs",
-                hint="build the kernel with it, or run without --kernel to use the purpose-built one",
+                hint=wanted.hint,
             )

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +22,20 @@ from harness.config.guest import GuestSpec
 from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
-from harness.guest.console import Console
+from harness.guest.console import READY, Console
 from harness.guest.identity import Identity
 from harness.guest.overlay import overlay, write_initrd
 from harness.guest.shell import GuestShell
+from harness.model.actions import Action, PlugDimm, PlugVirtioMem
 from harness.model.layout import MachineShape
 from harness.parsers.dmesg import alarming
 from harness.progress import Progress
 from harness.qemu import probe
 from harness.qemu.machine import Machine
-from harness.qemu.spec import MachineSpec, NodeSpec
-from harness.scenarios.abilities import device_kinds, require_boot, require_config
+from harness.qemu.spec import ColdDevice, MachineSpec, NodeSpec
+from harness.scenarios.abilities import device_kinds, require_arch, require_boot, require_config, require_host
 from harness.state import KernelFacts
+from harness.units import MIB
 
 #: virtio devices of every guest: the network card and the entropy source
 VIRTIO_DEVICES = 2
@@ -60,7 +62,8 @@ class Parts:
 class BootedGuest:
     """A guest that answers on SSH.
 
-    ``shape`` is what QEMU was told, ``facts`` what the kernel is, ``kernel`` how the host reads its memory.
+    ``shape`` is what QEMU was told, ``facts`` what the kernel is, ``kernel`` how the host reads its memory. ``again``
+    meets the guest that comes up after a reset, given the number of the console's last line before it.
     """
 
     machine: Machine
@@ -70,6 +73,7 @@ class BootedGuest:
     facts: KernelFacts
     boot: str
     kernel: KernelView
+    again: Callable[[int, Deadline], BootedGuest]
 
 
 def resolve(
@@ -81,6 +85,8 @@ def resolve(
 
     Raises UnsupportedError naming a missing ability as early as it can be known, ArtefactError if a part cannot be had.
     """
+    require_arch(needs, spec.arch)
+    require_host(needs)
     require_boot(needs, spec.boot)
     arch = arch_named(spec.arch)
     image = kernel(arch, spec.kernel, progress)
@@ -119,8 +125,44 @@ def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
         machine_options=spec.machine_options,
         nodes=nodes,
         root_ports=spec.ports,
+        cold_devices=cold_devices(spec),
         sandbox=parts.sandbox,
     )
+
+
+def cold_devices(spec: GuestSpec) -> tuple[ColdDevice, ...]:
+    """The memory devices on QEMU's command line."""
+    found = []
+    for device in spec.devices:
+        args, dimm = device.args, device.verb == "plug-dimm"
+        found.append(
+            ColdDevice(
+                kind="dimm" if dimm else "virtio-mem",
+                id=args["id"],
+                size=args["size" if dimm else "max"],
+                requested=args.get("requested", 0),
+                block_size=args.get("block"),
+                node=args["node"] or None,
+                slot=args.get("slot"),
+                address=args.get("address"),
+            )
+        )
+    return tuple(found)
+
+
+def cold_actions(spec: MachineSpec) -> tuple[Action, ...]:
+    """What the model makes of them; a device tree tells no kernel of a DIMM."""
+    out: list[Action] = []
+    ports = itertools.count()
+    for device in spec.cold_devices:
+        if device.kind == "dimm":
+            added = spec.boot == "acpi"
+            out.append(PlugDimm(device.id, device.size, device.node or 0, device.slot, device.address, added))
+        else:
+            block = device.block_size or 2 * MIB
+            port = f"rp{next(ports)}"
+            out.append(PlugVirtioMem(device.id, device.size, block, device.requested, device.node or 0, port))
+    return tuple(out)
 
 
 def cpu_shares(cpus: int, nodes: int) -> tuple[tuple[int, ...], ...]:
@@ -147,6 +189,7 @@ def machine_shape(spec: MachineSpec) -> MachineShape:
         virtio_devices=VIRTIO_DEVICES,
         acpi=spec.boot == "acpi",
         cpu_nodes=tuple(number for number, node in enumerate(spec.nodes) if node.cpus) if spec.nodes else None,
+        cold=cold_actions(spec),
     )
 
 
@@ -169,10 +212,16 @@ def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> 
         resolved = machine_spec(spec, parts, initrd)
         machine = stack.enter_context(Machine.launch(resolved, workdir, deadline))
         console = stack.enter_context(Console(machine.console, None, alarming))
-        shell = stack.enter_context(GuestShell.connect(machine.ssh_port(deadline), identity, deadline, console))
-        facts = collect_facts(shell, resolved.arch, deadline)
-        if facts.config is None:
-            # Debian's kernels keep theirs beside the image, not in it.
-            facts = dataclasses.replace(facts, config=parts.kernel.config)
-        kernel_view = KernelView.open(machine, facts, deadline)
-        yield BootedGuest(machine, console, shell, machine_shape(resolved), facts, spec.boot, kernel_view)
+        port, shape = machine.ssh_port(deadline), machine_shape(resolved)
+
+        def meet(mark: int, deadline: Deadline) -> BootedGuest:
+            console.wait_line(READY, deadline, since=mark)
+            shell = stack.enter_context(GuestShell.connect(port, identity, deadline, console))
+            facts = collect_facts(shell, resolved.arch, deadline)
+            if facts.config is None:
+                # Debian's kernels keep theirs beside the image, not in it.
+                facts = dataclasses.replace(facts, config=parts.kernel.config)
+            view = KernelView.open(machine, facts, deadline)
+            return BootedGuest(machine, console, shell, shape, facts, spec.boot, view, meet)
+
+        yield meet(0, deadline)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from harness.check import ResizeReport, TouchReport, UnplugReport
+from harness.scenarios.dumps import DumpReport
 from harness.scenarios.soak import Slope
 
 
@@ -30,6 +31,7 @@ class Outcome:
     resizes: list[ResizeReport] = field(default_factory=list)
     touches: list[TouchReport] = field(default_factory=list)
     slopes: tuple[Slope, ...] = ()
+    dumps: tuple[DumpReport, ...] = ()
 
     def refuse(self, note: str, ending: str = "refused") -> None:
         """Take note of a refusal; the first one stays."""

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.check import Verdict
-from harness.model.layout import boot_layout
-from harness.model.memory import MemoryModel
+from harness.model.actions import Reboot
+from harness.model.booted import booted_model, plugged_devices
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import load_run
@@ -21,14 +21,18 @@ def recheck(directory: Path) -> RunResult:
     Raises UsageError if ``directory`` is no bundle, ParseError if a source in it cannot be understood.
     """
     run = load_run(directory)
-    model = MemoryModel(boot_layout(run.shape, run.facts, run.boot))
+    model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
     boot_checks = check_step(model, Outcome(), run.boot, "boot")
     verdict, note = judge(boot_checks, "done", Outcome())
     steps = [StepResult(0, "boot", verdict, 0.0, 0.0, boot_checks, note)]
     before = run.boot
     for step in run.steps:
         for action in step.actions:
-            model.apply(action)
+            if isinstance(action, Reboot):
+                assert step.again is not None
+                model = booted_model(run.shape, *step.again, plugged_devices(model))
+            else:
+                model.apply(action)
         if step.outcome.alarms:
             checks = death(step.outcome, step.title)
             steps.append(StepResult(step.number, step.title, Verdict.FAIL, 0.0, 0.0, checks, step.outcome.note))

@@ -6,6 +6,7 @@
     scenario.yaml   the steps as they were written         run.json        what was run, and how it ended
     facts/          what the kernel is (collect.store)     machine.json    the guest as QEMU built it
     states/000/     one snapshot a step, one file a source states/NNN/step.json  actions, ending and reports
+    boots/NNN/      facts and state of the guest as it came up again in step NNN
     console.log  qmp.jsonl  qemu.stderr  argv.txt  notes.txt
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +26,7 @@ from harness.collect.store import load_facts, load_state, save_facts, save_state
 from harness.errors import UsageError
 from harness.model.actions import Action, action_from_json, action_to_json
 from harness.model.layout import MachineShape
+from harness.scenarios.dumps import DumpReport
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.soak import Slope
 from harness.state import GuestState, KernelFacts
@@ -58,6 +60,11 @@ class Recorder:
         write_json(self.directory / "machine.json", shape_to_json(shape))
         save_facts(self.directory / "facts", facts)
         save_state(self.step_dir(0), state)
+
+    def save_reboot(self, step: int, facts: KernelFacts, state: GuestState) -> None:
+        """The guest as it came up again in ``step``: the base of later comparisons."""
+        save_facts(self.boot_dir(step) / "facts", facts)
+        save_state(self.boot_dir(step) / "state", state)
 
     def note_action(self, step: int, action: Action) -> None:
         """Remember what took effect in a step."""
@@ -94,10 +101,13 @@ class Recorder:
     def step_dir(self, number: int) -> Path:
         return self.directory / "states" / f"{number:03d}"
 
+    def boot_dir(self, number: int) -> Path:
+        return self.directory / "boots" / f"{number:03d}"
+
 
 @dataclass(frozen=True, slots=True)
 class RecordedStep:
-    """One step of a saved run."""
+    """One step of a saved run; ``again`` is the guest as it came up in a step that rebooted it."""
 
     number: int
     title: str
@@ -106,6 +116,7 @@ class RecordedStep:
     outcome: Outcome
     state: GuestState | None
     breaks: tuple[str, ...] = ()
+    again: tuple[KernelFacts, GuestState] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,27 +149,35 @@ def load_run(directory: Path) -> RecordedRun:
         )
     shape = shape_from_json(_read_json(directory / "machine.json"))
     facts = load_facts(directory / "facts", shape.arch)
-    steps = []
+    boot = load_state(directory / "states" / "000", facts)
+    return RecordedRun(details, shape, facts, boot, tuple(_load_steps(directory, shape, facts)))
+
+
+def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts) -> Iterator[RecordedStep]:
     for path in sorted((directory / "states").iterdir()):
-        if (path / "step.json").exists():
-            step = _read_json(path / "step.json")
-            steps.append(
-                RecordedStep(
-                    number=int(path.name),
-                    title=step["title"],
-                    expect=step["expect"],
-                    actions=tuple(action_from_json(action) for action in step["actions"]),
-                    outcome=outcome_from_json(step["outcome"]),
-                    state=load_state(path, facts) if (path / "meta.json").exists() else None,
-                    breaks=tuple(step.get("breaks", ())),
-                )
-            )
-    return RecordedRun(details, shape, facts, load_state(directory / "states" / "000", facts), tuple(steps))
+        if not (path / "step.json").exists():
+            continue
+        step, again = _read_json(path / "step.json"), None
+        boot = directory / "boots" / path.name
+        if boot.is_dir():
+            facts = load_facts(boot / "facts", shape.arch)
+            again = facts, load_state(boot / "state", facts)
+        yield RecordedStep(
+            number=int(path.name),
+            title=step["title"],
+            expect=step["expect"],
+            actions=tuple(action_from_json(action) for action in step["actions"]),
+            outcome=outcome_from_json(step["outcome"]),
+            state=load_state(path, facts) if (path / "meta.json").exists() else None,
+            breaks=tuple(step.get("breaks", ())),
+            again=again,
+        )
 
 
 def shape_to_json(shape: MachineShape) -> dict[str, object]:
     """The machine's shape as JSON."""
-    return {**{f.name: getattr(shape, f.name) for f in dataclasses.fields(shape)}, "arch": shape.arch.name}
+    fields = {f.name: getattr(shape, f.name) for f in dataclasses.fields(shape)}
+    return {**fields, "arch": shape.arch.name, "cold": [action_to_json(action) for action in shape.cold]}
 
 
 def shape_from_json(value: Mapping[str, Any]) -> MachineShape:
@@ -172,6 +191,7 @@ def shape_from_json(value: Mapping[str, Any]) -> MachineShape:
         virtio_devices=value["virtio_devices"],
         acpi=value.get("acpi", True),
         cpu_nodes=None if value.get("cpu_nodes") is None else tuple(value["cpu_nodes"]),
+        cold=tuple(action_from_json(action) for action in value.get("cold", ())),
     )
 
 
@@ -194,8 +214,13 @@ def outcome_to_json(outcome: Outcome) -> dict[str, object]:
         "unplugs": [dataclasses.asdict(report) for report in outcome.unplugs],
         "resizes": [dataclasses.asdict(report) for report in outcome.resizes],
         "touches": touches,
+        "dumps": [[dump.source, *_pair(dump.scope), [_pair(one) for one in dump.ranges]] for dump in outcome.dumps],
         "slopes": [[slope.name, str(slope.each), str(slope.limit), slope.unit] for slope in outcome.slopes],
     }
+
+
+def _pair(place: AddrRange) -> list[int]:
+    return [place.start, place.end]
 
 
 def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
@@ -213,6 +238,10 @@ def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
         unplugs=[UnplugReport(r["id"], tuple(r["endings"]), r["refused"]) for r in value["unplugs"]],
         resizes=[ResizeReport(**report) for report in value["resizes"]],
         touches=[TouchReport(t["pages"], t["mismatches"], used(t["used"])) for t in value["touches"]],
+        dumps=tuple(
+            DumpReport(source, AddrRange(start, end), tuple(AddrRange(*one) for one in ranges))
+            for source, start, end, ranges in value.get("dumps", ())
+        ),
         slopes=tuple(
             Slope(name, Fraction(each), Fraction(limit), unit) for name, each, limit, unit in value.get("slopes", ())
         ),

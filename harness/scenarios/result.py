@@ -10,6 +10,9 @@ from pathlib import Path
 from harness.check import CheckResult, Verdict
 from harness.scenarios.memorymap import MemoryMap
 
+#: verdicts that ask nobody to do anything
+FINE = frozenset({Verdict.PASS, Verdict.SKIPPED})
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -35,7 +38,7 @@ class RunResult:
     """One scenario on one guest. ``facts`` are JSON-able: kernel release, QEMU version, page size, argv, …
 
     ``bundle`` is the directory with everything needed to debug and replay the run, None where nothing was kept.
-    ``started`` is ISO 8601 in UTC.
+    ``started`` is ISO 8601 in UTC. ``family`` is the scenario's; ``lacks`` the ability without which it was skipped.
     """
 
     scenario: str
@@ -51,3 +54,5 @@ class RunResult:
     bundle: Path | None
     started: str
     seed: int
+    family: str = ""
+    lacks: str = ""

@@ -26,7 +26,7 @@ from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder, write_json
 from harness.scenarios.reporter import Reporter
-from harness.scenarios.result import RunResult, StepResult
+from harness.scenarios.result import FINE, RunResult, StepResult
 from harness.scenarios.session import Session
 from harness.scenarios.soak import Counter, counters, slopes, spell
 from harness.scenarios.steps import VERBS
@@ -56,7 +56,7 @@ def run_scenarios(
         result = _Run(scenario, own, options, reporter, progress or default_progress()).execute()
         reporter.run_finished(result)
         results.append(result)
-        if options.fail_fast and result.verdict not in (Verdict.PASS, Verdict.SKIPPED):
+        if options.fail_fast and result.verdict not in FINE:
             break
     return results
 
@@ -120,7 +120,7 @@ class _Run:
             with self._described_failures():
                 self._run_guest(parts, Recorder(self.bundle))
         except UnsupportedError as lack:
-            return self._finish(Verdict.SKIPPED, lack.message, lack.hint)
+            return self._finish(Verdict.SKIPPED, lack.message, lack.hint, lack.ability)
         except InfraError as error:
             return self._finish(Verdict.INFRA, error.message, error.hint)
         verdict = worst(step.verdict for step in self.steps)
@@ -199,7 +199,7 @@ class _Run:
         self.reporter.step_finished(result)
         return result.verdict is Verdict.PASS
 
-    def _finish(self, verdict: Verdict, reason: str, hint: str | None) -> RunResult:
+    def _finish(self, verdict: Verdict, reason: str, hint: str | None, lacks: str = "") -> RunResult:
         result = RunResult(
             scenario=self.scenario.name,
             guest=self.guest.name,
@@ -214,6 +214,8 @@ class _Run:
             bundle=self.bundle,
             started=self.started.isoformat(),
             seed=self.options.seed,
+            family=self.scenario.family,
+            lacks=lacks,
         )
         return self._close_bundle(result)
 
@@ -221,7 +223,7 @@ class _Run:
         """Keep the bundle of a run that somebody will want to look at; drop the others."""
         if self.bundle is None:
             return result
-        if self.options.bundle_dir is None and result.verdict in (Verdict.PASS, Verdict.SKIPPED):
+        if self.options.bundle_dir is None and result.verdict in FINE:
             shutil.rmtree(self.bundle)
             with contextlib.suppress(OSError):
                 DEFAULT_BUNDLES.rmdir()

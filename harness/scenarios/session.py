@@ -13,9 +13,9 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, InfraError
 from harness.guest.blocks import wait_blocks
 from harness.guest.loads import LoadCount, pause_loads, resume_loads
-from harness.model.actions import Action
-from harness.model.layout import boot_layout
-from harness.model.memory import MemoryModel
+from harness.model.actions import Action, PlugVirtioMem, Reboot
+from harness.model.booted import booted_model, plugged_devices
+from harness.qemu.memdev import wait_size
 from harness.scenarios.boot import BootedGuest
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.memorymap import memory_map
@@ -43,9 +43,9 @@ class Session:
         self._applying = threading.Lock()
         self.loads: dict[str, LoadCount] = {}
         self.expect = "done"
-        self.state = self._collect(self.deadline())
-        self.layout = boot_layout(guest.shape, guest.facts, self.state)
-        self.model = MemoryModel(self.layout)
+        self.state = self._first_look(guest.shape.cold, self.deadline())
+        self.model = booted_model(guest.shape, guest.facts, self.state, guest.shape.cold)
+        self.layout = self.model.layout
         recorder.save_boot(guest.shape, guest.facts, self.state)
 
     def deadline(self) -> Deadline:
@@ -57,6 +57,29 @@ class Session:
         with self._applying:
             self.model.apply(action)
             self.recorder.note_action(self.number, action)
+
+    def reboot(self, deadline: Deadline) -> None:
+        """Reset the machine, meet the guest that comes up, and start a new model with the devices that are plugged.
+
+        Raises UsageError for a device that is not followed through a boot, and as booting does.
+        """
+        plugged = plugged_devices(self.model)
+        mark = self.guest.console.mark
+        self.guest.shell.close()
+        self.guest.machine.qmp.execute("system_reset", deadline=deadline)
+        self.guest = self.guest.again(mark, deadline)
+        self.state = self._first_look(plugged, deadline)
+        self.recorder.save_reboot(self.number, self.guest.facts, self.state)
+        self.recorder.note_action(self.number, Reboot())
+        self.model = booted_model(self.guest.shape, self.guest.facts, self.state, plugged)
+        self.layout = self.model.layout
+
+    def _first_look(self, plugged: Sequence[Action], deadline: Deadline) -> GuestState:
+        """A snapshot of the booted guest, when the drivers of what it came up with have done what they were asked."""
+        for action in plugged:
+            if isinstance(action, PlugVirtioMem):
+                wait_size(self.guest.machine, action.id, action.requested, deadline=deadline)
+        return self._collect(deadline)
 
     def check_boot(self) -> StepResult:
         """Step 0: every invariant on the freshly booted guest."""

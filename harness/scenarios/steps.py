@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.check import ResizeReport, TouchReport, UnplugReport
 from harness.config.verbs import TOP
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, QmpRefused, UsageError
+from harness.errors import DeadlineExpired, QmpRefused, UnsupportedError, UsageError
 from harness.guest import blocks, loads, pmem
 from harness.guest.devices import switch_slot, wait_driver
 from harness.guest.touch import touch_memory
@@ -21,20 +22,30 @@ from harness.model.actions import (
     SetAutoOnline,
     SetBlock,
     SetPmemMode,
+    StartLoad,
     Unplug,
 )
 from harness.model.devices import Dimm, Pmem, VirtioMem
 from harness.model.zones import MOVABLE
+from harness.parsers.elf import load_segments
 from harness.qemu import memdev
+from harness.qemu.dump import dump_head
+from harness.scenarios.dumps import DumpReport
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session, overlap
-from harness.units import MIB, AddrRange, align_down, format_size
+from harness.state import NotObserved
+from harness.units import MIB, AddrRange, align_down, format_size, intersect_ranges, subtract_ranges
 
 Arguments = Mapping[str, Any]
 Verb = Callable[[Session, Arguments, Deadline], Outcome]
 
 #: sysfs words for the types a scenario asks for
 ONLINE_WORD = {"kernel": "online_kernel", "movable": "online_movable", "default": "online"}
+#: where CONFIG_MEMORY_NOTIFIER_ERROR_INJECT takes its orders
+_NOTIFIERS = "/sys/kernel/debug/notifier-error-inject/memory/actions"
+
+#: properties of a memory-backend-memfd; QEMU asks for transparent huge pages by itself
+_BACKENDS: Mapping[str | None, Mapping[str, object]] = {"hugetlb-2M": {"hugetlb": True, "hugetlbsize": 2 * MIB}}
 
 
 def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
@@ -52,6 +63,7 @@ def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
             node=args.get("node"),
             slot=args.get("slot"),
             address=address,
+            backend=_BACKENDS.get(args.get("backing")),
         )
         outcome.note = done.detail
         if done.kind == "refused":
@@ -97,6 +109,7 @@ def plug_virtio_mem(session: Session, args: Arguments, deadline: Deadline) -> Ou
         block_size=args.get("block"),
         node=args.get("node"),
         bus=port,
+        backend=_BACKENDS.get(args.get("backing")),
     )
     _power_up(session, args["id"], deadline)
     block = memdev.memory_device(machine, args["id"], deadline=deadline).block_size or 2 * MIB
@@ -250,7 +263,8 @@ def _set_blocks(session: Session, args: Arguments, word: str, deadline: Deadline
         if done.ok:
             session.apply(SetBlock(done.index, word))
         else:
-            outcome.refuse(f"memory{done.index} would not go {word}: {done.error}")
+            ending = "failed" if session.expect == "failed" else "refused"
+            outcome.refuse(f"memory{done.index} would not go {word}: {done.error}", ending)
     return outcome
 
 
@@ -292,6 +306,20 @@ def touch(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     used = tuple((where, seen.used.get(where, 0)) for where in ranges)
     outcome = Outcome(note=", ".join(f"{format_size(size)} of it in {where}" for where, size in used))
     outcome.touches.append(TouchReport(seen.pages, seen.mismatches, used))
+    return outcome
+
+
+def fill(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Allocate what the last snapshot showed as free, all but some of it."""
+    meminfo = session.state.meminfo
+    if isinstance(meminfo, NotObserved):
+        raise UnsupportedError("meminfo", f"nobody knows how much is free: {meminfo.reason}")
+    size = align_down(meminfo["MemFree"] - args["leave"], session.layout.page_size)
+    if size <= 0:
+        raise UsageError(f"the guest has {format_size(meminfo['MemFree'])} free, less than fill is to leave")
+    seen = touch_memory(session.guest.shell, size, (), deadline=deadline)
+    outcome = Outcome(note=f"{size / MIB:.0f}M of {meminfo['MemFree'] / MIB:.0f}M free")
+    outcome.touches.append(TouchReport(seen.pages, seen.mismatches, ()))
     return outcome
 
 
@@ -342,6 +370,7 @@ def load(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     values = {name: value for name, value in args.items() if name not in ("id", "kind") and value is not None}
     loads.start_load(session.guest.shell, args["id"], args["kind"], values, deadline=deadline)
     session.loads[args["id"]] = loads.LoadCount(0, 0, True)
+    session.apply(StartLoad(args["kind"]))
     return Outcome(note=f"{args['kind']} is under way")
 
 
@@ -352,6 +381,41 @@ def unload(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     _, useless = overlap({args["id"]: start}, {args["id"]: count})
     total = f"{count.rounds} rounds in all" + (f", {count.failures} failed" if count.failures else "")
     return Outcome(note=total, useless="" if count.running else useless)
+
+
+def fail_notifier(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Set which memory notifier fails from now on (lib/notifier-error-inject.c, v6.12)."""
+    wanted = args["event"]
+    for event in ("going-online", "going-offline"):
+        code = -errno.ENOMEM if event == wanted else 0
+        name = f"MEM_{event.upper().replace('-', '_')}"
+        session.guest.shell.must(f"echo {code} >{_NOTIFIERS}/{name}/error", deadline=deadline)
+    return Outcome(note="no notifier fails" if wanted == "none" else f"{wanted} fails with ENOMEM")
+
+
+def dump(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Read what crash dumps would hold, by the kernel's own account and by QEMU's."""
+    kernel, shape = session.layout.kernel, session.layout.machine
+    head = session.guest.shell.must("head -c 65536 /proc/kcore", deadline=deadline)
+    seen = load_segments(head, "/proc/kcore")
+    if kernel is not None:
+        seen = tuple(one for one in seen if kernel.linear_window.covers(one.virtual))
+    everything = AddrRange(0, max(shape.device_window().end, *(one.physical.end for one in seen)))
+    window = shape.device_window()
+    # QEMU refuses to dump nothing, and boot memory is always there.
+    wanted = AddrRange(shape.arch.ram_base + shape.memory - 2 * MIB, window.end)
+    dumped = load_segments(dump_head(session.guest.machine, wanted, deadline=deadline), "dump-guest-memory")
+    pmem_ranges = [device.range for device in session.model.devices.values() if isinstance(device, Pmem)]
+    outside = subtract_ranges(intersect_ranges([window], [one.physical for one in dumped]), pmem_ranges)
+    told = tuple(sorted(one.physical for one in seen))
+    reports = (DumpReport("/proc/kcore", everything, told), DumpReport("dump-guest-memory", window, tuple(outside)))
+    return Outcome(note=f"{len(told)} segments in /proc/kcore, {len(dumped)} in QEMU's dump", dumps=reports)
+
+
+def reboot(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Reset the machine and meet the guest again, with its devices."""
+    session.reboot(deadline)
+    return Outcome(note=f"another boot, of {len(session.model.devices)} devices as well")
 
 
 def check(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
@@ -370,10 +434,14 @@ VERBS: dict[str, Verb] = {
     "offline": offline,
     "auto-online": auto_online,
     "touch": touch,
+    "fill": fill,
     "namespace": namespace,
     "kmem": kmem,
     "devdax": devdax,
     "load": load,
     "unload": unload,
+    "fail-notifier": fail_notifier,
+    "dump": dump,
+    "reboot": reboot,
     "check": check,
 }

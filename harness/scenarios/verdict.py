@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from harness.check import CheckResult, Evidence, Finding, Verdict, run_all
 from harness.model.memory import MemoryModel
+from harness.scenarios.dumps import dump_findings
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.sameness import unchanged, with_findings
 from harness.scenarios.soak import leaks
@@ -26,6 +27,7 @@ def check_step(
     """Run every invariant that applies to one step; an action that failed must have left the state of ``before``."""
     checks = tuple(run_all(evidence_of(model, outcome, state), title))
     checks = with_findings(checks, leaks(outcome.slopes, title))
+    checks = with_findings(checks, dump_findings(outcome.dumps, state, title))
     if outcome.ending == "failed" and before is not None:
         checks = with_findings(checks, unchanged(before, state, title))
     return checks

@@ -31,7 +31,8 @@ def _boot(live: Live) -> Place:
 
 def _boot_block(live: Live) -> Place:
     """The same by a mapping above the lowest level, which nobody may split."""
-    if may_split(live.scene.evidence.layout, observed(live.scene.evidence.views.walk)):
+    evidence = live.scene.evidence
+    if may_split(evidence.layout, evidence.expected, observed(evidence.views.walk)):
         raise Inapplicable("loaded code may have split boot memory's mappings")
     for place in _boot_leaves(live):
         if not live.is_lowest(place):

@@ -17,6 +17,7 @@ import pytest
 from harness.arch import ARM64
 from harness.artifacts.kernel import kernel
 from harness.check import CATALOGUE
+from harness.config.scenario import known_scenarios
 from harness.errors import ArtefactError
 from harness.progress import default_progress
 
@@ -104,6 +105,8 @@ EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
         says("3 scenarios: 3 passed"),
     ),
     ".venv/bin/memhp list support": ({0}, the_table_is_what_the_readme_says),
+    ".venv/bin/memhp list verbs": ({0}, says("plug-dimm", "repeat", "parallel", "load")),
+    ".venv/bin/memhp list scenarios": ({0}, says("family", *known_scenarios())),
     ".venv/bin/memhp check bundles/some-run": ({0}, says("PASSED")),
     ".venv/bin/memhp collect -a arm64 -o snapshot": ({0}, says("saved in snapshot")),
     ".venv/bin/memhp ptdump snapshot": ({0}, it_is_the_kernels_own_dump),

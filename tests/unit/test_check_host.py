@@ -531,7 +531,7 @@ def test_offline_hot_memory_holds_no_code() -> None:
 
 
 def test_bpf_code_may_have_split_leaves_and_be_gone() -> None:
-    config = {"HUGETLB_PAGE": "y", "BPF_JIT": "y"}
+    config = {"HUGETLB_PAGE": "y", "BPF_JIT": "y", "BPF_SYSCALL": "y"}
     guest = Guest(RISCV, config=config)
     guest.do(PlugDimm("d0", 2 * GIB), SetBlock(guest.first + 3, "online_kernel"))
     evidence = guest.evidence()
@@ -700,17 +700,6 @@ def test_a_badly_folded_memmap_is_named() -> None:
         where = AddrRange.sized(start + piece.folded + page * 4096, 4096)
         twice = both(to(lambda g: g.kernel.free - 4096), lambda _, where=where: where)(guest, evidence.observed)
         assert broken(dataclasses.replace(evidence, observed=twice)) == {"VMM-1"}
-
-
-def test_a_kernel_that_folds_huge_pages_is_judged_while_it_has_none() -> None:
-    config = {"HUGETLB_PAGE": "y", "HUGETLB_PAGE_OPTIMIZE_VMEMMAP": "y"}
-    guest = Guest(config=config).do(PlugDimm("d0", 2 * GIB))
-    evidence = guest.evidence()
-    moved = both(elsewhere(256 * MIB), boot_memmap)(guest, evidence.observed)
-    assert broken(dataclasses.replace(evidence, observed=moved)) == {"VMM-1"}
-    assert not isinstance(moved.meminfo, NotObserved)
-    folds = dataclasses.replace(moved, meminfo={**moved.meminfo, "Hugetlb": 2 * MIB})
-    assert broken(dataclasses.replace(evidence, observed=folds)) == set()
 
 
 def test_sections_that_cannot_be_read_are_named() -> None:

@@ -53,7 +53,14 @@ def test_ids_that_the_machine_takes_are_refused_by_both_rooms(tmp_path: Path, na
 def test_a_step_has_every_argument_of_its_verb(tmp_path: Path) -> None:
     scenario = read(tmp_path, "  - plug-virtio-mem: {id: v, max: 2G, requested: 512M}\n  - online: {device: v}\n")
     plug, online = scenario.steps
-    assert plug.args == {"id": "v", "max": 2 * GIB, "requested": 512 * MIB, "block": 2 * MIB, "node": 0}
+    assert plug.args == {
+        "id": "v",
+        "max": 2 * GIB,
+        "requested": 512 * MIB,
+        "block": 2 * MIB,
+        "node": 0,
+        "backing": None,
+    }
     assert online.args == {"device": "v", "boot": False, "blocks": None, "first": None, "last": None, "type": "movable"}
     assert (plug.title, online.title) == ("plug-virtio-mem v 2G requested=512M", "online v movable")
     assert (plug.line, plug.key, plug.expect) == (4, "steps[0].plug-virtio-mem", "done")
@@ -162,7 +169,10 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
         ),
         ("  - {repeat: {times: 1, steps: [{check: {}}]}, expect: refused}\n", "a repeat has no expectation of its own"),
         ("  - {repeat: {times: 1, steps: [{check: {}}]}, breaks: [SEC-1]}\n", "breaks: a repeat has no expectation of"),
-        ("  - {check: {}, expect: failed}\n", "the kernel cannot be expected to fail at check\n  hint: plug-dimm can"),
+        (
+            "  - {check: {}, expect: failed}\n",
+            "the kernel cannot be expected to fail at check\n  hint: plug-dimm, online, offline can",
+        ),
         ("  - {check: {}, expect: {arm: refused}}\n", "expect: unknown key 'arm'\n  hint: did you mean 'arm64'?"),
         ("  - {check: {}, expect: {riscv64: no}}\n", "s.yaml:4: steps[0].expect.riscv64: 'no' is none of done"),
         ("  - {check: {}, breaks: [SEC-9]}\n", "steps[0].breaks[0]: 'SEC-9' is none of QMP-1"),
@@ -261,7 +271,11 @@ PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
         ("", "  - unload: {id: x}\n", "s.yaml:4: steps[0].unload.id: no load 'x' runs here\n  hint: known: none"),
         ("", "  - load: {id: 1x, kind: ptdump}\n", "load.id: '1x' cannot be a load's id\n  hint: a letter, then"),
         ("", "  - load: {id: x, kind: ptdmp}\n", "load.kind: 'ptdmp' is none of"),
-        ("", "  - load: {id: x, kind: ptdump, cpu: 2}\n", "steps[0].load: unknown key 'cpu'\n  hint: did you mean 'cpus'?"),
+        (
+            "",
+            "  - load: {id: x, kind: ptdump, cpu: 2}\n",
+            "steps[0].load: unknown key 'cpu'\n  hint: did you mean 'cpus'?",
+        ),
         (
             "  - load: {id: x, kind: ptdump}\n",
             "  - load: {id: x, kind: ptdump}\n",
@@ -292,7 +306,7 @@ PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
         (
             DIMM,
             "  - parallel: [{unplug: {id: d}}, {plug-dimm: {id: e, size: 128M, slot: 1}}]\n",
-            "parallel[1].plug-dimm: where it goes depends on which of two comes first\n  hint: give the DIMM an address",
+            "parallel[1].plug-dimm: where it goes depends on which of two comes first\n  hint: give the DIMM an addr",
         ),
     ],
 )

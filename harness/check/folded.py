@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The memmap of huge pages that a kernel folds: what may be where while there are any, and after.
+
+All but the first page of a huge page's struct pages then lead to the frame of the first one, read-only. Giving the huge
+page back puts other frames in their place. PMDs of vmemmap that were split for it stay split (vmemmap_split_pmd,
+vmemmap_remap_pte, vmemmap_restore_pte, mm/hugetlb_vmemmap.c, v6.12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.check.evidence import Evidence
+from harness.check.registry import Broken
+from harness.check.views import WALK, Leaf, View, clip, translate
+from harness.state import HostMapping, NotObserved
+from harness.units import AddrRange, format_size, merge_ranges
+
+
+def may_move(evidence: Evidence, leaf: Leaf) -> bool:
+    """True if a part of vmemmap may have been folded: it is mapped by single pages then, anywhere in memory."""
+    return evidence.expected.memmap_split and leaf.level == "PTE"
+
+
+def read_only_memmap(evidence: Evidence, view: View) -> tuple[AddrRange, ...]:
+    """The virtual ranges of folded struct pages: single pages of vmemmap that cannot be written."""
+    if not evidence.expected.memmap_split:
+        return ()
+    writable = evidence.layout.machine.arch.writable_word
+    return merge_ranges(leaf.range for leaf in view.vmemmap if leaf.level == "PTE" and writable not in leaf.attrs)
+
+
+def folded_pages(evidence: Evidence) -> int:
+    """How many more pages of vmemmap are folded now than were after boot, 0 where no page tables were seen."""
+    for pair in evidence.views.pairs:
+        now, boot = (read_only_memmap(evidence, view) for view in (pair.now, pair.boot))
+        return (sum(part.size for part in now) - sum(part.size for part in boot)) // evidence.layout.page_size
+    return 0
+
+
+def badly_folded_tails(evidence: Evidence, now: View) -> Iterator[Broken]:
+    """Folded struct pages that are not those of one huge page each, or more than there are huge pages."""
+    meminfo, folded = evidence.observed.meminfo, 0
+    for tails in read_only_memmap(evidence, now):
+        head = AddrRange(tails.start - now.kernel.page_size, tails.start)
+        huge = _huge_page(evidence, now, AddrRange(head.start, tails.end))
+        if huge is None:
+            yield Broken(f"vmemmap {tails}", "struct pages of one huge page, but the first", "others", WALK)
+            continue
+        folded += huge.size
+        frames = {translate(leaf, leaf.range).start for leaf in _pages(now, head)}
+        for page in _pages(now, tails):
+            if {page.physical} != frames:
+                wanted = ", ".join(f"{frame:#x}" for frame in sorted(frames)) or "none"
+                yield Broken(
+                    f"vmemmap {page.range}", f"frame {wanted}, as the first", f"frame {page.physical:#x}", WALK
+                )
+    if not isinstance(meminfo, NotObserved) and folded > meminfo.get("Hugetlb", 0):
+        there = format_size(meminfo.get("Hugetlb", 0))
+        yield Broken("vmemmap", f"at most {there} of huge pages folded", format_size(folded), WALK)
+
+
+def _pages(view: View, place: AddrRange) -> Iterator[HostMapping]:
+    for leaf in clip(view.vmemmap, place):
+        if isinstance(leaf, HostMapping):
+            for part in leaf.range.chunks(view.kernel.page_size):
+                yield HostMapping(part, translate(leaf, part).start, leaf.level, leaf.attrs)
+
+
+def _huge_page(evidence: Evidence, view: View, memmap: AddrRange) -> AddrRange | None:
+    """The huge page whose struct pages are ``memmap``, None if that is none."""
+    kernel, paging = view.kernel, evidence.layout.paging
+    start, size = (
+        count // kernel.struct_page_size * kernel.page_size for count in (memmap.start - kernel.vmemmap, memmap.size)
+    )
+    known = size in paging.leaf_sizes.values() and start % size == 0
+    return AddrRange.sized(start, size) if known else None

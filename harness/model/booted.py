@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest that came up with memory devices in it: what its boot would have looked like without them.
+
+Every check compares with a boot that nothing was plugged into. Where devices were there before the kernel was (cold
+plug, a warm reboot), that boot is this one less what the devices brought: nothing of it is online yet, so that neither
+zones nor MemTotal know of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from harness.errors import UnsupportedError, UsageError
+from harness.model.actions import Action, PlugDimm, PlugVirtioMem
+from harness.model.devices import Device, Dimm, VirtioMem
+from harness.model.layout import BootLayout, MachineShape, boot_layout
+from harness.model.memory import MemoryModel
+from harness.state import (
+    GuestState,
+    HostMapping,
+    HostTables,
+    IomemEntry,
+    KernelFacts,
+    Mapping,
+    MemoryBlock,
+    NotObserved,
+)
+from harness.units import AddrRange, merge_ranges, subtract_ranges
+
+_BUS = re.compile(r"PCI Bus ([0-9a-f]{4}:(?!00)[0-9a-f]{2})")
+_MEMMAP = ("nr_memmap", "nr_memmap_pages")
+
+
+def plugged_devices(model: MemoryModel) -> tuple[Action, ...]:
+    """What ``model``'s machine holds, as actions in the order in which a kernel finds it when it boots.
+
+    DIMMs first (acpi_scan_init), then what is on PCI, port by port, which numbers virtio devices anew. Raises
+    UsageError for a virtio-pmem, whose namespaces outlive a boot in a way that nobody follows here.
+    """
+    ports = {port: number for number, port in enumerate(model.layout.machine.ports)}
+    found: list[tuple[int, Action]] = []
+    for device in model.devices.values():
+        match device:
+            case Dimm():
+                at = device.range.start
+                action: Action = PlugDimm(
+                    device.id, device.range.size, device.node, device.slot, at, device.kernel_added
+                )
+                found.append((-1, action))
+            case VirtioMem():
+                size, at = device.range.size, device.range.start
+                action = PlugVirtioMem(
+                    device.id, size, device.block_size, device.requested, device.node, device.port, at
+                )
+                found.append((ports[device.port], action))
+            case _:
+                raise UsageError(f"nobody follows {device.id} through a boot", hint="unplug it before")
+    return tuple(action for _, action in sorted(found, key=lambda item: item[0]))
+
+
+def booted_model(
+    machine: MachineShape, facts: KernelFacts, state: GuestState, plugged: Sequence[Action]
+) -> MemoryModel:
+    """The model of a guest that came up with ``plugged`` in it; ``state`` is the first look at it.
+
+    Raises UnsupportedError if the memory came online by itself.
+    """
+    if not plugged:
+        return MemoryModel(boot_layout(machine, facts, state))
+    if state.auto_online != "offline":
+        raise UnsupportedError(
+            "offline-at-boot",
+            f"memory that is there at boot comes online by itself (policy {state.auto_online}), before the first look",
+            hint="boot it with memhp_default_state=offline",
+        )
+    layout = boot_layout(machine, facts, state)
+    bare = _follow(layout, plugged)
+    baseline = _without(layout, tuple(bare.devices.values()), bare)
+    return _follow(dataclasses.replace(layout, baseline=baseline), plugged)
+
+
+def _follow(layout: BootLayout, plugged: Iterable[Action]) -> MemoryModel:
+    model = MemoryModel(layout)
+    for action in plugged:
+        model.apply(action)
+    return model
+
+
+def _without(layout: BootLayout, devices: Sequence[Device], model: MemoryModel) -> GuestState:
+    """The state of ``layout`` less all that ``devices`` brought."""
+    state, window, expected = layout.baseline, layout.machine.device_window(), model.expected()
+    changes: dict[str, object] = {}
+    if not isinstance(state.iomem, NotObserved):
+        kept = (entry for entry in state.iomem if not window.covers(entry.range))
+        changes["iomem"] = tuple(map(_without_bars, kept))
+    if not isinstance(state.blocks, NotObserved):
+        changes["blocks"] = tuple(block for block in state.blocks if not _inside(block, layout, window))
+    if not isinstance(state.backends, NotObserved):
+        gone = {device.qmp().backend for device in devices}
+        changes["backends"] = {id: size for id, size in state.backends.items() if id not in gone}
+    if not isinstance(state.vmstat, NotObserved):
+        less = {name: state.vmstat[name] - expected.memmap_pages for name in _MEMMAP if name in state.vmstat}
+        # How many of the kernel's page tables serve the devices nobody can tell.
+        changes["vmstat"] = {k: less.get(k, v) for k, v in state.vmstat.items() if k != "nr_page_table_pages"}
+    if layout.kernel is not None:
+        virtual = merge_ranges([*map(layout.kernel.linear, expected.hot), *map(layout.kernel.memmap, expected.hot)])
+        changes |= _tables_without(state, virtual)
+    return replace(state, **changes)  # type: ignore[arg-type]
+
+
+def _inside(block: MemoryBlock, layout: BootLayout, window: AddrRange) -> bool:
+    return window.overlaps(AddrRange.sized(block.index * layout.block_size, layout.block_size))
+
+
+def _without_bars(entry: IomemEntry) -> IomemEntry:
+    """``entry`` less the BARs of what is plugged into a port below it."""
+    bus = _BUS.fullmatch(entry.name)
+    own = f"{bus[1]}:00.0" if bus is not None else None
+    kept = tuple(_without_bars(child) for child in entry.children if child.name != own)
+    return entry if kept == entry.children else replace(entry, children=kept)
+
+
+def _tables_without(state: GuestState, gone: Sequence[AddrRange]) -> dict[str, object]:
+    """Page tables less the mappings in ``gone``, and less the table pages that serve nothing else."""
+    changes: dict[str, object] = {}
+    if not isinstance(state.page_tables, NotObserved):
+        mappings = tuple(part for mapping in state.page_tables.mappings for part in _cut(mapping, gone))
+        changes["page_tables"] = replace(state.page_tables, mappings=mappings)
+    tables = state.host_tables
+    if not isinstance(tables, NotObserved):
+        left = tuple(part for mapping in tables.mappings for part in _cut_host(mapping, gone))
+        used = merge_ranges(mapping.range for mapping in left)
+        served = tuple(
+            page
+            for page in tables.pages
+            if any(page.range.overlaps(place) for place in used) or not any(page.range.overlaps(it) for it in gone)
+        )
+        changes["host_tables"] = HostTables(left, served, tables.faults)
+    return changes
+
+
+def _cut(mapping: Mapping, gone: Sequence[AddrRange]) -> Iterator[Mapping]:
+    for part in subtract_ranges([mapping.range], gone):
+        yield replace(mapping, range=part)
+
+
+def _cut_host(mapping: HostMapping, gone: Sequence[AddrRange]) -> Iterator[HostMapping]:
+    for part in subtract_ranges([mapping.range], gone):
+        yield replace(mapping, range=part, physical=mapping.physical + part.start - mapping.range.start)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Devices that are there at boot, reboots, steps of one architecture: what scenario files say of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.config.cold import ColdDevice
+from harness.config.guest import GuestSpec
+from harness.config.scenario import Scenario, read_scenario
+from harness.errors import ConfigError, UsageError
+from harness.units import GIB, MIB
+
+HEAD = "name: s\nguest: {memory: 1G, maxmem: 4G, slots: 2}\nsteps:\n"
+
+
+def read(tmp_path: Path, steps: str, head: str = HEAD) -> Scenario:
+    path = tmp_path / "s.yaml"
+    path.write_text(head + steps)
+    return read_scenario(path)
+
+
+def cold(devices: str) -> str:
+    return f"name: s\nguest:\n  maxmem: 4G\n  slots: 2\n  devices: {devices}\nsteps:\n"
+
+
+def test_cold_devices_are_there_for_the_steps(tmp_path: Path) -> None:
+    head = cold("[{plug-dimm: {id: d, size: 256M}}, {plug-virtio-mem: {id: v, max: 1G, requested: 128M}}]")
+    scenario = read(tmp_path, "  - online: {device: d}\n  - resize: {id: v, to: 0}\n  - unplug: {id: v}\n", head)
+    assert scenario.needs == ("acpi-dimm", "virtio-mem")
+    dimm, vmem = scenario.apply_to(GuestSpec.default("arm64")).devices
+    assert isinstance(dimm, ColdDevice) and (dimm.verb, dimm.args["size"]) == ("plug-dimm", 256 * MIB)
+    assert (vmem.verb, vmem.args["max"], vmem.args["requested"]) == ("plug-virtio-mem", GIB, 128 * MIB)
+    with pytest.raises(ConfigError, match=r"device id 'd' is used twice"):
+        read(tmp_path, "  - plug-dimm: {id: d, size: 1G}\n", head)
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        ("[{plug-dimm: {id: d, size: 8G}}]", r"s\.yaml:5: guest\.devices\.size: 8G does not fit"),
+        ("[{plug-pmem: {id: d, size: 1G}}]", r"unknown key 'plug-pmem'"),
+        ("[{}]", r"one device has exactly one verb\n  hint: one list item for each device"),
+        ("[{plug-dimm: {id: d, size: 1G, address: top}}]", r"where the room ends is not known before the machine is"),
+    ],
+)
+def test_wrong_cold_devices(tmp_path: Path, devices: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, "  - check: {}\n", cold(devices))
+
+
+def test_a_reboot_keeps_what_is_plugged(tmp_path: Path) -> None:
+    steps = "  - plug-dimm: {id: d, size: 1G}\n  - reboot: {}\n  - unplug: {id: d}\n"
+    assert [step.title for step in read(tmp_path, steps).steps] == ["plug-dimm d 1G", "reboot", "unplug d"]
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        (
+            "plug-pmem: {id: p, size: 1G}",
+            "nobody follows the namespace of 'p' through a boot\n  hint: unplug it before",
+        ),
+        ("load: {id: x, kind: ptdump}", "the load 'x' does not outlive a boot\n  hint: unload it before"),
+    ],
+)
+def test_what_a_reboot_must_not_meet(tmp_path: Path, before: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, f"  - {before}\n  - reboot: {{}}\n")
+    assert message in str(caught.value)
+
+
+def test_steps_of_one_architecture(tmp_path: Path) -> None:
+    inner = "  - repeat: {times: 2, steps: [{check: {}, only: riscv64}, {check: {}}]}\n"
+    scenario = read(tmp_path, "  - check: {}\n    only: arm64\n" + inner)
+    arm, riscv = scenario.steps_on("arm64"), scenario.steps_on("riscv64")
+    assert [step.verb for step in arm] == ["check", "repeat"] and [step.verb for step in riscv] == ["repeat"]
+    assert (len(arm[1].args["steps"]), len(riscv[0].args["steps"])) == (1, 2)
+    with pytest.raises(ConfigError, match=r"only: 'mips' is none of arm64, riscv64"):
+        read(tmp_path, "  - {check: {}, only: mips}\n")
+    pair = "{parallel: [{fill: {leave: 64M}}, {plug-dimm: {id: d, size: 1G}}], only: arm64}"
+    with pytest.raises(ConfigError, match=r"what is done side by side is done on every architecture"):
+        read(tmp_path, f"  - {pair}\n")
+
+
+def test_huge_pages_of_the_host_are_a_need(tmp_path: Path) -> None:
+    needs = read(tmp_path, "  - plug-dimm: {id: d, size: 1G, backing: hugetlb-2M}\n").needs
+    assert needs == ("acpi-dimm", "host-hugetlb-2M")
+    with pytest.raises(ConfigError, match=r"backing: '4M' is none of thp, hugetlb-2M"):
+        read(tmp_path, "  - plug-dimm: {id: d, size: 1G, backing: 4M}\n")
+
+
+def test_a_cold_device_must_fit_the_users_guest(tmp_path: Path) -> None:
+    scenario = read(tmp_path, "  - check: {}\n", cold("[{plug-dimm: {id: d, size: 2G}}]"))
+    with pytest.raises((ConfigError, UsageError), match=r"2G does not fit"):
+        scenario.apply_to(GuestSpec.default("arm64").with_fields({"maxmem": 2 * GIB}))

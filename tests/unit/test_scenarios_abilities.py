@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What an architecture or a host cannot have is named, with the next step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UnsupportedError
+from harness.scenarios import abilities
+from harness.scenarios.abilities import require_arch, require_host
+
+
+def test_what_one_architecture_cannot_have() -> None:
+    require_arch(("node-without-cpu", "acpi-dimm"), "arm64")
+    with pytest.raises(UnsupportedError, match=r"a node without a CPU.*riscv64 wants a CPU.*\n  hint: run it with -a"):
+        require_arch(("acpi-dimm", "node-without-cpu"), "riscv64")
+
+
+@pytest.mark.parametrize(
+    ("modes", "has"), [("always within_size [advise] never", True), ("always advise [never]", False), ("", False)]
+)
+def test_transparent_huge_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modes: str, has: bool) -> None:
+    file = tmp_path / "shmem_enabled"
+    file.write_text(modes + "\n")
+    monkeypatch.setattr(abilities, "_SHMEM_THP", str(file))
+    if has:
+        require_host(("host-thp", "acpi-dimm"))
+        return
+    with pytest.raises(
+        UnsupportedError, match=r"no.*transparent huge pages for shared memory\n  hint: echo advise >/sys"
+    ):
+        require_host(("host-thp",))
+
+
+def test_huge_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "free_hugepages"
+    monkeypatch.setattr(abilities, "_FREE_HUGE", str(file))
+    for text in ("", "255\n"):
+        file.write_text(text)
+        with pytest.raises(UnsupportedError, match=r"256 free huge pages of 2 MiB\n  hint: sysctl vm.nr_hugepages=256"):
+            require_host(("host-hugetlb-2M",))
+    file.write_text("256\n")
+    require_host(("host-hugetlb-2M",))
+    file.unlink()
+    with pytest.raises(UnsupportedError):
+        require_host(("host-hugetlb-2M",))

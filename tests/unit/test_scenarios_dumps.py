@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Crash dumps against /proc/iomem, and how they get into a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import model_guest
+
+from harness.scenarios.dumps import DumpReport, dump_findings
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.record import outcome_from_json, outcome_to_json
+from harness.state import GuestState, IomemEntry, NotObserved
+from harness.units import AddrRange
+
+RAM, DRIVER = AddrRange(0x4000, 0x8000), AddrRange(0x9000, 0xA000)
+
+
+def state() -> GuestState:
+    iomem = (
+        IomemEntry(RAM, "System RAM", (IomemEntry(AddrRange(0x5000, 0x6000), "reserved"),)),
+        IomemEntry(AddrRange(0x9000, 0xC000), "virtio2", (IomemEntry(DRIVER, "System RAM (virtio_mem)"),)),
+        IomemEntry(AddrRange(0xD000, 0xE000), "Persistent Memory"),
+    )
+    return dataclasses.replace(model_guest.boot_state(), iomem=iomem)
+
+
+def test_dumps_that_hold_what_iomem_tells() -> None:
+    parts = (AddrRange(0x4000, 0x5000), AddrRange(0x5000, 0x8000), DRIVER)
+    whole = DumpReport("/proc/kcore", AddrRange(0, 0xF000), parts)
+    window = DumpReport("QEMU", AddrRange(0x9000, 0xF000), (DRIVER,))
+    assert dump_findings([whole, window], state(), "s") == ()
+    blind = dataclasses.replace(state(), iomem=NotObserved("x"))
+    assert dump_findings([whole], blind, "s") == ()
+
+
+def test_what_is_missing_and_what_is_too_much() -> None:
+    report = DumpReport("/proc/kcore", AddrRange(0, 0xF000), (RAM, AddrRange(0xB000, 0xC000)))
+    missing, extra = dump_findings([report], state(), "step 3")
+    assert (missing.invariant, missing.where) == ("IOM-1", f"PT_LOAD of {DRIVER}")
+    assert (missing.expected, missing.observed, missing.source) == ("in the dump", "missing", "/proc/kcore")
+    assert (extra.where, extra.expected) == (f"PT_LOAD of {AddrRange(0xB000, 0xC000)}", "not in the dump")
+    assert extra.step == "step 3"
+
+
+def test_a_bundle_keeps_them() -> None:
+    outcome = Outcome(dumps=(DumpReport("QEMU", AddrRange(1, 9), (AddrRange(2, 3), AddrRange(4, 5))),))
+    assert outcome_from_json(outcome_to_json(outcome)) == outcome  # type: ignore[arg-type]
