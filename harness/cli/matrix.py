@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
@@ -23,7 +24,7 @@ from harness.matrix.merge import merge as merge_stores
 from harness.matrix.parts import prepare
 from harness.matrix.plan import Cell, Plan, expected_seconds, make_plan, shard_of
 from harness.matrix.spec import load_matrix
-from harness.matrix.store import Done, open_store
+from harness.matrix.store import Done, open_store, read_store
 from harness.matrix.workers import Running, Workers, command
 from harness.progress import default_progress
 from harness.report.board import CellBoard, plan_line, plan_table
@@ -53,7 +54,7 @@ def run_matrix(arguments: Arguments) -> int:
     jobs = read_jobs(arguments.jobs)
     plan = make_plan(load_matrix(arguments.matrix))
     cells = _chosen(plan, arguments.shard)
-    root = DEFAULT_RESULTS / plan.name if arguments.results is None else Path(arguments.results)
+    root = _default_results(plan, cells) if arguments.results is None else Path(arguments.results)
     history = _history(arguments, plan.name, root)
     times = {cell.id: time for cell, time in zip(cells, expected(cells, history), strict=True)}
     if arguments.list:
@@ -69,6 +70,15 @@ def read_jobs(text: str | None) -> int:
     if not 1 <= jobs <= 1024:
         raise UsageError(f"--jobs: {jobs} jobs cannot be", hint="from 1 to 1024")
     return jobs
+
+
+def _default_results(plan: Plan, cells: Sequence[Cell]) -> Path:
+    """The latest directory of this matrix if cells of it have not ended yet, else a new one."""
+    for root in sorted(DEFAULT_RESULTS.glob(f"{plan.name}-*"), reverse=True)[:1]:
+        store = read_store(root)
+        if store.digest == plan.digest and any(store.done(cell.id) is None for cell in cells):
+            return root
+    return DEFAULT_RESULTS / f"{plan.name}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
 
 
 def _chosen(plan: Plan, shard: str | None) -> tuple[Cell, ...]:
@@ -98,7 +108,7 @@ def _show_plan(arguments: Arguments, cells: Sequence[Cell], times: Mapping[str, 
                 "expected_seconds": round(times[cell.id][0], 1),
                 "measured": times[cell.id][1],
                 "guest": cell.guest_text(),
-                "command": shlex.join(["memhp", *command(cell, Path("cells") / cell.id)[5:]]),
+                "command": shlex.join(["memhp", *command(cell, Path("cells") / cell.id)[6:]]),
             }
             for cell in cells
         ]
@@ -157,6 +167,10 @@ def _run(
     out = sys.stderr if STDOUT in wanted(arguments).values() else sys.stdout
     with store.lock():
         waiting = [cell for cell in cells if store.finished(cell) is None]
+        if not waiting:
+            sys.stderr.write(
+                f"memhp: nothing to run: every cell in {root}, begun {store.created[:16]}, has a verdict\n"
+            )
         broken = prepare(waiting, default_progress())
         with CellBoard(out, sys.stderr, len(cells), color=arguments.color) as board:
             try:
@@ -166,8 +180,7 @@ def _run(
                 sys.stderr.write(f"memhp: {_progress_line(store.all_done(), cells, root)}\n")
                 raise
         planned = {cell.id for cell in cells}
-        book = book_of_store(store, history, only=planned)
-        return _finish(arguments, book, root, out)
+        return _finish(arguments, book_of_store(store, history, only=planned), root, out)
 
 
 def _progress_line(done: Mapping[str, Done], cells: Sequence[Cell], root: Path) -> str:
@@ -182,6 +195,7 @@ def _finish(arguments: Arguments, book: Book, root: Path, out: TextIO) -> int:
     if book.runs:
         console.print(overall_line(book.runs))
     status = status_of(book)
+    book = dataclasses.replace(book, origin=arguments.kcidb_origin)
     try:
         write_reports(all_reports(root), book)
         console.print(f"results: {root}; open {root / 'report.html'}")

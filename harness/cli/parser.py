@@ -235,7 +235,8 @@ def _matrix(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-j", "--jobs", metavar="N", help="so many cells at a time (default: one for each CPU)")
     group.add_argument("--shard", metavar="I/N", help="only part I (from 1) of N")
     group.add_argument("--list", action="store_true", help="show the cells and the expected time, run nothing")
-    results = "where results are kept, and found again by a second start (default memhp-results/NAME)"
+    results = "where results are kept; a second start goes on there (default: memhp-results/NAME-TIME, the latest one "
+    results += "if it is unfinished)"
     group.add_argument("--results", metavar="DIR", help=results)
     _history(group)
 
@@ -251,4 +252,6 @@ def _reports(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML (-: standard output)")
     group.add_argument("--ktap", metavar="FILE", help="write the results as KTAP (-: standard output)")
     group.add_argument("--kcidb", metavar="FILE", help="write the results as KCIDB JSON (-: standard output)")
+    origin = "the CI system that KCIDB is told, such as my_lab (default memhp)"
+    group.add_argument("--kcidb-origin", default="memhp", metavar="NAME", help=origin)
     group.add_argument("--html", metavar="FILE", help="write the results as one HTML page (-: standard output)")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -49,6 +50,9 @@ def check_reports(arguments: Arguments) -> None:
         raise UsageError(f"{' and '.join(spoken)} both want standard output", hint="give one of them a file")
     for name, target in targets.items():
         check_target(target, f"--{name}")
+    if not re.fullmatch(r"[a-z0-9_]+", arguments.kcidb_origin):
+        hint = "lower-case letters, digits and '_'"
+        raise UsageError(f"--kcidb-origin: {arguments.kcidb_origin[:80]!r} cannot be an origin", hint=hint)
 
 
 def write_reports(targets: Iterable[tuple[str, str]], book: Book) -> None:

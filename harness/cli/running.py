@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import shutil
 import sys
@@ -51,7 +52,8 @@ def finish(arguments: Arguments, reporter: TerminalReporter, results: Sequence[R
 
 def _book(arguments: Arguments, results: Sequence[RunResult]) -> Book:
     history = {} if getattr(arguments, "history", None) is None else read_history(Path(arguments.history))
-    return book_of("memhp", datetime.datetime.now(datetime.UTC).isoformat(), results, history)
+    book = book_of("memhp", datetime.datetime.now(datetime.UTC).isoformat(), results, history)
+    return dataclasses.replace(book, origin=arguments.kcidb_origin)
 
 
 def chosen_scenarios(arguments: Arguments) -> list[Scenario]:

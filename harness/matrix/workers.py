@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import os
 import selectors
 import sys
 import time
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import harness
 from harness import proc
 from harness.check import Verdict
 from harness.config.scenario import load_scenario
@@ -65,7 +67,7 @@ class Board(Protocol):
 
 def command(cell: Cell, folder: Path) -> list[str]:
     """The command line that runs ``cell`` in ``folder``, as ``Store.begin`` left it."""
-    words = [sys.executable, "-m", "harness", "--color", "never", "run", str(folder / "scenario.yaml")]
+    words = [sys.executable, "-P", "-m", "harness", "--color", "never", "run", str(folder / "scenario.yaml")]
     words += ["--guest", str(folder / "guest.yaml"), "--bundle-dir", str(folder / "bundles")]
     words += ["--json", str(folder / "result.json"), "--timeout", f"{cell.timeout:g}"]
     return [*words, "--rounds", str(cell.rounds)] if cell.rounds is not None else words
@@ -131,7 +133,7 @@ class Workers:
         folder = self._begin(cell)
         log = folder / "log.txt"
         deadline = Deadline(cell.timeout + _PATIENCE * cell.weight)
-        child = proc.spawn(self._argv(cell, folder), stdout=log, stderr=log)
+        child = proc.spawn(self._argv(cell, folder), stdout=log, stderr=log, env=_environment())
         self._running.append(_Job(cell, folder, child, time.monotonic(), _now(), deadline))
         self._board.started(cell)
 
@@ -178,6 +180,13 @@ class Workers:
                 job.child.wait(limit)
             job.child.reap()
         self._running.clear()
+
+
+def _environment() -> dict[str, str]:
+    """Ours, and our own code first: what lies in the current directory is none of it (-P), whatever its name."""
+    root = str(Path(harness.__file__).parents[1])
+    rest = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, rest] if rest else [root])}
 
 
 def scenario_of(cell: Cell) -> Path | str:

@@ -29,13 +29,15 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Book:
     """All that one report tells. ``missing`` are (id, axes) of what was planned and has no result;
-    ``history`` are the earlier nights of each id; ``created`` is ISO 8601 in UTC."""
+    ``history`` are the earlier nights of each id; ``created`` is ISO 8601 in UTC;
+    ``origin`` is the CI system that a database of results is told."""
 
     title: str
     created: str
     entries: tuple[Entry, ...]
     missing: tuple[tuple[str, Mapping[str, str]], ...] = ()
     history: Mapping[str, tuple[Night, ...]] = field(default_factory=dict)
+    origin: str = "memhp"
 
     @property
     def runs(self) -> list[RunResult]:

@@ -20,8 +20,6 @@ from harness.report.text import clean
 from harness.scenarios.result import RunResult, StepResult
 
 MAJOR, MINOR = 5, 3
-#: the submitting CI system, unless another is named
-ORIGIN = "memhp"
 #: characters of findings that go along with a test (the schema takes 16384)
 MAX_EXCERPT = 16_000
 
@@ -34,8 +32,9 @@ _STATUS = {
 }
 
 
-def to_kcidb(book: Book, origin: str = ORIGIN) -> str:
+def to_kcidb(book: Book) -> str:
     """The JSON document of all runs."""
+    origin = book.origin
     checkouts: dict[str, dict[str, object]] = {}
     builds: dict[str, dict[str, object]] = {}
     tests: list[dict[str, object]] = []

@@ -68,6 +68,7 @@ def test_the_plan_is_shown_without_running_anything(
         ("--bisect", "memhp: --bisect and --matrix exclude each other"),
         ("--history /no/such", "memhp: --history: no directory /no/such"),
         ("--html /", "memhp: --html: / is a directory"),
+        ("--kcidb-origin My-Lab", "memhp: --kcidb-origin: 'My-Lab' cannot be an origin\n  hint: lower-case letters"),
         ("--ktap - --kcidb -", "memhp: --ktap and --kcidb both want standard output"),
         ("--results /etc", "memhp: /etc is there already and holds no results of a matrix\n  hint: name another"),
     ],
@@ -156,6 +157,31 @@ def test_a_kernel_that_cannot_be_had_is_skipped_by_a_bisection(
 def test_a_wrong_request_stops_a_bisection(runs: Runs, capsys: pytest.CaptureFixture[str], words: str) -> None:
     assert main(["run", *words.split()]) == 128
     assert "memhp: " in capsys.readouterr().err and runs.asked == []
+
+
+def test_without_a_directory_the_latest_is_gone_on_with_until_it_is_whole(
+    matrix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("harness.cli.matrix.prepare", lambda cells, progress: {cell.id: "no parts" for cell in cells})
+    plan = make_plan(load_matrix(matrix))
+    root = tmp_path / "memhp-results" / "small-20260101-000000"
+    store = open_store(root, plan, "2026-01-01T00:00:00+00:00")
+    for cell in plan.cells:
+        assert (root / "report.html").exists() is False
+        (store.begin(cell, "name: x\n") / "result.json").write_text(dumps(results_to_json([GOOD])))
+        if cell is plan.cells[0]:
+            store.end(cell, 5.0, "2026-01-01T00:00:00+00:00")
+    assert main(["run", "--matrix", matrix]) == 3
+    assert "kept from an earlier start" in capsys.readouterr().out and (root / "report.html").exists()
+    assert main(["run", "--matrix", matrix]) == 3
+    assert "kept" not in capsys.readouterr().out
+    assert len(list(root.parent.iterdir())) == 2, "the first night is over, this is another one"
+    store.begin(plan.cells[1], "name: x\n")
+    (store.cell_dir(plan.cells[1].id) / "result.json").write_text(dumps(results_to_json([GOOD])))
+    store.end(plan.cells[1], 5.0, "2026-01-01T00:00:00+00:00")
+    assert main(["run", "--matrix", matrix, "--results", str(root)]) == 0
+    assert f"nothing to run: every cell in {root}, begun 2026-01-01T00:00, has a verdict" in capsys.readouterr().err
 
 
 def test_merging_writes_every_report(
