@@ -17,7 +17,7 @@ from harness.scenarios.result import RunResult, StepResult
 MAX_STEPS = 120
 MAX_CHANGES = 40
 MAX_FINDINGS = 25
-_FACTS = ("kernel", "kernel_origin", "qemu", "qemu_origin", "boot", "page_size", "va_bits", "cmdline")
+_FACTS = ("kernel", "kernel_origin", "qemu", "qemu_origin", "boot", "page_size", "va_bits", "cmdline", "host_load")
 
 
 def run_section(entry: Entry, number: int) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import os
 import shlex
 import shutil
 import time
@@ -269,5 +270,7 @@ def describe_guest(guest: BootedGuest, parts: Parts) -> dict[str, object]:
         "memory_block_size": guest.facts.memory_block_size,
         "boot": guest.boot,
         "cmdline": guest.facts.cmdline,
+        # A guest that gets no time of its host stalls: whoever reads of an RCU stall wants to know of this.
+        "host_load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs",
         "argv": list(guest.machine.argv),
     }
