@@ -24,6 +24,9 @@ PACKAGES := \
 	libc6-dev libc6-dev-arm64-cross libc6-dev-riscv64-cross libelf-dev libfdt-dev libglib2.0-dev libseccomp-dev \
 	libslirp-dev libssl-dev make ninja-build patch perl pkg-config python3-venv xz-utils zlib1g-dev
 
+# What only the tests take: a browser that opens the report.
+TEST_PACKAGES := chromium
+
 .PHONY: help demo test check setup packages clean
 
 help:
@@ -32,6 +35,7 @@ help:
 demo: setup
 	$(BIN)/memhp demo
 
+test: PACKAGES += $(TEST_PACKAGES)
 test: setup
 	$(BIN)/memhp fetch
 	$(BIN)/python -m pytest --memhp-arch arm64 --memhp-arch riscv64 tests/unit tests/integration tests/kernel

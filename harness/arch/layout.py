@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.units import MIB, AddrRange, align_down
+from harness.units import KIB, MIB, AddrRange, align_down
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,10 @@ def _vmemmap_window(note: Mapping[str, str]) -> AddrRange:
     return AddrRange(int(note["NUMBER(VMEMMAP_START)"], 0), int(note["NUMBER(VMEMMAP_END)"], 0))
 
 
+#: bytes of a page -> VA_BITS_MIN where it is not 48, arch/arm64/include/asm/memory.h (v6.12)
+_VA_BITS_MIN = {16 * KIB: 47}
+
+
 def arm64_layout(note: Mapping[str, str]) -> KernelLayout:
     """arch_crash_save_vmcoreinfo, arch/arm64/kernel/vmcore_info.c (v6.12); raises KeyError for a missing key."""
     bits = int(note["NUMBER(VA_BITS)"])
@@ -77,8 +81,8 @@ def arm64_layout(note: Mapping[str, str]) -> KernelLayout:
         leaf_levels=frozenset({"PTE", "PMD", "PUD"}),
         # vmemmap_populate, arch/arm64/mm/mmu.c (v6.12): by pages where a section is partial
         vmemmap_granule=page_size,
-        # PAGE_END, arch/arm64/include/asm/memory.h (v6.12): what 52-bit kernels share with 48-bit hardware ends there
-        linear_window=AddrRange(start, _TOP - (1 << min(bits, 48) - 1)),
+        # PAGE_END, arch/arm64/include/asm/memory.h (v6.12): what 52-bit kernels share with lesser hardware ends there
+        linear_window=AddrRange(start, _TOP - (1 << min(bits, _VA_BITS_MIN.get(page_size, 48)) - 1)),
         # The same kernel keeps its vmalloc area in the lower part of what 52 bits would use for vmemmap.
         vmemmap_window=AddrRange(max(window.start, int(note["NUMBER(VMALLOC_END)"], 0)), window.end),
     )

@@ -188,6 +188,9 @@ def _entries(cache: Cache, verify: bool, progress: Progress) -> list[Entry]:
 
 
 def _belongs(entry: Entry, part: str, arch: ArchSpec) -> bool:
+    if entry.kind == "kernel" and "+" in entry.path.name:
+        # A flavour is no substitute for the kernel that everything else boots.
+        return False
     words = entry.path.name.split("-")[:-1]
     return entry.kind == part and (arch.name in words or arch.qemu_target in words)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.arch import ArchSpec
@@ -11,6 +11,7 @@ from harness.artifacts import kernel_build
 from harness.artifacts.apt import Package, PrivateApt, fingerprints, unpack
 from harness.artifacts.cache import Cache, hash_file, scratch
 from harness.artifacts.image import embedded_config, parse_config, read_image, release_of, require_arch
+from harness.artifacts.kernel_tree import is_tree, tree_kernel
 from harness.artifacts.modules import BUILT_IN, WANTED, builtin_archive, modules_archive
 from harness.artifacts.store import apt, configs, host_arch
 from harness.config.parts import KernelImage
@@ -33,28 +34,34 @@ def kernel(arch: ArchSpec, selector: str | None, progress: Progress) -> KernelIm
     """The kernel that ``selector`` names.
 
     None or ``purpose``: built from Debian's source of the stable suite's kernel; ``purpose:PACKAGE``: from another
-    source package, backports included; ``debian``: the suite's own kernel; ``linux-image-…``: that package; anything
-    else: a path. Raises UsageError for what is no kernel for ``arch``, ArtefactError if it cannot be fetched or built.
+    source package, backports included; either with ``+FLAVOUR``, a fragment more (``purpose+16k``); ``debian``: the
+    suite's own kernel; ``linux-image-…``: that package; anything else: the path of an Image, or of a source tree to
+    build. Raises UsageError for what is no kernel
+    for ``arch``, ArtefactError if it cannot be fetched or built.
     """
-    if selector is None or selector == _PURPOSE:
-        return purpose_kernel(arch, kernel_build.DEFAULT_SOURCE, progress)
-    if selector.startswith(f"{_PURPOSE}:"):
-        return purpose_kernel(arch, selector.partition(":")[2], progress)
+    chosen, *flavours = (selector or _PURPOSE).split("+")
+    if chosen == _PURPOSE:
+        return purpose_kernel(arch, kernel_build.DEFAULT_SOURCE, progress, flavours)
+    if chosen.startswith(f"{_PURPOSE}:"):
+        return purpose_kernel(arch, chosen.partition(":")[2], progress, flavours)
+    assert selector is not None
+    if is_tree(Path(selector)):
+        return tree_kernel(arch, Path(selector), progress)
     if selector == _DEBIAN or selector.startswith(_PACKAGE_PREFIX):
         return debian_kernel(arch, arch.kernel_package if selector == _DEBIAN else selector, progress)
     return own_kernel(arch, Path(selector), progress)
 
 
-def purpose_kernel(arch: ArchSpec, source: str, progress: Progress) -> KernelImage:
+def purpose_kernel(arch: ArchSpec, source: str, progress: Progress, flavours: Sequence[str] = ()) -> KernelImage:
     """The kernel built from the Debian package ``source`` and the project's fragments, out of the cache once built."""
     if not source.startswith("linux-source-"):
         raise UsageError(
             f"{source!r} is not a kernel source package", hint=f"for example {_PURPOSE}:{kernel_build.DEFAULT_SOURCE}"
         )
+    fragments = kernel_build.load_fragments(arch, configs("kernels"), flavours)
     # The release's own kernel is in no backports: it need not read their lists.
     debian = apt(host_arch(), backports=source != kernel_build.DEFAULT_SOURCE)
     packages = debian.closure([source], progress, dependencies=False)
-    fragments = kernel_build.load_fragments(arch, configs("kernels"))
     version = packages[0].version
     inputs = {
         "recipe": f"{RECIPE} {kernel_build.RECIPE}",
@@ -62,7 +69,8 @@ def purpose_kernel(arch: ArchSpec, source: str, progress: Progress) -> KernelIma
         **fingerprints(packages),
     }
     cache = Cache.default()
-    log = cache.root / "logs" / f"kernel-{arch.name}-{source}.log"
+    name = "+".join((source, *flavours))
+    log = cache.root / "logs" / f"kernel-{arch.name}-{name}.log"
 
     def build(out: Path) -> None:
         kernel_build.require_tools(arch, Deadline(_TOOLS_SECONDS))
@@ -77,9 +85,10 @@ def purpose_kernel(arch: ArchSpec, source: str, progress: Progress) -> KernelIma
         (out / "modules.cpio.gz").write_bytes(builtin_archive(release, config))
         log.unlink()
 
-    what = f"the purpose-built {arch.name} kernel {version}"
-    path = cache.get("kernel", f"{arch.name}-{source}", inputs, build, progress, what=what)
-    return _from_cache(path, f"purpose-built from {source} {version}")
+    kind = "".join(f" +{flavour}" for flavour in flavours)
+    what = f"the purpose-built {arch.name} kernel {version}{kind}"
+    path = cache.get("kernel", f"{arch.name}-{name}", inputs, build, progress, what=what)
+    return _from_cache(path, f"purpose-built from {source} {version}{kind}")
 
 
 def debian_kernel(arch: ArchSpec, package: str, progress: Progress) -> KernelImage:

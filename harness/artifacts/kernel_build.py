@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from harness.arch import ArchSpec
 from harness.artifacts.image import parse_config
 from harness.artifacts.qemu_build import HostNeed, missing_packages
 from harness.deadline import Deadline
-from harness.errors import ArtefactError
+from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress, Task
 
 #: the kernel source package of the stable suite's long-term kernel
@@ -69,10 +69,30 @@ class Fragment:
         return wanted
 
 
-def load_fragments(arch: ArchSpec, folder: Path) -> tuple[Fragment, ...]:
-    """The fragments for ``arch``, in the order in which they apply; raises ArtefactError if one is missing."""
+def known_flavours(arch: ArchSpec, folder: Path) -> dict[str, Path]:
+    """The flavours that a kernel for ``arch`` can have, sorted: ``16k`` is ``arm64+16k.config``, ``debug`` is
+    ``common+debug.config``."""
+    found = {}
+    for path in folder.glob("*+*.config"):
+        owner, flavour = path.stem.split("+", 1)
+        if owner in ("common", arch.name):
+            found[flavour] = path
+    return dict(sorted(found.items()))
+
+
+def load_fragments(arch: ArchSpec, folder: Path, flavours: Sequence[str] = ()) -> tuple[Fragment, ...]:
+    """The fragments for ``arch``, in the order in which they apply: what all have, the architecture's, the flavours'.
+
+    Raises UsageError for a flavour that ``arch`` has not, ArtefactError if a fragment cannot be read.
+    """
+    known = known_flavours(arch, folder)
+    for flavour in flavours:
+        if flavour not in known:
+            hint = f"known: {', '.join(known) or 'none'}"
+            raise UsageError(f"there is no {arch.name} kernel of the flavour {flavour!r}", hint=hint)
+    names = ["common.config", f"{arch.name}.config", *(known[flavour].name for flavour in flavours)]
     try:
-        return tuple(Fragment(name, (folder / name).read_text()) for name in ("common.config", f"{arch.name}.config"))
+        return tuple(Fragment(name, (folder / name).read_text()) for name in names)
     except OSError as error:
         raise ArtefactError(f"cannot read {error.filename}: {error.strerror}") from error
 
@@ -114,8 +134,17 @@ class KernelBuild:
         source = self._unpack(package, deadline)
         tree = self.work / "build"
         tree.mkdir()
+        self.make(source, tree, out, deadline, strict=True)
+
+    def make(self, source: Path, tree: Path, out: Path, deadline: Deadline | None = None, *, strict: bool) -> None:
+        """Build ``source``, in ``tree``, and leave Image, config and release in ``out``; raises ArtefactError.
+
+        What ``tree`` has from an earlier build is used again. Without ``strict``, options that did not come true are
+        left out: another version may not know them.
+        """
+        deadline = Deadline(_BUILD_SECONDS) if deadline is None else deadline
         with self.progress.task(f"Configuring the {self.arch.name} kernel {self.version}"):
-            self._configure(source, tree, deadline)
+            self._configure(source, tree, deadline, strict)
         with self.progress.task(f"Building the {self.arch.name} kernel {self.version}", _EXPECTED_LINES) as task:
             self._make(source, tree, deadline, f"-j{os.cpu_count() or 1}", "Image", task=task)
         shutil.copyfile(tree / self.arch.image, out / "Image")
@@ -132,14 +161,14 @@ class KernelBuild:
             self._run("unpacking", deadline, "tar", "-C", str(source), "--strip-components=1", "-xf", str(archives[0]))
         return source
 
-    def _configure(self, source: Path, tree: Path, deadline: Deadline) -> None:
+    def _configure(self, source: Path, tree: Path, deadline: Deadline, strict: bool) -> None:
         self._make(source, tree, deadline, "tinyconfig")
         with (tree / ".config").open("a") as config:
             for fragment in self.fragments:
                 config.write(fragment.text)
         self._make(source, tree, deadline, "olddefconfig")
         lost = lost_options(parse_config((tree / ".config").read_text()), self.fragments)
-        if lost:
+        if lost and strict:
             raise ArtefactError(
                 f"kernel {self.version} for {self.arch.name} did not take {', '.join(lost)}",
                 hint=f"see what they depend on, or put them below a line '{_OPTIONAL}' in configs/kernels",

@@ -81,6 +81,8 @@ def _command(arguments: Arguments) -> int:
     commands: Mapping[str, Callable[[Arguments], int]]
     if arguments.command == "demo":
         from harness.cli.demo import COMMANDS as commands
+    elif arguments.command == "merge":
+        from harness.cli.matrix import COMMANDS as commands
     elif arguments.command in ("run", "check", "collect"):
         from harness.cli.running import COMMANDS as commands
     elif arguments.command in ("ptdump", "sections"):

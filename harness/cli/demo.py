@@ -14,7 +14,8 @@ from harness.artifacts.cache import Cache
 from harness.artifacts.kernel import kernel
 from harness.cli.options import arches_of, read_file, run_options
 from harness.cli.parser import Arguments
-from harness.cli.running import check_reports, finish, open_reporter, run_all
+from harness.cli.reports import check_reports
+from harness.cli.running import finish, open_reporter, run_all
 from harness.config.guest import GuestSpec
 from harness.config.scenario import Scenario, known_scenarios, load_scenario
 from harness.errors import UnsupportedError, UsageError

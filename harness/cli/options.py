@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.arch import ARCHES, ArchSpec, arch_named
+from harness.artifacts.kernel_tree import is_tree
 from harness.cli.parser import Arguments
 from harness.config.guest import GuestSpec, NodeConfig, find_guest, override
 from harness.errors import UsageError
@@ -33,6 +34,7 @@ GUEST_OPTIONS = {
     "cmdline": "--cmdline",
     "cpu": "--cpu",
     "machine_options": "--machine",
+    "random_seed": "--random-seed",
 }
 
 
@@ -72,9 +74,9 @@ def read_file(text: str, option: str) -> Path:
 
 
 def read_kernel(text: str, option: str) -> str:
-    """A path if there is such a file or it looks like one, else a selector."""
+    """A path if there is such a file or source tree or it looks like one, else a selector."""
     path = Path(text).expanduser()
-    if path.is_file():
+    if path.is_file() or (text and is_tree(path)):
         return str(path.resolve())
     if "/" in text or not text:
         raise UsageError(f"{option}: no such file: {text}", hint="an Image, debian, a linux-image-… package or purpose")
@@ -93,6 +95,7 @@ _READERS: Mapping[str, Callable[[str, str], object]] = {
     "boot": lambda text, option: text,
     "cmdline": lambda text, option: text,
     "cpu": lambda text, option: text,
+    "random_seed": read_integer,
 }
 
 

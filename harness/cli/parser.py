@@ -21,11 +21,16 @@ exit status of run, check, collect and demo:
   1  the kernel under test broke an invariant
   2  usage or configuration error; or every scenario was skipped for a missing ability
   3  no verdict: infrastructure failed, or the guest refused a step that the scenario needs
+run --bisect ends with 0 or 1 for a verdict, 125 for a kernel that cannot be built or booted (or gave no verdict), and
+128 for a usage error, which ends a bisection.
 doctor ends with 3 if anything is missing, bench with 1 if what it timed gave wrong results, selftest with 1 if a
 corruption was not named by the right invariant.
 
 first line to try: memhp run -a arm64 --kernel path/to/Image
 """
+
+#: the reports that runs can be written as
+REPORTS = ("json", "junit", "ktap", "kcidb", "html")
 
 _PARTS = ("qemu", "firmware", "guest-root", "kernel", "debian-kernel")
 _LISTS = ("scenarios", "verbs", "invariants", "guests", "kernels", "support")
@@ -97,7 +102,14 @@ def build_parser() -> argparse.ArgumentParser:
     _guest(run, several="repeatable, none: arm64")
     _running(run)
     run.add_argument("--rounds", metavar="N", help="repeat the steps of a soak N times (default: as it says)")
+    run.add_argument("--bisect", action="store_true", help="end as git bisect run takes it: see below")
+    _matrix(run)
     _reports(run)
+    merge = add("merge", "make one of the results that the shards of a matrix left")
+    merge.add_argument("directories", nargs="+", metavar="DIR", help="what memhp run --matrix --shard wrote")
+    merge.add_argument("-o", "--output", required=True, metavar="DIR", help="directory to create")
+    _history(merge)
+    _reports(merge)
     collect = add("collect", "boot a guest and save one snapshot of its state")
     collect.add_argument("-o", "--output", required=True, metavar="DIR", help="directory to create")
     collect.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot (default 120)")
@@ -123,7 +135,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_KERNELS = "an Image, debian, a linux-image-… package, or purpose (the default: built once from Debian's source)"
+_KERNELS = (
+    "an Image, a kernel source tree to build, debian, a linux-image-… package, or purpose (the default: built once from"
+    " Debian's source; purpose+16k and the like are its flavours)"
+)
 
 
 def _common(parser: argparse.ArgumentParser, *, top: bool) -> None:
@@ -199,6 +214,7 @@ def _guest(parser: argparse.ArgumentParser, *, several: str = "") -> None:
     group.add_argument("--boot", metavar="HOW", help="acpi (through EDK2) or dt (device tree)")
     group.add_argument("--cmdline", metavar="ARGS", help="more arguments for the kernel")
     group.add_argument("--cpu", metavar="MODEL", help="QEMU's -cpu")
+    group.add_argument("--random-seed", metavar="N", help="what QEMU draws for the guest (KASLR) is the same each time")
     group.add_argument("--machine", action="append", metavar="K=V", help="an option for QEMU's -machine (repeatable)")
 
 
@@ -213,7 +229,29 @@ def _running(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(fail_fast=False)
 
 
+def _matrix(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("matrix")
+    group.add_argument("--matrix", metavar="FILE", help="run every cell of a matrix file, such as configs/nightly.yaml")
+    group.add_argument("-j", "--jobs", metavar="N", help="so many cells at a time (default: one for each CPU)")
+    group.add_argument("--shard", metavar="I/N", help="only part I (from 1) of N")
+    group.add_argument("--list", action="store_true", help="show the cells and the expected time, run nothing")
+    results = "where results are kept; a second start goes on there (default: memhp-results/NAME-TIME, the latest one "
+    results += "if it is unfinished)"
+    group.add_argument("--results", metavar="DIR", help=results)
+    _history(group)
+
+
+def _history(parser: argparse._ActionsContainer) -> None:
+    history = "directory with the results of earlier nights, for the report's trends and expected times"
+    parser.add_argument("--history", metavar="DIR", help=history)
+
+
 def _reports(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("reports")
     group.add_argument("--json", metavar="FILE", help="write the results as JSON (-: standard output)")
     group.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML (-: standard output)")
+    group.add_argument("--ktap", metavar="FILE", help="write the results as KTAP (-: standard output)")
+    group.add_argument("--kcidb", metavar="FILE", help="write the results as KCIDB JSON (-: standard output)")
+    origin = "the CI system that KCIDB is told, such as my_lab (default memhp)"
+    group.add_argument("--kcidb-origin", default="memhp", metavar="NAME", help=origin)
+    group.add_argument("--html", metavar="FILE", help="write the results as one HTML page (-: standard output)")

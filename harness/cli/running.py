@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import datetime
 import shutil
 import sys
 import tempfile
@@ -12,12 +14,13 @@ from pathlib import Path
 
 from harness.cli.options import guest_of, guests_of, read_seconds, run_options
 from harness.cli.parser import Arguments
+from harness.cli.reports import check_reports, wanted, write_reports
 from harness.config.guest import GuestSpec
 from harness.config.scenario import SNAPSHOT, Scenario, known_scenarios, load_scenario
 from harness.errors import InfraError, UsageError
-from harness.report.files import STDOUT, check_target, write_report
-from harness.report.json import dumps, results_to_json
-from harness.report.junit import to_junit
+from harness.matrix.history import check_history, read_history
+from harness.report.book import Book, book_of
+from harness.report.files import STDOUT
 from harness.report.tally import exit_status
 from harness.report.terminal import TerminalReporter
 from harness.scenarios.options import RunOptions
@@ -27,8 +30,7 @@ from harness.scenarios.result import FINE, RunResult
 @contextlib.contextmanager
 def open_reporter(arguments: Arguments) -> Iterator[TerminalReporter]:
     """Results on standard output, unless a report wants it for itself."""
-    reports = [getattr(arguments, name, None) for name in ("json", "junit")]
-    out = sys.stderr if STDOUT in reports else sys.stdout
+    out = sys.stderr if STDOUT in wanted(arguments).values() else sys.stdout
     reporter = TerminalReporter(out, sys.stderr, color=arguments.color)
     try:
         yield reporter
@@ -36,33 +38,22 @@ def open_reporter(arguments: Arguments) -> Iterator[TerminalReporter]:
         reporter.rest()
 
 
-def check_reports(arguments: Arguments) -> None:
-    """Raise UsageError for reports that cannot be written where they are wanted."""
-    if arguments.json == STDOUT and arguments.junit == STDOUT:
-        raise UsageError("--json and --junit both want standard output", hint="give one of them a file")
-    for option in ("json", "junit"):
-        target = getattr(arguments, option)
-        if target is not None:
-            check_target(target, f"--{option}")
-
-
-def _write_reports(arguments: Arguments, results: Sequence[RunResult]) -> None:
-    if arguments.json is not None:
-        write_report(arguments.json, dumps(results_to_json(results)))
-    if arguments.junit is not None:
-        write_report(arguments.junit, to_junit(results))
-
-
 def finish(arguments: Arguments, reporter: TerminalReporter, results: Sequence[RunResult]) -> int:
     """Summary, reports, exit status. A report that cannot be written does not hide a broken invariant."""
     reporter.summary(results)
     status = exit_status(results)
     try:
-        _write_reports(arguments, results)
+        write_reports(wanted(arguments).items(), _book(arguments, results))
     except InfraError as error:
         sys.stderr.write(f"memhp: {error}\n")
         return status or error.exit_status
     return status
+
+
+def _book(arguments: Arguments, results: Sequence[RunResult]) -> Book:
+    history = {} if getattr(arguments, "history", None) is None else read_history(Path(arguments.history))
+    book = book_of("memhp", datetime.datetime.now(datetime.UTC).isoformat(), results, history)
+    return dataclasses.replace(book, origin=arguments.kcidb_origin)
 
 
 def chosen_scenarios(arguments: Arguments) -> list[Scenario]:
@@ -77,7 +68,26 @@ def chosen_scenarios(arguments: Arguments) -> list[Scenario]:
 
 def run(arguments: Arguments) -> int:
     """memhp run."""
+    if arguments.matrix is not None:
+        from harness.cli.matrix import run_matrix
+
+        return run_matrix(arguments)
+    if arguments.bisect:
+        from harness.cli.bisect import run_bisect
+
+        return run_bisect(arguments, _run)
+    for option in ("jobs", "shard", "results"):
+        if getattr(arguments, option) is not None:
+            raise UsageError(f"--{option} takes --matrix", hint="memhp run --matrix configs/nightly.yaml")
+    if arguments.list:
+        raise UsageError("--list takes --matrix", hint="memhp list scenarios shows what can be run")
+    return _run(arguments)
+
+
+def _run(arguments: Arguments) -> int:
     check_reports(arguments)
+    if arguments.history is not None:
+        check_history(arguments.history)
     scenarios, guests, options = chosen_scenarios(arguments), guests_of(arguments), run_options(arguments)
     with open_reporter(arguments) as reporter:
         results: list[RunResult] = []

@@ -80,9 +80,25 @@ def _guests() -> Iterator[dict[str, object]]:
 def _kernels() -> Iterator[dict[str, object]]:
     yield {"selector": "purpose", "meaning": "built once from Debian's kernel source with all that scenarios need"}
     yield {"selector": "purpose:PACKAGE", "meaning": "the same from another linux-source-… package"}
+    yield {"selector": "purpose+FLAVOUR", "meaning": f"a flavour of it: {', '.join(_flavours())}"}
     yield {"selector": "debian", "meaning": "Debian's stock kernel: nothing to build, no pc-dimm hotplug, no ptdump"}
     yield {"selector": "linux-image-…", "meaning": "that package of Debian's"}
-    yield {"selector": "PATH", "meaning": "your own Image"}
+    yield {
+        "selector": "PATH",
+        "meaning": "your own Image, or a source tree, which is built with the project's options",
+    }
+
+
+def _flavours() -> list[str]:
+    from harness.arch import ARCHES
+    from harness.artifacts.kernel_build import known_flavours
+    from harness.config.places import configs_dir
+
+    return [
+        f"{flavour} ({name})"
+        for name, arch in ARCHES.items()
+        for flavour in known_flavours(arch, configs_dir() / "kernels")
+    ]
 
 
 _LISTS: Mapping[str, tuple[Callable[[], Iterable[dict[str, object]]], tuple[str, ...]]] = {

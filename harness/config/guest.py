@@ -26,6 +26,8 @@ MAX_SLOTS = 256
 MAX_PORTS = 24
 #: interrupt redistributors that QEMU's virt board has room for
 MAX_CPUS = 512
+#: QEMU's -seed is 64 bits wide (qemu_guest_random_seed_main, util/guest-random.c)
+MAX_RANDOM_SEED = (1 << 64) - 1
 BOOTS = ("acpi", "dt")
 
 #: how each architecture boots unless told otherwise: pc-dimm needs ACPI
@@ -65,7 +67,9 @@ class GuestSpec:
     ``initrd`` and ``qemu`` None: the cached ones. ``maxmem`` counts boot memory and all memory devices; ``slots``
     are for DIMMs, ``ports`` for virtio devices that are plugged at the same time. ``nodes`` empty: no NUMA.
     ``devices`` are there at boot. ``cmdline`` is added to the kernel's command line, ``machine_options`` to
-    ``-machine``. ``explicit`` names the fields that the user set: a scenario's own wishes give way to them.
+    ``-machine``. ``random_seed`` makes what QEMU draws for the guest the same each time, the kernel's place (KASLR)
+    among it; None: never the same. ``explicit`` names the fields that the user set: a scenario's own wishes give way
+    to them.
     """
 
     arch: str
@@ -83,6 +87,7 @@ class GuestSpec:
     cmdline: str = ""
     cpu: str | None = None
     machine_options: tuple[str, ...] = ()
+    random_seed: int | None = None
     devices: tuple[ColdDevice, ...] = ()
     explicit: frozenset[str] = field(default=frozenset(), compare=False)
 
@@ -118,6 +123,8 @@ def problems(spec: GuestSpec) -> Iterator[Problem]:
         yield Problem("cmdline", "control characters in the kernel command line", "write it on one line")
     if spec.cpu is not None and not _CPU.fullmatch(spec.cpu):
         yield Problem("cpu", f"{spec.cpu!r} is no QEMU CPU model", "such as max or max,sve=off")
+    if spec.random_seed is not None and not 0 <= spec.random_seed <= MAX_RANDOM_SEED:
+        yield Problem("random_seed", f"{spec.random_seed} cannot be a seed", f"from 0 to {MAX_RANDOM_SEED:#x}")
     for option in spec.machine_options:
         if not _OPTION.fullmatch(option):
             yield Problem("machine_options", f"{option!r} is no machine option", "such as gic-version=3")
@@ -201,6 +208,10 @@ def _read_cmdline(value: Value) -> str:
     return text
 
 
+def _read_seed(value: Value) -> int:
+    return value.integer(minimum=0, maximum=MAX_RANDOM_SEED)
+
+
 def _read_memory(value: Value) -> int:
     return value.size(multiple=SECTION, minimum=SECTION)
 
@@ -226,6 +237,7 @@ _FILE_FIELDS = {
     **SHAPE_FIELDS,
     "cpu": Value.line_of_text,
     "machine_options": _read_words,
+    "random_seed": _read_seed,
 }
 
 

@@ -85,6 +85,14 @@ class Value:
         """True if a mapping stands here."""
         return isinstance(self.node, yaml.MappingNode)
 
+    def is_list(self) -> bool:
+        """True if a list stands here."""
+        return isinstance(self.node, yaml.SequenceNode)
+
+    def scalar(self) -> str:
+        """Whatever single value stands here, as it is spelled."""
+        return self._scalar("one value")
+
     def is_text(self, text: str) -> bool:
         """True if exactly ``text`` stands here."""
         return isinstance(self.node, yaml.ScalarNode) and self.node.value == text

@@ -49,6 +49,8 @@ def command_line(spec: MachineSpec, channels: Channels) -> list[str]:
     if spec.cmdline:
         argv += ["-append", spec.cmdline]
     argv += _devices(spec)
+    if spec.random_seed is not None:
+        argv += ["-seed", str(spec.random_seed)]
     if spec.paused:
         argv += ["-S"]
     if not spec.reboot:
@@ -135,7 +137,8 @@ def _devices(spec: MachineSpec) -> list[str]:
     # QEMU itself picks the forwarded port, so that no two runs can race for it.
     net = "user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22"
     argv = ["-netdev", net, "-device", "virtio-net-pci,id=nic0,netdev=net0,romfile="]
-    argv += ["-object", "rng-random,id=random0,filename=/dev/urandom", "-device", "virtio-rng-pci,id=rng0,rng=random0"]
+    source = "rng-random,id=random0,filename=/dev/urandom" if spec.random_seed is None else "rng-builtin,id=random0"
+    argv += ["-object", source, "-device", "virtio-rng-pci,id=rng0,rng=random0"]
     for number in range(spec.root_ports):
         slot = root_port_slot(number)
         argv += ["-device", f"pcie-root-port,id=rp{number},bus=pcie.0,chassis={slot},slot={slot}"]

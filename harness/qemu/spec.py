@@ -97,6 +97,7 @@ class MachineSpec:
     slots: int = 0
     cpus: int = 2
     cpu: str | None = None
+    random_seed: int | None = None
     machine_options: tuple[str, ...] = ()
     nodes: tuple[NodeSpec, ...] = ()
     root_ports: int = 4

@@ -15,6 +15,7 @@ from typing import Any, cast
 from harness import __version__
 from harness.check import CATALOGUE
 from harness.report.tally import Tally, exit_status, overall, tally
+from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.result import RunResult, StepResult
 
 FORMAT = "memhp-results"
@@ -59,6 +60,9 @@ def _tallies(counts: Mapping[str, Tally]) -> dict[str, object]:
 
 
 def _run(run: RunResult) -> dict[str, object]:
+    # Most steps leave the memory as another one did, those of a soak above all: each map is written once.
+    seen = dict.fromkeys(step.memory for step in run.steps if step.memory is not None)
+    maps = {found: number for number, found in enumerate(seen)}
     return {
         "scenario": run.scenario,
         "guest": run.guest,
@@ -73,11 +77,19 @@ def _run(run: RunResult) -> dict[str, object]:
         "bundle": None if run.bundle is None else str(run.bundle),
         "facts": _plain(run.facts),
         "invariants": _tallies(tally([run])),
-        "steps": [_step(step) for step in run.steps],
+        "maps": [_map(found) for found in maps],
+        "steps": [_step(step, maps) for step in run.steps],
     }
 
 
-def _step(step: StepResult) -> dict[str, object]:
+def _map(found: MemoryMap) -> dict[str, object]:
+    return {
+        "iomem": [[depth, where.start, where.end, name] for depth, where, name in found.iomem],
+        "blocks": [[where.start, where.end, text] for where, text in found.blocks],
+    }
+
+
+def _step(step: StepResult, maps: Mapping[MemoryMap, int]) -> dict[str, object]:
     return {
         "number": step.number,
         "title": step.title,
@@ -86,6 +98,7 @@ def _step(step: StepResult) -> dict[str, object]:
         "guest_seconds": round(step.guest_seconds, 6),
         "note": step.note,
         "changes": list(step.changes),
+        "map": None if step.memory is None else maps[step.memory],
         "checks": [
             {
                 "invariant": check.invariant,

@@ -23,11 +23,13 @@ _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ELEMENT = {Verdict.FAIL: "failure", Verdict.INFRA: "error", Verdict.REFUSED: "error", Verdict.SKIPPED: "skipped"}
 
 
-def to_junit(runs: Sequence[RunResult]) -> str:
-    """The XML document of all runs of one command."""
+def to_junit(runs: Sequence[RunResult], missing: Sequence[str] = ()) -> str:
+    """The XML document of all runs of one command; ``missing`` are ids (GUEST/SCENARIO) of what has no result."""
     root = ET.Element("testsuites", name="memhp")
     for run in runs:
         root.append(_suite(run))
+    for id in missing:
+        root.append(_missing(id))
     for name in ("tests", "failures", "errors", "skipped"):
         root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
     root.set("time", f"{sum(run.seconds for run in runs):.3f}")
@@ -58,6 +60,16 @@ def _suite(run: RunResult) -> ET.Element:
         suite.set(name, str(len(suite.findall(f"testcase/{element}"))))
     if run.verdict is Verdict.FAIL:
         ET.SubElement(suite, "system-err").text = _safe(f"{plural(len(findings(run)), 'finding')}; see {run.bundle}")
+    return suite
+
+
+def _missing(id: str) -> ET.Element:
+    guest, _, scenario = id.rpartition("/")
+    counts = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0"}
+    suite = ET.Element("testsuite", {"name": _safe(f"{scenario} on {guest}"), **counts})
+    suite.set("time", "0.000")
+    case = ET.SubElement(suite, "testcase", classname=_safe(f"memhp.{scenario}"), name="run", time="0.000")
+    _mark(case, Verdict.INFRA, "it was not run", "")
     return suite
 
 

@@ -146,7 +146,8 @@ class _QuietingProgress:
             yield task
 
 
-def _word(verdict: Verdict) -> tuple[str, str]:
+def verdict_word(verdict: Verdict) -> tuple[str, str]:
+    """The verdict's word, padded, and its style."""
     return f"{WORDS[verdict]:<10}", _STYLE[verdict]
 
 
@@ -154,7 +155,7 @@ def step_lines(step: StepResult) -> Iterator[Text]:
     """A step: verdict, number, title, time, invariants; then note, changes and findings."""
     yield Text.assemble(
         "  ",
-        _word(step.verdict),
+        verdict_word(step.verdict),
         f" {step.number:>3}  {clean(step.title):<38} {seconds(step.seconds):>9}   {invariants_line(step.checks)}",
     )
     if step.note:

@@ -121,6 +121,7 @@ def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
         slots=spec.slots,
         cpus=spec.cpus,
         cpu=spec.cpu,
+        random_seed=spec.random_seed,
         machine_options=spec.machine_options,
         nodes=nodes,
         root_ports=spec.ports,

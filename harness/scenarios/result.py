@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.check import CheckResult, Verdict
+from harness.scenarios.memorymap import MemoryMap
 
 #: verdicts that ask nobody to do anything
 FINE = frozenset({Verdict.PASS, Verdict.SKIPPED})
@@ -18,7 +19,7 @@ class StepResult:
     """One step: ``guest_seconds`` is the part of ``seconds`` in which the guest and QEMU worked on the action itself.
 
     ``note`` says how the action ended where that needs words (a refusal, a size), ``changes`` what it changed in the
-    kernel's state, a line each.
+    kernel's state, a line each, ``memory`` the physical memory after it.
     """
 
     number: int
@@ -29,6 +30,7 @@ class StepResult:
     checks: tuple[CheckResult, ...]
     note: str = ""
     changes: tuple[str, ...] = ()
+    memory: MemoryMap | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import os
 import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from harness.arch.modes import VA_BITS
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
 from harness.config.scenario import LEAST_ROUNDS, Scenario, Step
@@ -31,6 +33,7 @@ from harness.scenarios.soak import Counter, counters, slopes, spell
 from harness.scenarios.steps import VERBS
 from harness.scenarios.together import side_by_side
 from harness.scenarios.verdict import worst
+from harness.state import KernelFacts, NotObserved
 
 #: where bundles go when nobody says where
 DEFAULT_BUNDLES = Path("memhp-runs")
@@ -247,6 +250,14 @@ def _why(step: StepResult) -> str:
     return f"{', '.join(broken)} broken" if broken else step.note or step.verdict.value
 
 
+def _va_bits(facts: KernelFacts) -> int | None:
+    if isinstance(facts.vmcoreinfo, NotObserved):
+        return None
+    with contextlib.suppress(KeyError, ValueError):
+        return VA_BITS[facts.arch](facts.vmcoreinfo)
+    return None
+
+
 def describe_guest(guest: BootedGuest, parts: Parts) -> dict[str, object]:
     """What a report says of the guest: JSON-able."""
     return {
@@ -255,8 +266,11 @@ def describe_guest(guest: BootedGuest, parts: Parts) -> dict[str, object]:
         "qemu": parts.qemu.version,
         "qemu_origin": parts.qemu.origin,
         "page_size": guest.facts.page_size,
+        "va_bits": _va_bits(guest.facts),
         "memory_block_size": guest.facts.memory_block_size,
         "boot": guest.boot,
         "cmdline": guest.facts.cmdline,
+        # A guest that gets no time of its host stalls: whoever reads of an RCU stall wants to know of this.
+        "host_load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs",
         "argv": list(guest.machine.argv),
     }

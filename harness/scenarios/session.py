@@ -18,6 +18,7 @@ from harness.model.booted import booted_model, plugged_devices
 from harness.qemu.memdev import wait_size
 from harness.scenarios.boot import BootedGuest
 from harness.scenarios.changes import describe_changes
+from harness.scenarios.memorymap import memory_map
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
@@ -157,6 +158,7 @@ class Session:
             checks=checks,
             note=note,
             changes=describe_changes(before, after),
+            memory=memory_map(after, self.guest.shape.arch.ram_base, self.layout.block_size),
         )
 
     def _rest(self, outcome: Outcome, deadline: Deadline) -> None:

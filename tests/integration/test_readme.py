@@ -36,6 +36,9 @@ steps:
 """
 
 
+MATRIX = "name: mine\ngrids: [{axes: {arch: [arm64, riscv64], scenario: ./scenario.yaml}}]\n"
+
+
 def every_invariant_passed(desk: Path, output: str) -> None:
     results = json.loads((desk / "out.json").read_text())
     assert results["exit_status"] == 0 and results["verdict"] == "pass"
@@ -115,6 +118,12 @@ EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
     ".venv/bin/memhp selftest": ({0}, says("arm64: ", "riscv64: ", "(100 %)")),
     ".venv/bin/memhp bench walk -a arm64": ({0}, says("host: walk")),
     ".venv/bin/pytest tests/kernel --memhp-kernel path/to/Image --memhp-arch arm64": ({0}, says(" passed")),
+    ".venv/bin/memhp run --matrix configs/nightly.yaml --list": ({0}, says("riscv64.sv39/dimm-cycle", "cells, ")),
+    ".venv/bin/memhp run --matrix path/to/matrix.yaml -j 2 --results nights/monday": (
+        {0},
+        says("2 scenarios: 2 passed"),
+    ),
+    ".venv/bin/memhp merge nights/monday -o merged --history nights": ({0}, says("open merged/report.html")),
 }
 
 
@@ -128,13 +137,14 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.fail(str(error), pytrace=False)
         pytest.skip(str(error))
     path = tmp_path_factory.mktemp("readme")
-    for name in ("tests", "Makefile", "pyproject.toml"):
+    for name in ("tests", "configs", "Makefile", "pyproject.toml"):
         (path / name).symlink_to(ROOT / name)
     (path / ".venv").mkdir()
     (path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     (path / "path" / "to").mkdir(parents=True)
     shutil.copyfile(image, path / "path" / "to" / "Image")
     (path / "path" / "to" / "scenario.yaml").write_text(SCENARIO)
+    (path / "path" / "to" / "matrix.yaml").write_text(MATRIX)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 
 from harness.arch import ARM64, RISCV64
+from harness.arch.modes import VA_BITS
 from harness.units import MIB, AddrRange
 
 COMMON = {"PAGESIZE": "4096", "SIZE(page)": "64", "NUMBER(VMALLOC_END)": "0xfffffdffbf800000"}
@@ -43,6 +44,24 @@ def test_a_52_bit_arm64_kernel_on_48_bit_hardware_counts_from_below_zero() -> No
     assert layout.linear(AddrRange.sized(0x40000000, MIB)).start == 0xFFFF4CC8_80000000
     # Nor does the note of an older kernel tell vmemmap: it follows from the two.
     assert layout.vmemmap == 0xFFFFC1FF_C0000000 + (0x000F4CC8_40000000 >> 12) * 64
+
+
+def test_pages_of_16k_share_one_bit_less_with_lesser_hardware() -> None:
+    # As a kernel of 52 bits told it on a CPU without LPA2, where it used 47.
+    note = {
+        "PAGESIZE": "16384",
+        "SIZE(page)": "64",
+        "NUMBER(VA_BITS)": "52",
+        "NUMBER(VMALLOC_END)": "0xffffffbfbf800000",
+        "NUMBER(PHYS_OFFSET)": "0xfff0800040000000",
+        "NUMBER(VMEMMAP_START)": "0xfffff03fc0000000",
+        "NUMBER(VMEMMAP_END)": "0xffffffffc0000000",
+        "NUMBER(TCR_EL1_T1SZ)": "0x11",
+    }
+    layout = ARM64.kernel_layout(note)
+    assert layout.linear_window.end == 0xFFFFC000_00000000
+    assert layout.linear(AddrRange.sized(0x40000000, MIB)).start == 0xFFFF8000_00000000
+    assert VA_BITS["arm64"](note) == 47
 
 
 @pytest.mark.parametrize(

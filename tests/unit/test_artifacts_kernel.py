@@ -17,7 +17,14 @@ from harness.artifacts import kernel_build
 from harness.artifacts.apt import Package
 from harness.artifacts.image import embedded_config, parse_config, read_image, release_of, require_arch
 from harness.artifacts.kernel import kernel, purpose_kernel, take_apart
-from harness.artifacts.kernel_build import Fragment, KernelBuild, environment, load_fragments, lost_options
+from harness.artifacts.kernel_build import (
+    Fragment,
+    KernelBuild,
+    environment,
+    known_flavours,
+    load_fragments,
+    lost_options,
+)
 from harness.artifacts.modindex import pack_index
 from harness.artifacts.modules import builtin_archive, depends, load_order, module_name, modules_archive
 from harness.deadline import Deadline
@@ -402,3 +409,41 @@ def test_a_source_package_without_a_source(tmp_path: Path) -> None:
     job = KernelBuild(ARM64, (), "6.12-1", tmp_path, tmp_path / "log", QUIET)
     with pytest.raises(ArtefactError, match="holds 0 archives"):
         job.run(tmp_path, tmp_path)
+
+
+@pytest.fixture
+def toy_tree(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("harness.artifacts.kernel_tree.require_tools", lambda arch, deadline: None)
+    tree = tmp_path / "linux"
+    tree.mkdir()
+    (tree / "Makefile").write_text(TOY)
+    (tree / "Kconfig").write_text("")
+    return tree
+
+
+def test_a_source_tree_is_built_and_built_again(toy_tree: Path) -> None:
+    image = kernel(ARM64, str(toy_tree), QUIET)
+    assert (image.image.read_text(), image.release) == ("image\n", "6.12-hp")
+    assert image.config is not None and image.config["MEMORY_HOTPLUG"] == "y"
+    assert image.origin == f"built from {toy_tree}" and image.modules is not None
+    assert sorted(path.name for path in toy_tree.iterdir()) == ["Kconfig", "Makefile"], "the tree is not written to"
+    (toy_tree / "Makefile").write_text(TOY.replace("echo image", "echo another"))
+    assert kernel(ARM64, str(toy_tree), QUIET).image.read_text() == "another\n"
+
+
+def test_a_source_tree_that_does_not_build(toy_tree: Path) -> None:
+    (toy_tree / "Makefile").write_text(TOY.replace("@echo '  CC ", "exit 1; echo '"))
+    with pytest.raises(ArtefactError, match="building the kernel: make exited with status 2"):
+        kernel(ARM64, str(toy_tree), QUIET)
+
+
+def test_flavours_are_fragments_that_apply_last() -> None:
+    assert set(known_flavours(ARM64, CONFIGS)) == {"16k", "64k", "debug"}
+    assert set(known_flavours(RISCV64, CONFIGS)) == {"debug"}
+    names = [part.name for part in load_fragments(ARM64, CONFIGS, ["16k", "debug"])]
+    assert names == ["common.config", "arm64.config", "arm64+16k.config", "common+debug.config"]
+    wanted = load_fragments(ARM64, CONFIGS, ["16k"])
+    assert lost_options({"ARM64_4K_PAGES": "y"}, wanted[-1:]) == ["CONFIG_ARM64_4K_PAGES=n", "CONFIG_ARM64_16K_PAGES=y"]
+    with pytest.raises(UsageError, match="there is no riscv64 kernel of the flavour '16k'") as caught:
+        kernel(RISCV64, "purpose+16k", QUIET)
+    assert caught.value.hint == "known: debug"

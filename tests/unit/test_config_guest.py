@@ -60,6 +60,7 @@ boot: dt
 cmdline: memmap_on_memory=1
 cpu: max,sve=off
 machine_options: [mte=on]
+random_seed: 0x10
 """
     spec = load_guest(write(tmp_path, text))
     assert spec.kernel == str((tmp_path / "Image").resolve())
@@ -67,6 +68,7 @@ machine_options: [mte=on]
     assert (spec.memory, spec.maxmem, spec.room, spec.slots, spec.ports) == (2 * GIB, 4 * GIB, 2 * GIB, 3, 2)
     assert spec.nodes == (NodeConfig(2 * GIB), NodeConfig(0))
     assert (spec.name, spec.boot, spec.cpu, spec.machine_options) == ("g", "dt", "max,sve=off", ("mte=on",))
+    assert spec.random_seed == 16
     assert {"memory", "boot", "name"} <= spec.explicit
 
 
@@ -126,6 +128,7 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
             "--cmdline: control characters in the kernel command line\n  hint: write it on one line",
         ),
         ({"nodes": (NodeConfig(100 * MIB),)}, "--node: memory of node 0: 100M is not a multiple of 128M"),
+        ({"random_seed": 1 << 64}, "--random-seed: 18446744073709551616 cannot be a seed\n  hint: from 0 to 0xfff"),
         ({"machine_options": ("a,b=c",)}, "--machine: 'a,b=c' is no machine option"),
     ],
 )

@@ -113,3 +113,11 @@ def test_commas_in_paths_are_doubled() -> None:
 def test_firmware_needs_its_own_variables() -> None:
     with pytest.raises(ValueError, match="its own copy of the variables"):
         command_line(spec(), PLAIN)
+
+
+def test_a_seed_makes_all_random_numbers_the_same() -> None:
+    seeded = command_line(spec(random_seed=7), CHANNELS)
+    assert seeded[seeded.index("-seed") + 1] == "7"
+    assert "rng-builtin,id=random0" in seeded, "the host's own would differ each time"
+    plain = command_line(spec(), CHANNELS)
+    assert "-seed" not in plain and "rng-random,id=random0,filename=/dev/urandom" in plain

@@ -55,8 +55,9 @@ MAY: dict[str, set[str]] = {
     "scenarios": _BELOW,
     "bench": _BELOW | {"scenarios"},
     "selftest": _BELOW | {"scenarios"},
+    "matrix": _BELOW | {"scenarios", "report"},
     "report": _ALL,
-    "cli": _ALL | {"bench", "selftest"},
+    "cli": _ALL | {"bench", "selftest", "matrix"},
     "pytest_plugin": _ALL,
     "__main__": _ALL,
 }

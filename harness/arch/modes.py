@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The paging modes that a guest can be given, and what it takes to get there: a CPU, a kernel of another flavour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from harness.units import KIB
+
+
+@dataclass(frozen=True, slots=True)
+class PagingChoice:
+    """``va_bits`` is how many bits of virtual addresses the kernel uses there.
+
+    ``flavour`` is the flavour of the purpose-built kernel with these pages (None: the plain one has them), ``cpu``
+    QEMU's ``-cpu`` that leads there (None: the architecture's own).
+    """
+
+    name: str
+    page_size: int
+    va_bits: int
+    flavour: str | None = None
+    cpu: str | None = None
+
+
+# FEAT_LPA2 gives 4K and 16K pages 52 bits, FEAT_LVA does so for 64K (Documentation/arch/arm64/memory.rst). QEMU's max
+# has both and can lose the first; the Neoverse N1 has neither. Without them, one and the same kernel falls back to
+# VA_BITS_MIN (arch/arm64/include/asm/memory.h, v6.12), which is 47 for 16K.
+_WITHOUT_LPA2 = "max,pauth-impdef=on,lpa2=off"
+_WITHOUT_LVA = "neoverse-n1"
+
+#: architecture -> its paging modes by name, the one that a guest comes up in by itself first
+PAGING_CHOICES: Mapping[str, Mapping[str, PagingChoice]] = {
+    arch: {choice.name: choice for choice in choices}
+    for arch, choices in {
+        "arm64": (
+            PagingChoice("4k-52", 4 * KIB, 52),
+            PagingChoice("4k-48", 4 * KIB, 48, cpu=_WITHOUT_LPA2),
+            PagingChoice("16k-52", 16 * KIB, 52, "16k"),
+            PagingChoice("16k-47", 16 * KIB, 47, "16k", _WITHOUT_LPA2),
+            PagingChoice("64k-52", 64 * KIB, 52, "64k"),
+            PagingChoice("64k-48", 64 * KIB, 48, "64k", _WITHOUT_LVA),
+        ),
+        # the satp modes of QEMU's rv64 (target/riscv/cpu.c, QEMU 10.0)
+        "riscv64": (
+            PagingChoice("sv57", 4 * KIB, 57),
+            PagingChoice("sv48", 4 * KIB, 48, cpu="rv64,sv57=off"),
+            PagingChoice("sv39", 4 * KIB, 39, cpu="rv64,sv57=off,sv48=off"),
+        ),
+    }.items()
+}
+
+#: architecture -> bits of virtual addresses that a booted kernel uses, from its vmcoreinfo note; raises KeyError,
+#: ValueError. arm64's VA_BITS is what it was built for, T1SZ what the CPU let it have; riscv64's VA_BITS is that of the
+#: mode in satp (arch/*/kernel/vmcore_info.c).
+VA_BITS: Mapping[str, Callable[[Mapping[str, str]], int]] = {
+    "arm64": lambda note: 64 - int(note["NUMBER(TCR_EL1_T1SZ)"], 0),
+    "riscv64": lambda note: int(note["NUMBER(VA_BITS)"], 0),
+}

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``memhp run --matrix`` and ``memhp merge``."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from harness.cli.options import GUEST_OPTIONS, read_integer
+from harness.cli.parser import Arguments
+from harness.cli.reports import all_reports, check_reports, wanted, write_reports
+from harness.errors import InfraError, UsageError
+from harness.matrix.book import book_of_store
+from harness.matrix.history import History, check_history, expected, read_history
+from harness.matrix.merge import merge as merge_stores
+from harness.matrix.parts import prepare
+from harness.matrix.plan import Cell, Plan, expected_seconds, make_plan, shard_of
+from harness.matrix.spec import load_matrix
+from harness.matrix.store import Done, open_store, read_store
+from harness.matrix.workers import Running, Workers, command
+from harness.progress import default_progress
+from harness.report.board import CellBoard, plan_line, plan_table
+from harness.report.book import Book, status_of
+from harness.report.files import STDOUT
+from harness.report.terminal import make_console, overall_line
+from harness.report.text import plural
+
+#: where results go when nobody says where
+DEFAULT_RESULTS = Path("memhp-results")
+_SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
+#: options that a matrix file has instead
+_NOT_HERE = {
+    **{name: option for name, option in GUEST_OPTIONS.items() if name not in ("nodes", "machine_options")},
+    **{"arch": "--arch", "guest": "--guest", "node": "--node", "machine": "--machine", "bundle_dir": "--bundle-dir"},
+    **{"rounds": "--rounds", "scenarios": "SCENARIO", "all": "--all", "bisect": "--bisect", "fail_fast": "--fail-fast"},
+}
+
+
+def run_matrix(arguments: Arguments) -> int:
+    """memhp run --matrix."""
+    for name, option in _NOT_HERE.items():
+        if getattr(arguments, name, None):
+            hint = "the matrix file says what is run, and on what"
+            raise UsageError(f"{option} and --matrix exclude each other", hint=hint)
+    check_reports(arguments)
+    jobs = read_jobs(arguments.jobs)
+    plan = make_plan(load_matrix(arguments.matrix))
+    cells = _chosen(plan, arguments.shard)
+    root = _default_results(plan, cells) if arguments.results is None else Path(arguments.results)
+    history = _history(arguments, plan.name, root)
+    times = {cell.id: time for cell, time in zip(cells, expected(cells, history), strict=True)}
+    if arguments.list:
+        return _show_plan(arguments, cells, times, jobs)
+    return _run(arguments, plan, cells, root, history, {id: seconds for id, (seconds, _) in times.items()}, jobs)
+
+
+def read_jobs(text: str | None) -> int:
+    """How many cells run at a time: a guest has two CPUs, but seldom keeps both busy."""
+    if text is None:
+        return os.cpu_count() or 1
+    jobs = read_integer(text, "--jobs")
+    if not 1 <= jobs <= 1024:
+        raise UsageError(f"--jobs: {jobs} jobs cannot be", hint="from 1 to 1024")
+    return jobs
+
+
+def _default_results(plan: Plan, cells: Sequence[Cell]) -> Path:
+    """The latest directory of this matrix if cells of it have not ended yet, else a new one."""
+    for root in sorted(DEFAULT_RESULTS.glob(f"{plan.name}-*"), reverse=True)[:1]:
+        store = read_store(root)
+        if store.digest == plan.digest and any(store.done(cell.id) is None for cell in cells):
+            return root
+    return DEFAULT_RESULTS / f"{plan.name}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
+
+
+def _chosen(plan: Plan, shard: str | None) -> tuple[Cell, ...]:
+    if shard is None:
+        return plan.cells
+    match = _SHARD.fullmatch(shard)
+    if match is None:
+        raise UsageError(f"--shard: {shard[:40]!r} is not I/N", hint="such as 1/3, 2/3 and 3/3 for three CI jobs")
+    return shard_of(plan, int(match[1]), int(match[2]))
+
+
+def _history(arguments: Arguments, name: str, root: Path) -> History:
+    if arguments.history is None:
+        return {}
+    return read_history(check_history(arguments.history), name=name, but=root)
+
+
+def _show_plan(arguments: Arguments, cells: Sequence[Cell], times: Mapping[str, tuple[float, bool]], jobs: int) -> int:
+    seconds = [times[cell.id][0] for cell in cells]
+    line = plan_line(len(cells), sum(seconds), expected_seconds(seconds, jobs), jobs)
+    if arguments.json is not None:
+        rows = [
+            {
+                "id": cell.id,
+                "axes": dict(cell.axes),
+                "steps": cell.steps,
+                "expected_seconds": round(times[cell.id][0], 1),
+                "measured": times[cell.id][1],
+                "guest": cell.guest_text(),
+                "command": shlex.join(["memhp", *command(cell, Path("cells") / cell.id)[6:]]),
+            }
+            for cell in cells
+        ]
+        text = json.dumps({"format": "memhp-plan", "version": 1, "expected": line, "cells": rows}, indent=1) + "\n"
+        if arguments.json == STDOUT:
+            sys.stdout.write(text)
+        else:
+            Path(arguments.json).write_text(text)
+        return 0
+    console = make_console(sys.stdout, arguments.color)
+    console.print(plan_table([(cell.id, cell.steps, *times[cell.id]) for cell in cells]))
+    console.print(line)
+    return 0
+
+
+class _Board:
+    """What the workers tell, put on the board with the time that is left."""
+
+    def __init__(self, board: CellBoard, cells: Sequence[Cell], times: Mapping[str, float], jobs: int) -> None:
+        self._board = board
+        self._times = times
+        self._jobs = jobs
+        self._left = {cell.id for cell in cells}
+
+    def kept(self, done: Done) -> None:
+        """See ``Board``."""
+        self._left.discard(done.id)
+        self._board.ended(done.id, done.run, kept=True)
+
+    def started(self, cell: Cell) -> None:
+        """See ``Board``."""
+
+    def finished(self, done: Done) -> None:
+        """See ``Board``."""
+        self._left.discard(done.id)
+        self._board.ended(done.id, done.run)
+
+    def tick(self, running: Sequence[Running], waiting: int) -> None:
+        """See ``Board``."""
+        since = {state.cell.id: state.seconds for state in running}
+        rest = [max(1.0, self._times[id] - since.get(id, 0.0)) for id in self._left]
+        left = expected_seconds(rest or [0.0], self._jobs)
+        self._board.moving([(state.cell.id, state.seconds, state.last) for state in running], waiting, left)
+
+
+def _run(
+    arguments: Arguments,
+    plan: Plan,
+    cells: Sequence[Cell],
+    root: Path,
+    history: History,
+    times: Mapping[str, float],
+    jobs: int,
+) -> int:
+    store = open_store(root, plan, datetime.datetime.now(datetime.UTC).isoformat())
+    out = sys.stderr if STDOUT in wanted(arguments).values() else sys.stdout
+    with store.lock():
+        waiting = [cell for cell in cells if store.finished(cell) is None]
+        if not waiting:
+            sys.stderr.write(
+                f"memhp: nothing to run: every cell in {root}, begun {store.created[:16]}, has a verdict\n"
+            )
+        broken = prepare(waiting, default_progress())
+        with CellBoard(out, sys.stderr, len(cells), color=arguments.color) as board:
+            try:
+                Workers(store, jobs, _Board(board, cells, times, jobs)).run(cells, broken)
+            except BaseException:
+                board.rest()
+                sys.stderr.write(f"memhp: {_progress_line(store.all_done(), cells, root)}\n")
+                raise
+        planned = {cell.id for cell in cells}
+        return _finish(arguments, book_of_store(store, history, only=planned), root, out)
+
+
+def _progress_line(done: Mapping[str, Done], cells: Sequence[Cell], root: Path) -> str:
+    count = sum(cell.id in done for cell in cells)
+    return f"{count} of {plural(len(cells), 'cell')} done, results in {root}; the same command goes on from there"
+
+
+def _finish(arguments: Arguments, book: Book, root: Path, out: TextIO) -> int:
+    console = make_console(out, arguments.color)
+    for id, _ in book.missing:
+        console.print(f"no result: {id}")
+    if book.runs:
+        console.print(overall_line(book.runs))
+    status = status_of(book)
+    book = dataclasses.replace(book, origin=arguments.kcidb_origin)
+    try:
+        write_reports(all_reports(root), book)
+        console.print(f"results: {root}; open {root / 'report.html'}")
+        write_reports(wanted(arguments).items(), book)
+    except InfraError as error:
+        sys.stderr.write(f"memhp: {error}\n")
+        return status or error.exit_status
+    return status
+
+
+def merge(arguments: Arguments) -> int:
+    """memhp merge."""
+    check_reports(arguments)
+    target = Path(arguments.output)
+    store = merge_stores([Path(name) for name in arguments.directories], target)
+    history = _history(arguments, store.name, target)
+    out = sys.stderr if STDOUT in wanted(arguments).values() else sys.stdout
+    return _finish(arguments, book_of_store(store, history), target, out)
+
+
+COMMANDS: Mapping[str, Callable[[Arguments], int]] = {"merge": merge}

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which report goes where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from harness.cli.parser import REPORTS, Arguments
+from harness.errors import UsageError
+from harness.report.book import Book
+from harness.report.files import STDOUT, check_target, write_report
+from harness.report.html import to_html
+from harness.report.json import dumps, results_to_json
+from harness.report.junit import to_junit
+from harness.report.kcidb import to_kcidb
+from harness.report.ktap import to_ktap
+
+#: option of a report -> what writes it
+WRITERS: Mapping[str, Callable[[Book], str]] = {
+    "json": lambda book: dumps(results_to_json(book.runs)),
+    "junit": lambda book: to_junit(book.runs, [id for id, _ in book.missing]),
+    "ktap": to_ktap,
+    "kcidb": to_kcidb,
+    "html": to_html,
+}
+
+#: option of a report -> its file in a results directory
+FILES = {
+    "json": "results.json",
+    "junit": "junit.xml",
+    "ktap": "results.ktap",
+    "kcidb": "kcidb.json",
+    "html": "report.html",
+}
+
+
+def wanted(arguments: Arguments) -> dict[str, str]:
+    """The reports that were asked for, and where they go."""
+    found = ((name, getattr(arguments, name, None)) for name in REPORTS)
+    return {name: target for name, target in found if target is not None}
+
+
+def check_reports(arguments: Arguments) -> None:
+    """Raise UsageError for reports that cannot be written where they are wanted."""
+    targets = wanted(arguments)
+    spoken = [f"--{name}" for name, target in targets.items() if target == STDOUT]
+    if len(spoken) > 1:
+        raise UsageError(f"{' and '.join(spoken)} both want standard output", hint="give one of them a file")
+    for name, target in targets.items():
+        check_target(target, f"--{name}")
+    if not re.fullmatch(r"[a-z0-9_]+", arguments.kcidb_origin):
+        hint = "lower-case letters, digits and '_'"
+        raise UsageError(f"--kcidb-origin: {arguments.kcidb_origin[:80]!r} cannot be an origin", hint=hint)
+
+
+def write_reports(targets: Iterable[tuple[str, str]], book: Book) -> None:
+    """Write each report; raises InfraError for the first that cannot be written."""
+    for name, target in targets:
+        write_report(target, WRITERS[name](book))
+
+
+def all_reports(folder: Path) -> list[tuple[str, str]]:
+    """Every report, below ``folder``."""
+    return [(name, str(folder / file)) for name, file in FILES.items()]

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Earlier nights, read from the directory that keeps them: results directories, and what ``memhp run --json`` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from harness.check import Verdict
+from harness.errors import UsageError
+from harness.matrix.plan import Cell
+from harness.matrix.store import FORMAT, VERSION, read_store
+from harness.report.load import load_results
+from harness.report.trends import Night, night_from_json, night_of
+
+History = Mapping[str, tuple[Night, ...]]
+
+
+def check_history(folder: str) -> Path:
+    """``folder`` if it is one; raises UsageError."""
+    if not Path(folder).is_dir():
+        raise UsageError(f"--history: no directory {folder}", hint="the directory that holds each night's results")
+    return Path(folder)
+
+
+def read_history(folder: Path, *, name: str | None = None, but: Path | None = None) -> History:
+    """The nights below ``folder`` by the id of their cells, each in the order of time.
+
+    A night is a subdirectory with the results of a matrix (called ``name``, if one is asked for) or a ``*.json`` file
+    of results. ``but`` is tonight's own directory. Raises UsageError for what is damaged or of another version.
+    """
+    found: dict[str, list[Night]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and (path / "matrix.json").is_file():
+            if but is None or path.resolve() != but.resolve():
+                _add_store(found, path, name)
+        elif path.suffix == ".json" and path.is_file():
+            for run in load_results(path):
+                night = night_of(run)
+                _note(found, f"{run.guest}/{run.scenario}", night, path.stem)
+    return {id: tuple(sorted(nights, key=lambda night: night.started)) for id, nights in found.items()}
+
+
+def _note(found: dict[str, list[Night]], id: str, night: Night, name: str) -> None:
+    found.setdefault(id, []).append(
+        Night(night.started, night.verdict, night.seconds, night.kernel, night.broken, name)
+    )
+
+
+def _add_store(found: dict[str, list[Night]], path: Path, name: str | None) -> None:
+    store = read_store(path)
+    if name is not None and store.name != name:
+        return
+    for planned in store.planned:
+        file = store.cell_dir(planned.id) / "cell.json"
+        if not file.is_file():
+            continue
+        try:
+            value = json.loads(file.read_bytes())
+            if (value["format"], value["version"]) != (FORMAT, VERSION):
+                raise UsageError(f"{file} is of another version", hint="leave that night out of --history")
+            found.setdefault(planned.id, []).append(night_from_json(value["night"], path.name))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{file} is damaged: {error}", hint="leave that night out of --history") from None
+
+
+def expected(cells: Sequence[Cell], history: History) -> list[tuple[float, bool]]:
+    """(seconds, measured) for each cell: the median of its nights that passed, or else a guess from its steps."""
+    times = []
+    for cell in cells:
+        passed = [night.seconds for night in history.get(cell.id, ()) if night.verdict is Verdict.PASS]
+        times.append((median(passed), True) if passed else (cell.weight, False))
+    return times

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernels as an axis: a directory stands for the Images in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.arch import arch_named
+from harness.artifacts.image import read_image, require_arch
+from harness.artifacts.kernel_build import load_fragments
+from harness.config.places import configs_dir
+from harness.errors import ConfigError, MemhpError, UsageError
+from harness.matrix.spec import Setting, label_of
+
+_PURPOSE = "purpose"
+#: files beside Images that are never one
+_NO_IMAGE = (".config", ".txt", ".map", ".json", ".md")
+
+
+def expand(setting: Setting, arch: str, source: Path) -> tuple[Setting, ...]:
+    """The kernels for ``arch`` that one value stands for: every Image in a directory, else what was named.
+
+    Raises ConfigError for a directory without an Image for ``arch``, and for a flavour that it has not.
+    """
+    folder = Path(setting.value)
+    if "/" not in setting.value or not folder.is_dir():
+        _check_flavours(setting, arch, source)
+        return (setting,)
+    found = [
+        Setting(f"{setting.text.rstrip('/')}/{path.name}", label_of(path.name), str(path), setting.line)
+        for path in sorted(folder.iterdir())
+        if _is_for(path, arch)
+    ]
+    if not found:
+        raise ConfigError(
+            f"{folder} holds no kernel for {arch}",
+            file=source,
+            line=setting.line,
+            hint="bare or compressed Images, one file each",
+        )
+    return tuple(found)
+
+
+def _check_flavours(setting: Setting, arch: str, source: Path) -> None:
+    chosen, *flavours = setting.value.split("+")
+    if "/" in setting.value or not (chosen == _PURPOSE or chosen.startswith(f"{_PURPOSE}:")):
+        return
+    try:
+        load_fragments(arch_named(arch), configs_dir() / "kernels", flavours)
+    except UsageError as error:
+        raise ConfigError(error.message, file=source, line=setting.line, hint=error.hint) from None
+
+
+def _is_for(path: Path, arch: str) -> bool:
+    if path.name.startswith(".") or path.suffix in _NO_IMAGE or not path.is_file():
+        return False
+    try:
+        require_arch(str(path), read_image(path), arch_named(arch))
+    except MemhpError:
+        return False
+    return True
+
+
+def with_flavour(selector: str | None, flavour: str) -> str | None:
+    """The selector of the same purpose-built kernel with one flavour more; None for a kernel that has its pages fixed
+    (an Image, a package), which is checked once it runs."""
+    chosen = selector or _PURPOSE
+    if chosen != _PURPOSE and not chosen.startswith((f"{_PURPOSE}:", f"{_PURPOSE}+")):
+        return None
+    return f"{chosen}+{flavour}"

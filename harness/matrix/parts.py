@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the guests of a matrix are started from, fetched and built before the first one starts: once, and in peace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.config.scenario import load_scenario
+from harness.errors import MemhpError, UnsupportedError
+from harness.matrix.plan import Cell
+from harness.matrix.workers import scenario_of
+from harness.progress import Progress
+from harness.scenarios.boot import resolve
+
+
+def prepare(cells: Sequence[Cell], progress: Progress) -> dict[str, str]:
+    """Have every part that ``cells`` take in the cache.
+
+    Returns the reason for each cell whose parts cannot be had, by its id: a kernel that does not build ends only the
+    cells that boot it. A missing ability is no such reason; the cell's run names it.
+    """
+    broken: dict[str, str] = {}
+    seen: dict[tuple[object, ...], str] = {}
+    for cell in cells:
+        spec, needs = cell.guest, load_scenario(scenario_of(cell)).needs
+        key = (spec.arch, spec.kernel, spec.boot, needs)
+        if key not in seen:
+            try:
+                resolve(spec, needs, progress)
+                seen[key] = ""
+            except UnsupportedError:
+                seen[key] = ""
+            except MemhpError as error:
+                seen[key] = str(error)
+        if seen[key]:
+            broken[cell.id] = seen[key]
+    return broken

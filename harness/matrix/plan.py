@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a matrix file to its cells: one scenario on one guest each, with a name that stays the same every night."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import heapq
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.arch import arch_named
+from harness.arch.modes import PAGING_CHOICES
+from harness.config.guest import GuestSpec, problems
+from harness.config.scenario import Scenario, load_scenario
+from harness.errors import ConfigError, UsageError
+from harness.matrix.kernels import expand, with_flavour
+from harness.matrix.spec import MAX_CELLS, Grid, MatrixFile, Setting
+from harness.scenarios.runner import count_steps
+
+#: seconds that a cell takes beside its steps, and for each step: two guests at a time on two cores, TCG
+BOOT_SECONDS = 9.0
+STEP_SECONDS = 1.6
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One scenario on one guest.
+
+    ``id`` is ``GUEST/SCENARIO``; ``axes`` are the texts that stand for it in the matrix file, in the file's order of
+    axes; ``scenario`` is a name or a path; ``steps`` how many there are to do; ``digest`` changes with anything that
+    would make it another cell.
+    """
+
+    id: str
+    axes: Mapping[str, str]
+    scenario: str
+    guest: GuestSpec
+    steps: int
+    timeout: float
+    rounds: int | None
+    digest: str
+    va_bits: int | None = None
+    page_size: int | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where it is kept below the results' ``cells``."""
+        return self.id
+
+    @property
+    def weight(self) -> float:
+        """Seconds that it will take, guessed from its steps alone: the same on every machine."""
+        return BOOT_SECONDS + STEP_SECONDS * self.steps
+
+    def guest_fields(self) -> dict[str, object]:
+        """The guest as a guest file has it: only what the cell decides, so that the scenario's wishes stand."""
+        spec = self.guest
+        fields: dict[str, object] = {"arch": spec.arch, "name": spec.name}
+        return fields | {name: getattr(spec, name) for name in sorted(spec.explicit - {"name", "arch"})}
+
+    def guest_text(self) -> str:
+        """The guest file: YAML, a JSON value a line."""
+        return "".join(f"{name}: {json.dumps(value)}\n" for name, value in self.guest_fields().items())
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All cells of a matrix. ``digest`` tells whether two plans are of the same cells."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    digest: str
+
+    def cell(self, id: str) -> Cell | None:
+        """The cell called ``id``."""
+        return next((cell for cell in self.cells if cell.id == id), None)
+
+
+def make_plan(matrix: MatrixFile) -> Plan:
+    """Every cell of the matrix, in the order of its file.
+
+    Cells that two grids have in common are there once. Raises ConfigError, naming file and line, for what cannot be:
+    a paging mode of another architecture, a guest that cannot be built, one name for two different cells, no cell.
+    """
+    cells: dict[str, Cell] = {}
+    for grid in matrix.grids:
+        for cell in _cells(grid, matrix.source):
+            other = cells.setdefault(cell.id, cell)
+            if other.digest != cell.digest:
+                raise ConfigError(
+                    f"{cell.id} stands in another grid with other settings",
+                    file=matrix.source,
+                    line=grid.line,
+                    hint="give them the same timeout and rounds, or a value of an axis that tells them apart",
+                )
+            if len(cells) > MAX_CELLS:
+                raise ConfigError(f"more than {MAX_CELLS} cells", file=matrix.source, line=grid.line, hint="cross less")
+    if not cells:
+        raise ConfigError("the matrix is empty: everything is excluded", file=matrix.source, hint="see exclude")
+    found = tuple(cells.values())
+    return Plan(matrix.name, found, _hash(cell.digest for cell in found))
+
+
+def _hash(parts: Iterable[str]) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(f"{len(part)}:{part}".encode())
+    return whole.hexdigest()[:32]
+
+
+def _cells(grid: Grid, source: Path) -> Iterator[Cell]:
+    scenarios = {setting.value: load_scenario(_named(setting.value)) for setting in grid.axes["scenario"]}
+    axes = [axis for axis in grid.axes if axis != "kernel"]
+    for values in itertools.product(*(grid.axes[axis] for axis in axes)):
+        chosen = dict(zip(axes, values, strict=True))
+        for kernel in _kernels(grid, chosen["arch"].value, source):
+            point = chosen if kernel is None else _ordered(grid, chosen | {"kernel": kernel})
+            if not _excluded(grid, point):
+                yield _cell(grid, point, scenarios[point["scenario"].value], source)
+
+
+def _named(value: str) -> Path | str:
+    return Path(value) if "/" in value else value
+
+
+def _ordered(grid: Grid, point: Mapping[str, Setting]) -> dict[str, Setting]:
+    return {axis: point[axis] for axis in grid.axes}
+
+
+def _kernels(grid: Grid, arch: str, source: Path) -> tuple[Setting | None, ...]:
+    if "kernel" not in grid.axes:
+        return (None,)
+    return tuple(kernel for setting in grid.axes["kernel"] for kernel in expand(setting, arch, source))
+
+
+def _excluded(grid: Grid, point: Mapping[str, Setting]) -> bool:
+    return any(all(point[axis].text in texts for axis, texts in rule.items()) for rule in grid.exclude)
+
+
+def _cell(grid: Grid, point: Mapping[str, Setting], scenario: Scenario, source: Path) -> Cell:
+    arch = point["arch"].value
+    label = ".".join(setting.label for axis, setting in point.items() if axis != "scenario")
+    fields = _fields(point, arch, source)
+    spec = GuestSpec.default(arch).with_fields({"name": label, **fields})
+    for problem in problems(spec):
+        raise ConfigError(f"{label}: {problem.message}", file=source, line=grid.line, hint=problem.hint)
+    try:
+        scenario.apply_to(spec)
+    except UsageError as error:
+        hint = f"exclude {{scenario: {scenario.name}}}, or {error.hint}"
+        raise ConfigError(f"{label}: {error.message}", file=source, line=grid.line, hint=hint) from None
+    steps = count_steps(scenario.steps_on(arch), grid.rounds)
+    choice = PAGING_CHOICES[arch][point["paging"].value] if "paging" in point else None
+    name = point["scenario"].value
+    cell = Cell(
+        id=f"{label}/{scenario.name}",
+        axes={axis: setting.text for axis, setting in point.items()},
+        scenario=name,
+        guest=spec,
+        steps=steps,
+        timeout=grid.timeout,
+        rounds=grid.rounds,
+        digest="",
+        va_bits=None if choice is None else choice.va_bits,
+        page_size=None if choice is None else choice.page_size,
+    )
+    return _with_digest(cell, scenario.text)
+
+
+def _with_digest(cell: Cell, scenario_text: str) -> Cell:
+    fields = cell.guest_fields()
+    kernel = str(fields.get("kernel", ""))
+    if "/" in kernel:
+        # Where it lies differs from machine to machine, what it is does not.
+        fields["kernel"] = hashlib.sha256(Path(kernel).read_bytes()).hexdigest()
+    parts = (cell.id, json.dumps(fields), scenario_text, str(cell.timeout), str(cell.rounds))
+    return dataclasses.replace(cell, digest=_hash(parts))
+
+
+def _fields(point: Mapping[str, Setting], arch: str, source: Path) -> dict[str, object]:
+    """The guest's fields that the point decides, those of GuestSpec."""
+    fields: dict[str, object] = {}
+    words = [point[axis].value for axis in ("memmap_on_memory", "online") if axis in point]
+    if "kernel" in point:
+        fields["kernel"] = point["kernel"].value
+    if "paging" in point:
+        _set_paging(fields, point["paging"], arch, source)
+    if "boot" in point:
+        fields["boot"] = point["boot"].value
+    if "cpus" in point:
+        fields["cpus"] = int(point["cpus"].value)
+    if "kaslr" in point:
+        if point["kaslr"].value:
+            fields["random_seed"] = int(point["kaslr"].value)
+        else:
+            words.append("nokaslr")
+    if "cmdline" in point:
+        words.append(point["cmdline"].value)
+    text = " ".join(word for word in words if word)
+    return fields | {"cmdline": text} if text else fields
+
+
+def _set_paging(fields: dict[str, object], setting: Setting, arch: str, source: Path) -> None:
+    known = PAGING_CHOICES[arch]
+    choice = known.get(setting.value)
+    if choice is None:
+        raise ConfigError(
+            f"{arch} has no paging mode {setting.text}",
+            file=source,
+            line=setting.line,
+            hint=f"it has {', '.join(known)}; a grid of its own for each architecture takes no exclusions",
+        )
+    if choice.cpu is not None:
+        fields["cpu"] = choice.cpu
+    if choice.flavour is not None:
+        kernel = fields.get("kernel")
+        changed = with_flavour(None if kernel is None else str(kernel), choice.flavour)
+        if changed is not None:
+            fields["kernel"] = changed
+    assert choice.page_size in arch_named(arch).paging
+
+
+def shard_of(plan: Plan, number: int, count: int) -> tuple[Cell, ...]:
+    """Part ``number`` (from 1) of ``count``: as many seconds in each as can be, the same on every machine.
+
+    Raises UsageError for a part that there is not.
+    """
+    if not count >= 1 or not 1 <= number <= count:
+        raise UsageError(f"--shard {number}/{count}: there is no such part", hint=f"from 1/{max(count, 1)} on")
+    loads = [(0.0, part) for part in range(1, count + 1)]
+    mine = set()
+    for cell in sorted(plan.cells, key=lambda cell: (-cell.weight, cell.id)):
+        load, part = heapq.heappop(loads)
+        if part == number:
+            mine.add(cell.id)
+        heapq.heappush(loads, (load + cell.weight, part))
+    return tuple(cell for cell in plan.cells if cell.id in mine)
+
+
+def expected_seconds(times: Sequence[float], jobs: int) -> float:
+    """Seconds until the last of ``jobs`` workers is done, the longest cell first."""
+    free = [0.0] * max(1, min(jobs, len(times)))
+    for seconds in sorted(times, reverse=True):
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Results of a matrix on disk: what resumes, merges and is compared night by night.
+
+::
+
+    matrix.json                     format, version, name, what was planned (every shard's cells) and when it began
+    cells/GUEST/SCENARIO/           one cell
+        guest.yaml  scenario.yaml   run it again: memhp run scenario.yaml --guest guest.yaml
+        log.txt  bundles/           what it said, and the bundles of its runs
+        result.json                 what memhp run --json wrote
+        cell.json                   written last: it ended, and how
+
+A cell without ``cell.json`` has not ended, whatever else is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.check import Verdict
+from harness.errors import InfraError, UsageError
+from harness.matrix.plan import Cell, Plan
+from harness.report.load import load_results
+from harness.report.trends import night_of, night_to_json
+from harness.scenarios.record import write_json
+from harness.scenarios.result import RunResult
+
+FORMAT = "memhp-matrix"
+#: grows when what stands in a directory changes its meaning; another version is refused, not guessed at
+VERSION = 1
+_HINT = "name another directory with --results"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A cell as a results directory remembers it."""
+
+    id: str
+    axes: Mapping[str, str]
+    digest: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A cell that has ended: ``seconds`` is how long its process took, ``started`` ISO 8601 in UTC."""
+
+    id: str
+    digest: str
+    seconds: float
+    started: str
+    run: RunResult
+
+
+class Store:
+    """A results directory. ``open_store`` makes one for a plan, ``read_store`` reads one that is there."""
+
+    def __init__(self, root: Path, name: str, digest: str, planned: tuple[Planned, ...], created: str) -> None:
+        self.root = root
+        self.name = name
+        self.digest = digest
+        self.planned = planned
+        self.created = created
+
+    def cell_dir(self, id: str) -> Path:
+        """Where the cell called ``id`` is kept."""
+        return self.root / "cells" / id
+
+    def done(self, id: str) -> Done | None:
+        """How the cell ended, None if it has not; raises UsageError for what is damaged or of another version."""
+        folder = self.cell_dir(id)
+        if not (folder / "cell.json").is_file():
+            return None
+        value = _read(folder / "cell.json")
+        _check(value, folder / "cell.json")
+        try:
+            [run] = load_results(folder / "result.json")
+            return Done(id, str(value["digest"]), float(value["seconds"]), str(value["started"]), run)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{folder} is damaged: {error}", hint="remove it; it will be run again") from None
+
+    def all_done(self) -> dict[str, Done]:
+        """Every planned cell that has ended."""
+        found = ((planned.id, self.done(planned.id)) for planned in self.planned)
+        return {id: done for id, done in found if done is not None}
+
+    def finished(self, cell: Cell) -> Done | None:
+        """The cell's result if there is no need to run it again: it ended with a verdict, and it is the same cell."""
+        done = self.done(cell.id)
+        if done is None or done.digest != cell.digest or done.run.verdict is Verdict.INFRA:
+            return None
+        return done
+
+    def begin(self, cell: Cell, scenario_text: str) -> Path:
+        """An empty folder for the cell, with the files that its process is started from."""
+        folder = self.cell_dir(cell.id)
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+            (folder / "guest.yaml").write_text(cell.guest_text())
+            (folder / "scenario.yaml").write_text(scenario_text)
+        except OSError as error:
+            raise InfraError(f"cannot write {folder}: {error.strerror}", hint=_HINT) from error
+        return folder
+
+    def end(self, cell: Cell, seconds: float, started: str) -> Done:
+        """Note that the cell has ended and return its result, which stands in ``result.json`` by now.
+
+        What trends take of it is noted beside it: many nights are read at once.
+        """
+        value = {
+            "format": FORMAT,
+            "version": VERSION,
+            "id": cell.id,
+            "digest": cell.digest,
+            "seconds": round(seconds, 3),
+            "started": started,
+        }
+        folder = self.cell_dir(cell.id)
+        [run] = load_results(folder / "result.json")
+        write_json(folder / "cell.json", value | {"night": night_to_json(night_of(run))})
+        return Done(cell.id, cell.digest, seconds, started, run)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Nobody else runs or writes cells here meanwhile; raises UsageError if somebody does."""
+        with (self.root / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UsageError(f"another memhp is at work in {self.root}", hint=_HINT) from None
+            yield
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from None
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: {error}", hint=_HINT) from None
+
+
+def _check(value: Any, path: Path) -> None:
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise UsageError(f"{path} was not written by memhp run --matrix", hint=_HINT)
+    if value.get("version") != VERSION:
+        shown = repr(value.get("version"))[:20]
+        raise UsageError(
+            f"{path.parent} was written by version {shown} of the schema, this memhp reads {VERSION}",
+            hint="use the memhp that wrote it, or name another directory",
+        )
+
+
+def read_store(root: Path) -> Store:
+    """The results in ``root``; raises UsageError for what is none, is damaged or of another version."""
+    path = root / "matrix.json"
+    if not path.is_file():
+        raise UsageError(
+            f"{root} holds no results of a matrix", hint="a directory of memhp run --matrix or memhp merge"
+        )
+    value = _read(path)
+    _check(value, path)
+    try:
+        planned = tuple(
+            Planned(
+                id=_safe_id(cell["id"]),
+                axes={str(axis): str(text) for axis, text in cell["axes"].items()},
+                digest=str(cell["digest"]),
+                weight=float(cell["weight"]),
+            )
+            for cell in value["cells"]
+        )
+        return Store(root, str(value["name"]), str(value["digest"]), planned, str(value["created"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path} is damaged: {type(error).__name__}: {error}", hint=_HINT) from None
+
+
+def _safe_id(id: object) -> str:
+    # It becomes a path: a file from elsewhere must not lead out of the directory.
+    text = str(id)
+    if any(part in ("", ".", "..") for part in text.split("/")) or not text.isprintable():
+        raise ValueError(f"{text[:80]!r} cannot be a cell")
+    return text
+
+
+def open_store(root: Path, plan: Plan, created: str) -> Store:
+    """The results directory ``root`` for ``plan``: a new one, or the one of an earlier start of the same matrix.
+
+    Raises UsageError for a directory that holds something else, another matrix's results or another version's.
+    """
+    path = root / "matrix.json"
+    if path.is_file():
+        store = read_store(root)
+        if store.name != plan.name:
+            raise UsageError(f"{root} holds results of the matrix {store.name!r}, not of {plan.name!r}", hint=_HINT)
+        created = store.created
+    elif root.exists() and (not root.is_dir() or any(entry.name != ".lock" for entry in root.iterdir())):
+        raise UsageError(f"{root} is there already and holds no results of a matrix", hint=_HINT)
+    planned = tuple(Planned(cell.id, cell.axes, cell.digest, cell.weight) for cell in plan.cells)
+    return write_store(Store(root, plan.name, plan.digest, planned, created))
+
+
+def write_store(store: Store) -> Store:
+    """Write ``matrix.json``; raises UsageError if the directory cannot be written."""
+    value = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": store.name,
+        "digest": store.digest,
+        "created": store.created,
+        "cells": [
+            {"id": cell.id, "axes": dict(cell.axes), "digest": cell.digest, "weight": round(cell.weight, 1)}
+            for cell in store.planned
+        ],
+    }
+    try:
+        store.root.mkdir(parents=True, exist_ok=True)
+        (store.root / "cells").mkdir(exist_ok=True)
+        write_json(store.root / "matrix.json", value)
+    except OSError as error:
+        raise UsageError(f"{store.root} cannot be written: {error.strerror}", hint=_HINT) from None
+    return store
+
+
+def copy_cell(source: Path, target: Path) -> None:
+    """A cell's folder once more: by hard links where that can be, else by copies."""
+
+    def link(one: str, other: str) -> None:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copy2(one, other)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, target, copy_function=link, symlinks=True)

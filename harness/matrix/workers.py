@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Cells run: each as a ``memhp run`` of its own, so many at a time, results left on disk.
+
+A cell's process knows nothing of the matrix, and this module nothing of guests: whoever runs the same command line in
+the same folder (``command``) gets the same files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import selectors
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import harness
+from harness import proc
+from harness.check import Verdict
+from harness.config.scenario import load_scenario
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, UsageError
+from harness.matrix.plan import Cell
+from harness.matrix.store import Done, Store
+from harness.report.files import write_report
+from harness.report.json import dumps, results_to_json
+from harness.report.load import load_results
+from harness.scenarios.result import RunResult
+
+#: seconds between two looks at what is under way
+_TICK = 1.0
+#: seconds that a cell's process has to put its guest away when it is told to end
+_FAREWELL = 20.0
+#: so many times what a cell was expected to take ends it, beside its boot's timeout: its own deadlines did not
+_PATIENCE = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A cell under way: for how many seconds, and the last line that it said."""
+
+    cell: Cell
+    seconds: float
+    last: str
+
+
+class Board(Protocol):
+    """Who watches the cells run."""
+
+    def kept(self, done: Done) -> None:
+        """An earlier start has this result already."""
+
+    def started(self, cell: Cell) -> None:
+        """A cell's process has been started."""
+
+    def finished(self, done: Done) -> None:
+        """A cell has ended."""
+
+    def tick(self, running: Sequence[Running], waiting: int) -> None:
+        """About once a second: what is under way, and how many cells are still to be started."""
+
+
+def command(cell: Cell, folder: Path) -> list[str]:
+    """The command line that runs ``cell`` in ``folder``, as ``Store.begin`` left it."""
+    words = [sys.executable, "-P", "-m", "harness", "--color", "never", "run", str(folder / "scenario.yaml")]
+    words += ["--guest", str(folder / "guest.yaml"), "--bundle-dir", str(folder / "bundles")]
+    words += ["--json", str(folder / "result.json"), "--timeout", f"{cell.timeout:g}"]
+    return [*words, "--rounds", str(cell.rounds)] if cell.rounds is not None else words
+
+
+@dataclass(slots=True)
+class _Job:
+    cell: Cell
+    folder: Path
+    child: proc.Child
+    clock: float
+    started: str
+    deadline: Deadline
+
+
+class Workers:
+    """Runs cells of one store, ``jobs`` at a time."""
+
+    def __init__(
+        self, store: Store, jobs: int, board: Board, argv: Callable[[Cell, Path], list[str]] = command
+    ) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._board = board
+        self._argv = argv
+        self._running: list[_Job] = []
+
+    def run(self, cells: Sequence[Cell], broken: Mapping[str, str] | None = None) -> list[Done]:
+        """Run every cell that has no verdict yet, those that take long first; the results in the order of ``cells``.
+
+        ``broken`` maps ids of cells that cannot be started to the reason. Whatever ends this early leaves no process
+        behind, and every result that there is on disk.
+        """
+        results = {}
+        waiting = []
+        for cell in cells:
+            kept = self._store.finished(cell)
+            if kept is None:
+                waiting.append(cell)
+            else:
+                results[cell.id] = kept
+                self._board.kept(kept)
+        waiting.sort(key=lambda cell: cell.weight)
+        try:
+            while waiting or self._running:
+                while waiting and len(self._running) < self._jobs:
+                    cell = waiting.pop()
+                    if broken and cell.id in broken:
+                        results[cell.id] = self._give_up(cell, broken[cell.id])
+                    else:
+                        self._start(cell)
+                for done in self._wait():
+                    results[done.id] = done
+                self._board.tick([self._state(job) for job in self._running], len(waiting))
+        finally:
+            self._end_all()
+        return [results[cell.id] for cell in cells]
+
+    def _begin(self, cell: Cell) -> Path:
+        return self._store.begin(cell, load_scenario(scenario_of(cell)).text)
+
+    def _start(self, cell: Cell) -> None:
+        folder = self._begin(cell)
+        log = folder / "log.txt"
+        deadline = Deadline(cell.timeout + _PATIENCE * cell.weight)
+        child = proc.spawn(self._argv(cell, folder), stdout=log, stderr=log, env=_environment())
+        self._running.append(_Job(cell, folder, child, time.monotonic(), _now(), deadline))
+        self._board.started(cell)
+
+    def _wait(self) -> list[Done]:
+        """Cells that have ended, after a second at most."""
+        with selectors.DefaultSelector() as selector:
+            for job in self._running:
+                selector.register(job.child, selectors.EVENT_READ, job)
+            ready = [key.data for key, _ in selector.select(_TICK)] if self._running else []
+        late = [job for job in self._running if job not in ready and job.deadline.expired]
+        return [self._finish(job, late=job in late) for job in [*ready, *late]]
+
+    def _finish(self, job: _Job, *, late: bool) -> Done:
+        self._running.remove(job)
+        status = job.child.reap()
+        seconds = time.monotonic() - job.clock
+        if late:
+            result = failed(job.cell, f"it had not ended after {seconds:.0f} s", seconds, job.started)
+            _write(job.folder, result)
+        else:
+            _settle(job.cell, job.folder, status, seconds, job.started)
+        done = self._store.end(job.cell, seconds, job.started)
+        self._board.finished(done)
+        return done
+
+    def _give_up(self, cell: Cell, reason: str) -> Done:
+        started = _now()
+        _write(self._begin(cell), failed(cell, reason, 0.0, started))
+        done = self._store.end(cell, 0.0, started)
+        self._board.finished(done)
+        return done
+
+    def _state(self, job: _Job) -> Running:
+        last = proc.tail_file(job.folder / "log.txt", lines=1, limit=400).strip()
+        return Running(job.cell, time.monotonic() - job.clock, last)
+
+    def _end_all(self) -> None:
+        """Let every process put its guest away, then end what is left."""
+        for job in self._running:
+            job.child.terminate()
+        limit = Deadline(_FAREWELL)
+        for job in self._running:
+            with contextlib.suppress(DeadlineExpired):
+                job.child.wait(limit)
+            job.child.reap()
+        self._running.clear()
+
+
+def _environment() -> dict[str, str]:
+    """Ours, and our own code first: what lies in the current directory is none of it (-P), whatever its name."""
+    root = str(Path(harness.__file__).parents[1])
+    rest = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, rest] if rest else [root])}
+
+
+def scenario_of(cell: Cell) -> Path | str:
+    """What ``load_scenario`` takes for the cell's scenario."""
+    return Path(cell.scenario) if "/" in cell.scenario else cell.scenario
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat()
+
+
+def _settle(cell: Cell, folder: Path, status: int, seconds: float, started: str) -> None:
+    """Make sure that ``result.json`` has exactly one run, and that it is what the cell stands for."""
+    try:
+        [run] = load_results(folder / "result.json")
+    except (UsageError, ValueError):
+        said = proc.tail_file(folder / "log.txt", lines=12)
+        reason = f"memhp run {proc.describe_status(status)}" + (f": {said}" if said else "")
+        _write(folder, failed(cell, reason, seconds, started))
+        return
+    wrong = mismatch(cell, run)
+    if wrong:
+        _write(folder, dataclasses.replace(run, verdict=Verdict.INFRA, reason=wrong))
+
+
+def mismatch(cell: Cell, run: RunResult) -> str:
+    """Why a run is none of ``cell``: it came up with other pages or another address space. "" if it is."""
+    for wanted, fact, unit in ((cell.page_size, "page_size", "byte pages"), (cell.va_bits, "va_bits", "address bits")):
+        seen = run.facts.get(fact)
+        if wanted is not None and seen is not None and seen != wanted:
+            return f"the guest came up with {seen} {unit}, not with the {wanted} of {cell.axes['paging']}"
+    return ""
+
+
+def failed(cell: Cell, reason: str, seconds: float, started: str) -> RunResult:
+    """The result of a cell of which nothing can be said."""
+    return RunResult(
+        scenario=cell.id.rpartition("/")[2],
+        guest=cell.guest.name,
+        arch=cell.guest.arch,
+        verdict=Verdict.INFRA,
+        reason=reason,
+        hint="see log.txt of the cell",
+        seconds=seconds,
+        boot_seconds=0.0,
+        steps=(),
+        facts={},
+        bundle=None,
+        started=started,
+        seed=0,
+    )
+
+
+def _write(folder: Path, run: RunResult) -> None:
+    write_report(str(folder / "result.json"), dumps(results_to_json([run])))

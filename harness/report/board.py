@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cells of a matrix while they run: a line for each that ends, and on a terminal a table of those under way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harness.check import Verdict
+from harness.report.tally import findings
+from harness.report.terminal import make_console, verdict_word
+from harness.report.text import clean, plural, seconds
+from harness.scenarios.result import RunResult
+
+#: characters of a reason or of a cell's last line that are shown
+MAX_LINE = 100
+
+
+class CellBoard:
+    """``out`` gets a line for each cell, ``err`` the moving table, if it is a terminal."""
+
+    def __init__(self, out: TextIO, err: TextIO, total: int, *, color: str = "auto") -> None:
+        self._console = make_console(out, color)
+        self._live = Live(console=make_console(err, color), refresh_per_second=2, transient=True)
+        self._total = total
+        self._over = 0
+        self._bad = 0
+
+    def __enter__(self) -> CellBoard:
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        self.rest()
+
+    def rest(self) -> None:
+        """Take the moving table away; repeatable."""
+        if self._live.is_started:
+            self._live.stop()
+
+    def ended(self, id: str, run: RunResult, *, kept: bool = False) -> None:
+        """A cell has ended, or had (``kept``) before this start."""
+        self.rest()
+        self._over += 1
+        self._bad += run.verdict not in (Verdict.PASS, Verdict.SKIPPED)
+        broken = sorted({found.invariant for found in findings(run)})
+        why = f"{', '.join(broken)} broken" if broken else run.reason
+        told = "  kept from an earlier start" if kept else ""
+        told += f"  {clean(why, limit=MAX_LINE)}" if why else ""
+        width = len(str(self._total))
+        line = Text(f"[{self._over:>{width}}/{self._total}] ")
+        line.append_text(Text.assemble(verdict_word(run.verdict), f" {clean(id)}  {seconds(run.seconds)}{told}"))
+        self._console.print(line)
+
+    def moving(self, rows: Sequence[tuple[str, float, str]], waiting: int, left: float) -> None:
+        """(cell, seconds, last line) of those under way, how many are still waiting, expected seconds to the end."""
+        if not self._live.console.is_terminal:
+            return
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for id, since, last in rows:
+            table.add_row(Text(clean(id)), Text(seconds(since)), Text(clean(last, limit=MAX_LINE), style="dim"))
+        bad = f", {self._bad} not passed" if self._bad else ""
+        head = f"{self._over} of {self._total} done{bad}; {waiting} waiting; about {seconds(left)} to go"
+        if not self._live.is_started:
+            self._live.start()
+        self._live.update(Group(table, Text(head, style="bold")))
+
+
+def plan_table(rows: Sequence[tuple[str, int, float, bool]]) -> Table:
+    """(cell, steps, expected seconds, measured) as a table."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("cell", "steps", "expected", ""):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("cell", "") else "right")
+    for id, steps, expected, measured in rows:
+        known = "measured" if measured else "guess"
+        table.add_row(Text(clean(id)), Text(str(steps)), Text(seconds(expected)), Text(known))
+    return table
+
+
+def plan_line(count: int, total: float, wall: float, jobs: int) -> str:
+    """What all of it comes to."""
+    return f"{plural(count, 'cell')}, {seconds(total)} of guests; about {seconds(wall)} with {plural(jobs, 'job')}"

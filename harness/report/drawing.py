@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Drawings for the HTML report: inline SVG, nothing but shapes and escaped text. Lengths are in SVG user units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from harness.report.text import clean, seconds
+from harness.report.trends import Night, Trend
+from harness.scenarios.memorymap import MemoryMap
+from harness.scenarios.result import RunResult
+from harness.units import AddrRange, format_size
+
+WIDTH = 1000.0
+#: what a gap between two occupied ranges takes, and the least that a range takes
+_GAP, _LEAST = 26.0, 14.0
+_LANE, _ROOM = 18.0, 3.0
+#: occupied ranges of one scale: what lies beyond is not drawn
+_MAX_SPANS = 24
+
+
+def safe(text: object, limit: int = 300) -> str:
+    """``text`` for HTML and SVG, in and out of attributes: no control characters, no markup, not too long."""
+    return escape(clean(text, limit=limit), quote=True)
+
+
+def _rect(x: float, y: float, width: float, height: float, kind: str, title: str) -> str:
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.8):.1f}" height="{height:.1f}" class="{kind}">'
+        f"<title>{safe(title)}</title></rect>"
+    )
+
+
+def _label(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{safe(text)}</text>'
+
+
+def _svg(height: float, parts: Iterable[str], label: str, kind: str) -> str:
+    return (
+        f'<svg class="{kind}" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{safe(label)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def timeline(run: RunResult) -> str:
+    """A bar for the boot and one for each step, as wide as they took; the dark part is the guest's and QEMU's work."""
+    total = run.boot_seconds + sum(step.seconds for step in run.steps)
+    if total <= 0:
+        return ""
+    scale = WIDTH / total
+    parts = []
+    at = run.boot_seconds * scale
+    if at:
+        parts.append(_rect(0, 14, at, 26, "boot", f"booting, {seconds(run.boot_seconds)}"))
+        if at > 50:
+            parts.append(_label(4, 31, "boot"))
+    for step in run.steps:
+        width, worked = step.seconds * scale, min(step.guest_seconds, step.seconds) * scale
+        told = f"{step.number} {step.title}: {step.verdict.value}, {seconds(step.seconds)}"
+        told += f", {seconds(step.guest_seconds)} of it in the guest"
+        parts.append(_rect(at, 14, width, 26, f"v-{step.verdict.value} rest", told))
+        parts.append(_rect(at, 14, worked, 26, f"v-{step.verdict.value}", told))
+        if width > 8 + 7 * len(str(step.number)):
+            parts.append(_label(at + width / 2, 10, str(step.number), "middle"))
+        at += width
+    parts.append(_label(0, 54, "0 s"))
+    parts.append(_label(WIDTH, 54, seconds(total), "end"))
+    return _svg(58, parts, f"timeline of {run.scenario}", "timeline")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Where physical addresses stand: occupied spans as wide as they are large, the gaps between them cut short."""
+
+    spans: tuple[tuple[AddrRange, float, float], ...]
+
+    def place(self, where: AddrRange) -> tuple[float, float] | None:
+        """(x, width) of a range, None where it lies outside."""
+        for span, x, width in self.spans:
+            if span.covers(where):
+                start = x + (where.start - span.start) / span.size * width
+                return start, where.size / span.size * width
+        return None
+
+
+def scale_of(maps: Sequence[MemoryMap]) -> Scale:
+    """One scale for all maps of a run, so that before and after stand below each other."""
+    ranges = sorted(
+        {where for found in maps for _, where, _ in found.iomem if where}
+        | {where for found in maps for where, _ in found.blocks if where},
+        key=lambda where: (where.start, where.end),
+    )
+    merged: list[AddrRange] = []
+    for where in ranges:
+        if merged and where.start <= merged[-1].end:
+            merged[-1] = AddrRange(merged[-1].start, max(merged[-1].end, where.end))
+        else:
+            merged.append(where)
+    merged = merged[:_MAX_SPANS]
+    if not merged:
+        return Scale(())
+    room = WIDTH - _GAP * (len(merged) - 1) - _LEAST * len(merged)
+    total = sum(where.size for where in merged)
+    spans = []
+    at = 0.0
+    for where in merged:
+        width = _LEAST + room * where.size / total
+        spans.append((where, at, width))
+        at += width + _GAP
+    return Scale(tuple(spans))
+
+
+def axis(scale: Scale) -> str:
+    """The shapes of the addresses at which the spans begin, and a mark for each gap."""
+    parts = []
+    free = -1.0
+    for number, (span, x, width) in enumerate(scale.spans):
+        text = f"{span.start:#x}"
+        if x >= free:
+            parts.append(_label(x, 11, text))
+            free = x + 7.0 * len(text) + 6
+        end = f"{span.end:#x}"
+        if number == len(scale.spans) - 1 and x + width - 7.0 * len(end) > free:
+            parts.append(_label(x + width, 11, end, "end"))
+        if number:
+            parts.append(f'<path d="M{x - _GAP / 2 - 4:.1f} 16l4 -6l4 6" class="gap"/>')
+    return "".join(parts)
+
+
+def _iomem_kind(name: str) -> str:
+    if name.startswith("System RAM"):
+        return "ram"
+    if "Persistent" in name or "namespace" in name or "dax" in name:
+        return "pmem"
+    return "device"
+
+
+def _block_kind(text: str) -> str:
+    if text.startswith("online"):
+        return "movable" if "Movable" in text else "kernel"
+    return "offline" if text.startswith("offline") else "going"
+
+
+def memory(found: MemoryMap, scale: Scale) -> str:
+    """The shapes of one map: /proc/iomem above, memory blocks below."""
+    parts = []
+    for depth, where, name in found.iomem:
+        at = scale.place(where)
+        if at is not None:
+            inset = min(depth, 3) * 3.0
+            told = f"{where} {name}, {format_size(where.size)}"
+            parts.append(_rect(at[0], inset, at[1], _LANE - inset, _iomem_kind(name), told))
+    for where, text in found.blocks:
+        at = scale.place(where)
+        if at is not None:
+            told = f"memory blocks {where} {text}, {format_size(where.size)}"
+            parts.append(_rect(at[0], _LANE + _ROOM, at[1], _LANE, _block_kind(text), told))
+    return "".join(parts)
+
+
+class Drawings:
+    """The maps of one run on one scale. Steps share many of them: each is drawn once, and shown where it is needed.
+
+    ``prefix`` keeps the names of this run's drawings apart from those of others on the same page.
+    """
+
+    def __init__(self, maps: Sequence[MemoryMap], prefix: str) -> None:
+        self.scale = scale_of(maps)
+        self._names = {found: f"{prefix}m{number}" for number, found in enumerate(dict.fromkeys(maps))}
+        self._axis = f"{prefix}a"
+
+    def definitions(self) -> str:
+        """What the drawings below refer to; it shows nothing itself."""
+        parts = [f'<g id="{name}">{memory(found, self.scale)}</g>' for found, name in self._names.items()]
+        return f'<svg class="defs" aria-hidden="true"><defs>{"".join(parts)}{self._axis_shapes()}</defs></svg>'
+
+    def _axis_shapes(self) -> str:
+        return f'<g id="{self._axis}">{axis(self.scale)}</g>'
+
+    def memory(self, found: MemoryMap, label: str) -> str:
+        """One map."""
+        return _svg(2 * _LANE + _ROOM, [f'<use href="#{self._names[found]}"/>'], label, "memory")
+
+    def axis(self) -> str:
+        """The addresses below a map."""
+        return _svg(18, [f'<use href="#{self._axis}"/>'], "physical addresses", "axis")
+
+
+def nights(found: Trend) -> str:
+    """A square a night, the latest on the right."""
+    shown = found.nights[-40:]
+    parts = [
+        _rect(number * 12.0, 1, 10, 12, f"v-{night.verdict.value}", _night_text(night))
+        for number, night in enumerate(shown)
+    ]
+    width = 12 * len(shown)
+    return f'<svg class="nights" width="{width}" height="14" viewBox="0 0 {width} 14" role="img">{"".join(parts)}</svg>'
+
+
+def _night_text(night: Night) -> str:
+    return f"{night.started[:19]} {night.name or 'tonight'}: {night.verdict.value}"

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""KTAP, KCIDB, JUnit and JSON as others read them: by parsers that are not ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import junitparser
+import kcidb_io
+import pytest
+from report_samples import BAD, GOOD, HOSTILE, INFRA, REFUSED, SKIPPED, step
+from tap.parser import Parser
+
+from harness.check import Verdict
+from harness.errors import UsageError
+from harness.report.book import Book, Entry, book_of, status_of
+from harness.report.json import dumps, results_to_json
+from harness.report.junit import to_junit
+from harness.report.kcidb import to_kcidb
+from harness.report.ktap import MAX_DIAGNOSTICS, to_ktap
+from harness.report.load import load_results
+from harness.scenarios.memorymap import MemoryMap, memory_map
+from harness.scenarios.result import RunResult
+from harness.units import AddrRange
+
+RUNS = [GOOD, BAD, REFUSED, SKIPPED, INFRA]
+NOW = "2026-11-21T00:00:00+00:00"
+BOOK = dataclasses.replace(book_of("memhp", NOW, RUNS, {}), missing=(("arm64/never", {"arch": "arm64"}),))
+#: one line of KTAP, without its indentation (Documentation/dev-tools/ktap.rst): no # but the directive's
+RESULT = re.compile(r"(ok|not ok) ([1-9][0-9]*) ([^#\s][^#]*?)( # (SKIP|TODO|XFAIL|TIMEOUT|ERROR)( [^#]*)?)?")
+
+
+def read_ktap(lines: Iterator[str], depth: int = 0) -> list[tuple[bool, str, str | None]]:
+    """A strict reader: (ok, name, directive) of each test of one level, subtests read and thrown away."""
+    pad = "  " * depth
+    if depth == 0:
+        assert next(lines) == "KTAP version 1"
+    plan = re.fullmatch(rf"{pad}1\.\.([0-9]+)", next(lines))
+    assert plan is not None
+    found: list[tuple[bool, str, str | None]] = []
+    while len(found) < int(plan[1]):
+        line = next(lines)
+        if line == f"{pad}  KTAP version 1":
+            read_ktap(lines, depth + 1)
+            continue
+        assert line.startswith(pad) and not line.startswith(f"{pad} ")
+        if line.removeprefix(pad).startswith("# "):
+            continue
+        match = RESULT.fullmatch(line.removeprefix(pad))
+        assert match is not None, line
+        assert int(match[2]) == len(found) + 1
+        found.append((match[1] == "ok", match[3], match[5]))
+    return found
+
+
+def test_ktap_follows_the_kernels_grammar() -> None:
+    text = to_ktap(BOOK)
+    assert text.isprintable() is False and all(line.isprintable() for line in text.splitlines())
+    lines = iter(text.splitlines())
+    assert read_ktap(lines) == [
+        (True, "arm64/dimm-cycle", None),
+        (False, "arm64/dimm-cycle.2", None),
+        (False, "arm64/dimm-cycle.3", "ERROR"),
+        (True, "arm64/dimm-cycle.4", "SKIP"),
+        (False, "arm64/dimm-cycle.5", "ERROR"),
+        (False, "arm64/never", "ERROR"),
+    ]
+    assert next(lines, None) is None
+    assert "  #   expected offline\n  #   observed online\n" in text
+
+
+def test_ktap_is_tap_for_who_reads_only_that() -> None:
+    # The top level is TAP but for its first line, and subtests are indented more than a parser of TAP looks.
+    top = [line for line in to_ktap(BOOK).splitlines() if not line.startswith(" ")]
+    lines = list(Parser().parse_text("\n".join(["TAP version 13", *top[1:]])))
+    assert not [line for line in lines if line.category == "unknown"]
+    tests = [line for line in lines if line.category == "test"]
+    assert [bool(test.ok) for test in tests] == [True, False, False, True, False, False]
+    assert [bool(test.skip) for test in tests] == [False, False, False, True, False, False]
+
+
+def test_a_name_with_a_hash_is_no_directive() -> None:
+    odd = dataclasses.replace(GOOD, steps=(dataclasses.replace(step(0), title="a # SKIP b #1"),))
+    text = to_ktap(book_of("x", NOW, [odd], {}))
+    assert "ok 1 a  SKIP b 1\n" in text
+    assert read_ktap(iter(text.splitlines())) == [(True, "arm64/dimm-cycle", None)]
+
+
+def test_ktap_does_not_drown_in_diagnostics() -> None:
+    many = dataclasses.replace(BAD.steps[1].checks[1], findings=BAD.steps[1].checks[1].findings * 500)
+    bad = dataclasses.replace(BAD, steps=(step(0, Verdict.FAIL, many),))
+    text = to_ktap(book_of("x", NOW, [bad], {}))
+    assert text.count("\n") < MAX_DIAGNOSTICS + 20 and "more lines" in text
+
+
+def test_kcidb_follows_the_published_schema() -> None:
+    report = json.loads(to_kcidb(BOOK))
+    kcidb_io.schema.LATEST.validate(report)
+    assert (kcidb_io.schema.LATEST.major, kcidb_io.schema.LATEST.minor) == (5, 3)
+    assert len(report["builds"]) == len(report["checkouts"]) == 1, "all ran the same kernel"
+    runs = [test for test in report["tests"] if test["path"] == "memhp.dimm-cycle"]
+    assert [test["status"] for test in runs] == ["PASS", "FAIL", "ERROR", "SKIP", "MISS"]
+    steps = [test for test in report["tests"] if ".step_" in test["path"]]
+    assert len(steps) == sum(len(run.steps) for run in RUNS)
+    assert len({test["id"] for test in report["tests"]}) == len(report["tests"])
+    assert "expected offline, observed online" in runs[1]["log_excerpt"] and "\x00" not in runs[1]["log_excerpt"]
+    other = json.loads(to_kcidb(dataclasses.replace(BOOK, origin="my_lab")))
+    kcidb_io.schema.LATEST.validate(other)
+    assert {test["origin"] for test in other["tests"]} == {"my_lab"}
+
+
+def test_junit_is_read_by_another_parser() -> None:
+    suites = junitparser.JUnitXml.fromstring(to_junit(RUNS, ["arm64/never"]).encode())
+    assert (suites.tests, suites.failures, suites.errors, suites.skipped) == (10, 1, 3, 1)
+    kinds = [type(result).__name__ for suite in suites for case in suite for result in case.result]
+    assert sorted(kinds) == ["Error", "Error", "Error", "Failure", "Skipped"]
+    [failure] = [
+        result for suite in suites for case in suite for result in case.result if type(result).__name__ == "Failure"
+    ]
+    assert "expected: offline" in failure.text and "\x07" not in failure.text
+    names = [suite.name for suite in suites]
+    assert names[-1] == "never on arm64"
+
+
+def mapped(*maps: MemoryMap | None) -> RunResult:
+    return dataclasses.replace(GOOD, steps=tuple(dataclasses.replace(step(n), memory=m) for n, m in enumerate(maps)))
+
+
+SMALL = MemoryMap(
+    ((0, AddrRange(0x40000000, 0x80000000), "System RAM"),), ((AddrRange(0, 0x8000000), "online Normal"),)
+)
+
+
+@pytest.mark.parametrize(
+    "run", [*RUNS, mapped(SMALL, None, SMALL, MemoryMap((), ()))], ids=lambda run: run.verdict.value
+)
+def test_results_come_back_from_json(tmp_path: Path, run: RunResult) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(dumps(results_to_json([run])))
+    [back] = load_results(path)
+    assert dataclasses.replace(back, facts={}) == dataclasses.replace(run, facts={})
+    assert dumps(results_to_json([back])) == path.read_text()
+
+
+def test_a_map_is_written_once() -> None:
+    [run] = results_to_json([mapped(SMALL, SMALL, None)])["runs"]  # type: ignore[misc]
+    assert len(run["maps"]) == 1 and [one["map"] for one in run["steps"]] == [0, 0, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "holds no results of memhp"),
+        ('{"format": "memhp-results", "version": 99}', "was written by version 99 of the schema, this memhp reads 1"),
+        ('{"format": "memhp-results", "version": 1}', "is damaged: KeyError: 'runs'"),
+        ('{"format": "memhp-results", "version": 1, "runs": [5]}', "is damaged"),
+        ('{"format": "memhp-results", "version": 1, "runs": [{"scenario": 5}]}', "5' is not of the type str"),
+    ],
+)
+def test_results_that_are_none(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_results(path)
+    assert message in caught.value.message and caught.value.hint
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        load_results(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"map": 7}, {"map": -1}, {"map": True}, {"verdict": "maybe"}, {"seconds": "1"}, {"checks": [{"status": "odd"}]}],
+    ids=str,
+)
+def test_a_step_that_is_none(tmp_path: Path, change: dict[str, object]) -> None:
+    value = json.loads(dumps(results_to_json([mapped(SMALL)])))
+    value["runs"][0]["steps"][0].update(change)
+    (tmp_path / "r.json").write_text(json.dumps(value))
+    with pytest.raises(UsageError, match="is damaged"):
+        load_results(tmp_path / "r.json")
+
+
+def test_what_a_book_ends_with() -> None:
+    assert [status_of(book_of("x", NOW, [run], {})) for run in RUNS] == [0, 1, 3, 2, 3]
+    assert status_of(Book("x", NOW, (Entry("a/b", GOOD),), (("a/c", {}),))) == 3
+    assert status_of(Book("x", NOW, (Entry("a/b", BAD),), (("a/c", {}),))) == 1
+
+
+def test_hostile_text_is_no_control_sequence_anywhere() -> None:
+    for text in (to_ktap(BOOK), to_kcidb(BOOK)):
+        assert not set(HOSTILE) & set(text) - set("[31m[bold]<x>&")
+
+
+def test_the_memory_map_of_a_snapshot() -> None:
+    from harness.parsers.blocks import parse_blocks
+    from harness.parsers.iomem import parse_iomem
+
+    folder = Path(__file__).parent / "fixtures" / "arm64-pmem-kmem"
+    iomem = parse_iomem((folder / "iomem.txt").read_text())
+    blocks = parse_blocks((folder / "blocks.txt").read_text())
+
+    class State:
+        pass
+
+    state = State()
+    state.iomem, state.blocks = iomem, blocks  # type: ignore[attr-defined]
+    found = memory_map(state, 0x40000000, 128 << 20)  # type: ignore[arg-type]
+    assert found is not None
+    names = [(depth, name) for depth, _, name in found.iomem]
+    assert (0, "System RAM") in names and any(name.startswith("dax") for _, name in names)
+    assert not any("Kernel" in name or name.startswith("PCI") for _, name in names)
+    assert all(one.end <= two.start for (one, _), (two, _) in zip(found.blocks, found.blocks[1:], strict=False))
