@@ -61,6 +61,7 @@ class BootedGuest:
     """A guest that answers on SSH.
 
     ``shape`` is what QEMU was told, ``facts`` what the kernel is, ``kernel`` how the host reads its memory.
+    ``restored`` from a snapshot or booted; ``why_booted`` says why, where it could have been restored.
     """
 
     machine: Machine
@@ -70,6 +71,8 @@ class BootedGuest:
     facts: KernelFacts
     boot: str
     kernel: KernelView
+    restored: bool = False
+    why_booted: str = ""
 
 
 def resolve(
@@ -149,6 +152,17 @@ def machine_shape(spec: MachineSpec) -> MachineShape:
     )
 
 
+def archives_of(spec: GuestSpec, parts: Parts) -> list[Path]:
+    """What a guest's root is unpacked from, in order, before the few files that make it ours."""
+    others = (parts.kernel.modules, spec.initrd)
+    return [parts.root.initrd, *(path for path in others if path is not None)]
+
+
+def facts_of(parts: Parts, told: KernelFacts) -> KernelFacts:
+    """What a kernel has told of itself; Debian's keep their configuration beside the image, not in it."""
+    return dataclasses.replace(told, config=parts.kernel.config) if told.config is None else told
+
+
 @contextlib.contextmanager
 def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> Iterator[BootedGuest]:
     """Boot ``spec`` and end it when the block is left, whatever happened.
@@ -161,17 +175,11 @@ def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> 
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-")))
         identity = Identity.fresh()
         initrd = private / "initrd"
-        archives = [parts.root.initrd, *([parts.kernel.modules] if parts.kernel.modules else [])]
-        if spec.initrd is not None:
-            archives.append(spec.initrd)
-        write_initrd(archives, overlay(identity, guest_scripts_dir()), initrd)
+        write_initrd(archives_of(spec, parts), overlay(identity, guest_scripts_dir()), initrd)
         resolved = machine_spec(spec, parts, initrd)
         machine = stack.enter_context(Machine.launch(resolved, workdir, deadline))
         console = stack.enter_context(Console(machine.console, None, alarming))
         shell = stack.enter_context(GuestShell.connect(machine.ssh_port(deadline), identity, deadline, console))
-        facts = collect_facts(shell, resolved.arch, deadline)
-        if facts.config is None:
-            # Debian's kernels keep theirs beside the image, not in it.
-            facts = dataclasses.replace(facts, config=parts.kernel.config)
+        facts = facts_of(parts, collect_facts(shell, resolved.arch, deadline))
         kernel_view = KernelView.open(machine, facts, deadline)
         yield BootedGuest(machine, console, shell, machine_shape(resolved), facts, spec.boot, kernel_view)
