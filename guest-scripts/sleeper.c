@@ -10,9 +10,8 @@
  *   memhp-wake SECONDS NANOSECONDS SEED HOST_KEY CLIENT_KEY...
  *
  * It feeds SEED (32 bytes, hexadecimal) to the kernel's random numbers and has them begin anew, sets the clock, writes
- * CLIENT_KEY to the file AUTHORIZED_KEYS and the bytes of HOST_KEY (hexadecimal) to the file or FIFO of that name. What
- * is printed before it sleeps is the same in every guest; nothing secret is in any memory by then. Exits with 0, or with 1
- * and the reason on standard output.
+ * CLIENT_KEY and the bytes of HOST_KEY (hexadecimal) to the files of these names, and says "memhp: ready". Nothing secret
+ * is in the guest's memory before. Exits with 0, or with 1 and the reason on standard output.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -108,10 +107,10 @@ static void read_line(int console, char *line)
 	size_t length = 0;
 
 	while (length == 0 || line[length - 1] != '\n') {
-		ssize_t got = length < LINE - 1 ? read(console, line + length, 1) : 0;
+		ssize_t got = length < LINE ? read(console, line + length, LINE - length) : 0;
 
-		if (got == 1)
-			length++;
+		if (got > 0)
+			length += (size_t)got;
 		else if (got == 0 || errno != EINTR)
 			fail("the console gave no line that ends");
 	}
@@ -212,5 +211,6 @@ int main(int argc, char **argv)
 	wake(line, argv[1], argv[2]);
 	explicit_bzero(line, sizeof(line));
 	tcsetattr(console, TCSANOW, &before);
+	say(console, "ready");
 	return 0;
 }
