@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.scenarios.options import Start
+
 DEFAULT_ROUNDS = 10
 MAX_ROUNDS = 1000
 
@@ -20,7 +22,11 @@ BENCHES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """How to measure: ``rounds`` that count, at most ``timeout`` seconds for the boot and for each step."""
+    """How to measure: ``rounds`` that count, at most ``timeout`` seconds for the boot and for each step.
+
+    ``start`` is how a guest comes to life where that is not what is measured.
+    """
 
     rounds: int = DEFAULT_ROUNDS
     timeout: float = 120.0
+    start: Start = "auto"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from harness.bench import BENCHES, DEFAULT_ROUNDS, MAX_ROUNDS, BenchOptions
 from harness.bench.result import BenchResult, to_json, to_lines
-from harness.cli.options import guest_of, read_integer, read_seconds
+from harness.cli.options import guest_of, read_integer, read_seconds, start_of
 from harness.cli.parser import Arguments
 from harness.config.guest import GuestSpec
 from harness.errors import InfraError, UsageError
@@ -27,7 +27,9 @@ def bench(arguments: Arguments) -> int:
     """memhp bench."""
     if arguments.json is not None:
         check_target(arguments.json, "--json")
-    options = BenchOptions(read_rounds(arguments.rounds), read_seconds(arguments.timeout, "--timeout"))
+    options = BenchOptions(
+        read_rounds(arguments.rounds), read_seconds(arguments.timeout, "--timeout"), start_of(arguments)
+    )
     measure = find_bench(arguments.name)
     result = measure(guest_of(arguments), options, default_progress())
     out = sys.stderr if arguments.json == STDOUT else sys.stdout

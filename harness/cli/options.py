@@ -5,18 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from harness.arch import ARCHES, ArchSpec, arch_named
 from harness.cli.parser import Arguments
 from harness.config.guest import GuestSpec, NodeConfig, find_guest, override
 from harness.errors import UsageError
-from harness.scenarios.options import RunOptions
+from harness.scenarios.options import STARTS, RunOptions, Start
 from harness.units import parse_size
 
 T = TypeVar("T")
 
 DEFAULT_ARCH = "arm64"
+#: scenarios at a time: each has a QEMU with two vCPUs and some threads of ours
+MAX_JOBS = 64
 #: field of GuestSpec -> the option that sets it
 GUEST_OPTIONS = {
     "kernel": "--kernel",
@@ -89,7 +91,6 @@ _READERS: Mapping[str, Callable[[str, str], object]] = {
     "slots": read_integer,
     "ports": read_integer,
     "cpus": read_integer,
-    "boot": lambda text, option: text,
     "cmdline": lambda text, option: text,
     "cpu": lambda text, option: text,
 }
@@ -103,6 +104,9 @@ def guest_of(arguments: Arguments) -> GuestSpec:
         for name, read in _READERS.items()
         if (text := getattr(arguments, name, None)) is not None
     }
+    machines = [word for word in getattr(arguments, "boot", None) or () if word not in STARTS]
+    if machines:
+        values["boot"] = machines[-1]
     if getattr(arguments, "node", None):
         values["nodes"] = tuple(NodeConfig(read_size(text, "--node")) for text in arguments.node)
     if getattr(arguments, "machine", None):
@@ -127,6 +131,27 @@ def arches_of(arguments: Arguments) -> list[ArchSpec]:
     return [arch_named(name) for name in dict.fromkeys(arguments.arch or ARCHES)]
 
 
+def start_of(arguments: Arguments) -> Start:
+    """How guests come to life: what ``--boot`` says of that, auto if nothing."""
+    said = [word for word in getattr(arguments, "boot", None) or () if word in STARTS]
+    return cast(Start, said[-1]) if said else "auto"
+
+
+def read_start(text: str, option: str) -> Start:
+    """How guests come to life."""
+    if text not in STARTS:
+        raise UsageError(f"{option}: {text[:40]!r} is not known", hint=f"one of {', '.join(STARTS)}")
+    return cast(Start, text)
+
+
+def read_jobs(text: str, option: str) -> int:
+    """How many scenarios run at a time."""
+    jobs = read_integer(text, option)
+    if not 1 <= jobs <= MAX_JOBS:
+        raise UsageError(f"{option}: {jobs} at a time cannot be", hint=f"from 1 to {MAX_JOBS}")
+    return jobs
+
+
 def run_options(arguments: Arguments) -> RunOptions:
     """How to run."""
     chosen = arguments.bundle_dir
@@ -137,4 +162,6 @@ def run_options(arguments: Arguments) -> RunOptions:
         seed=read_integer(arguments.seed, "--seed"),
         timeout=read_seconds(arguments.timeout, "--timeout"),
         fail_fast=arguments.fail_fast,
+        start=start_of(arguments),
+        jobs=read_jobs(arguments.jobs, "--jobs"),
     )

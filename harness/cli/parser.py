@@ -197,7 +197,8 @@ def _guest(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     group.add_argument("--ports", metavar="N", help="hot-plug ports for virtio devices (default 4)")
     group.add_argument("--cpus", metavar="N", help="CPUs (default 2)")
     group.add_argument("--node", action="append", metavar="SIZE", help="a NUMA node with SIZE of the boot memory")
-    group.add_argument("--boot", metavar="HOW", help="acpi (through EDK2) or dt (device tree)")
+    boot = "acpi (through EDK2) or dt (device tree); cold, restore (from a snapshot) or auto (restore if possible)"
+    group.add_argument("--boot", action="append", metavar="HOW", help=f"{boot}; repeatable")
     group.add_argument("--cmdline", metavar="ARGS", help="more arguments for the kernel")
     group.add_argument("--cpu", metavar="MODEL", help="QEMU's -cpu")
     group.add_argument("--machine", action="append", metavar="K=V", help="an option for QEMU's -machine (repeatable)")
@@ -208,6 +209,7 @@ def _running(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--bundle-dir", metavar="DIR", help="keep every run's bundle there, not only of failed runs")
     group.add_argument("--seed", default="0", metavar="N", help="seed of everything random (default 0)")
     group.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot and each step (default 120)")
+    group.add_argument("-j", "--jobs", default="1", metavar="N", help="run N scenarios at a time (default 1)")
     ending = group.add_mutually_exclusive_group()
     ending.add_argument("--keep-going", dest="fail_fast", action="store_false", help="run all, come what may (default)")
     ending.add_argument("--fail-fast", action="store_true", help="stop after the first scenario that does not pass")

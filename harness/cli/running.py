@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.cli.options import guest_of, read_seconds, run_options
+from harness.cli.options import guest_of, read_seconds, run_options, start_of
 from harness.cli.parser import Arguments
 from harness.config.guest import GuestSpec
 from harness.config.scenario import SNAPSHOT, Scenario, known_scenarios, load_scenario
@@ -122,7 +122,7 @@ def collect(arguments: Arguments) -> int:
         open_reporter(arguments) as reporter,
         tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".memhp-collect-") as scratch,
     ):
-        results = run_all([SNAPSHOT], guest, RunOptions(Path(scratch), timeout=timeout), reporter)
+        results = run_all([SNAPSHOT], guest, RunOptions(Path(scratch), timeout=timeout, start=start_of(arguments)), reporter)
         bundle = results[0].bundle
         if bundle is None or not (bundle / "states" / "000").is_dir():
             return exit_status(results)

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from harness.cli.options import arches_of, guest_of, read_seconds
+from harness.cli.options import arches_of, guest_of, read_seconds, start_of
 from harness.cli.parser import Arguments
 from harness.cli.showing import print_columns
 from harness.config.guest import GuestSpec
@@ -36,7 +36,7 @@ def selftest(arguments: Arguments) -> int:
     out = sys.stderr if arguments.json == STDOUT else sys.stdout
     results: list[SelftestResult] = []
     for guest in guests:
-        results.append(run_selftest(guest, corruptions, timeout, default_progress()))
+        results.append(run_selftest(guest, corruptions, timeout, default_progress(), start_of(arguments)))
         for line in to_lines(results[-1]):
             out.write(f"{clean(line, limit=_MAX_LINE)}\n")
         out.flush()

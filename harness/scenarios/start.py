@@ -8,17 +8,13 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
 
 from harness.config.guest import GuestSpec
 from harness.errors import InfraError, UnsupportedError
 from harness.progress import Progress, SilentProgress
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
+from harness.scenarios.options import Start
 from harness.scenarios.template import restore_guest, template
-
-#: auto: restore a guest if that can be done, boot it if not
-Start = Literal["auto", "restore", "cold"]
-STARTS: tuple[str, ...] = get_args(Start)
 
 #: guests that could not be put to rest, and why: not tried again by this process
 _hopeless: dict[tuple[GuestSpec, str], str] = {}
