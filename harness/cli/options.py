@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar, cast
@@ -129,6 +130,12 @@ def _base(arguments: Arguments) -> GuestSpec:
 def arches_of(arguments: Arguments) -> list[ArchSpec]:
     """The architectures that were named, each once; all of them if none was."""
     return [arch_named(name) for name in dict.fromkeys(arguments.arch or ARCHES)]
+
+
+def guests_of(arguments: Arguments) -> list[GuestSpec]:
+    """One guest for each architecture, or the one that --guest names."""
+    names = [None] if arguments.guest and not arguments.arch else [arch.name for arch in arches_of(arguments)]
+    return [guest_of(argparse.Namespace(**{**vars(arguments), "arch": name})) for name in names]
 
 
 def start_of(arguments: Arguments) -> Start:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from harness import __version__
-from harness.bench import BENCHES, DEFAULT_ROUNDS
+from harness.bench import BENCHES, DEFAULT_BENCH, DEFAULT_ROUNDS
 from harness.errors import UsageError
 
 Arguments = argparse.Namespace
@@ -160,13 +160,13 @@ def _tables(parser: argparse.ArgumentParser, ranges: str) -> None:
 
 def _bench(parser: argparse.ArgumentParser) -> None:
     names = "; ".join(f"{name}: {what}" for name, what in BENCHES.items())
-    parser.add_argument("name", choices=BENCHES, metavar="NAME", help=names)
+    parser.add_argument("name", nargs="?", default=DEFAULT_BENCH, choices=BENCHES, metavar="NAME", help=names)
     rounds = f"rounds that count (default {DEFAULT_ROUNDS})"
     parser.add_argument("--rounds", default=str(DEFAULT_ROUNDS), metavar="N", help=rounds)
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON (-: standard output)")
     limit = "seconds for the boot and each step (default 120)"
     parser.add_argument("--timeout", default="120", metavar="S", help=limit)
-    _guest(parser)
+    _guest(parser, several=True)
 
 
 def _selftest(parser: argparse.ArgumentParser) -> None:

@@ -122,7 +122,8 @@ def collect(arguments: Arguments) -> int:
         open_reporter(arguments) as reporter,
         tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".memhp-collect-") as scratch,
     ):
-        results = run_all([SNAPSHOT], guest, RunOptions(Path(scratch), timeout=timeout, start=start_of(arguments)), reporter)
+        options = RunOptions(Path(scratch), timeout=timeout, start=start_of(arguments))
+        results = run_all([SNAPSHOT], guest, options, reporter)
         bundle = results[0].bundle
         if bundle is None or not (bundle / "states" / "000").is_dir():
             return exit_status(results)

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from harness.cli.options import arches_of, guest_of, read_seconds, start_of
+from harness.cli.options import guests_of, read_seconds, start_of
 from harness.cli.parser import Arguments
 from harness.cli.showing import print_columns
-from harness.config.guest import GuestSpec
 from harness.progress import default_progress
 from harness.report.files import STDOUT, check_target, write_report
 from harness.report.json import dumps
@@ -43,12 +41,6 @@ def selftest(arguments: Arguments) -> int:
     if arguments.json is not None:
         write_report(arguments.json, dumps(to_json(results)))
     return exit_status(results)
-
-
-def guests_of(arguments: Arguments) -> list[GuestSpec]:
-    """One guest for each architecture, or the one that --guest names."""
-    names = [None] if arguments.guest and not arguments.arch else [arch.name for arch in arches_of(arguments)]
-    return [guest_of(argparse.Namespace(**{**vars(arguments), "arch": name})) for name in names]
 
 
 def _list(corruptions: Sequence[Corruption], target: str | None) -> int:

@@ -75,6 +75,15 @@ class BootedGuest:
     why_booted: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A machine whose guest has let us in, and nothing more yet."""
+
+    machine: Machine
+    console: Console
+    shell: GuestShell
+
+
 def resolve(
     spec: GuestSpec, needs: tuple[str, ...], progress: Progress, *, kinds: Collection[str] | None = None
 ) -> Parts:
@@ -171,15 +180,22 @@ def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> 
     is removed. Raises LaunchError, GuestError (with the console's tail) or DeadlineExpired.
     """
     deadline = Deadline(timeout)
+    with boot_connected(spec, parts, workdir, deadline) as up:
+        machine = up.machine
+        facts = facts_of(parts, collect_facts(up.shell, machine.spec.arch, deadline))
+        view = KernelView.open(machine, facts, deadline)
+        yield BootedGuest(machine, up.console, up.shell, machine_shape(machine.spec), facts, spec.boot, view)
+
+
+@contextlib.contextmanager
+def boot_connected(spec: GuestSpec, parts: Parts, workdir: Path, deadline: Deadline) -> Iterator[Connected]:
+    """The first part of ``boot_guest``: up to the open SSH connection. Raises what it raises."""
     with contextlib.ExitStack() as stack:
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-")))
         identity = Identity.fresh()
         initrd = private / "initrd"
         write_initrd(archives_of(spec, parts), overlay(identity, guest_scripts_dir()), initrd)
-        resolved = machine_spec(spec, parts, initrd)
-        machine = stack.enter_context(Machine.launch(resolved, workdir, deadline))
+        machine = stack.enter_context(Machine.launch(machine_spec(spec, parts, initrd), workdir, deadline))
         console = stack.enter_context(Console(machine.console, None, alarming))
         shell = stack.enter_context(GuestShell.connect(machine.ssh_port(deadline), identity, deadline, console))
-        facts = facts_of(parts, collect_facts(shell, resolved.arch, deadline))
-        kernel_view = KernelView.open(machine, facts, deadline)
-        yield BootedGuest(machine, console, shell, machine_shape(resolved), facts, spec.boot, kernel_view)
+        yield Connected(machine, console, shell)

@@ -34,8 +34,8 @@ def parse_peak(status: str) -> int | None:
     return None if match is None else int(match[1]) << 10
 
 
-def peak_memory(pid: int) -> int | None:
-    """``parse_peak`` of a process; None if it is gone."""
+def peak_memory(pid: int | str) -> int | None:
+    """``parse_peak`` of a process (``self``: this one); None if it is gone."""
     try:
         return parse_peak(Path(f"/proc/{pid}/status").read_text())
     except OSError:

@@ -51,6 +51,10 @@ class Session:
         """A fresh deadline for one step."""
         return Deadline(self.options.timeout)
 
+    def look(self) -> GuestState:
+        """One snapshot beside the steps: nothing is checked, and no step compares with it."""
+        return self._collect(self.deadline())
+
     def apply(self, action: Action) -> None:
         """Tell the model and the record what took effect; steps side by side do so one after the other."""
         with self._applying:

@@ -36,7 +36,7 @@ from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.machine import Machine
 from harness.qemu.snapshot import save
 from harness.qemu.spec import MachineSpec
-from harness.scenarios.boot import BootedGuest, Parts, archives_of, facts_of, machine_shape, machine_spec
+from harness.scenarios.boot import BootedGuest, Connected, Parts, archives_of, facts_of, machine_shape, machine_spec
 
 KIND = "snapshots"
 #: part of the cache key: raise it when the same parts are put to rest differently
@@ -129,14 +129,16 @@ def _put_to_rest(machine: MachineSpec, out: Path, deadline: Deadline) -> None:
 
 def _try_out(machine: MachineSpec, parts: Parts, out: Path, deadline: Deadline) -> None:
     """Restore what was just saved: only what works goes into the cache, with what is known of its kernel."""
-    with tempfile.TemporaryDirectory(prefix="memhp-") as work, _awake(machine, out, Path(work), deadline) as guest:
-        save_facts(out / FACTS, facts_of(parts, collect_facts(guest[2], machine.arch, deadline)))
+    with (
+        tempfile.TemporaryDirectory(prefix="memhp-") as work,
+        restore_connected(machine, out, Path(work), deadline) as up,
+    ):
+        save_facts(out / FACTS, facts_of(parts, collect_facts(up.shell, machine.arch, deadline)))
 
 
 @contextlib.contextmanager
-def _awake(
-    machine: MachineSpec, saved: Path, workdir: Path, deadline: Deadline
-) -> Iterator[tuple[Machine, Console, GuestShell]]:
+def restore_connected(machine: MachineSpec, saved: Path, workdir: Path, deadline: Deadline) -> Iterator[Connected]:
+    """The first part of ``restore_guest``: up to the open SSH connection. Raises what it raises."""
     identity = Identity.fresh()
     with contextlib.ExitStack() as stack:
         running = stack.enter_context(Machine.launch(machine, workdir, deadline, snapshot=saved))
@@ -144,8 +146,7 @@ def _awake(
         wake(running.console, identity, deadline)
         running.qmp.execute("cont", deadline=deadline)
         port = running.ssh_port(deadline)
-        shell = stack.enter_context(GuestShell.connect(port, identity, deadline, console))
-        yield running, console, shell
+        yield Connected(running, console, stack.enter_context(GuestShell.connect(port, identity, deadline, console)))
 
 
 @contextlib.contextmanager
@@ -161,7 +162,7 @@ def restore_guest(spec: GuestSpec, parts: Parts, saved: Path, workdir: Path, tim
     workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.copyfile(saved / CONSOLE, workdir / CONSOLE)
     facts = load_facts(saved / FACTS, machine.arch)
-    with _awake(machine, saved, workdir, deadline) as (running, console, shell):
-        view = KernelView.open(running, facts, deadline)
+    with restore_connected(machine, saved, workdir, deadline) as up:
+        view = KernelView.open(up.machine, facts, deadline)
         shape = machine_shape(machine)
-        yield BootedGuest(running, console, shell, shape, facts, spec.boot, view, restored=True)
+        yield BootedGuest(up.machine, up.console, up.shell, shape, facts, spec.boot, view, restored=True)

@@ -30,13 +30,13 @@ def run_selftest(
     ``timeout`` is for each step, seconds. Raises what booting raises, InfraError if the guest is not sound before
     anything was corrupted, if it does not stand still, or if it does not survive what was undone.
     """
-    start = time.monotonic()
+    clock = time.monotonic()
     with play(spec, timeout, progress, start) as made:
         with progress.task(f"{spec.name}: corrupting", total=len(corruptions)) as task:
             trials = [*_in_text(made, corruptions, task), *_in_memory(made, corruptions, timeout, task)]
         made.act(FAREWELL)
         release = made.session.guest.facts.release
-    return SelftestResult(spec.arch, spec.name, release, tuple(trials), dict(made.lacks), time.monotonic() - start)
+    return SelftestResult(spec.arch, spec.name, release, tuple(trials), dict(made.lacks), time.monotonic() - clock)
 
 
 def _in_text(made: Play, corruptions: Sequence[Corruption], task: Task) -> Iterator[Trial]:
