@@ -143,6 +143,8 @@ def unpack(directory: Path, name: str, fd: int) -> None:
             length = os.fstat(pages.fileno()).st_size
             if size != os.fstat(fd).st_size or length != sum(run.size for run in runs):
                 raise QemuError(f"the saved memory of {name} is not of this machine, or not whole")
+            if not runs:
+                return
             with mmap.mmap(pages.fileno(), length, prot=mmap.PROT_READ) as data, memoryview(data) as view:
                 at = 0
                 for run in runs:

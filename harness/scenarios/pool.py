@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Generic, Protocol, TypeVar
 
 from harness import proc
@@ -129,7 +129,8 @@ def do_all(
 
     with ThreadPoolExecutor(max(1, threads), "memhp-run") as pool:
         try:
-            for future in [pool.submit(go_through) for _ in range(threads)]:
+            futures = [pool.submit(go_through) for _ in range(threads)]
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
         except BaseException:
             line.stop(abort=True)
