@@ -41,6 +41,8 @@ from harness.scenarios.boot import BootedGuest, Connected, Parts, archives_of, f
 KIND = "snapshots"
 #: part of the cache key: raise it when the same parts are put to rest differently
 RECIPE = "1"
+#: guests that are kept, about 100 MB each: a suite has a dozen, and a kernel is built again soon
+KEPT = 32
 
 INITRD = "initrd"
 FACTS = "facts"
@@ -70,9 +72,12 @@ def template(spec: GuestSpec, parts: Parts, timeout: float, progress: Progress) 
         with progress.task(f"Booting {spec.name} to be restored from then on"):
             _put_to_rest(resolved, out, deadline)
             _try_out(resolved, parts, out, deadline)
+        cache.prune(KIND, KEPT - 1)
 
     what = f"{spec.name} at rest"
-    return cache.get(KIND, spec.arch, inputs(machine, archives, extra), build, progress, what=what)
+    found = cache.get(KIND, spec.arch, inputs(machine, archives, extra), build, progress, what=what)
+    cache.use(found)
+    return found
 
 
 def why_not(machine: MachineSpec) -> str | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import stat
@@ -90,16 +91,15 @@ def test_two_at_once_share_nothing_but_their_beginning(
         ask(one, "echo here >/tmp/mark")
         assert ask(two, "ls /tmp") == ""
         # All else is the same start: where the kernel lies in memory, and its log up to its sleep.
-        log = "dmesg | sed '/memhp: asleep/q' | cksum"
+        log = "dmesg | sed '/memhp: asleep/q' | md5sum"
         assert one.facts == two.facts and ask(one, log) == ask(two, log)
-        assert {one.machine.pid, two.machine.pid} & {0} == set() and one.machine.pid != two.machine.pid
 
 
 def test_no_secret_is_saved(saved: Path) -> None:
     assert stat.S_IMODE(saved.parent.stat().st_mode) == 0o700
     pages = (saved / "ram0.pages").read_bytes()
-    # Dropbear's form of a private key, and a public one's type with its length before it.
-    assert b"memhp-wake " not in pages.replace(b"memhp-wake\0", b"")
+    # A line that wakes, and a public key.
+    assert re.search(rb"memhp-wake \d", pages) is None
     assert b"ssh-ed25519 AAAA" not in pages
 
 
