@@ -24,7 +24,7 @@ from harness.errors import InfraError, UnsupportedError
 from harness.kmem.memory import PhysicalMemory
 from harness.progress import Progress, SilentProgress, Task
 from harness.qemu.memdev import memory_devices
-from harness.scenarios.boot import Connected, Parts, boot_connected, machine_spec, resolve
+from harness.scenarios.boot import Connected, Parts, boot_connected, resolve
 from harness.scenarios.options import RunOptions
 from harness.scenarios.record import Recorder
 from harness.scenarios.reporter import SilentReporter
@@ -33,7 +33,7 @@ from harness.scenarios.room import peak_memory
 from harness.scenarios.runner import run_scenarios
 from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest
-from harness.scenarios.template import INITRD, restore_connected, template
+from harness.scenarios.template import restore_connected, restored_spec, template
 from harness.units import MIB, format_size
 
 DIMM, MEM = "acpi-dimm", "virtio-mem"
@@ -143,7 +143,7 @@ class _Bench:
         def restore(laps: Laps) -> None:
             assert saved is not None
             deadline = Deadline(self.options.timeout)
-            machine = machine_spec(self.spec, self.parts, saved / INITRD)
+            machine = restored_spec(self.spec, self.parts, saved)
             self._answer(restore_connected(machine, saved, self._folder(), deadline), laps, deadline)
 
         sides = {"cold": cold} | ({} if saved is None else {"restore": restore})

@@ -28,6 +28,8 @@ QUIT_SECONDS = 5.0
 TERMINATE_SECONDS = 2.0
 #: QEMU hangs up a moment before it can be reaped; its exit status is worth that moment
 _EPITAPH_SECONDS = 3.0
+#: times that QEMU's mappings are looked at before one counts as missing
+_LOOKS = 5
 
 _FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+22\b", re.MULTILINE)
 _RAMBLOCK = re.compile(
@@ -148,6 +150,16 @@ class Machine:
                 continue
             start = data["memaddr"] if "memaddr" in data else data["addr"]
             addresses[backend] = parse_host_address(self.qmp.hmp(f"gpa2hva {start:#x}", deadline=deadline))
+        found: dict[str, Path] = {}
+        for _ in range(_LOOKS):
+            # The list of mappings is not read in one piece: one that stays may be missed while others come and go.
+            found = self._memfds_at(addresses)
+            if len(found) == len(addresses):
+                break
+        return found
+
+    def _memfds_at(self, addresses: Mapping[str, int]) -> dict[str, Path]:
+        """The descriptor, as ``/proc/PID/fd/N``, of the memfd that QEMU has mapped at each address."""
         proc_dir = Path("/proc") / str(self.pid)
         try:
             inodes = find_inodes((proc_dir / "maps").read_text(), addresses)

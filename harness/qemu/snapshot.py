@@ -6,6 +6,7 @@
     state                   what QEMU migrates: devices, vCPUs, ROMs
     NAME.pages, NAME.map    the pages of the RAM backend NAME that are not all zeros, and where they belong
     firmware-variables.fd   the flash that the machine writes to, where it has firmware
+    firmware-code.fd        the one it does not, with holes: quicker to read
 
 RAM is not in QEMU's stream: it lies in files that QEMU shares with us (capability x-ignore-shared,
 migration/ram.c), so that a copy is made while QEMU starts, and the host can look into it as before.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 STATE = "state"
 VARIABLES = "firmware-variables.fd"
+CODE = "firmware-code.fd"
 #: pages are left out one by one
 PAGE = 4096
 
@@ -56,8 +58,9 @@ def save(machine: Machine, directory: Path, deadline: Deadline) -> None:
     _await_end(qmp, mark, "saved", deadline)
     for name, fd in machine.memory.items():
         pack(fd, directory, name)
-    if machine.variables is not None:
+    if machine.spec.firmware is not None and machine.variables is not None:
         copy_sparse(machine.variables, directory / VARIABLES)
+        copy_sparse(machine.spec.firmware.code, directory / CODE)
 
 
 def load(qmp: QmpSession, directory: Path, deadline: Deadline) -> None:

@@ -24,7 +24,7 @@ from harness.config.guest import GuestSpec
 from harness.config.parts import Firmware, QemuBinary
 from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
-from harness.errors import UnsupportedError
+from harness.errors import GuestError, UnsupportedError
 from harness.guest.console import Console
 from harness.guest.identity import Identity
 from harness.guest.overlay import overlay, write_initrd
@@ -34,13 +34,13 @@ from harness.parsers.dmesg import alarming
 from harness.progress import Progress
 from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.machine import Machine
-from harness.qemu.snapshot import save
+from harness.qemu.snapshot import CODE, VARIABLES, save
 from harness.qemu.spec import MachineSpec
 from harness.scenarios.boot import BootedGuest, Connected, Parts, archives_of, facts_of, machine_shape, machine_spec
 
 KIND = "snapshots"
 #: part of the cache key: raise it when the same parts are put to rest differently
-RECIPE = "1"
+RECIPE = "2"
 #: guests that are kept, about 100 MB each: a suite has a dozen, and a kernel is built again soon
 KEPT = 32
 
@@ -129,6 +129,7 @@ def _put_to_rest(machine: MachineSpec, out: Path, deadline: Deadline) -> None:
         console = stack.enter_context(Console(running.console, None, alarming))
         wait_asleep(console, deadline)
         save(running, out, deadline)
+        require_clean(console)
         shutil.copy(running.console_log, out / CONSOLE)
 
 
@@ -139,6 +140,16 @@ def _try_out(machine: MachineSpec, parts: Parts, out: Path, deadline: Deadline) 
         restore_connected(machine, out, Path(work), deadline) as up,
     ):
         save_facts(out / FACTS, facts_of(parts, collect_facts(up.shell, machine.arch, deadline)))
+        require_clean(up.console)
+
+
+def require_clean(console: Console) -> None:
+    """Raise GuestError if the kernel has complained: every guest restored from it would have to answer for that.
+
+    A stall on a busy host would be kept for good; a kernel that always complains boots for each verdict.
+    """
+    if console.alarms:
+        raise GuestError(f"its boot was not clean: {console.alarms[0].text.strip()[:200]}")
 
 
 @contextlib.contextmanager
@@ -154,6 +165,14 @@ def restore_connected(machine: MachineSpec, saved: Path, workdir: Path, deadline
         yield Connected(running, console, stack.enter_context(GuestShell.connect(port, identity, deadline, console)))
 
 
+def restored_spec(spec: GuestSpec, parts: Parts, saved: Path) -> MachineSpec:
+    """The machine that ``saved`` is restored into: the same, from the copies that lie there."""
+    machine = machine_spec(spec, parts, saved / INITRD)
+    if machine.firmware is None:
+        return machine
+    return dataclasses.replace(machine, firmware=Firmware(saved / CODE, saved / VARIABLES))
+
+
 @contextlib.contextmanager
 def restore_guest(spec: GuestSpec, parts: Parts, saved: Path, workdir: Path, timeout: float) -> Iterator[BootedGuest]:
     """Restore ``spec`` from ``saved``, which ``template`` gave, and end it when the block is left.
@@ -163,7 +182,7 @@ def restore_guest(spec: GuestSpec, parts: Parts, saved: Path, workdir: Path, tim
     ``boot_guest`` raises.
     """
     deadline = Deadline(timeout)
-    machine = machine_spec(spec, parts, saved / INITRD)
+    machine = restored_spec(spec, parts, saved)
     workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.copyfile(saved / CONSOLE, workdir / CONSOLE)
     facts = load_facts(saved / FACTS, machine.arch)

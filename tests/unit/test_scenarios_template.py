@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from qemu_peer import spec
 
 from harness.config.guest import GuestSpec
 from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
-from harness.errors import QemuError, UnsupportedError
+from harness.deadline import Deadline
+from harness.errors import GuestError, QemuError, UnsupportedError
+from harness.guest.console import Console
+from harness.parsers.dmesg import alarming
 from harness.qemu.spec import ColdDevice, MachineSpec
 from harness.scenarios import start as starting
 from harness.scenarios.boot import BootedGuest, Parts, archives_of
-from harness.scenarios.template import inputs, why_not
+from harness.scenarios.template import inputs, require_clean, why_not
 from harness.units import GIB, MIB
 
 
@@ -91,6 +95,18 @@ def test_the_archives_of_a_root_are_in_order(tmp_path: Path) -> None:
 def test_what_cannot_be_restored(change: dict[str, Any], why: str | None, tmp_path: Path) -> None:
     said = why_not(machine(parts(tmp_path / "one"), **change))
     assert said is why if why is None else why in (said or "")
+
+
+def test_a_boot_with_complaints_is_not_kept() -> None:
+    here, there = socket.socketpair()
+    with here, there, Console(here, None, alarming) as console:
+        there.sendall(b"[    1.0] all is well\r\n")
+        console.wait_line("all is well", Deadline(5))
+        require_clean(console)
+        there.sendall(b"[   22.6] rcu: INFO: rcu_sched self-detected stall on CPU\r\n")
+        console.wait_line("stall", Deadline(5))
+        with pytest.raises(GuestError, match="its boot was not clean: .*rcu_sched self-detected stall"):
+            require_clean(console)
 
 
 class Stand:
