@@ -47,5 +47,5 @@ def test_an_entry_of_the_cache_is_taken_at_its_word_while_nothing_has_touched_it
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot read .*gone: No such file"):
+    with pytest.raises(UsageError, match=r"cannot read .*gone: No such file"):
         content_of(tmp_path / "gone")

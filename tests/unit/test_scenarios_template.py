@@ -105,7 +105,7 @@ def test_a_boot_with_complaints_is_not_kept() -> None:
         require_clean(console)
         there.sendall(b"[   22.6] rcu: INFO: rcu_sched self-detected stall on CPU\r\n")
         console.wait_line("stall", Deadline(5))
-        with pytest.raises(GuestError, match="its boot was not clean: .*rcu_sched self-detected stall"):
+        with pytest.raises(GuestError, match=r"its boot was not clean: .*rcu_sched self-detected stall"):
             require_clean(console)
 
 
