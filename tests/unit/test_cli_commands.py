@@ -151,9 +151,8 @@ def test_exit_status_of_run(
 
 def test_options_reach_the_runner(runs: Runs, tmp_path: Path) -> None:
     words = "run virtio-mem-resize -a arm64 --kernel debian --memory 2G --maxmem 8G --slots 4 --ports 2 --cpus 3"
-    words += (
-        " --boot dt --boot=restore -j 3 --cmdline quiet --cpu max --machine mte=on --seed 5 --timeout 9.5 --fail-fast --node 2G --node 0"
-    )
+    words += " --boot dt --boot=restore -j 3 --cmdline quiet --cpu max --machine mte=on"
+    words += " --seed 5 --timeout 9.5 --fail-fast --node 2G --node 0"
     assert main([*words.split(), "--bundle-dir", str(tmp_path)]) == 0
     [(names, guest, options)] = runs.asked
     assert names == ["virtio-mem-resize"]
