@@ -10,6 +10,7 @@ reaches the harness alone, which then ends its children in its own order.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import queue
 import selectors
@@ -19,6 +20,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -159,6 +161,42 @@ def _fork(
         raise InfraError(f"cannot run {shlex.join(argv)}: {error.strerror}") from error
 
 
+class Group:
+    """Children that another thread may end all at once: those that a thread starts in its ``with group:``."""
+
+    def __init__(self) -> None:
+        self._children: weakref.WeakSet[Child] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._over = False
+        self._tokens: dict[int, contextvars.Token[Group | None]] = {}
+
+    def __enter__(self) -> Group:
+        self._tokens[threading.get_ident()] = _group.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _group.reset(self._tokens.pop(threading.get_ident()))
+
+    def kill(self) -> None:
+        """End every child of the group, and each that is still to come at its birth; whoever waits for one is told."""
+        with self._lock:
+            self._over = True
+            children = list(self._children)
+        for child in children:
+            child.kill()
+
+    def add(self, child: Child) -> None:
+        """Make ``child`` one of the group."""
+        with self._lock:
+            self._children.add(child)
+            over = self._over
+        if over:
+            child.kill()
+
+
+_group: contextvars.ContextVar[Group | None] = contextvars.ContextVar("memhp-children", default=None)
+
+
 class Child:
     """A long-lived child process; a context manager that always leaves with the child dead and reaped."""
 
@@ -172,6 +210,9 @@ class Child:
         except BaseException:
             self.reap()
             raise
+        group = _group.get()
+        if group is not None:
+            group.add(self)
 
     def __enter__(self) -> Child:
         return self

@@ -37,6 +37,7 @@ _OPTIONS = (
     ("qemu", "PATH", "another qemu-system-*"),
     ("guest", "FILE", "a YAML guest file, or a name of `memhp list guests`"),
     ("bundle-dir", "DIR", "keep every run's bundle there"),
+    ("boot", "HOW", "cold, restore (from a snapshot) or auto (the default: restore if possible)"),
     ("timeout", "S", "seconds for the boot and each step (default 120)"),
 )
 _NEEDS_GUEST = {"memhp_artifacts", "memhp_guest", "memhp_run"}
@@ -149,7 +150,7 @@ def memhp_guest_spec(request: pytest.FixtureRequest) -> GuestSpec:
 @pytest.fixture(scope="session")
 def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
     """How to run; bundles stay where ``--memhp-bundle-dir`` says, or in pytest's temporary directory."""
-    from harness.cli.options import read_seconds
+    from harness.cli.options import read_seconds, read_start
     from harness.errors import UsageError
     from harness.scenarios.options import RunOptions
 
@@ -157,9 +158,10 @@ def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     bundles = tmp_path_factory.mktemp("memhp") if chosen is None else Path(chosen)
     try:
         timeout = read_seconds(_option(request.config, "timeout") or "120", "--memhp-timeout")
+        start = read_start(_option(request.config, "boot") or "auto", "--memhp-boot")
     except UsageError as error:
         _refuse(error)
-    return RunOptions(bundle_dir=bundles, timeout=timeout)
+    return RunOptions(bundle_dir=bundles, timeout=timeout, start=start)
 
 
 @pytest.fixture(scope="session")
@@ -203,13 +205,13 @@ def memhp_guest(
 
 @contextlib.contextmanager
 def _booted(name: str, spec: GuestSpec, parts: Parts, options: RunOptions, directory: Path) -> Iterator[Session]:
-    from harness.scenarios.boot import boot_guest
     from harness.scenarios.record import Recorder
     from harness.scenarios.session import Session
+    from harness.scenarios.start import start_guest
 
     recorder = Recorder(directory)
     recorder.start(name, "", {"guest": spec.name, "seed": options.seed})
-    with boot_guest(spec, parts, directory, options.timeout) as guest:
+    with start_guest(spec, parts, directory, options.timeout, options.start) as guest:
         yield Session(guest, options, recorder)
 
 

@@ -122,6 +122,27 @@ class Cache:
             self._build(path, builder, what, progress)
         return path
 
+    def use(self, path: Path) -> None:
+        """Take note that the entry at ``path`` is of use still: ``prune`` removes others first."""
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+    def prune(self, kind: str, keep: int) -> None:
+        """Remove the entries of ``kind`` that have been of no use for the longest, all but the last ``keep``.
+
+        Whoever reads one of them at this moment finds it gone.
+        """
+        found = []
+        for path in (self.root / kind).glob("*/"):
+            with contextlib.suppress(OSError):
+                if not path.name.startswith(".tmp-"):
+                    found.append((path.stat().st_mtime_ns, path))
+        for _, path in sorted(found)[: max(0, len(found) - keep)]:
+            with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-old-") as temp:
+                path.chmod(0o755)
+                path.rename(Path(temp) / "entry")
+                remove_tree(Path(temp) / "entry")
+
     def entries(self, *, full: bool) -> Iterator[Entry]:
         """Every entry, verified: by size and time, or with ``full`` by hashing every byte."""
         for path in sorted(self.root.glob("*/*/")):

@@ -16,7 +16,9 @@ VERSION = 1
 
 Fact = str | int | float | None
 #: unit as it is shown -> (factor from seconds or from a plain number, decimals)
-_UNITS = {"ms": (1e3, 2), "us": (1e6, 3), "x": (1.0, 1)}
+_UNITS = {"s": (1.0, 2), "ms": (1e3, 2), "us": (1e6, 3), "x": (1.0, 2), "/min": (1.0, 1), "MiB": (2.0**-20, 0)}
+#: unit as it is shown -> what JSON gives, where that is no time
+_JSON_UNITS = {"x": "x", "/min": "1/min", "MiB": "B"}
 #: mismatches that are shown; JSON has them all
 _SHOWN = 10
 
@@ -25,7 +27,8 @@ _SHOWN = 10
 class Figure:
     """One line of a table: ``name`` for scripts, ``label`` for people.
 
-    ``spread`` is in seconds, shown as ``unit`` ms or us, or a quotient (x). ``cpu`` is as in ``Timing``.
+    ``spread`` is in seconds, shown as ``unit`` s, ms or us; or a quotient (x), a rate (/min), bytes (MiB). ``cpu`` is
+    as in ``Timing``.
     """
 
     name: str
@@ -128,7 +131,7 @@ def _section_json(section: Section) -> dict[str, object]:
         "figures": {
             figure.name: {
                 "label": figure.label,
-                "unit": "x" if figure.unit == "x" else "s",
+                "unit": _JSON_UNITS.get(figure.unit, "s"),
                 **_spread_json(figure.spread),
                 "cpu": None if figure.cpu is None else _spread_json(figure.cpu),
             }

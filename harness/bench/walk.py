@@ -21,7 +21,8 @@ from harness.guest.blocks import set_auto_online
 from harness.progress import Progress, Task
 from harness.qemu import memdev
 from harness.scenarios.abilities import require_boot, require_config
-from harness.scenarios.boot import BootedGuest, Parts, boot_guest, resolve
+from harness.scenarios.boot import BootedGuest, Parts, resolve
+from harness.scenarios.start import start_guest
 from harness.units import GIB, KIB, format_size
 
 #: boot memory unless the user wants another size: what the targets are meant for
@@ -71,8 +72,8 @@ def run(spec: GuestSpec, options: BenchOptions, progress: Progress, growth: Sequ
         parts, lack = resolve(spec, (), progress), error.message
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-bench-")))
-        with progress.task(f"booting {spec.name} with {format_size(spec.memory)}"):
-            guest = stack.enter_context(boot_guest(spec, parts, scratch, options.timeout))
+        with progress.task(f"starting {spec.name} with {format_size(spec.memory)}"):
+            guest = stack.enter_context(start_guest(spec, parts, scratch, options.timeout, options.start))
         lack = lack or lack_of(guest)
         readers = Readers(guest, options.timeout)
         readers.look_again()

@@ -6,9 +6,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
+from harness.arch import ARCHES
 from harness.bench import BENCHES, DEFAULT_ROUNDS, MAX_ROUNDS, BenchOptions
 from harness.bench.result import BenchResult, to_json, to_lines
-from harness.cli.options import guest_of, read_integer, read_seconds
+from harness.cli.options import guests_of, read_integer, read_seconds, start_of
 from harness.cli.parser import Arguments
 from harness.config.guest import GuestSpec
 from harness.errors import InfraError, UsageError
@@ -27,21 +28,26 @@ def bench(arguments: Arguments) -> int:
     """memhp bench."""
     if arguments.json is not None:
         check_target(arguments.json, "--json")
-    options = BenchOptions(read_rounds(arguments.rounds), read_seconds(arguments.timeout, "--timeout"))
+    timeout = read_seconds(arguments.timeout, "--timeout")
+    options = BenchOptions(read_rounds(arguments.rounds), timeout, start_of(arguments))
     measure = find_bench(arguments.name)
-    result = measure(guest_of(arguments), options, default_progress())
     out = sys.stderr if arguments.json == STDOUT else sys.stdout
-    for line in to_lines(result):
-        out.write(f"{clean(line, limit=_MAX_LINE)}\n")
-    out.flush()
+    results: list[BenchResult] = []
+    for guest in guests_of(arguments, ARCHES):
+        results.append(measure(guest, options, default_progress()))
+        for line in to_lines(results[-1]):
+            out.write(f"{clean(line, limit=_MAX_LINE)}\n")
+        out.flush()
+    status = max(result.exit_status for result in results)
     if arguments.json is not None:
         try:
-            write_report(arguments.json, dumps(to_json(result)))
+            found = [to_json(result) for result in results]
+            write_report(arguments.json, dumps(found if len(found) > 1 else found[0]))
         except InfraError as error:
-            if result.exit_status == 0:
+            if status == 0:
                 raise
             sys.stderr.write(f"memhp: {error}\n")
-    return result.exit_status
+    return status
 
 
 def find_bench(name: str) -> Bench:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from harness.cli.options import GUEST_OPTIONS, read_integer
+from harness.cli.options import GUEST_OPTIONS, read_jobs, start_of
 from harness.cli.parser import Arguments
 from harness.cli.reports import all_reports, check_reports, wanted, write_reports
 from harness.errors import InfraError, UsageError
@@ -32,13 +33,15 @@ from harness.report.book import Book, status_of
 from harness.report.files import STDOUT
 from harness.report.terminal import make_console, overall_line
 from harness.report.text import plural
+from harness.scenarios.options import STARTS
+from harness.scenarios.room import Room
 
 #: where results go when nobody says where
 DEFAULT_RESULTS = Path("memhp-results")
 _SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 #: options that a matrix file has instead
 _NOT_HERE = {
-    **{name: option for name, option in GUEST_OPTIONS.items() if name not in ("nodes", "machine_options")},
+    **{name: option for name, option in GUEST_OPTIONS.items() if name not in ("nodes", "machine_options", "boot")},
     **{"arch": "--arch", "guest": "--guest", "node": "--node", "machine": "--machine", "bundle_dir": "--bundle-dir"},
     **{"rounds": "--rounds", "scenarios": "SCENARIO", "all": "--all", "bisect": "--bisect", "fail_fast": "--fail-fast"},
 }
@@ -50,8 +53,11 @@ def run_matrix(arguments: Arguments) -> int:
         if getattr(arguments, name, None):
             hint = "the matrix file says what is run, and on what"
             raise UsageError(f"{option} and --matrix exclude each other", hint=hint)
+    if set(arguments.boot or ()) - set(STARTS):
+        raise UsageError("--boot and --matrix exclude each other", hint=f"but for --boot {'|'.join(STARTS)}")
     check_reports(arguments)
-    jobs = read_jobs(arguments.jobs)
+    # A guest has two CPUs, but seldom keeps both busy.
+    jobs = read_jobs(arguments.jobs, os.cpu_count() or 1)
     plan = make_plan(load_matrix(arguments.matrix))
     cells = _chosen(plan, arguments.shard)
     root = _default_results(plan, cells) if arguments.results is None else Path(arguments.results)
@@ -60,16 +66,6 @@ def run_matrix(arguments: Arguments) -> int:
     if arguments.list:
         return _show_plan(arguments, cells, times, jobs)
     return _run(arguments, plan, cells, root, history, {id: seconds for id, (seconds, _) in times.items()}, jobs)
-
-
-def read_jobs(text: str | None) -> int:
-    """How many cells run at a time: a guest has two CPUs, but seldom keeps both busy."""
-    if text is None:
-        return os.cpu_count() or 1
-    jobs = read_integer(text, "--jobs")
-    if not 1 <= jobs <= 1024:
-        raise UsageError(f"--jobs: {jobs} jobs cannot be", hint="from 1 to 1024")
-    return jobs
 
 
 def _default_results(plan: Plan, cells: Sequence[Cell]) -> Path:
@@ -108,7 +104,7 @@ def _show_plan(arguments: Arguments, cells: Sequence[Cell], times: Mapping[str, 
                 "expected_seconds": round(times[cell.id][0], 1),
                 "measured": times[cell.id][1],
                 "guest": cell.guest_text(),
-                "command": shlex.join(["memhp", *command(cell, Path("cells") / cell.id)[6:]]),
+                "command": shlex.join(["memhp", *command(cell, Path("cells") / cell.id, start_of(arguments))[6:]]),
             }
             for cell in cells
         ]
@@ -171,10 +167,15 @@ def _run(
             sys.stderr.write(
                 f"memhp: nothing to run: every cell in {root}, begun {store.created[:16]}, has a verdict\n"
             )
-        broken = prepare(waiting, default_progress())
+        progress, room = default_progress(), Room.of_host()
+        broken = prepare(waiting, progress)
+        lack = room.lack([cell.memory for cell in waiting], jobs)
+        if lack is not None:
+            progress.say(lack)
+        argv = functools.partial(command, start=start_of(arguments))
         with CellBoard(out, sys.stderr, len(cells), color=arguments.color) as board:
             try:
-                Workers(store, jobs, _Board(board, cells, times, jobs)).run(cells, broken)
+                Workers(store, jobs, _Board(board, cells, times, jobs), argv, room).run(cells, broken)
             except BaseException:
                 board.rest()
                 sys.stderr.write(f"memhp: {_progress_line(store.all_done(), cells, root)}\n")

@@ -4,21 +4,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from harness.arch import ARCHES, ArchSpec, arch_named
 from harness.artifacts.kernel_tree import is_tree
 from harness.cli.parser import Arguments
 from harness.config.guest import GuestSpec, NodeConfig, find_guest, override
 from harness.errors import UsageError
-from harness.scenarios.options import RunOptions
+from harness.scenarios.options import STARTS, RunOptions, Start
 from harness.units import parse_size
 
 T = TypeVar("T")
 
 DEFAULT_ARCH = "arm64"
+#: guests at a time: each has a QEMU with two vCPUs and some threads of ours
+MAX_JOBS = 64
 #: field of GuestSpec -> the option that sets it
 GUEST_OPTIONS = {
     "kernel": "--kernel",
@@ -92,7 +94,6 @@ _READERS: Mapping[str, Callable[[str, str], object]] = {
     "slots": read_integer,
     "ports": read_integer,
     "cpus": read_integer,
-    "boot": lambda text, option: text,
     "cmdline": lambda text, option: text,
     "cpu": lambda text, option: text,
     "random_seed": read_integer,
@@ -107,6 +108,9 @@ def guest_of(arguments: Arguments) -> GuestSpec:
         for name, read in _READERS.items()
         if (text := getattr(arguments, name, None)) is not None
     }
+    machines = [word for word in getattr(arguments, "boot", None) or () if word not in STARTS]
+    if machines:
+        values["boot"] = machines[-1]
     if getattr(arguments, "node", None):
         values["nodes"] = tuple(NodeConfig(read_size(text, "--node")) for text in arguments.node)
     if getattr(arguments, "machine", None):
@@ -131,9 +135,9 @@ def arches_of(arguments: Arguments) -> list[ArchSpec]:
     return [arch_named(name) for name in dict.fromkeys(arguments.arch or ARCHES)]
 
 
-def guests_of(arguments: Arguments) -> list[GuestSpec]:
-    """One guest for each architecture that was named, each once; the one that --guest names, or the usual one."""
-    names = list(dict.fromkeys(arguments.arch or (None,)))
+def guests_of(arguments: Arguments, usual: Iterable[str] = (DEFAULT_ARCH,)) -> list[GuestSpec]:
+    """One guest for each architecture that was named, each once; else the one of --guest, or those of ``usual``."""
+    names = dict.fromkeys(arguments.arch or ((None,) if getattr(arguments, "guest", None) else usual))
     return [guest_of(argparse.Namespace(**{**vars(arguments), "arch": name})) for name in names]
 
 
@@ -147,8 +151,31 @@ def read_rounds(text: str | None) -> int | None:
     return rounds
 
 
-def run_options(arguments: Arguments) -> RunOptions:
-    """How to run."""
+def start_of(arguments: Arguments) -> Start:
+    """How guests come to life: what ``--boot`` says of that, auto if nothing."""
+    said = [word for word in getattr(arguments, "boot", None) or () if word in STARTS]
+    return cast(Start, said[-1]) if said else "auto"
+
+
+def read_start(text: str, option: str) -> Start:
+    """How guests come to life."""
+    if text not in STARTS:
+        raise UsageError(f"{option}: {text[:40]!r} is not known", hint=f"one of {', '.join(STARTS)}")
+    return cast(Start, text)
+
+
+def read_jobs(text: str | None, usual: int = 1) -> int:
+    """How many guests work at a time; ``usual`` where nobody says."""
+    if text is None:
+        return usual
+    jobs = read_integer(text, "--jobs")
+    if not 1 <= jobs <= MAX_JOBS:
+        raise UsageError(f"--jobs: {jobs} at a time cannot be", hint=f"from 1 to {MAX_JOBS}")
+    return jobs
+
+
+def run_options(arguments: Arguments, jobs: int = 1) -> RunOptions:
+    """How to run; ``jobs`` at a time where nobody says."""
     chosen = arguments.bundle_dir
     if chosen is not None and Path(chosen).exists() and not Path(chosen).is_dir():
         raise UsageError(f"--bundle-dir: {chosen} is not a directory", hint="name a directory; it is created if needed")
@@ -158,4 +185,6 @@ def run_options(arguments: Arguments) -> RunOptions:
         timeout=read_seconds(arguments.timeout, "--timeout"),
         fail_fast=arguments.fail_fast,
         rounds=read_rounds(getattr(arguments, "rounds", None)),
+        start=start_of(arguments),
+        jobs=read_jobs(arguments.jobs, jobs),
     )

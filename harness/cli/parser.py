@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from harness import __version__
-from harness.bench import BENCHES, DEFAULT_ROUNDS
+from harness.bench import BENCHES, DEFAULT_BENCH, DEFAULT_ROUNDS
 from harness.errors import UsageError
 
 Arguments = argparse.Namespace
@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="a name, or a YAML file; none: all of them")
     run.add_argument("--all", action="store_true", help="all scenarios (the default)")
     _guest(run, several="repeatable, none: arm64")
-    _running(run)
+    _running(run, jobs="1; of a matrix, one for each CPU")
     run.add_argument("--rounds", metavar="N", help="repeat the steps of a soak N times (default: as it says)")
     run.add_argument("--bisect", action="store_true", help="end as git bisect run takes it: see below")
     _matrix(run)
@@ -130,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = add("demo", "show the main job: Debian's kernel first, then the purpose-built one with every scenario")
     _arches(demo)
     demo.add_argument("--qemu", metavar="PATH", help="another qemu-system-*")
-    _running(demo)
+    _running(demo, jobs="one for each architecture")
     _reports(demo)
     return parser
 
@@ -174,13 +174,13 @@ def _tables(parser: argparse.ArgumentParser, ranges: str) -> None:
 
 def _bench(parser: argparse.ArgumentParser) -> None:
     names = "; ".join(f"{name}: {what}" for name, what in BENCHES.items())
-    parser.add_argument("name", choices=BENCHES, metavar="NAME", help=names)
+    parser.add_argument("name", nargs="?", default=DEFAULT_BENCH, choices=BENCHES, metavar="NAME", help=names)
     rounds = f"rounds that count (default {DEFAULT_ROUNDS})"
     parser.add_argument("--rounds", default=str(DEFAULT_ROUNDS), metavar="N", help=rounds)
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON (-: standard output)")
     limit = "seconds for the boot and each step (default 120)"
     parser.add_argument("--timeout", default="120", metavar="S", help=limit)
-    _guest(parser)
+    _guest(parser, several="repeatable, none: both")
 
 
 def _selftest(parser: argparse.ArgumentParser) -> None:
@@ -211,18 +211,20 @@ def _guest(parser: argparse.ArgumentParser, *, several: str = "") -> None:
     group.add_argument("--ports", metavar="N", help="hot-plug ports for virtio devices (default 4)")
     group.add_argument("--cpus", metavar="N", help="CPUs (default 2)")
     group.add_argument("--node", action="append", metavar="SIZE", help="a NUMA node with SIZE of the boot memory")
-    group.add_argument("--boot", metavar="HOW", help="acpi (through EDK2) or dt (device tree)")
+    boot = "acpi (through EDK2) or dt (device tree); cold, restore (from a snapshot) or auto (restore if possible)"
+    group.add_argument("--boot", action="append", metavar="HOW", help=f"{boot}; repeatable")
     group.add_argument("--cmdline", metavar="ARGS", help="more arguments for the kernel")
     group.add_argument("--cpu", metavar="MODEL", help="QEMU's -cpu")
     group.add_argument("--random-seed", metavar="N", help="what QEMU draws for the guest (KASLR) is the same each time")
     group.add_argument("--machine", action="append", metavar="K=V", help="an option for QEMU's -machine (repeatable)")
 
 
-def _running(parser: argparse.ArgumentParser) -> None:
+def _running(parser: argparse.ArgumentParser, jobs: str) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--bundle-dir", metavar="DIR", help="keep every run's bundle there, not only of failed runs")
     group.add_argument("--seed", default="0", metavar="N", help="seed of everything random (default 0)")
     group.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot and each step (default 120)")
+    group.add_argument("-j", "--jobs", metavar="N", help=f"N guests at a time (default: {jobs})")
     ending = group.add_mutually_exclusive_group()
     ending.add_argument("--keep-going", dest="fail_fast", action="store_false", help="run all, come what may (default)")
     ending.add_argument("--fail-fast", action="store_true", help="stop after the first scenario that does not pass")
@@ -232,7 +234,6 @@ def _running(parser: argparse.ArgumentParser) -> None:
 def _matrix(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("matrix")
     group.add_argument("--matrix", metavar="FILE", help="run every cell of a matrix file, such as configs/nightly.yaml")
-    group.add_argument("-j", "--jobs", metavar="N", help="so many cells at a time (default: one for each CPU)")
     group.add_argument("--shard", metavar="I/N", help="only part I (from 1) of N")
     group.add_argument("--list", action="store_true", help="show the cells and the expected time, run nothing")
     results = "where results are kept; a second start goes on there (default: memhp-results/NAME-TIME, the latest one "

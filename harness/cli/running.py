@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.cli.options import guest_of, guests_of, read_seconds, run_options
+from harness.cli.options import guest_of, guests_of, read_seconds, run_options, start_of
 from harness.cli.parser import Arguments
 from harness.cli.reports import check_reports, wanted, write_reports
 from harness.config.guest import GuestSpec
@@ -24,7 +24,7 @@ from harness.report.files import STDOUT
 from harness.report.tally import exit_status
 from harness.report.terminal import TerminalReporter
 from harness.scenarios.options import RunOptions
-from harness.scenarios.result import FINE, RunResult
+from harness.scenarios.result import RunResult
 
 
 @contextlib.contextmanager
@@ -76,7 +76,7 @@ def run(arguments: Arguments) -> int:
         from harness.cli.bisect import run_bisect
 
         return run_bisect(arguments, _run)
-    for option in ("jobs", "shard", "results"):
+    for option in ("shard", "results"):
         if getattr(arguments, option) is not None:
             raise UsageError(f"--{option} takes --matrix", hint="memhp run --matrix configs/nightly.yaml")
     if arguments.list:
@@ -90,21 +90,17 @@ def _run(arguments: Arguments) -> int:
         check_history(arguments.history)
     scenarios, guests, options = chosen_scenarios(arguments), guests_of(arguments), run_options(arguments)
     with open_reporter(arguments) as reporter:
-        results: list[RunResult] = []
-        for guest in guests:
-            results += run_all(scenarios, guest, options, reporter)
-            if options.fail_fast and any(result.verdict not in FINE for result in results):
-                break
-        return finish(arguments, reporter, results)
+        return finish(arguments, reporter, run_all(scenarios, guests, options, reporter))
 
 
 def run_all(
-    scenarios: Sequence[Scenario], guest: GuestSpec, options: RunOptions, reporter: TerminalReporter
+    scenarios: Sequence[Scenario], guests: Sequence[GuestSpec], options: RunOptions, reporter: TerminalReporter
 ) -> list[RunResult]:
-    """Run every scenario on a guest of its own."""
-    from harness.scenarios.runner import run_scenarios
+    """Run every scenario on each of ``guests``, each time on a fresh one."""
+    from harness.scenarios.runner import run_pairs
 
-    return run_scenarios(scenarios, guest, options, reporter, reporter.progress)
+    pairs = [(scenario, guest) for guest in guests for scenario in scenarios]
+    return run_pairs(pairs, options, reporter, reporter.progress)
 
 
 def check(arguments: Arguments) -> int:
@@ -137,7 +133,8 @@ def collect(arguments: Arguments) -> int:
         open_reporter(arguments) as reporter,
         tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".memhp-collect-") as scratch,
     ):
-        results = run_all([SNAPSHOT], guest, RunOptions(Path(scratch), timeout=timeout), reporter)
+        options = RunOptions(Path(scratch), timeout=timeout, start=start_of(arguments))
+        results = run_all([SNAPSHOT], [guest], options, reporter)
         bundle = results[0].bundle
         if bundle is None or not (bundle / "states" / "000").is_dir():
             return exit_status(results)

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from harness.cli.options import arches_of, guest_of, read_seconds
+from harness.arch import ARCHES
+from harness.cli.options import guests_of, read_seconds, start_of
 from harness.cli.parser import Arguments
 from harness.cli.showing import print_columns
-from harness.config.guest import GuestSpec
 from harness.progress import default_progress
 from harness.report.files import STDOUT, check_target, write_report
 from harness.report.json import dumps
@@ -32,23 +31,17 @@ def selftest(arguments: Arguments) -> int:
     if arguments.list:
         return _list(corruptions, arguments.json)
     timeout = read_seconds(arguments.timeout, "--timeout")
-    guests = guests_of(arguments)
+    guests = guests_of(arguments, ARCHES)
     out = sys.stderr if arguments.json == STDOUT else sys.stdout
     results: list[SelftestResult] = []
     for guest in guests:
-        results.append(run_selftest(guest, corruptions, timeout, default_progress()))
+        results.append(run_selftest(guest, corruptions, timeout, default_progress(), start_of(arguments)))
         for line in to_lines(results[-1]):
             out.write(f"{clean(line, limit=_MAX_LINE)}\n")
         out.flush()
     if arguments.json is not None:
         write_report(arguments.json, dumps(to_json(results)))
     return exit_status(results)
-
-
-def guests_of(arguments: Arguments) -> list[GuestSpec]:
-    """One guest for each architecture, or the one that --guest names."""
-    names = [None] if arguments.guest and not arguments.arch else [arch.name for arch in arches_of(arguments)]
-    return [guest_of(argparse.Namespace(**{**vars(arguments), "arch": name})) for name in names]
 
 
 def _list(corruptions: Sequence[Corruption], target: str | None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.arch import ArchSpec, arch_named
 from harness.arch.markers import MarkerSet, marker_set
-from harness.cli.options import GUEST_OPTIONS, guest_of, read_seconds
+from harness.cli.options import GUEST_OPTIONS, guest_of, read_seconds, start_of
 from harness.cli.parser import Arguments
 from harness.collect.store import load_facts, load_state
 from harness.config.scenario import SNAPSHOT
@@ -294,7 +294,7 @@ def _booted(arguments: Arguments) -> Iterator[Snapshot]:
     from harness.scenarios.runner import run_scenarios
 
     with tempfile.TemporaryDirectory(prefix="memhp-tables-") as scratch:
-        options, progress = RunOptions(Path(scratch), timeout=timeout), default_progress()
+        options, progress = RunOptions(Path(scratch), timeout=timeout, start=start_of(arguments)), default_progress()
         with progress.task(f"Taking one snapshot of {clean(guest.name)}"):
             [result] = run_scenarios([SNAPSHOT], guest, options, SilentReporter(), progress)
         if result.bundle is None or not (result.bundle / "states" / "000" / "meta.json").is_file():

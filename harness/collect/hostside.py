@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -99,12 +100,25 @@ class KernelView:
             sparse = NotObserved(error.message)
         return cls(tables, sparse, direct)
 
-    def copy(self, machine: Machine, memory: PhysicalMemory, deadline: Deadline) -> KernelCopy | NotObserved:
-        """Pause the guest, copy, let it go on. Raises QemuError, DeadlineExpired."""
-        roots = self._find_roots(memory)
+    def look(self, memory: PhysicalMemory) -> Indices | NotObserved:
+        """Copy once for nothing, from a guest that may run: what it touches is mapped by then, and a pause is shorter.
+
+        Returns what ``copy`` needs not look for any more.
+        """
         if not isinstance(self.tables, NotObserved):
-            # Once for nothing: what it touches is mapped by then, and the guest stands still for less.
-            copy_tables(memory, self.tables)
+            # A table that is freed meanwhile may lead anywhere.
+            with contextlib.suppress(InfraError):
+                copy_tables(memory, self.tables)
+        return self._find_roots(memory)
+
+    def copy(
+        self, machine: Machine, memory: PhysicalMemory, deadline: Deadline, roots: Indices | NotObserved | None = None
+    ) -> KernelCopy | NotObserved:
+        """Pause the guest, copy, let it go on; ``roots`` are of a ``look`` just before.
+
+        Raises QemuError, DeadlineExpired.
+        """
+        roots = self.look(memory) if roots is None else roots
         with machine.paused(deadline):
             return self._read(memory, roots)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import zlib
@@ -21,6 +22,7 @@ from harness.guest.console import Console
 from harness.guest.overlay import SCRIPTS
 from harness.guest.shell import Shell
 from harness.kmem.memory import PhysicalMemory, Region
+from harness.kmem.sections import Indices
 from harness.parsers.blocks import parse_blocks
 from harness.parsers.dax import parse_dax
 from harness.parsers.dmesg import parse_dmesg
@@ -92,23 +94,24 @@ def collect_state(
 ) -> GuestState:
     """Take a snapshot. ``sources`` (of STATE_SOURCES) are what the guest is asked for.
 
-    What the host reads for itself, if ``kernel`` says how, comes last, with the guest paused for a moment: a kernel
-    that has nothing to do does not change in between. Without ``machine`` or ``console`` what they tell is not
-    observed. The kernel log's lines and the console's alarms are those since the last snapshot of this guest. Raises
-    GuestError, QemuError, ParseError, DeadlineExpired.
+    What the host reads for itself, if ``kernel`` says how, is found while the guest answers and read last, with the
+    guest paused for a moment: a kernel that has nothing to do does not change in between. Without ``machine`` or
+    ``console`` what they tell is not observed. The kernel log's lines and the console's alarms are those since the last
+    snapshot of this guest. Raises GuestError, QemuError, ParseError, DeadlineExpired.
     """
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
-    with ThreadPoolExecutor(1, thread_name_prefix="memhp-qmp") as pool:
-        told = pool.submit(_ask_qemu, machine, deadline)
-        frames = _run(shell, wanted, deadline)
-        raw, places = told.result()
+    with contextlib.ExitStack() as stack:
+        with ThreadPoolExecutor(1, thread_name_prefix="memhp-host") as pool:
+            told = pool.submit(_look_from_outside, machine, kernel, stack, deadline)
+            frames = _run(shell, wanted, deadline)
+            raw, memory, roots = told.result()
+        seen: dict[str, bytes] = {}
+        unseen = dict.fromkeys(KERNEL_SOURCES, "nobody looked into the guest's memory")
+        if machine is not None and kernel is not None and memory is not None:
+            seen, unseen = kernel_sources(kernel.copy(machine, memory, deadline, roots), memory)
+    raw |= seen
     absent = {name: "QEMU was not asked" for name in ("devices", "backends") if name not in raw}
-    absent |= dict.fromkeys(KERNEL_SOURCES, "nobody looked into the guest's memory")
-    if machine is not None and kernel is not None:
-        with PhysicalMemory(places) as memory:
-            seen, unseen = kernel_sources(kernel.copy(machine, memory, deadline), memory)
-        raw |= seen
-        absent = {name: reason for name, reason in absent.items() if name not in seen} | unseen
+    absent |= unseen
     if console is None:
         absent["console"] = "nobody read the console"
     else:
@@ -199,6 +202,17 @@ def _ask_qemu(machine: Machine | None, deadline: Deadline) -> tuple[dict[str, by
     usage = {name: fd.stat().st_blocks * 512 for name, fd in sorted(fds.items())}
     raw = {"devices": _to_json([_flat(device) for device in devices]), "backends": _to_json(usage)}
     return raw, regions(machine, devices, fds)
+
+
+def _look_from_outside(
+    machine: Machine | None, kernel: KernelView | None, stack: contextlib.ExitStack, deadline: Deadline
+) -> tuple[dict[str, bytes], PhysicalMemory | None, Indices | NotObserved | None]:
+    """Ask QEMU, map the guest's memory as long as ``stack`` lasts, and find what will be read of it."""
+    raw, places = _ask_qemu(machine, deadline)
+    if machine is None or kernel is None:
+        return raw, None, None
+    memory = stack.enter_context(PhysicalMemory(places))
+    return raw, memory, kernel.look(memory)
 
 
 def _reason(frame: Frame) -> str:

@@ -24,8 +24,10 @@ INIT = "init"
 _DIRECTORIES = ("dev", "etc", "etc/dropbear", "usr", "usr/lib", SCRIPTS)
 
 
-def overlay(identity: Identity, scripts_dir: Path, extra_files: Mapping[str, bytes] | None = None) -> bytes:
+def overlay(identity: Identity | None, scripts_dir: Path, extra_files: Mapping[str, bytes] | None = None) -> bytes:
     """Return a cpio archive with /init, the keys of ``identity`` and the guest-scripts.
+
+    Without an identity the guest falls asleep when it is ready, and waits for one (``harness.guest.wake``).
 
     ``extra_files`` maps paths in the guest, relative to its root, to contents; their directories must exist there.
     Raises UsageError if ``scripts_dir`` has no ``init``.
@@ -41,9 +43,12 @@ def overlay(identity: Identity, scripts_dir: Path, extra_files: Mapping[str, byt
         regular("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
         regular("etc/group", b"root:x:0:\n"),
         regular("etc/shells", b"/bin/sh\n"),
-        regular("etc/dropbear/host_key", identity.host.dropbear, 0o600),
-        regular("root/.ssh/authorized_keys", f"{identity.client.public}\n".encode(), 0o600),
     ]
+    if identity is not None:
+        entries += [
+            regular("etc/dropbear/host_key", identity.host.dropbear, 0o600),
+            regular("root/.ssh/authorized_keys", f"{identity.client.public}\n".encode(), 0o600),
+        ]
     for name, path in scripts.items():
         entries.append(regular(INIT if name == INIT else f"{SCRIPTS}/{name}", path.read_bytes(), 0o755))
     for name, data in (extra_files or {}).items():

@@ -52,8 +52,9 @@ class Shell(Protocol):
 class GuestShell:
     """One SSH connection as root. Get one with ``connect``; a context manager. Threads may share it."""
 
-    def __init__(self, transport: paramiko.Transport, console: Console | None) -> None:
+    def __init__(self, transport: paramiko.Transport, console: Console | None, identity: Identity) -> None:
         """Use ``connect`` instead."""
+        self.identity = identity
         self._transport = transport
         self._console = console
 
@@ -79,7 +80,12 @@ class GuestShell:
         except BaseException:
             sock.close()
             raise
-        return cls(transport, console)
+        return cls(transport, console, identity)
+
+    def reconnect(self, port: int, deadline: Deadline) -> None:
+        """Log in once more, with the same keys, after the guest has come up again. Raises as ``connect`` does."""
+        self.close()
+        self._transport = GuestShell.connect(port, self.identity, deadline, self._console)._transport
 
     def __enter__(self) -> GuestShell:
         return self

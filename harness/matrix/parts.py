@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.config.scenario import load_scenario
-from harness.errors import MemhpError, UnsupportedError
+from harness.errors import InfraError, MemhpError
 from harness.matrix.plan import Cell
 from harness.matrix.workers import scenario_of
 from harness.progress import Progress
-from harness.scenarios.boot import resolve
+from harness.scenarios.resolver import Resolver
 
 
 def prepare(cells: Sequence[Cell], progress: Progress) -> dict[str, str]:
@@ -20,18 +20,13 @@ def prepare(cells: Sequence[Cell], progress: Progress) -> dict[str, str]:
     cells that boot it. A missing ability is no such reason; the cell's run names it.
     """
     broken: dict[str, str] = {}
-    seen: dict[tuple[object, ...], str] = {}
+    resolver = Resolver(progress)
     for cell in cells:
-        spec, needs = cell.guest, load_scenario(scenario_of(cell)).needs
-        key = (spec.arch, spec.kernel, spec.boot, needs)
-        if key not in seen:
-            try:
-                resolve(spec, needs, progress)
-                seen[key] = ""
-            except UnsupportedError:
-                seen[key] = ""
-            except MemhpError as error:
-                seen[key] = str(error)
-        if seen[key]:
-            broken[cell.id] = seen[key]
+        try:
+            found = resolver.resolve(cell.guest, load_scenario(scenario_of(cell)).needs)
+        except MemhpError as error:
+            broken[cell.id] = str(error)
+        else:
+            if isinstance(found, InfraError):
+                broken[cell.id] = str(found)
     return broken

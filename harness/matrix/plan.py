@@ -19,6 +19,7 @@ from harness.config.scenario import Scenario, load_scenario
 from harness.errors import ConfigError, UsageError
 from harness.matrix.kernels import expand, with_flavour
 from harness.matrix.spec import MAX_CELLS, Grid, MatrixFile, Setting
+from harness.scenarios.room import cost
 from harness.scenarios.runner import count_steps
 
 #: seconds that a cell takes beside its steps, and for each step: two guests at a time on two cores, TCG
@@ -32,7 +33,7 @@ class Cell:
 
     ``id`` is ``GUEST/SCENARIO``; ``axes`` are the texts that stand for it in the matrix file, in the file's order of
     axes; ``scenario`` is a name or a path; ``steps`` how many there are to do; ``digest`` changes with anything that
-    would make it another cell.
+    would make it another cell; ``memory`` is what its guest may take of the host's, bytes.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Cell:
     digest: str
     va_bits: int | None = None
     page_size: int | None = None
+    memory: int = 0
 
     @property
     def folder(self) -> str:
@@ -167,6 +169,7 @@ def _cell(grid: Grid, point: Mapping[str, Setting], scenario: Scenario, source: 
         digest="",
         va_bits=None if choice is None else choice.va_bits,
         page_size=None if choice is None else choice.page_size,
+        memory=cost(scenario.apply_to(spec), scenario.steps_on(arch)),
     )
     return _with_digest(cell, scenario.text)
 

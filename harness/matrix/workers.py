@@ -30,7 +30,9 @@ from harness.matrix.store import Done, Store
 from harness.report.files import write_report
 from harness.report.json import dumps, results_to_json
 from harness.report.load import load_results
+from harness.scenarios.options import Start
 from harness.scenarios.result import RunResult
+from harness.scenarios.room import Room
 
 #: seconds between two looks at what is under way
 _TICK = 1.0
@@ -65,11 +67,12 @@ class Board(Protocol):
         """About once a second: what is under way, and how many cells are still to be started."""
 
 
-def command(cell: Cell, folder: Path) -> list[str]:
-    """The command line that runs ``cell`` in ``folder``, as ``Store.begin`` left it."""
+def command(cell: Cell, folder: Path, start: Start = "auto") -> list[str]:
+    """The command line that runs ``cell`` in ``folder``, as ``Store.begin`` left it; ``start`` as in RunOptions."""
     words = [sys.executable, "-P", "-m", "harness", "--color", "never", "run", str(folder / "scenario.yaml")]
     words += ["--guest", str(folder / "guest.yaml"), "--bundle-dir", str(folder / "bundles")]
     words += ["--json", str(folder / "result.json"), "--timeout", f"{cell.timeout:g}"]
+    words += [] if start == "auto" else ["--boot", start]
     return [*words, "--rounds", str(cell.rounds)] if cell.rounds is not None else words
 
 
@@ -84,15 +87,21 @@ class _Job:
 
 
 class Workers:
-    """Runs cells of one store, ``jobs`` at a time."""
+    """Runs cells of one store, ``jobs`` at a time as far as there is ``room`` for their guests."""
 
     def __init__(
-        self, store: Store, jobs: int, board: Board, argv: Callable[[Cell, Path], list[str]] = command
+        self,
+        store: Store,
+        jobs: int,
+        board: Board,
+        argv: Callable[[Cell, Path], list[str]] = command,
+        room: Room | None = None,
     ) -> None:
         self._store = store
         self._jobs = jobs
         self._board = board
         self._argv = argv
+        self._room = room or Room(None)
         self._running: list[_Job] = []
 
     def run(self, cells: Sequence[Cell], broken: Mapping[str, str] | None = None) -> list[Done]:
@@ -114,11 +123,14 @@ class Workers:
         try:
             while waiting or self._running:
                 while waiting and len(self._running) < self._jobs:
-                    cell = waiting.pop()
+                    cell = waiting[-1]
                     if broken and cell.id in broken:
                         results[cell.id] = self._give_up(cell, broken[cell.id])
-                    else:
+                    elif self._room.enter(cell.memory):
                         self._start(cell)
+                    else:
+                        break
+                    waiting.pop()
                 for done in self._wait():
                     results[done.id] = done
                 self._board.tick([self._state(job) for job in self._running], len(waiting))
@@ -148,6 +160,7 @@ class Workers:
 
     def _finish(self, job: _Job, *, late: bool) -> Done:
         self._running.remove(job)
+        self._room.leave(job.cell.memory)
         status = job.child.reap()
         seconds = time.monotonic() - job.clock
         if late:

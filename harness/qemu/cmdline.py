@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.qemu.spec import BackendOptions, ColdDevice, MachineSpec, backend_id, root_port_slot
@@ -20,12 +20,16 @@ class Channels:
 
     ``qmp`` and ``console`` are numbers of inherited, connected socket descriptors; ``console_log`` gets a copy of all
     that the guest prints; ``variables`` is this run's own copy of the firmware's variables (None without firmware).
+    ``memory`` maps backends of boot RAM to inherited descriptors of files for them; QEMU makes its own for the others.
+    With ``incoming`` it waits for a machine to be restored.
     """
 
     qmp: int
     console: int
     console_log: Path
     variables: Path | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
+    incoming: bool = False
 
 
 def command_line(spec: MachineSpec, channels: Channels) -> list[str]:
@@ -38,7 +42,7 @@ def command_line(spec: MachineSpec, channels: Channels) -> list[str]:
         argv += ["-sandbox", _SANDBOX]
     argv += ["-machine", _machine(spec), "-accel", "tcg,thread=multi", "-cpu", spec.cpu or spec.arch.cpu]
     argv += ["-smp", str(spec.cpus), "-m", _memory(spec)]
-    argv += _boot_ram(spec)
+    argv += _boot_ram(spec, channels.memory)
     argv += _channels(channels)
     if spec.bios is not None:
         argv += ["-bios", str(spec.bios)]
@@ -55,6 +59,8 @@ def command_line(spec: MachineSpec, channels: Channels) -> list[str]:
         argv += ["-S"]
     if not spec.reboot:
         argv += ["-no-reboot"]
+    if channels.incoming:
+        argv += ["-incoming", "defer"]
     return [*argv, *spec.extra_args]
 
 
@@ -82,23 +88,26 @@ def _memory(spec: MachineSpec) -> str:
     return _join(options=[("size", format_size(spec.memory)), *room])
 
 
-def _backend(name: str, size: int, extra: BackendOptions) -> list[str]:
+def _backend(name: str, size: int, extra: BackendOptions, fd: int | None = None) -> list[str]:
     options = [
         ("id", name),
         ("size", format_size(size)),
         ("share", "on"),
         *((key, escape(value)) for key, value in extra),
     ]
-    return ["-object", _join("memory-backend-memfd", options=options)]
+    if fd is None:
+        return ["-object", _join("memory-backend-memfd", options=options)]
+    # Only a file with a name is left out of a migration (migrate_ram_is_ignored, migration/ram.c).
+    return ["-object", _join("memory-backend-file", options=[*options, ("mem-path", f"/proc/self/fd/{fd}")])]
 
 
-def _boot_ram(spec: MachineSpec) -> list[str]:
+def _boot_ram(spec: MachineSpec, memory: Mapping[str, int]) -> list[str]:
     if not spec.nodes:
-        return _backend("ram0", spec.memory, spec.backend)
+        return _backend("ram0", spec.memory, spec.backend, memory.get("ram0"))
     argv: list[str] = []
     for number, node in enumerate(spec.nodes):
         if node.memory:
-            argv += _backend(f"ram{number}", node.memory, spec.backend)
+            argv += _backend(f"ram{number}", node.memory, spec.backend, memory.get(f"ram{number}"))
         memdev = [("memdev", f"ram{number}")] if node.memory else []
         cpus = [("cpus", cpu) for cpu in node.cpus]
         argv += ["-numa", _join("node", options=[("nodeid", number), *cpus, *memdev])]

@@ -11,6 +11,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +20,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, LaunchError, QemuError, UsageError
 from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.qmp import QmpSession
+from harness.qemu.snapshot import VARIABLES, copy_sparse, load, new_memory, unpack
 from harness.qemu.spec import MachineSpec
 
 #: how long QEMU may take to end after ``quit``, then after SIGTERM
@@ -26,7 +28,8 @@ QUIT_SECONDS = 5.0
 TERMINATE_SECONDS = 2.0
 #: QEMU hangs up a moment before it can be reaped; its exit status is worth that moment
 _EPITAPH_SECONDS = 3.0
-_COPY_CHUNK = 1 << 16
+#: times that QEMU's mappings are looked at before one counts as missing
+_LOOKS = 5
 
 _FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+22\b", re.MULTILINE)
 _RAMBLOCK = re.compile(
@@ -49,13 +52,27 @@ class Machine:
         self.argv: tuple[str, ...] = ()
         self.console: socket.socket
         self.qmp: QmpSession
+        self.memory: dict[str, int] = {}
+        self.variables: Path | None = None
         self._child: proc.Child | None = None
         self._cleanup = contextlib.ExitStack()
         self._ending = threading.Lock()
 
     @classmethod
-    def launch(cls, spec: MachineSpec, workdir: Path, deadline: Deadline) -> Machine:
+    def launch(
+        cls,
+        spec: MachineSpec,
+        workdir: Path,
+        deadline: Deadline,
+        *,
+        own_memory: bool = False,
+        snapshot: Path | None = None,
+    ) -> Machine:
         """Start ``spec`` with its files below ``workdir`` (made, mode 0700) and return once QMP answers.
+
+        With ``own_memory`` its boot RAM lies in files of ours (``memory``: descriptors by backend), so that
+        ``harness.qemu.snapshot`` can save it. ``snapshot`` is the folder of one that was saved from the same spec: it
+        is restored, with its vCPUs paused.
 
         Raises UsageError if a file of the spec is missing, LaunchError (argv, exit status, tails of stderr and
         console) if QEMU does not come up by ``deadline``.
@@ -65,7 +82,7 @@ class Machine:
                 raise UsageError(f"the {role} {path} is no file", hint="check the path, or run memhp fetch")
         machine = cls(spec, workdir)
         try:
-            machine._start(deadline)
+            machine._start(deadline, own_memory or snapshot is not None, snapshot)
         except BaseException:
             machine.kill()
             raise
@@ -133,6 +150,16 @@ class Machine:
                 continue
             start = data["memaddr"] if "memaddr" in data else data["addr"]
             addresses[backend] = parse_host_address(self.qmp.hmp(f"gpa2hva {start:#x}", deadline=deadline))
+        found: dict[str, Path] = {}
+        for _ in range(_LOOKS):
+            # The list of mappings is not read in one piece: one that stays may be missed while others come and go.
+            found = self._memfds_at(addresses)
+            if len(found) == len(addresses):
+                break
+        return found
+
+    def _memfds_at(self, addresses: Mapping[str, int]) -> dict[str, Path]:
+        """The descriptor, as ``/proc/PID/fd/N``, of the memfd that QEMU has mapped at each address."""
         proc_dir = Path("/proc") / str(self.pid)
         try:
             inodes = find_inodes((proc_dir / "maps").read_text(), addresses)
@@ -206,10 +233,28 @@ class Machine:
         self._cleanup.close()
         return code
 
-    def _start(self, deadline: Deadline) -> None:
+    def _start(self, deadline: Deadline, own_memory: bool, snapshot: Path | None) -> None:
         self.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if stat.S_IMODE(self.workdir.stat().st_mode) & 0o077:
             raise UsageError(f"others can look into {self.workdir}", hint=f"chmod 700 {shlex.quote(str(self.workdir))}")
+        if own_memory:
+            self.memory = new_memory({name: place.size for name, place in self.spec.boot_ram().items()})
+            self._cleanup.callback(self._close_memory)
+        with ThreadPoolExecutor(1, thread_name_prefix="memhp-unpack") as pool:
+            # QEMU takes as long to start as its memory takes to be filled.
+            filled = None if snapshot is None else pool.submit(self._fill_memory, snapshot)
+            sock = self._spawn(snapshot)
+            try:
+                self.qmp = QmpSession(sock, log=self.qmp_log, deadline=deadline, epitaph=self.epitaph)
+            except (QemuError, DeadlineExpired) as error:
+                raise self._launch_error(error, deadline) from error
+            self._cleanup.callback(self.qmp.close)
+            if snapshot is not None and filled is not None:
+                filled.result()
+                load(self.qmp, snapshot, deadline)
+
+    def _spawn(self, snapshot: Path | None) -> socket.socket:
+        """Start the process and return our end of its QMP socket."""
         with contextlib.ExitStack() as theirs:
             ours: list[socket.socket] = []
             fds: list[int] = []
@@ -218,23 +263,37 @@ class Machine:
                 ours.append(self._cleanup.enter_context(here))
                 fds.append(theirs.enter_context(there).fileno())
             self.console = ours[1]
-            variables = self._copy_variables()
-            channels = Channels(qmp=fds[0], console=fds[1], console_log=self.console_log, variables=variables)
+            self.variables = self._copy_variables(snapshot)
+            channels = Channels(
+                qmp=fds[0],
+                console=fds[1],
+                console_log=self.console_log,
+                variables=self.variables,
+                memory=self.memory,
+                incoming=snapshot is not None,
+            )
             self.argv = tuple(command_line(self.spec, channels))
             self._child = proc.spawn(
-                self.argv, pass_fds=fds, stdout=self.workdir / "qemu.stdout", stderr=self.stderr_log
+                self.argv,
+                pass_fds=[*fds, *self.memory.values()],
+                stdout=self.workdir / "qemu.stdout",
+                stderr=self.stderr_log,
             )
-        try:
-            self.qmp = QmpSession(ours[0], log=self.qmp_log, deadline=deadline, epitaph=self.epitaph)
-        except (QemuError, DeadlineExpired) as error:
-            raise self._launch_error(error, deadline) from error
-        self._cleanup.callback(self.qmp.close)
+        return ours[0]
 
-    def _copy_variables(self) -> Path | None:
+    def _fill_memory(self, snapshot: Path) -> None:
+        for name, fd in self.memory.items():
+            unpack(snapshot, name, fd)
+
+    def _close_memory(self) -> None:
+        while self.memory:
+            os.close(self.memory.popitem()[1])
+
+    def _copy_variables(self, snapshot: Path | None) -> Path | None:
         if self.spec.firmware is None:
             return None
         target = self.workdir / "firmware-variables.fd"
-        copy_sparse(self.spec.firmware.vars, target)
+        copy_sparse(self.spec.firmware.vars if snapshot is None else snapshot / VARIABLES, target)
         self._cleanup.callback(target.unlink, missing_ok=True)
         return target
 
@@ -293,17 +352,3 @@ def find_inodes(maps: str, addresses: Mapping[str, int]) -> dict[str, int]:
             if start <= address < end and int(inode):
                 found[name] = int(inode)
     return found
-
-
-def copy_sparse(source: Path, target: Path) -> None:
-    """Copy ``source`` to ``target`` (made anew, mode 0600), leaving holes where it is zero."""
-    zeros = bytes(_COPY_CHUNK)
-    target.unlink(missing_ok=True)
-    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with source.open("rb") as reader, os.fdopen(fd, "wb") as writer:
-        while chunk := reader.read(_COPY_CHUNK):
-            if chunk == zeros[: len(chunk)]:
-                writer.seek(len(chunk), os.SEEK_CUR)
-            else:
-                writer.write(chunk)
-        writer.truncate(writer.tell())

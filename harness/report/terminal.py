@@ -76,7 +76,7 @@ class TerminalReporter:
 
     def phase(self, text: str) -> None:
         """What is going on before the first step."""
-        self._show(f"{self._where}: {clean(text)}")
+        self._show(f"{self._where}: {clean(text)}" if self._where else clean(text))
 
     def step_started(self, number: int, total: int, title: str) -> None:
         """What is being done now."""
@@ -94,6 +94,13 @@ class TerminalReporter:
         for line in verdict_lines(result):
             self._print(line)
         self._print(Text(""))
+
+    def under_way(self, runs: tuple[str, ...]) -> None:
+        """What is being done now, side by side."""
+        if runs:
+            self._show(" · ".join(clean(run) for run in runs))
+        else:
+            self.rest()
 
     def summary(self, runs: Sequence[RunResult]) -> None:
         """Every invariant with its counts, every run in a line, and one verdict line over all."""

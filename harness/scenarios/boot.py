@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from harness.guest.console import READY, Console
 from harness.guest.identity import Identity
 from harness.guest.overlay import overlay, write_initrd
 from harness.guest.shell import GuestShell
+from harness.guest.wake import wait_asleep, wake
 from harness.model.actions import Action, PlugDimm, PlugVirtioMem
 from harness.model.layout import MachineShape
 from harness.parsers.dmesg import alarming
@@ -62,8 +63,8 @@ class Parts:
 class BootedGuest:
     """A guest that answers on SSH.
 
-    ``shape`` is what QEMU was told, ``facts`` what the kernel is, ``kernel`` how the host reads its memory. ``again``
-    meets the guest that comes up after a reset, given the number of the console's last line before it.
+    ``shape`` is what QEMU was told, ``facts`` what the kernel is, ``kernel`` how the host reads its memory.
+    ``restored`` from a snapshot or booted; ``why_booted`` says why, where it could have been restored.
     """
 
     machine: Machine
@@ -73,7 +74,17 @@ class BootedGuest:
     facts: KernelFacts
     boot: str
     kernel: KernelView
-    again: Callable[[int, Deadline], BootedGuest]
+    restored: bool = False
+    why_booted: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A machine whose guest has let us in, and nothing more yet."""
+
+    machine: Machine
+    console: Console
+    shell: GuestShell
 
 
 def resolve(
@@ -193,6 +204,17 @@ def machine_shape(spec: MachineSpec) -> MachineShape:
     )
 
 
+def archives_of(spec: GuestSpec, parts: Parts) -> list[Path]:
+    """What a guest's root is unpacked from, in order, before the few files that make it ours."""
+    others = (parts.kernel.modules, spec.initrd)
+    return [parts.root.initrd, *(path for path in others if path is not None)]
+
+
+def facts_of(told: KernelFacts, config: Mapping[str, str] | None) -> KernelFacts:
+    """What a kernel has told of itself; Debian's keep their configuration beside the image: that is ``config``."""
+    return dataclasses.replace(told, config=config) if told.config is None else told
+
+
 @contextlib.contextmanager
 def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> Iterator[BootedGuest]:
     """Boot ``spec`` and end it when the block is left, whatever happened.
@@ -201,27 +223,38 @@ def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> 
     is removed. Raises LaunchError, GuestError (with the console's tail) or DeadlineExpired.
     """
     deadline = Deadline(timeout)
+    with boot_connected(spec, parts, workdir, deadline) as up:
+        machine = up.machine
+        facts = facts_of(collect_facts(up.shell, machine.spec.arch, deadline), parts.kernel.config)
+        view = KernelView.open(machine, facts, deadline)
+        yield BootedGuest(machine, up.console, up.shell, machine_shape(machine.spec), facts, spec.boot, view)
+
+
+@contextlib.contextmanager
+def boot_connected(spec: GuestSpec, parts: Parts, workdir: Path, deadline: Deadline) -> Iterator[Connected]:
+    """The first part of ``boot_guest``: up to the open SSH connection. Raises what it raises."""
     with contextlib.ExitStack() as stack:
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-")))
         identity = Identity.fresh()
         initrd = private / "initrd"
-        archives = [parts.root.initrd, *([parts.kernel.modules] if parts.kernel.modules else [])]
-        if spec.initrd is not None:
-            archives.append(spec.initrd)
-        write_initrd(archives, overlay(identity, guest_scripts_dir()), initrd)
-        resolved = machine_spec(spec, parts, initrd)
-        machine = stack.enter_context(Machine.launch(resolved, workdir, deadline))
+        write_initrd(archives_of(spec, parts), overlay(identity, guest_scripts_dir()), initrd)
+        machine = stack.enter_context(Machine.launch(machine_spec(spec, parts, initrd), workdir, deadline))
         console = stack.enter_context(Console(machine.console, None, alarming))
-        port, shape = machine.ssh_port(deadline), machine_shape(resolved)
+        shell = stack.enter_context(GuestShell.connect(machine.ssh_port(deadline), identity, deadline, console))
+        yield Connected(machine, console, shell)
 
-        def meet(mark: int, deadline: Deadline) -> BootedGuest:
-            console.wait_line(READY, deadline, since=mark)
-            shell = stack.enter_context(GuestShell.connect(port, identity, deadline, console))
-            facts = collect_facts(shell, resolved.arch, deadline)
-            if facts.config is None:
-                # Debian's kernels keep theirs beside the image, not in it.
-                facts = dataclasses.replace(facts, config=parts.kernel.config)
-            view = KernelView.open(machine, facts, deadline)
-            return BootedGuest(machine, console, shell, shape, facts, spec.boot, view, meet)
 
-        yield meet(0, deadline)
+def meet_again(guest: BootedGuest, mark: int, deadline: Deadline) -> BootedGuest:
+    """The guest that comes up after a reset; ``mark`` is the number of its console's last line before it.
+
+    Its keys are the same as before. Raises as ``boot_guest`` does.
+    """
+    console, machine = guest.console, guest.machine
+    if guest.restored:
+        # Its initrd has no keys: it falls asleep as the one did that was saved.
+        wait_asleep(console, deadline, since=mark)
+        wake(machine.console, guest.shell.identity, deadline)
+    console.wait_line(READY, deadline, since=mark)
+    guest.shell.reconnect(machine.ssh_port(deadline), deadline)
+    facts = facts_of(collect_facts(guest.shell, machine.spec.arch, deadline), guest.facts.config)
+    return dataclasses.replace(guest, facts=facts, kernel=KernelView.open(machine, facts, deadline))

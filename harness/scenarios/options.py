@@ -5,6 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
+
+#: auto: restore a guest from a snapshot if that can be done, boot it if not
+Start = Literal["auto", "restore", "cold"]
+STARTS: tuple[str, ...] = get_args(Start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +18,8 @@ class RunOptions:
 
     ``settle`` is how long the guest may take to show the memory blocks of a step before their absence is a finding;
     ``timeout`` bounds each step and the boot, in seconds. ``seed`` is recorded and feeds everything random. ``rounds``
-    is how often the steps of a soak are repeated; None leaves it to the scenario.
+    is how often the steps of a soak are repeated; None leaves it to the scenario. ``start`` is how guests come to
+    life, ``jobs`` how many scenarios run at a time.
     """
 
     bundle_dir: Path | None = None
@@ -22,3 +28,5 @@ class RunOptions:
     fail_fast: bool = False
     settle: float = 20.0
     rounds: int | None = None
+    start: Start = "auto"
+    jobs: int = 1

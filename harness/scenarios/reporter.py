@@ -21,6 +21,9 @@ class Reporter(Protocol):
 
     def run_finished(self, result: RunResult) -> None: ...
 
+    def under_way(self, runs: tuple[str, ...]) -> None:
+        """Several runs at a time: what each of them is at. Each is told of by the other calls when it is over."""
+
 
 class SilentReporter:
     """Tells nobody."""
@@ -38,4 +41,7 @@ class SilentReporter:
         """Nothing to do."""
 
     def run_finished(self, result: RunResult) -> None:
+        """Nothing to do."""
+
+    def under_way(self, runs: tuple[str, ...]) -> None:
         """Nothing to do."""

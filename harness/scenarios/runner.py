@@ -22,14 +22,19 @@ from harness.errors import InfraError, UnsupportedError
 from harness.guest.loads import LOADS
 from harness.progress import Progress, default_progress
 from harness.scenarios.abilities import require_config
-from harness.scenarios.boot import BootedGuest, Parts, boot_guest, resolve
+from harness.scenarios.boot import BootedGuest, Parts
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
+from harness.scenarios.pool import do_all
 from harness.scenarios.record import Recorder, write_json
+from harness.scenarios.relay import Relay
 from harness.scenarios.reporter import Reporter
+from harness.scenarios.resolver import Resolver
 from harness.scenarios.result import FINE, RunResult, StepResult
+from harness.scenarios.room import Room, cost, peak_memory
 from harness.scenarios.session import Session
 from harness.scenarios.soak import Counter, counters, slopes, spell
+from harness.scenarios.start import start_guest
 from harness.scenarios.steps import VERBS
 from harness.scenarios.together import side_by_side
 from harness.scenarios.verdict import worst
@@ -46,20 +51,42 @@ def run_scenarios(
     reporter: Reporter,
     progress: Progress | None = None,
 ) -> list[RunResult]:
-    """Run each scenario on a freshly booted ``guest``; every result is reported as it comes.
+    """Run each scenario on a fresh ``guest``: see ``run_pairs``."""
+    return run_pairs([(scenario, guest) for scenario in scenarios], options, reporter, progress)
 
-    A missing ability skips a scenario; a failure of the harness's own world ends only that scenario. Raises UsageError
-    for what is wrong with the request itself.
+
+def run_pairs(
+    pairs: Sequence[tuple[Scenario, GuestSpec]],
+    options: RunOptions,
+    reporter: Reporter,
+    progress: Progress | None = None,
+) -> list[RunResult]:
+    """Run each scenario on a fresh guest, ``options.jobs`` of them at a time; every result is reported as it comes.
+
+    The next guest is made ready meanwhile. A missing ability skips a scenario; a failure of the harness's own world
+    ends only that scenario. Raises UsageError for what is wrong with the request itself.
     """
-    results: list[RunResult] = []
-    guests = [scenario.apply_to(guest) for scenario in scenarios]
-    for scenario, own in zip(scenarios, guests, strict=True):
-        result = _Run(scenario, own, options, reporter, progress or default_progress()).execute()
-        reporter.run_finished(result)
-        results.append(result)
-        if options.fail_fast and result.verdict not in FINE:
-            break
-    return results
+    progress = progress or default_progress()
+    relay = Relay(reporter, live=options.jobs == 1)
+    resolver = Resolver(progress)
+    runs = [
+        _Run(scenario, own, options, relay.reporter(), resolver)
+        for scenario, own in [(scenario, scenario.apply_to(guest)) for scenario, guest in pairs]
+    ]
+    reporter.phase("preparing the parts")
+    for run in runs:
+        run.resolve()
+    room = Room.of_host()
+    lack = room.lack([run.cost for run in runs], options.jobs)
+    if lack is not None:
+        progress.say(lack)
+    reporter.phase("starting the first guest")
+
+    def done(number: int, result: RunResult) -> bool:
+        runs[number].reporter.run_finished(result)
+        return options.fail_fast and result.verdict not in FINE
+
+    return do_all(runs, at_work=options.jobs, room=room, done=done)
 
 
 def count_steps(steps: Sequence[Step], rounds: int | None = None) -> int:
@@ -93,33 +120,59 @@ def require_loads(steps: Sequence[Step], config: Mapping[str, str] | None) -> No
 
 
 class _Run:
-    """One scenario on one guest, from parts to verdict."""
+    """One scenario on one guest, from parts to verdict: a ``harness.scenarios.pool.Job``."""
 
     def __init__(
-        self, scenario: Scenario, guest: GuestSpec, options: RunOptions, reporter: Reporter, progress: Progress
+        self, scenario: Scenario, guest: GuestSpec, options: RunOptions, reporter: Reporter, resolver: Resolver
     ) -> None:
         self.scenario = scenario
         self.guest = guest
         self.options = options
         self.reporter = reporter
-        self.progress = progress
+        self.resolver = resolver
+        self.parts: Parts | UnsupportedError | InfraError | None = None
         self.started = datetime.datetime.now(datetime.UTC)
-        self.clock = time.monotonic()
+        self.seconds = 0.0
+        self.clock = 0.0
         self.boot_seconds = 0.0
         self.steps: list[StepResult] = []
         self.total = 0
         self.facts: dict[str, object] = {}
         self.bundle: Path | None = None
+        self._stack = contextlib.ExitStack()
+        self._guest: BootedGuest | None = None
+        self._failure: UnsupportedError | InfraError | None = None
 
-    def execute(self) -> RunResult:
+    @property
+    def cost(self) -> int:
+        """Bytes of the host's memory that the guest may take."""
+        return cost(self.guest, self.scenario.steps)
+
+    def resolve(self) -> None:
+        """Have the parts, or the reason for want of which there will be no verdict."""
+        self.parts = self.resolver.resolve(self.guest, self.scenario.needs)
+
+    def prepare(self) -> None:
+        """Start the guest; what keeps it from starting is kept for ``work``."""
+        clock = time.monotonic()
+        self.started = datetime.datetime.now(datetime.UTC)
+        try:
+            with self._described_failures():
+                self._start_guest()
+        except (UnsupportedError, InfraError) as error:
+            self._failure = error
+            self._stack.close()
+        self.seconds = self.boot_seconds = time.monotonic() - clock
+
+    def work(self) -> RunResult:
+        """Do the steps and end the guest."""
+        self.clock = time.monotonic()
         self.reporter.run_started(self.scenario.name, self.guest.name)
         try:
-            self.reporter.phase("preparing the parts")
-            parts = resolve(self.guest, self.scenario.needs, self.progress)
-            require_loads(self.scenario.steps, parts.kernel.config)
-            self.bundle = self._open_bundle()
-            with self._described_failures():
-                self._run_guest(parts, Recorder(self.bundle))
+            if self._failure is not None:
+                raise self._failure
+            with self._described_failures(), self._stack:
+                self._work()
         except UnsupportedError as lack:
             return self._finish(Verdict.SKIPPED, lack.message, lack.hint, lack.ability)
         except InfraError as error:
@@ -127,6 +180,13 @@ class _Run:
         verdict = worst(step.verdict for step in self.steps)
         bad = next((step for step in self.steps if step.verdict is verdict and verdict is not Verdict.PASS), None)
         return self._finish(verdict, "" if bad is None else f"step {bad.number} ({bad.title}): {_why(bad)}", None)
+
+    def drop(self) -> None:
+        """End the guest; its bundle stays only where the user wants all of them."""
+        with contextlib.suppress(InfraError, OSError):
+            self._stack.close()
+        if self.bundle is not None and self.options.bundle_dir is None:
+            self._remove_bundle(self.bundle)
 
     def _open_bundle(self) -> Path:
         stamp = self.started.strftime("%Y%m%d-%H%M%S-%f")
@@ -146,28 +206,37 @@ class _Run:
         except OSError as error:
             raise InfraError(f"the host failed: {error}", hint="see notes.txt in the bundle") from error
 
-    def _run_guest(self, parts: Parts, recorder: Recorder) -> None:
-        recorder.start(
+    def _start_guest(self) -> None:
+        assert self.parts is not None
+        if not isinstance(self.parts, Parts):
+            raise self.parts
+        require_loads(self.scenario.steps, self.parts.kernel.config)
+        self.bundle = self._open_bundle()
+        Recorder(self.bundle).start(
             self.scenario.name,
             self.scenario.text,
             {"guest": self.guest.name, "started": self.started.isoformat(), "seed": self.options.seed},
         )
-        self.reporter.phase("booting")
-        booting = time.monotonic()
-        with boot_guest(self.guest, parts, recorder.directory, self.options.timeout) as guest:
-            (recorder.directory / "argv.txt").write_text(shlex.join(guest.machine.argv) + "\n")
-            require_config(self.scenario.needs, guest.facts.config, f"the kernel {guest.facts.release}")
-            require_loads(self.scenario.steps, guest.facts.config)
-            self.boot_seconds = time.monotonic() - booting
-            self.facts = describe_guest(guest, parts)
-            session = Session(guest, self.options, recorder)
-            self._do_steps(session)
+        self._guest = self._stack.enter_context(
+            start_guest(self.guest, self.parts, self.bundle, self.options.timeout, self.options.start)
+        )
+        (self.bundle / "argv.txt").write_text(shlex.join(self._guest.machine.argv) + "\n")
+
+    def _work(self) -> None:
+        assert isinstance(self.parts, Parts) and self._guest is not None and self.bundle is not None
+        guest = self._guest
+        require_config(self.scenario.needs, guest.facts.config, f"the kernel {guest.facts.release}")
+        require_loads(self.scenario.steps, guest.facts.config)
+        self.facts = describe_guest(guest, self.parts)
+        self._do_steps(Session(guest, self.options, Recorder(self.bundle)))
+        self.facts["peak_memory"] = peak_memory(guest.machine.pid)
 
     def _do_steps(self, session: Session) -> None:
         steps = self.scenario.steps_on(self.guest.arch)
         self.total = count_steps(steps, self.options.rounds)
         self.reporter.step_started(0, self.total, "boot")
-        if self._note_step(session.check_boot()):
+        boot = session.check_boot()
+        if self._note_step(dataclasses.replace(boot, note=boot.note or how_started(session.guest, self.boot_seconds))):
             self._play(session, steps)
 
     def _play(self, session: Session, steps: Sequence[Step]) -> bool:
@@ -208,7 +277,7 @@ class _Run:
             verdict=verdict,
             reason=reason,
             hint=hint,
-            seconds=time.monotonic() - self.clock,
+            seconds=self.seconds + time.monotonic() - self.clock,
             boot_seconds=self.boot_seconds,
             steps=tuple(self.steps),
             facts=self.facts,
@@ -225,13 +294,23 @@ class _Run:
         if self.bundle is None:
             return result
         if self.options.bundle_dir is None and result.verdict in FINE:
-            shutil.rmtree(self.bundle)
-            with contextlib.suppress(OSError):
-                DEFAULT_BUNDLES.rmdir()
+            self._remove_bundle(self.bundle)
             return dataclasses.replace(result, bundle=None)
         with contextlib.suppress(OSError):
             write_json(self.bundle / "verdict.json", {"verdict": result.verdict.value, "reason": result.reason})
         return result
+
+    def _remove_bundle(self, bundle: Path) -> None:
+        shutil.rmtree(bundle)
+        with contextlib.suppress(OSError):
+            DEFAULT_BUNDLES.rmdir()
+
+
+def how_started(guest: BootedGuest, seconds: float) -> str:
+    """``restored in 0.4 s``, ``booted in 4.5 s: why``."""
+    if guest.restored:
+        return f"restored in {seconds:.1f} s"
+    return f"booted in {seconds:.1f} s" + (f": {guest.why_booted}" if guest.why_booted else "")
 
 
 def _work(step: Step) -> Callable[[Session, Deadline], Outcome]:
@@ -269,6 +348,7 @@ def describe_guest(guest: BootedGuest, parts: Parts) -> dict[str, object]:
         "va_bits": _va_bits(guest.facts),
         "memory_block_size": guest.facts.memory_block_size,
         "boot": guest.boot,
+        "restored": guest.restored,
         "cmdline": guest.facts.cmdline,
         # A guest that gets no time of its host stalls: whoever reads of an RCU stall wants to know of this.
         "host_load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs",

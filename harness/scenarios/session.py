@@ -16,7 +16,7 @@ from harness.guest.loads import LoadCount, pause_loads, resume_loads
 from harness.model.actions import Action, PlugVirtioMem, Reboot
 from harness.model.booted import booted_model, plugged_devices
 from harness.qemu.memdev import wait_size
-from harness.scenarios.boot import BootedGuest
+from harness.scenarios.boot import BootedGuest, meet_again
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.memorymap import memory_map
 from harness.scenarios.options import RunOptions
@@ -53,6 +53,10 @@ class Session:
         """A fresh deadline for one step."""
         return Deadline(self.options.timeout)
 
+    def look(self) -> GuestState:
+        """One snapshot beside the steps: nothing is checked, and no step compares with it."""
+        return self._collect(self.deadline())
+
     def apply(self, action: Action) -> None:
         """Tell the model and the record what took effect; steps side by side do so one after the other."""
         with self._applying:
@@ -68,7 +72,7 @@ class Session:
         mark = self.guest.console.mark
         self.guest.shell.close()
         self.guest.machine.qmp.execute("system_reset", deadline=deadline)
-        self.guest = self.guest.again(mark, deadline)
+        self.guest = meet_again(self.guest, mark, deadline)
         self.state = self._first_look(plugged, deadline)
         self.recorder.save_reboot(self.number, self.guest.facts, self.state)
         self.recorder.note_action(self.number, Reboot())

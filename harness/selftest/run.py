@@ -13,6 +13,7 @@ from harness.kmem.edit import MemoryEditor
 from harness.kmem.memory import PhysicalMemory
 from harness.progress import Progress, Task
 from harness.qemu.memdev import memory_devices
+from harness.scenarios.options import Start
 from harness.selftest.corruption import Corruption, MemoryCorruption, TextCorruption
 from harness.selftest.live import Live
 from harness.selftest.result import SelftestResult
@@ -22,20 +23,20 @@ from harness.selftest.trial import INAPPLICABLE, Trial, require_sound, try_memor
 
 
 def run_selftest(
-    spec: GuestSpec, corruptions: Sequence[Corruption], timeout: float, progress: Progress
+    spec: GuestSpec, corruptions: Sequence[Corruption], timeout: float, progress: Progress, start: Start = "auto"
 ) -> SelftestResult:
-    """Boot a guest and try ``corruptions`` on it, those of its memory while it is paused; then it must be as alive.
+    """Start a guest and try ``corruptions`` on it, those of its memory while it is paused; then it must be as alive.
 
     ``timeout`` is for each step, seconds. Raises what booting raises, InfraError if the guest is not sound before
     anything was corrupted, if it does not stand still, or if it does not survive what was undone.
     """
-    start = time.monotonic()
-    with play(spec, timeout, progress) as made:
+    clock = time.monotonic()
+    with play(spec, timeout, progress, start) as made:
         with progress.task(f"{spec.name}: corrupting", total=len(corruptions)) as task:
             trials = [*_in_text(made, corruptions, task), *_in_memory(made, corruptions, timeout, task)]
         made.act(FAREWELL)
         release = made.session.guest.facts.release
-    return SelftestResult(spec.arch, spec.name, release, tuple(trials), dict(made.lacks), time.monotonic() - start)
+    return SelftestResult(spec.arch, spec.name, release, tuple(trials), dict(made.lacks), time.monotonic() - clock)
 
 
 def _in_text(made: Play, corruptions: Sequence[Corruption], task: Task) -> Iterator[Trial]:

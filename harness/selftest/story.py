@@ -17,12 +17,13 @@ from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError
 from harness.progress import Progress, Task
 from harness.scenarios.abilities import ABILITIES, require_config
-from harness.scenarios.boot import BootedGuest, Parts, boot_guest, resolve
-from harness.scenarios.options import RunOptions
+from harness.scenarios.boot import BootedGuest, Parts, resolve
+from harness.scenarios.options import RunOptions, Start
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.result import StepResult
 from harness.scenarios.session import Session
+from harness.scenarios.start import start_guest
 from harness.scenarios.steps import VERBS
 from harness.scenarios.verdict import evidence_of
 from harness.selftest.scene import Scene
@@ -136,8 +137,8 @@ def resolve_most(spec: GuestSpec, progress: Progress) -> tuple[Parts, dict[str, 
 
 
 @contextlib.contextmanager
-def play(spec: GuestSpec, timeout: float, progress: Progress) -> Iterator[Play]:
-    """Boot a guest, do the steps, and end it when the block is left.
+def play(spec: GuestSpec, timeout: float, progress: Progress, start: Start = "auto") -> Iterator[Play]:
+    """Start a guest, do the steps, and end it when the block is left.
 
     Raises what booting raises, InfraError if a step does not pass, UnsupportedError if nothing can be added at all.
     """
@@ -145,8 +146,8 @@ def play(spec: GuestSpec, timeout: float, progress: Progress) -> Iterator[Play]:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-selftest-")))
         recorder = Recorder(directory)
-        with progress.task(f"{spec.name}: booting"):
-            guest = stack.enter_context(boot_guest(spec, parts, directory, timeout))
+        with progress.task(f"{spec.name}: starting"):
+            guest = stack.enter_context(start_guest(spec, parts, directory, timeout, start))
         lacks |= _lacks_of(guest, lacks)
         if {DIMM, MEM, PMEM} <= lacks.keys():
             raise UnsupportedError(DIMM, f"nothing can be added to this guest: {'; '.join(lacks.values())}")

@@ -79,6 +79,13 @@ def ci_runs_it(desk: Path, output: str) -> None:
     assert "exec make test" in (ROOT / ".ci" / "run").read_text()
 
 
+def the_bench_measures_both(desk: Path, output: str) -> None:
+    arm64, riscv64 = json.loads((desk / "bench.json").read_text())
+    for found in (arm64, riscv64):
+        assert set(found["sections"]) == {"start", "acpi-dimm", "virtio-mem", "snapshot", "runs"}
+        assert {"cold", "restore", "ratio"} == set(found["sections"]["start"]["figures"])
+
+
 def says(*words: str) -> Callable[[Path, str], None]:
     def check(desk: Path, output: str) -> None:
         assert [word for word in words if word not in output] == []
@@ -117,6 +124,12 @@ EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
     ".venv/bin/memhp doctor": ({0, 3}, says("apt", "QEMU", "kernel")),
     ".venv/bin/memhp selftest": ({0}, says("arm64: ", "riscv64: ", "(100 %)")),
     ".venv/bin/memhp bench walk -a arm64": ({0}, says("host: walk")),
+    ".venv/bin/memhp run dimm-cycle virtio-mem-resize -a arm64 -j 2": (
+        {0},
+        says("restored in", "2 scenarios: 2 passed"),
+    ),
+    ".venv/bin/memhp run dimm-cycle -a arm64 --boot=cold": ({0}, says("booted in", "as was asked for", "PASSED")),
+    ".venv/bin/memhp bench --json bench.json --rounds 3": ({0}, the_bench_measures_both),
     ".venv/bin/pytest tests/kernel --memhp-kernel path/to/Image --memhp-arch arm64": ({0}, says(" passed")),
     ".venv/bin/memhp run --matrix configs/nightly.yaml --list": ({0}, says("riscv64.sv39/dimm-cycle", "cells, ")),
     ".venv/bin/memhp run --matrix path/to/matrix.yaml -j 2 --results nights/monday": (

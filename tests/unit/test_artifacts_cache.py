@@ -220,3 +220,15 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache_root() == Path("/xdg/memhp")
     monkeypatch.setenv("MEMHP_CACHE", "/own")
     assert cache_root() == Path("/own")
+
+
+def test_entries_that_are_of_no_use_any_more_go_first(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    made = [cache.get("kind", str(n), {}, Builder(), QUIET) for n in range(4)]
+    for age, path in enumerate(made):
+        os.utime(path, ns=(age, age))
+    cache.use(made[0])
+    cache.prune("kind", 2)
+    assert [path.exists() for path in made] == [True, False, False, True]
+    assert len(list((tmp_path / "kind").iterdir())) == 2
+    cache.prune("nothing", 0)

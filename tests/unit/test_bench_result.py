@@ -58,17 +58,17 @@ host against guest
                    median       min       max       CPU
   copy               2.00      1.00      3.50  ms  1.10
   dump over SSH  1,100.00  1,000.00  1,200.00  ms
-  ratio             550.0     285.7   1,200.0  x
+  ratio            550.00    285.71  1,200.00  x
   each page         2.000     2.000     3.000  us
 
 growing
   not measured: no reason
 
-  target: walk           2.00  at most    25.00  ms  met
-  target: pause          2.00  at most     1.00  ms  NOT MET
-  target: faster        550.0  at least    30.0  x   met
-  target: faster still  550.0  at least   600.0  x   NOT MET
-  target: more memory       -  at most   350.00  ms  not judged: not measured
+  target: walk            2.00  at most    25.00  ms  met
+  target: pause           2.00  at most     1.00  ms  NOT MET
+  target: faster        550.00  at least   30.00  x   met
+  target: faster still  550.00  at least  600.00  x   NOT MET
+  target: more memory        -  at most   350.00  ms  not judged: not measured
 
 the results agree in every round
 """
@@ -183,15 +183,22 @@ def test_memhp_bench(stand: Stand, capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_json_on_standard_output(stand: Stand, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "walk", "--json", "-"]) == 0
+    assert main(["bench", "walk", "-a", "arm64", "--json", "-"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["benchmark"] == "walk"
     assert captured.err == TEXT
 
 
+def test_every_architecture_is_measured_unless_one_is_named(stand: Stand, capsys: pytest.CaptureFixture[str]) -> None:
+    stand.result = dataclasses.replace(RESULT, benchmark="speed")
+    assert main(["bench", "--json", "-", "--boot", "cold"]) == 0
+    assert [found["benchmark"] for found in json.loads(capsys.readouterr().out)] == ["speed", "speed"]
+    assert [(spec.arch, options.start) for spec, options in stand.asked] == [("arm64", "cold"), ("riscv64", "cold")]
+
+
 def test_wrong_results_end_with_1(stand: Stand, capsys: pytest.CaptureFixture[str]) -> None:
     stand.result = dataclasses.replace(RESULT, mismatches=("there",))
-    assert main(["bench", "walk"]) == 1
+    assert main(["bench", "walk", "-a", "arm64"]) == 1
     assert capsys.readouterr().out.endswith("THE RESULTS DO NOT AGREE\n  there\n")
 
 
@@ -200,20 +207,19 @@ def test_a_report_that_cannot_be_written_does_not_hide_wrong_results(
     stand: Stand, capsys: pytest.CaptureFixture[str], mismatches: tuple[str, ...], status: int
 ) -> None:
     stand.result = dataclasses.replace(RESULT, mismatches=mismatches)
-    assert main(["bench", "walk", "--json", "/dev/full"]) == status
+    assert main(["bench", "walk", "-a", "arm64", "--json", "/dev/full"]) == status
     assert "memhp: cannot write /dev/full: No space left on device\n" in capsys.readouterr().err
 
 
 def test_a_guests_text_does_not_steer_the_terminal(stand: Stand, capsys: pytest.CaptureFixture[str]) -> None:
     stand.result = dataclasses.replace(RESULT, guest={"kernel": "6.12\x1b[2J\nforged"})
-    assert main(["bench", "walk"]) == 0
+    assert main(["bench", "walk", "-a", "arm64"]) == 0
     assert "guest  kernel 6.12\\x1b[2J\\nforged\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "the following arguments are required: NAME"),
         (["wlak"], "memhp: NAME: 'wlak' is not known\n  hint: did you mean walk?\n"),
         (["walk", "--rounds", "0"], "memhp: --rounds: 0 rounds cannot be\n  hint: from 1 to 1000; 10 do\n"),
         (["walk", "--rounds", "1001"], "memhp: --rounds: 1001 rounds cannot be\n"),

@@ -57,6 +57,17 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     stand_in = ModuleType("harness.scenarios.runner")
     runs = Runs()
     vars(stand_in)["run_scenarios"] = runs.run_scenarios
+
+    def run_pairs(
+        pairs: Sequence[tuple[Scenario, GuestSpec]], options: RunOptions, reporter: object, progress: object
+    ) -> list[RunResult]:
+        results: list[RunResult] = []
+        for guest in dict.fromkeys(guest for _, guest in pairs):
+            scenarios = [scenario for scenario, other in pairs if other == guest]
+            results += vars(stand_in)["run_scenarios"](scenarios, guest, options, reporter, progress)
+        return results
+
+    vars(stand_in)["run_pairs"] = run_pairs
     monkeypatch.setitem(sys.modules, "harness.scenarios.runner", stand_in)
     return runs
 
@@ -95,6 +106,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, status: int = 2) 
         ),
         (["run", "--node", "512M"], "memhp: --node: the nodes hold 512M, the guest has 1G\n  hint: the memory of all"),
         (["run", "--cpus", "two"], "memhp: --cpus: 'two' is not a whole number\n"),
+        (["run", "--boot", "warm"], "memhp: --boot: boot 'warm' is unknown\n  hint: "),
+        (["run", "-j", "0"], "memhp: --jobs: 0 at a time cannot be\n  hint: from 1 to 64\n"),
+        (["run", "-j", "x"], "memhp: --jobs: 'x' is not a whole number\n"),
         (["run", "--seed", "x"], "memhp: --seed: 'x' is not a whole number\n"),
         (["run", "--timeout", "0"], "memhp: --timeout: '0' is not a number of seconds\n  hint: such as 120"),
         (["run", "--timeout", "nan"], "memhp: --timeout: 'nan' is not a number of seconds\n"),
@@ -148,9 +162,8 @@ def test_exit_status_of_run(
 
 def test_options_reach_the_runner(runs: Runs, tmp_path: Path) -> None:
     words = "run virtio-mem-resize -a arm64 --kernel debian --memory 2G --maxmem 8G --slots 4 --ports 2 --cpus 3"
-    words += (
-        " --boot dt --cmdline quiet --cpu max --machine mte=on --seed 5 --timeout 9.5 --fail-fast --node 2G --node 0"
-    )
+    words += " --boot dt --boot=restore -j 3 --cmdline quiet --cpu max --machine mte=on"
+    words += " --seed 5 --timeout 9.5 --fail-fast --node 2G --node 0"
     assert main([*words.split(), "--bundle-dir", str(tmp_path)]) == 0
     [(names, guest, options)] = runs.asked
     assert names == ["virtio-mem-resize"]
@@ -163,7 +176,7 @@ def test_options_reach_the_runner(runs: Runs, tmp_path: Path) -> None:
         ("mte=on",),
     )
     assert [node.memory for node in guest.nodes] == [2 << 30, 0]
-    assert options == RunOptions(bundle_dir=tmp_path, seed=5, timeout=9.5, fail_fast=True)
+    assert options == RunOptions(bundle_dir=tmp_path, seed=5, timeout=9.5, fail_fast=True, start="restore", jobs=3)
 
 
 def test_without_names_everything_runs(runs: Runs) -> None:

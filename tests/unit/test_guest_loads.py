@@ -177,6 +177,8 @@ class Keeper:
 
     def start(self, id: str, script: str, workers: int = 1) -> tuple[int, str]:
         path = self.folder / f"{id}.sh"
+        # The program of an earlier load may be running still.
+        path.unlink(missing_ok=True)
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
         return self.run("start", "5000", id, str(workers), str(path))

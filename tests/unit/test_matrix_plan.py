@@ -116,6 +116,7 @@ def test_all_scenarios_and_rounds(tmp_path: Path) -> None:
     soak = plan.cell("arm64/add-remove-soak")
     assert soak is not None and soak.steps < 60
     assert command(soak, Path("x"))[-2:] == ["--rounds", "4"]
+    assert "--boot" not in command(soak, Path("x")) and "--boot cold" in " ".join(command(soak, Path("x"), "cold"))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ import report_samples
 from harness.errors import ArtefactError, InfraError, UsageError
 
 boot = types.ModuleType("harness.scenarios.boot")
+start = types.ModuleType("harness.scenarios.start")
 runner = types.ModuleType("harness.scenarios.runner")
 session = types.ModuleType("harness.scenarios.session")
 record = types.ModuleType("harness.scenarios.record")
@@ -38,7 +39,7 @@ def resolve(spec, needs, progress, *, kinds=None):
     return "parts"
 
 @contextlib.contextmanager
-def boot_guest(spec, parts, directory, timeout):
+def start_guest(spec, parts, directory, timeout, start):
     if spec.kernel == "dead":
         raise InfraError("QEMU died", hint="look")
     yield "guest"
@@ -60,9 +61,9 @@ def run_scenarios(scenarios, guest, options, reporter):
     return [{{"fail": report_samples.BAD, "skip": report_samples.SKIPPED, "infra": report_samples.INFRA,
              "refused": report_samples.REFUSED}}.get(guest.kernel, report_samples.GOOD)]
 
-boot.resolve, boot.boot_guest = resolve, boot_guest
+boot.resolve, start.start_guest = resolve, start_guest
 runner.run_scenarios, session.Session, record.Recorder = run_scenarios, Session, Recorder
-for module in (boot, runner, session, record):
+for module in (boot, start, runner, session, record):
     sys.modules[module.__name__] = module
 """
 

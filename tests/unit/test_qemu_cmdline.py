@@ -121,3 +121,19 @@ def test_a_seed_makes_all_random_numbers_the_same() -> None:
     assert "rng-builtin,id=random0" in seeded, "the host's own would differ each time"
     plain = command_line(spec(), CHANNELS)
     assert "-seed" not in plain and "rng-random,id=random0,filename=/dev/urandom" in plain
+
+
+def test_memory_of_ours_and_a_machine_that_waits_to_be_restored() -> None:
+    channels = Channels(qmp=5, console=6, console_log=Path("/w/console.log"), memory={"ram0": 7}, incoming=True)
+    argv = command_line(spec(boot="dt", firmware=None), channels)
+    backend = "memory-backend-file,id=ram0,size=1G,share=on,mem-path=/proc/self/fd/7"
+    assert argv[argv.index("-object") + 1] == backend
+    assert argv[-2:] == ["-incoming", "defer"]
+
+
+def test_each_node_with_memory_has_a_file_of_its_own() -> None:
+    nodes = (NodeSpec(512 * MIB, (0,)), NodeSpec(0, (1,)), NodeSpec(512 * MIB))
+    channels = Channels(qmp=5, console=6, console_log=Path("/w/console.log"), memory={"ram0": 7, "ram2": 8})
+    argv = command_line(spec(boot="dt", firmware=None, nodes=nodes), channels)
+    files = [word.rpartition("/")[2] for word in argv if word.startswith("memory-backend-file")]
+    assert files == ["7", "8"]

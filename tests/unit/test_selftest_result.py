@@ -103,7 +103,7 @@ class Trials:
         self.trials: tuple[Trial, ...] = (GOOD,)
 
     def run(
-        self, spec: GuestSpec, corruptions: Sequence[Corruption], timeout: float, progress: Progress
+        self, spec: GuestSpec, corruptions: Sequence[Corruption], timeout: float, progress: Progress, start: str
     ) -> SelftestResult:
         self.asked.append((spec, corruptions, timeout))
         return SelftestResult(spec.arch, spec.name, "6.12", self.trials)

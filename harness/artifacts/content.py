@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a file or a folder holds, as one hash, wherever it lies and whenever it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from pathlib import Path
+
+from harness.artifacts.cache import MANIFEST, hash_file
+from harness.errors import UsageError
+
+_known: dict[tuple[str, int, int, int], str] = {}
+_lock = threading.Lock()
+
+
+def content_of(path: Path) -> str:
+    """SHA-256 over the content of a file, or over names and contents of all files in a folder, in hexadecimal.
+
+    Files of the cache's entries, which are verified when they are handed out, are taken at their manifest's word; each
+    other one is read once in the life of this process unless its size or time changes. Raises UsageError if it cannot
+    be read.
+    """
+    try:
+        if not path.is_dir():
+            return _file(path)
+        names = sorted(item for item in path.rglob("*") if item.is_file())
+        text = json.dumps([[str(item.relative_to(path)), _file(item)] for item in names])
+        return hashlib.sha256(text.encode()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+
+
+def _file(path: Path) -> str:
+    seen = path.stat()
+    key = (os.path.realpath(path), seen.st_size, seen.st_mtime_ns, seen.st_ino)
+    with _lock:
+        known = _known.get(key)
+    if known is None:
+        known = _from_manifest(path) or hash_file(path)
+        with _lock:
+            _known[key] = known
+    return known
+
+
+def _from_manifest(path: Path) -> str | None:
+    """What the manifest of the entry that ``path`` is part of says, None if there is none that fits."""
+    seen = path.lstat()
+    for folder in list(path.parents)[:3]:
+        try:
+            said = json.loads((folder / MANIFEST).read_text())["files"][str(path.relative_to(folder))]
+            if (said["size"], said["mtime_ns"]) == (seen.st_size, seen.st_mtime_ns):
+                return str(said["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Cycles of hotplug, verified step by step, and how much of their time is the guest's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.check import Verdict
+from harness.deadline import Deadline
+from harness.errors import InfraError
+from harness.guest.shell import OUTPUT_LIMIT, Completed, GuestShell
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.result import StepResult
+from harness.scenarios.session import Session
+from harness.scenarios.steps import VERBS
+
+#: one step: verb and arguments
+Act = tuple[str, Mapping[str, Any]]
+
+
+class Stopwatch(GuestShell):
+    """A guest's shell that takes down when it had the guest at work: ``spans`` of monotonic seconds."""
+
+    def __init__(self, shell: GuestShell) -> None:
+        """Everything is left to ``shell``."""
+        self._shell = shell
+        self.spans: list[tuple[float, float]] = []
+
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> Completed:
+        """As ``shell`` does, timed."""
+        start = time.monotonic()
+        try:
+            return self._shell.run(command, stdin=stdin, deadline=deadline, limit=limit)
+        finally:
+            self.spans.append((start, time.monotonic()))
+
+    def close(self) -> None:
+        """``shell`` is closed by whoever opened it."""
+
+
+def union(spans: Sequence[tuple[float, float]]) -> float:
+    """Seconds that lie in at least one of ``spans``."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+@dataclass
+class Times:
+    """Of each cycle: seconds in all, and those in which the guest was at work for us."""
+
+    wall: list[float] = field(default_factory=list)
+    guest: list[float] = field(default_factory=list)
+
+
+class Cycle:
+    """Steps that leave a guest as it was, done again and again."""
+
+    def __init__(self, session: Session, watch: Stopwatch, acts: Sequence[Act]) -> None:
+        self.session = session
+        self.watch = watch
+        self.acts = acts
+        self.times = Times()
+
+    def once(self, *, counts: bool = True) -> None:
+        """Do all steps, each checked. Raises InfraError if one does not pass: its time would mean nothing."""
+        start, guest = time.monotonic(), 0.0
+        for verb, arguments in self.acts:
+            guest += self._step(verb, arguments)
+        if counts:
+            self.times.wall.append(time.monotonic() - start)
+            self.times.guest.append(guest)
+
+    def _step(self, verb: str, arguments: Mapping[str, Any]) -> float:
+        """Do one step and return the guest's share.
+
+        From the order to its end, which QMP events or the guest's answer tell, all time is the guest's; after it, when
+        the state is collected, the time in which a command ran in the guest.
+        """
+        start, before = time.monotonic(), len(self.watch.spans)
+        result = self.session.act(verb, work(verb, arguments))
+        require_pass(result)
+        ended = start + result.guest_seconds
+        later = [(max(ended, begin), end) for begin, end in self.watch.spans[before:] if end > ended]
+        return result.guest_seconds + union(later)
+
+
+def work(verb: str, arguments: Mapping[str, Any]) -> Callable[[Session, Deadline], Outcome]:
+    """A step as ``Session.act`` takes it."""
+    return lambda session, deadline: VERBS[verb](session, arguments, deadline)
+
+
+def require_pass(result: StepResult) -> None:
+    """Raise InfraError unless a step has passed."""
+    if result.verdict is not Verdict.PASS:
+        broken = [check.invariant for check in result.checks if check.status == "fail"]
+        why = f"{', '.join(broken)} broken" if broken else result.note
+        raise InfraError(f"what was to be timed went wrong: {result.title}: {why}", hint="memhp run shows more")

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A machine at rest, as files of one folder.
+
+::
+
+    state                   what QEMU migrates: devices, vCPUs, ROMs
+    NAME.pages, NAME.map    the pages of the RAM backend NAME that are not all zeros, and where they belong
+    firmware-variables.fd   the flash that the machine writes to, where it has firmware
+    firmware-code.fd        the one it does not, with holes: quicker to read
+
+RAM is not in QEMU's stream: it lies in files that QEMU shares with us (capability x-ignore-shared,
+migration/ram.c), so that a copy is made while QEMU starts, and the host can look into it as before.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.deadline import Deadline
+from harness.errors import QemuError
+from harness.units import AddrRange
+
+if TYPE_CHECKING:
+    from harness.qemu.machine import Machine
+    from harness.qemu.qmp import QmpSession
+
+STATE = "state"
+VARIABLES = "firmware-variables.fd"
+CODE = "firmware-code.fd"
+#: pages are left out one by one
+PAGE = 4096
+
+_WORDS = PAGE // 8
+#: bytes that are searched for zeros at a time
+_CHUNK = 16 << 20
+_CAPABILITIES = ("x-ignore-shared", "events")
+
+
+def save(machine: Machine, directory: Path, deadline: Deadline) -> None:
+    """Stop ``machine``, which must have been launched with ``own_memory``, and write it to ``directory``.
+
+    Raises QemuError if QEMU cannot migrate it or has no own memory, QmpRefused, DeadlineExpired.
+    """
+    if not machine.memory:
+        raise QemuError("the machine's memory is QEMU's own", hint="launch it with own_memory")
+    qmp = machine.qmp
+    qmp.execute("stop", deadline=deadline)
+    _set_capabilities(qmp, deadline)
+    mark = qmp.seq
+    qmp.execute("migrate", {"uri": f"file:{directory / STATE}"}, deadline=deadline)
+    _await_end(qmp, mark, "saved", deadline)
+    for name, fd in machine.memory.items():
+        pack(fd, directory, name)
+    if machine.spec.firmware is not None and machine.variables is not None:
+        copy_sparse(machine.variables, directory / VARIABLES)
+        copy_sparse(machine.spec.firmware.code, directory / CODE)
+
+
+def load(qmp: QmpSession, directory: Path, deadline: Deadline) -> None:
+    """Have a QEMU that waits for it take over what ``save`` wrote; its vCPUs do not run yet.
+
+    Raises QemuError if it does not understand it, QmpRefused, DeadlineExpired.
+    """
+    _set_capabilities(qmp, deadline)
+    mark = qmp.seq
+    qmp.execute("migrate-incoming", {"uri": f"file:{directory / STATE}"}, deadline=deadline)
+    _await_end(qmp, mark, "restored", deadline)
+
+
+def _set_capabilities(qmp: QmpSession, deadline: Deadline) -> None:
+    wanted = [{"capability": name, "state": True} for name in _CAPABILITIES]
+    qmp.execute("migrate-set-capabilities", {"capabilities": wanted}, deadline=deadline)
+
+
+def _await_end(qmp: QmpSession, mark: int, done: str, deadline: Deadline) -> None:
+    event = qmp.wait_event(
+        lambda event: event.name == "MIGRATION" and event.data["status"] in ("completed", "failed"),
+        since=mark,
+        deadline=deadline,
+        awaited=f"the machine to be {done}",
+    )
+    if event.data["status"] == "failed":
+        told = qmp.execute("query-migrate", deadline=deadline).get("error-desc", "it does not tell why")
+        raise QemuError(f"QEMU's machine cannot be {done}: {told}")
+
+
+def pack(fd: int, directory: Path, name: str) -> None:
+    """Write the pages of the file ``fd`` that are not all zeros to NAME.pages, and their places to NAME.map.
+
+    The map is a JSON object: ``size`` of the file in bytes, and ``runs``, pairs of start and end.
+    """
+    size = os.fstat(fd).st_size
+    runs: list[tuple[int, int]] = []
+    with (directory / f"{name}.pages").open("wb") as out, mmap.mmap(fd, size, prot=mmap.PROT_READ) as memory:
+        for start, end in _data(fd, size):
+            words = np.frombuffer(memory, "<u8", (end - start) // 8, start).reshape(-1, _WORDS)
+            for first, last in _live(words):
+                out.write(words[first:last].data)
+                _append(runs, start + first * PAGE, start + last * PAGE)
+            # A view of the mapping would keep it from being closed.
+            del words
+    (directory / f"{name}.map").write_text(json.dumps({"size": size, "runs": runs}) + "\n")
+
+
+def _data(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where ``fd`` has pages at all, in parts: a hole that is read gets some."""
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:
+            # ENXIO: no data up to the end.
+            return
+        at = min(os.lseek(fd, start, os.SEEK_HOLE), start + _CHUNK)
+        yield start, at
+
+
+def _live(words: np.ndarray[tuple[int, int], np.dtype[np.uint64]]) -> Iterator[tuple[int, int]]:
+    """Runs of rows that are not all zeros."""
+    flags = np.zeros(len(words) + 2, dtype=np.int8)
+    flags[1:-1] = words.any(axis=1)
+    edges = np.flatnonzero(np.diff(flags)).tolist()
+    yield from zip(edges[::2], edges[1::2], strict=True)
+
+
+def _append(runs: list[tuple[int, int]], start: int, end: int) -> None:
+    if runs and runs[-1][1] == start:
+        runs[-1] = (runs[-1][0], end)
+    else:
+        runs.append((start, end))
+
+
+def unpack(directory: Path, name: str, fd: int) -> None:
+    """Write what ``pack`` has kept into the empty file ``fd``. Raises QemuError if its size or a part is wrong."""
+    try:
+        kept = json.loads((directory / f"{name}.map").read_text())
+        size, runs = int(kept["size"]), [AddrRange(start, end) for start, end in kept["runs"]]
+        with (directory / f"{name}.pages").open("rb") as pages:
+            length = os.fstat(pages.fileno()).st_size
+            if size != os.fstat(fd).st_size or length != sum(run.size for run in runs):
+                raise QemuError(f"the saved memory of {name} is not of this machine, or not whole")
+            if not runs:
+                return
+            with mmap.mmap(pages.fileno(), length, prot=mmap.PROT_READ) as data, memoryview(data) as view:
+                at = 0
+                for run in runs:
+                    _write(fd, view[at : at + run.size], run.start)
+                    at += run.size
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise QemuError(f"the saved memory of {name} cannot be read: {error}") from error
+
+
+def _write(fd: int, data: memoryview, at: int) -> None:
+    with data:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(fd, data[done:], at + done)
+
+
+def new_memory(sizes: Mapping[str, int]) -> dict[str, int]:
+    """One memfd for each backend, of its size and empty; the caller closes them."""
+    found: dict[str, int] = {}
+    try:
+        for name, size in sizes.items():
+            found[name] = os.memfd_create(f"memhp-{name}", os.MFD_CLOEXEC)
+            os.ftruncate(found[name], size)
+    except BaseException:
+        for fd in found.values():
+            os.close(fd)
+        raise
+    return found
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copy ``source`` to ``target`` (made anew, mode 0600), leaving holes where it has some or is zero."""
+    zeros = bytes(1 << 16)
+    target.unlink(missing_ok=True)
+    out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with source.open("rb") as reader, os.fdopen(out, "wb") as writer:
+        size = os.fstat(reader.fileno()).st_size
+        for start, end in _data(reader.fileno(), size):
+            reader.seek(start)
+            writer.seek(start)
+            while (left := end - reader.tell()) > 0 and (chunk := reader.read(min(len(zeros), left))):
+                if chunk == zeros[: len(chunk)]:
+                    writer.seek(len(chunk), os.SEEK_CUR)
+                else:
+                    writer.write(chunk)
+        writer.truncate(size)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Several runs at a time, told to one reporter as if they were one after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from harness.scenarios.reporter import Reporter
+from harness.scenarios.result import RunResult, StepResult
+
+
+class Relay:
+    """Hands out a reporter for each run; thread-safe.
+
+    ``live``: they all are ``to`` itself, for runs one after the other. Otherwise what a run has to tell is kept until
+    it is over and told in one piece; what all of them are at is shown meanwhile, in one line.
+    """
+
+    def __init__(self, to: Reporter, *, live: bool) -> None:
+        self._to = to
+        self._live = live
+        self._at: dict[_Kept, str] = {}
+        self._lock = threading.Lock()
+
+    def reporter(self) -> Reporter:
+        """One for the next run."""
+        return self._to if self._live else _Kept(self)
+
+    def at(self, run: _Kept, what: str) -> None:
+        """Show what ``run`` is at."""
+        with self._lock:
+            self._at[run] = what
+            self._show()
+
+    def over(self, run: _Kept, story: list[Callable[[Reporter], None]]) -> None:
+        """Tell the whole ``story`` of ``run``."""
+        with self._lock:
+            self._at.pop(run, None)
+            for tell in story:
+                tell(self._to)
+            self._show()
+
+    def _show(self) -> None:
+        self._to.under_way(tuple(self._at.values()))
+
+
+class _Kept:
+    """The reporter of one run among others."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._story: list[Callable[[Reporter], None]] = []
+        self._name = ""
+
+    def run_started(self, scenario: str, guest: str) -> None:
+        self._name = scenario
+        self._story.append(lambda to: to.run_started(scenario, guest))
+        self._relay.at(self, scenario)
+
+    def phase(self, text: str) -> None:
+        self._relay.at(self, f"{self._name}: {text}")
+
+    def step_started(self, number: int, total: int, title: str) -> None:
+        self._relay.at(self, f"{self._name} {number}/{total}")
+
+    def step_finished(self, result: StepResult) -> None:
+        self._story.append(lambda to: to.step_finished(result))
+
+    def run_finished(self, result: RunResult) -> None:
+        self._story.append(lambda to: to.run_finished(result))
+        self._relay.over(self, self._story)
+
+    def under_way(self, runs: tuple[str, ...]) -> None:
+        """Nobody below tells of several runs."""

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Memory of the host: how much there is for guests, and how many of them may live at a time."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.config.guest import GuestSpec
+from harness.config.scenario import Step
+from harness.units import GIB, MIB
+
+#: what a guest takes on the host beside its memory: QEMU, the code it has translated, firmware, the harness's own
+OVERHEAD = 512 * MIB
+#: the part of what is available that guests may take
+SHARE = 0.8
+
+_AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def parse_available(meminfo: str) -> int | None:
+    """Bytes that /proc/meminfo says can be had without swapping; None if it does not tell."""
+    match = _AVAILABLE.search(meminfo)
+    return None if match is None else int(match[1]) << 10
+
+
+def parse_peak(status: str) -> int | None:
+    """The most bytes that a process had in memory, from its /proc/PID/status: shared memory is part of it."""
+    match = _PEAK.search(status)
+    return None if match is None else int(match[1]) << 10
+
+
+def peak_memory(pid: int | str) -> int | None:
+    """``parse_peak`` of a process (``self``: this one); None if it is gone."""
+    try:
+        return parse_peak(Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return None
+
+
+def available_memory(cgroup: Path = _CGROUP) -> int | None:
+    """Bytes that can be had on this machine, or in this container where that is less; None if nobody tells."""
+    found = []
+    try:
+        found.append(parse_available(Path("/proc/meminfo").read_text()))
+        limit = (cgroup / "memory.max").read_text().strip()
+        if limit != "max":
+            found.append(max(0, int(limit) - int((cgroup / "memory.current").read_text())))
+    except (OSError, ValueError):
+        pass
+    return min((bytes for bytes in found if bytes is not None), default=None)
+
+
+def cost(guest: GuestSpec, steps: Sequence[Step] = ()) -> int:
+    """Bytes of the host's memory that a guest may come to use: its own, what ``steps`` write to, and QEMU's."""
+    done = list(_flat(steps))
+    touched: int = sum(step.args["size"] for step in done if step.verb == "touch")
+    if any(step.verb == "fill" for step in done):
+        plugged = [
+            *(step.args for step in done if step.verb.startswith("plug-")),
+            *(cold.args for cold in guest.devices),
+        ]
+        touched += sum(args["max"] if "max" in args else args["size"] for args in plugged)
+    return guest.memory + OVERHEAD + touched
+
+
+def _flat(steps: Sequence[Step]) -> Iterator[Step]:
+    for step in steps:
+        yield from _flat(step.args["steps"]) if "steps" in step.args else (step,)
+
+
+class Room:
+    """Counts what the guests that live now may take; thread-safe. ``total`` bytes None: no bound."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total = total
+        self._taken: list[int] = []
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of_host(cls) -> Room:
+        """A share of what is available now."""
+        available = available_memory()
+        return cls(None if available is None else int(available * SHARE))
+
+    def lack(self, costs: Sequence[int], at_once: int) -> str | None:
+        """Say how many of ``at_once`` guests with these ``costs`` fit; None if all do."""
+        most = max(costs, default=0)
+        if self.total is None or not most or most * min(at_once, len(costs)) <= self.total:
+            return None
+        fit = max(1, self.total // most)
+        return (
+            f"memory for {fit} guest{'' if fit == 1 else 's'} at a time, not for {at_once}: "
+            f"{_gib(self.total)} can be had, a guest may take {_gib(most)}"
+        )
+
+    def enter(self, size: int) -> bool:
+        """Take ``size`` bytes; False if they are not there. Whoever is alone always gets them."""
+        with self._lock:
+            if self._taken and self.total is not None and sum(self._taken) + size > self.total:
+                return False
+            self._taken.append(size)
+            return True
+
+    def leave(self, size: int) -> None:
+        """Give ``size`` bytes back."""
+        with self._lock:
+            self._taken.remove(size)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f}G"

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest to work with: restored where that is possible, booted otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.config.guest import GuestSpec
+from harness.errors import InfraError, UnsupportedError
+from harness.progress import Progress, SilentProgress
+from harness.scenarios.boot import BootedGuest, Parts, boot_guest
+from harness.scenarios.options import Start
+from harness.scenarios.template import restore_guest, template
+
+#: guests that could not be put to rest, and why: not tried again by this process
+_hopeless: dict[tuple[GuestSpec, str], str] = {}
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def start_guest(
+    spec: GuestSpec,
+    parts: Parts,
+    workdir: Path,
+    timeout: float,
+    start: Start = "auto",
+    progress: Progress | None = None,
+) -> Iterator[BootedGuest]:
+    """A guest that answers on SSH, ended when the block is left; ``restored`` and ``why_booted`` tell how it started.
+
+    With ``auto`` whatever keeps it from being restored makes it boot instead. ``workdir`` and errors are as in
+    ``boot_guest``; with ``restore`` also those of ``template``.
+    """
+    with contextlib.ExitStack() as stack:
+        guest, why = None, "as was asked for"
+        if start != "cold":
+            try:
+                saved = _saved(spec, parts, timeout, progress or SilentProgress())
+                guest = stack.enter_context(restore_guest(spec, parts, saved, workdir, timeout))
+            except (InfraError, UnsupportedError) as error:
+                if start == "restore":
+                    raise
+                why = error.message
+                _give_up(spec, parts, why)
+        if guest is None:
+            guest = dataclasses.replace(stack.enter_context(boot_guest(spec, parts, workdir, timeout)), why_booted=why)
+        yield guest
+
+
+def _saved(spec: GuestSpec, parts: Parts, timeout: float, progress: Progress) -> Path:
+    with _lock:
+        why = _hopeless.get(_key(spec, parts))
+    if why is not None:
+        raise UnsupportedError("restore", why)
+    return template(spec, parts, timeout, progress)
+
+
+def _give_up(spec: GuestSpec, parts: Parts, why: str) -> None:
+    with _lock:
+        _hopeless.setdefault(_key(spec, parts), why)
+
+
+def _key(spec: GuestSpec, parts: Parts) -> tuple[GuestSpec, str]:
+    return spec, repr(parts.qemu.argv)

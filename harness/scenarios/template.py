@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests at rest: each description of a guest is booted once, saved in the cache, and restored from then on.
+
+What is saved has no keys yet: every restored guest gets its own, with fresh entropy and the time (harness.guest.wake).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.artifacts.cache import FORMAT, Cache
+from harness.artifacts.content import content_of
+from harness.collect.hostside import KernelView
+from harness.collect.snapshot import collect_facts
+from harness.collect.store import load_facts, save_facts
+from harness.config.guest import GuestSpec
+from harness.config.parts import Firmware, QemuBinary
+from harness.config.places import guest_scripts_dir
+from harness.deadline import Deadline
+from harness.errors import GuestError, UnsupportedError
+from harness.guest.console import Console
+from harness.guest.identity import Identity
+from harness.guest.overlay import overlay, write_initrd
+from harness.guest.shell import GuestShell
+from harness.guest.wake import wait_asleep, wake
+from harness.parsers.dmesg import alarming
+from harness.progress import Progress
+from harness.qemu.cmdline import Channels, command_line
+from harness.qemu.machine import Machine
+from harness.qemu.snapshot import CODE, VARIABLES, save
+from harness.qemu.spec import MachineSpec
+from harness.scenarios.boot import BootedGuest, Connected, Parts, archives_of, facts_of, machine_shape, machine_spec
+
+KIND = "snapshots"
+#: part of the cache key: raise it when the same parts are put to rest differently
+RECIPE = "2"
+#: guests that are kept, about 100 MB each: a suite has a dozen, and a kernel is built again soon
+KEPT = 32
+
+INITRD = "initrd"
+FACTS = "facts"
+CONSOLE = "console.log"
+
+
+def template(spec: GuestSpec, parts: Parts, timeout: float, progress: Progress) -> Path:
+    """The folder of the guest at rest that ``spec`` describes: out of the cache, or booted, saved and tried first.
+
+    ``timeout`` bounds that boot, seconds. Raises UnsupportedError if such a guest cannot be saved, what booting
+    raises, QemuError if QEMU cannot save or restore it, ArtefactError if the cache cannot be written.
+    """
+    machine = machine_spec(spec, parts, Path(INITRD))
+    lack = why_not(machine)
+    if lack is not None:
+        raise UnsupportedError("restore", f"{spec.name} cannot be restored: {lack}")
+    archives = archives_of(spec, parts)
+    extra = overlay(None, guest_scripts_dir())
+    cache = Cache.default()
+    # Whoever may read a guest's memory knows what is in it.
+    (cache.root / KIND).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def build(out: Path) -> None:
+        deadline = Deadline(timeout)
+        write_initrd(archives, extra, out / INITRD)
+        resolved = dataclasses.replace(machine, initrd=out / INITRD)
+        with progress.task(f"Booting {spec.name} to be restored from then on"):
+            _put_to_rest(resolved, out, deadline)
+            _try_out(resolved, parts, out, deadline)
+        cache.prune(KIND, KEPT - 1)
+
+    what = f"{spec.name} at rest"
+    found = cache.get(KIND, spec.arch, inputs(machine, archives, extra), build, progress, what=what)
+    cache.use(found)
+    return found
+
+
+def why_not(machine: MachineSpec) -> str | None:
+    """Why ``machine`` cannot be saved and restored, None if it can."""
+    if machine.cold_devices:
+        return "it has memory devices from the start"
+    if machine.backend:
+        return "its boot memory has options of its own"
+    if machine.paused:
+        return "it is not to run by itself"
+    return None
+
+
+def inputs(machine: MachineSpec, archives: Sequence[Path], extra: bytes) -> dict[str, str]:
+    """All that a guest at rest depends on: the content of every file that goes into it, and QEMU's command line."""
+    files = dict(machine.files)
+    found = {role: content_of(path) for role, path in files.items() if role != INITRD}
+    found |= {f"program {number}": content_of(path) for number, path in enumerate(_programs(machine.qemu))}
+    found |= {f"archive {number}": content_of(path) for number, path in enumerate(archives)}
+    found["archive of the harness"] = hashlib.sha256(extra).hexdigest()
+    found["command line"] = "\0".join(_anonymous(machine))
+    found["recipe"] = f"{RECIPE} {FORMAT}"
+    return found
+
+
+def _programs(qemu: QemuBinary) -> list[Path]:
+    """The files and folders that QEMU itself is made of; its data are only read for what is not used here."""
+    return [path for word in qemu.argv if os.path.isabs(word) and (path := Path(word)).exists()]
+
+
+def _anonymous(machine: MachineSpec) -> list[str]:
+    """The command line without places: the same for the same guest, wherever its parts are."""
+    plain = dataclasses.replace(
+        machine,
+        qemu=QemuBinary(("qemu",), None, "", ""),
+        kernel=Path("kernel"),
+        initrd=Path(INITRD),
+        bios=machine.bios and Path("bios"),
+        firmware=machine.firmware and Firmware(Path("code"), Path("vars")),
+    )
+    memory = dict.fromkeys(machine.boot_backends, 0)
+    variables = None if machine.firmware is None else Path("variables")
+    return command_line(plain, Channels(0, 0, Path(CONSOLE), variables, memory))
+
+
+def _put_to_rest(machine: MachineSpec, out: Path, deadline: Deadline) -> None:
+    with tempfile.TemporaryDirectory(prefix="memhp-") as work, contextlib.ExitStack() as stack:
+        running = stack.enter_context(Machine.launch(machine, Path(work), deadline, own_memory=True))
+        console = stack.enter_context(Console(running.console, None, alarming))
+        wait_asleep(console, deadline)
+        save(running, out, deadline)
+        require_clean(console)
+        shutil.copy(running.console_log, out / CONSOLE)
+
+
+def _try_out(machine: MachineSpec, parts: Parts, out: Path, deadline: Deadline) -> None:
+    """Restore what was just saved: only what works goes into the cache, with what is known of its kernel."""
+    with (
+        tempfile.TemporaryDirectory(prefix="memhp-") as work,
+        restore_connected(machine, out, Path(work), deadline) as up,
+    ):
+        save_facts(out / FACTS, facts_of(collect_facts(up.shell, machine.arch, deadline), parts.kernel.config))
+        require_clean(up.console)
+
+
+def require_clean(console: Console) -> None:
+    """Raise GuestError if the kernel has complained: every guest restored from it would have to answer for that.
+
+    A stall on a busy host would be kept for good; a kernel that always complains boots for each verdict.
+    """
+    if console.alarms:
+        raise GuestError(f"its boot was not clean: {console.alarms[0].text.strip()[:200]}")
+
+
+@contextlib.contextmanager
+def restore_connected(machine: MachineSpec, saved: Path, workdir: Path, deadline: Deadline) -> Iterator[Connected]:
+    """The first part of ``restore_guest``: up to the open SSH connection. Raises what it raises."""
+    identity = Identity.fresh()
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(Machine.launch(machine, workdir, deadline, snapshot=saved))
+        console = stack.enter_context(Console(running.console, None, alarming))
+        wake(running.console, identity, deadline)
+        running.qmp.execute("cont", deadline=deadline)
+        port = running.ssh_port(deadline)
+        yield Connected(running, console, stack.enter_context(GuestShell.connect(port, identity, deadline, console)))
+
+
+def restored_spec(spec: GuestSpec, parts: Parts, saved: Path) -> MachineSpec:
+    """The machine that ``saved`` is restored into: the same, from the copies that lie there."""
+    machine = machine_spec(spec, parts, saved / INITRD)
+    if machine.firmware is None:
+        return machine
+    return dataclasses.replace(machine, firmware=Firmware(saved / CODE, saved / VARIABLES))
+
+
+@contextlib.contextmanager
+def restore_guest(spec: GuestSpec, parts: Parts, saved: Path, workdir: Path, timeout: float) -> Iterator[BootedGuest]:
+    """Restore ``spec`` from ``saved``, which ``template`` gave, and end it when the block is left.
+
+    It has its own sockets, port, keys, entropy and clock; everything else is as it was saved. ``workdir`` receives
+    what it receives from ``boot_guest``; console.log begins with the boot of the saved guest. Raises what
+    ``boot_guest`` raises.
+    """
+    deadline = Deadline(timeout)
+    machine = restored_spec(spec, parts, saved)
+    workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.copyfile(saved / CONSOLE, workdir / CONSOLE)
+    facts = load_facts(saved / FACTS, machine.arch)
+    with restore_connected(machine, saved, workdir, deadline) as up:
+        view = KernelView.open(up.machine, facts, deadline)
+        shape = machine_shape(machine)
+        yield BootedGuest(up.machine, up.console, up.shell, shape, facts, spec.boot, view, restored=True)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What goes into a key is content, not place or time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.artifacts.cache import Cache, hash_file
+from harness.artifacts.content import content_of
+from harness.errors import UsageError
+from harness.progress import SilentProgress
+
+
+def test_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "b").write_text("x")
+    assert content_of(tmp_path / "a") == content_of(tmp_path / "b") == hash_file(tmp_path / "a")
+    before = content_of(tmp_path / "a")
+    (tmp_path / "a").write_text("y")
+    os.utime(tmp_path / "a", ns=(1, 1))
+    assert content_of(tmp_path / "a") != before
+
+
+def test_a_folder_is_its_names_and_contents(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "file").write_text("x")
+    assert content_of(tmp_path / "one") == content_of(tmp_path / "two")
+    (tmp_path / "two" / "sub" / "file").rename(tmp_path / "two" / "sub" / "other")
+    assert content_of(tmp_path / "one") != content_of(tmp_path / "two")
+
+
+def test_an_entry_of_the_cache_is_taken_at_its_word_while_nothing_has_touched_it(tmp_path: Path) -> None:
+    def build(out: Path) -> None:
+        (out / "bin").mkdir()
+        (out / "bin" / "program").write_text("x")
+
+    path = Cache(tmp_path).get("kind", "name", {}, build, SilentProgress()) / "bin" / "program"
+    plain = hash_file(path)
+    assert content_of(path) == plain
+    path.chmod(0o644)
+    path.write_text("longer")
+    assert content_of(path) == hash_file(path) != plain
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read .*gone: No such file"):
+        content_of(tmp_path / "gone")

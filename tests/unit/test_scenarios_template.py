@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a saved guest depends on, and which guests are not saved at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qemu_peer import spec
+
+from harness.config.guest import GuestSpec
+from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
+from harness.deadline import Deadline
+from harness.errors import GuestError, QemuError, UnsupportedError
+from harness.guest.console import Console
+from harness.parsers.dmesg import alarming
+from harness.qemu.spec import ColdDevice, MachineSpec
+from harness.scenarios import start as starting
+from harness.scenarios.boot import BootedGuest, Parts, archives_of
+from harness.scenarios.template import inputs, require_clean, why_not
+from harness.units import GIB, MIB
+
+
+def parts(folder: Path, qemu: str = "qemu", kernel: str = "kernel") -> dict[str, Path]:
+    folder.mkdir()
+    texts = {"qemu": qemu, "kernel": kernel, "code": "code", "vars": "vars", "root": "root"}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return {name: folder / name for name in texts}
+
+
+def machine(files: dict[str, Path], **changes: Any) -> MachineSpec:
+    return dataclasses.replace(
+        spec(),
+        qemu=QemuBinary((str(files["qemu"]),), None, "made up", "10.0"),
+        kernel=files["kernel"],
+        initrd=Path("initrd"),
+        firmware=Firmware(files["code"], files["vars"]),
+        **changes,
+    )
+
+
+def key(files: dict[str, Path], extra: bytes = b"scripts", **changes: Any) -> dict[str, str]:
+    return inputs(machine(files, **changes), [files["root"]], extra)
+
+
+def test_the_same_contents_elsewhere_are_the_same_guest(tmp_path: Path) -> None:
+    one, two = parts(tmp_path / "one"), parts(tmp_path / "two")
+    assert key(one) == key(two)
+    assert not any(str(tmp_path) in text for text in key(one).values())
+
+
+@pytest.mark.parametrize("changed", ["qemu", "kernel", "code", "vars", "root"])
+def test_any_other_content_is_another_guest(changed: str, tmp_path: Path) -> None:
+    one, two = parts(tmp_path / "one"), parts(tmp_path / "two")
+    two[changed].write_text("something else")
+    assert key(one) != key(two)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"cmdline": "rodata=full"}, {"memory": 2 * GIB}, {"cpus": 1}, {"cpu": "max"}, {"root_ports": 1}, {"slots": 9}],
+    ids=lambda change: next(iter(change)),
+)
+def test_any_other_command_line_is_another_guest(change: dict[str, Any], tmp_path: Path) -> None:
+    files = parts(tmp_path / "one")
+    assert key(files) != key(files, **change)
+
+
+def test_other_scripts_are_another_guest(tmp_path: Path) -> None:
+    files = parts(tmp_path / "one")
+    assert key(files) != key(files, b"other scripts")
+
+
+def test_the_archives_of_a_root_are_in_order(tmp_path: Path) -> None:
+    image = KernelImage(tmp_path / "Image", "", None, None, tmp_path / "modules")
+    made = Parts(QemuBinary((), None, "", ""), None, image, GuestRoot(tmp_path / "root"))
+    own = GuestSpec.default("arm64").with_fields({"initrd": tmp_path / "own"})
+    assert [path.name for path in archives_of(own, made)] == ["root", "modules", "own"]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"cold_devices": (ColdDevice("dimm", "d0", 128 * MIB),)}, "memory devices from the start"),
+        ({"backend": (("prealloc", "on"),)}, "boot memory has options"),
+        ({"paused": True}, "not to run by itself"),
+        ({}, None),
+    ],
+)
+def test_what_cannot_be_restored(change: dict[str, Any], why: str | None, tmp_path: Path) -> None:
+    said = why_not(machine(parts(tmp_path / "one"), **change))
+    assert said is why if why is None else why in (said or "")
+
+
+def test_a_boot_with_complaints_is_not_kept() -> None:
+    here, there = socket.socketpair()
+    with here, there, Console(here, None, alarming) as console:
+        there.sendall(b"[    1.0] all is well\r\n")
+        console.wait_line("all is well", Deadline(5))
+        require_clean(console)
+        there.sendall(b"[   22.6] rcu: INFO: rcu_sched self-detected stall on CPU\r\n")
+        console.wait_line("stall", Deadline(5))
+        with pytest.raises(GuestError, match=r"its boot was not clean: .*rcu_sched self-detected stall"):
+            require_clean(console)
+
+
+class Stand:
+    """Stands for a guest and for how it comes to life; counts."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tried = 0
+        self.error: Exception | None = None
+        monkeypatch.setattr(starting, "template", self.template)
+        monkeypatch.setattr(starting, "restore_guest", self.context(restored=True))
+        monkeypatch.setattr(starting, "boot_guest", self.context(restored=False))
+        monkeypatch.setattr(starting, "_hopeless", {})
+
+    def template(self, *args: object) -> Path:
+        self.tried += 1
+        if self.error is not None:
+            raise self.error
+        return Path("saved")
+
+    def context(self, restored: bool) -> Callable[..., Any]:
+        import contextlib
+
+        guest = BootedGuest(*[None] * 5, "dt", None, restored=restored)  # type: ignore[arg-type]
+        return lambda *args: contextlib.nullcontext(guest)
+
+
+@pytest.fixture
+def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
+    return Stand(monkeypatch)
+
+
+def begin(tmp_path: Path, how: Any = "auto") -> BootedGuest:
+    image = KernelImage(tmp_path / "Image", "", None, None, None)
+    made = Parts(QemuBinary(("qemu",), None, "", ""), None, image, GuestRoot(tmp_path / "root"))
+    with starting.start_guest(GuestSpec.default("arm64"), made, tmp_path, 1.0, how) as guest:
+        return guest
+
+
+def test_a_guest_is_restored_if_nothing_is_against_it(stand: Stand, tmp_path: Path) -> None:
+    assert begin(tmp_path).restored and begin(tmp_path, "restore").restored
+    cold = begin(tmp_path, "cold")
+    assert (cold.restored, cold.why_booted, stand.tried) == (False, "as was asked for", 2)
+
+
+@pytest.mark.parametrize("error", [QemuError("it cannot migrate"), UnsupportedError("restore", "it cannot migrate")])
+def test_what_cannot_be_restored_boots_says_why_and_is_not_tried_again(
+    error: Exception, stand: Stand, tmp_path: Path
+) -> None:
+    stand.error = error
+    for _ in range(2):
+        guest = begin(tmp_path)
+        assert (guest.restored, guest.why_booted) == (False, "it cannot migrate")
+    assert stand.tried == 1
+
+
+def test_who_insists_gets_the_error(stand: Stand, tmp_path: Path) -> None:
+    stand.error = QemuError("it cannot migrate")
+    for _ in range(2):
+        with pytest.raises(QemuError, match="it cannot migrate"):
+            begin(tmp_path, "restore")
+    assert stand.tried == 2
