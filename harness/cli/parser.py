@@ -16,7 +16,7 @@ from harness.errors import UsageError
 Arguments = argparse.Namespace
 
 EPILOG = """\
-exit status of run, check, collect and demo:
+exit status of run, check, collect, replay, shell, attach and demo:
   0  all passed
   1  the kernel under test broke an invariant
   2  usage or configuration error; or every scenario was skipped for a missing ability
@@ -96,7 +96,23 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--all", action="store_true", help="all scenarios (the default)")
     _guest(run)
     _running(run)
+    _keeping(run)
     _reports(run)
+    shell = add("shell", "boot a guest and poke at it at a prompt; every step is checked")
+    shell.add_argument("-c", dest="lines", action="append", metavar="LINES", help="do these instead, parted by ';'")
+    shell.add_argument("--bundle-dir", metavar="DIR", help="where the session is recorded (default: memhp-runs)")
+    shell.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot and each step (default 120)")
+    _guest(shell)
+    attach = add("attach", "the prompt of shell on a guest that `run --keep` has left")
+    attach.add_argument("bundle", nargs="?", metavar="BUNDLE", help="the run's bundle (none: the newest kept guest)")
+    attach.add_argument("-c", dest="lines", action="append", metavar="LINES", help="do these instead, parted by ';'")
+    replay = add("replay", "run what a bundle recorded once more: same steps, same guest, same kernel")
+    replay.add_argument("bundle", metavar="BUNDLE", help="the directory of a run, or of a session of shell")
+    replay.add_argument("--bundle-dir", metavar="DIR", help="keep the bundle there even if it passes")
+    replay.add_argument(
+        "--timeout", default="120", metavar="S", help="seconds for the boot and each step (default 120)"
+    )
+    _reports(replay)
     collect = add("collect", "boot a guest and save one snapshot of its state")
     collect.add_argument("-o", "--output", required=True, metavar="DIR", help="directory to create")
     collect.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot (default 120)")
@@ -212,6 +228,13 @@ def _running(parser: argparse.ArgumentParser) -> None:
     ending.add_argument("--keep-going", dest="fail_fast", action="store_false", help="run all, come what may (default)")
     ending.add_argument("--fail-fast", action="store_true", help="stop after the first scenario that does not pass")
     parser.set_defaults(fail_fast=False)
+
+
+def _keeping(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a guest that fails")
+    keep = "leave the first guest that fails running for `memhp attach`, and end the run there"
+    group.add_argument("--keep", action="store_true", help=keep)
+    group.add_argument("--keep-for", default="3600", metavar="S", help="seconds until it is ended (default 3600)")
 
 
 def _reports(parser: argparse.ArgumentParser) -> None:

@@ -202,6 +202,17 @@ def read_scenario(path: Path) -> Scenario:
     return scenario
 
 
+def parse_step(text: str, source: Path) -> Step:
+    """The one step that ``text`` is, written as in a scenario: ``- plug-dimm: {id: dimm0, size: 1G}``.
+
+    ``source`` is for messages. Raises ConfigError.
+    """
+    steps = _read_steps(parse(text, source))
+    if len(steps) != 1:
+        raise ConfigError(f"{len(steps)} steps where one is wanted", file=source)
+    return steps[0]
+
+
 def _read_name(value: Value) -> str:
     text = value.line_of_text()
     if not all(char.isalnum() or char in "-_." for char in text) or not text[0].isalnum():
@@ -324,5 +335,6 @@ __all__ = [
     "Step",
     "known_scenarios",
     "load_scenario",
+    "parse_step",
     "read_scenario",
 ]

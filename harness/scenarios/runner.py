@@ -24,6 +24,7 @@ from harness.scenarios.boot import BootedGuest, Parts, boot_guest, resolve
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder, write_json
+from harness.scenarios.replay import guest_to_json
 from harness.scenarios.reporter import Reporter
 from harness.scenarios.result import RunResult, StepResult
 from harness.scenarios.session import Session
@@ -147,7 +148,13 @@ class _Run:
         recorder.start(
             self.scenario.name,
             self.scenario.text,
-            {"guest": self.guest.name, "started": self.started.isoformat(), "seed": self.options.seed},
+            {
+                "guest": self.guest.name,
+                "started": self.started.isoformat(),
+                "seed": self.options.seed,
+                "rounds": self.options.rounds,
+                **guest_to_json(self.guest, parts),
+            },
         )
         self.reporter.phase("booting")
         booting = time.monotonic()
@@ -173,7 +180,7 @@ class _Run:
 
     def _do(self, session: Session, step: Step) -> bool:
         self.reporter.step_started(session.number + 1, self.total, step.title)
-        return self._note_step(session.act(step.title, _work(step), step.expect, step.breaks))
+        return self._note_step(session.act(step.title, work_of(step), step.expect, step.breaks))
 
     def _repeat(self, session: Session, repeat: Step) -> bool:
         seen: list[dict[str, Counter]] = []
@@ -229,9 +236,10 @@ class _Run:
         return result
 
 
-def _work(step: Step) -> Callable[[Session, Deadline], Outcome]:
+def work_of(step: Step) -> Callable[[Session, Deadline], Outcome]:
+    """What ``Session.act`` has to do for ``step``, which is no ``repeat``."""
     if step.verb == "parallel":
-        return side_by_side([(inner.title, _work(inner)) for inner in step.args["steps"]])
+        return side_by_side([(inner.title, work_of(inner)) for inner in step.args["steps"]])
     verb = VERBS[step.verb]
 
     def work(session: Session, deadline: Deadline) -> Outcome:

@@ -62,18 +62,23 @@ class Session:
         return self._examine("boot", "done", Outcome(), time.monotonic(), 0.0, self.state, self.state)
 
     def act(
-        self, title: str, work: Callable[[Session, Deadline], Outcome], expect: str = "done", breaks: Sequence[str] = ()
+        self,
+        title: str,
+        work: Callable[[Session, Deadline], Outcome],
+        expect: str | None = "done",
+        breaks: Sequence[str] = (),
     ) -> StepResult:
         """Do ``work``, settle, take a snapshot, check everything.
 
         ``expect`` is the ending that the scenario wants; another one makes the verdict REFUSED (the guest or QEMU
         would not do it) or FAIL (it did what must be refused). A broken invariant makes it FAIL in any case, unless
         exactly those of ``breaks`` are: a known bug of the kernel. ``self.expect`` tells the work what is meant. Work
-        that leaves the guest busy on purpose is followed by no snapshot: the next step looks. If the guest is lost
+        that leaves the guest busy on purpose is followed by no snapshot: the next step looks. With None as ``expect``
+        any ending is as it was meant, which is for people who try things out. If the guest is lost
         while its console shows why (an Oops, a panic), that is LOG-1 and FAIL; if it does not, the error is raised.
         """
         self.number += 1
-        self.expect = expect
+        self.expect = expect or "done"
         started = time.monotonic()
         try:
             return self._act(title, work, expect, breaks, started)
@@ -82,7 +87,7 @@ class Session:
             if not alarms:
                 raise
             outcome = Outcome(note=error.message, alarms=alarms)
-            self.recorder.save_step(self.number, title, expect, outcome, None)
+            self.recorder.save_step(self.number, title, self.expect, outcome, None)
             seconds = time.monotonic() - started
             checks = death(outcome, title)
             return StepResult(self.number, title, Verdict.FAIL, seconds, seconds, checks, error.message)
@@ -91,7 +96,7 @@ class Session:
         self,
         title: str,
         work: Callable[[Session, Deadline], Outcome],
-        expect: str,
+        expect: str | None,
         breaks: Sequence[str],
         started: float,
     ) -> StepResult:
@@ -99,6 +104,7 @@ class Session:
         if self.loads:
             self.loads.update(resume_loads(self.guest.shell, deadline=deadline))
         outcome = work(self, deadline)
+        expect = expect or outcome.ending
         if outcome.pending:
             self.unseen = True
             self.recorder.save_step(self.number, title, expect, outcome, None)

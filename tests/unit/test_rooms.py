@@ -56,7 +56,8 @@ MAY: dict[str, set[str]] = {
     "bench": _BELOW | {"scenarios"},
     "selftest": _BELOW | {"scenarios"},
     "report": _ALL,
-    "cli": _ALL | {"bench", "selftest"},
+    "shell": _ALL,
+    "cli": _ALL | {"bench", "selftest", "shell"},
     "pytest_plugin": _ALL,
     "__main__": _ALL,
 }
