@@ -46,7 +46,8 @@ def shell(arguments: Arguments) -> int:
             lines = typed_lines(explorer, "quit")
         else:
             lines = given_lines(arguments.lines or (), None if arguments.lines else sys.stdin)
-        status, _ = explore(explorer, lines)
+        with explorer.resources:
+            status, _ = explore(explorer, lines)
         bundle = session.recorder.directory
     explorer.say(f"recorded in {clean(bundle)}; memhp replay {clean(bundle)} does it again")
     return status

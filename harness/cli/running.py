@@ -78,6 +78,10 @@ def chosen_scenarios(arguments: Arguments) -> list[Scenario]:
 def run(arguments: Arguments) -> int:
     """memhp run."""
     check_reports(arguments)
+    if arguments.keep:
+        from harness.cli.keeping import run_and_keep
+
+        return run_and_keep(arguments)
     scenarios, guest, options = chosen_scenarios(arguments), guest_of(arguments), run_options(arguments)
     with open_reporter(arguments) as reporter:
         return finish(arguments, reporter, run_all(scenarios, guest, options, reporter))

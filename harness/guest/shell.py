@@ -52,10 +52,13 @@ class Shell(Protocol):
 class GuestShell:
     """One SSH connection as root. Get one with ``connect``; a context manager. Threads may share it."""
 
-    def __init__(self, transport: paramiko.Transport, console: Console | None) -> None:
+    def __init__(
+        self, transport: paramiko.Transport, console: Console | None, identity: Identity | None = None
+    ) -> None:
         """Use ``connect`` instead."""
         self._transport = transport
         self._console = console
+        self._identity = identity
 
     @classmethod
     def connect(cls, port: int, identity: Identity, deadline: Deadline, console: Console | None = None) -> GuestShell:
@@ -79,7 +82,15 @@ class GuestShell:
         except BaseException:
             sock.close()
             raise
-        return cls(transport, console)
+        return cls(transport, console, identity)
+
+    def again(self, port: int, deadline: Deadline, console: Console) -> GuestShell:
+        """Log into a restored copy of the same guest, which knows the same keys. Raises GuestError, DeadlineExpired."""
+        if self._identity is None:
+            raise GuestError("there are no keys to log in with again")
+        fresh = GuestShell.connect(port, self._identity, deadline)
+        fresh._console = console
+        return fresh
 
     def __enter__(self) -> GuestShell:
         return self

@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.scenarios.result import RunResult
+    from harness.scenarios.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +19,8 @@ class RunOptions:
 
     ``settle`` is how long the guest may take to show the memory blocks of a step before their absence is a finding;
     ``timeout`` bounds each step and the boot, in seconds. ``seed`` is recorded and feeds everything random. ``rounds``
-    is how often the steps of a soak are repeated; None leaves it to the scenario.
+    is how often the steps of a soak are repeated; None leaves it to the scenario. ``on_failure`` is called with the
+    session and the result of a run that does not pass, while its guest still runs.
     """
 
     bundle_dir: Path | None = None
@@ -22,3 +29,4 @@ class RunOptions:
     fail_fast: bool = False
     settle: float = 20.0
     rounds: int | None = None
+    on_failure: Callable[[Session, RunResult], None] | None = None

@@ -122,6 +122,9 @@ class _Run:
             return self._finish(Verdict.SKIPPED, lack.message, lack.hint)
         except InfraError as error:
             return self._finish(Verdict.INFRA, error.message, error.hint)
+        return self._judged()
+
+    def _judged(self) -> RunResult:
         verdict = worst(step.verdict for step in self.steps)
         bad = next((step for step in self.steps if step.verdict is verdict and verdict is not Verdict.PASS), None)
         return self._finish(verdict, "" if bad is None else f"step {bad.number} ({bad.title}): {_why(bad)}", None)
@@ -165,7 +168,19 @@ class _Run:
             self.boot_seconds = time.monotonic() - booting
             self.facts = describe_guest(guest, parts)
             session = Session(guest, self.options, recorder)
-            self._do_steps(session)
+            try:
+                self._do_steps(session)
+            except InfraError as error:
+                self._offer(session, error)
+                raise
+            if any(step.verdict is not Verdict.PASS for step in self.steps):
+                self._offer(session, None)
+
+    def _offer(self, session: Session, error: InfraError | None) -> None:
+        """A guest that failed may be wanted as it is."""
+        if self.options.on_failure is not None and session.guest.machine.alive:
+            result = self._judged() if error is None else self._finish(Verdict.INFRA, error.message, error.hint)
+            self.options.on_failure(session, result)
 
     def _do_steps(self, session: Session) -> None:
         steps = self.scenario.steps_on(self.guest.arch)

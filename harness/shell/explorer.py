@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.text import Text
@@ -18,10 +19,10 @@ from harness.cli.tables import Snapshot, dump_of, read_range, sections_of, shape
 from harness.config.guest import GuestSpec
 from harness.config.plan import Plan
 from harness.config.scenario import Step, parse_step
-from harness.config.verbs import VERBS
+from harness.config.verbs import LOADS, VERBS
 from harness.deadline import Deadline
 from harness.errors import ConfigError, QmpRefused, UsageError
-from harness.model.devices import Pmem
+from harness.model.devices import Dimm, Pmem, VirtioMem
 from harness.report.ptdump import render, select
 from harness.report.sections import render_sections, within
 from harness.report.terminal import finding_lines
@@ -37,7 +38,12 @@ from harness.shell.saved import Story
 from harness.state import GuestState
 from harness.units import AddrRange
 
+if TYPE_CHECKING:
+    from harness.shell.snapshots import Saved
+
 _SOURCE = Path("line")
+#: stands for the steps that led here
+_NOW = Step("check", {}, 0)
 _FEW = 20
 #: QMP commands that change nothing
 _HARMLESS = ("query-", "qom-get", "qom-list", "device-list-properties", "qmp_capabilities")
@@ -63,21 +69,60 @@ def _fail(step: Step, name: str | None, message: str, hint: str | None) -> NoRet
     raise UsageError(message if name is None else f"{name}: {message}", hint=hint)
 
 
+def plan_of(session: Session, spec: GuestSpec) -> Plan[Step]:
+    """What later steps have to make sense after: the devices and loads that the guest has now."""
+    plan: Plan[Step] = Plan(spec, _fail)
+    for device in session.model.devices.values():
+        args: dict[str, Any] = {"id": device.id, "size": device.range.size, "node": 0}
+        # A refused step is one that need not have been possible.
+        if isinstance(device, Dimm):
+            args |= {"slot": device.slot, "address": None, "node": device.node}
+            plan.follow(_NOW, "plug-dimm", args, "refused")
+        elif isinstance(device, VirtioMem):
+            args |= {"max": device.range.size, "block": device.block_size, "requested": device.requested}
+            plan.follow(_NOW, "plug-virtio-mem", args, "refused")
+        else:
+            plan.follow(_NOW, "plug-pmem", args, "refused")
+            if device.mode != "raw":
+                plan.follow(_NOW, "namespace", {"id": device.id, "mode": "devdax"}, "done")
+            if device.mode == "kmem":
+                plan.follow(_NOW, "kmem", {"id": device.id}, "done")
+    for id in session.loads:
+        plan.follow(_NOW, "load", {"id": id, "kind": next(iter(LOADS))}, "done")
+    return plan
+
+
 class Explorer:
     """Runs lines on ``session``; everything is shown on ``console``.
 
-    ``worst`` is the worst verdict so far: a step that the guest refused counts as passed, since it is shown as refused and
-    saved as such. ``interactive`` tells that a person sits at a terminal, so that commands that want one can be had.
+    ``worst`` is the worst verdict so far: a step that the guest refused counts as passed, since it is shown as refused
+    and saved as such. ``saved`` and ``folder`` are ``harness.shell.snapshots``'. ``resources`` are closed at the end.
+    ``record`` is the file of the bundle that has the steps. ``interactive`` tells that a person sits at a terminal, so
+    that commands that want one can be had.
     """
 
-    def __init__(self, session: Session, spec: GuestSpec, console: Console, *, interactive: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        spec: GuestSpec,
+        console: Console,
+        *,
+        interactive: bool,
+        record: str = "scenario.yaml",
+    ) -> None:
         self.session = session
         self.spec = spec
         self.console = console
         self.interactive = interactive
+        self.attached = record != "scenario.yaml"
+        self.resources = contextlib.ExitStack()
+        self.saved: dict[str, Saved] = {}
+        self.folder: Path | None = None
+        self.restores = 0
+        self._file = record
         self.worst = Verdict.PASS
         self.story = Story(spec, session.guest.facts.release)
-        self.plan: Plan[Step] = Plan(spec, _fail)
+        self.plan = plan_of(session, spec)
         self.kept = [Kept("the boot", session.state)]
 
     @property
@@ -186,7 +231,7 @@ class Explorer:
 
     def _record(self) -> None:
         """The bundle's scenario is always what was done so far: a replay or a crash finds it whole."""
-        self.session.recorder.directory.joinpath("scenario.yaml").write_text(self.story.text("shell"))
+        self.session.recorder.directory.joinpath(self._file).write_text(self.story.text("shell"))
 
     def snapshot_of_now(self) -> Snapshot:
         """The latest snapshot, for the printers of tables."""
@@ -316,10 +361,10 @@ def read_qmp(text: str) -> tuple[str, Mapping[str, Any]]:
         name, _, rest = text.partition(" ")
         return name, _object(rest) if rest else {}
     message = _object(text)
-    name, arguments = message.get("execute"), message.get("arguments", {})
-    if not isinstance(name, str) or not isinstance(arguments, dict) or set(message) - {"execute", "arguments"}:
+    command, arguments = message.get("execute"), message.get("arguments", {})
+    if not isinstance(command, str) or not isinstance(arguments, dict) or set(message) - {"execute", "arguments"}:
         raise UsageError("this is no QMP command", hint='{"execute": "query-status", "arguments": {}}')
-    return name, arguments
+    return command, arguments
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -351,6 +396,13 @@ def _help(explorer: Explorer, rest: str) -> None:
 
 def _quit(explorer: Explorer, rest: str) -> None:
     raise Leave
+
+
+def _detach(explorer: Explorer, rest: str) -> None:
+    _no_words("detach", rest)
+    if not explorer.attached:
+        raise UsageError("there is no keeper to leave this guest to", hint="memhp run --keep has one")
+    raise Leave(keep=True)
 
 
 def _drgn(explorer: Explorer, rest: str) -> None:
@@ -391,5 +443,6 @@ _OTHERS: Mapping[str, Callable[[Explorer, str], None]] = {
     "drgn": _drgn,
     "save": _save,
     "help": _help,
+    "detach": _detach,
     "quit": _quit,
 }

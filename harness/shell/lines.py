@@ -79,6 +79,7 @@ _OTHERS = (
     Command("drgn", "drgn", "open drgn on the guest's memory"),
     Command("save", "save FILE", "write the steps so far as a scenario for memhp run"),
     Command("help", "help [COMMAND]", "show this"),
+    Command("detach", "detach", "leave the guest to its keeper; for a guest of memhp attach alone"),
     Command("quit", "quit", "end the guest and leave"),
 )
 

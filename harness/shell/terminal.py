@@ -42,9 +42,12 @@ def converse(shell: GuestShell, deadline: Deadline) -> None:
     """
     stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
     size = shutil.get_terminal_size()
-    with contextlib.closing(
-        shell.open_terminal(os.environ.get("TERM", "vt100"), size.columns, size.lines, deadline)
-    ) as channel, raw(stdin):
+    with (
+        contextlib.closing(
+            shell.open_terminal(os.environ.get("TERM", "vt100"), size.columns, size.lines, deadline)
+        ) as channel,
+        raw(stdin),
+    ):
         _pump(channel, stdin, stdout)
 
 

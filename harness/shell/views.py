@@ -142,7 +142,7 @@ def draw_map(state: GuestState, block_size: int) -> Iterator[Text]:
         whole = device.range.align_outward(block_size)
         # A region of terabytes would be drawn for ever; its ends are enough then.
         taken.update(itertools.islice(range(whole.start // block_size, whole.end // block_size), _ROW * 64))
-    yield Text.assemble(*itertools.chain.from_iterable(((mark, style), f" {text}  ") for mark, style, text in _LEGEND))
+    yield Text.assemble(*(Text.assemble((mark, style), f" {text}  ") for mark, style, text in _LEGEND))
     last: int | None = None
     for row in sorted({index // _ROW for index in taken}):
         if last is not None and row != last + 1:
