@@ -48,7 +48,7 @@ _ENDINGS = ("expect", "breaks")
 class Step:
     """One step: ``args`` has every argument of its verb, sizes in bytes, absent ones at their default.
 
-    ``repeat`` is a verb with ``times``, ``steps``, ``soak``, and ``parallel`` one with ``steps``. ``expect`` is how it is
+    ``repeat`` is a verb with ``times``, ``steps`` and ``soak``, ``parallel`` one with ``steps``. ``expect`` is how it is
     meant to end, ``breaks`` are the invariants that a known bug of the kernel breaks; ``expect_on`` and ``breaks_on``
     are the same by architecture, where that matters: see ``on``. ``key`` and ``lines`` say where it stands in its file.
     """

@@ -19,7 +19,7 @@ from types import TracebackType
 from harness.deadline import Deadline
 from harness.errors import GuestError
 
-#: what is kept: lines, alarms, characters of a line, bytes of the raw log
+#: what is kept: lines, alarms, characters of a line, bytes of the raw log (more than that is not read)
 MAX_LINES = 20_000
 MAX_ALARMS = 1_000
 MAX_LINE = 4_096
@@ -28,6 +28,7 @@ MAX_LOG = 256 << 20
 #: what guest-scripts/init prints when SSH is listening
 READY = r"\bmemhp: ready$"
 
+_READY = re.compile(READY)
 _PANIC = re.compile(r"\bKernel panic - not syncing")
 _FAILED = re.compile(r"\bmemhp: failed: (.*)")
 # ECMA-48: CSI … final byte, OSC … BEL or ST, and the two-byte escapes; then whatever else does not print.
@@ -62,6 +63,8 @@ class Console:
         self._panic: ConsoleLine | None = None
         self._failure: str | None = None
         self._told = 0
+        self._boots = 0
+        self._read_bytes = 0
         self._end: str | None = None
         self._changed = threading.Condition()
         self._trouble = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -95,6 +98,12 @@ class Console:
         """The line that announced a kernel panic, or None."""
         with self._changed:
             return None if self._panic is None else self._panic.text
+
+    @property
+    def boots(self) -> int:
+        """How often /init has said that SSH is listening: more than once after a reboot."""
+        with self._changed:
+            return self._boots
 
     def alarms_since(self, mark: int) -> tuple[ConsoleLine, ...]:
         """The alarming lines after line number ``mark``."""
@@ -195,6 +204,11 @@ class Console:
                     break
                 self._keep(data)
                 self._take(data)
+                self._read_bytes += len(data)
+                if self._read_bytes > MAX_LOG:
+                    # Nobody reads on: QEMU's own log of it stops growing as well.
+                    end = f"the guest printed more than {MAX_LOG >> 20} MiB"
+                    break
         with self._changed:
             if self._partial:
                 self._add(bytes(self._partial))
@@ -228,6 +242,7 @@ class Console:
         self._lines.append(line)
         if line.alarm is not None:
             self._alarms.append(line)
+        self._boots += _READY.search(text) is not None
         failed = _FAILED.search(text)
         if self._panic is None and _PANIC.search(text):
             self._panic = line
