@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from harness.qemu import probe
 from harness.qemu.machine import Machine
 from harness.qemu.spec import MachineSpec, NodeSpec
 from harness.scenarios.abilities import device_kinds, require_boot, require_config
+from harness.scratch import private_directory
 from harness.state import KernelFacts
 
 #: virtio devices of every guest: the network card and the entropy source
@@ -158,7 +158,7 @@ def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> 
     """
     deadline = Deadline(timeout)
     with contextlib.ExitStack() as stack:
-        private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-")))
+        private = stack.enter_context(private_directory())
         identity = Identity.fresh()
         initrd = private / "initrd"
         archives = [parts.root.initrd, *([parts.kernel.modules] if parts.kernel.modules else [])]

@@ -12,7 +12,6 @@ import contextlib
 import copy
 import dataclasses
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from harness.qemu.machine import Machine, copy_sparse
 from harness.qemu.qmp import QmpSession
 from harness.qemu.spec import MachineSpec
 from harness.scenarios.session import Session
+from harness.scratch import private_directory
 from harness.shell.explorer import Explorer, Kept, plan_of
 from harness.state import GuestState
 from harness.units import format_size
@@ -94,8 +94,7 @@ def take(explorer: Explorer, rest: str) -> None:
 
 def _folder(explorer: Explorer) -> Path:
     if explorer.folder is None:
-        made = tempfile.TemporaryDirectory(prefix="memhp-snapshots-")
-        explorer.folder = Path(explorer.resources.enter_context(made))
+        explorer.folder = explorer.resources.enter_context(private_directory())
     return explorer.folder
 
 

@@ -19,6 +19,7 @@ EVERYWHERE = {"errors", "units", "deadline"}
 _BELOW = {
     "proc",
     "progress",
+    "scratch",
     "state",
     "arch",
     "config",
@@ -40,6 +41,7 @@ MAY: dict[str, set[str]] = {
     "deadline": set(),
     "proc": set(),
     "progress": set(),
+    "scratch": set(),
     "cpio": set(),
     "state": {"units"},
     "arch": {"state"},
