@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,11 +100,11 @@ def run_with(fault: str, world: World, guest: list[str], *words: str, limit: int
 
 @pytest.mark.parametrize("fault", EXPECTED)
 def test_a_fault_ends_in_its_verdict_and_leaves_nothing(
-    fault: str, world: World, guest: list[str], record_property: pytest.RecordProperty
+    fault: str, world: World, guest: list[str], tell_fault: Callable[..., None]
 ) -> None:
     expected = EXPECTED[fault]
     ended = run_with(fault, world, guest)
-    record_property("seconds", round(ended.seconds, 1))
+    tell_fault(fault, guest[1], ended.status, ended.run.get("verdict"), f"{ended.seconds:.1f}")
     assert (ended.status, ended.run["verdict"]) == (expected.status, expected.verdict), ended.out
     assert expected.says in ended.out
     assert "internal error" not in ended.out and "Traceback" not in ended.out

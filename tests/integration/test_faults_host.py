@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -182,7 +182,7 @@ def test_a_full_temporary_folder_is_no_verdict(world: World, guest: list[str]) -
 
 
 def test_memhp_can_be_ended_at_any_moment(
-    world: World, guest: list[str], request: pytest.FixtureRequest, record_property: pytest.RecordProperty
+    world: World, guest: list[str], request: pytest.FixtureRequest, tell_fault: Callable[..., None]
 ) -> None:
     rounds = request.config.getoption("memhp_interrupts")
     dice = random.Random(request.config.getoption("memhp_interrupt_seed"))
@@ -202,6 +202,7 @@ def test_memhp_can_be_ended_at_any_moment(
             process.send_signal(wanted)
             out, _ = process.communicate(timeout=60)
         told.append(f"{wanted.name} after {moment:.1f} s: {process.returncode}")
+        tell_fault(wanted.name, guest[1], process.returncode, "-", f"{moment:.1f}")
         # Before Python runs any of memhp, a signal has its plain effect.
         assert process.returncode in (statuses[wanted], 0, -wanted), (told[-1], out)
         assert "internal error" not in out, (told[-1], out)
@@ -212,7 +213,6 @@ def test_memhp_can_be_ended_at_any_moment(
     # What SIGKILL left in the temporary folder goes with the next run.
     assert finish(start(world, *words))[0] == 0
     world.assert_clean()
-    record_property("moments", "; ".join(told))
 
 
 def _await_processes(world: World) -> None:
