@@ -85,12 +85,21 @@ class Session:
         except InfraError as error:
             alarms = tuple(line.text for line in self.guest.console.new_alarms())
             if not alarms:
-                raise
+                raise self._explained(error) from error
             outcome = Outcome(note=error.message, alarms=alarms)
             self.recorder.save_step(self.number, title, self.expect, outcome, None)
             seconds = time.monotonic() - started
             checks = death(outcome, title)
             return StepResult(self.number, title, Verdict.FAIL, seconds, seconds, checks, error.message)
+
+    def _explained(self, error: InfraError) -> InfraError:
+        """The same error, with how QEMU ended where that is the reason for it."""
+        if self.guest.console.trouble() is None and self.guest.machine.qmp.alive:
+            return error
+        end = self.guest.machine.epitaph().partition("\n")[0]
+        if end in error.message or self.guest.machine.alive:
+            return error
+        return InfraError(f"{end} ({error.message})", hint="see qemu.stderr and console.log in the bundle")
 
     def _act(
         self,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 from leftovers import World
@@ -22,13 +23,12 @@ pytestmark = pytest.mark.memhp_guest
 
 ROOT = Path(__file__).parents[2]
 FAULTY = [sys.executable, str(Path(__file__).with_name("faulty.py"))]
-#: seconds that memhp gives the boot and each step in these tests
-LIMIT = 60
+#: seconds that memhp gives the boot and each step in these tests; a step that something was done to gets 20 (faulty.py)
+LIMIT = 240
 
 SCENARIO = """
 name: faulty
 steps:
-  - plug-dimm: {id: dimm0, size: 128M}
   - check: {}
   - check: {}
 """
@@ -108,8 +108,10 @@ def test_a_fault_ends_in_its_verdict_and_leaves_nothing(
     assert (ended.status, ended.run["verdict"]) == (expected.status, expected.verdict), ended.out
     assert expected.says in ended.out
     assert "internal error" not in ended.out and "Traceback" not in ended.out
-    # The boot, two steps before it and what its own deadline gives it.
-    assert ended.seconds < 4 * LIMIT
+    booted = cast(float, ended.run["boot_seconds"])
+    if expected.status:
+        # What its own deadline gives the step, QEMU's end, and Python's start.
+        assert ended.seconds - booted < 90.0
     assert ended.bundle is not None
     kept = {path.name for path in ended.bundle.iterdir()}
     assert {"argv.txt", "console.log", "qmp.jsonl", "run.json", "scenario.yaml", "states"} <= kept
