@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.arch import ArchSpec
 from harness.collect.hostside import regions
 from harness.errors import UnsupportedError
 from harness.kmem.memory import PhysicalMemory
@@ -58,25 +59,27 @@ def open_drgn(explorer: Explorer) -> None:
     places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
     note = "".join(f"{name}={value}\n" for name, value in guest.facts.vmcoreinfo.items())
     with PhysicalMemory(places) as memory, machine.paused(deadline):
-        _interact(memory, note, debug_info)
+        _interact(memory, note, machine.spec.arch, debug_info)
 
 
-def open_program(memory: PhysicalMemory, note: str) -> drgn.Program:
+def open_program(memory: PhysicalMemory, note: str, arch: ArchSpec) -> drgn.Program:
     """drgn's program of the kernel whose physical memory is ``memory`` and whose vmcoreinfo is ``note``."""
     import drgn
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         return bytes(memory.read(address, count))
 
-    program = drgn.Program(vmcoreinfo=note)
+    # Both call an architecture by the name that uname(1) has for it.
+    platform = drgn.Platform(getattr(drgn.Architecture, arch.qemu_target.upper()))
+    program = drgn.Program(platform, vmcoreinfo=note)
     for place in memory.ranges:
         program.add_memory_segment(place.start, place.size, read, True)
     return program
 
 
-def _interact(memory: PhysicalMemory, note: str, debug_info: Path) -> None:
+def _interact(memory: PhysicalMemory, note: str, arch: ArchSpec, debug_info: Path) -> None:
     from drgn.cli import run_interactive
 
-    program = open_program(memory, note)
+    program = open_program(memory, note, arch)
     program.load_debug_info([str(debug_info)])
     run_interactive(program)

@@ -8,15 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from harness.check import CheckResult, Verdict
-from harness.config.scenario import Step
+from harness.check import Verdict
 from harness.deadline import Deadline
-from harness.errors import GuestError, UnsupportedError
-from harness.guest.loads import LoadCount
+from harness.errors import GuestError
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import outcome_from_json, outcome_to_json
-from harness.scenarios.runner import require_loads
-from harness.scenarios.session import Session, overlap
+from harness.scenarios.session import Session
 from harness.scenarios.together import Branch, side_by_side
 from harness.scenarios.verdict import judge
 

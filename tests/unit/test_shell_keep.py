@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import harness
+from harness.arch import arch_named
 from harness.errors import InfraError, UnsupportedError, UsageError
 from harness.shell import drgn as drgn_room
 from harness.shell.keep import Kept, attach_to, find_kept, keeping_note, kept_dir, kept_guests
@@ -115,3 +116,18 @@ def test_drgn_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert drgn_room.find_debug_info(image) is None
     (tmp_path / "vmlinux").touch()
     assert drgn_room.find_debug_info(image) == tmp_path / "vmlinux"
+
+
+@pytest.mark.parametrize("arch", ["arm64", "riscv64"])
+def test_drgn_reads_physical_memory_through_us(arch: str) -> None:
+    pytest.importorskip("drgn")
+    from harness.kmem.memory import PhysicalMemory, Region
+    from harness.units import AddrRange
+
+    vmcoreinfo = "OSRELEASE=6.12.0\nPAGESIZE=4096\nKERNELOFFSET=0\nSYMBOL(swapper_pg_dir)=ffffffff81000000\n"
+    fd = os.memfd_create("memory")
+    os.write(fd, b"\0" * 4096 + b"memhp" + b"\0" * 4091)
+    with PhysicalMemory([Region(AddrRange(0x8000_0000, 0x8000_2000), Path(f"/proc/self/fd/{fd}"))]) as memory:
+        program = drgn_room.open_program(memory, vmcoreinfo, arch_named(arch))
+        assert program.read(0x8000_1000, 5, physical=True) == b"memhp"
+    os.close(fd)
