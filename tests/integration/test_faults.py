@@ -108,10 +108,8 @@ def test_a_fault_ends_in_its_verdict_and_leaves_nothing(
     assert (ended.status, ended.run["verdict"]) == (expected.status, expected.verdict), ended.out
     assert expected.says in ended.out
     assert "internal error" not in ended.out and "Traceback" not in ended.out
-    booted = cast(float, ended.run["boot_seconds"])
-    if expected.status:
-        # What its own deadline gives the step, QEMU's end, and Python's start.
-        assert ended.seconds - booted < 90.0
+    # No wait is longer than the deadline of one step, on a machine however busy.
+    assert ended.seconds - cast(float, ended.run["boot_seconds"]) < LIMIT
     assert ended.bundle is not None
     kept = {path.name for path in ended.bundle.iterdir()}
     assert {"argv.txt", "console.log", "qmp.jsonl", "run.json", "scenario.yaml", "states"} <= kept
