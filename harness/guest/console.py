@@ -63,7 +63,7 @@ class Console:
         self._panic: ConsoleLine | None = None
         self._failure: str | None = None
         self._told = 0
-        self._boots = 0
+        self._boots, self._expected_boots = 0, 1
         self._read_bytes = 0
         self._end: str | None = None
         self._changed = threading.Condition()
@@ -105,6 +105,11 @@ class Console:
         with self._changed:
             return self._boots
 
+    def expect_reboot(self) -> None:
+        """Take one more boot for no trouble: it is wanted."""
+        with self._changed:
+            self._expected_boots += 1
+
     def alarms_since(self, mark: int) -> tuple[ConsoleLine, ...]:
         """The alarming lines after line number ``mark``."""
         with self._changed:
@@ -133,13 +138,15 @@ class Console:
     def trouble(self) -> GuestError | None:
         """Why no more is to be expected of the guest, as an error to raise; None while all is well.
 
-        It panicked, its /init gave up, or the console ended.
+        It panicked, its /init gave up, it rebooted behind our back, or the console ended.
         """
         with self._changed:
             if self._panic is not None:
                 return GuestError(f"the guest panicked: {self._panic.text}")
             if self._failure is not None:
                 return GuestError(f"the guest's /init gave up: {self._failure}")
+            if self._boots > self._expected_boots:
+                return GuestError("the guest rebooted")
             if self._end is not None:
                 return GuestError(f"the guest's console ended: {self._end}", hint="did QEMU die? see its log")
             return None
@@ -242,7 +249,10 @@ class Console:
         self._lines.append(line)
         if line.alarm is not None:
             self._alarms.append(line)
-        self._boots += _READY.search(text) is not None
+        if _READY.search(text):
+            self._boots += 1
+            if self._boots > self._expected_boots:
+                os.eventfd_write(self._trouble, 1)
         failed = _FAILED.search(text)
         if self._panic is None and _PANIC.search(text):
             self._panic = line

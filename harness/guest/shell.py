@@ -233,8 +233,6 @@ def _loss(console: Console | None, deadline: Deadline, what: str) -> MemhpError:
         trouble = console.trouble()
         if trouble is not None:
             return GuestError(f"{trouble.message} ({what})", hint=trouble.hint)
-        if console.boots > 1:
-            return GuestError(f"the guest rebooted ({what})")
     if deadline.expired:
         return DeadlineExpired("the guest", deadline.seconds, last_seen=what)
     last = "" if console is None else f"; the console shows no panic, its last line is {console.tail(1)!r}"

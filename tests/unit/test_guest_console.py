@@ -123,9 +123,14 @@ def test_a_second_ready_is_a_reboot(console: Console, guest: socket.socket) -> N
     guest.sendall(b"memhp: ready\n[    0.0] Booting\n")
     console.wait_line("Booting", Deadline(10))
     assert console.boots == 1
+    console.expect_reboot()
     guest.sendall(b"[    1.0] memhp: ready\r\nend\n")
     console.wait_line("^end$", Deadline(10))
-    assert console.boots == 2
+    assert console.boots == 2 and console.trouble() is None
+    guest.sendall(b"[    2.0] memhp: ready\r\n")
+    assert select.select([console.trouble_fd()], [], [], 10)[0]
+    with pytest.raises(GuestError, match="the guest rebooted"):
+        console.wait_line("never", Deadline(10))
 
 
 def test_a_flood_is_not_read_for_ever(console: Console, guest: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
