@@ -87,6 +87,8 @@ def _command(arguments: Arguments) -> int:
         from harness.cli.running import COMMANDS as commands
     elif arguments.command in ("ptdump", "sections"):
         from harness.cli.tables import COMMANDS as commands
+    elif arguments.command in ("shell", "attach", "replay"):
+        from harness.cli.exploring import COMMANDS as commands
     elif arguments.command == "bench":
         from harness.cli.bench import COMMANDS as commands
     elif arguments.command == "selftest":

@@ -30,6 +30,8 @@ def run_bisect(arguments: Arguments, run: Callable[[Arguments], int]) -> int:
     if kernel is not None and "/" in kernel and not Path(kernel).expanduser().exists():
         sys.stderr.write(f"memhp: there is no kernel {kernel}: this commit cannot be tested\n")
         return UNTESTABLE
+    if arguments.keep:
+        raise StopBisection("--keep and --bisect exclude each other", hint="memhp run --keep shows one commit's guest")
     try:
         run_options(arguments)
         _check_scenarios(arguments)

@@ -44,6 +44,7 @@ _NOT_HERE = {
     **{name: option for name, option in GUEST_OPTIONS.items() if name not in ("nodes", "machine_options", "boot")},
     **{"arch": "--arch", "guest": "--guest", "node": "--node", "machine": "--machine", "bundle_dir": "--bundle-dir"},
     **{"rounds": "--rounds", "scenarios": "SCENARIO", "all": "--all", "bisect": "--bisect", "fail_fast": "--fail-fast"},
+    "keep": "--keep",
 }
 
 

@@ -174,13 +174,18 @@ def read_jobs(text: str | None, usual: int = 1) -> int:
     return jobs
 
 
-def run_options(arguments: Arguments, jobs: int = 1) -> RunOptions:
-    """How to run; ``jobs`` at a time where nobody says."""
+def bundle_dir_of(arguments: Arguments) -> Path | None:
+    """Where bundles are kept, None if the user does not say."""
     chosen = arguments.bundle_dir
     if chosen is not None and Path(chosen).exists() and not Path(chosen).is_dir():
         raise UsageError(f"--bundle-dir: {chosen} is not a directory", hint="name a directory; it is created if needed")
+    return None if chosen is None else Path(chosen)
+
+
+def run_options(arguments: Arguments, jobs: int = 1) -> RunOptions:
+    """How to run; ``jobs`` at a time where nobody says."""
     return RunOptions(
-        bundle_dir=None if chosen is None else Path(chosen),
+        bundle_dir=bundle_dir_of(arguments),
         seed=read_integer(arguments.seed, "--seed"),
         timeout=read_seconds(arguments.timeout, "--timeout"),
         fail_fast=arguments.fail_fast,

@@ -16,7 +16,7 @@ from harness.errors import UsageError
 Arguments = argparse.Namespace
 
 EPILOG = """\
-exit status of run, check, collect and demo:
+exit status of run, check, collect, replay, shell, attach and demo:
   0  all passed
   1  the kernel under test broke an invariant
   2  usage or configuration error; or every scenario was skipped for a missing ability
@@ -103,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     _running(run, jobs="1; of a matrix, one for each CPU")
     run.add_argument("--rounds", metavar="N", help="repeat the steps of a soak N times (default: as it says)")
     run.add_argument("--bisect", action="store_true", help="end as git bisect run takes it: see below")
+    _keeping(run)
     _matrix(run)
     _reports(run)
     merge = add("merge", "make one of the results that the shards of a matrix left")
@@ -110,6 +111,21 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("-o", "--output", required=True, metavar="DIR", help="directory to create")
     _history(merge)
     _reports(merge)
+    shell = add("shell", "boot a guest and poke at it at a prompt; every step is checked")
+    shell.add_argument("-c", dest="lines", action="append", metavar="LINES", help="do these instead, parted by ';'")
+    shell.add_argument("--bundle-dir", metavar="DIR", help="where the session is recorded (default: memhp-runs)")
+    shell.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot and each step (default 120)")
+    _guest(shell)
+    attach = add("attach", "the prompt of shell on a guest that `run --keep` has left")
+    attach.add_argument("bundle", nargs="?", metavar="BUNDLE", help="the run's bundle (none: the newest kept guest)")
+    attach.add_argument("-c", dest="lines", action="append", metavar="LINES", help="do these instead, parted by ';'")
+    replay = add("replay", "run what a bundle recorded once more: same steps, same guest, same kernel")
+    replay.add_argument("bundle", metavar="BUNDLE", help="the directory of a run, or of a session of shell")
+    replay.add_argument("--bundle-dir", metavar="DIR", help="keep the bundle there even if it passes")
+    replay.add_argument(
+        "--timeout", default="120", metavar="S", help="seconds for the boot and each step (default 120)"
+    )
+    _reports(replay)
     collect = add("collect", "boot a guest and save one snapshot of its state")
     collect.add_argument("-o", "--output", required=True, metavar="DIR", help="directory to create")
     collect.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot (default 120)")
@@ -245,6 +261,13 @@ def _matrix(parser: argparse.ArgumentParser) -> None:
 def _history(parser: argparse._ActionsContainer) -> None:
     history = "directory with the results of earlier nights, for the report's trends and expected times"
     parser.add_argument("--history", metavar="DIR", help=history)
+
+
+def _keeping(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a guest that fails")
+    keep = "leave the first guest that fails running for `memhp attach`, and end the run there"
+    group.add_argument("--keep", action="store_true", help=keep)
+    group.add_argument("--keep-for", default="3600", metavar="S", help="seconds until it is ended (default 3600)")
 
 
 def _reports(parser: argparse.ArgumentParser) -> None:

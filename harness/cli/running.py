@@ -88,6 +88,10 @@ def _run(arguments: Arguments) -> int:
     check_reports(arguments)
     if arguments.history is not None:
         check_history(arguments.history)
+    if arguments.keep:
+        from harness.cli.keeping import run_and_keep
+
+        return run_and_keep(arguments)
     scenarios, guests, options = chosen_scenarios(arguments), guests_of(arguments), run_options(arguments)
     with open_reporter(arguments) as reporter:
         return finish(arguments, reporter, run_all(scenarios, guests, options, reporter))

@@ -58,7 +58,7 @@ def ptdump(arguments: Arguments) -> int:
     """memhp ptdump."""
     ranges = _ranges(arguments)
     with _chosen(arguments) as snapshots:
-        dumps = [select(_dump(snapshot), arguments.region, ranges) for snapshot in snapshots]
+        dumps = [select(dump_of(snapshot), arguments.region, ranges) for snapshot in snapshots]
         if len(dumps) == 1:
             [dump], [snapshot] = dumps, snapshots
             source = {"source": "host" if dump.exact else "guest"}
@@ -75,8 +75,8 @@ def sections(arguments: Arguments) -> int:
     """memhp sections."""
     ranges = _ranges(arguments)
     with _chosen(arguments) as snapshots:
-        shape = _shape(snapshots[-1])
-        found = [within(_sections(snapshot), shape, ranges) for snapshot in snapshots]
+        shape = shape_of(snapshots[-1])
+        found = [within(sections_of(snapshot), shape, ranges) for snapshot in snapshots]
         if len(found) == 1:
             rows = {"sections": [section_to_json(section, shape) for section in found[0]]}
             _print(arguments, lambda: _about(snapshots[0]) | rows, render_sections(found[0], shape))
@@ -115,7 +115,7 @@ def _tell(text: str) -> None:
     sys.stderr.write(f"memhp: {clean(text)}\n")
 
 
-def _dump(snapshot: Snapshot) -> Dump:
+def dump_of(snapshot: Snapshot) -> Dump:
     """The page tables as the host walked them, or what the guest said of them where there is no such walk."""
     state = snapshot.state
     places = _markers(snapshot)
@@ -152,14 +152,14 @@ def _markers(snapshot: Snapshot) -> MarkerSet | NotObserved:
         return NotObserved(f"the kernel's vmcoreinfo is not understood: {error}")
 
 
-def _sections(snapshot: Snapshot) -> tuple[Section, ...]:
+def sections_of(snapshot: Snapshot) -> tuple[Section, ...]:
     found = snapshot.state.sections
     if isinstance(found, NotObserved):
         raise InfraError(f"{snapshot.label}: sections were not observed: {clean(found.reason)}")
     return found
 
 
-def _shape(snapshot: Snapshot) -> SectionShape:
+def shape_of(snapshot: Snapshot) -> SectionShape:
     mode = snapshot.arch.paging.get(snapshot.facts.page_size)
     if mode is None:
         raise InfraError(f"{snapshot.label}: {snapshot.arch.name} has no pages of {snapshot.facts.page_size} bytes")

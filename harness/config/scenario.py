@@ -24,7 +24,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -208,7 +208,7 @@ def read_scenario(path: Path) -> Scenario:
         family=reader.take("family", _read_name, name),
         summary=reader.take("summary", Value.line_of_text, ""),
         guest=shape,
-        needs=tuple(sorted({*reader.take("needs", _read_needs, ()), *cold, *_inferred(steps)})),
+        needs=tuple(sorted({*reader.take("needs", _read_needs, ()), *cold, *needs_of(steps)})),
         steps=steps,
         source=path,
         text=text,
@@ -217,6 +217,17 @@ def read_scenario(path: Path) -> Scenario:
     for arch in DEFAULT_BOOT:
         scenario.apply_to(GuestSpec.default(arch))
     return scenario
+
+
+def parse_step(text: str, source: Path) -> Step:
+    """The one step that ``text`` is, written as in a scenario: ``- plug-dimm: {id: dimm0, size: 1G}``.
+
+    ``source`` is for messages. Raises ConfigError.
+    """
+    steps = _read_steps(parse(text, source))
+    if len(steps) != 1:
+        raise ConfigError(f"{len(steps)} steps where one is wanted", file=source)
+    return steps[0]
 
 
 def _read_name(value: Value) -> str:
@@ -230,17 +241,20 @@ def _read_needs(value: Value) -> tuple[str, ...]:
     return tuple(item.choice(ABILITY_NAMES) for item in value.items())
 
 
-def _inferred(steps: Sequence[Step]) -> Iterator[str]:
+def needs_of(steps: Sequence[Step]) -> tuple[str, ...]:
+    """The abilities that ``steps`` take, each once, sorted."""
+    found: set[str] = set()
     for step in steps:
         if "steps" in step.args:
-            yield from _inferred(step.args["steps"])
+            found |= set(needs_of(step.args["steps"]))
         elif step.expect in ("done", "failed"):
-            yield from VERBS[step.verb].needs
+            found |= set(VERBS[step.verb].needs)
             # Node 0 is where memory goes by itself.
             if step.args.get("node"):
-                yield "acpi-node"
+                found.add("acpi-node")
             if step.args.get("backing"):
-                yield f"host-{step.args['backing']}"
+                found.add(f"host-{step.args['backing']}")
+    return tuple(sorted(found))
 
 
 def _read_steps(value: Value) -> tuple[Step, ...]:
@@ -346,5 +360,7 @@ __all__ = [
     "Step",
     "known_scenarios",
     "load_scenario",
+    "needs_of",
+    "parse_step",
     "read_scenario",
 ]

@@ -19,7 +19,7 @@ from types import TracebackType
 from harness.deadline import Deadline
 from harness.errors import GuestError
 
-#: what is kept: lines, alarms, characters of a line, bytes of the raw log
+#: what is kept: lines, alarms, characters of a line, bytes of the raw log (more than that is not read)
 MAX_LINES = 20_000
 MAX_ALARMS = 1_000
 MAX_LINE = 4_096
@@ -27,7 +27,11 @@ MAX_LOG = 256 << 20
 
 #: what guest-scripts/init prints when SSH is listening
 READY = r"\bmemhp: ready$"
+#: what a guest without keys says when nothing in it wants to run any more and it waits for the line that wakes it
+ASLEEP = r"\bmemhp: asleep$"
 
+_READY = re.compile(READY)
+_ASLEEP = re.compile(ASLEEP)
 _PANIC = re.compile(r"\bKernel panic - not syncing")
 _FAILED = re.compile(r"\bmemhp: failed: (.*)")
 # ECMA-48: CSI … final byte, OSC … BEL or ST, and the two-byte escapes; then whatever else does not print.
@@ -52,7 +56,9 @@ class Console:
     (``harness.parsers.dmesg.alarming``). The raw bytes go to ``log_path``, unless None (QEMU can keep the log too).
     """
 
-    def __init__(self, sock: socket.socket, log_path: Path | None, alarming: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, sock: socket.socket, log_path: Path | None, alarming: Callable[[str], str | None], *, up: bool = False
+    ) -> None:
         self._sock = sock
         self._alarming = alarming
         self._lines: deque[ConsoleLine] = deque(maxlen=MAX_LINES)
@@ -62,6 +68,9 @@ class Console:
         self._panic: ConsoleLine | None = None
         self._failure: str | None = None
         self._told = 0
+        self._boots, self._expected_boots = 0, 0 if up else 1
+        self._asleep = False
+        self._read_bytes = 0
         self._end: str | None = None
         self._changed = threading.Condition()
         self._trouble = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -96,6 +105,17 @@ class Console:
         with self._changed:
             return None if self._panic is None else self._panic.text
 
+    @property
+    def boots(self) -> int:
+        """How often /init has come to its end, to listen or to sleep: more than once after a reboot."""
+        with self._changed:
+            return self._boots
+
+    def expect_reboot(self) -> None:
+        """Take one more boot for no trouble: it is wanted."""
+        with self._changed:
+            self._expected_boots += 1
+
     def alarms_since(self, mark: int) -> tuple[ConsoleLine, ...]:
         """The alarming lines after line number ``mark``."""
         with self._changed:
@@ -124,13 +144,15 @@ class Console:
     def trouble(self) -> GuestError | None:
         """Why no more is to be expected of the guest, as an error to raise; None while all is well.
 
-        It panicked, its /init gave up, or the console ended.
+        It panicked, its /init gave up, it rebooted behind our back, or the console ended.
         """
         with self._changed:
             if self._panic is not None:
                 return GuestError(f"the guest panicked: {self._panic.text}")
             if self._failure is not None:
                 return GuestError(f"the guest's /init gave up: {self._failure}")
+            if self._boots > self._expected_boots:
+                return GuestError("the guest rebooted")
             if self._end is not None:
                 return GuestError(f"the guest's console ended: {self._end}", hint="did QEMU die? see its log")
             return None
@@ -195,6 +217,11 @@ class Console:
                     break
                 self._keep(data)
                 self._take(data)
+                self._read_bytes += len(data)
+                if self._read_bytes > MAX_LOG:
+                    # Nobody reads on: QEMU's own log of it stops growing as well.
+                    end = f"the guest printed more than {MAX_LOG >> 20} MiB"
+                    break
         with self._changed:
             if self._partial:
                 self._add(bytes(self._partial))
@@ -228,6 +255,14 @@ class Console:
         self._lines.append(line)
         if line.alarm is not None:
             self._alarms.append(line)
+        asleep, ready = _ASLEEP.search(text) is not None, _READY.search(text) is not None
+        # Whoever is ready after having slept has not booted in between.
+        if asleep or (ready and not self._asleep):
+            self._boots += 1
+            if self._boots > self._expected_boots:
+                os.eventfd_write(self._trouble, 1)
+        if asleep or ready:
+            self._asleep = asleep
         failed = _FAILED.search(text)
         if self._panic is None and _PANIC.search(text):
             self._panic = line

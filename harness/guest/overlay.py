@@ -77,8 +77,10 @@ def write_initrd(parts: Sequence[Path], overlay: bytes, out: Path) -> None:
 
 def _append(part: Path, writer: BinaryIO) -> None:
     try:
-        with part.open("rb") as reader:
-            shutil.copyfileobj(reader, writer, 1 << 20)
+        reader = part.open("rb")
     except OSError as error:
         raise UsageError(f"cannot read the initrd {part}: {error.strerror}", hint="check the path") from error
+    with reader:
+        # A full disk is no fault of the part's.
+        shutil.copyfileobj(reader, writer, 1 << 20)
     writer.write(bytes(-writer.tell() % 4))

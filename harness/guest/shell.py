@@ -87,6 +87,12 @@ class GuestShell:
         self.close()
         self._transport = GuestShell.connect(port, self.identity, deadline, self._console)._transport
 
+    def again(self, port: int, deadline: Deadline, console: Console) -> GuestShell:
+        """Log into a restored copy of the same guest, which knows the same keys. Raises GuestError, DeadlineExpired."""
+        fresh = GuestShell.connect(port, self.identity, deadline)
+        fresh._console = console
+        return fresh
+
     def __enter__(self) -> GuestShell:
         return self
 
@@ -129,6 +135,21 @@ class GuestShell:
             said = done.stderr.decode(errors="replace").strip()[-2000:]
             raise GuestError(f"{command[:200]!r} failed in the guest (status {done.status}): {said}")
         return done.stdout
+
+    def open_terminal(self, kind: str, columns: int, lines: int, deadline: Deadline) -> paramiko.Channel:
+        """A login shell on a terminal of its own (``kind`` as in TERM); the caller closes it.
+
+        ``deadline`` is for its start alone. Raises GuestError, DeadlineExpired.
+        """
+        try:
+            channel = self._transport.open_session(timeout=max(0.001, deadline.remaining()))
+            channel.settimeout(max(0.001, deadline.remaining()))
+            channel.get_pty(kind, columns, lines)
+            channel.invoke_shell()
+            channel.settimeout(None)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise _loss(self._console, deadline, f"cannot open a terminal in the guest: {error}") from error
+        return channel
 
     def _execute(self, channel: paramiko.Channel, command: str) -> None:
         # Channel.exec_command waits for the server's consent, for ever if need be, and a round trip in any case. This

@@ -13,11 +13,9 @@ import time
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired
-from harness.guest.console import Console
+from harness.guest.console import ASLEEP, Console
 from harness.guest.identity import Identity
 
-#: what the guest says when nothing in it wants to run any more and it waits for its line
-ASLEEP = r"\bmemhp: asleep$"
 #: bytes of entropy that the guest gets, what its generator takes for a new key (drivers/char/random.c)
 SEED_BYTES = 32
 

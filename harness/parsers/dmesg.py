@@ -41,7 +41,7 @@ def alarming(text: str) -> str | None:
     """Return the class of trouble that one line of the kernel log or console announces, or None if it is harmless.
 
     ``text`` may still carry its level, time stamp and caller. Refusals of memory hotplug (``add_memory failed``, pages
-    that cannot be isolated) and failed allocations are not alarms.
+    that cannot be isolated), failed allocations and a guest without memory are not alarms.
     """
     text = text[: _MAX_CHECKED + 64]
     start = _PREFIX.match(text)
@@ -53,6 +53,8 @@ def alarming(text: str) -> str | None:
 
 #: the kernel's longest line (LOG_LINE_MAX): a longer one is no kernel message
 _MAX_CHECKED = 1024
+
+_OOM = r": (?:System is deadlocked on memory|Out of memory: )"
 
 # (class, pattern); the first that matches names the class. A pattern starts with ^ where harmless lines contain the
 # same words further inside. Sources are of v6.12.
@@ -96,8 +98,8 @@ _ALARMS: tuple[tuple[str, str], ...] = (
     ("debugobjects", r"^ODEBUG: \w+ .*\(active state "),
     # arch/arm64/kernel/traps.c arm64_serror_panic; mm/fault.c
     ("SError", r"\bSError Interrupt on CPU|\bAsynchronous SError Interrupt"),
-    # kernel/panic.c
-    ("panic", r"\bKernel panic - not syncing|\bend Kernel panic\b"),
+    # kernel/panic.c; not the two of mm/oom_kill.c: a guest that was filled up says nothing of its kernel
+    ("panic", rf"\bKernel panic - not syncing(?!{_OOM})|\bend Kernel panic(?! - not syncing{_OOM})"),
     # arm64: "Internal error: Oops: … [#1]", "Unable to handle kernel …"; riscv: "Oops [#1]", "Oops - … [#1]",
     # "Kernel BUG [#1]"; both: "Insufficient stack space to handle exception!"
     ("BUG", r"\bkernel BUG at |^Kernel BUG (?:at |\[#[0-9]+\])|Oops - BUG\b"),

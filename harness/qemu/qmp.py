@@ -196,6 +196,10 @@ class QmpSession:
         if self._closed:
             work.close()
             raise QemuError(f"the QMP session is closed; nothing to wait for: {awaited}")
+        if self._lost is not None:
+            # Nobody is there to answer, whatever the library makes of it.
+            work.close()
+            raise self._loss(awaited)
         future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(deadline.remaining())

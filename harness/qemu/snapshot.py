@@ -40,7 +40,6 @@ PAGE = 4096
 _WORDS = PAGE // 8
 #: bytes that are searched for zeros at a time
 _CHUNK = 16 << 20
-_CAPABILITIES = ("x-ignore-shared", "events")
 
 
 def save(machine: Machine, directory: Path, deadline: Deadline) -> None:
@@ -50,12 +49,8 @@ def save(machine: Machine, directory: Path, deadline: Deadline) -> None:
     """
     if not machine.memory:
         raise QemuError("the machine's memory is QEMU's own", hint="launch it with own_memory")
-    qmp = machine.qmp
-    qmp.execute("stop", deadline=deadline)
-    _set_capabilities(qmp, deadline)
-    mark = qmp.seq
-    qmp.execute("migrate", {"uri": f"file:{directory / STATE}"}, deadline=deadline)
-    _await_end(qmp, mark, "saved", deadline)
+    machine.qmp.execute("stop", deadline=deadline)
+    migrate(machine.qmp, directory / STATE, with_memory=False, deadline=deadline)
     for name, fd in machine.memory.items():
         pack(fd, directory, name)
     if machine.spec.firmware is not None and machine.variables is not None:
@@ -68,18 +63,22 @@ def load(qmp: QmpSession, directory: Path, deadline: Deadline) -> None:
 
     Raises QemuError if it does not understand it, QmpRefused, DeadlineExpired.
     """
-    _set_capabilities(qmp, deadline)
+    migrate(qmp, directory / STATE, incoming=True, with_memory=False, deadline=deadline)
+
+
+def migrate(qmp: QmpSession, file: Path, *, incoming: bool = False, with_memory: bool, deadline: Deadline) -> None:
+    """Have QEMU write its machine to ``file``, or take over (``incoming``) the one that another QEMU wrote.
+
+    Memory is part of it ``with_memory``, each page at a place of its own (mapped-ram: the file does not grow with
+    time); or it lies in files that are shared, and nowhere else. Raises QemuError, QmpRefused, DeadlineExpired.
+    """
+    # A QEMU that was restored one way may be saved the other: each way says what it does not want.
+    wanted = {"events": True, "x-ignore-shared": not with_memory} | ({"mapped-ram": True} if with_memory else {})
+    said = [{"capability": name, "state": state} for name, state in wanted.items()]
+    qmp.execute("migrate-set-capabilities", {"capabilities": said}, deadline=deadline)
     mark = qmp.seq
-    qmp.execute("migrate-incoming", {"uri": f"file:{directory / STATE}"}, deadline=deadline)
-    _await_end(qmp, mark, "restored", deadline)
-
-
-def _set_capabilities(qmp: QmpSession, deadline: Deadline) -> None:
-    wanted = [{"capability": name, "state": True} for name in _CAPABILITIES]
-    qmp.execute("migrate-set-capabilities", {"capabilities": wanted}, deadline=deadline)
-
-
-def _await_end(qmp: QmpSession, mark: int, done: str, deadline: Deadline) -> None:
+    qmp.execute("migrate-incoming" if incoming else "migrate", {"uri": f"file:{file}"}, deadline=deadline)
+    done = "restored" if incoming else "saved"
     event = qmp.wait_event(
         lambda event: event.name == "MIGRATION" and event.data["status"] in ("completed", "failed"),
         since=mark,

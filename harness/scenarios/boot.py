@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from harness.qemu import probe
 from harness.qemu.machine import Machine
 from harness.qemu.spec import ColdDevice, MachineSpec, NodeSpec
 from harness.scenarios.abilities import device_kinds, require_arch, require_boot, require_config, require_host
+from harness.scratch import private_directory
 from harness.state import KernelFacts
 from harness.units import MIB
 
@@ -234,7 +234,7 @@ def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> 
 def boot_connected(spec: GuestSpec, parts: Parts, workdir: Path, deadline: Deadline) -> Iterator[Connected]:
     """The first part of ``boot_guest``: up to the open SSH connection. Raises what it raises."""
     with contextlib.ExitStack() as stack:
-        private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-")))
+        private = stack.enter_context(private_directory())
         identity = Identity.fresh()
         initrd = private / "initrd"
         write_initrd(archives_of(spec, parts), overlay(identity, guest_scripts_dir()), initrd)

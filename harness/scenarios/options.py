@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from harness.scenarios.result import RunResult
+    from harness.scenarios.session import Session
 
 #: auto: restore a guest from a snapshot if that can be done, boot it if not
 Start = Literal["auto", "restore", "cold"]
@@ -19,7 +24,8 @@ class RunOptions:
     ``settle`` is how long the guest may take to show the memory blocks of a step before their absence is a finding;
     ``timeout`` bounds each step and the boot, in seconds. ``seed`` is recorded and feeds everything random. ``rounds``
     is how often the steps of a soak are repeated; None leaves it to the scenario. ``start`` is how guests come to
-    life, ``jobs`` how many scenarios run at a time.
+    life, ``jobs`` how many of them work at a time. ``on_failure`` is called with the session and the result of a run
+    that does not pass, while its guest still runs.
     """
 
     bundle_dir: Path | None = None
@@ -30,3 +36,4 @@ class RunOptions:
     rounds: int | None = None
     start: Start = "auto"
     jobs: int = 1
+    on_failure: Callable[[Session, RunResult], None] | None = None

@@ -93,6 +93,19 @@ class Recorder:
         }
         write_json(directory / "step.json", step)
 
+    def undo(self, number: int) -> None:
+        """Put the steps after ``number`` aside, as ``undone-N``: the guest is back where it was then."""
+        self._actions = {step: actions for step, actions in self._actions.items() if step <= number}
+        later = [path for path in self.directory.glob("states/*") if int(path.name) > number]
+        boots = [path for path in self.directory.glob("boots/*") if int(path.name) > number]
+        if later:
+            aside = self.directory / f"undone-{len(list(self.directory.glob('undone-*'))) + 1}"
+            (aside / "boots").mkdir(parents=True)
+            for path in later:
+                path.rename(aside / path.name)
+            for path in boots:
+                path.rename(aside / "boots" / path.name)
+
     def note(self, text: str) -> None:
         """Append a line to the notes."""
         with (self.directory / "notes.txt").open("a") as notes:

@@ -28,6 +28,7 @@ from harness.scenarios.outcome import Outcome
 from harness.scenarios.pool import do_all
 from harness.scenarios.record import Recorder, write_json
 from harness.scenarios.relay import Relay
+from harness.scenarios.replay import guest_to_json
 from harness.scenarios.reporter import Reporter
 from harness.scenarios.resolver import Resolver
 from harness.scenarios.result import FINE, RunResult, StepResult
@@ -177,6 +178,9 @@ class _Run:
             return self._finish(Verdict.SKIPPED, lack.message, lack.hint, lack.ability)
         except InfraError as error:
             return self._finish(Verdict.INFRA, error.message, error.hint)
+        return self._judged()
+
+    def _judged(self) -> RunResult:
         verdict = worst(step.verdict for step in self.steps)
         bad = next((step for step in self.steps if step.verdict is verdict and verdict is not Verdict.PASS), None)
         return self._finish(verdict, "" if bad is None else f"step {bad.number} ({bad.title}): {_why(bad)}", None)
@@ -215,7 +219,14 @@ class _Run:
         Recorder(self.bundle).start(
             self.scenario.name,
             self.scenario.text,
-            {"guest": self.guest.name, "started": self.started.isoformat(), "seed": self.options.seed},
+            {
+                "guest": self.guest.name,
+                "started": self.started.isoformat(),
+                "seed": self.options.seed,
+                "rounds": self.options.rounds,
+                "start": self.options.start,
+                **guest_to_json(self.guest, self.parts),
+            },
         )
         self._guest = self._stack.enter_context(
             start_guest(self.guest, self.parts, self.bundle, self.options.timeout, self.options.start)
@@ -228,8 +239,21 @@ class _Run:
         require_config(self.scenario.needs, guest.facts.config, f"the kernel {guest.facts.release}")
         require_loads(self.scenario.steps, guest.facts.config)
         self.facts = describe_guest(guest, self.parts)
-        self._do_steps(Session(guest, self.options, Recorder(self.bundle)))
+        session = Session(guest, self.options, Recorder(self.bundle))
+        try:
+            self._do_steps(session)
+        except InfraError as error:
+            self._offer(session, error)
+            raise
         self.facts["peak_memory"] = peak_memory(guest.machine.pid)
+        if any(step.verdict is not Verdict.PASS for step in self.steps):
+            self._offer(session, None)
+
+    def _offer(self, session: Session, error: InfraError | None) -> None:
+        """A guest that failed may be wanted as it is."""
+        if self.options.on_failure is not None and session.guest.machine.alive:
+            result = self._judged() if error is None else self._finish(Verdict.INFRA, error.message, error.hint)
+            self.options.on_failure(session, result)
 
     def _do_steps(self, session: Session) -> None:
         steps = self.scenario.steps_on(self.guest.arch)
@@ -245,7 +269,7 @@ class _Run:
 
     def _do(self, session: Session, step: Step) -> bool:
         self.reporter.step_started(session.number + 1, self.total, step.title)
-        return self._note_step(session.act(step.title, _work(step), step.expect, step.breaks))
+        return self._note_step(session.act(step.title, work_of(step), step.expect, step.breaks))
 
     def _repeat(self, session: Session, repeat: Step) -> bool:
         seen: list[dict[str, Counter]] = []
@@ -313,9 +337,10 @@ def how_started(guest: BootedGuest, seconds: float) -> str:
     return f"booted in {seconds:.1f} s" + (f": {guest.why_booted}" if guest.why_booted else "")
 
 
-def _work(step: Step) -> Callable[[Session, Deadline], Outcome]:
+def work_of(step: Step) -> Callable[[Session, Deadline], Outcome]:
+    """What ``Session.act`` has to do for ``step``, which is no ``repeat``."""
     if step.verb == "parallel":
-        return side_by_side([(inner.title, _work(inner)) for inner in step.args["steps"]])
+        return side_by_side([(inner.title, work_of(inner)) for inner in step.args["steps"]])
     verb = VERBS[step.verb]
 
     def work(session: Session, deadline: Deadline) -> Outcome:

@@ -71,6 +71,7 @@ class Session:
         plugged = plugged_devices(self.model)
         mark = self.guest.console.mark
         self.guest.shell.close()
+        self.guest.console.expect_reboot()
         self.guest.machine.qmp.execute("system_reset", deadline=deadline)
         self.guest = meet_again(self.guest, mark, deadline)
         self.state = self._first_look(plugged, deadline)
@@ -91,36 +92,50 @@ class Session:
         return self._examine("boot", "done", Outcome(), time.monotonic(), 0.0, self.state, self.state)
 
     def act(
-        self, title: str, work: Callable[[Session, Deadline], Outcome], expect: str = "done", breaks: Sequence[str] = ()
+        self,
+        title: str,
+        work: Callable[[Session, Deadline], Outcome],
+        expect: str | None = "done",
+        breaks: Sequence[str] = (),
     ) -> StepResult:
         """Do ``work``, settle, take a snapshot, check everything.
 
         ``expect`` is the ending that the scenario wants; another one makes the verdict REFUSED (the guest or QEMU
         would not do it) or FAIL (it did what must be refused). A broken invariant makes it FAIL in any case, unless
         it is one of ``breaks``: a known bug of the kernel. ``self.expect`` tells the work what is meant. Work
-        that leaves the guest busy on purpose is followed by no snapshot: the next step looks. If the guest is lost
+        that leaves the guest busy on purpose is followed by no snapshot: the next step looks. With None as ``expect``
+        any ending is as it was meant, which is for people who try things out. If the guest is lost
         while its console shows why (an Oops, a panic), that is LOG-1 and FAIL; if it does not, the error is raised.
         """
         self.number += 1
-        self.expect = expect
+        self.expect = expect or "done"
         started = time.monotonic()
         try:
             return self._act(title, work, expect, breaks, started)
         except InfraError as error:
             alarms = tuple(line.text for line in self.guest.console.new_alarms())
             if not alarms:
-                raise
+                raise self._explained(error) from error
             outcome = Outcome(note=error.message, alarms=alarms)
-            self.recorder.save_step(self.number, title, expect, outcome, None)
+            self.recorder.save_step(self.number, title, self.expect, outcome, None)
             seconds = time.monotonic() - started
             checks = death(outcome, title)
             return StepResult(self.number, title, Verdict.FAIL, seconds, seconds, checks, error.message)
+
+    def _explained(self, error: InfraError) -> InfraError:
+        """The same error, with how QEMU ended where that is the reason for it."""
+        if self.guest.console.trouble() is None and self.guest.machine.qmp.alive:
+            return error
+        end = self.guest.machine.epitaph().partition("\n")[0]
+        if end in error.message or self.guest.machine.alive:
+            return error
+        return InfraError(f"{end} ({error.message})", hint="see qemu.stderr and console.log in the bundle")
 
     def _act(
         self,
         title: str,
         work: Callable[[Session, Deadline], Outcome],
-        expect: str,
+        expect: str | None,
         breaks: Sequence[str],
         started: float,
     ) -> StepResult:
@@ -128,6 +143,7 @@ class Session:
         if self.loads:
             self.loads.update(resume_loads(self.guest.shell, deadline=deadline))
         outcome = work(self, deadline)
+        expect = expect or outcome.ending
         if outcome.pending:
             self.unseen = True
             self.recorder.save_step(self.number, title, expect, outcome, None)

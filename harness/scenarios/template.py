@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from harness.qemu.machine import Machine
 from harness.qemu.snapshot import CODE, VARIABLES, save
 from harness.qemu.spec import MachineSpec
 from harness.scenarios.boot import BootedGuest, Connected, Parts, archives_of, facts_of, machine_shape, machine_spec
+from harness.scratch import private_directory
 
 KIND = "snapshots"
 #: part of the cache key: raise it when the same parts are put to rest differently
@@ -124,8 +124,8 @@ def _anonymous(machine: MachineSpec) -> list[str]:
 
 
 def _put_to_rest(machine: MachineSpec, out: Path, deadline: Deadline) -> None:
-    with tempfile.TemporaryDirectory(prefix="memhp-") as work, contextlib.ExitStack() as stack:
-        running = stack.enter_context(Machine.launch(machine, Path(work), deadline, own_memory=True))
+    with private_directory() as work, contextlib.ExitStack() as stack:
+        running = stack.enter_context(Machine.launch(machine, work, deadline, own_memory=True))
         console = stack.enter_context(Console(running.console, None, alarming))
         wait_asleep(console, deadline)
         save(running, out, deadline)
@@ -135,10 +135,7 @@ def _put_to_rest(machine: MachineSpec, out: Path, deadline: Deadline) -> None:
 
 def _try_out(machine: MachineSpec, parts: Parts, out: Path, deadline: Deadline) -> None:
     """Restore what was just saved: only what works goes into the cache, with what is known of its kernel."""
-    with (
-        tempfile.TemporaryDirectory(prefix="memhp-") as work,
-        restore_connected(machine, out, Path(work), deadline) as up,
-    ):
+    with private_directory() as work, restore_connected(machine, out, work, deadline) as up:
         save_facts(out / FACTS, facts_of(collect_facts(up.shell, machine.arch, deadline), parts.kernel.config))
         require_clean(up.console)
 

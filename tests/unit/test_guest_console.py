@@ -117,3 +117,55 @@ def test_close_leaves_the_socket_alone(wire: tuple[socket.socket, socket.socket]
     assert wire[0].recv(1) == b"x"
     with pytest.raises(GuestError, match="the harness stopped reading"):
         console.wait_line("never", Deadline(1))
+
+
+def test_a_second_ready_is_a_reboot(console: Console, guest: socket.socket) -> None:
+    guest.sendall(b"memhp: ready\n[    0.0] Booting\n")
+    console.wait_line("Booting", Deadline(10))
+    assert console.boots == 1
+    console.expect_reboot()
+    guest.sendall(b"[    1.0] memhp: ready\r\nend\n")
+    console.wait_line("^end$", Deadline(10))
+    assert console.boots == 2 and console.trouble() is None
+    guest.sendall(b"[    2.0] memhp: ready\r\n")
+    assert select.select([console.trouble_fd()], [], [], 10)[0]
+    with pytest.raises(GuestError, match="the guest rebooted"):
+        console.wait_line("never", Deadline(10))
+
+
+def test_who_is_woken_has_not_booted_again(console: Console, guest: socket.socket) -> None:
+    guest.sendall(b"memhp: ready\n")
+    console.wait_ready(Deadline(10))
+    console.expect_reboot()
+    guest.sendall(b"[    1.0] memhp: asleep\r\n[    1.1] memhp: ready\r\nend\n")
+    console.wait_line("^end$", Deadline(10))
+    assert console.boots == 2 and console.trouble() is None
+    guest.sendall(b"[    2.0] memhp: asleep\r\n")
+    with pytest.raises(GuestError, match="the guest rebooted"):
+        console.wait_line("never", Deadline(10))
+
+
+def test_a_guest_that_is_up_already_has_no_boot_to_come(wire: tuple[socket.socket, socket.socket]) -> None:
+    with Console(wire[0], None, alarming, up=True) as console:
+        wire[1].sendall(b"[    2.0] memhp: ready\r\n")
+        with pytest.raises(GuestError, match="the guest rebooted"):
+            console.wait_line("never", Deadline(10))
+
+
+def test_a_flood_is_not_read_for_ever(console: Console, guest: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.guest.console.MAX_LOG", 1 << 20)
+    for _ in range(17):
+        guest.sendall(b"x" * 65535 + b"\n")
+    with pytest.raises(GuestError, match="the guest printed more than 1 MiB"):
+        console.wait_line("never", Deadline(10))
+
+
+@pytest.mark.parametrize(
+    "why", ["System is deadlocked on memory", "Out of memory: system-wide panic_on_oom is enabled"]
+)
+def test_a_guest_without_memory_says_nothing_of_its_kernel(why: str, console: Console, guest: socket.socket) -> None:
+    text = f"Kernel panic - not syncing: {why}"
+    guest.sendall(f"[   9.0] {text}\n[   9.1] ---[ end {text} ]---\n".encode())
+    with pytest.raises(GuestError, match="the guest panicked"):
+        console.wait_line("never", Deadline(10))
+    assert console.alarms == ()

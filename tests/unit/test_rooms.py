@@ -19,6 +19,7 @@ EVERYWHERE = {"errors", "units", "deadline"}
 _BELOW = {
     "proc",
     "progress",
+    "scratch",
     "state",
     "arch",
     "config",
@@ -40,6 +41,7 @@ MAY: dict[str, set[str]] = {
     "deadline": set(),
     "proc": set(),
     "progress": set(),
+    "scratch": set(),
     "cpio": set(),
     "state": {"units"},
     "arch": {"state"},
@@ -57,7 +59,8 @@ MAY: dict[str, set[str]] = {
     "selftest": _BELOW | {"scenarios"},
     "matrix": _BELOW | {"scenarios", "report"},
     "report": _ALL,
-    "cli": _ALL | {"bench", "selftest", "matrix"},
+    "shell": _ALL,
+    "cli": _ALL | {"bench", "selftest", "matrix", "shell"},
     "pytest_plugin": _ALL,
     "__main__": _ALL,
 }

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``memhp run --keep``: the run ends at the first guest that fails, and that guest stays."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from harness.cli.options import guests_of, read_seconds, run_options
+from harness.cli.parser import Arguments
+from harness.cli.running import chosen_scenarios, finish, open_reporter, run_all
+from harness.errors import UsageError
+from harness.scenarios.result import RunResult
+from harness.scenarios.session import Session
+
+
+def run_and_keep(arguments: Arguments) -> int:
+    """Run the scenarios as ``memhp run`` does; see ``harness.shell.keep`` for who owns what is left."""
+    options = run_options(arguments)
+    if options.jobs > 1:
+        raise UsageError("--keep takes one guest at a time", hint="leave --jobs out")
+    pairs = [(scenario, guest) for guest in guests_of(arguments) for scenario in chosen_scenarios(arguments)]
+    seconds = read_seconds(arguments.keep_for, "--keep-for")
+    # Before anything has a thread: a fork takes along only the one that calls it.
+    from harness.shell.keep import Release, keeping_note, serve, split_off
+
+    def work(release: Release) -> int:
+        with open_reporter(arguments) as reporter:
+
+            def keep(session: Session, result: RunResult) -> None:
+                reporter.run_finished(result)
+                status = finish(arguments, reporter, [*passed, result])
+                assert result.bundle is not None
+                reporter.console.print(keeping_note(result.bundle, seconds))
+                release(status)
+                serve(session, scenario.apply_to(guest), seconds)
+
+            wanted = dataclasses.replace(options, on_failure=keep)
+            passed: list[RunResult] = []
+            for scenario, guest in pairs:
+                passed += run_all([scenario], [guest], wanted, reporter)
+                if release.status is not None:
+                    return release.status
+            return finish(arguments, reporter, passed)
+
+    return split_off(work)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Private folders for the time of a run, which even a run that was killed does not leave behind for long."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_PREFIX = "memhp-scratch-"
+_LOCK = ".in-use"
+
+
+@contextlib.contextmanager
+def private_directory() -> Iterator[Path]:
+    """A new folder that nobody else can look into (mode 0700), removed when the block is left.
+
+    Its maker holds a lock in it, which dies with the process. Folders of ours whose lock nobody holds were left by
+    runs that were killed: they are removed on the way.
+    """
+    root = Path(tempfile.gettempdir())
+    sweep(root)
+    path = Path(tempfile.mkdtemp(dir=root, prefix=_PREFIX))
+    try:
+        with (path / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep(root: Path) -> None:
+    """Remove the folders below ``root`` that nobody uses any more; what cannot be removed stays."""
+    for path in root.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_uid == os.geteuid() and _is_free(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_free(path: Path) -> bool:
+    """False as well for one that is just being made: it has no lock yet."""
+    try:
+        # O_NOFOLLOW: in a folder that all may write to, a name proves nothing.
+        fd = os.open(path / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return not any(path.iterdir()) and _is_old(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _is_old(path: Path) -> bool:
+    """Older than the moment between the making of a folder and that of its lock; the clock may have been set."""
+    return abs(time.time() - path.stat().st_mtime) > 60.0

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``snapshot NAME`` and ``restore NAME``: the whole guest, plugged memory included, as files.
+
+The guest is migrated to a file, with its memory, and goes on. To restore it a new QEMU is started with the same devices
+on its command line, takes the file over and replaces the old one. What QEMU cannot move is refused: virtio-pmem has no
+migration state (hw/virtio/virtio-pmem.c, QEMU 10.0).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config.parts import Firmware
+from harness.errors import InfraError, UnsupportedError, UsageError
+from harness.guest.console import Console
+from harness.guest.loads import LoadCount
+from harness.model.devices import Dimm, Pmem, VirtioMem
+from harness.model.memory import MemoryModel
+from harness.parsers.dmesg import alarming
+from harness.qemu.machine import Machine
+from harness.qemu.snapshot import copy_sparse, migrate
+from harness.qemu.spec import MachineSpec, backend_id
+from harness.scenarios.boot import BootedGuest
+from harness.scenarios.session import Session
+from harness.scratch import private_directory
+from harness.shell.explorer import Explorer, Kept, plan_of
+from harness.state import GuestState
+from harness.units import format_size
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+#: guests that are kept at the same time; each takes the disk space of its used memory
+MAX_SNAPSHOTS = 8
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One snapshot: the file that QEMU wrote, the flash, and all that the harness knew of the guest."""
+
+    file: Path
+    variables: Path | None
+    guest: BootedGuest
+    model: MemoryModel
+    state: GuestState
+    loads: dict[str, LoadCount]
+    number: int
+    story: tuple[int, int, int]
+    spec: MachineSpec
+
+
+def _name(rest: str, verb: str) -> str:
+    if not _NAME.fullmatch(rest):
+        raise UsageError(f"{verb}: {rest[:60]!r} is no name", hint="letters, digits, '-', '_' and '.': such as clean")
+    return rest
+
+
+def take(explorer: Explorer, rest: str) -> None:
+    """Keep the guest as it is; raises UsageError, UnsupportedError, QemuError."""
+    name = _name(rest, "snapshot")
+    session = explorer.session
+    stuck = [device.id for device in session.model.devices.values() if isinstance(device, Pmem)]
+    if stuck:
+        raise UnsupportedError(
+            "snapshot",
+            f"QEMU cannot save a guest with a virtio-pmem device: {', '.join(stuck)}",
+            hint=f"unplug {stuck[0]} first",
+        )
+    deadline = session.deadline()
+    for id in session.model.devices:
+        backing = {"path": f"/objects/{backend_id(id)}", "property": "hugetlb"}
+        if session.guest.machine.qmp.execute("qom-get", backing, deadline=deadline):
+            raise UnsupportedError("snapshot", f"{id} is made of the host's huge pages", hint=f"unplug {id} first")
+    if name not in explorer.saved and len(explorer.saved) >= MAX_SNAPSHOTS:
+        raise UsageError(f"{MAX_SNAPSHOTS} snapshots are the most", hint="use one of their names again")
+    folder = _folder(explorer)
+    file, machine = folder / f"{name}.state", session.guest.machine
+    with _explained(), machine.paused(deadline):
+        migrate(machine.qmp, file, with_memory=True, deadline=deadline)
+        variables = _save_variables(machine, folder / f"{name}.fd")
+    explorer.saved[name] = Saved(
+        file,
+        variables,
+        session.guest,
+        copy.deepcopy(session.model),
+        session.state,
+        dict(session.loads),
+        session.number,
+        explorer.story.mark,
+        machine.spec if not explorer.saved else next(iter(explorer.saved.values())).spec,
+    )
+    explorer.kept = [*(kept for kept in explorer.kept if kept.name != name), Kept(name, session.state)]
+    explorer.say(f"snapshot {name}: {format_size(_used(file))} on disk")
+
+
+def _folder(explorer: Explorer) -> Path:
+    if explorer.folder is None:
+        explorer.folder = explorer.resources.enter_context(private_directory())
+    return explorer.folder
+
+
+def _used(file: Path) -> int:
+    return file.stat().st_blocks * 512
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InfraError(f"the snapshot cannot be written: {error}", hint="TMPDIR names another place") from error
+
+
+def _save_variables(machine: Machine, target: Path) -> Path | None:
+    source = machine.workdir / "firmware-variables.fd"
+    if not source.exists():
+        return None
+    copy_sparse(source, target)
+    return target
+
+
+def devices_of(model: MemoryModel) -> tuple[str, ...]:
+    """The options that start a machine with the memory devices of ``model``, where they were."""
+    argv: list[str] = []
+    for device in model.devices.values():
+        backend = backend_id(device.id)
+        argv += ["-object", f"memory-backend-memfd,id={backend},size={device.range.size},share=on"]
+        common = f"id={device.id},memdev={backend}"
+        if isinstance(device, Dimm):
+            options = f"pc-dimm,{common},node={device.node},slot={device.slot},addr={device.range.start:#x}"
+        elif isinstance(device, VirtioMem):
+            options = (
+                f"virtio-mem-pci,{common},bus={device.port},node={device.node},memaddr={device.range.start:#x},"
+                f"block-size={device.block_size},requested-size={device.requested}"
+            )
+        else:
+            raise UnsupportedError("snapshot", f"QEMU cannot restore the virtio-pmem device {device.id}")
+        argv += ["-device", options]
+    return tuple(argv)
+
+
+def restore(explorer: Explorer, rest: str) -> None:
+    """Replace the guest by a snapshot of it; raises UsageError, and LaunchError or QemuError if QEMU cannot."""
+    name = _name(rest, "restore")
+    saved = explorer.saved.get(name)
+    if saved is None:
+        raise UsageError(f"there is no snapshot {name!r}", hint=f"known: {', '.join(explorer.saved) or 'none yet'}")
+    session = explorer.session
+    deadline = session.deadline()
+    spec = dataclasses.replace(
+        saved.spec,
+        # The model has those of the command line as well.
+        cold_devices=(),
+        extra_args=(*saved.spec.extra_args, *devices_of(saved.model), "-incoming", "defer"),
+        firmware=None
+        if saved.spec.firmware is None or saved.variables is None
+        else Firmware(saved.spec.firmware.code, saved.variables),
+    )
+    explorer.restores += 1
+    workdir = session.recorder.directory / f"restored-{explorer.restores}"
+    with contextlib.ExitStack() as stack:
+        machine = stack.enter_context(Machine.launch(spec, workdir, deadline))
+        migrate(machine.qmp, saved.file, incoming=True, with_memory=True, deadline=deadline)
+        console = stack.enter_context(Console(machine.console, None, alarming, up=True))
+        machine.qmp.execute("cont", deadline=deadline)
+        shell = stack.enter_context(session.guest.shell.again(machine.ssh_port(deadline), deadline, console))
+        old = session.guest
+        session.guest = dataclasses.replace(saved.guest, machine=machine, console=console, shell=shell)
+        old.shell.close()
+        old.machine.kill()
+        explorer.resources.push(stack.pop_all())
+    _rewind(explorer, session, saved)
+    explorer.look(f"restore {name}")
+
+
+def _rewind(explorer: Explorer, session: Session, saved: Saved) -> None:
+    session.model = copy.deepcopy(saved.model)
+    session.layout = session.model.layout
+    session.state, session.loads = saved.state, dict(saved.loads)
+    session.recorder.undo(saved.number)
+    session.number = saved.number
+    explorer.story.cut(saved.story)
+    explorer.plan = plan_of(session, explorer.spec)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest's state for a terminal: tables, changes in colour, and a drawing of its physical memory."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.text import Text
+
+from harness.errors import InfraError
+from harness.report.text import clean
+from harness.scenarios.changes import describe_changes
+from harness.state import GuestState, IomemEntry, MemoryBlock, MemoryDevice, NotObserved
+from harness.units import AddrRange, format_size
+
+_SIGN = {"+": "green", "-": "red", "→": "yellow"}
+_SPAN = re.compile(r"memory([0-9]+)(?:-([0-9]+))? ")
+#: memory blocks in a row of the drawing
+_ROW = 64
+#: what a block is drawn as, by its state
+_MARKS = {"offline": ("░", "yellow"), "going-offline": ("?", "red"), "absent": ("·", "dim")}
+_KERNEL, _MOVABLE = ("█", "green"), ("▓", "cyan")
+_LEGEND = (
+    (*_KERNEL, "online, kernel"),
+    (*_MOVABLE, "online, movable"),
+    (*_MARKS["offline"], "offline"),
+    (*_MARKS["absent"], "no memory block"),
+)
+
+
+def _seen(value: object, what: str) -> None:
+    if isinstance(value, NotObserved):
+        raise InfraError(f"{what} could not be seen: {clean(value.reason)}")
+
+
+def changes(before: GuestState, after: GuestState, block_size: int) -> list[Text]:
+    """What is different, a line each: green what came, red what went, yellow what became something else."""
+    return [change_line(line, block_size) for line in describe_changes(before, after)]
+
+
+def change_line(line: str, block_size: int) -> Text:
+    """One line of ``describe_changes``, in colour; memory blocks get their address range."""
+    found = _SPAN.match(line)
+    if found is not None:
+        first, last = int(found[1]), int(found[2] or found[1])
+        where = AddrRange(first * block_size, (last + 1) * block_size)
+        line = f"{line[: found.end() - 1]} [{where}]{line[found.end() - 1 :]}"
+    sign = next((mark for mark in ("→", "+", "-") if f" {mark}" in line), "")
+    return Text(clean(line), style=_SIGN.get(sign, ""))
+
+
+def iomem(state: GuestState) -> Iterator[Text]:
+    """The tree of /proc/iomem; System RAM stands out."""
+    _seen(state.iomem, "/proc/iomem")
+    assert not isinstance(state.iomem, NotObserved)
+    yield from _entries(state.iomem, 0)
+
+
+def _entries(entries: Iterable[IomemEntry], depth: int) -> Iterator[Text]:
+    for entry in entries:
+        style = "bold green" if entry.name.startswith("System RAM") else ""
+        yield Text(f"{'  ' * depth}{entry.range} : {clean(entry.name)} ({format_size(entry.range.size)})", style=style)
+        yield from _entries(entry.children, depth + 1)
+
+
+def blocks(state: GuestState, block_size: int) -> Iterator[Text]:
+    """Memory blocks, equal neighbours in one line: numbers, addresses, state, zones, node."""
+    _seen(state.blocks, "memory blocks")
+    assert not isinstance(state.blocks, NotObserved)
+    ordered = sorted(state.blocks, key=lambda block: block.index)
+    for run in _runs(ordered):
+        first, last = run[0], run[-1]
+        where = AddrRange(first.index * block_size, (last.index + 1) * block_size)
+        name = f"memory{first.index}" + (f"-{last.index}" if last is not first else "")
+        zones = " ".join(first.valid_zones or ())
+        nodes = ",".join(map(str, first.nodes))
+        style = _mark(first)[1]
+        yield Text(clean(f"{name:<16} {where}  {first.state:<8} {zones:<16} node {nodes}"), style=style)
+
+
+def _runs(ordered: Sequence[MemoryBlock]) -> Iterator[list[MemoryBlock]]:
+    run: list[MemoryBlock] = []
+    for block in ordered:
+        if run and (block.index != run[-1].index + 1 or _key(block) != _key(run[-1])):
+            yield run
+            run = []
+        run.append(block)
+    if run:
+        yield run
+
+
+def _key(block: MemoryBlock) -> tuple[object, ...]:
+    return block.state, block.valid_zones, block.nodes
+
+
+def zones(state: GuestState) -> Iterator[Text]:
+    """Zones that span anything: node, name, first page frame, pages spanned, present and managed."""
+    _seen(state.zones, "/proc/zoneinfo")
+    assert not isinstance(state.zones, NotObserved)
+    yield Text(
+        f"{'node':>4} {'zone':<8} {'start pfn':>12} {'spanned':>10} {'present':>10} {'managed':>10}", style="bold"
+    )
+    for zone in state.zones:
+        if zone.spanned or zone.present:
+            start = "-" if zone.start_pfn is None else f"{zone.start_pfn:#x}"
+            row = f"{zone.node:>4} {zone.name:<8} {start:>12} {zone.spanned:>10} {zone.present:>10} {zone.managed:>10}"
+            yield Text(clean(row))
+
+
+def devices(state: GuestState) -> Iterator[Text]:
+    """What QEMU says of its memory devices."""
+    _seen(state.devices, "QEMU's memory devices")
+    assert not isinstance(state.devices, NotObserved)
+    if not state.devices:
+        yield Text("no memory device is plugged", style="dim")
+    for device in state.devices:
+        yield Text(clean(_device(device)))
+
+
+def _device(device: MemoryDevice) -> str:
+    size = format_size(device.size)
+    if device.requested_size is not None:
+        size = f"{size} of {format_size(device.max_size)}, {format_size(device.requested_size)} requested"
+    place = "" if device.node is None else f", node {device.node}"
+    slot = "" if device.slot is None else f", slot {device.slot}"
+    return f"{device.id:<8} {device.kind:<12} {device.range}  {size}{place}{slot}"
+
+
+def draw_map(state: GuestState, block_size: int) -> Iterator[Text]:
+    """The physical address space, a character a memory block: rows that hold nothing are left out.
+
+    Devices stand below, with the addresses that they take.
+    """
+    _seen(state.blocks, "memory blocks")
+    assert not isinstance(state.blocks, NotObserved)
+    present = {block.index: block for block in state.blocks}
+    taken = set(present)
+    found = () if isinstance(state.devices, NotObserved) else state.devices
+    for device in found:
+        whole = device.range.align_outward(block_size)
+        # A region of terabytes would be drawn for ever; its ends are enough then.
+        taken.update(itertools.islice(range(whole.start // block_size, whole.end // block_size), _ROW * 64))
+    yield Text.assemble(*(Text.assemble((mark, style), f" {text}  ") for mark, style, text in _LEGEND))
+    last: int | None = None
+    for row in sorted({index // _ROW for index in taken}):
+        if last is not None and row != last + 1:
+            yield Text("            …", style="dim")
+        cells = [_mark(present.get(index)) for index in range(row * _ROW, (row + 1) * _ROW)]
+        yield Text.assemble(f"{row * _ROW * block_size:>12x} ", *(cell for cell in cells))
+        last = row
+    yield Text(f"{'':>12} one character is {format_size(block_size)}", style="dim")
+    for device in found:
+        yield Text(clean(_device(device)))
+
+
+def _mark(block: MemoryBlock | None) -> tuple[str, str]:
+    if block is None:
+        return _MARKS["absent"]
+    if block.state == "online":
+        return _MOVABLE if block.valid_zones and block.valid_zones[0] == "Movable" else _KERNEL
+    return _MARKS.get(block.state, ("?", "red"))

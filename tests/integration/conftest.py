@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Options of the tests that end the harness at random moments, and the table of injected faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+_FAULTS = pytest.StashKey[list[tuple[str, ...]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("memhp")
+    group.addoption(
+        "--memhp-interrupts",
+        type=int,
+        default=3,
+        metavar="N",
+        help="runs of memhp that are ended at a random moment (default 3; nightly: 200)",
+    )
+    group.addoption("--memhp-interrupt-seed", type=int, default=0, metavar="N", help="seed of those moments")
+
+
+@pytest.fixture
+def tell_fault(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Put a row into the table at the end: what was injected, how it ended, the seconds that took."""
+
+    def tell(*row: object) -> None:
+        request.config.stash.setdefault(_FAULTS, []).append(tuple(map(str, row)))
+
+    return tell
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    rows = config.stash.get(_FAULTS, [])
+    if rows:
+        terminalreporter.section("injected faults")
+        for row in [("fault", "arch", "exit", "verdict", "seconds"), *rows]:
+            terminalreporter.write_line("".join(f"{cell:<18}" for cell in row))

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""memhp with one thing in its world that goes wrong: ``python faulty.py FAULT memhp's words …``.
+
+The verb ``check`` of a scenario is where it happens; everything else is memhp as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from harness.cli import main
+from harness.deadline import Deadline
+from harness.scenarios import steps
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.session import Session
+
+
+def qemu_killed(session: Session) -> None:
+    os.kill(session.guest.machine.pid, signal.SIGKILL)
+
+
+def qemu_frozen(session: Session) -> None:
+    os.kill(session.guest.machine.pid, signal.SIGSTOP)
+
+
+def _transport(session: Session) -> tuple[Any, Any]:
+    qmp: Any = session.guest.machine.qmp
+    return qmp._loop, qmp._client._writer.transport
+
+
+def qmp_closed(session: Session) -> None:
+    loop, transport = _transport(session)
+    loop.call_soon_threadsafe(transport.abort)
+
+
+def qmp_stalled(session: Session) -> None:
+    loop, transport = _transport(session)
+    loop.call_soon_threadsafe(transport.pause_reading)
+
+
+def in_guest(command: str) -> Callable[[Session], None]:
+    def run(session: Session) -> None:
+        session.guest.shell.run(command, deadline=session.deadline())
+
+    return run
+
+
+def guest_hangs(session: Session) -> None:
+    session.guest.machine.qmp.execute("stop", deadline=session.deadline())
+
+
+def network_stalls(session: Session) -> None:
+    session.guest.machine.qmp.execute("set_link", {"name": "nic0", "up": False}, deadline=session.deadline())
+
+
+def clock_jumps(session: Session) -> None:
+    real, jump = time.time, [86_400.0, -86_400.0]
+    time.time = lambda: real() + jump[int(real()) % 2]
+    real_ns = time.time_ns
+    time.time_ns = lambda: real_ns() + int(jump[int(real()) % 2] * 1e9)
+
+
+#: the collector of the guest replaced by one that prints 100 MB of nothing
+GARBAGE = (
+    "printf '#!/bin/sh\\nhead -c 100000000 /dev/zero\\n' >/usr/lib/memhp/collect; chmod 755 /usr/lib/memhp/collect"
+)
+#: all memory filled by a file, which the OOM killer cannot free
+FULL = "mount -o remount,size=200% /tmp; head -c 4G /dev/zero >/tmp/all"
+FLOOD = "(while :; do head -c 65536 /dev/zero | tr '\\0' x; done >/dev/console 2>&1 &)"
+
+FAULTS: Mapping[str, Callable[[Session], None]] = {
+    "qemu-killed": qemu_killed,
+    "qemu-frozen": qemu_frozen,
+    "qmp-closed": qmp_closed,
+    "qmp-stalled": qmp_stalled,
+    "panic": in_guest("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger"),
+    "hang": guest_hangs,
+    "oom-kill": in_guest("tail /dev/zero"),
+    "oom-deadlock": in_guest(FULL),
+    "dropbear-killed": in_guest("killall dropbear"),
+    "reboot": in_guest("reboot -f"),
+    "network-stalled": network_stalls,
+    "clock-jump": clock_jumps,
+    "console-flood": in_guest(FLOOD),
+    "garbage": in_guest(GARBAGE),
+    "none": lambda session: None,
+}
+
+
+#: faults that a run is to get over, or that take the time that 100 MB take
+PATIENT = ("none", "clock-jump", "console-flood", "oom-kill", "garbage")
+STEP_SECONDS = 20.0
+
+
+def _inject(fault: str) -> None:
+    def check(session: Session, args: Mapping[str, Any], deadline: Deadline) -> Outcome:
+        FAULTS[fault](session)
+        if fault not in PATIENT:
+            # The boot may take what it takes on a busy machine; what never comes is waited for no longer than this.
+            deadline._end = min(deadline._end, time.monotonic() + STEP_SECONDS)
+        return Outcome()
+
+    steps.VERBS["check"] = check
+
+
+if __name__ == "__main__":
+    _inject(sys.argv[1])
+    sys.exit(main(sys.argv[2:]))

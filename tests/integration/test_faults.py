@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What goes wrong in the harness's own world, on a real guest: the right verdict and exit status in time, a bundle, and
+nothing else that stays."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pytest
+from leftovers import World
+
+from harness.config.guest import GuestSpec
+from harness.scenarios.boot import Parts
+
+pytestmark = pytest.mark.memhp_guest
+
+ROOT = Path(__file__).parents[2]
+FAULTY = [sys.executable, str(Path(__file__).with_name("faulty.py"))]
+#: seconds that memhp gives the boot and each step in these tests; a step that something was done to gets 20 (faulty.py)
+LIMIT = 240
+
+SCENARIO = """
+name: faulty
+steps:
+  - check: {}
+  - check: {}
+"""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How a run with a fault ends: ``says`` is in the reason or a step's note."""
+
+    status: int
+    verdict: str
+    says: str
+
+
+EXPECTED = {
+    "none": Expected(0, "pass", ""),
+    "qemu-killed": Expected(3, "infra", "QEMU was killed by SIGKILL"),
+    "qemu-frozen": Expected(3, "infra", "gave up after"),
+    "qmp-closed": Expected(3, "infra", "lost QEMU"),
+    "qmp-stalled": Expected(3, "infra", "gave up after"),
+    "panic": Expected(1, "fail", "LOG-1"),
+    "hang": Expected(3, "infra", "gave up after"),
+    "oom-kill": Expected(0, "pass", ""),
+    "oom-deadlock": Expected(3, "infra", ""),
+    "dropbear-killed": Expected(3, "infra", "lost the guest"),
+    "reboot": Expected(3, "infra", "rebooted"),
+    "network-stalled": Expected(3, "infra", "gave up after"),
+    "clock-jump": Expected(0, "pass", ""),
+    "console-flood": Expected(0, "pass", ""),
+    "garbage": Expected(3, "infra", "printed more than"),
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run of memhp that is over."""
+
+    status: int
+    seconds: float
+    out: str
+    run: dict[str, object]
+    bundle: Path | None
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def guest(request: pytest.FixtureRequest, memhp_guest_spec: GuestSpec, memhp_artifacts: Parts) -> list[str]:
+    kernel = request.config.getoption("memhp_kernel")
+    return ["-a", memhp_guest_spec.arch, *(["--kernel", kernel] if kernel else [])]
+
+
+def run_with(fault: str, world: World, guest: list[str], *words: str, limit: int = LIMIT) -> Ended:
+    (world.root / "faulty.yaml").write_text(SCENARIO)
+    argv = [*FAULTY, fault, "run", "faulty.yaml", *guest, "--timeout", str(limit)]
+    argv += ["--json", "out.json", "--bundle-dir", "bundles", *words]
+    environment = {**world.environment, "PYTHONPATH": str(ROOT)}
+    started = time.monotonic()
+    done = subprocess.run(argv, env=environment, cwd=world.root, capture_output=True, text=True, timeout=480)
+    seconds, report = time.monotonic() - started, world.root / "out.json"
+    out = done.stdout + done.stderr
+    run = json.loads(report.read_text())["runs"][0] if report.exists() else {}
+    bundles = sorted((world.root / "bundles").glob("*")) if (world.root / "bundles").is_dir() else []
+    return Ended(done.returncode, seconds, out, run, bundles[-1] if bundles else None)
+
+
+@pytest.mark.parametrize("fault", EXPECTED)
+def test_a_fault_ends_in_its_verdict_and_leaves_nothing(
+    fault: str, world: World, guest: list[str], tell_fault: Callable[..., None]
+) -> None:
+    expected = EXPECTED[fault]
+    ended = run_with(fault, world, guest)
+    tell_fault(fault, guest[1], ended.status, ended.run.get("verdict"), f"{ended.seconds:.1f}")
+    assert (ended.status, ended.run["verdict"]) == (expected.status, expected.verdict), ended.out
+    assert expected.says in ended.out
+    assert "internal error" not in ended.out and "Traceback" not in ended.out
+    # No wait is longer than the deadline of one step, on a machine however busy.
+    assert ended.seconds - cast(float, ended.run["boot_seconds"]) < LIMIT
+    assert ended.bundle is not None
+    kept = {path.name for path in ended.bundle.iterdir()}
+    assert {"argv.txt", "console.log", "qmp.jsonl", "run.json", "scenario.yaml", "states"} <= kept
+    assert sum(path.stat().st_size for path in ended.bundle.rglob("*") if path.is_file()) < 400 << 20
+    world.assert_clean()

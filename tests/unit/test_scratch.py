@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Private folders: for nobody else, gone at the end, and gone at the next start if their maker was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness.scratch import private_directory, sweep
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_folder_is_private_and_goes_with_its_block(elsewhere: Path) -> None:
+    with pytest.raises(KeyError), private_directory() as path:
+        assert path.stat().st_mode & 0o777 == 0o700
+        (path / "initrd").write_text("x")
+        raise KeyError
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(elsewhere: Path) -> None:
+    code = "import sys\nfrom harness.scratch import private_directory\nwith private_directory() as path:\n"
+    code += "    print(path, flush=True)\n    sys.stdin.read()\n"
+    environment = {**os.environ, "TMPDIR": str(elsewhere), "PYTHONPATH": str(Path(harness.__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        theirs = Path(child.stdout.readline().strip())
+        sweep(elsewhere)
+        assert theirs.is_dir(), "it is still in use"
+        child.send_signal(signal.SIGKILL)
+    assert theirs.is_dir()
+    with private_directory() as ours:
+        assert not theirs.exists() and ours.is_dir()
+
+
+def test_what_is_not_ours_or_just_being_made_stays(elsewhere: Path) -> None:
+    fresh, old, other = (elsewhere / name for name in ("memhp-scratch-new", "memhp-scratch-old", "memhp-other"))
+    for path in (fresh, old, other):
+        path.mkdir()
+    os.utime(old, (0, 0))
+    (elsewhere / "memhp-scratch-link").symlink_to(other)
+    (other / ".in-use").symlink_to("/etc/hostname")
+    sweep(elsewhere)
+    assert fresh.is_dir() and other.is_dir() and not old.exists()

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is typed at the prompt becomes the text of a scenario's step, or is refused with a way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.config.scenario import parse_step
+from harness.config.verbs import VERBS
+from harness.errors import ConfigError, UsageError
+from harness.shell.explorer import read_qmp
+from harness.shell.lines import COMMANDS, STEPS, Known, completions, help_lines, split, step_text
+from harness.shell.prompt import open_history, split_commands, state_dir
+
+KNOWN = Known({"dimm0": "", "vmem0": "", "pmem0": "devdax", "pmem1": "kmem"}, ("ptdump0",))
+
+
+def typed(line: str) -> str:
+    return step_text(*split(line), KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("plug dimm 1G", "- plug-dimm: {id: dimm1, size: 1G}"),
+        ("plug dimm 1G big node=1 address=top", "- plug-dimm: {id: big, size: 1G, node: 1, address: top}"),
+        ("plug vmem 4G", "- plug-virtio-mem: {id: vmem1, max: 4G}"),
+        ("plug pmem 512M p", "- plug-pmem: {id: p, size: 512M}"),
+        ("resize vmem0 1536M", "- resize: {id: vmem0, to: 1536M}"),
+        ("resize vmem0 0 wait=false", "- resize: {id: vmem0, to: 0, wait: false}"),
+        ("settle vmem0", "- settle: {id: vmem0}"),
+        ("online 32-34,40 movable", "- online: {blocks: [32, 33, 34, 40], type: movable}"),
+        ("online dimm0 kernel last=2", "- online: {device: dimm0, type: kernel, last: 2}"),
+        ("offline boot last=1", "- offline: {boot: true, last: 1}"),
+        ("unplug dimm0 expect=refused", "- unplug: {id: dimm0}\n  expect: refused"),
+        ("auto-online online_movable", "- auto-online: {policy: online_movable}"),
+        ("touch 64M dimm0", "- touch: {size: 64M, device: dimm0}"),
+        ("touch 64M", "- touch: {size: 64M}"),
+        ("pmem pmem0 kmem", "- kmem: {id: pmem0}"),
+        ("pmem pmem0 devdax map=dev", "- namespace: {id: pmem0, mode: devdax, map: dev}"),
+        ("pmem pmem1 devdax", "- devdax: {id: pmem1}"),
+        ("load ptdump-loop", "- load: {id: ptdump1, kind: ptdump}"),
+        ("load ptdump x cpus=2", "- load: {id: x, kind: ptdump, cpus: 2}"),
+        ("unload ptdump0", "- unload: {id: ptdump0}"),
+        ("plug dimm 1G backing=thp", "- plug-dimm: {id: dimm1, size: 1G, backing: thp}"),
+        ("fill 64M", "- fill: {leave: 64M}"),
+        ("kmem-fault pmem0 step=3", "- kmem-fault: {id: pmem0, step: 3}"),
+        ("fail-notifier going-online", "- fail-notifier: {event: going-online}"),
+        ("dump", "- dump: {}"),
+        ("reboot", "- reboot: {}"),
+        ("  check  ", "- check: {}"),
+        ("- parallel: [{check: {}}]", "- parallel: [{check: {}}]"),
+    ],
+)
+def test_a_line_is_a_step_of_a_scenario(line: str, text: str) -> None:
+    assert typed(line) == text
+    if "parallel" not in text:
+        parse_step(text, Path("line"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("plgu dimm 1G", "no command 'plgu'\n  hint: did you mean 'plug'?"),
+        ("plug", "plug: too few words\n  hint: plug dimm|vmem|pmem SIZE"),
+        ("plug dimm 1G a b", "plug: too many words"),
+        ("plug dim 1G", "plug: 'dim' is no kind of device\n  hint: did you mean 'dimm'?"),
+        ("plug dimm {x}", "'{x}' cannot be meant"),
+        ("plug dimm 1G slot=", "'slot=' cannot be meant"),
+        ("plug dimm 1G slot=1 slot=2", "slot stands twice"),
+        ("plug dimm 1G size=2G", "size stands twice"),
+        ("online 9-3", "online: 9-3 is no range of memory blocks\n  hint: such as 32-39"),
+        ("online 0-99999999", "no range of memory blocks"),
+        ("unplug dimm0 expect=never", "'never' is no ending\n  hint: known: done, refused"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(line: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        typed(line)
+    assert message in str(caught.value)
+
+
+def test_a_step_must_be_one() -> None:
+    with pytest.raises(ConfigError, match="2 steps where one is wanted"):
+        parse_step("- check: {}\n- check: {}", Path("line"))
+
+
+def test_every_verb_has_a_short_form() -> None:
+    lines = ["plug dimm 1G", "plug vmem 1G", "plug pmem 1G", "pmem p raw", "pmem p kmem", "pmem pmem1 devdax"]
+    lines += ["load kcore", "online boot", "offline boot", "resize v 0", "auto-online offline", "fill 2M", "touch 2M"]
+    lines += ["unplug d", "settle v", "kmem-fault p", "fail-notifier none", "unload l", "dump", "reboot", "check"]
+    assert {parse_step(typed(line), Path("line")).verb for line in lines} == set(VERBS)
+
+
+def test_comments_and_empty_lines_are_nothing() -> None:
+    assert split("") == split("  # plug dimm 1G") == ("", "")
+    assert split("exit") == ("quit", "") and split("dmesg 5") == ("log", "5")
+
+
+def test_help_knows_every_command() -> None:
+    text = "\n".join(help_lines())
+    assert all(f"  {name} " in text for name in COMMANDS)
+    assert help_lines("plug")[0].startswith("plug dimm|vmem|pmem SIZE")
+    with pytest.raises(UsageError, match="no command 'nothing'"):
+        help_lines("nothing")
+
+
+def test_completion() -> None:
+    assert completions("onl", KNOWN) == ["online"]
+    assert "plug" in completions("", KNOWN) and "-" not in completions("", KNOWN)
+    assert completions("online d", KNOWN) == ["default", "dimm0"]
+    assert completions("pmem pmem0 k", KNOWN) == ["kmem"]
+    assert completions("unload ", KNOWN) == ["ptdump0"]
+    assert completions("help unp", KNOWN) == ["unplug"]
+    assert completions("nothing x", KNOWN) == []
+    assert set(STEPS) <= set(COMMANDS)
+
+
+def test_lines_of_one_word_of_the_command_line() -> None:
+    assert split_commands("plug dimm 1G; check") == ["plug dimm 1G", " check"]
+    assert split_commands('qmp {"a": "x;y", "b": [1;2]}; quit') == ['qmp {"a": "x;y", "b": [1;2]}', " quit"]
+
+
+def test_qmp_takes_a_name_or_an_object() -> None:
+    assert read_qmp("query-status") == ("query-status", {})
+    assert read_qmp('qom-get {"path": "/"}') == ("qom-get", {"path": "/"})
+    assert read_qmp('{"execute": "stop"}') == ("stop", {})
+    for text, message in [
+        ("", "qmp: what?"),
+        ("{", "this is no JSON"),
+        ("x [1]", "this is no JSON object"),
+        ('{"run": "stop"}', "this is no QMP command"),
+        ('{"execute": "stop", "id": 1}', "this is no QMP command"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            read_qmp(text)
+
+
+def test_the_history_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert state_dir() == tmp_path / "state" / "memhp"
+    history = open_history()
+    history.append_string("plug dimm 1G")
+    path = state_dir() / "history"
+    assert "plug dimm 1G" in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+    path.unlink()
+    path.mkdir()
+    assert type(open_history()).__name__ == "InMemoryHistory"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert state_dir() == Path.home() / ".local" / "state" / "memhp"

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A session as a scenario file, a bundle as a run to do again, and a model as the devices of a restored QEMU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.config.guest import GuestSpec, NodeConfig
+from harness.config.parts import KernelImage
+from harness.config.scenario import parse_step, read_scenario
+from harness.errors import UnsupportedError, UsageError
+from harness.model.devices import Dimm, Pmem, VirtioMem
+from harness.progress import SilentProgress
+from harness.scenarios.replay import guest_from_json, guest_to_json, read_replay, require_kernel
+from harness.shell.saved import Story, scenario_name
+from harness.shell.snapshots import devices_of
+from harness.units import GIB, MIB, AddrRange
+
+
+def story_of(spec: GuestSpec, *steps: tuple[str, str]) -> Story:
+    story = Story(spec, "6.12.0\x1b[0m")
+    for text, ending in steps:
+        story.add(text, parse_step(text, Path("line")), ending)
+    return story
+
+
+def test_a_story_is_read_back_as_it_was(tmp_path: Path) -> None:
+    spec = GuestSpec.default("arm64").with_fields(
+        {"memory": 2 * GIB, "nodes": (NodeConfig(GIB), NodeConfig(GIB)), "cmdline": 'a="b c"', "boot": "dt"}
+    )
+    story = story_of(
+        spec,
+        ("- plug-virtio-mem: {id: vmem0, max: 1G}", "done"),
+        ("- offline: {boot: true, first: 1}", "refused"),
+        ("- unplug: {id: vmem0}\n  expect: refused", "done"),
+    )
+    story.remark("ssh")
+    path = tmp_path / "my story.yaml"
+    story.save(path)
+    text = path.read_text()
+    assert "\x1b" not in text and "# left out: ssh" in text
+    scenario = read_scenario(path)
+    assert scenario.name == "my-story"
+    assert [(step.verb, step.expect) for step in scenario.steps] == [
+        ("plug-virtio-mem", "done"),
+        ("offline", "refused"),
+        ("unplug", "refused"),
+    ]
+    assert scenario.guest == {"memory": 2 * GIB, "nodes": spec.nodes, "cmdline": spec.cmdline, "boot": "dt"}
+
+
+def test_an_empty_story_looks_and_a_cut_one_forgets(tmp_path: Path) -> None:
+    story = story_of(GuestSpec.default("riscv64"))
+    mark = story.mark
+    story.add("- touch: {size: 64M}", parse_step("- touch: {size: 64M}", Path("line")), "done")
+    story.cut(mark)
+    (tmp_path / "x.yaml").write_text(story.text("x"))
+    assert [step.verb for step in read_scenario(tmp_path / "x.yaml").steps] == ["check"]
+    assert scenario_name(Path(".a b")) == "session.a-b"
+    with pytest.raises(UsageError, match="cannot write"):
+        story.save(tmp_path / "no" / "x.yaml")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    image = tmp_path / "Image"
+    image.write_bytes(b"kernel")
+    spec = GuestSpec.default("arm64").with_fields({"kernel": str(image), "slots": 4})
+    parts: Any = SimpleNamespace(kernel=KernelImage(image, "a file", None, None, None))
+    directory = tmp_path / "bundle"
+    directory.mkdir()
+    details = {"seed": 7, "rounds": 5, **guest_to_json(spec, parts)}
+    (directory / "run.json").write_text(json.dumps(details))
+    (directory / "scenario.yaml").write_text("name: again\nsteps:\n  - check: {}\n")
+    return directory
+
+
+def test_a_bundle_is_run_again_as_it_was(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replay = read_replay(bundle)
+    assert (replay.scenario.name, replay.seed, replay.rounds) == ("again", 7, 5)
+    assert replay.guest.slots == 4 and replay.guest.explicit == {"kernel", "slots"}
+    image = bundle.parent / "Image"
+    found = KernelImage(image, "a file", None, None, None)
+    monkeypatch.setattr("harness.scenarios.replay.kernel", lambda arch, selector, progress: found)
+    require_kernel(replay, SilentProgress())
+    image.write_bytes(b"another")
+    with pytest.raises(UsageError, match="is another one now"):
+        require_kernel(replay, SilentProgress())
+
+
+def test_what_is_no_bundle_cannot_be_run_again(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is no bundle: run\.json"):
+        read_replay(tmp_path / "nothing")
+    (bundle / "scenario.yaml").write_text("")
+    with pytest.raises(UsageError, match="has no scenario to run again"):
+        read_replay(bundle)
+    details = json.loads((bundle / "run.json").read_text())
+    for broken in ({}, {**details, "spec": {**details["spec"], "slots": 4000}}, {**details, "kernel": 1}):
+        (bundle / "run.json").write_text(json.dumps(broken))
+        with pytest.raises(UsageError, match="does not tell which guest it ran on"):
+            read_replay(bundle)
+    with pytest.raises(KeyError):
+        guest_from_json({"arch": "arm64"})
+
+
+def test_devices_are_restored_where_they_were() -> None:
+    dimm = Dimm("dimm0", AddrRange.sized(4 * GIB, GIB), 1, 3, True)
+    vmem = VirtioMem("v", AddrRange.sized(8 * GIB, 2 * GIB), 0, 2 * MIB, GIB, 2, "rp1", 128 * MIB, 2 * MIB)
+    model: Any = SimpleNamespace(devices={"dimm0": dimm, "v": vmem})
+    assert devices_of(model) == (
+        "-object",
+        "memory-backend-memfd,id=mem-dimm0,size=1073741824,share=on",
+        "-device",
+        "pc-dimm,id=dimm0,memdev=mem-dimm0,node=1,slot=3,addr=0x100000000",
+        "-object",
+        "memory-backend-memfd,id=mem-v,size=2147483648,share=on",
+        "-device",
+        "virtio-mem-pci,id=v,memdev=mem-v,bus=rp1,node=0,memaddr=0x200000000,block-size=2097152,"
+        "requested-size=1073741824",
+    )
+    pmem = Pmem("p", AddrRange.sized(4 * GIB, GIB), 2, "rp0", 0, True)
+    with pytest.raises(UnsupportedError, match="cannot restore the virtio-pmem device p"):
+        devices_of(SimpleNamespace(devices={"p": pmem}))  # type: ignore[arg-type]
