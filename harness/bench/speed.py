@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from harness.scenarios.runner import run_scenarios
 from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest
 from harness.scenarios.template import restore_connected, restored_spec, template
+from harness.scratch import private_directory
 from harness.units import MIB, format_size
 
 DIMM, MEM = "acpi-dimm", "virtio-mem"
@@ -78,7 +78,7 @@ def run(spec: GuestSpec, options: BenchOptions, progress: Progress) -> BenchResu
     host = look_at_host()
     parts, abilities, lacks = resolve_able(spec, progress)
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-bench-")))
+        scratch = stack.enter_context(private_directory())
         task = stack.enter_context(progress.task(f"measuring {spec.name}"))
         bench = _Bench(spec, parts, options, scratch, task)
         sections = [bench.starting(), *bench.cycles(abilities), bench.side_by_side(abilities)]

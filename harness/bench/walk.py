@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from harness.bench import BenchOptions
 from harness.bench.growth import Point, affordable, line_facts
@@ -23,6 +21,7 @@ from harness.qemu import memdev
 from harness.scenarios.abilities import require_boot, require_config
 from harness.scenarios.boot import BootedGuest, Parts, resolve
 from harness.scenarios.start import start_guest
+from harness.scratch import private_directory
 from harness.units import GIB, KIB, format_size
 
 #: boot memory unless the user wants another size: what the targets are meant for
@@ -71,7 +70,7 @@ def run(spec: GuestSpec, options: BenchOptions, progress: Progress, growth: Sequ
     except UnsupportedError as error:
         parts, lack = resolve(spec, (), progress), error.message
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-bench-")))
+        scratch = stack.enter_context(private_directory())
         with progress.task(f"starting {spec.name} with {format_size(spec.memory)}"):
             guest = stack.enter_context(start_guest(spec, parts, scratch, options.timeout, options.start))
         lack = lack or lack_of(guest)

@@ -17,8 +17,8 @@ from typing import TextIO
 
 from harness.cli.options import GUEST_OPTIONS, read_jobs, start_of
 from harness.cli.parser import Arguments
-from harness.cli.reports import all_reports, check_reports, wanted, write_reports
-from harness.errors import InfraError, UsageError
+from harness.cli.reports import all_reports, check_reports, finish_reports, results_stream, wanted
+from harness.errors import UsageError
 from harness.matrix.book import book_of_store
 from harness.matrix.history import History, check_history, expected, read_history
 from harness.matrix.merge import merge as merge_stores
@@ -161,7 +161,7 @@ def _run(
     jobs: int,
 ) -> int:
     store = open_store(root, plan, datetime.datetime.now(datetime.UTC).isoformat())
-    out = sys.stderr if STDOUT in wanted(arguments).values() else sys.stdout
+    out = results_stream(arguments)
     with store.lock():
         waiting = [cell for cell in cells if store.finished(cell) is None]
         if not waiting:
@@ -196,15 +196,9 @@ def _finish(arguments: Arguments, book: Book, root: Path, out: TextIO) -> int:
         console.print(f"no result: {id}")
     if book.runs:
         console.print(overall_line(book.runs))
-    status = status_of(book)
-    book = dataclasses.replace(book, origin=arguments.kcidb_origin)
-    try:
-        write_reports(all_reports(root), book)
-        console.print(f"results: {root}; open {root / 'report.html'}")
-        write_reports(wanted(arguments).items(), book)
-    except InfraError as error:
-        sys.stderr.write(f"memhp: {error}\n")
-        return status or error.exit_status
+    targets = [*all_reports(root), *wanted(arguments).items()]
+    status = finish_reports(targets, dataclasses.replace(book, origin=arguments.kcidb_origin), status_of(book))
+    console.print(f"results: {root}; open {root / 'report.html'}")
     return status
 
 
@@ -214,7 +208,7 @@ def merge(arguments: Arguments) -> int:
     target = Path(arguments.output)
     store = merge_stores([Path(name) for name in arguments.directories], target)
     history = _history(arguments, store.name, target)
-    out = sys.stderr if STDOUT in wanted(arguments).values() else sys.stdout
+    out = results_stream(arguments)
     return _finish(arguments, book_of_store(store, history), target, out)
 
 

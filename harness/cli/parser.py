@@ -112,23 +112,21 @@ def build_parser() -> argparse.ArgumentParser:
     _history(merge)
     _reports(merge)
     shell = add("shell", "boot a guest and poke at it at a prompt; every step is checked")
-    shell.add_argument("-c", dest="lines", action="append", metavar="LINES", help="do these instead, parted by ';'")
+    _lines(shell)
     shell.add_argument("--bundle-dir", metavar="DIR", help="where the session is recorded (default: memhp-runs)")
-    shell.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot and each step (default 120)")
+    _timeout(shell)
     _guest(shell)
     attach = add("attach", "the prompt of shell on a guest that `run --keep` has left")
     attach.add_argument("bundle", nargs="?", metavar="BUNDLE", help="the run's bundle (none: the newest kept guest)")
-    attach.add_argument("-c", dest="lines", action="append", metavar="LINES", help="do these instead, parted by ';'")
+    _lines(attach)
     replay = add("replay", "run what a bundle recorded once more: same steps, same guest, same kernel")
     replay.add_argument("bundle", metavar="BUNDLE", help="the directory of a run, or of a session of shell")
     replay.add_argument("--bundle-dir", metavar="DIR", help="keep the bundle there even if it passes")
-    replay.add_argument(
-        "--timeout", default="120", metavar="S", help="seconds for the boot and each step (default 120)"
-    )
+    _timeout(replay)
     _reports(replay)
     collect = add("collect", "boot a guest and save one snapshot of its state")
     collect.add_argument("-o", "--output", required=True, metavar="DIR", help="directory to create")
-    collect.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot (default 120)")
+    _timeout(collect, "the boot")
     _guest(collect)
     check = add("check", "check a saved run or snapshot again; no VM needed")
     check.add_argument("directory", metavar="DIR", help="a bundle of run, or what collect wrote")
@@ -177,6 +175,14 @@ def _arches(parser: argparse._ActionsContainer, several: str = "repeatable, none
     parser.add_argument("-a", "--arch", action="append", metavar="ARCH", help=f"arm64 or riscv64; {several}")
 
 
+def _timeout(parser: argparse._ActionsContainer, what: str = "the boot and each step") -> None:
+    parser.add_argument("--timeout", default="120", metavar="S", help=f"seconds for {what} (default 120)")
+
+
+def _lines(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", dest="lines", action="append", metavar="LINES", help="do these instead, parted by ';'")
+
+
 def _tables(parser: argparse.ArgumentParser, ranges: str) -> None:
     parser.add_argument("directory", nargs="?", metavar="DIR", help="a bundle of run, what collect wrote, a states/NNN")
     parser.add_argument("--state", metavar="N", help="which snapshot of DIR (default: the last one)")
@@ -184,7 +190,7 @@ def _tables(parser: argparse.ArgumentParser, ranges: str) -> None:
     pair = "compare two saved snapshots: two directories, or with DIR two of its states by number"
     parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help=pair)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot of a guest (default 120)")
+    _timeout(parser, "the boot of a guest")
     _guest(parser)
 
 
@@ -194,8 +200,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     rounds = f"rounds that count (default {DEFAULT_ROUNDS})"
     parser.add_argument("--rounds", default=str(DEFAULT_ROUNDS), metavar="N", help=rounds)
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON (-: standard output)")
-    limit = "seconds for the boot and each step (default 120)"
-    parser.add_argument("--timeout", default="120", metavar="S", help=limit)
+    _timeout(parser)
     _guest(parser, several="repeatable, none: both")
 
 
@@ -206,8 +211,7 @@ def _selftest(parser: argparse.ArgumentParser) -> None:
         "--list", action="store_true", help="print the corruptions and who must name them; no VM needed"
     )
     parser.add_argument("--json", metavar="FILE", help="write every trial as JSON (-: standard output)")
-    limit = "seconds for the boot and each step (default 120)"
-    parser.add_argument("--timeout", default="120", metavar="S", help=limit)
+    _timeout(parser)
     _guest(parser, several="repeatable, none: both")
 
 
@@ -239,7 +243,7 @@ def _running(parser: argparse.ArgumentParser, jobs: str) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--bundle-dir", metavar="DIR", help="keep every run's bundle there, not only of failed runs")
     group.add_argument("--seed", default="0", metavar="N", help="seed of everything random (default 0)")
-    group.add_argument("--timeout", default="120", metavar="S", help="seconds for the boot and each step (default 120)")
+    _timeout(group)
     group.add_argument("-j", "--jobs", metavar="N", help=f"N guests at a time (default: {jobs})")
     ending = group.add_mutually_exclusive_group()
     ending.add_argument("--keep-going", dest="fail_fast", action="store_false", help="run all, come what may (default)")

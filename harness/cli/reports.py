@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TextIO
 
 from harness.cli.parser import REPORTS, Arguments
-from harness.errors import UsageError
+from harness.errors import InfraError, UsageError
 from harness.report.book import Book
 from harness.report.files import STDOUT, check_target, write_report
 from harness.report.html import to_html
@@ -53,6 +55,21 @@ def check_reports(arguments: Arguments) -> None:
     if not re.fullmatch(r"[a-z0-9_]+", arguments.kcidb_origin):
         hint = "lower-case letters, digits and '_'"
         raise UsageError(f"--kcidb-origin: {arguments.kcidb_origin[:80]!r} cannot be an origin", hint=hint)
+
+
+def results_stream(arguments: Arguments) -> TextIO:
+    """Where results are shown: standard output, unless a report wants it for itself."""
+    return sys.stderr if STDOUT in wanted(arguments).values() else sys.stdout
+
+
+def finish_reports(targets: Iterable[tuple[str, str]], book: Book, status: int) -> int:
+    """Write each report; returns the exit status: one that cannot be written does not hide a broken invariant."""
+    try:
+        write_reports(targets, book)
+    except InfraError as error:
+        sys.stderr.write(f"memhp: {error}\n")
+        return status or error.exit_status
+    return status
 
 
 def write_reports(targets: Iterable[tuple[str, str]], book: Book) -> None:

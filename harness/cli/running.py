@@ -14,13 +14,12 @@ from pathlib import Path
 
 from harness.cli.options import guest_of, guests_of, read_seconds, run_options, start_of
 from harness.cli.parser import Arguments
-from harness.cli.reports import check_reports, wanted, write_reports
+from harness.cli.reports import check_reports, finish_reports, results_stream, wanted
 from harness.config.guest import GuestSpec
 from harness.config.scenario import SNAPSHOT, Scenario, known_scenarios, load_scenario
-from harness.errors import InfraError, UsageError
+from harness.errors import UsageError
 from harness.matrix.history import check_history, read_history
 from harness.report.book import Book, book_of
-from harness.report.files import STDOUT
 from harness.report.tally import exit_status
 from harness.report.terminal import TerminalReporter
 from harness.scenarios.options import RunOptions
@@ -30,8 +29,7 @@ from harness.scenarios.result import RunResult
 @contextlib.contextmanager
 def open_reporter(arguments: Arguments) -> Iterator[TerminalReporter]:
     """Results on standard output, unless a report wants it for itself."""
-    out = sys.stderr if STDOUT in wanted(arguments).values() else sys.stdout
-    reporter = TerminalReporter(out, sys.stderr, color=arguments.color)
+    reporter = TerminalReporter(results_stream(arguments), sys.stderr, color=arguments.color)
     try:
         yield reporter
     finally:
@@ -39,15 +37,9 @@ def open_reporter(arguments: Arguments) -> Iterator[TerminalReporter]:
 
 
 def finish(arguments: Arguments, reporter: TerminalReporter, results: Sequence[RunResult]) -> int:
-    """Summary, reports, exit status. A report that cannot be written does not hide a broken invariant."""
+    """Summary, reports, exit status."""
     reporter.summary(results)
-    status = exit_status(results)
-    try:
-        write_reports(wanted(arguments).items(), _book(arguments, results))
-    except InfraError as error:
-        sys.stderr.write(f"memhp: {error}\n")
-        return status or error.exit_status
-    return status
+    return finish_reports(wanted(arguments).items(), _book(arguments, results), exit_status(results))
 
 
 def _book(arguments: Arguments, results: Sequence[RunResult]) -> Book:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from harness.report.sections import (
 )
 from harness.report.tablediff import change_to_json, compare, render_changes
 from harness.report.text import clean
+from harness.scratch import private_directory
 from harness.state import GuestState, KernelFacts, NotObserved, Section
 from harness.units import AddrRange
 
@@ -293,8 +293,8 @@ def _booted(arguments: Arguments) -> Iterator[Snapshot]:
     from harness.scenarios.reporter import SilentReporter
     from harness.scenarios.runner import run_scenarios
 
-    with tempfile.TemporaryDirectory(prefix="memhp-tables-") as scratch:
-        options, progress = RunOptions(Path(scratch), timeout=timeout, start=start_of(arguments)), default_progress()
+    with private_directory() as scratch:
+        options, progress = RunOptions(scratch, timeout=timeout, start=start_of(arguments)), default_progress()
         with progress.task(f"Taking one snapshot of {clean(guest.name)}"):
             [result] = run_scenarios([SNAPSHOT], guest, options, SilentReporter(), progress)
         if result.bundle is None or not (result.bundle / "states" / "000" / "meta.json").is_file():

@@ -7,11 +7,9 @@ import contextlib
 import re
 import shlex
 import socket
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from harness import proc
@@ -20,6 +18,7 @@ from harness.config.parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import InfraError, QemuError, QmpRefused, UnsupportedError
 from harness.qemu.qmp import QmpSession
+from harness.scratch import private_directory
 from harness.units import GIB, MIB
 
 #: what memory hotplug needs of any machine, whichever the devices
@@ -197,7 +196,7 @@ class _ask:
 
     def __enter__(self) -> QmpSession:
         with contextlib.ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-probe-")))
+            folder = stack.enter_context(private_directory())
             here, there = socket.socketpair()
             stack.enter_context(here)
             with there:

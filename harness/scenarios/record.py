@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any
 from harness.arch import arch_named
 from harness.check import ResizeReport, TouchReport, UnplugReport
 from harness.collect.store import load_facts, load_state, save_facts, save_state
-from harness.errors import UsageError
+from harness.errors import InfraError, UsageError
 from harness.model.actions import Action, action_from_json, action_to_json
 from harness.model.layout import MachineShape
 from harness.scenarios.dumps import DumpReport
@@ -34,6 +35,8 @@ from harness.units import AddrRange
 
 #: layout of the bundle; another number is refused, not guessed at
 FORMAT = 1
+#: where bundles go when nobody says where
+DEFAULT_BUNDLES = Path("memhp-runs")
 
 
 def write_json(path: Path, value: object) -> None:
@@ -41,6 +44,16 @@ def write_json(path: Path, value: object) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
     temporary.replace(path)
+
+
+def open_bundle(chosen: Path | None, name: str, started: datetime.datetime) -> Path:
+    """A new private folder for what is recorded of ``name``, in ``chosen`` or DEFAULT_BUNDLES; raises InfraError."""
+    path = (chosen or DEFAULT_BUNDLES) / f"{started:%Y%m%d-%H%M%S-%f}-{name}"
+    try:
+        path.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise InfraError(f"cannot write the bundle {path}: {error.strerror}", hint="see --bundle-dir") from None
+    return path
 
 
 class Recorder:

@@ -26,7 +26,7 @@ from harness.scenarios.boot import BootedGuest, Parts
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.pool import do_all
-from harness.scenarios.record import Recorder, write_json
+from harness.scenarios.record import DEFAULT_BUNDLES, Recorder, open_bundle, write_json
 from harness.scenarios.relay import Relay
 from harness.scenarios.replay import guest_to_json
 from harness.scenarios.reporter import Reporter
@@ -40,9 +40,6 @@ from harness.scenarios.steps import VERBS
 from harness.scenarios.together import side_by_side
 from harness.scenarios.verdict import worst
 from harness.state import KernelFacts, NotObserved
-
-#: where bundles go when nobody says where
-DEFAULT_BUNDLES = Path("memhp-runs")
 
 
 def run_scenarios(
@@ -192,16 +189,6 @@ class _Run:
         if self.bundle is not None and self.options.bundle_dir is None:
             self._remove_bundle(self.bundle)
 
-    def _open_bundle(self) -> Path:
-        stamp = self.started.strftime("%Y%m%d-%H%M%S-%f")
-        root = self.options.bundle_dir or DEFAULT_BUNDLES
-        path = root / f"{stamp}-{self.scenario.name}-{self.guest.arch}"
-        try:
-            path.mkdir(parents=True, mode=0o700)
-        except OSError as error:
-            raise InfraError(f"cannot write the bundle {path}: {error.strerror}", hint="see --bundle-dir") from None
-        return path
-
     @contextlib.contextmanager
     def _described_failures(self) -> Iterator[None]:
         """An OSError of the harness's own world (disk full, no memory) is a verdict too, never a traceback."""
@@ -215,7 +202,8 @@ class _Run:
         if not isinstance(self.parts, Parts):
             raise self.parts
         require_loads(self.scenario.steps, self.parts.kernel.config)
-        self.bundle = self._open_bundle()
+        name = f"{self.scenario.name}-{self.guest.arch}"
+        self.bundle = open_bundle(self.options.bundle_dir, name, self.started)
         Recorder(self.bundle).start(
             self.scenario.name,
             self.scenario.text,

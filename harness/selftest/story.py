@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from harness.check import Verdict
@@ -26,6 +24,7 @@ from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest
 from harness.scenarios.steps import VERBS
 from harness.scenarios.verdict import evidence_of
+from harness.scratch import private_directory
 from harness.selftest.scene import Scene
 from harness.units import MIB
 
@@ -144,7 +143,7 @@ def play(spec: GuestSpec, timeout: float, progress: Progress, start: Start = "au
     """
     parts, lacks = resolve_most(spec, progress)
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memhp-selftest-")))
+        directory = stack.enter_context(private_directory())
         recorder = Recorder(directory)
         with progress.task(f"{spec.name}: starting"):
             guest = stack.enter_context(start_guest(spec, parts, directory, timeout, start))

@@ -7,17 +7,15 @@ import contextlib
 import datetime
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 from harness.config.guest import GuestSpec
-from harness.errors import InfraError, UnsupportedError
+from harness.errors import UnsupportedError
 from harness.progress import Progress
 from harness.qemu.probe import KIND_DEVICES
 from harness.scenarios.boot import Parts, resolve
 from harness.scenarios.options import RunOptions
-from harness.scenarios.record import Recorder
+from harness.scenarios.record import Recorder, open_bundle
 from harness.scenarios.replay import guest_to_json
-from harness.scenarios.runner import DEFAULT_BUNDLES
 from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest
 
@@ -37,15 +35,10 @@ def open_session(spec: GuestSpec, parts: Parts, options: RunOptions, progress: P
     Raises what ``start_guest`` raises, and InfraError if the bundle cannot be written.
     """
     started = datetime.datetime.now(datetime.UTC)
-    root = options.bundle_dir or DEFAULT_BUNDLES
-    directory = root / f"{started.strftime('%Y%m%d-%H%M%S-%f')}-shell-{spec.arch}"
-    try:
-        directory.mkdir(parents=True, mode=0o700)
-    except OSError as error:
-        raise InfraError(f"cannot write the bundle {directory}: {error.strerror}", hint="see --bundle-dir") from None
+    directory = open_bundle(options.bundle_dir, f"shell-{spec.arch}", started)
     recorder = Recorder(directory)
     details = {"guest": spec.name, "started": started.isoformat(), "seed": options.seed, "start": options.start}
     recorder.start("shell", "", details | guest_to_json(spec, parts))
     with start_guest(spec, parts, directory, options.timeout, options.start, progress) as guest:
-        (Path(directory) / "argv.txt").write_text(shlex.join(guest.machine.argv) + "\n")
+        (directory / "argv.txt").write_text(shlex.join(guest.machine.argv) + "\n")
         yield Session(guest, options, recorder)

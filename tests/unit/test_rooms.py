@@ -47,7 +47,7 @@ MAY: dict[str, set[str]] = {
     "arch": {"state"},
     "config": {"errors", "units"},
     "artifacts": {"config", "proc", "progress", "cpio", "arch"},
-    "qemu": {"config", "proc", "arch", "state"},
+    "qemu": {"config", "proc", "scratch", "arch", "state"},
     "guest": {"config", "proc", "cpio", "arch", "state"},
     "parsers": {"state", "arch"},
     "kmem": {"state", "arch"},
