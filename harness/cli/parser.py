@@ -16,7 +16,7 @@ from harness.errors import UsageError
 Arguments = argparse.Namespace
 
 EPILOG = """\
-exit status of run, check, collect, replay, shell, attach and demo:
+exit status of run, merge, check, collect, replay, shell, attach and demo:
   0  all passed
   1  the kernel under test broke an invariant
   2  usage or configuration error; or every scenario was skipped for a missing ability
@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     fetch = add("fetch", "fetch or build every part now: QEMU, firmware, guest root, kernels")
     fetch.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(_PARTS)}; none: all of them")
     _arches(fetch)
-    listing = add("list", "list scenarios, invariants, guests, kernels, or what is supported: support runs every cell")
+    listing = add("list", "list scenarios, verbs, invariants, guests, kernels, or what works where: support tries all")
     listing.add_argument("what", choices=_LISTS, help="what to list")
     _arches(listing)
     listing.add_argument("--json", action="store_true", help="print JSON")
@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     _guest(run, several="repeatable, none: arm64")
     _running(run, jobs="1; of a matrix, one for each CPU")
     run.add_argument("--rounds", metavar="N", help="repeat the steps of a soak N times (default: as it says)")
-    run.add_argument("--bisect", action="store_true", help="end as git bisect run takes it: see below")
+    run.add_argument("--bisect", action="store_true", help="end as git bisect run takes it: see memhp --help")
     _keeping(run)
     _matrix(run)
     _reports(run)

@@ -35,7 +35,7 @@ def find_debug_info(image: Path) -> Path | None:
 def require_drgn() -> None:
     """Raise UnsupportedError unless drgn is installed."""
     if importlib.util.find_spec("drgn") is None:
-        raise UnsupportedError("drgn", "drgn is not installed", hint="pip install 'memhp[drgn]'")
+        raise UnsupportedError("drgn", "drgn is not installed", hint="pip install -e '.[drgn]'")
 
 
 def open_drgn(explorer: Explorer) -> None:

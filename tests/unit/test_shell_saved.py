@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from harness.config.guest import GuestSpec, NodeConfig
+from harness.config.guest import GuestSpec, NodeConfig, load_guest
 from harness.config.parts import KernelImage
 from harness.config.scenario import parse_step, read_scenario
 from harness.errors import UnsupportedError, UsageError
 from harness.model.devices import Dimm, Pmem, VirtioMem
 from harness.progress import SilentProgress
+from harness.scenarios.record import Recorder
 from harness.scenarios.replay import guest_from_json, guest_to_json, read_replay, require_kernel
 from harness.shell.saved import Story, scenario_name
 from harness.shell.snapshots import devices_of
@@ -66,6 +67,17 @@ def test_an_empty_story_looks_and_a_cut_one_forgets(tmp_path: Path) -> None:
         story.save(tmp_path / "no" / "x.yaml")
 
 
+def test_devices_of_the_command_line_are_part_of_a_story_and_of_a_bundle(tmp_path: Path) -> None:
+    text = "[{plug-dimm: {id: dimm0, size: 1G, slot: 2}}, {plug-virtio-mem: {id: v, max: 2G, requested: 256M}}]"
+    (tmp_path / "guest.yaml").write_text(f"arch: arm64\ndevices: {text}\n")
+    spec = load_guest(tmp_path / "guest.yaml")
+    story_of(spec).save(tmp_path / "story.yaml")
+    assert read_scenario(tmp_path / "story.yaml").guest == {"devices": spec.devices}
+    parts: Any = SimpleNamespace(kernel=KernelImage(tmp_path / "guest.yaml", "a file", None, None, None))
+    kept = json.loads(json.dumps(guest_to_json(spec, parts)))["spec"]
+    assert guest_from_json(kept) == spec
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     image = tmp_path / "Image"
@@ -74,7 +86,7 @@ def bundle(tmp_path: Path) -> Path:
     parts: Any = SimpleNamespace(kernel=KernelImage(image, "a file", None, None, None))
     directory = tmp_path / "bundle"
     directory.mkdir()
-    details = {"seed": 7, "rounds": 5, **guest_to_json(spec, parts)}
+    details = {"seed": 7, "rounds": 5, "start": "cold", **guest_to_json(spec, parts)}
     (directory / "run.json").write_text(json.dumps(details))
     (directory / "scenario.yaml").write_text("name: again\nsteps:\n  - check: {}\n")
     return directory
@@ -82,7 +94,7 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_a_bundle_is_run_again_as_it_was(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replay = read_replay(bundle)
-    assert (replay.scenario.name, replay.seed, replay.rounds) == ("again", 7, 5)
+    assert (replay.scenario.name, replay.seed, replay.rounds, replay.start) == ("again", 7, 5, "cold")
     assert replay.guest.slots == 4 and replay.guest.explicit == {"kernel", "slots"}
     image = bundle.parent / "Image"
     found = KernelImage(image, "a file", None, None, None)
@@ -100,7 +112,8 @@ def test_what_is_no_bundle_cannot_be_run_again(bundle: Path, tmp_path: Path) -> 
     with pytest.raises(UsageError, match="has no scenario to run again"):
         read_replay(bundle)
     details = json.loads((bundle / "run.json").read_text())
-    for broken in ({}, {**details, "spec": {**details["spec"], "slots": 4000}}, {**details, "kernel": 1}):
+    spec = {**details["spec"], "slots": 4000}
+    for broken in ({}, {**details, "spec": spec}, {**details, "kernel": 1}, {**details, "start": "warm"}):
         (bundle / "run.json").write_text(json.dumps(broken))
         with pytest.raises(UsageError, match="does not tell which guest it ran on"):
             read_replay(bundle)
@@ -126,3 +139,12 @@ def test_devices_are_restored_where_they_were() -> None:
     pmem = Pmem("p", AddrRange.sized(4 * GIB, GIB), 2, "rp0", 0, True)
     with pytest.raises(UnsupportedError, match="cannot restore the virtio-pmem device p"):
         devices_of(SimpleNamespace(devices={"p": pmem}))  # type: ignore[arg-type]
+
+
+def test_a_boot_that_was_undone_is_put_aside_with_its_step(tmp_path: Path) -> None:
+    for name in ("states/000", "states/001", "states/002", "boots/002", "boots/001"):
+        (tmp_path / name).mkdir(parents=True)
+    Recorder(tmp_path).undo(1)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*"))
+    assert left == ["boots/001", "states/000", "states/001", "undone-1/002", "undone-1/boots"]
+    assert (tmp_path / "undone-1/boots/002").is_dir()
