@@ -204,7 +204,9 @@ VERBS: Mapping[str, Verb] = {
         {**_BLOCKS, "type": _choice(*ONLINE_TYPES, default="movable")},
     ),
     "offline": Verb(
-        "take memory blocks offline: all of a device or of boot memory, its first or last ones, or by number", _BLOCKS
+        "take memory blocks offline: all of a device or of boot memory, its first or last ones, or by number; "
+        "one that is busy (EBUSY) is asked so many times",
+        {**_BLOCKS, "attempts": _count(1, default=1)},
     ),
     "auto-online": Verb("set what becomes of memory that is added", {"policy": _choice(*POLICIES, required=True)}),
     "touch": Verb(

@@ -49,6 +49,21 @@ def set_blocks(
     return outcomes
 
 
+def valid_zones(shell: Shell, indexes: Iterable[int], *, deadline: Deadline) -> dict[int, tuple[str, ...]]:
+    """Return what each block's valid_zones says: the zone of one that is online, where it could go of one that is not.
+
+    Raises GuestError, DeadlineExpired.
+    """
+    wanted = list(indexes)
+    if not wanted:
+        return {}
+    done = shell.run(f"/{SCRIPTS}/blocks zones", stdin=_lines(map(str, wanted)), deadline=deadline)
+    lines = [line.split(" ") for line in _answer(done)]
+    if [words[0] for words in lines] != [str(index) for index in wanted]:
+        raise GuestError(f"asked for the zones of {len(wanted)} memory blocks, the guest answered for {len(lines)}")
+    return {int(words[0]): tuple(word for word in words[1:] if word) for words in lines}
+
+
 def set_auto_online(shell: Shell, policy: Target | str, *, deadline: Deadline) -> None:
     """Set what becomes of memory that is added from now on. Raises UsageError, GuestError, DeadlineExpired."""
     check_target(policy)

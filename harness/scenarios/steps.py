@@ -167,9 +167,27 @@ def unplug(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     outcome.unplugs.append(UnplugReport(args["id"], unplug_endings(args["id"], done), refused))
     if refused:
         outcome.refuse(f"the guest keeps {args['id']}: {done.detail}")
+        _brought_back(session, args["id"], deadline)
     else:
         session.apply(Unplug(args["id"]))
     return outcome
+
+
+def _brought_back(session: Session, id: str, deadline: Deadline) -> None:
+    """Follow the kernel where it brings back what it had taken offline before a block would not go.
+
+    acpi_scan_try_to_offline (drivers/acpi/scan.c, v6.12) has all of them online again, each in the zone that is the
+    default by then. Which of them were offline meanwhile only their new zone tells.
+    """
+    known = session.model.blocks
+    online = [index for index in session.model.blocks_of(id) if known[index].zone is not None]
+    if not isinstance(session.model.devices.get(id), Dimm):
+        return
+    zones = blocks.valid_zones(session.guest.shell, online, deadline=deadline)
+    moved = [index for index in online if len(zones[index]) == 1 and zones[index] != (known[index].zone,)]
+    for word in ("offline", "online"):
+        for index in moved:
+            session.apply(SetBlock(index, word))
 
 
 def _eject(session: Session, id: str, deadline: Deadline) -> memdev.UnplugOutcome:
@@ -257,14 +275,21 @@ def _chosen_blocks(session: Session, args: Arguments) -> tuple[int, ...]:
 
 
 def _set_blocks(session: Session, args: Arguments, word: str, deadline: Deadline) -> Outcome:
-    chosen = _chosen_blocks(session, args)
+    chosen, busy = _chosen_blocks(session, args), 0
     outcome = Outcome(note=f"{len(chosen)} memory blocks")
-    for done in blocks.set_blocks(session.guest.shell, chosen, word, deadline=deadline):
-        if done.ok:
-            session.apply(SetBlock(done.index, word))
-        else:
-            ending = "failed" if session.expect == "failed" else "refused"
-            outcome.refuse(f"memory{done.index} would not go {word}: {done.error}", ending)
+    for last in reversed(range(args.get("attempts", 1))):
+        again = []
+        for done in blocks.set_blocks(session.guest.shell, chosen, word, deadline=deadline):
+            if done.ok:
+                session.apply(SetBlock(done.index, word))
+            elif done.error == "EBUSY" and last:
+                again.append(done.index)
+            else:
+                ending = "failed" if session.expect == "failed" else "refused"
+                outcome.refuse(f"memory{done.index} would not go {word}: {done.error}", ending)
+        chosen, busy = tuple(again), busy + len(again)
+    if busy and outcome.ending == "done":
+        outcome.note += f", {busy} times one was busy"
     return outcome
 
 
