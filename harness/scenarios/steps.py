@@ -30,6 +30,7 @@ from harness.model.zones import MOVABLE
 from harness.parsers.elf import load_segments
 from harness.qemu import memdev
 from harness.qemu.dump import dump_head
+from harness.scenarios import holds
 from harness.scenarios.dumps import DumpReport
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session, overlap
@@ -275,11 +276,11 @@ def _chosen_blocks(session: Session, args: Arguments) -> tuple[int, ...]:
 
 
 def _set_blocks(session: Session, args: Arguments, word: str, deadline: Deadline) -> Outcome:
-    chosen, busy = _chosen_blocks(session, args), 0
+    shell, chosen, busy = session.guest.shell, _chosen_blocks(session, args), 0
     outcome = Outcome(note=f"{len(chosen)} memory blocks")
     for last in reversed(range(args.get("attempts", 1))):
         again = []
-        for done in blocks.set_blocks(session.guest.shell, chosen, word, deadline=deadline):
+        for done in blocks.set_blocks(shell, chosen, word, deadline=deadline, patience=args.get("patience")):
             if done.ok:
                 session.apply(SetBlock(done.index, word))
             elif done.error == "EBUSY" and last:
@@ -482,6 +483,8 @@ VERBS: dict[str, Verb] = {
     "devdax": devdax,
     "load": load,
     "unload": unload,
+    "hold": holds.hold,
+    "release": holds.release,
     "fail-notifier": fail_notifier,
     "dump": dump,
     "reboot": reboot,

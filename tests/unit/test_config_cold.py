@@ -63,6 +63,10 @@ def test_a_reboot_keeps_what_is_plugged(tmp_path: Path) -> None:
             "plug-pmem: {id: p, size: 1G}",
             "nobody follows the namespace of 'p' through a boot\n  hint: unplug it before",
         ),
+        (
+            "plug-dimm: {id: d, size: 1G}\n  - hold: {id: x, device: d}",
+            "nobody holds 'x' after a boot\n  hint: release it before",
+        ),
         ("load: {id: x, kind: ptdump}", "the load 'x' does not outlive a boot\n  hint: unload it before"),
     ],
 )

@@ -25,6 +25,13 @@ def test_set_blocks() -> None:
     assert shell.asked == [("/usr/lib/memhp/blocks set offline", b"16\n17\n9\n")]
 
 
+def test_set_blocks_with_little_patience() -> None:
+    shell = CannedShell(said("16 failed write: Interrupted system call\n"))
+    done = set_blocks(shell, [16], "offline", deadline=Deadline(5), patience=2)
+    assert done == (BlockOutcome(16, False, "EINTR"),)
+    assert shell.asked == [("/usr/lib/memhp/blocks set offline 2", b"16\n")]
+
+
 def test_set_no_blocks_asks_nobody() -> None:
     assert set_blocks(CannedShell(), [], "online", deadline=Deadline(5)) == ()
 
