@@ -194,7 +194,7 @@ def memhp_guest(
     while directory.exists():
         number += 1
         directory = directory.with_name(f"{name}-{memhp_guest_spec.name}-{number}")
-    directory.mkdir(parents=True)
+    directory.mkdir(mode=0o700, parents=True)
     with contextlib.ExitStack() as stack:
         try:
             session = stack.enter_context(_booted(name, memhp_guest_spec, memhp_artifacts, memhp_options, directory))

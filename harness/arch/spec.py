@@ -84,6 +84,8 @@ class ArchSpec:
     device_page_words: Mapping[str, str]
     #: bytes of one struct page that memory bring-up reserves room for (MAX_STRUCT_PAGE_SIZE, drivers/nvdimm/nd.h)
     max_struct_page: int = 64
+    #: what a line of the kernel log says that is no alarm before a boot's first snapshot: a known race of booting
+    boot_race: str | None = None
     #: wiggle room QEMU asks of a slot
     slot_slack: int = GIB
     #: True if QEMU's device tree lists the memory of the last node first (arm_load_dtb, hw/arm/boot.c, QEMU 10.0)

@@ -49,6 +49,7 @@ class Plan(Generic[S]):
         self._fail = fail
         self._devices: dict[str, _Device] = {}
         self._loads: set[str] = set()
+        self._held: set[str] = set()
 
     def follow(self, step: S, verb: str, args: Mapping[str, Any], expect: str) -> None:
         """Take note of one step."""
@@ -63,6 +64,8 @@ class Plan(Generic[S]):
                 self._pmem(step, verb, args, expect)
             case "load" | "unload":
                 self._load(step, verb, args)
+            case "hold" | "release":
+                self._hold(step, verb, args)
             case "reboot":
                 self._reboot(step)
             case "online" | "offline" | "touch":
@@ -206,12 +209,26 @@ class Plan(Generic[S]):
                 self._fail(step, name, f"a load of the kind {args['kind']} has no {name!r}", suggest(name, known))
         self._loads.add(id)
 
+    def _hold(self, step: S, verb: str, args: Mapping[str, Any]) -> None:
+        id = args["id"]
+        if verb == "release":
+            if id not in self._held:
+                self._fail(step, "id", f"nothing is held as {id!r} here", suggest(id, self._held))
+            self._held.remove(id)
+            return
+        if id in self._held:
+            self._fail(step, "id", f"something is held as {id!r} already", "release it first, or choose another id")
+        self._known(step, "device", args["device"])
+        self._held.add(id)
+
     def _reboot(self, step: S) -> None:
         for id, device in self._devices.items():
             if device.kind == PMEM:
                 self._fail(step, None, f"nobody follows the namespace of {id!r} through a boot", "unplug it before")
         for id in self._loads:
             self._fail(step, None, f"the load {id!r} does not outlive a boot", "unload it before")
+        for id in self._held:
+            self._fail(step, None, f"nobody holds {id!r} after a boot", "release it before")
 
     def _blocks(self, step: S, verb: str, args: Mapping[str, Any]) -> None:
         if verb != "touch":

@@ -23,10 +23,10 @@ INVARIANTS = (
 ABILITY_NAMES = (
     *("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory", "folded-hugetlb"),
     *("folded-dax", "node-without-cpu", "proc-kcore", "notifier-errors"),
-    *("host-thp", "host-hugetlb-2M", "fault-injection"),
+    *("host-thp", "host-hugetlb-2M", "host-hugetlb-1G", "fault-injection"),
 )
 #: huge pages of the host that a device's memory may be made of; each needs the ability host-NAME
-BACKINGS = ("thp", "hugetlb-2M")
+BACKINGS = ("thp", "hugetlb-2M", "hugetlb-1G")
 #: an address: as high as the machine has room for the device
 TOP = "top"
 ONLINE_TYPES = ("kernel", "movable", "default")
@@ -49,7 +49,7 @@ LOADS: Mapping[str, Mapping[str, str]] = {
 #: what can be done side by side, and which of it depends on what room is taken
 SIDE_BY_SIDE = (
     *("plug-dimm", "plug-virtio-mem", "plug-pmem", "unplug", "resize", "online", "offline", "touch", "namespace"),
-    *("kmem", "devdax", "fill"),
+    *("kmem", "devdax", "fill", "release"),
 )
 TAKES_ROOM = ("plug-dimm", "plug-virtio-mem", "plug-pmem", "unplug")
 
@@ -204,7 +204,9 @@ VERBS: Mapping[str, Verb] = {
         {**_BLOCKS, "type": _choice(*ONLINE_TYPES, default="movable")},
     ),
     "offline": Verb(
-        "take memory blocks offline: all of a device or of boot memory, its first or last ones, or by number", _BLOCKS
+        "take memory blocks offline: all of a device or of boot memory, its first or last ones, or by number; "
+        "one that is busy (EBUSY) is asked so many times, one that takes longer than patience, in seconds, is let be",
+        {**_BLOCKS, "attempts": _count(1, default=1), "patience": _count(1, 3600)},
     ),
     "auto-online": Verb("set what becomes of memory that is added", {"policy": _choice(*POLICIES, required=True)}),
     "touch": Verb(
@@ -241,6 +243,17 @@ VERBS: Mapping[str, Verb] = {
         },
     ),
     "unload": Verb("end a load", {"id": Field(_read_load_id, required=True, bare=True)}),
+    "hold": Verb(
+        "have a process hold pages of a device, so that they cannot be migrated",
+        {
+            "id": Field(_read_load_id, required=True, bare=True),
+            "device": Field(read_id, required=True),
+            "pages": _count(1, 16, default=1),
+        },
+    ),
+    "release": Verb(
+        "let go of held pages, which must be as they were", {"id": Field(_read_load_id, required=True, bare=True)}
+    ),
     "fail-notifier": Verb(
         "have the kernel's memory notifiers fail (CONFIG_MEMORY_NOTIFIER_ERROR_INJECT) at an event; none: no more",
         {"event": _choice("going-online", "going-offline", "none", required=True)},

@@ -32,21 +32,38 @@ class BlockOutcome:
 
 
 def set_blocks(
-    shell: Shell, indexes: Iterable[int], to: Target | str, *, deadline: Deadline
+    shell: Shell, indexes: Iterable[int], to: Target | str, *, deadline: Deadline, patience: int | None = None
 ) -> tuple[BlockOutcome, ...]:
     """Write ``to`` to the state of each block, in the order given, in one round trip.
 
-    What the kernel refuses is an outcome. Raises UsageError for another word, GuestError, DeadlineExpired.
+    A write that lasts ``patience`` seconds is interrupted by a signal (EINTR), none without. What the kernel refuses is
+    an outcome. Raises UsageError for another word, GuestError, DeadlineExpired.
     """
     check_target(to)
     wanted = list(indexes)
     if not wanted:
         return ()
-    done = shell.run(f"/{SCRIPTS}/blocks set {to}", stdin=_lines(map(str, wanted)), deadline=deadline)
+    command = f"/{SCRIPTS}/blocks set {to}" + ("" if patience is None else f" {patience}")
+    done = shell.run(command, stdin=_lines(map(str, wanted)), deadline=deadline)
     outcomes = tuple(_outcome(line) for line in _answer(done))
     if [outcome.index for outcome in outcomes] != wanted:
         raise GuestError(f"asked for {len(wanted)} memory blocks, the guest answered for {len(outcomes)}")
     return outcomes
+
+
+def valid_zones(shell: Shell, indexes: Iterable[int], *, deadline: Deadline) -> dict[int, tuple[str, ...]]:
+    """Return what each block's valid_zones says: the zone of one that is online, where it could go of one that is not.
+
+    Raises GuestError, DeadlineExpired.
+    """
+    wanted = list(indexes)
+    if not wanted:
+        return {}
+    done = shell.run(f"/{SCRIPTS}/blocks zones", stdin=_lines(map(str, wanted)), deadline=deadline)
+    lines = [line.split(" ") for line in _answer(done)]
+    if [words[0] for words in lines] != [str(index) for index in wanted]:
+        raise GuestError(f"asked for the zones of {len(wanted)} memory blocks, the guest answered for {len(lines)}")
+    return {int(words[0]): tuple(word for word in words[1:] if word) for words in lines}
 
 
 def set_auto_online(shell: Shell, policy: Target | str, *, deadline: Deadline) -> None:

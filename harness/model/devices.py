@@ -40,10 +40,11 @@ class Dimm:
 
 @dataclass
 class VirtioMem:
-    """A virtio-mem device in the driver's sub-block mode (drivers/virtio/virtio_mem.c, v6.12).
+    """A virtio-mem device as its driver uses it (drivers/virtio/virtio_mem.c, v6.12).
 
-    ``plugged`` maps a memory block's index to the bytes plugged in it; sub-blocks of a block are plugged lowest first
-    and unplugged highest first, so that they always form a prefix.
+    ``plugged`` maps a memory block's index to the bytes plugged in it. In sub-block mode sub-blocks of a block are
+    plugged lowest first and unplugged highest first, so that they always form a prefix. Where a sub-block would be as
+    large as a memory block, the driver has big blocks of whole memory blocks, which come and go as one.
     """
 
     id: str
@@ -79,6 +80,40 @@ class VirtioMem:
         """Indexes of the memory blocks that lie wholly in the region (virtio_mem_init: first_mb_id, last_mb_id)."""
         inner = self.range.align_inward(self.memory_block)
         return [piece.start // self.memory_block for piece in inner.chunks(self.memory_block)]
+
+    @property
+    def big_block(self) -> int | None:
+        """Bytes of a big block, None in sub-block mode (virtio_mem_init)."""
+        return None if self.sub_block < self.memory_block else self.sub_block
+
+    def added(self) -> list[AddrRange]:
+        """What the driver added in one go each, lowest first: memory blocks, or big blocks."""
+        size = self.big_block or self.memory_block
+        starts = sorted({index * self.memory_block // size * size for index in self.plugged})
+        return [AddrRange.sized(start, size) for start in starts]
+
+    def absent_big_blocks(self) -> list[tuple[int, ...]]:
+        """Memory blocks of each big block that is not plugged, lowest first."""
+        return [blocks for blocks in self._big_blocks() if blocks[0] not in self.plugged]
+
+    def present_big_blocks(self, rank: dict[int, int]) -> list[tuple[int, ...]]:
+        """Memory blocks of each plugged big block in the order in which they are given back; ``rank`` as below.
+
+        Those that are offline go first, then those with nothing in a kernel zone, the highest first each time.
+        """
+
+        def key(blocks: tuple[int, ...]) -> tuple[int, int]:
+            ranks = {rank[index] for index in blocks}
+            return (0 if ranks == {2} else 2 if 0 in ranks else 1, -blocks[0])
+
+        return sorted((blocks for blocks in self._big_blocks() if blocks[0] in self.plugged), key=key)
+
+    def _big_blocks(self) -> list[tuple[int, ...]]:
+        inner = self.range.align_inward(self.sub_block)
+        return [
+            tuple(part.start // self.memory_block for part in piece.chunks(self.memory_block))
+            for piece in inner.chunks(self.sub_block)
+        ]
 
     def grow_order(self, rank: dict[int, int]) -> list[int]:
         """Blocks in the order virtio_mem_sbm_plug_request() fills them.

@@ -213,6 +213,9 @@ class MemoryModel:
 
     def _resize(self, device: VirtioMem, requested: int) -> None:
         device.requested = requested
+        if device.big_block is not None:
+            self._resize_by_big_blocks(device, requested, device.big_block)
+            return
         grow = (requested - device.size) // device.sub_block * device.sub_block
         if grow > 0:
             for index in device.grow_order(self._rank(device)):
@@ -230,13 +233,26 @@ class MemoryModel:
                 if shrink <= 0:
                     break
 
+    def _resize_by_big_blocks(self, device: VirtioMem, requested: int, size: int) -> None:
+        """virtio_mem_bbm_plug_request, virtio_mem_bbm_unplug_request (drivers/virtio/virtio_mem.c, v6.12)."""
+        for blocks in device.absent_big_blocks():
+            if requested - device.size < size or not self._may_add(device, size):
+                break
+            for index in blocks:
+                self._grow_block(device, index, device.memory_block)
+        for blocks in device.present_big_blocks(self._rank(device)):
+            if device.size - requested < size:
+                break
+            for index in blocks:
+                self._shrink_block(device, index, device.memory_block)
+
     def _may_add(self, device: VirtioMem, size: int) -> bool:
         """virtio_mem_could_add_memory (drivers/virtio/virtio_mem.c, v6.12): not too much may be offline at a time."""
         offline = sum(self.blocks[index].zone is None for index in device.plugged) * device.memory_block
         return offline + size <= self._offline_threshold(device)
 
     def _offline_threshold(self, device: VirtioMem) -> int:
-        return max(2 * device.memory_block, OFFLINE_THRESHOLD)
+        return max(2 * (device.big_block or device.memory_block), OFFLINE_THRESHOLD)
 
     def _go_on(self, device: VirtioMem) -> None:
         """virtio_mem_memory_notifier_cb, MEM_ONLINE: it adds more once half of what may be offline is free."""
@@ -366,8 +382,8 @@ class MemoryModel:
             case Dimm(kernel_added=True):
                 yield LinearPiece(device.range, device.id, "ram")
             case VirtioMem():
-                for index in sorted(device.plugged):
-                    yield LinearPiece(self.block_range(index), device.id, "ram")
+                for added in device.added():
+                    yield LinearPiece(added, device.id, "ram")
             case Pmem(mode="kmem"):
                 yield LinearPiece(self.kmem_range(device), device.id, "ram")
             case Pmem():

@@ -113,12 +113,10 @@ _ALARMS: tuple[tuple[str, str], ...] = (
     ("WARN", r"^WARNING: (?:CPU: [0-9]+ PID: [0-9]+ at |\S+:[0-9]+ at |at )"),
     # arch/{arm64,riscv}/mm/ptdump.c, ptdump_check_wx
     ("W+X", r"\bChecked W\+X mappings: (?:FAILED|failed)|\bFound (?:insecure W\+X|non-UXN) mapping"),
-    # fs/sysfs/dir.c sysfs_warn_dup, lib/kobject.c; not the BARs of a PCI device: while a riscv64 guest boots by ACPI,
-    # acpi_scan_clear_dep_fn and pci_sysfs_init (both v6.12) race to create those, and either may win
+    # fs/sysfs/dir.c sysfs_warn_dup, lib/kobject.c
     (
         "duplicate object",
-        r"\bcannot create duplicate filename '(?!/devices/pci[0-9a-f:./]+/resource[0-5](?:_wc)?')"
-        r"|\bdon't try to register things with the same name",
+        r"\bcannot create duplicate filename '|\bdon't try to register things with the same name",
     ),
     # mm/kmemleak.c
     ("kmemleak", r"^kmemleak: [0-9]+ new suspected memory leaks?"),

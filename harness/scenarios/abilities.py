@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UnsupportedError, UsageError
+from harness.units import GIB, KIB, MIB
 
 _SHMEM_THP = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
-_FREE_HUGE = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
-#: what the scenario of this family has plugged at a time
-_HUGE_PAGES = 256
+_HUGE = "/sys/kernel/mm/hugepages/hugepages-{}kB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,19 @@ class Ability:
     arch: str | None = None
     elsewhere: str = ""
     host: Callable[[], bool] | None = None
+
+
+def _host_pages(name: str, size: int, count: int) -> Ability:
+    def are_free() -> bool:
+        return int(_read(f"{_HUGE.format(size // KIB)}/free_hugepages") or 0) >= count
+
+    return Ability(
+        f"host-hugetlb-{name}",
+        f"{count} free huge pages of {name}",
+        (),
+        host=are_free,
+        hint=f"echo {count} >{_HUGE.format(size // KIB)}/nr_hugepages",
+    )
 
 
 ABILITIES: dict[str, Ability] = {
@@ -77,13 +89,9 @@ ABILITIES: dict[str, Ability] = {
             host=lambda: _thp(_read(_SHMEM_THP)),
             hint=f"echo advise >{_SHMEM_THP}",
         ),
-        Ability(
-            "host-hugetlb-2M",
-            f"{_HUGE_PAGES} free huge pages of 2 MiB",
-            (),
-            host=lambda: int(_read(_FREE_HUGE) or 0) >= _HUGE_PAGES,
-            hint=f"sysctl vm.nr_hugepages={_HUGE_PAGES}",
-        ),
+        # As many as the scenarios of the family have plugged at a time.
+        _host_pages("2M", 2 * MIB, 256),
+        _host_pages("1G", GIB, 2),
         Ability(
             "fault-injection",
             "allocations of slab caches that fail on demand",

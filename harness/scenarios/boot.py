@@ -184,8 +184,11 @@ def cpu_shares(cpus: int, nodes: int) -> tuple[tuple[int, ...], ...]:
 
 def command_line_of_kernel(spec: GuestSpec) -> str:
     """``-append``: the console, what makes the boot quiet and quick, then what the user adds."""
+    words = [f"console={arch_named(spec.arch).console}", "random.trust_cpu=on"]
     # A kernel that has oopsed proves nothing more, and one that reboots takes the evidence along.
-    words = [f"console={arch_named(spec.arch).console}", "random.trust_cpu=on", "oops=panic", "panic=0", spec.cmdline]
+    words += ["oops=panic", "panic=0"]
+    # Seconds: a host with other work to do may leave a CPU of its guest alone for longer than the 20 of the defaults.
+    words += ["rcupdate.rcu_cpu_stall_timeout=60", "watchdog_thresh=60", spec.cmdline]
     return " ".join(word for word in words if word)
 
 

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.check import ResizeReport, TouchReport, UnplugReport
+from harness.check import TouchReport, UnplugReport
 from harness.config.verbs import TOP
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QmpRefused, UnsupportedError, UsageError
@@ -18,34 +18,35 @@ from harness.model.actions import (
     PlugDimm,
     PlugVirtioMem,
     PlugVirtioPmem,
-    Resize,
     SetAutoOnline,
-    SetBlock,
     SetPmemMode,
     StartLoad,
     Unplug,
 )
-from harness.model.devices import Dimm, Pmem, VirtioMem
-from harness.model.zones import MOVABLE
+from harness.model.devices import Dimm, Pmem
+from harness.model.memory import BACKEND_ALIGNMENT
 from harness.parsers.elf import load_segments
 from harness.qemu import memdev
 from harness.qemu.dump import dump_head
+from harness.scenarios import holds
 from harness.scenarios.dumps import DumpReport
+from harness.scenarios.onlining import brought_back, offline, online
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session, overlap
+from harness.scenarios.sizes import await_size, resize, settle
 from harness.state import NotObserved
-from harness.units import MIB, AddrRange, align_down, format_size, intersect_ranges, subtract_ranges
+from harness.units import GIB, MIB, AddrRange, align_down, format_size, intersect_ranges, subtract_ranges
 
 Arguments = Mapping[str, Any]
 Verb = Callable[[Session, Arguments, Deadline], Outcome]
 
-#: sysfs words for the types a scenario asks for
-ONLINE_WORD = {"kernel": "online_kernel", "movable": "online_movable", "default": "online"}
 #: where CONFIG_MEMORY_NOTIFIER_ERROR_INJECT takes its orders
 _NOTIFIERS = "/sys/kernel/debug/notifier-error-inject/memory/actions"
 
 #: properties of a memory-backend-memfd; QEMU asks for transparent huge pages by itself
-_BACKENDS: Mapping[str | None, Mapping[str, object]] = {"hugetlb-2M": {"hugetlb": True, "hugetlbsize": 2 * MIB}}
+_BACKENDS: Mapping[str | None, Mapping[str, object]] = {
+    f"hugetlb-{format_size(size)}": {"hugetlb": True, "hugetlbsize": size} for size in (2 * MIB, GIB)
+}
 
 
 def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
@@ -73,7 +74,9 @@ def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
         return outcome
     except DeadlineExpired as late:
         outcome.note = str(late)
-    why_not = _not_addable(session, session.model.place(size) if address is None else AddrRange.sized(address, size))
+    if address is None:
+        address = session.model.place(size, _alignment(args)).start
+    why_not = _not_addable(session, AddrRange.sized(address, size))
     added = why_not is None and session.expect != "failed"
     session.apply(PlugDimm(args["id"], size, args.get("node") or 0, args.get("slot"), address, added))
     if session.expect == "failed":
@@ -82,6 +85,12 @@ def plug_dimm(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     elif why_not is not None:
         outcome.refuse(f"the kernel cannot add {why_not}")
     return outcome
+
+
+def _alignment(args: Arguments) -> int:
+    """What QEMU aligns the device's address to: no less than the pages its memory is made of."""
+    size = _BACKENDS.get(args.get("backing"), {}).get("hugetlbsize")
+    return size if isinstance(size, int) else BACKEND_ALIGNMENT
 
 
 def _not_addable(session: Session, place: AddrRange) -> str | None:
@@ -113,10 +122,11 @@ def plug_virtio_mem(session: Session, args: Arguments, deadline: Deadline) -> Ou
     )
     _power_up(session, args["id"], deadline)
     block = memdev.memory_device(machine, args["id"], deadline=deadline).block_size or 2 * MIB
-    session.apply(PlugVirtioMem(args["id"], args["max"], block, requested, args.get("node") or 0, port))
+    address = session.model.place(args["max"], max(block, _alignment(args))).start
+    session.apply(PlugVirtioMem(args["id"], args["max"], block, requested, args.get("node") or 0, port, address))
     outcome = Outcome(note=done.detail)
     _await_driver(session, "virtio", session.model.expected().virtio_names[args["id"]], "virtio_mem", outcome, deadline)
-    _await_size(session, args["id"], requested, outcome, deadline)
+    await_size(session, args["id"], requested, outcome, deadline)
     return outcome
 
 
@@ -167,6 +177,7 @@ def unplug(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     outcome.unplugs.append(UnplugReport(args["id"], unplug_endings(args["id"], done), refused))
     if refused:
         outcome.refuse(f"the guest keeps {args['id']}: {done.detail}")
+        brought_back(session, args["id"], deadline)
     else:
         session.apply(Unplug(args["id"]))
     return outcome
@@ -191,91 +202,6 @@ def unplug_endings(id: str, done: memdev.UnplugOutcome) -> tuple[str, ...]:
     if done.kind == "refused" and not names:
         names.append("ACPI_OST_REFUSED")
     return tuple(names)
-
-
-def resize(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
-    """Change virtio-mem's requested-size; ``wait: false`` goes on while the guest is still at it."""
-    outcome = Outcome()
-    try:
-        memdev.resize(session.guest.machine, args["id"], args["to"], deadline=deadline)
-    except QmpRefused as refusal:
-        outcome.refuse(refusal.desc, "qemu-refused")
-        device = memdev.memory_device(session.guest.machine, args["id"], deadline=deadline)
-        outcome.resizes.append(ResizeReport(args["id"], args["to"], device.size, refusal.desc))
-        return outcome
-    unmovable = _holds_kernel_memory(session, args["id"])
-    session.apply(Resize(args["id"], args["to"]))
-    if args.get("wait", True):
-        _await_size(session, args["id"], args["to"], outcome, deadline)
-        if unmovable and outcome.resizes[-1].size > args["to"]:
-            # Shrinking stops at what cannot be moved, and where that lies nobody outside the guest can know.
-            size = format_size(outcome.resizes[-1].size)
-            outcome.refuse(f"the guest keeps {size}: blocks of {args['id']} are online as kernel memory")
-            outcome.pending = True
-    else:
-        outcome.pending = True
-        outcome.note = "not waited for"
-    return outcome
-
-
-def _holds_kernel_memory(session: Session, id: str) -> bool:
-    zones = {session.model.blocks[index].zone for index in session.model.blocks_of(id)}
-    return bool(zones - {None, MOVABLE})
-
-
-def settle(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
-    """Wait for a resize that was started without waiting."""
-    outcome = Outcome()
-    device = session.model.devices.get(args["id"])
-    if not isinstance(device, VirtioMem):
-        raise UsageError(f"{args['id']} is not a virtio-mem device")
-    _await_size(session, args["id"], device.requested, outcome, deadline)
-    return outcome
-
-
-def _await_size(session: Session, id: str, requested: int, outcome: Outcome, deadline: Deadline) -> None:
-    """Wait for what the model says the driver reaches; where it stops short, the report shows by how much."""
-    device = session.model.devices[id]
-    target = device.size if isinstance(device, VirtioMem) else requested
-    try:
-        memdev.wait_size(session.guest.machine, id, target, deadline=deadline.at_most(session.options.settle))
-    except DeadlineExpired as late:
-        outcome.note = str(late)
-    size = memdev.memory_device(session.guest.machine, id, deadline=deadline).size
-    outcome.note = outcome.note or f"{format_size(size)} plugged"
-    outcome.resizes.append(ResizeReport(id, requested, size))
-
-
-def _chosen_blocks(session: Session, args: Arguments) -> tuple[int, ...]:
-    if args.get("blocks") is not None:
-        return tuple(args["blocks"])
-    owned = session.model.boot_blocks() if args.get("boot") else session.model.blocks_of(args["device"])
-    first, last = args.get("first"), args.get("last")
-    if first is not None:
-        return owned[:first]
-    return owned[-last:] if last is not None else owned
-
-
-def _set_blocks(session: Session, args: Arguments, word: str, deadline: Deadline) -> Outcome:
-    chosen = _chosen_blocks(session, args)
-    outcome = Outcome(note=f"{len(chosen)} memory blocks")
-    for done in blocks.set_blocks(session.guest.shell, chosen, word, deadline=deadline):
-        if done.ok:
-            session.apply(SetBlock(done.index, word))
-        else:
-            ending = "failed" if session.expect == "failed" else "refused"
-            outcome.refuse(f"memory{done.index} would not go {word}: {done.error}", ending)
-    return outcome
-
-
-def online(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
-    """Bring memory blocks online, one after the other, lowest first."""
-    return _set_blocks(session, args, ONLINE_WORD[args.get("type", "movable")], deadline)
-
-
-def offline(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
-    """Take memory blocks offline, one after the other, lowest first."""
-    return _set_blocks(session, args, "offline", deadline)
 
 
 def auto_online(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
@@ -457,6 +383,8 @@ VERBS: dict[str, Verb] = {
     "devdax": devdax,
     "load": load,
     "unload": unload,
+    "hold": holds.hold,
+    "release": holds.release,
     "fail-notifier": fail_notifier,
     "dump": dump,
     "reboot": reboot,

@@ -70,7 +70,7 @@ def _fail(step: Step, name: str | None, message: str, hint: str | None) -> NoRet
 
 
 def plan_of(session: Session, spec: GuestSpec) -> Plan[Step]:
-    """What later steps have to make sense after: the devices and loads that the guest has now."""
+    """What later steps have to make sense after: the devices, loads and held pages that the guest has now."""
     plan: Plan[Step] = Plan(spec, _fail)
     for device in session.model.devices.values():
         args: dict[str, Any] = {"id": device.id, "size": device.range.size, "node": 0}
@@ -89,6 +89,8 @@ def plan_of(session: Session, spec: GuestSpec) -> Plan[Step]:
                 plan.follow(_NOW, "kmem", {"id": device.id}, "done")
     for id in session.loads:
         plan.follow(_NOW, "load", {"id": id, "kind": next(iter(LOADS))}, "done")
+    for id in session.held:
+        plan.follow(_NOW, "hold", {"id": id, "device": next(iter(session.model.devices))}, "done")
     return plan
 
 
@@ -134,7 +136,7 @@ class Explorer:
         """What the words of a line can mean now."""
         devices = self.session.model.devices
         modes = {id: device.mode if isinstance(device, Pmem) else "" for id, device in devices.items()}
-        return Known(modes, tuple(self.session.loads))
+        return Known(modes, tuple(self.session.loads), tuple(self.session.held))
 
     def examine_boot(self) -> None:
         """Check the guest as it was found."""

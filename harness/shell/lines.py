@@ -43,7 +43,12 @@ _STEPS = (
         "bring memory blocks online",
         ("boot", *ONLINE_TYPES),
     ),
-    Command("offline", "offline ID|boot|32-39,42 [first=N|last=N]", "take memory blocks offline", ("boot",)),
+    Command(
+        "offline",
+        "offline ID|boot|32-39,42 [first=N|last=N] [attempts=N] [patience=SECONDS]",
+        "take memory blocks offline",
+        ("boot",),
+    ),
     Command("auto-online", "auto-online POLICY", "set what becomes of memory that is added", POLICIES),
     Command("touch", "touch SIZE [ID]", "allocate, write and read back memory; some of it must lie in device ID"),
     Command("fill", "fill LEAVE", "allocate, write and read back all free memory but this much, and give it back"),
@@ -56,6 +61,8 @@ _STEPS = (
     Command("kmem-fault", "kmem-fault ID [step=N]", "make it system RAM while one allocation after the other fails"),
     Command("load", "load KIND [ID] [cpus=N …]", "start a load that goes round while steps are done", tuple(LOADS)),
     Command("unload", "unload ID", "end a load"),
+    Command("hold", "hold DEVICE [ID] [pages=N]", "have a process hold pages of a device, so that they cannot move"),
+    Command("release", "release ID", "let go of held pages"),
     Command(
         "fail-notifier",
         "fail-notifier going-online|going-offline|none",
@@ -130,6 +137,7 @@ class Known:
 
     devices: Mapping[str, str]
     loads: Collection[str] = ()
+    held: Collection[str] = ()
 
 
 def split(line: str) -> tuple[str, str]:
@@ -253,12 +261,18 @@ def _load(words: Sequence[str], known: Known) -> tuple[str, dict[str, str]]:
     return "load", {"id": words[1] if len(words) == 2 else _fresh(kind, known.loads), "kind": kind}
 
 
+def _hold(words: Sequence[str], known: Known) -> tuple[str, dict[str, str]]:
+    _count("hold", words, 1, 2)
+    return "hold", {"id": words[1] if len(words) == 2 else _fresh("held", known.held), "device": words[0]}
+
+
 _TRANSLATORS: Mapping[str, Callable[[Sequence[str], Known], tuple[str, dict[str, str]]]] = {
     "plug": _plug,
     "online": _online,
     "offline": _offline,
     "pmem": _pmem,
     "load": _load,
+    "hold": _hold,
 }
 
 
@@ -291,8 +305,10 @@ def completions(before: str, known: Known) -> list[str]:
     if command is None:
         return []
     found = list(COMMANDS) if name == "help" else list(command.words)
-    if name in ("unplug", "resize", "settle", "online", "offline", "touch", "pmem", "kmem-fault"):
+    if name in ("unplug", "resize", "settle", "online", "offline", "touch", "pmem", "kmem-fault", "hold"):
         found += known.devices
     if name == "unload":
         found += known.loads
+    if name == "release":
+        found += known.held
     return [word for word in found if word.startswith(start) and word != "-"]

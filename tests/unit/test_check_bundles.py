@@ -323,6 +323,29 @@ def test_a_corruption_is_named_and_forgotten_when_undone(item: Corruption, tmp_p
     assert broken_in(copy) == set()
 
 
+@pytest.mark.parametrize(
+    ("bundle", "at", "object", "broken"),
+    [
+        ("riscv64-story", "000", "resource0", set()),
+        ("riscv64-story", "000", "0000:03:00.0/resource4_wc", set()),
+        ("riscv64-story", "000", "config", {"LOG-1"}),
+        ("riscv64-story", "001", "resource0", {"LOG-1"}),
+        ("arm64-story", "000", "resource0", {"LOG-1"}),
+    ],
+)
+@pytest.mark.parametrize("file", ["dmesg.txt", "console.json"])
+def test_a_race_of_booting_is_no_alarm_while_the_guest_boots(
+    bundle: str, at: str, object: str, broken: set[str], file: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(BUNDLES / bundle, copy)
+    line = f"sysfs: cannot create duplicate filename '/devices/pci0000:00/0000:00:06.0/{object}'"
+    edit = append(f"<4>[   99.000000] {line}") if file == "dmesg.txt" else in_json(lambda _: [f"[   99.000000] {line}"])
+    source = copy / "states" / at / file
+    source.write_text(edit(source.read_text()))
+    assert broken_in(copy) == broken
+
+
 def test_a_directory_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no bundle: it has no run\.json"):
         recheck(tmp_path)

@@ -98,7 +98,7 @@ def test_facts_of_a_kernel_that_tells_little() -> None:
         collect_facts(RecordedGuest({}), ARM64, Deadline(5))
 
 
-@pytest.mark.parametrize("config", [b"\x1f\x8bnonsense", gzip.compress(b"CONFIG_SMP=y\n")[:-6]])
+@pytest.mark.parametrize("config", [b"\x1f\x8bnonsense", gzip.compress(b"CONFIG_SMP=y\n", mtime=0)[:-6]])
 def test_facts_with_a_broken_config(config: bytes) -> None:
     with pytest.raises(ParseError, match=r"/proc/config.gz:1: cannot be unpacked|cut off"):
         collect_facts(RecordedGuest({"auxv": AUXV, "config": config}), ARM64, Deadline(5))

@@ -63,6 +63,10 @@ def test_a_reboot_keeps_what_is_plugged(tmp_path: Path) -> None:
             "plug-pmem: {id: p, size: 1G}",
             "nobody follows the namespace of 'p' through a boot\n  hint: unplug it before",
         ),
+        (
+            "plug-dimm: {id: d, size: 1G}\n  - hold: {id: x, device: d}",
+            "nobody holds 'x' after a boot\n  hint: release it before",
+        ),
         ("load: {id: x, kind: ptdump}", "the load 'x' does not outlive a boot\n  hint: unload it before"),
     ],
 )
@@ -88,7 +92,7 @@ def test_steps_of_one_architecture(tmp_path: Path) -> None:
 def test_huge_pages_of_the_host_are_a_need(tmp_path: Path) -> None:
     needs = read(tmp_path, "  - plug-dimm: {id: d, size: 1G, backing: hugetlb-2M}\n").needs
     assert needs == ("acpi-dimm", "host-hugetlb-2M")
-    with pytest.raises(ConfigError, match=r"backing: '4M' is none of thp, hugetlb-2M"):
+    with pytest.raises(ConfigError, match=r"backing: '4M' is none of thp, hugetlb-2M, hugetlb-1G"):
         read(tmp_path, "  - plug-dimm: {id: d, size: 1G, backing: 4M}\n")
 
 

@@ -269,6 +269,22 @@ PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
         ),
         ("", "  - repeat: {times: 2, steps: [{plug-dimm: {id: d, size: 1G}}]}\n", "device id 'd' is used twice"),
         ("", "  - unload: {id: x}\n", "s.yaml:4: steps[0].unload.id: no load 'x' runs here\n  hint: known: none"),
+        (
+            "",
+            "  - release: {id: x}\n",
+            "s.yaml:4: steps[0].release.id: nothing is held as 'x' here\n  hint: known: none",
+        ),
+        ("", "  - hold: {id: x, device: d}\n", "steps[0].hold.device: no device 'd' is plugged here"),
+        (
+            "  - plug-dimm: {id: d, size: 1G}\n  - hold: {id: x, device: d}\n",
+            "  - hold: {id: x, device: d}\n",
+            "hold.id: something is held as 'x' already\n  hint: release it first, or choose another id",
+        ),
+        (
+            "  - plug-dimm: {id: d, size: 1G}\n",
+            "  - hold: {id: x, device: d, pages: 17}\n",
+            "hold.pages: 17 is too large",
+        ),
         ("", "  - load: {id: 1x, kind: ptdump}\n", "load.id: '1x' cannot be a load's id\n  hint: a letter, then"),
         ("", "  - load: {id: x, kind: ptdmp}\n", "load.kind: 'ptdmp' is none of"),
         (

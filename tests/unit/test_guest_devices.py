@@ -9,7 +9,7 @@ from guest_peer import CannedShell, said
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UsageError
 from harness.guest import pmem
-from harness.guest.blocks import BlockOutcome, error_name, set_auto_online, set_blocks, wait_blocks
+from harness.guest.blocks import BlockOutcome, error_name, set_auto_online, set_blocks, valid_zones, wait_blocks
 from harness.guest.devices import switch_slot, wait_driver
 from harness.guest.touch import TouchResult, parse_touch, touch_memory
 from harness.units import MIB, AddrRange
@@ -23,6 +23,13 @@ def test_set_blocks() -> None:
         BlockOutcome(9, False, "odd"),
     )
     assert shell.asked == [("/usr/lib/memhp/blocks set offline", b"16\n17\n9\n")]
+
+
+def test_set_blocks_with_little_patience() -> None:
+    shell = CannedShell(said("16 failed write: Interrupted system call\n"))
+    done = set_blocks(shell, [16], "offline", deadline=Deadline(5), patience=2)
+    assert done == (BlockOutcome(16, False, "EINTR"),)
+    assert shell.asked == [("/usr/lib/memhp/blocks set offline 2", b"16\n")]
 
 
 def test_set_no_blocks_asks_nobody() -> None:
@@ -47,6 +54,19 @@ def test_set_blocks_to_what_is_no_state() -> None:
 def test_set_blocks_without_an_answer(answer: object, message: str) -> None:
     with pytest.raises(GuestError, match=message):
         set_blocks(CannedShell(answer), [1, 2], "online", deadline=Deadline(5))  # type: ignore[arg-type]
+
+
+def test_valid_zones() -> None:
+    shell = CannedShell(said("16 Movable\n17 Normal Movable\n18 \n"))
+    assert valid_zones(shell, [16, 17, 18], deadline=Deadline(5)) == {
+        16: ("Movable",),
+        17: ("Normal", "Movable"),
+        18: (),
+    }
+    assert shell.asked == [("/usr/lib/memhp/blocks zones", b"16\n17\n18\n")]
+    assert valid_zones(CannedShell(), [], deadline=Deadline(5)) == {}
+    with pytest.raises(GuestError, match="asked for the zones of 1 memory blocks, the guest answered for 0"):
+        valid_zones(CannedShell(said("")), [16], deadline=Deadline(5))
 
 
 def test_auto_online() -> None:

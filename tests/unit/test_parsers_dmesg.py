@@ -220,8 +220,6 @@ BENIGN = [
     "WARNING: 'bootconfig' found on the kernel command line but CONFIG_BOOT_CONFIG is not set.",
     "** This means that this is a DEBUG kernel and it is     **",
     "random: crng init done",
-    "sysfs: cannot create duplicate filename '/devices/pci0000:00/0000:00:06.0/resource0'",
-    "sysfs: cannot create duplicate filename '/devices/pci0000:00/0000:00:06.0/0000:03:00.0/resource4_wc'",
     "sh[73]: unhandled exception: DABT (lower EL), ESR 0x92000046, level 2 translation fault in busybox[400000+1c0000]",
     "sh[73]: unhandled signal 11 code 0x1 at 0x0000000000000000 in busybox[10000+1c0000]",
     "LSM: initializing lsm=capability,landlock",

@@ -34,15 +34,19 @@ def test_transparent_huge_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         require_host(("host-thp",))
 
 
-def test_huge_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "free_hugepages"
-    monkeypatch.setattr(abilities, "_FREE_HUGE", str(file))
-    for text in ("", "255\n"):
-        file.write_text(text)
-        with pytest.raises(UnsupportedError, match=r"256 free huge pages of 2 MiB\n  hint: sysctl vm.nr_hugepages=256"):
-            require_host(("host-hugetlb-2M",))
-    file.write_text("256\n")
-    require_host(("host-hugetlb-2M",))
-    file.unlink()
+@pytest.mark.parametrize(
+    ("name", "directory", "enough"), [("2M", "hugepages-2048kB", 256), ("1G", "hugepages-1048576kB", 2)]
+)
+def test_huge_pages(name: str, directory: str, enough: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / directory / "free_hugepages"
+    monkeypatch.setattr(abilities, "_HUGE", f"{tmp_path}/hugepages-{{}}kB")
     with pytest.raises(UnsupportedError):
-        require_host(("host-hugetlb-2M",))
+        require_host((f"host-hugetlb-{name}",))
+    file.parent.mkdir()
+    for text in ("", f"{enough - 1}\n"):
+        file.write_text(text)
+        hint = rf"{enough} free huge pages of {name}\n  hint: echo {enough} >.*/{directory}/nr_hugepages"
+        with pytest.raises(UnsupportedError, match=hint):
+            require_host((f"host-hugetlb-{name}",))
+    file.write_text(f"{enough}\n")
+    require_host((f"host-hugetlb-{name}",))

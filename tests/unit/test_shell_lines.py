@@ -14,7 +14,7 @@ from harness.shell.explorer import read_qmp
 from harness.shell.lines import COMMANDS, STEPS, Known, completions, help_lines, split, step_text
 from harness.shell.prompt import open_history, split_commands, state_dir
 
-KNOWN = Known({"dimm0": "", "vmem0": "", "pmem0": "devdax", "pmem1": "kmem"}, ("ptdump0",))
+KNOWN = Known({"dimm0": "", "vmem0": "", "pmem0": "devdax", "pmem1": "kmem"}, ("ptdump0",), ("held0",))
 
 
 def typed(line: str) -> str:
@@ -44,6 +44,10 @@ def typed(line: str) -> str:
         ("load ptdump-loop", "- load: {id: ptdump1, kind: ptdump}"),
         ("load ptdump x cpus=2", "- load: {id: x, kind: ptdump, cpus: 2}"),
         ("unload ptdump0", "- unload: {id: ptdump0}"),
+        ("hold dimm0", "- hold: {id: held1, device: dimm0}"),
+        ("hold dimm0 x pages=4", "- hold: {id: x, device: dimm0, pages: 4}"),
+        ("release held0", "- release: {id: held0}"),
+        ("offline dimm0 patience=2 attempts=3", "- offline: {device: dimm0, patience: 2, attempts: 3}"),
         ("plug dimm 1G backing=thp", "- plug-dimm: {id: dimm1, size: 1G, backing: thp}"),
         ("fill 64M", "- fill: {leave: 64M}"),
         ("kmem-fault pmem0 step=3", "- kmem-fault: {id: pmem0, step: 3}"),
