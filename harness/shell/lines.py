@@ -114,6 +114,7 @@ _PLAIN: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "settle": ("settle", ("id",)),
     "auto-online": ("auto-online", ("policy",)),
     "unload": ("unload", ("id",)),
+    "release": ("release", ("id",)),
     "fill": ("fill", ("leave",)),
     "kmem-fault": ("kmem-fault", ("id",)),
     "fail-notifier": ("fail-notifier", ("event",)),

@@ -94,7 +94,18 @@ def test_a_step_must_be_one() -> None:
 def test_every_verb_has_a_short_form() -> None:
     lines = ["plug dimm 1G", "plug vmem 1G", "plug pmem 1G", "pmem p raw", "pmem p kmem", "pmem pmem1 devdax"]
     lines += ["load kcore", "online boot", "offline boot", "resize v 0", "auto-online offline", "fill 2M", "touch 2M"]
-    lines += ["unplug d", "settle v", "kmem-fault p", "fail-notifier none", "unload l", "dump", "reboot", "check"]
+    lines += [
+        "unplug d",
+        "settle v",
+        "kmem-fault p",
+        "fail-notifier none",
+        "unload l",
+        "hold d",
+        "release h",
+        "dump",
+        "reboot",
+        "check",
+    ]
     assert {parse_step(typed(line), Path("line")).verb for line in lines} == set(VERBS)
 
 
