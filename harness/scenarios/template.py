@@ -23,7 +23,7 @@ from harness.config.guest import GuestSpec
 from harness.config.parts import Firmware, QemuBinary
 from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
-from harness.errors import GuestError, UnsupportedError
+from harness.errors import ArtefactError, GuestError, UnsupportedError
 from harness.guest.console import Console
 from harness.guest.identity import Identity
 from harness.guest.overlay import overlay, write_initrd
@@ -62,8 +62,11 @@ def template(spec: GuestSpec, parts: Parts, timeout: float, progress: Progress) 
     archives = archives_of(spec, parts)
     extra = overlay(None, guest_scripts_dir())
     cache = Cache.default()
-    # Whoever may read a guest's memory knows what is in it.
-    (cache.root / KIND).mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        # Whoever may read a guest's memory knows what is in it.
+        (cache.root / KIND).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtefactError(f"cannot write to the cache: {error}", hint="see MEMHP_CACHE") from error
 
     def build(out: Path) -> None:
         deadline = Deadline(timeout)

@@ -9,7 +9,7 @@ import pytest
 
 from harness.deadline import Deadline
 from harness.errors import GuestError
-from harness.guest.identity import Identity, KeyPair
+from harness.guest.identity import KeyPair
 from harness.guest.shell import GuestShell
 from harness.scenarios.session import Session
 from harness.units import MIB
@@ -20,9 +20,7 @@ pytestmark = pytest.mark.memhp_guest
 @pytest.mark.parametrize("wrong", ["host", "client"])
 def test_another_key_is_refused_on_either_side(memhp_guest: Session, wrong: str) -> None:
     guest = memhp_guest.guest
-    identity = guest.shell._identity
-    assert isinstance(identity, Identity)
-    other = dataclasses.replace(identity, **{wrong: KeyPair.fresh()})
+    other = dataclasses.replace(guest.shell.identity, **{wrong: KeyPair.fresh()})
     limit = Deadline(60)
     with pytest.raises(GuestError, match="cannot log into the guest"):
         GuestShell.connect(guest.machine.ssh_port(limit), other, limit, guest.console)

@@ -15,13 +15,14 @@ from qemu_peer import spec
 from harness.config.guest import GuestSpec
 from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.deadline import Deadline
-from harness.errors import GuestError, QemuError, UnsupportedError
+from harness.errors import ArtefactError, GuestError, QemuError, UnsupportedError
 from harness.guest.console import Console
 from harness.parsers.dmesg import alarming
+from harness.progress import SilentProgress
 from harness.qemu.spec import ColdDevice, MachineSpec
 from harness.scenarios import start as starting
 from harness.scenarios.boot import BootedGuest, Parts, archives_of
-from harness.scenarios.template import inputs, require_clean, why_not
+from harness.scenarios.template import inputs, require_clean, template, why_not
 from harness.units import GIB, MIB
 
 
@@ -95,6 +96,15 @@ def test_the_archives_of_a_root_are_in_order(tmp_path: Path) -> None:
 def test_what_cannot_be_restored(change: dict[str, Any], why: str | None, tmp_path: Path) -> None:
     said = why_not(machine(parts(tmp_path / "one"), **change))
     assert said is why if why is None else why in (said or "")
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MEMHP_CACHE", str(tmp_path / "file" / "cache"))
+    image = KernelImage(tmp_path / "Image", "", None, None, None)
+    made = Parts(QemuBinary((), None, "", ""), None, image, GuestRoot(tmp_path / "root"))
+    with pytest.raises(ArtefactError, match="cannot write to the cache"):
+        template(GuestSpec.default("arm64").with_fields({"boot": "dt"}), made, 5.0, SilentProgress())
 
 
 def test_a_boot_with_complaints_is_not_kept() -> None:
