@@ -13,9 +13,6 @@ import pytest
 from leftovers import World
 from typist import Typist
 
-from harness.config.guest import GuestSpec
-from harness.scenarios.boot import Parts
-
 pytestmark = pytest.mark.memhp_guest
 
 MEMHP = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
@@ -35,12 +32,6 @@ steps:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-@pytest.fixture
-def guest(request: pytest.FixtureRequest, memhp_guest_spec: GuestSpec, memhp_artifacts: Parts) -> list[str]:
-    kernel = request.config.getoption("memhp_kernel")
-    return ["-a", memhp_guest_spec.arch, *(["--kernel", kernel] if kernel else [])]
 
 
 def memhp(world: World, *words: str, status: int | None = 0, stdin: str = "") -> str:
