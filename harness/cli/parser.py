@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from harness import __version__
@@ -85,6 +85,15 @@ def build_parser() -> argparse.ArgumentParser:
         _common(made, top=False)
         return made
 
+    for chapter in (_setting_up, _running_them, _at_a_prompt, _looking, _measuring):
+        chapter(add)
+    return parser
+
+
+_Add = Callable[[str, str], argparse.ArgumentParser]
+
+
+def _setting_up(add: _Add) -> None:
     doctor = add("doctor", "show what is there, what is missing and the command that mends it")
     _arches(doctor)
     doctor.add_argument("--verify", action="store_true", help="hash every byte of the cache")
@@ -96,6 +105,9 @@ def build_parser() -> argparse.ArgumentParser:
     listing.add_argument("what", choices=_LISTS, help="what to list")
     _arches(listing)
     listing.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _running_them(add: _Add) -> None:
     run = add("run", "run scenarios on a guest and check the kernel's state after every step")
     run.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="a name, or a YAML file; none: all of them")
     run.add_argument("--all", action="store_true", help="all scenarios (the default)")
@@ -111,7 +123,15 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("-o", "--output", required=True, metavar="DIR", help="directory to create")
     _history(merge)
     _reports(merge)
-    shell = add("shell", "boot a guest and poke at it at a prompt; every step is checked")
+    demo = add("demo", "show the main job: Debian's kernel first, then the purpose-built one with every scenario")
+    _arches(demo)
+    demo.add_argument("--qemu", metavar="PATH", help="another qemu-system-*")
+    _running(demo, jobs="one for each architecture")
+    _reports(demo)
+
+
+def _at_a_prompt(add: _Add) -> None:
+    shell = add("shell", "start a guest and poke at it at a prompt; every step is checked")
     _lines(shell)
     shell.add_argument("--bundle-dir", metavar="DIR", help="where the session is recorded (default: memhp-runs)")
     _timeout(shell)
@@ -124,7 +144,10 @@ def build_parser() -> argparse.ArgumentParser:
     replay.add_argument("--bundle-dir", metavar="DIR", help="keep the bundle there even if it passes")
     _timeout(replay)
     _reports(replay)
-    collect = add("collect", "boot a guest and save one snapshot of its state")
+
+
+def _looking(add: _Add) -> None:
+    collect = add("collect", "start a guest and save one snapshot of its state")
     collect.add_argument("-o", "--output", required=True, metavar="DIR", help="directory to create")
     _timeout(collect, "the boot")
     _guest(collect)
@@ -135,18 +158,15 @@ def build_parser() -> argparse.ArgumentParser:
     tables.add_argument("--region", metavar="NAME", help="only below this marker: its name, or how it begins")
     _tables(tables, "virtual addresses; all runs that touch them (--diff: what changed inside of them)")
     _tables(add("sections", "print a snapshot's memory sections, or a guest's; or what changed"), "physical addresses")
+    cmdline = add("cmdline", "print QEMU's command line, an option a line, fit for a shell")
+    _guest(cmdline)
+
+
+def _measuring(add: _Add) -> None:
     bench = add("bench", "measure how long things take, next to the guest doing the same itself")
     _bench(bench)
     selftest = add("selftest", "break a live, paused guest on purpose, and what is collected; every lie must be named")
     _selftest(selftest)
-    cmdline = add("cmdline", "print QEMU's command line, an option a line, fit for a shell")
-    _guest(cmdline)
-    demo = add("demo", "show the main job: Debian's kernel first, then the purpose-built one with every scenario")
-    _arches(demo)
-    demo.add_argument("--qemu", metavar="PATH", help="another qemu-system-*")
-    _running(demo, jobs="one for each architecture")
-    _reports(demo)
-    return parser
 
 
 _KERNELS = (

@@ -53,7 +53,7 @@ def timeline(run: RunResult) -> str:
     parts = []
     at = run.boot_seconds * scale
     if at:
-        parts.append(_rect(0, 14, at, 26, "boot", f"booting, {seconds(run.boot_seconds)}"))
+        parts.append(_rect(0, 14, at, 26, "boot", f"starting, {seconds(run.boot_seconds)}"))
         if at > 50:
             parts.append(_label(4, 31, "boot"))
     for step in run.steps:

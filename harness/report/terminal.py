@@ -193,7 +193,7 @@ def verdict_lines(run: RunResult) -> Iterator[Text]:
     """How a run ended: verdict, size, time; the reason and the hint; the bundle."""
     size = f"{plural(len(run.steps), 'step')} in {seconds(run.seconds)}"
     if run.boot_seconds:
-        size += f", {seconds(run.boot_seconds)} of it booting"
+        size += f", {seconds(run.boot_seconds)} of it starting"
     line = Text.assemble((WORDS[run.verdict], _STYLE[run.verdict]), f" {clean(run.scenario)} on {clean(run.guest)}")
     yield line if not run.steps else Text.assemble(line, f": {size}")
     if run.reason:

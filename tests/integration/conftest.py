@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.config.guest import GuestSpec
+from harness.scenarios.boot import Parts
+
 _FAULTS = pytest.StashKey[list[tuple[str, ...]]]()
 
 
@@ -20,6 +23,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="runs of memhp that are ended at a random moment (default 3; nightly: 200)",
     )
     group.addoption("--memhp-interrupt-seed", type=int, default=0, metavar="N", help="seed of those moments")
+
+
+@pytest.fixture
+def guest(request: pytest.FixtureRequest, memhp_guest_spec: GuestSpec, memhp_artifacts: Parts) -> list[str]:
+    """Words of a command line for the guest under test, whose parts are there."""
+    kernel = request.config.getoption("memhp_kernel")
+    return ["-a", memhp_guest_spec.arch, *(["--kernel", kernel] if kernel else [])]
 
 
 @pytest.fixture

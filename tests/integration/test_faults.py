@@ -16,9 +16,6 @@ from typing import cast
 import pytest
 from leftovers import World
 
-from harness.config.guest import GuestSpec
-from harness.scenarios.boot import Parts
-
 pytestmark = pytest.mark.memhp_guest
 
 ROOT = Path(__file__).parents[2]
@@ -76,12 +73,6 @@ class Ended:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-@pytest.fixture
-def guest(request: pytest.FixtureRequest, memhp_guest_spec: GuestSpec, memhp_artifacts: Parts) -> list[str]:
-    kernel = request.config.getoption("memhp_kernel")
-    return ["-a", memhp_guest_spec.arch, *(["--kernel", kernel] if kernel else [])]
 
 
 def run_with(fault: str, world: World, guest: list[str], *words: str, limit: int = LIMIT) -> Ended:

@@ -19,7 +19,6 @@ import pytest
 from leftovers import World
 
 from harness.artifacts.cache import cache_root, hash_file, verify
-from harness.config.guest import GuestSpec
 from harness.scenarios.boot import Parts
 
 pytestmark = pytest.mark.memhp_guest
@@ -39,12 +38,6 @@ steps:
 def world(tmp_path: Path) -> World:
     (tmp_path / "host.yaml").write_text(SCENARIO)
     return World(tmp_path)
-
-
-@pytest.fixture
-def guest(request: pytest.FixtureRequest, memhp_guest_spec: GuestSpec, memhp_artifacts: Parts) -> list[str]:
-    kernel = request.config.getoption("memhp_kernel")
-    return ["-a", memhp_guest_spec.arch, *(["--kernel", kernel] if kernel else [])]
 
 
 @pytest.fixture

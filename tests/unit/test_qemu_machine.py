@@ -14,7 +14,8 @@ from qemu_peer import spec
 from harness.config.parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import LaunchError, QemuError, UsageError
-from harness.qemu.machine import Machine, copy_sparse, find_inodes, parse_forward, parse_host_address, parse_ramblocks
+from harness.qemu.machine import Machine, find_inodes, parse_forward, parse_host_address, parse_ramblocks
+from harness.qemu.snapshot import copy_sparse
 from harness.units import KIB
 
 USERNET = """Hub -1 (net0):\r

@@ -42,7 +42,7 @@ def test_a_passed_run() -> None:
     assert "  pass         0  step 0" in text
     assert "1.0 s   1/1 invariants, 1 not observed\n" in text
     assert "        iomem + 80000000-bfffffff : System RAM\n" in text
-    assert "pass dimm-cycle on arm64: 2 steps in 1 min 40 s, 4.4 s of it booting\n" in text
+    assert "pass dimm-cycle on arm64: 2 steps in 1 min 40 s, 4.4 s of it starting\n" in text
     assert "PASSED  1 scenario: 1 passed; 2 checks passed; 2 not observed\n" in text
 
 

@@ -109,7 +109,7 @@ def test_a_keeper_that_is_gone_is_said(tmp_path: Path) -> None:
 
 def test_drgn_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UnsupportedError, match=r"drgn is not installed\n  hint: pip install 'memhp\[drgn\]'"):
+    with pytest.raises(UnsupportedError, match=r"drgn is not installed\n  hint: pip install -e '\.\[drgn\]'"):
         drgn_room.require_drgn()
     image = tmp_path / "arch" / "arm64" / "boot" / "Image"
     image.parent.mkdir(parents=True)
