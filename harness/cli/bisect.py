@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.cli.options import guests_of, run_options
 from harness.cli.parser import Arguments
 from harness.errors import MemhpError, UsageError
+from harness.scenarios.options import STARTS
 
 GOOD, BAD, UNTESTABLE, STOP = 0, 1, 125, 128
 
@@ -32,6 +33,10 @@ def run_bisect(arguments: Arguments, run: Callable[[Arguments], int]) -> int:
         return UNTESTABLE
     if arguments.keep:
         raise StopBisection("--keep and --bisect exclude each other", hint="memhp run --keep shows one commit's guest")
+    said = arguments.boot or []
+    if not set(said) & set(STARTS):
+        # No kernel is met twice: there is nothing to save a guest for.
+        arguments.boot = [*said, "cold"]
     try:
         run_options(arguments)
         _check_scenarios(arguments)

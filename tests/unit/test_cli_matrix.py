@@ -67,6 +67,7 @@ def test_the_plan_is_shown_without_running_anything(
         ("--boot dt", "memhp: --boot and --matrix exclude each other\n  hint: but for --boot auto|restore|cold"),
         ("--kernel debian", "memhp: --kernel and --matrix exclude each other"),
         ("--bisect", "memhp: --bisect and --matrix exclude each other"),
+        ("--keep", "memhp: --keep and --matrix exclude each other"),
         ("--history /no/such", "memhp: --history: no directory /no/such"),
         ("--html /", "memhp: --html: / is a directory"),
         ("--kcidb-origin My-Lab", "memhp: --kcidb-origin: 'My-Lab' cannot be an origin\n  hint: lower-case letters"),
@@ -139,6 +140,8 @@ def test_rounds_and_the_seed_reach_the_runner(runs: Runs) -> None:
 def test_bisecting_tells_git_what_it_understands(runs: Runs, results: list[RunResult], status: int) -> None:
     runs.results = results
     assert main(["run", "dimm-cycle", "--bisect"]) == status
+    assert main(["run", "dimm-cycle", "--bisect", "--boot", "restore", "--boot", "dt"]) == status
+    assert [(guest.boot, options.start) for _, guest, options in runs.asked] == [("acpi", "cold"), ("dt", "restore")]
 
 
 def test_a_kernel_that_cannot_be_had_is_skipped_by_a_bisection(
@@ -151,6 +154,11 @@ def test_a_kernel_that_cannot_be_had_is_skipped_by_a_bisection(
         runs.error = error
         assert main(["run", "dimm-cycle", "--bisect", "--kernel", str(tmp_path / "Image")]) == 125
         assert error.message in capsys.readouterr().err
+
+
+def test_a_bisection_keeps_no_guest(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--bisect", "--keep"]) == 128
+    assert "--keep and --bisect exclude each other" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", ["dimm-cycel --bisect", "--bisect --cpus two", "--bisect --memory 3G --node 1G"])
