@@ -190,7 +190,9 @@ class QmpSession:
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
             self._loop.close()
-            self._log.close()
+            # What a full disk kept from being written was told when it was written.
+            with contextlib.suppress(OSError):
+                self._log.close()
 
     def _call(self, work: Any, deadline: Deadline, awaited: str) -> Any:
         if self._closed:

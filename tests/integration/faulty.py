@@ -70,7 +70,7 @@ GARBAGE = (
     "printf '#!/bin/sh\\nhead -c 100000000 /dev/zero\\n' >/usr/lib/memhp/collect; chmod 755 /usr/lib/memhp/collect"
 )
 #: all memory filled by a file, which the OOM killer cannot free
-FULL = "mount -o remount,size=200% /tmp; head -c 4G /dev/zero >/tmp/all"
+FULL = "mount -o remount,size=200% /tmp; head -c 4294967296 /dev/zero >/tmp/all"
 FLOOD = "(while :; do head -c 65536 /dev/zero | tr '\\0' x; done >/dev/console 2>&1 &)"
 
 FAULTS: Mapping[str, Callable[[Session], None]] = {
