@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * hold-memory: keep pages of a physical range where they are, until somebody asks for them.
+ * hold-memory: keep pages of a physical range in use, until somebody asks for them.
  *
- *   hold-memory PAGES LIMIT START END FIFO
+ *   hold-memory pinned|movable PAGES LIMIT START END FIFO
  *
  * Takes memory, up to LIMIT bytes, until PAGES pages lie between START and END (hexadecimal, END exclusive), writes a
- * pattern to those, puts them into a pipe with vmsplice(2), whose reference keeps them from being migrated, and gives
- * the others back. Then makes FIFO, prints "held N" and the address of each page in hexadecimal, and goes on in the
- * background. Whoever opens FIFO to read gets "mismatches N", the pages that have changed meanwhile; at the end of the
- * file all memory is given back. Exits with 0, or 2 if it could not be done.
+ * pattern to those and gives the others back. With pinned they are put into a pipe (vmsplice(2)), whose reference keeps
+ * them from being migrated; with movable they stay in use, wherever they are moved.
+ *
+ * Then makes FIFO, prints "held N", and of pinned ones the address of each in hexadecimal, and goes on in the background. Whoever opens FIFO to read gets "pages N" and "mismatches N", how many there are and how many have
+ * changed meanwhile; at the end of the file all memory is given back. Exits with 0, or 2 if it could not be done.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -48,75 +49,126 @@ static int is_intact(const uint64_t *page, uint64_t words, uint64_t seed)
 	return 1;
 }
 
-/* Reads the pages back out of the pipe, and says how many differ. */
-static int await_reader(const char *path, int from, uint64_t *page, uint64_t size, unsigned int count)
+struct pages {
+	char **page;
+	uint64_t count, size;
+	int pipe; /* that holds the pages instead, or -1 */
+};
+
+static uint64_t count_mismatches(const struct pages *held)
+{
+	/* What is read from the pipe must not go to memory that is held. */
+	static uint64_t copy[65536 / sizeof(uint64_t)];
+	uint64_t bad = 0;
+
+	for (uint64_t i = 0; i < held->count; i++) {
+		const uint64_t *page = copy;
+
+		if (held->pipe < 0)
+			page = (const uint64_t *)held->page[i];
+		else if (read(held->pipe, copy, held->size) != (ssize_t)held->size)
+			memset(copy, 0, sizeof(copy));
+		if (!is_intact(page, held->size / sizeof(*page), i))
+			bad++;
+	}
+	return bad;
+}
+
+static int await_reader(const char *path, const struct pages *held)
 {
 	int fifo = open(path, O_WRONLY);
-	unsigned int bad = 0;
 
 	if (fifo < 0)
 		return fail(path);
 	unlink(path);
-	for (unsigned int i = 0; i < count; i++) {
-		memset(page, 0, size);
-		if (read(from, page, size) != (ssize_t)size || !is_intact(page, size / sizeof(*page), i))
-			bad++;
-	}
 	/* The file ends when this process does, after its memory is given back (do_exit, kernel/exit.c). */
-	return dprintf(fifo, "mismatches %u\n", bad) < 0 ? 2 : 0;
+	return dprintf(fifo, "pages %" PRIu64 "\nmismatches %" PRIu64 "\n", held->count, count_mismatches(held)) < 0 ? 2 : 0;
+}
+
+/* The physical address of a page that is present, 0 of another one. */
+static uint64_t address_of(int pagemap, const char *page, uint64_t size)
+{
+	uint64_t entry;
+
+	if (pread(pagemap, &entry, sizeof(entry), (off_t)((uintptr_t)page / size * sizeof(entry))) != sizeof(entry))
+		return 0;
+	return entry & PAGEMAP_PRESENT ? (entry & PAGEMAP_PFN) * size : 0;
+}
+
+/* Takes pages until enough lie in the range; gives the others back. */
+static int take(struct pages *held, uint64_t wanted, uint64_t limit, uint64_t start, uint64_t end)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	char *memory = mmap(NULL, limit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *at;
+
+	held->page = calloc(wanted, sizeof(*held->page));
+	if (pagemap < 0 || !held->page || memory == MAP_FAILED)
+		return fail("memory");
+	/* One of the small pages of a huge one would keep all of it. */
+	madvise(memory, limit, MADV_NOHUGEPAGE);
+	for (at = memory; at + held->size <= memory + limit && held->count < wanted; at += held->size) {
+		uint64_t address;
+
+		write_pattern((uint64_t *)at, held->size / sizeof(uint64_t), held->count);
+		address = address_of(pagemap, at, held->size);
+		if (address >= start && address < end)
+			held->page[held->count++] = at;
+	}
+	close(pagemap);
+	for (uint64_t i = 0; memory < at; memory += held->size) {
+		if (i < held->count && held->page[i] == memory)
+			i++;
+		else if (madvise(memory, held->size, MADV_DONTNEED))
+			return fail("madvise");
+	}
+	if (held->count == wanted)
+		return 0;
+	fprintf(stderr, "hold-memory: %" PRIu64 " pages were handed out there\n", held->count);
+	return 2;
+}
+
+/* Has a pipe hold the pages: prints the address of each. */
+static int pin(struct pages *held)
+{
+	int ends[2], pagemap = open("/proc/self/pagemap", O_RDONLY);
+
+	if (pagemap < 0 || pipe(ends))
+		return fail("pipe");
+	for (uint64_t i = 0; i < held->count; i++) {
+		struct iovec page = {held->page[i], held->size};
+
+		printf("%" PRIx64 "\n", address_of(pagemap, held->page[i], held->size));
+		if (vmsplice(ends[1], &page, 1, 0) != (ssize_t)held->size || munmap(held->page[i], held->size))
+			return fail("vmsplice");
+	}
+	close(pagemap);
+	held->pipe = ends[0];
+	return 0;
 }
 
 int main(int argc, char **argv)
 {
-	uint64_t limit, start, end, entry, address[MOST], size = (uint64_t)sysconf(_SC_PAGESIZE);
-	int ends[2], pagemap = open("/proc/self/pagemap", O_RDONLY);
-	unsigned int wanted, count = 0;
-	char *memory;
+	struct pages held = {.size = (uint64_t)sysconf(_SC_PAGESIZE), .pipe = -1};
+	int pinned = argc == 7 && !strcmp(argv[1], "pinned");
+	uint64_t wanted, limit, start, end;
 
-	if (argc != 6 || sscanf(argv[1], "%u", &wanted) != 1 || wanted < 1 || wanted > MOST ||
-	    sscanf(argv[2], "%" SCNu64, &limit) != 1 || sscanf(argv[3], "%" SCNx64, &start) != 1 ||
-	    sscanf(argv[4], "%" SCNx64, &end) != 1) {
-		fputs("usage: hold-memory PAGES LIMIT START END FIFO\n", stderr);
+	if (argc != 7 || (!pinned && strcmp(argv[1], "movable")) || sscanf(argv[2], "%" SCNu64, &wanted) != 1 ||
+	    wanted < 1 || (pinned && wanted > MOST) || sscanf(argv[3], "%" SCNu64, &limit) != 1 ||
+	    sscanf(argv[4], "%" SCNx64, &start) != 1 || sscanf(argv[5], "%" SCNx64, &end) != 1) {
+		fputs("usage: hold-memory pinned|movable PAGES LIMIT START END FIFO\n", stderr);
 		return 2;
 	}
-	if (pagemap < 0)
-		return fail("/proc/self/pagemap");
-	if (pipe(ends))
-		return fail("pipe");
-	memory = mmap(NULL, limit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (memory == MAP_FAILED)
-		return fail("mmap");
-	/* One of the small pages of a huge one would keep all of it. */
-	madvise(memory, limit, MADV_NOHUGEPAGE);
-	for (char *at = memory; at < memory + limit && count < wanted; at += size) {
-		struct iovec page = {at, size};
-
-		write_pattern((uint64_t *)at, size / sizeof(uint64_t), count);
-		if (pread(pagemap, &entry, sizeof(entry), (off_t)((uintptr_t)at / size * sizeof(entry))) != sizeof(entry))
-			return fail("/proc/self/pagemap");
-		address[count] = (entry & PAGEMAP_PFN) * size;
-		if (!(entry & PAGEMAP_PRESENT) || address[count] < start || address[count] >= end)
-			continue;
-		if (vmsplice(ends[1], &page, 1, 0) != (ssize_t)size)
-			return fail("vmsplice");
-		count++;
-	}
-	if (munmap(memory, limit))
-		return fail("munmap");
-	if (count < wanted) {
-		fprintf(stderr, "hold-memory: %u pages of %u were handed out there\n", count, wanted);
+	if (take(&held, wanted, limit, start, end))
 		return 2;
-	}
-	if (mkfifo(argv[5], 0600))
-		return fail(argv[5]);
-	printf("held %u\n", count);
-	for (unsigned int i = 0; i < count; i++)
-		printf("%" PRIx64 "\n", address[i]);
+	printf("held %" PRIu64 "\n", held.count);
+	if (pinned && pin(&held))
+		return 2;
+	if (mkfifo(argv[6], 0600))
+		return fail(argv[6]);
 	fflush(stdout);
-	/* The page that is read into must not be in the range that is held. */
-	static uint64_t page[65536 / sizeof(uint64_t)];
 	signal(SIGHUP, SIG_IGN);
 	if (daemon(0, 0))
 		return fail("daemon");
-	return await_reader(argv[5], ends[0], page, size, count);
+	return await_reader(argv[6], &held);
 }

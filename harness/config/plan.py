@@ -64,7 +64,7 @@ class Plan(Generic[S]):
                 self._pmem(step, verb, args, expect)
             case "load" | "unload":
                 self._load(step, verb, args)
-            case "hold" | "release":
+            case "hold" | "occupy" | "release":
                 self._hold(step, verb, args)
             case "reboot":
                 self._reboot(step)

@@ -251,8 +251,17 @@ VERBS: Mapping[str, Verb] = {
             "pages": _count(1, 16, default=1),
         },
     ),
+    "occupy": Verb(
+        "have a process keep so much of a device in use; the kernel may move it, and release verifies it",
+        {
+            "id": Field(_read_load_id, required=True, bare=True),
+            "device": Field(read_id, required=True),
+            "size": _size(bare=False),
+        },
+    ),
     "release": Verb(
-        "let go of held pages, which must be as they were", {"id": Field(_read_load_id, required=True, bare=True)}
+        "let go of held or occupied pages, which must be as they were",
+        {"id": Field(_read_load_id, required=True, bare=True)},
     ),
     "fail-notifier": Verb(
         "have the kernel's memory notifiers fail (CONFIG_MEMORY_NOTIFIER_ERROR_INJECT) at an event; none: no more",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Pages of a physical range that a process in the guest keeps where they are, until they are asked for."""
+"""Pages of a physical range that a process in the guest keeps in use, pinned or movable, until they are asked for."""
 
 from __future__ import annotations
 
@@ -11,29 +11,47 @@ from harness.guest.shell import Shell
 from harness.units import AddrRange
 
 _TOOL = "/usr/bin/hold-memory"
-_HELD = re.compile(r"held ([0-9]{1,2})\n((?:[0-9a-f]{1,16}\n)*)")
-_RELEASED = re.compile(r"mismatches ([0-9]{1,2})\n")
+_HELD = re.compile(r"held ([0-9]{1,12})\n((?:[0-9a-f]{1,16}\n)*)")
+_RELEASED = re.compile(r"pages ([0-9]{1,12})\nmismatches ([0-9]{1,12})\n")
 
 
-def hold_memory(
+def pin_memory(
     shell: Shell, id: str, pages: int, limit: int, where: AddrRange, *, deadline: Deadline
 ) -> tuple[int, ...]:
-    """Have ``pages`` pages of ``where`` held, and return their physical addresses; ``id`` is for ``release_memory``.
+    """Have ``pages`` pages of ``where`` pinned, and return their physical addresses; ``id`` is for ``release_memory``.
 
     The process allocates up to ``limit`` bytes to be handed pages there, and puts a reference of a pipe on them
     (vmsplice): they stay movable memory, but cannot be migrated. Raises GuestError, DeadlineExpired.
     """
-    done = shell.run(f"{_TOOL} {pages} {limit} {where.start:x} {where.end:x} {_fifo(id)}", deadline=deadline)
-    found = _HELD.fullmatch(done.stdout.decode(errors="replace"))
-    addresses = () if found is None else tuple(int(line, 16) for line in found[2].split())
-    if done.status != 0 or found is None or len(addresses) != pages:
-        said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise GuestError(f"holding {pages} pages of {where} failed in the guest (status {done.status}): {said}")
+    addresses = _hold(shell, "pinned", id, pages, limit, where, deadline)
+    if len(addresses) != pages:
+        raise GuestError(f"asked for {pages} pinned pages, the guest answered for {len(addresses)}")
     return addresses
 
 
-def release_memory(shell: Shell, id: str, *, deadline: Deadline) -> int:
-    """Let go of what is held as ``id``, and return how many pages had changed meanwhile.
+def occupy_memory(shell: Shell, id: str, pages: int, limit: int, where: AddrRange, *, deadline: Deadline) -> None:
+    """Have ``pages`` pages of ``where`` in use from here on; ``id`` is for ``release_memory``.
+
+    The process allocates up to ``limit`` bytes to be handed pages there; the kernel may migrate them. Raises
+    GuestError, DeadlineExpired.
+    """
+    _hold(shell, "movable", id, pages, limit, where, deadline)
+
+
+def _hold(
+    shell: Shell, kind: str, id: str, pages: int, limit: int, where: AddrRange, deadline: Deadline
+) -> tuple[int, ...]:
+    command = f"{_TOOL} {kind} {pages} {limit} {where.start:x} {where.end:x} {_fifo(id)}"
+    done = shell.run(command, deadline=deadline)
+    found = _HELD.fullmatch(done.stdout.decode(errors="replace"))
+    if done.status != 0 or found is None or int(found[1]) != pages:
+        said = done.stderr.decode(errors="replace").strip()[-500:]
+        raise GuestError(f"keeping {pages} pages of {where} failed in the guest (status {done.status}): {said}")
+    return tuple(int(line, 16) for line in found[2].split())
+
+
+def release_memory(shell: Shell, id: str, *, deadline: Deadline) -> tuple[int, int]:
+    """Let go of what is held as ``id``; return how many pages that were and how many had changed meanwhile.
 
     Returns when the process has given all of its memory back. Raises GuestError, DeadlineExpired.
     """
@@ -42,7 +60,7 @@ def release_memory(shell: Shell, id: str, *, deadline: Deadline) -> int:
     if done.status != 0 or found is None:
         said = (done.stderr or done.stdout).decode(errors="replace").strip()[-500:]
         raise GuestError(f"nobody gave back what was held as {id} (status {done.status}): {said}")
-    return int(found[1])
+    return int(found[1]), int(found[2])
 
 
 def _fifo(id: str) -> str:

@@ -43,7 +43,7 @@ class Session:
         self.faults = 0
         self._applying = threading.Lock()
         self.loads: dict[str, LoadCount] = {}
-        self.held: dict[str, int] = {}
+        self.held: set[str] = set()
         self.expect = "done"
         self.state = self._first_look(guest.shape.cold, self.deadline())
         self.model = booted_model(guest.shape, guest.facts, self.state, guest.shape.cold)

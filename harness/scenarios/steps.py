@@ -384,6 +384,7 @@ VERBS: dict[str, Verb] = {
     "load": load,
     "unload": unload,
     "hold": holds.hold,
+    "occupy": holds.occupy,
     "release": holds.release,
     "fail-notifier": fail_notifier,
     "dump": dump,

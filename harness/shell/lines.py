@@ -62,7 +62,8 @@ _STEPS = (
     Command("load", "load KIND [ID] [cpus=N …]", "start a load that goes round while steps are done", tuple(LOADS)),
     Command("unload", "unload ID", "end a load"),
     Command("hold", "hold DEVICE [ID] [pages=N]", "have a process hold pages of a device, so that they cannot move"),
-    Command("release", "release ID", "let go of held pages"),
+    Command("occupy", "occupy SIZE DEVICE [ID]", "have a process keep so much of a device in use"),
+    Command("release", "release ID", "let go of held or occupied pages, which must be as they were"),
     Command(
         "fail-notifier",
         "fail-notifier going-online|going-offline|none",
@@ -267,6 +268,12 @@ def _hold(words: Sequence[str], known: Known) -> tuple[str, dict[str, str]]:
     return "hold", {"id": words[1] if len(words) == 2 else _fresh("held", known.held), "device": words[0]}
 
 
+def _occupy(words: Sequence[str], known: Known) -> tuple[str, dict[str, str]]:
+    _count("occupy", words, 2, 3)
+    id = words[2] if len(words) == 3 else _fresh("data", known.held)
+    return "occupy", {"id": id, "device": words[1], "size": words[0]}
+
+
 _TRANSLATORS: Mapping[str, Callable[[Sequence[str], Known], tuple[str, dict[str, str]]]] = {
     "plug": _plug,
     "online": _online,
@@ -274,6 +281,7 @@ _TRANSLATORS: Mapping[str, Callable[[Sequence[str], Known], tuple[str, dict[str,
     "pmem": _pmem,
     "load": _load,
     "hold": _hold,
+    "occupy": _occupy,
 }
 
 
@@ -306,7 +314,7 @@ def completions(before: str, known: Known) -> list[str]:
     if command is None:
         return []
     found = list(COMMANDS) if name == "help" else list(command.words)
-    if name in ("unplug", "resize", "settle", "online", "offline", "touch", "pmem", "kmem-fault", "hold"):
+    if name in ("unplug", "resize", "settle", "online", "offline", "touch", "pmem", "kmem-fault", "hold", "occupy"):
         found += known.devices
     if name == "unload":
         found += known.loads

@@ -48,7 +48,7 @@ class Saved:
     model: MemoryModel
     state: GuestState
     loads: dict[str, LoadCount]
-    held: dict[str, int]
+    held: set[str]
     number: int
     story: tuple[int, int, int]
     spec: MachineSpec
@@ -90,7 +90,7 @@ def take(explorer: Explorer, rest: str) -> None:
         copy.deepcopy(session.model),
         session.state,
         dict(session.loads),
-        dict(session.held),
+        set(session.held),
         session.number,
         explorer.story.mark,
         machine.spec if not explorer.saved else next(iter(explorer.saved.values())).spec,
@@ -182,7 +182,7 @@ def restore(explorer: Explorer, rest: str) -> None:
 def _rewind(explorer: Explorer, session: Session, saved: Saved) -> None:
     session.model = copy.deepcopy(saved.model)
     session.layout = session.model.layout
-    session.state, session.loads, session.held = saved.state, dict(saved.loads), dict(saved.held)
+    session.state, session.loads, session.held = saved.state, dict(saved.loads), set(saved.held)
     session.recorder.undo(saved.number)
     session.number = saved.number
     explorer.story.cut(saved.story)

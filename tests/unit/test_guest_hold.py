@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the guest answers when pages are held and let go of."""
+"""What the guest answers when pages are kept in use and let go of."""
 
 from __future__ import annotations
 
@@ -8,39 +8,51 @@ from guest_peer import CannedShell, said
 
 from harness.deadline import Deadline
 from harness.errors import GuestError
-from harness.guest.hold import hold_memory, release_memory
+from harness.guest.hold import occupy_memory, pin_memory, release_memory
 from harness.units import MIB, AddrRange
 
 WHERE = AddrRange(0x140000000, 0x148000000)
 
 
-def test_hold() -> None:
+def test_pin() -> None:
     shell = CannedShell(said("held 2\n140001000\n140004000\n"))
-    assert hold_memory(shell, "a", 2, MIB, WHERE, deadline=Deadline(5)) == (0x140001000, 0x140004000)
-    assert shell.asked == [("/usr/bin/hold-memory 2 1048576 140000000 148000000 /run/memhp/hold-a", b"")]
+    assert pin_memory(shell, "a", 2, MIB, WHERE, deadline=Deadline(5)) == (0x140001000, 0x140004000)
+    assert shell.asked == [("/usr/bin/hold-memory pinned 2 1048576 140000000 148000000 /run/memhp/hold-a", b"")]
+
+
+def test_occupy() -> None:
+    shell = CannedShell(said("held 16\n"))
+    occupy_memory(shell, "a", 16, MIB, WHERE, deadline=Deadline(5))
+    assert shell.asked == [("/usr/bin/hold-memory movable 16 1048576 140000000 148000000 /run/memhp/hold-a", b"")]
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        said("", 2, "hold-memory: 0 pages of 2 were handed out there\n"),
-        said("held 2\n140001000\n", 0, "0 pages of 2"),
+        said("", 2, "hold-memory: 0 pages of 2"),
         said("held 2\nwhat\n", 0, "0 pages of 2"),
         said("held 1\n140001000\n", 0, "0 pages of 2"),
     ],
 )
-def test_what_could_not_be_held(answer: object) -> None:
-    with pytest.raises(GuestError, match=r"holding 2 pages of .* failed in the guest \(status [02]\): .*0 pages of 2"):
-        hold_memory(CannedShell(answer), "a", 2, MIB, WHERE, deadline=Deadline(5))  # type: ignore[arg-type]
+def test_what_could_not_be_kept(answer: object) -> None:
+    with pytest.raises(GuestError, match=r"keeping 2 pages of .* failed in the guest \(status [02]\): .*0 pages of 2"):
+        pin_memory(CannedShell(answer), "a", 2, MIB, WHERE, deadline=Deadline(5))  # type: ignore[arg-type]
+    with pytest.raises(GuestError, match=r"keeping 2 pages of"):
+        occupy_memory(CannedShell(answer), "a", 2, MIB, WHERE, deadline=Deadline(5))  # type: ignore[arg-type]
+
+
+def test_not_every_page_is_named() -> None:
+    with pytest.raises(GuestError, match="asked for 2 pinned pages, the guest answered for 1"):
+        pin_memory(CannedShell(said("held 2\n140001000\n")), "a", 2, MIB, WHERE, deadline=Deadline(5))
 
 
 def test_release() -> None:
-    shell = CannedShell(said("mismatches 1\n"))
-    assert release_memory(shell, "a", deadline=Deadline(5)) == 1
+    shell = CannedShell(said("pages 4\nmismatches 1\n"))
+    assert release_memory(shell, "a", deadline=Deadline(5)) == (4, 1)
     assert shell.asked == [("cat /run/memhp/hold-a", b"")]
 
 
-@pytest.mark.parametrize("answer", [said("", 1, "cat: can't open"), said("mismatches\n"), said("")])
+@pytest.mark.parametrize("answer", [said("", 1, "cat: can't open"), said("mismatches 1\n"), said("")])
 def test_nothing_was_held(answer: object) -> None:
     with pytest.raises(GuestError, match=r"nobody gave back what was held as a \(status [01]\): "):
         release_memory(CannedShell(answer), "a", deadline=Deadline(5))  # type: ignore[arg-type]
