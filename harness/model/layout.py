@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 from harness.arch import ArchSpec, PagingMode
@@ -12,6 +13,8 @@ from harness.errors import UnsupportedError
 from harness.model.actions import Action
 from harness.state import GuestState, KernelFacts, NotObserved
 from harness.units import AddrRange, align_up, format_size, intersect_ranges
+
+_PAGE_EXT = re.compile(r"allocated ([0-9]{1,15}) bytes of page_ext")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,18 @@ class BootLayout:
         """Bytes of struct pages that describe ``piece``."""
         size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
         return piece.size // self.page_size * size
+
+    def page_ext_pages(self) -> int:
+        """Pages of struct page_ext that a section has while it is online, which the kernel counts as memmap.
+
+        They are there if page_owner or the like is built in; how large one is only the kernel's log tells
+        (page_ext_init, init_section_page_ext; mm/page_ext.c, v6.12).
+        """
+        dmesg = self.baseline.dmesg
+        said = () if isinstance(dmesg, NotObserved) else (_PAGE_EXT.fullmatch(line.text) for line in dmesg)
+        total = next((int(found[1]) for found in said if found is not None), 0)
+        sections = sum(r.align_outward(self.block_size).size for r in self.machine.node_ranges()) // self.block_size
+        return -(-total // sections // self.page_size)
 
     def folded_memmap(self, align: int) -> int:
         """Bytes of struct pages of one device-dax page of ``align`` bytes, 0 if this kernel does not fold them.
