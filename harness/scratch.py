@@ -14,6 +14,7 @@ from pathlib import Path
 
 _PREFIX = "memhp-scratch-"
 _LOCK = ".in-use"
+_NEW_LOCK = ".new"
 
 
 @contextlib.contextmanager
@@ -27,8 +28,10 @@ def private_directory() -> Iterator[Path]:
     sweep(root)
     path = Path(tempfile.mkdtemp(dir=root, prefix=_PREFIX))
     try:
-        with (path / _LOCK).open("w") as lock:
+        with (path / _NEW_LOCK).open("w") as lock:
+            # It is held before anybody can find it.
             fcntl.flock(lock, fcntl.LOCK_EX)
+            (path / _NEW_LOCK).rename(path / _LOCK)
             yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -48,7 +51,7 @@ def _is_free(path: Path) -> bool:
         # O_NOFOLLOW: in a folder that all may write to, a name proves nothing.
         fd = os.open(path / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        return not any(path.iterdir()) and _is_old(path)
+        return {entry.name for entry in path.iterdir()} <= {_NEW_LOCK} and _is_old(path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -79,6 +79,8 @@ def mem_2(evidence: Evidence) -> Outcome:
     if isinstance(evidence.observed.backends, NotObserved):
         return broken or evidence.observed.backends
     broken += _backends(evidence)
+    if _counts_tables(evidence) and isinstance(evidence.observed.user_page_tables, NotObserved):
+        return broken or evidence.observed.user_page_tables
     if not counts_memmap(evidence):
         return broken or NotObserved("this kernel does not count memmap pages (/proc/vmstat has nr_memmap since v6.11)")
     return broken
@@ -128,14 +130,18 @@ def kernel_page_table_pages(state: GuestState, page_size: int) -> int | None:
     return total - state.user_page_tables // page_size
 
 
-def _page_tables(evidence: Evidence) -> Iterator[Broken]:
+def _counts_tables(evidence: Evidence) -> bool:
     # Hot memory's tables are counted or not as the kernel's age has it; vmalloc keeps its tables for good.
-    if evidence.expected.hot or evidence.expected.vmalloc_mapped:
+    return not (evidence.expected.hot or evidence.expected.vmalloc_mapped)
+
+
+def _page_tables(evidence: Evidence) -> Iterator[Broken]:
+    if not _counts_tables(evidence):
         return
     page_size = evidence.layout.page_size
     before = kernel_page_table_pages(evidence.layout.baseline, page_size)
     now = kernel_page_table_pages(evidence.observed, page_size)
-    if before is not None and now != before:
+    if None not in (before, now) and now != before:
         yield Broken("nr_page_table_pages less VmPTE", str(before), str(now), "/proc/vmstat, /proc/*/status")
 
 

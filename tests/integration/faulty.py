@@ -71,7 +71,7 @@ GARBAGE = (
 )
 #: all memory filled by a file, which the OOM killer cannot free
 FULL = "mount -o remount,size=200% /tmp; head -c 4294967296 /dev/zero >/tmp/all"
-FLOOD = "(while :; do head -c 65536 /dev/zero | tr '\\0' x; done >/dev/console 2>&1 &)"
+FLOOD = "(tr '\\0' x </dev/zero >/dev/console 2>&1 &)"
 
 FAULTS: Mapping[str, Callable[[Session], None]] = {
     "qemu-killed": qemu_killed,

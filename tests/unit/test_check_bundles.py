@@ -376,6 +376,14 @@ def test_a_missing_source_is_not_observed_and_no_pass(tmp_path: Path) -> None:
     assert unseen == {"LIN-1", "LIN-2", "LIN-3", "VMM-1"} | FROM_THE_HOST
 
 
+def test_processes_that_come_and_go_leave_the_balance_unobserved(tmp_path: Path) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(BUNDLES / "arm64-dimm", copy)
+    (copy / GONE / "status.txt").unlink()
+    balances = [check for step in recheck(copy).steps for check in step.checks if check.invariant == "MEM-2"]
+    assert [check.status for check in balances].count("not-observed") == 1
+
+
 def test_a_kernel_that_does_not_count_memmap_pages_leaves_the_balance_unobserved(tmp_path: Path) -> None:
     copy = tmp_path / "bundle"
     shutil.copytree(BUNDLES / "arm64-dimm", copy)

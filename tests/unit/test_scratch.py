@@ -48,11 +48,16 @@ def test_what_a_killed_run_left_is_removed_by_the_next(elsewhere: Path) -> None:
 
 
 def test_what_is_not_ours_or_just_being_made_stays(elsewhere: Path) -> None:
-    fresh, old, other = (elsewhere / name for name in ("memhp-scratch-new", "memhp-scratch-old", "memhp-other"))
-    for path in (fresh, old, other):
+    names = ("memhp-scratch-new", "memhp-scratch-almost", "memhp-scratch-old", "memhp-scratch-older", "memhp-other")
+    fresh, almost, old, older, other = (elsewhere / name for name in names)
+    for path in (fresh, almost, old, older, other):
         path.mkdir()
+    (almost / ".new").touch()
+    (older / ".new").touch()
     os.utime(old, (0, 0))
+    os.utime(older, (0, 0))
     (elsewhere / "memhp-scratch-link").symlink_to(other)
     (other / ".in-use").symlink_to("/etc/hostname")
     sweep(elsewhere)
-    assert fresh.is_dir() and other.is_dir() and not old.exists()
+    assert fresh.is_dir() and almost.is_dir() and other.is_dir()
+    assert not old.exists() and not older.exists()
