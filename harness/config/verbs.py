@@ -230,7 +230,7 @@ VERBS: Mapping[str, Verb] = {
     "kmem-fault": Verb(
         "hand a devdax device to the kmem driver while an allocation of the kernel's fails, another one each "
         "time; what went well in spite of it is taken back",
-        {"id": _NEW_ID, "step": _count(1, default=1)},
+        {"id": _NEW_ID, "step": _count(1, default=1), "of": _choice("slab", "pages", default="slab")},
         ("dax-kmem", "fault-injection"),
     ),
     "devdax": Verb("take a device back from the kmem driver", {"id": _NEW_ID}, ("dax-kmem",)),

@@ -80,12 +80,20 @@ def destroy(shell: Shell, namespace: str, *, deadline: Deadline) -> PmemOutcome:
     return _run(shell, f"raw {_checked(namespace)}", deadline)
 
 
-def to_system_ram(shell: Shell, dax: str, *, fail: int | None = None, deadline: Deadline) -> PmemOutcome:
+#: what fails: its directory in debugfs (mm/fail_page_alloc.c, mm/failslab.c; v6.12)
+_FAULTS = {"slab": "failslab", "pages": "fail_page_alloc"}
+
+
+def to_system_ram(
+    shell: Shell, dax: str, *, fail: int | None = None, of: str = "slab", deadline: Deadline
+) -> PmemOutcome:
     """Give device dax ``dax`` to the kmem driver; the blocks come online or not as auto_online_blocks says.
 
-    ``fail`` has that allocation (from 1) fail which the kernel makes for it. Raises as ``create_devdax``.
+    ``fail`` has that allocation (from 1) fail which the kernel makes for it, ``of`` slab caches or whole pages. Raises
+    as ``create_devdax``.
     """
-    return _run(shell, f"kmem {_checked(dax)}{'' if fail is None else f' {fail}'}", deadline)
+    failing = "" if fail is None else f" {fail} {_FAULTS[of]}"
+    return _run(shell, f"kmem {_checked(dax)}{failing}", deadline)
 
 
 def to_devdax(shell: Shell, dax: str, *, deadline: Deadline) -> PmemOutcome:

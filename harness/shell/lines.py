@@ -58,7 +58,11 @@ _STEPS = (
         "put a virtio-pmem device into a mode; kmem makes it system RAM, devdax takes it back",
         ("raw", "devdax", "kmem"),
     ),
-    Command("kmem-fault", "kmem-fault ID [step=N]", "make it system RAM while one allocation after the other fails"),
+    Command(
+        "kmem-fault",
+        "kmem-fault ID [step=N] [of=slab|pages]",
+        "make it system RAM while one allocation after the other fails",
+    ),
     Command("load", "load KIND [ID] [cpus=N …]", "start a load that goes round while steps are done", tuple(LOADS)),
     Command("unload", "unload ID", "end a load"),
     Command("hold", "hold DEVICE [ID] [pages=N]", "have a process hold pages of a device, so that they cannot move"),

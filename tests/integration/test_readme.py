@@ -97,7 +97,7 @@ def says(*words: str) -> Callable[[Path, str], None]:
 EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
     "make demo": ({0}, the_demo_covers_all_devices),
     "make test": ({0}, ci_runs_it),
-    ".venv/bin/memhp run --kernel path/to/Image -a arm64": ({0}, says("PASSED")),
+    ".venv/bin/memhp run dimm-cycle --kernel path/to/Image -a arm64": ({0}, says("PASSED")),
     ".venv/bin/memhp run dimm-cycle virtio-mem-resize pmem-kmem -a arm64 --json out.json": (
         {0},
         every_invariant_passed,

@@ -118,17 +118,22 @@ def test_namespaces() -> None:
 
 def test_pmem_verbs_and_outcomes() -> None:
     shell = CannedShell(said("dax0.0\n"), said("namespace0.0\n"), said("dax0.0\n"), said("memory17 is online\n", 3))
+    shell.answers += [said("kmem did not take dax0.0", 3)] * 2
     assert pmem.create_devdax(shell, "namespace0.0", map="dev", deadline=Deadline(5)) == pmem.PmemOutcome(
         True, "dax0.0"
     )
     assert pmem.destroy(shell, "namespace0.0", deadline=Deadline(5)).ok
     assert pmem.to_system_ram(shell, "dax0.0", deadline=Deadline(5)).ok
     assert pmem.to_devdax(shell, "dax0.0", deadline=Deadline(5)) == pmem.PmemOutcome(False, "memory17 is online")
+    assert not pmem.to_system_ram(shell, "dax0.0", fail=3, deadline=Deadline(5)).ok
+    assert not pmem.to_system_ram(shell, "dax0.0", fail=1, of="pages", deadline=Deadline(5)).ok
     assert [command.removeprefix("/usr/lib/memhp/pmem ") for command, _ in shell.asked] == [
         "devdax namespace0.0 pmem 2097152",
         "raw namespace0.0",
         "kmem dax0.0",
         "unkmem dax0.0",
+        "kmem dax0.0 3 failslab",
+        "kmem dax0.0 1 fail_page_alloc",
     ]
 
 
