@@ -108,7 +108,7 @@ def test_faults_take_a_device_that_is_devdax_and_leave_it_so(tmp_path: Path) -> 
     fault = "  - {kmem-fault: {id: p, step: 3}, expect: failed}\n"
     scenario = read(tmp_path, plug + dax + fault + fault + "  - kmem: {id: p}\n")
     assert scenario.needs == ("dax-kmem", "fault-injection", "virtio-pmem")
-    assert scenario.steps[2].title == "kmem-fault p step=3 (failed)"
+    assert scenario.steps[2].title == "kmem-fault p step=3 slab (failed)"
     message = r"'p' is in raw mode here, kmem-fault takes it from devdax\n  hint: the step before it would be namespace"
     with pytest.raises(ConfigError, match=message):
         read(tmp_path, plug + fault)
