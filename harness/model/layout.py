@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from dataclasses import dataclass
 
@@ -102,6 +103,7 @@ class BootLayout:
         size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
         return piece.size // self.page_size * size
 
+    @functools.cached_property
     def page_ext_pages(self) -> int:
         """Pages of struct page_ext that a section has while it is online, which the kernel counts as memmap.
 

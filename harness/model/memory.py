@@ -419,7 +419,7 @@ class MemoryModel:
             size = self.layout.memmap_bytes(piece.range)
             total += 2 * size // piece.folded if piece.folded else size // page
         online = sum(block.owner is not None and block.zone is not None for block in self.blocks.values())
-        return total + (online - len(self._offlined_boot)) * self.layout.page_ext_pages()
+        return total + (online - len(self._offlined_boot)) * self.layout.page_ext_pages
 
     def _kernel_memory(self) -> tuple[AddrRange, ...]:
         lent = [

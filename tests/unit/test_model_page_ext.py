@@ -25,7 +25,7 @@ def model(dmesg: object) -> MemoryModel:
 
 def test_it_comes_when_a_block_goes_online_and_goes_when_it_goes_offline() -> None:
     here = model((DmesgLine(0.0, 6, "allocated 2097152 bytes of page_ext"),))
-    assert here.layout.page_ext_pages() == 64
+    assert here.layout.page_ext_pages == 64
     here.apply(PlugDimm("dimm0", 256 * MIB))
     assert here.expected().memmap_pages == 2 * STRUCT_PAGES
     first, second = here.blocks_of("dimm0")
