@@ -9,6 +9,7 @@ import io
 import select
 import socket
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, cast
@@ -119,7 +120,7 @@ class GuestShell:
             channel = self._transport.open_session(window_size=_WINDOW, timeout=max(0.001, deadline.remaining()))
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise _loss(self._console, deadline, f"cannot run {shown!r} in the guest: {error}") from error
-        with contextlib.closing(channel):
+        with _closing(channel):
             try:
                 channel.settimeout(max(0.001, deadline.remaining()))
                 self._execute(channel, command)
@@ -208,6 +209,16 @@ class GuestShell:
                 return
             raise GuestError(f"{trouble.message} (while it ran {shown!r})", hint=trouble.hint)
         deadline.check(f"{shown!r} in the guest", None if self._console is None else self._console.tail(1))
+
+
+@contextlib.contextmanager
+def _closing(channel: paramiko.Channel) -> Iterator[None]:
+    """Close it in the end; that there is nobody to say so to is known by then, or will be with the next command."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+            channel.close()
 
 
 def _log_in(sock: socket.socket, identity: Identity, deadline: Deadline) -> paramiko.Transport:

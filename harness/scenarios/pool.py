@@ -63,6 +63,7 @@ class _Line(Generic[R]):
                     job.drop()
             except BaseException:
                 self.stop()
+                job.drop()
                 raise
             finally:
                 with self._changed:

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -50,10 +51,14 @@ def open_bundle(chosen: Path | None, name: str, started: datetime.datetime) -> P
     """A new private folder for what is recorded of ``name``, in ``chosen`` or DEFAULT_BUNDLES; raises InfraError."""
     path = (chosen or DEFAULT_BUNDLES) / f"{started:%Y%m%d-%H%M%S-%f}-{name}"
     try:
-        path.mkdir(parents=True, mode=0o700)
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Another run that leaves nothing behind removes an empty folder of bundles, maybe just now.
+            with contextlib.suppress(FileNotFoundError):
+                path.mkdir(mode=0o700)
+                return path
     except OSError as error:
         raise InfraError(f"cannot write the bundle {path}: {error.strerror}", hint="see --bundle-dir") from None
-    return path
 
 
 class Recorder:

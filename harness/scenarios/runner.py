@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from harness.check import Verdict
 from harness.config.guest import GuestSpec
 from harness.config.scenario import LEAST_ROUNDS, Scenario, Step
 from harness.deadline import Deadline
-from harness.errors import InfraError, UnsupportedError
+from harness.errors import InfraError, MemhpError, UnsupportedError
 from harness.guest.loads import LOADS
 from harness.progress import Progress, default_progress
 from harness.scenarios.abilities import require_config
@@ -184,18 +185,31 @@ class _Run:
 
     def drop(self) -> None:
         """End the guest; its bundle stays only where the user wants all of them."""
-        with contextlib.suppress(InfraError, OSError):
-            self._stack.close()
-        if self.bundle is not None and self.options.bundle_dir is None:
-            self._remove_bundle(self.bundle)
+        try:
+            with contextlib.suppress(InfraError, OSError):
+                self._stack.close()
+        finally:
+            if self.bundle is not None and self.options.bundle_dir is None:
+                self._remove_bundle(self.bundle)
 
     @contextlib.contextmanager
     def _described_failures(self) -> Iterator[None]:
-        """An OSError of the harness's own world (disk full, no memory) is a verdict too, never a traceback."""
+        """What fails of the host (disk full, no memory) or of ourselves ends this run alone, and says so."""
         try:
             yield
-        except OSError as error:
-            raise InfraError(f"the host failed: {error}", hint="see notes.txt in the bundle") from error
+        except MemhpError:
+            raise
+        except Exception as error:
+            self._note_traceback(error)
+            if isinstance(error, OSError):
+                raise InfraError(f"the host failed: {error}", hint="see notes.txt in the bundle") from error
+            message = f"internal error of memhp: {type(error).__name__}: {error}"
+            raise InfraError(message, hint="please report it, with notes.txt of the bundle") from error
+
+    def _note_traceback(self, error: Exception) -> None:
+        if self.bundle is not None:
+            with contextlib.suppress(OSError):
+                Recorder(self.bundle).note("".join(traceback.format_exception(error)))
 
     def _start_guest(self) -> None:
         assert self.parts is not None
@@ -313,7 +327,7 @@ class _Run:
         return result
 
     def _remove_bundle(self, bundle: Path) -> None:
-        shutil.rmtree(bundle)
+        shutil.rmtree(bundle, ignore_errors=True)
         with contextlib.suppress(OSError):
             DEFAULT_BUNDLES.rmdir()
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import paramiko
 import pytest
 from guest_peer import SshPeer
 
@@ -90,6 +91,22 @@ def test_lost_connection(shell: GuestShell, peer: SshPeer) -> None:
         shell.run("sleep 30", deadline=Deadline(20))
     with pytest.raises(GuestError, match="cannot run 'true' in the guest"):
         shell.run("true", deadline=Deadline(20))
+
+
+def test_a_connection_that_breaks_while_the_channel_is_closed(
+    shell: GuestShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = paramiko.Channel.close
+
+    def close(channel: paramiko.Channel) -> None:
+        closed(channel)
+        if channel.transport is shell._transport:
+            raise EOFError
+
+    monkeypatch.setattr(paramiko.Channel, "close", close)
+    assert shell.run("echo done", deadline=Deadline(20)).stdout == b"done\n"
+    with pytest.raises(DeadlineExpired):
+        shell.run("sleep 30", deadline=Deadline(0.1))
 
 
 def test_another_host_key_is_refused(identity: Identity) -> None:

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A run that fails for what is not the guest's fault: a verdict of its own, for that run alone."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.check import Verdict
+from harness.config.guest import GuestSpec
+from harness.config.parts import GuestRoot, KernelImage, QemuBinary
+from harness.config.scenario import SNAPSHOT
+from harness.progress import SilentProgress
+from harness.scenarios import runner
+from harness.scenarios.boot import Parts
+from harness.scenarios.options import RunOptions
+from harness.scenarios.record import DEFAULT_BUNDLES, open_bundle
+from harness.scenarios.reporter import SilentReporter
+from harness.scenarios.resolver import Resolver
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "Image"
+    image.write_bytes(b"kernel")
+    made = Parts(
+        QemuBinary((), None, "", ""),
+        None,
+        KernelImage(image, "made up", None, None, None),
+        GuestRoot(tmp_path / "root"),
+    )
+    monkeypatch.setattr(Resolver, "resolve", lambda resolver, spec, needs: made)
+
+
+def start_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def start_guest(*words: object) -> Iterator[None]:
+        raise error
+        yield
+
+    monkeypatch.setattr(runner, "start_guest", start_guest)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("error", "reason", "hint"),
+    [
+        (OSError(28, "No space left on device"), "the host failed: [Errno 28] No space left on device", "notes.txt"),
+        (KeyError("rp0"), "internal error of memhp: KeyError: 'rp0'", "please report it"),
+        (EOFError(), "internal error of memhp: EOFError: ", "please report it"),
+    ],
+    ids=["host", "harness", "mute"],
+)
+def test_what_fails_beside_the_guest_is_a_verdict(
+    error: Exception,
+    reason: str,
+    hint: str,
+    jobs: int,
+    parts: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start_with(error, monkeypatch)
+    options = RunOptions(bundle_dir=tmp_path / "bundles", jobs=jobs)
+    guest = GuestSpec.default("arm64")
+    results = runner.run_scenarios([SNAPSHOT] * 3, guest, options, SilentReporter(), SilentProgress())
+    assert [result.verdict for result in results] == [Verdict.INFRA] * 3
+    for result in results:
+        assert result.reason == reason and result.hint is not None and hint in result.hint
+        assert result.bundle is not None
+        assert "Traceback" in (result.bundle / "notes.txt").read_text()
+
+
+def test_an_interrupted_run_leaves_nothing(parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    class Ended(BaseException):
+        pass
+
+    @contextlib.contextmanager
+    def start_guest(*words: object) -> Iterator[None]:
+        try:
+            raise Ended
+            yield
+        finally:
+            # What is left of a guest that was killed may fail in ways of its own.
+            raise EOFError
+
+    monkeypatch.setattr(runner, "start_guest", start_guest)
+    monkeypatch.setattr(runner._Run, "_described_failures", lambda run: contextlib.nullcontext())
+    with pytest.raises(EOFError):
+        runner.run_scenarios(
+            [SNAPSHOT] * 3, GuestSpec.default("arm64"), RunOptions(jobs=2), SilentReporter(), SilentProgress()
+        )
+    assert not (tmp_path / DEFAULT_BUNDLES).exists()
+
+
+def test_the_folder_of_bundles_may_vanish_under_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+    mkdir = os.mkdir
+
+    def vanish(path: Path, mode: int = 0o777) -> None:
+        made.append(path)
+        if len(made) == 2:
+            os.rmdir(path.parent)
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", vanish)
+    bundle = open_bundle(tmp_path / "bundles", "x", datetime.datetime.now(datetime.UTC))
+    assert bundle.is_dir() and len(made) == 4
+    assert bundle.stat().st_mode & 0o777 == 0o700
