@@ -18,7 +18,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -31,21 +30,14 @@ from typing import IO, Any
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, InfraError
 
-# Runs as a program of its own between fork and the wanted program: preexec_fn is not safe in a process with threads.
-# Python ignores SIGPIPE and SIGXFSZ for itself, and exec would hand that on.
+# Programs of their own between fork and the wanted one: preexec_fn is not safe in a process with threads.
 _LAUNCHER = """
-import ctypes, os, signal, sys
-if ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0) != 0:
-    sys.exit("prctl(PR_SET_PDEATHSIG): " + os.strerror(ctypes.get_errno()))
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the parent died before its child was ready")
-for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
-    signal.signal(ignored, signal.SIG_DFL)
-try:
-    os.execv(sys.argv[2], sys.argv[3:])
-except OSError as error:
-    sys.stderr.write(f"{sys.argv[2]}: {error.strerror}\\n")
-    os._exit(127)
+if [ "$PPID" != "$1" ]; then
+	echo "the parent died before its child was ready" >&2
+	exit 1
+fi
+shift
+exec "$@"
 """
 
 _CHUNK = 1 << 16
@@ -143,12 +135,16 @@ def _fork(
         if _forker is None or _forker.pid != os.getpid():
             _forker = _Forker()
         forker = _forker
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise InfraError("cannot run anything: no such program: setpriv", hint="install util-linux")
     program = shutil.which(argv[0], path=None if env is None else env.get("PATH", os.defpath))
     if program is None:
         raise InfraError(f"cannot run {shlex.join(argv)}: no such program: {argv[0]}", hint=f"install {argv[0]}")
     if cwd is not None and not Path(cwd).is_dir():
         raise InfraError(f"cannot run {shlex.join(argv)}: no such directory: {cwd}")
-    wrapped = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), os.path.abspath(program), *argv]
+    launcher = [setpriv, "--pdeathsig", "KILL", "/bin/sh", "-c", _LAUNCHER, "memhp", str(os.getpid())]
+    wrapped = [*launcher, os.path.abspath(program), *argv[1:]]
 
     def job() -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -21,7 +21,7 @@ class Channels:
     ``qmp`` and ``console`` are numbers of inherited, connected socket descriptors; ``console_log`` gets a copy of all
     that the guest prints; ``variables`` is this run's own copy of the firmware's variables (None without firmware).
     ``memory`` maps backends of boot RAM to inherited descriptors of files for them; QEMU makes its own for the others.
-    With ``incoming`` it waits for a machine to be restored.
+    With ``incoming`` it waits for a machine to be restored, whose flash comes with it.
     """
 
     qmp: int
@@ -131,6 +131,11 @@ def _channels(channels: Channels) -> list[str]:
 def _firmware(spec: MachineSpec, channels: Channels) -> list[str]:
     if spec.firmware is None:
         return []
+    if channels.incoming:
+        # QEMU would read both files to no purpose, then write all of its flash back as soon as the machine runs
+        # (postload_update_cb, hw/block/pflash_cfi01.c).
+        nothing = f"if=pflash,driver=null-co,read-zeroes=on,size={spec.arch.flash_size}"
+        return ["-drive", f"{nothing},unit=0,readonly=on", "-drive", f"{nothing},unit=1"]
     if channels.variables is None:
         raise ValueError("a machine with firmware needs its own copy of the variables")
     code, variables = escape(spec.firmware.code), escape(channels.variables)

@@ -20,7 +20,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, LaunchError, QemuError, UsageError
 from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.qmp import QmpSession
-from harness.qemu.snapshot import VARIABLES, copy_sparse, load, new_memory, unpack
+from harness.qemu.snapshot import copy_sparse, load, new_memory, unpack
 from harness.qemu.spec import MachineSpec
 
 #: how long QEMU may take to end after ``quit``, then after SIGTERM
@@ -67,12 +67,13 @@ class Machine:
         *,
         own_memory: bool = False,
         snapshot: Path | None = None,
+        incoming: bool = False,
     ) -> Machine:
         """Start ``spec`` with its files below ``workdir`` (made, mode 0700) and return once QMP answers.
 
         With ``own_memory`` its boot RAM lies in files of ours (``memory``: descriptors by backend), so that
         ``harness.qemu.snapshot`` can save it. ``snapshot`` is the folder of one that was saved from the same spec: it
-        is restored, with its vCPUs paused.
+        is restored, with its vCPUs paused. With ``incoming`` QEMU waits for a machine that the caller has it restore.
 
         Raises UsageError if a file of the spec is missing, LaunchError (argv, exit status, tails of stderr and
         console) if QEMU does not come up by ``deadline``.
@@ -82,7 +83,7 @@ class Machine:
                 raise UsageError(f"the {role} {path} is no file", hint="check the path, or run memhp fetch")
         machine = cls(spec, workdir)
         try:
-            machine._start(deadline, own_memory or snapshot is not None, snapshot)
+            machine._start(deadline, own_memory or snapshot is not None, snapshot, incoming or snapshot is not None)
         except BaseException:
             machine.kill()
             raise
@@ -233,7 +234,7 @@ class Machine:
         self._cleanup.close()
         return code
 
-    def _start(self, deadline: Deadline, own_memory: bool, snapshot: Path | None) -> None:
+    def _start(self, deadline: Deadline, own_memory: bool, snapshot: Path | None, incoming: bool) -> None:
         self.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if stat.S_IMODE(self.workdir.stat().st_mode) & 0o077:
             raise UsageError(f"others can look into {self.workdir}", hint=f"chmod 700 {shlex.quote(str(self.workdir))}")
@@ -243,7 +244,7 @@ class Machine:
         with ThreadPoolExecutor(1, thread_name_prefix="memhp-unpack") as pool:
             # QEMU takes as long to start as its memory takes to be filled.
             filled = None if snapshot is None else pool.submit(self._fill_memory, snapshot)
-            sock = self._spawn(snapshot)
+            sock = self._spawn(incoming)
             try:
                 self.qmp = QmpSession(sock, log=self.qmp_log, deadline=deadline, epitaph=self.epitaph)
             except (QemuError, DeadlineExpired) as error:
@@ -253,7 +254,7 @@ class Machine:
                 filled.result()
                 load(self.qmp, snapshot, deadline)
 
-    def _spawn(self, snapshot: Path | None) -> socket.socket:
+    def _spawn(self, incoming: bool) -> socket.socket:
         """Start the process and return our end of its QMP socket."""
         with contextlib.ExitStack() as theirs:
             ours: list[socket.socket] = []
@@ -263,14 +264,14 @@ class Machine:
                 ours.append(self._cleanup.enter_context(here))
                 fds.append(theirs.enter_context(there).fileno())
             self.console = ours[1]
-            self.variables = self._copy_variables(snapshot)
+            self.variables = None if incoming else self._copy_variables()
             channels = Channels(
                 qmp=fds[0],
                 console=fds[1],
                 console_log=self.console_log,
                 variables=self.variables,
                 memory=self.memory,
-                incoming=snapshot is not None,
+                incoming=incoming,
             )
             self.argv = tuple(command_line(self.spec, channels))
             self._child = proc.spawn(
@@ -289,11 +290,11 @@ class Machine:
         while self.memory:
             os.close(self.memory.popitem()[1])
 
-    def _copy_variables(self, snapshot: Path | None) -> Path | None:
+    def _copy_variables(self) -> Path | None:
         if self.spec.firmware is None:
             return None
         target = self.workdir / "firmware-variables.fd"
-        copy_sparse(self.spec.firmware.vars if snapshot is None else snapshot / VARIABLES, target)
+        copy_sparse(self.spec.firmware.vars, target)
         self._cleanup.callback(target.unlink, missing_ok=True)
         return target
 

@@ -3,10 +3,8 @@
 
 ::
 
-    state                   what QEMU migrates: devices, vCPUs, ROMs
+    state                   what QEMU migrates: devices, vCPUs, ROMs and flash
     NAME.pages, NAME.map    the pages of the RAM backend NAME that are not all zeros, and where they belong
-    firmware-variables.fd   the flash that the machine writes to, where it has firmware
-    firmware-code.fd        the one it does not, with holes: quicker to read
 
 RAM is not in QEMU's stream: it lies in files that QEMU shares with us (capability x-ignore-shared,
 migration/ram.c), so that a copy is made while QEMU starts, and the host can look into it as before.
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from harness.qemu.qmp import QmpSession
 
 STATE = "state"
-VARIABLES = "firmware-variables.fd"
-CODE = "firmware-code.fd"
 #: pages are left out one by one
 PAGE = 4096
 
@@ -53,9 +49,6 @@ def save(machine: Machine, directory: Path, deadline: Deadline) -> None:
     migrate(machine.qmp, directory / STATE, with_memory=False, deadline=deadline)
     for name, fd in machine.memory.items():
         pack(fd, directory, name)
-    if machine.spec.firmware is not None and machine.variables is not None:
-        copy_sparse(machine.variables, directory / VARIABLES)
-        copy_sparse(machine.spec.firmware.code, directory / CODE)
 
 
 def load(qmp: QmpSession, directory: Path, deadline: Deadline) -> None:

@@ -33,14 +33,14 @@ from harness.parsers.dmesg import alarming
 from harness.progress import Progress
 from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.machine import Machine
-from harness.qemu.snapshot import CODE, VARIABLES, save
+from harness.qemu.snapshot import save
 from harness.qemu.spec import MachineSpec
 from harness.scenarios.boot import BootedGuest, Connected, Parts, archives_of, facts_of, machine_shape, machine_spec
 from harness.scratch import private_directory
 
 KIND = "snapshots"
 #: part of the cache key: raise it when the same parts are put to rest differently
-RECIPE = "2"
+RECIPE = "3"
 #: guests that are kept, about 100 MB each: a suite has a dozen, and a kernel is built again soon
 KEPT = 32
 
@@ -167,10 +167,7 @@ def restore_connected(machine: MachineSpec, saved: Path, workdir: Path, deadline
 
 def restored_spec(spec: GuestSpec, parts: Parts, saved: Path) -> MachineSpec:
     """The machine that ``saved`` is restored into: the same, from the copies that lie there."""
-    machine = machine_spec(spec, parts, saved / INITRD)
-    if machine.firmware is None:
-        return machine
-    return dataclasses.replace(machine, firmware=Firmware(saved / CODE, saved / VARIABLES))
+    return machine_spec(spec, parts, saved / INITRD)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config.parts import Firmware
 from harness.errors import InfraError, UnsupportedError, UsageError
 from harness.guest.console import Console
 from harness.guest.loads import LoadCount
@@ -24,7 +23,7 @@ from harness.model.devices import Dimm, Pmem, VirtioMem
 from harness.model.memory import MemoryModel
 from harness.parsers.dmesg import alarming
 from harness.qemu.machine import Machine
-from harness.qemu.snapshot import copy_sparse, migrate
+from harness.qemu.snapshot import migrate
 from harness.qemu.spec import MachineSpec, backend_id
 from harness.scenarios.boot import BootedGuest
 from harness.scenarios.session import Session
@@ -40,10 +39,9 @@ MAX_SNAPSHOTS = 8
 
 @dataclass(frozen=True)
 class Saved:
-    """One snapshot: the file that QEMU wrote, the flash, and all that the harness knew of the guest."""
+    """One snapshot: the file that QEMU wrote, and all that the harness knew of the guest."""
 
     file: Path
-    variables: Path | None
     guest: BootedGuest
     model: MemoryModel
     state: GuestState
@@ -82,10 +80,8 @@ def take(explorer: Explorer, rest: str) -> None:
     file, machine = folder / f"{name}.state", session.guest.machine
     with _explained(), machine.paused(deadline):
         migrate(machine.qmp, file, with_memory=True, deadline=deadline)
-        variables = _save_variables(machine, folder / f"{name}.fd")
     explorer.saved[name] = Saved(
         file,
-        variables,
         session.guest,
         copy.deepcopy(session.model),
         session.state,
@@ -115,14 +111,6 @@ def _explained() -> Iterator[None]:
         yield
     except OSError as error:
         raise InfraError(f"the snapshot cannot be written: {error}", hint="TMPDIR names another place") from error
-
-
-def _save_variables(machine: Machine, target: Path) -> Path | None:
-    source = machine.workdir / "firmware-variables.fd"
-    if not source.exists():
-        return None
-    copy_sparse(source, target)
-    return target
 
 
 def devices_of(model: MemoryModel) -> tuple[str, ...]:
@@ -157,15 +145,12 @@ def restore(explorer: Explorer, rest: str) -> None:
         saved.spec,
         # The model has those of the command line as well.
         cold_devices=(),
-        extra_args=(*saved.spec.extra_args, *devices_of(saved.model), "-incoming", "defer"),
-        firmware=None
-        if saved.spec.firmware is None or saved.variables is None
-        else Firmware(saved.spec.firmware.code, saved.variables),
+        extra_args=(*saved.spec.extra_args, *devices_of(saved.model)),
     )
     explorer.restores += 1
     workdir = session.recorder.directory / f"restored-{explorer.restores}"
     with contextlib.ExitStack() as stack:
-        machine = stack.enter_context(Machine.launch(spec, workdir, deadline))
+        machine = stack.enter_context(Machine.launch(spec, workdir, deadline, incoming=True))
         migrate(machine.qmp, saved.file, incoming=True, with_memory=True, deadline=deadline)
         console = stack.enter_context(Console(machine.console, None, alarming, up=True))
         machine.qmp.execute("cont", deadline=deadline)

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from harness.config.guest import GuestSpec
 from harness.scenarios.boot import Parts
 
-_FAULTS = pytest.StashKey[list[tuple[str, ...]]]()
+_FAULT = "injected fault"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,14 +37,21 @@ def tell_fault(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Put a row into the table at the end: what was injected, how it ended, the seconds that took."""
 
     def tell(*row: object) -> None:
-        request.config.stash.setdefault(_FAULTS, []).append(tuple(map(str, row)))
+        request.node.user_properties.append((_FAULT, tuple(map(str, row))))
 
     return tell
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    rows = config.stash.get(_FAULTS, [])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    rows = [
+        row
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, row in report.user_properties
+        if name == _FAULT and isinstance(row, Sequence)
+    ]
     if rows:
         terminalreporter.section("injected faults")
-        for row in [("fault", "arch", "exit", "verdict", "seconds"), *rows]:
+        for row in [("fault", "arch", "exit", "verdict", "seconds"), *sorted(rows, key=lambda row: row[1])]:
             terminalreporter.write_line("".join(f"{cell:<18}" for cell in row))

@@ -83,7 +83,7 @@ def test_not_a_program(tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     bad.write_bytes(b"\x7fELF nonsense")
     bad.chmod(0o755)
-    with pytest.raises(InfraError, match=r"exited with status 127:\n.*Exec format error"):
+    with pytest.raises(InfraError, match=r"exited with status 126:\nmemhp: .*Exec format error"):
         proc.run([str(bad)], deadline=Deadline(5))
 
 
@@ -239,7 +239,7 @@ def test_sigkill_of_the_harness_leaves_no_orphan(tmp_path: Path) -> None:
 
 def test_a_child_whose_parent_is_gone_already_never_starts(tmp_path: Path) -> None:
     marker = tmp_path / "started"
-    argv = [sys.executable, "-I", "-S", "-c", proc._LAUNCHER, "1", "/usr/bin/touch", "touch", str(marker)]
+    argv = ["sh", "-c", proc._LAUNCHER, "memhp", "1", "/usr/bin/touch", str(marker)]
     done = subprocess.run(argv, capture_output=True, check=False)
     assert done.returncode == 1
     assert b"the parent died before its child was ready" in done.stderr

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import shlex
 from pathlib import Path
 
@@ -113,6 +115,16 @@ def test_commas_in_paths_are_doubled() -> None:
 def test_firmware_needs_its_own_variables() -> None:
     with pytest.raises(ValueError, match="its own copy of the variables"):
         command_line(spec(), PLAIN)
+
+
+def test_a_restored_machine_brings_its_flash_along() -> None:
+    argv = command_line(spec(), dataclasses.replace(PLAIN, incoming=True))
+    drives = [value for option, value in itertools.pairwise(argv) if option == "-drive"]
+    assert drives == [
+        "if=pflash,driver=null-co,read-zeroes=on,size=67108864,unit=0,readonly=on",
+        "if=pflash,driver=null-co,read-zeroes=on,size=67108864,unit=1",
+    ]
+    assert argv[-2:] == ["-incoming", "defer"]
 
 
 def test_a_seed_makes_all_random_numbers_the_same() -> None:
