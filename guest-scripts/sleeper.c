@@ -2,7 +2,7 @@
 /*
  * sleeper: puts the guest to sleep, to be saved, and gives each guest that is restored from it a life of its own.
  *
- *   sleeper HOST_KEY AUTHORIZED_KEYS
+ *   sleeper HOST_KEY AUTHORIZED_KEYS PID_FILE
  *
  * Waits until nothing but itself wants to run, says "memhp: asleep" in the kernel's log, and reads one line from the
  * console:
@@ -12,11 +12,15 @@
  * It feeds SEED (32 bytes, hexadecimal) to the kernel's random numbers and has them begin anew, sets the clock, writes
  * CLIENT_KEY and the bytes of HOST_KEY (hexadecimal) to the files of these names, and says "memhp: ready". Nothing secret
  * is in the guest's memory before. Exits with 0, or with 1 and the reason on standard output.
+ *
+ * The SSH server, whose pid is in PID_FILE, is stopped all that time: whoever connects meanwhile is kept waiting by the
+ * kernel, and served with the new keys and random numbers alone.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/random.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -100,6 +104,18 @@ static void say(int console, const char *what)
 		fail("cannot say %s: %s", what, strerror(errno));
 	if (fd >= 0)
 		close(fd);
+}
+
+static pid_t read_pid(const char *path)
+{
+	char text[16];
+	long pid;
+
+	read_start(path, text, sizeof(text));
+	pid = strtol(text, NULL, 10);
+	if (pid <= 1)
+		fail("no pid in %s", path);
+	return (pid_t)pid;
 }
 
 static void read_line(int console, char *line)
@@ -190,10 +206,12 @@ int main(int argc, char **argv)
 {
 	static char line[LINE + 1];
 	struct termios before, raw;
+	pid_t server;
 	int console;
 
-	if (argc != 3)
-		fail("usage: sleeper HOST_KEY AUTHORIZED_KEYS");
+	if (argc != 4)
+		fail("usage: sleeper HOST_KEY AUTHORIZED_KEYS PID_FILE");
+	server = read_pid(argv[3]);
 	console = open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (console < 0 || tcgetattr(console, &before) != 0)
 		fail("cannot read from the console: %s", strerror(errno));
@@ -205,11 +223,15 @@ int main(int argc, char **argv)
 	raw.c_cc[VTIME] = 0;
 	if (tcsetattr(console, TCSAFLUSH, &raw) != 0)
 		fail("cannot set the console: %s", strerror(errno));
+	if (kill(server, SIGSTOP) != 0)
+		fail("cannot stop process %d: %s", server, strerror(errno));
 	settle();
 	say(console, "asleep");
 	read_line(console, line);
 	wake(line, argv[1], argv[2]);
 	explicit_bzero(line, sizeof(line));
+	if (kill(server, SIGCONT) != 0)
+		fail("cannot continue process %d: %s", server, strerror(errno));
 	tcsetattr(console, TCSANOW, &before);
 	say(console, "ready");
 	return 0;

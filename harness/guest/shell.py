@@ -6,7 +6,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import os
 import select
+import selectors
 import socket
 import threading
 from collections.abc import Iterator
@@ -60,13 +62,16 @@ class GuestShell:
         self._console = console
 
     @classmethod
-    def connect(cls, port: int, identity: Identity, deadline: Deadline, console: Console | None = None) -> GuestShell:
+    def connect(
+        cls, port: int, identity: Identity, deadline: Deadline, console: Console | None = None, *, waking: bool = False
+    ) -> GuestShell:
         """Wait until ``console`` shows that the guest is ready, then log in on 127.0.0.1:``port``.
 
         The guest's host key must be the one of ``identity``. Without a console the guest must be ready already (it was
-        restored from a snapshot). Raises GuestError, DeadlineExpired.
+        restored from a snapshot). One that is ``waking`` takes connections before it is ready, and keeps them waiting.
+        Raises GuestError, DeadlineExpired.
         """
-        if console is not None:
+        if console is not None and not waking:
             console.wait_ready(deadline)
         try:
             sock = socket.create_connection(("127.0.0.1", port), timeout=max(0.001, deadline.remaining()))
@@ -74,14 +79,22 @@ class GuestShell:
             raise _loss(console, deadline, f"cannot connect to the guest's SSH port {port}: {error}") from error
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            transport = _log_in(sock, identity, deadline)
+            with _hung_up_on_trouble(sock, console):
+                transport = _log_in(sock, identity, deadline)
         except (paramiko.SSHException, EOFError, OSError) as error:
             sock.close()
             raise _loss(console, deadline, f"cannot log into the guest: {error or type(error).__name__}") from error
         except BaseException:
             sock.close()
             raise
-        return cls(transport, console, identity)
+        shell = cls(transport, console, identity)
+        if console is not None and waking:
+            try:
+                console.wait_ready(deadline)
+            except BaseException:
+                shell.close()
+                raise
+        return shell
 
     def reconnect(self, port: int, deadline: Deadline) -> None:
         """Log in once more, with the same keys, after the guest has come up again. Raises as ``connect`` does."""
@@ -209,6 +222,32 @@ class GuestShell:
                 return
             raise GuestError(f"{trouble.message} (while it ran {shown!r})", hint=trouble.hint)
         deadline.check(f"{shown!r} in the guest", None if self._console is None else self._console.tail(1))
+
+
+@contextlib.contextmanager
+def _hung_up_on_trouble(sock: socket.socket, console: Console | None) -> Iterator[None]:
+    """Whoever waits for an answer on ``sock`` gets its end instead once the guest is in trouble."""
+    if console is None:
+        yield
+        return
+    trouble, over = console.trouble_fd(), os.eventfd(0)
+
+    def watch() -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(trouble, selectors.EVENT_READ, True)
+            selector.register(over, selectors.EVENT_READ, False)
+            if any(key.data for key, _ in selector.select()):
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    watcher = threading.Thread(target=watch, name="guest-trouble")
+    watcher.start()
+    try:
+        yield
+    finally:
+        os.eventfd_write(over, 1)
+        watcher.join()
+        os.close(over)
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ from harness.scratch import private_directory
 
 KIND = "snapshots"
 #: part of the cache key: raise it when the same parts are put to rest differently
-RECIPE = "3"
+RECIPE = "4"
 #: guests that are kept, about 100 MB each: a suite has a dozen, and a kernel is built again soon
 KEPT = 32
 
@@ -159,10 +159,11 @@ def restore_connected(machine: MachineSpec, saved: Path, workdir: Path, deadline
     with contextlib.ExitStack() as stack:
         running = stack.enter_context(Machine.launch(machine, workdir, deadline, snapshot=saved))
         console = stack.enter_context(Console(running.console, None, alarming))
+        port = running.ssh_port(deadline)
         wake(running.console, identity, deadline)
         running.qmp.execute("cont", deadline=deadline)
-        port = running.ssh_port(deadline)
-        yield Connected(running, console, stack.enter_context(GuestShell.connect(port, identity, deadline, console)))
+        shell = stack.enter_context(GuestShell.connect(port, identity, deadline, console, waking=True))
+        yield Connected(running, console, shell)
 
 
 def restored_spec(spec: GuestSpec, parts: Parts, saved: Path) -> MachineSpec:

@@ -145,6 +145,32 @@ def test_waits_for_the_console_first(identity: Identity, peer: SshPeer) -> None:
             assert shell.run("echo hello", deadline=Deadline(20)).stdout == b"hello\n"
 
 
+def test_a_guest_that_wakes_is_logged_into_meanwhile(identity: Identity, peer: SshPeer) -> None:
+    here, there = socket.socketpair()
+    with here, there, Console(here, None, lambda line: None) as console:
+        timer = threading.Timer(0.3, there.sendall, (b"[    1.0] memhp: ready\r\n",))
+        timer.start()
+        with GuestShell.connect(peer.port, identity, Deadline(20), console, waking=True) as shell:
+            assert console.lines()[-1].text.endswith("memhp: ready")
+            assert shell.run("echo hello", deadline=Deadline(20)).stdout == b"hello\n"
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["logged in", "mute"])
+def test_a_guest_that_does_not_wake_is_given_up_at_once(answers: bool, identity: Identity, peer: SshPeer) -> None:
+    here, there = socket.socketpair()
+    with (
+        here,
+        there,
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        Console(here, None, lambda line: None) as console,
+    ):
+        port = peer.port if answers else mute.getsockname()[1]
+        timer = threading.Timer(0.3, there.sendall, (b"[    1.0] memhp: failed: sleep: no seed\r\n",))
+        timer.start()
+        with pytest.raises(GuestError, match="gave up: sleep: no seed"):
+            GuestShell.connect(port, identity, Deadline(60), console, waking=True)
+
+
 def test_a_panic_ends_a_command_at_once(identity: Identity, peer: SshPeer) -> None:
     here, there = socket.socketpair()
     with here, there, Console(here, None, lambda line: None) as console:

@@ -79,4 +79,4 @@ def test_the_sleeper_compiles_without_a_warning_and_says_how_it_is_called(tmp_pa
     source = str(SCRIPTS / "sleeper.c")
     subprocess.run(["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), source], check=True)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "usage: sleeper HOST_KEY AUTHORIZED_KEYS\n")
+    assert (done.returncode, done.stdout) == (1, "usage: sleeper HOST_KEY AUTHORIZED_KEYS PID_FILE\n")
