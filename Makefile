@@ -18,6 +18,10 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Tests share the machine: a guest with two CPUs waits half of its time. Those that belong together stay together.
+JOBS ?= $(shell nproc)
+SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+
 # What fetching parts, building kernels, QEMU and guest programs, and the virtual environment take.
 PACKAGES := \
 	apt bc binutils bison debian-archive-keyring dpkg dpkg-dev flex gcc gcc-aarch64-linux-gnu gcc-riscv64-linux-gnu \
@@ -38,13 +42,14 @@ demo: setup
 test: PACKAGES += $(TEST_PACKAGES)
 test: setup
 	$(BIN)/memhp fetch
-	$(BIN)/python -m pytest --memhp-arch arm64 --memhp-arch riscv64 tests/unit tests/integration tests/kernel
+	$(BIN)/python -m pytest $(SHARED) --durations=40 --memhp-arch arm64 --memhp-arch riscv64 \
+		tests/unit tests/integration tests/kernel
 
 check: $(VENV)/.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest $(SHARED) tests/unit
 
 setup: packages $(VENV)/.stamp
 
