@@ -20,9 +20,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="runs of memhp that are ended at a random moment (default 3; nightly: 200)",
+        help="runs of memhp on each architecture that are ended at a random moment (default 3; nightly: 100)",
     )
-    group.addoption("--memhp-interrupt-seed", type=int, default=0, metavar="N", help="seed of those moments")
+    group.addoption(
+        "--memhp-runs",
+        type=int,
+        default=12,
+        metavar="N",
+        help="runs of all kinds on each architecture, two at a time (default 12; nightly: 500)",
+    )
+    group.addoption(
+        "--memhp-interrupt-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of those moments, and of the order of those runs",
+    )
 
 
 @pytest.fixture

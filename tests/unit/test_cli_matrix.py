@@ -57,7 +57,7 @@ def test_the_plan_is_shown_without_running_anything(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--shard 3/2", "memhp: --shard 3/2: there is no such part\n  hint: from 1/2 on"),
+        ("--shard 3/2", "memhp: --shard 3/2: there is no such part\n  hint: 1/2 is the first, 2/2 the last"),
         ("--shard 0/2", "memhp: --shard 0/2: there is no such part"),
         ("--shard half", "memhp: --shard: 'half' is not I/N\n  hint: such as 1/3"),
         ("-j 0", "memhp: --jobs: 0 at a time cannot be\n  hint: from 1 to 64"),
