@@ -8,6 +8,8 @@ import io
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -257,6 +259,11 @@ def test_the_examples_for_ci_say_what_there_is(path: Path) -> None:
     for line in ours:
         plain = re.sub(r"\$\{\{.*?\}\}|\$[A-Z_]+", "1", line)
         words = shlex.split(plain)
+        if words[0] == ".venv/bin/pytest":
+            collected = [sys.executable, "-m", "pytest", *words[1:], "--collect-only", "-q", "-p", "no:cacheprovider"]
+            done = subprocess.run(collected, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0 and "ended_at_any_moment[riscv64]" in done.stdout, done.stdout + done.stderr
+            continue
         assert words[0] == ".venv/bin/memhp"
         arguments = parse_arguments(words[1:])
         assert arguments.command in ("run", "merge")
