@@ -135,7 +135,7 @@ def _fork(
         if _forker is None or _forker.pid != os.getpid():
             _forker = _Forker()
         forker = _forker
-    setpriv = shutil.which("setpriv")
+    setpriv = shutil.which("setpriv") or shutil.which("setpriv", path=os.defpath)
     if setpriv is None:
         raise InfraError("cannot run anything: no such program: setpriv", hint="install util-linux")
     program = shutil.which(argv[0], path=None if env is None else env.get("PATH", os.defpath))

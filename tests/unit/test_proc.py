@@ -74,6 +74,12 @@ def test_unknown_program() -> None:
     assert caught.value.hint == "install memhp-no-such"
 
 
+def test_a_host_without_setpriv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proc.shutil, "which", lambda name, path=None: None)
+    with pytest.raises(InfraError, match="no such program: setpriv\n  hint: install util-linux"):
+        proc.run(["true"], deadline=Deadline(5))
+
+
 def test_unknown_directory(tmp_path: Path) -> None:
     with pytest.raises(InfraError, match=r"no such directory: .*/gone"):
         proc.run(["true"], deadline=Deadline(5), cwd=tmp_path / "gone")
