@@ -106,16 +106,23 @@ static void say(int console, const char *what)
 		close(fd);
 }
 
-static pid_t read_pid(const char *path)
+/* The server goes to the background first and writes its pid then. */
+static pid_t await_pid(const char *path)
 {
+	const struct timespec pause = { .tv_nsec = LOOK_MS * 1000000L };
 	char text[16];
-	long pid;
 
-	read_start(path, text, sizeof(text));
-	pid = strtol(text, NULL, 10);
-	if (pid <= 1)
-		fail("no pid in %s", path);
-	return (pid_t)pid;
+	for (int look = 0; look < MAX_LOOKS; look++) {
+		char *end;
+		long pid;
+
+		read_start(path, text, sizeof(text));
+		pid = strtol(text, &end, 10);
+		if (pid > 1 && *end == '\n')
+			return (pid_t)pid;
+		nanosleep(&pause, NULL);
+	}
+	fail("no pid in %s", path);
 }
 
 static void read_line(int console, char *line)
@@ -211,7 +218,7 @@ int main(int argc, char **argv)
 
 	if (argc != 4)
 		fail("usage: sleeper HOST_KEY AUTHORIZED_KEYS PID_FILE");
-	server = read_pid(argv[3]);
+	server = await_pid(argv[3]);
 	console = open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (console < 0 || tcgetattr(console, &before) != 0)
 		fail("cannot read from the console: %s", strerror(errno));
