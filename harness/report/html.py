@@ -64,22 +64,35 @@ def _head(book: Book) -> Iterator[str]:
 
 
 def _grid(book: Book, numbers: Mapping[str, int]) -> Iterator[str]:
-    """Guests down, scenarios across."""
+    """A table for guests that run the same scenarios, so that hardly a cell is empty; the longer side goes down."""
     cells: dict[str, dict[str, list[str]]] = {}
-    columns: dict[str, None] = {}
     for entry in book.entries:
-        columns.setdefault(entry.run.scenario)
         text = f'<a href="#run-{numbers[entry.id]}">{badge(entry.run.verdict)} {safe(seconds(entry.run.seconds))}</a>'
         cells.setdefault(entry.run.guest, {}).setdefault(entry.run.scenario, []).append(text)
     for id, _ in book.missing:
         guest, _, scenario = id.rpartition("/")
-        columns.setdefault(scenario)
         cells.setdefault(guest, {}).setdefault(scenario, []).append('<span class="b b-missing">not run</span>')
-    yield '<h2>Matrix</h2><div class="wide"><table class="grid" id="grid">'
-    yield f"<tr><th>guest</th>{''.join(f'<th>{safe(name)}</th>' for name in columns)}</tr>"
+    groups: dict[frozenset[str], list[str]] = {}
     for guest, row in cells.items():
-        found = "".join(f"<td>{''.join(row.get(name, ['']))}</td>" for name in columns)
-        yield f'<tr><th class="mono">{safe(guest)}</th>{found}</tr>'
+        groups.setdefault(frozenset(row), []).append(guest)
+    yield '<h2>Matrix</h2><div id="grid">'
+    for guests in groups.values():
+        scenarios = list(cells[guests[0]])
+        if len(scenarios) > len(guests):
+            rows = {name: [cells[guest][name] for guest in guests] for name in scenarios}
+            yield from _grid_table("scenario", guests, rows)
+        else:
+            rows = {guest: [cells[guest][name] for name in scenarios] for guest in guests}
+            yield from _grid_table("guest", scenarios, rows)
+    yield "</div>"
+
+
+def _grid_table(corner: str, across: Sequence[str], rows: Mapping[str, Sequence[Sequence[str]]]) -> Iterator[str]:
+    head = "".join(f"<th>{safe(name)}</th>" for name in across)
+    yield f'<div class="wide"><table class="grid"><tr><th>{corner}</th>{head}</tr>'
+    for name, row in rows.items():
+        cells = "".join(f"<td>{''.join(cell)}</td>" for cell in row)
+        yield f'<tr><th class="mono">{safe(name)}</th>{cells}</tr>'
     yield "</table></div>"
 
 

@@ -109,9 +109,19 @@ def test_it_tells_what_is_broken_and_where() -> None:
 def test_the_grid_has_every_cell_also_those_without_a_result() -> None:
     made = Book("m", NOW, (Entry("arm64/dimm-cycle", GOOD),), (("riscv64/dimm-cycle", {}), ("arm64/numa", {})))
     text = to_html(made)
-    grid = text[text.index('id="grid"') : text.index("</table>")]
-    assert grid.count("<tr>") == 3 and grid.count("not run") == 2 and "<th>numa</th>" in grid
-    assert "1 passed, 2 not run" in text
+    grid = text[text.index('id="grid"') : text.index("<h2>Runs")]
+    assert grid.count("not run") == 2 and "1 passed, 2 not run" in text
+    one, two = grid.split("</table>")[:2]
+    assert "<th>scenario</th><th>arm64</th>" in one and one.count("<tr>") == 3 and one.count("not run") == 1
+    assert "<th>guest</th><th>dimm-cycle</th>" in two and two.count("<tr>") == 2 and "riscv64</th>" in two
+
+
+def test_guests_with_the_same_scenarios_share_a_table() -> None:
+    missing = [(f"{guest}/{name}", {}) for guest in ("a.x", "b.y") for name in ("one", "two", "three")]
+    text = to_html(Book("m", NOW, (), tuple(missing)))
+    grid = text[text.index('id="grid"') : text.index("<h2>Runs")]
+    assert grid.count("<table") == 1 and grid.count("<tr>") == 4 and grid.count("not run") == 6
+    assert "<th>scenario</th><th>a.x</th><th>b.y</th>" in grid
 
 
 def test_runs_that_did_not_pass_are_open() -> None:
