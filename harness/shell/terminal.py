@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import sys
 import termios
 import tty
@@ -41,7 +40,7 @@ def converse(shell: GuestShell, deadline: Deadline) -> None:
     What the guest prints goes to the terminal as it is: that is what a terminal is for. Raises GuestError.
     """
     stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
-    size = shutil.get_terminal_size()
+    size = os.get_terminal_size(stdout)
     with (
         contextlib.closing(
             shell.open_terminal(os.environ.get("TERM", "vt100"), size.columns, size.lines, deadline)
@@ -55,10 +54,11 @@ def _pump(channel: paramiko.Channel, stdin: int, stdout: int) -> None:
     poll = select.poll()
     poll.register(stdin, select.POLLIN)
     poll.register(channel.fileno(), select.POLLIN)
-    seen = shutil.get_terminal_size()
+    # What LINES and COLUMNS say may be of another terminal, and stays what it was.
+    seen = os.get_terminal_size(stdout)
     while not (channel.closed or (channel.eof_received and not channel.recv_ready())):
         ready = dict(poll.poll(_LOOK_MS))
-        size = shutil.get_terminal_size()
+        size = os.get_terminal_size(stdout)
         if size != seen:
             seen = size
             channel.resize_pty(size.columns, size.lines)

@@ -25,12 +25,14 @@ class Typist:
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
         self.master, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        # pytest-xdist sets them for all its processes.
+        plain = {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             argv,
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,
-            env={**env, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"},
+            env={**plain, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"},
             cwd=cwd,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
