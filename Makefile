@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 
 # Tests share the machine: a guest with two CPUs waits half of its time. Those that belong together stay together.
 JOBS ?= $(shell nproc)
-SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+SHARED := -n $(JOBS) --no-loadscope-reorder
 
 # What fetching parts, building kernels, QEMU and guest programs, and the virtual environment take.
 PACKAGES := \

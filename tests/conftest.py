@@ -1,37 +1,43 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which tests stay together when several processes share the work (pytest -n 2 --dist loadgroup)."""
+"""Which tests stay together when several processes share the work (pytest-xdist, -n 2)."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-UNIT = Path(__file__).parent / "unit"
-#: the longest of those that stay together begins first
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
+
+#: one file, one process: what is done there builds on what was done before, or is over in seconds
+TOGETHER = re.compile(r"tests/unit/\w+\.py|tests/integration/test_readme\.py")
+#: their tests share a guest: one process for each architecture
+GUEST = re.compile(r"(tests/integration/test_(?:guest_session|loads|security)\.py)::.*\[(arm64|riscv64)")
+#: the longest of all begins first
 FIRST = "test_readme"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "xdist_group(name): done by one process, in order (pytest-xdist)")
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    from xdist.scheduler import LoadScopeScheduling
+
+    # --dist loadgroup of pytest-xdist 3.8 does nothing with pytest 9: it writes to a field that is no more.
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(nodeid)
+
+    return Scheduling(config, log)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        group = _group(item)
-        if group is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
+def scope_of(nodeid: str) -> str:
+    """Tests with the same answer are done by the same process, in order."""
+    together, guest = TOGETHER.search(nodeid), GUEST.search(nodeid)
+    if together is not None:
+        return together[0]
+    return nodeid if guest is None else f"{guest[1]} {guest[2]}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem != FIRST)
-
-
-def _group(item: pytest.Item) -> str | None:
-    """Unit tests by their file; others only where they share a guest or a place of work."""
-    if item.path.is_relative_to(UNIT):
-        return item.path.stem
-    assert isinstance(item, pytest.Function)
-    if "memhp_guest" in item.fixturenames:
-        return f"{item.path.stem}-{item.callspec.params['memhp_guest_spec']}"
-    return item.path.stem if "desk" in item.fixturenames else None
