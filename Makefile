@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 #   make demo    set up what is missing, then drive memory in and out of real arm64 and riscv64 guests
-#   make test    set up what is missing, then the project's own tests, real guests included
+#   make test    set up what is missing, then the project's own tests, real guests included; CI=1: also what takes long
 #   make check   lint, types and unit tests: no guest, nothing fetched but Python packages
 #   make setup   only set up: system packages (APT, with sudo if need be) and .venv
 #   make clean   remove what these left in the checkout; the cache of parts stays
@@ -20,6 +20,8 @@ BIN := $(VENV)/bin
 
 # Tests share the machine: a guest with two CPUs waits half of its time. Those that belong together stay together.
 JOBS ?= $(shell nproc)
+# Where CI is set there is time for all of them.
+QUICK := $(if $(CI),,--quick)
 SHARED := -n $(JOBS) --no-loadscope-reorder
 
 # What fetching parts, building kernels, QEMU and guest programs, and the virtual environment take.
@@ -42,7 +44,7 @@ demo: setup
 test: PACKAGES += $(TEST_PACKAGES)
 test: setup
 	$(BIN)/memhp fetch
-	$(BIN)/python -m pytest $(SHARED) --durations=40 --memhp-arch arm64 --memhp-arch riscv64 \
+	$(BIN)/python -m pytest $(SHARED) $(QUICK) --durations=40 --memhp-arch arm64 --memhp-arch riscv64 \
 		tests/unit tests/integration tests/kernel
 
 check: $(VENV)/.stamp

@@ -18,6 +18,29 @@ GUEST = re.compile(r"(tests/integration/test_(?:guest_session|loads|security)\.p
 #: the longest of all begins first
 FIRST = "test_readme"
 
+#: what --quick leaves out, by node id
+LONG = re.compile(
+    "|".join(
+        (
+            # The harness's own world is the same with a guest of either architecture.
+            r"integration/test_(?:bench|faults|faults_host|loads|matrix|restore|run|security|selftest|shell)\.py.*\[riscv64",
+            # Other tests do the same, or the like, on the way.
+            r"test_readme\.py.*\[(?:make demo|.*(?:list support|selftest|bench --json|pytest tests/kernel|-j 2\]))",
+            r"test_readme\.py.*(?:sv57=off|--kernel debian|pmem-kmem -a arm64)",
+            r"test_every_paging_mode\[(?!acpi-virtio-mem-resize-sv39)",
+            r"test_every_interrupt_controller\[(?!aplic-imsic)",
+            r"oom-deadlock|oom-kill|finds_the_first_bad_commit|test_many_runs",
+            # One scenario of each kind of device, or of what is hardest to get right.
+            r"kernel/test_scenarios\.py.*\[arm64-(?!dimm-refused-zone|pmem-kmem|sub-section\])",
+            r"kernel/test_scenarios\.py.*\[riscv64-(?!dimm-cycle|memmap-on-memory|sub-section-shared|virtio-mem-acpi)",
+        )
+    )
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out what takes long: CI has the time")
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
@@ -39,5 +62,9 @@ def scope_of(nodeid: str) -> str:
     return nodeid if guest is None else f"{guest[1]} {guest[2]}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        left_out = [item for item in items if LONG.search(item.nodeid)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: item.path.stem != FIRST)
