@@ -233,10 +233,9 @@ def shard_of(plan: Plan, number: int, count: int) -> tuple[Cell, ...]:
     Raises UsageError for a part that there is not.
     """
     if not count >= 1 or not 1 <= number <= count:
-        raise UsageError(
-            f"--shard {number}/{count}: there is no such part",
-            hint=f"1/{max(count, 1)} is the first, {max(count, 1)}/{max(count, 1)} the last",
-        )
+        last = max(count, 1)
+        hint = f"1/{last} is the first, {last}/{last} the last"
+        raise UsageError(f"--shard {number}/{count}: there is no such part", hint=hint)
     loads = [(0.0, part) for part in range(1, count + 1)]
     mine = set()
     for cell in sorted(plan.cells, key=lambda cell: (-cell.weight, cell.id)):
