@@ -22,6 +22,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, MemhpError
 from harness.guest.console import Console
 from harness.guest.identity import Identity
+from harness.guest.reach import out_of_reach
 from harness.units import MIB
 
 #: bytes of stdout and stderr together that one command may print
@@ -80,7 +81,7 @@ class GuestShell:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             with _hung_up_on_trouble(sock, console):
-                transport = _log_in(sock, identity, deadline)
+                transport = out_of_reach(lambda: _log_in(sock, identity, deadline), sock.close)
         except (paramiko.SSHException, EOFError, OSError) as error:
             sock.close()
             raise _loss(console, deadline, f"cannot log into the guest: {error or type(error).__name__}") from error
@@ -129,18 +130,29 @@ class GuestShell:
         trouble = None if self._console is None else self._console.trouble()
         if trouble is not None:
             raise GuestError(f"{trouble.message} (before it ran {shown!r})", hint=trouble.hint)
-        try:
-            channel = self._transport.open_session(window_size=_WINDOW, timeout=max(0.001, deadline.remaining()))
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            raise _loss(self._console, deadline, f"cannot run {shown!r} in the guest: {error}") from error
-        with _closing(channel):
+        opened: list[paramiko.Channel] = []
+
+        def converse() -> Completed:
             try:
-                channel.settimeout(max(0.001, deadline.remaining()))
-                self._execute(channel, command)
-                self._feed(channel, stdin)
-                return self._drain(channel, shown, deadline, limit)
+                left = max(0.001, deadline.remaining())
+                opened.append(channel := self._transport.open_session(window_size=_WINDOW, timeout=left))
             except (paramiko.SSHException, EOFError, OSError) as error:
-                raise _loss(self._console, deadline, f"lost the guest while it ran {shown!r}: {error}") from error
+                raise _loss(self._console, deadline, f"cannot run {shown!r} in the guest: {error}") from error
+            with _closing(channel):
+                try:
+                    channel.settimeout(max(0.001, deadline.remaining()))
+                    self._execute(channel, command)
+                    self._feed(channel, stdin)
+                    return self._drain(channel, shown, deadline, limit)
+                except (paramiko.SSHException, EOFError, OSError) as error:
+                    raise _loss(self._console, deadline, f"lost the guest while it ran {shown!r}: {error}") from error
+
+        def abandon() -> None:
+            for channel in opened:
+                with _closing(channel):
+                    pass
+
+        return out_of_reach(converse, abandon)
 
     def must(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> bytes:
         """Run ``command`` and return its stdout; raises GuestError if its status is not 0, and as ``run`` does."""
@@ -155,15 +167,19 @@ class GuestShell:
 
         ``deadline`` is for its start alone. Raises GuestError, DeadlineExpired.
         """
-        try:
+
+        def start() -> paramiko.Channel:
             channel = self._transport.open_session(timeout=max(0.001, deadline.remaining()))
             channel.settimeout(max(0.001, deadline.remaining()))
             channel.get_pty(kind, columns, lines)
             channel.invoke_shell()
             channel.settimeout(None)
+            return channel
+
+        try:
+            return out_of_reach(start, self.close)
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise _loss(self._console, deadline, f"cannot open a terminal in the guest: {error}") from error
-        return channel
 
     def _execute(self, channel: paramiko.Channel, command: str) -> None:
         # Channel.exec_command waits for the server's consent, for ever if need be, and a round trip in any case. This

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Work that no signal can cut in two."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def out_of_reach(work: Callable[[], T], abandon: Callable[[], None]) -> T:
+    """Do ``work`` where the exception of a signal (Ctrl-C, SIGTERM) cannot reach it, and return what it returns.
+
+    Python raises that in the main thread, between any two instructions. paramiko takes its locks without ``with``
+    (BufferedPipe, Transport): hit there, it keeps one for ever, and whoever hangs up next waits for it. So the main
+    thread only waits, while another works; if it is hit, ``abandon`` has the other one end soon. Raises what ``work``
+    raises.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    try:
+        threading.Thread(target=run, name="guest-work", daemon=True).start()
+        return future.result()
+    except BaseException:
+        if not future.done():
+            abandon()
+        raise
