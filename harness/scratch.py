@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -26,8 +27,10 @@ def private_directory() -> Iterator[Path]:
     """
     root = Path(tempfile.gettempdir())
     sweep(root)
-    path = Path(tempfile.mkdtemp(dir=root, prefix=_PREFIX))
+    # A name that is known before there is anything of it: a signal may come between any two instructions.
+    path = root / f"{_PREFIX}{secrets.token_hex(8)}"
     try:
+        path.mkdir(mode=0o700)
         with (path / _NEW_LOCK).open("w") as lock:
             # It is held before anybody can find it.
             fcntl.flock(lock, fcntl.LOCK_EX)

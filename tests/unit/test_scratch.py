@@ -30,6 +30,19 @@ def test_a_folder_is_private_and_goes_with_its_block(elsewhere: Path) -> None:
     assert list(elsewhere.iterdir()) == []
 
 
+def test_a_signal_right_after_it_is_made_leaves_nothing(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir = os.mkdir
+
+    def interrupted(path: Path, mode: int) -> None:
+        mkdir(path, mode)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), private_directory():
+        raise AssertionError("not reached")
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_what_a_killed_run_left_is_removed_by_the_next(elsewhere: Path) -> None:
     code = "import sys\nfrom harness.scratch import private_directory\nwith private_directory() as path:\n"
     code += "    print(path, flush=True)\n    sys.stdin.read()\n"
