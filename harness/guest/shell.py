@@ -138,19 +138,19 @@ class GuestShell:
                 opened.append(channel := self._transport.open_session(window_size=_WINDOW, timeout=left))
             except (paramiko.SSHException, EOFError, OSError) as error:
                 raise _loss(self._console, deadline, f"cannot run {shown!r} in the guest: {error}") from error
-            with _closing(channel):
-                try:
-                    channel.settimeout(max(0.001, deadline.remaining()))
-                    self._execute(channel, command)
-                    self._feed(channel, stdin)
-                    return self._drain(channel, shown, deadline, limit)
-                except (paramiko.SSHException, EOFError, OSError) as error:
-                    raise _loss(self._console, deadline, f"lost the guest while it ran {shown!r}: {error}") from error
+            try:
+                channel.settimeout(max(0.001, deadline.remaining()))
+                self._execute(channel, command)
+                self._feed(channel, stdin)
+                return self._drain(channel, shown, deadline, limit)
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                raise _loss(self._console, deadline, f"lost the guest while it ran {shown!r}: {error}") from error
+            finally:
+                _close(channel)
 
         def abandon() -> None:
             for channel in opened:
-                with _closing(channel):
-                    pass
+                _close(channel)
 
         return out_of_reach(converse, abandon)
 
@@ -266,14 +266,10 @@ def _hung_up_on_trouble(sock: socket.socket, console: Console | None) -> Iterato
         os.close(over)
 
 
-@contextlib.contextmanager
-def _closing(channel: paramiko.Channel) -> Iterator[None]:
-    """Close it in the end; that there is nobody to say so to is known by then, or will be with the next command."""
-    try:
-        yield
-    finally:
-        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
-            channel.close()
+def _close(channel: paramiko.Channel) -> None:
+    """That there is nobody to say so to is known already, or will be with the next command."""
+    with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+        channel.close()
 
 
 def _log_in(sock: socket.socket, identity: Identity, deadline: Deadline) -> paramiko.Transport:

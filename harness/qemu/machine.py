@@ -53,7 +53,6 @@ class Machine:
         self.console: socket.socket
         self.qmp: QmpSession
         self.memory: dict[str, int] = {}
-        self.variables: Path | None = None
         self._child: proc.Child | None = None
         self._cleanup = contextlib.ExitStack()
         self._ending = threading.Lock()
@@ -264,12 +263,11 @@ class Machine:
                 ours.append(self._cleanup.enter_context(here))
                 fds.append(theirs.enter_context(there).fileno())
             self.console = ours[1]
-            self.variables = None if incoming else self._copy_variables()
             channels = Channels(
                 qmp=fds[0],
                 console=fds[1],
                 console_log=self.console_log,
-                variables=self.variables,
+                variables=None if incoming else self._copy_variables(),
                 memory=self.memory,
                 incoming=incoming,
             )

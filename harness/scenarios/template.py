@@ -167,7 +167,7 @@ def restore_connected(machine: MachineSpec, saved: Path, workdir: Path, deadline
 
 
 def restored_spec(spec: GuestSpec, parts: Parts, saved: Path) -> MachineSpec:
-    """The machine that ``saved`` is restored into: the same, from the copies that lie there."""
+    """The machine that ``saved`` is restored into: the same, with the initrd that lies there."""
     return machine_spec(spec, parts, saved / INITRD)
 
 
