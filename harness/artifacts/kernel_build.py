@@ -126,7 +126,7 @@ class KernelBuild:
     progress: Progress
 
     def run(self, package: Path, out: Path) -> None:
-        """Build from the unpacked source ``package`` and leave Image, config and release in ``out``.
+        """Build from the unpacked source ``package`` and leave Image, config and release in ``out``, see ``make``.
 
         Raises ArtefactError: required options that did not come true, or the last lines of a failed step.
         """
@@ -139,8 +139,9 @@ class KernelBuild:
     def make(self, source: Path, tree: Path, out: Path, deadline: Deadline | None = None, *, strict: bool) -> None:
         """Build ``source``, in ``tree``, and leave Image, config and release in ``out``; raises ArtefactError.
 
-        What ``tree`` has from an earlier build is used again. Without ``strict``, options that did not come true are
-        left out: another version may not know them.
+        With debug info the unstripped ``vmlinux`` is left there too: debuggers look for it beside the Image. What
+        ``tree`` has from an earlier build is used again. Without ``strict``, options that did not come true are left
+        out: another version may not know them.
         """
         deadline = Deadline(_BUILD_SECONDS) if deadline is None else deadline
         with self.progress.task(f"Configuring the {self.arch.name} kernel {self.version}"):
@@ -150,6 +151,9 @@ class KernelBuild:
         shutil.copyfile(tree / self.arch.image, out / "Image")
         shutil.copyfile(tree / ".config", out / "config")
         shutil.copyfile(tree / "include" / "config" / "kernel.release", out / "release")
+        (out / "vmlinux").unlink(missing_ok=True)
+        if parse_config((out / "config").read_text()).get("DEBUG_INFO") == "y":
+            shutil.copyfile(tree / "vmlinux", out / "vmlinux")
 
     def _unpack(self, package: Path, deadline: Deadline) -> Path:
         archives = sorted(package.glob("usr/src/linux-source-*.tar.*"))

@@ -218,12 +218,13 @@ VERBS: Mapping[str, Verb] = {
         {"leave": _size(bare=False)},
     ),
     "namespace": Verb(
-        "put the namespace of a virtio-pmem device into a mode; map says where its memmap lives",
+        "put the namespace of a virtio-pmem device into a mode; map says where its memmap lives, align the size of its "
+        "pages (by default what a PMD entry maps: 2M where pages are 4K)",
         {
             "id": _NEW_ID,
             "mode": _choice("raw", "devdax", required=True),
             "map": Field(lambda value: value.choice(("mem", "dev")), default="mem"),
-            "align": Field(_read_block_size, default=2 * MIB, spell=_spell_size),
+            "align": Field(_read_block_size, spell=_spell_size),
         },
     ),
     "kmem": Verb("hand a devdax device to the kmem driver, online as the policy says", {"id": _NEW_ID}, ("dax-kmem",)),

@@ -260,7 +260,8 @@ def namespace(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """Make the namespace raw or devdax."""
     device, shell = _pmem(session, args["id"]), session.guest.shell
     name, mode = f"namespace{device.region_index}.0", args["mode"]
-    layout, align = args.get("map") or "mem", args.get("align") or 2 * MIB
+    layout = args.get("map") or "mem"
+    align = args.get("align") or session.layout.paging.leaf_sizes["PMD"]
     if mode == "raw":
         done = pmem.destroy(shell, name, deadline=deadline)
     else:

@@ -4,23 +4,31 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from harness.arch import ArchSpec
-from harness.collect.hostside import regions
+from harness.arch.pagetable import TableFormat
+from harness.collect.hostside import regions, table_format
 from harness.errors import UnsupportedError
-from harness.kmem.memory import PhysicalMemory
+from harness.kmem.address import PageMap
+from harness.kmem.memory import OutsideMemory, PhysicalMemory
+from harness.kmem.walk import copy_tables, walk
 from harness.qemu.memdev import memory_devices
 from harness.shell.explorer import Explorer
 from harness.state import NotObserved
+from harness.units import AddrRange
 
 if TYPE_CHECKING:
     import drgn
 
 #: where an unstripped kernel with debug info may lie, from the Image
 _PLACES = ("vmlinux", "../../../vmlinux")
+
+#: virtual addresses that are the kernel's
+_KERNEL = AddrRange(1 << 63, 1 << 64)
 
 
 def find_debug_info(image: Path) -> Path | None:
@@ -38,48 +46,74 @@ def require_drgn() -> None:
         raise UnsupportedError("drgn", "drgn is not installed", hint="pip install -e '.[drgn]'")
 
 
-def open_drgn(explorer: Explorer) -> None:
-    """drgn's own prompt on the guest, which is paused meanwhile; raises UnsupportedError with what is missing."""
+def open_drgn(explorer: Explorer, vmlinux: Path | None = None) -> None:
+    """drgn's own prompt on the guest, which is paused meanwhile, with the debug info of ``vmlinux``.
+
+    Without one, what lies where a build leaves it. Raises UnsupportedError with what is missing.
+    """
     require_drgn()
     guest = explorer.session.guest
     image = guest.machine.spec.kernel
-    debug_info = find_debug_info(image)
-    if debug_info is None:
+    debug_info = vmlinux or find_debug_info(image)
+    if debug_info is None or not debug_info.is_file():
+        what = f"the kernel {image}" if vmlinux is None else f"this kernel at {vmlinux}"
         raise UnsupportedError(
             "drgn",
-            f"there is no debug info for the kernel {image}",
-            hint=f"a kernel built with CONFIG_DEBUG_INFO, its vmlinux in {shlex.quote(str(image.parent))}",
+            f"there is no debug info for {what}",
+            hint="drgn path/to/vmlinux, of a kernel built with CONFIG_DEBUG_INFO; --kernel purpose+dwarf is one",
         )
     if isinstance(guest.facts.vmcoreinfo, NotObserved):
         raise UnsupportedError("drgn", f"this kernel tells no vmcoreinfo: {guest.facts.vmcoreinfo.reason}")
     if not explorer.interactive:
         raise UnsupportedError("drgn", "drgn's prompt needs a terminal", hint="run memhp shell in one, without -c")
+    tables = table_format(guest.machine.spec.arch, guest.facts)
+    if isinstance(tables, NotObserved):
+        raise UnsupportedError("drgn", f"this kernel's page tables cannot be read: {tables.reason}")
     deadline = explorer.session.deadline()
     machine = guest.machine
     places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
     note = "".join(f"{name}={value}\n" for name, value in guest.facts.vmcoreinfo.items())
     with PhysicalMemory(places) as memory, machine.paused(deadline):
-        _interact(memory, note, machine.spec.arch, debug_info)
+        program = open_program(memory, note, machine.spec.arch, tables)
+        _interact(program, debug_info)
 
 
-def open_program(memory: PhysicalMemory, note: str, arch: ArchSpec) -> drgn.Program:
-    """drgn's program of the kernel whose physical memory is ``memory`` and whose vmcoreinfo is ``note``."""
+def open_program(memory: PhysicalMemory, note: str, arch: ArchSpec, tables: TableFormat) -> drgn.Program:
+    """drgn's program of the kernel whose physical memory is ``memory`` and whose vmcoreinfo is ``note``.
+
+    The kernel's virtual addresses are translated by what ``tables`` lead to now: drgn itself walks page tables for core
+    dumps and live kernels only, and not those of every paging mode.
+    """
     import drgn
-
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return bytes(memory.read(address, count))
 
     # Both call an architecture by the name that uname(1) has for it.
     platform = drgn.Platform(getattr(drgn.Architecture, arch.qemu_target.upper()))
     program = drgn.Program(platform, vmcoreinfo=note)
+
+    def read(address: int, count: int) -> bytes:
+        try:
+            return memory.read(address, count)
+        except OutsideMemory as error:
+            raise drgn.FaultError("that is not the guest's memory", address) from error
+
+    mappings = PageMap(walk(copy_tables(memory, tables)).mappings())
+
+    def read_virtual(address: int, count: int, offset: int, physical: bool) -> bytes:
+        starts = [piece.start for piece in AddrRange.sized(address, count).chunks(tables.page_size)]
+        places, found = mappings.translate(np.array(starts, dtype=np.uint64))
+        if not found.all():
+            raise drgn.FaultError("the kernel maps nothing there", starts[int(np.argmin(found))])
+        ends = [*starts[1:], address + count]
+        return b"".join(read(place, end - at) for place, at, end in zip(places.tolist(), starts, ends, strict=True))
+
     for place in memory.ranges:
-        program.add_memory_segment(place.start, place.size, read, True)
+        program.add_memory_segment(place.start, place.size, lambda address, count, *_: read(address, count), True)
+    program.add_memory_segment(_KERNEL.start, _KERNEL.size, read_virtual, False)
     return program
 
 
-def _interact(memory: PhysicalMemory, note: str, arch: ArchSpec, debug_info: Path) -> None:
+def _interact(program: drgn.Program, debug_info: Path) -> None:
     from drgn.cli import run_interactive
 
-    program = open_program(memory, note, arch)
     program.load_debug_info([str(debug_info)])
     run_interactive(program)

@@ -407,8 +407,7 @@ def _detach(explorer: Explorer, rest: str) -> None:
 def _drgn(explorer: Explorer, rest: str) -> None:
     from harness.shell.drgn import open_drgn
 
-    _no_words("drgn", rest)
-    open_drgn(explorer)
+    open_drgn(explorer, Path(rest) if rest else None)
 
 
 def _snapshot(explorer: Explorer, rest: str) -> None:

@@ -98,7 +98,7 @@ _OTHERS = (
     Command("qmp", "qmp NAME|{…}", "say something to QEMU; it is not part of a saved scenario"),
     Command("snapshot", "snapshot NAME", "keep the guest as it is now, memory included"),
     Command("restore", "restore NAME", "go back to a snapshot"),
-    Command("drgn", "drgn", "open drgn on the guest's memory"),
+    Command("drgn", "drgn [VMLINUX]", "open drgn on the guest's memory"),
     Command("save", "save FILE", "write the steps so far as a scenario for memhp run"),
     Command("help", "help [COMMAND]", "show this"),
     Command("detach", "detach", "leave the guest to its keeper; for a guest of memhp attach alone"),

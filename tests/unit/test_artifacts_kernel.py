@@ -438,7 +438,7 @@ def test_a_source_tree_that_does_not_build(toy_tree: Path) -> None:
 
 
 def test_flavours_are_fragments_that_apply_last() -> None:
-    assert set(known_flavours(ARM64, CONFIGS)) == {"16k", "64k", "debug"}
+    assert set(known_flavours(ARM64, CONFIGS)) == {"16k", "64k", "debug", "dwarf"}
     assert set(known_flavours(RISCV64, CONFIGS)) == {"debug"}
     names = [part.name for part in load_fragments(ARM64, CONFIGS, ["16k", "debug"])]
     assert names == ["common.config", "arm64.config", "arm64+16k.config", "common+debug.config"]

@@ -15,9 +15,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.arch import arch_named
-from harness.errors import InfraError, UnsupportedError, UsageError
-from harness.shell import drgn as drgn_room
+from harness.errors import InfraError, UsageError
 from harness.shell.keep import Kept, attach_to, find_kept, keeping_note, kept_dir, kept_guests
 
 
@@ -105,29 +103,3 @@ def test_a_keeper_that_is_gone_is_said(tmp_path: Path) -> None:
     with pytest.raises(InfraError, match="the keeper 7 does not answer"):
         attach_to(Kept(7, "/b", tmp_path / "7.sock"), (), "auto")
     assert "memhp attach /b" in keeping_note(Path("/b"), 60.0)
-
-
-def test_drgn_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UnsupportedError, match=r"drgn is not installed\n  hint: pip install -e '\.\[drgn\]'"):
-        drgn_room.require_drgn()
-    image = tmp_path / "arch" / "arm64" / "boot" / "Image"
-    image.parent.mkdir(parents=True)
-    assert drgn_room.find_debug_info(image) is None
-    (tmp_path / "vmlinux").touch()
-    assert drgn_room.find_debug_info(image) == tmp_path / "vmlinux"
-
-
-@pytest.mark.parametrize("arch", ["arm64", "riscv64"])
-def test_drgn_reads_physical_memory_through_us(arch: str) -> None:
-    pytest.importorskip("drgn")
-    from harness.kmem.memory import PhysicalMemory, Region
-    from harness.units import AddrRange
-
-    vmcoreinfo = "OSRELEASE=6.12.0\nPAGESIZE=4096\nKERNELOFFSET=0\nSYMBOL(swapper_pg_dir)=ffffffff81000000\n"
-    fd = os.memfd_create("memory")
-    os.write(fd, b"\0" * 4096 + b"memhp" + b"\0" * 4091)
-    with PhysicalMemory([Region(AddrRange(0x8000_0000, 0x8000_2000), Path(f"/proc/self/fd/{fd}"))]) as memory:
-        program = drgn_room.open_program(memory, vmcoreinfo, arch_named(arch))
-        assert program.read(0x8000_1000, 5, physical=True) == b"memhp"
-    os.close(fd)
