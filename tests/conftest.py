@@ -29,7 +29,7 @@ LONG = re.compile(
             r"test_readme\.py.*(?:sv57=off|--kernel debian|pmem-kmem -a arm64)",
             r"test_every_paging_mode\[(?!acpi-virtio-mem-resize-sv39)",
             r"test_every_interrupt_controller\[(?!aplic-imsic)",
-            r"oom-deadlock|oom-kill|finds_the_first_bad_commit|test_many_runs",
+            r"oom-deadlock|oom-kill|finds_the_first_bad_commit|test_many_runs|test_drgn",
             # One scenario of each kind of device, or of what is hardest to get right.
             r"kernel/test_scenarios\.py.*\[arm64-(?!dimm-refused-zone|pmem-kmem|sub-section\])",
             r"kernel/test_scenarios\.py.*\[riscv64-(?!dimm-cycle|memmap-on-memory|sub-section-shared|virtio-mem-acpi)",

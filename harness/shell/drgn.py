@@ -81,14 +81,14 @@ def open_drgn(explorer: Explorer, vmlinux: Path | None = None) -> None:
 def open_program(memory: PhysicalMemory, note: str, arch: ArchSpec, tables: TableFormat) -> drgn.Program:
     """drgn's program of the kernel whose physical memory is ``memory`` and whose vmcoreinfo is ``note``.
 
-    The kernel's virtual addresses are translated by what ``tables`` lead to now: drgn itself walks page tables for core
-    dumps and live kernels only, and not those of every paging mode.
+    The kernel's virtual addresses are translated by what ``tables`` lead to now: drgn itself does not know the page
+    tables of every architecture and paging mode.
     """
     import drgn
 
     # Both call an architecture by the name that uname(1) has for it.
     platform = drgn.Platform(getattr(drgn.Architecture, arch.qemu_target.upper()))
-    program = drgn.Program(platform, vmcoreinfo=note)
+    program = drgn.Program(platform)
 
     def read(address: int, count: int) -> bytes:
         try:
@@ -106,6 +106,8 @@ def open_program(memory: PhysicalMemory, note: str, arch: ArchSpec, tables: Tabl
         ends = [*starts[1:], address + count]
         return b"".join(read(place, end - at) for place, at, end in zip(places.tolist(), starts, ends, strict=True))
 
+    # drgn's helpers for the kernel are there only when it knows that this is one.
+    program.set_linux_kernel_custom(note, False)
     for place in memory.ranges:
         program.add_memory_segment(place.start, place.size, lambda address, count, *_: read(address, count), True)
     program.add_memory_segment(_KERNEL.start, _KERNEL.size, read_virtual, False)

@@ -431,6 +431,16 @@ def test_a_source_tree_is_built_and_built_again(toy_tree: Path) -> None:
     assert kernel(ARM64, str(toy_tree), QUIET).image.read_text() == "another\n"
 
 
+def test_debug_info_is_kept_for_debuggers_as_long_as_there_is_any(toy_tree: Path) -> None:
+    debug = TOY.replace("'# tiny'", "CONFIG_DEBUG_INFO=y").replace("Image:\n", "Image:\n\techo dwarf > $(O)/vmlinux\n")
+    (toy_tree / "Makefile").write_text(debug)
+    vmlinux = kernel(ARM64, str(toy_tree), QUIET).image.with_name("vmlinux")
+    assert vmlinux.read_text() == "dwarf\n"
+    (toy_tree / "Makefile").write_text(TOY)
+    kernel(ARM64, str(toy_tree), QUIET)
+    assert not vmlinux.exists()
+
+
 def test_a_source_tree_that_does_not_build(toy_tree: Path) -> None:
     (toy_tree / "Makefile").write_text(TOY.replace("@echo '  CC ", "exit 1; echo '"))
     with pytest.raises(ArtefactError, match="building the kernel: make exited with status 2"):
@@ -439,11 +449,11 @@ def test_a_source_tree_that_does_not_build(toy_tree: Path) -> None:
 
 def test_flavours_are_fragments_that_apply_last() -> None:
     assert set(known_flavours(ARM64, CONFIGS)) == {"16k", "64k", "debug", "dwarf"}
-    assert set(known_flavours(RISCV64, CONFIGS)) == {"debug"}
+    assert set(known_flavours(RISCV64, CONFIGS)) == {"debug", "dwarf"}
     names = [part.name for part in load_fragments(ARM64, CONFIGS, ["16k", "debug"])]
     assert names == ["common.config", "arm64.config", "arm64+16k.config", "common+debug.config"]
     wanted = load_fragments(ARM64, CONFIGS, ["16k"])
     assert lost_options({"ARM64_4K_PAGES": "y"}, wanted[-1:]) == ["CONFIG_ARM64_4K_PAGES=n", "CONFIG_ARM64_16K_PAGES=y"]
     with pytest.raises(UsageError, match="there is no riscv64 kernel of the flavour '16k'") as caught:
         kernel(RISCV64, "purpose+16k", QUIET)
-    assert caught.value.hint == "known: debug"
+    assert caught.value.hint == "known: debug, dwarf"

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""drgn at the prompt of ``memhp shell``, on a real kernel with debug info, by its own helpers for memory hotplug."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from leftovers import World
+from typist import Typist
+
+from harness.artifacts.cache import Cache
+
+pytestmark = pytest.mark.memhp_guest
+
+MEMHP = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
+ROOT = Path(__file__).parents[2]
+#: a machine that has no such kernel yet builds one
+BUILT = 1800.0
+SHOWN = 120.0
+
+
+def test_drgn_sees_what_was_plugged(tmp_path: Path, guest: list[str]) -> None:
+    pytest.importorskip("drgn")
+    arch = guest[1]
+    if arch != "arm64" and not list(Cache.default().root.glob(f"kernel/{arch}-*+dwarf-*")):
+        pytest.skip(
+            f"building one kernel with debug info is enough; memhp fetch -a {arch} --kernel purpose+dwarf has both"
+        )
+    first = {"arm64": 0x8000_0000, "riscv64": 0xC000_0000}[arch] // 4096
+    world = World(tmp_path)
+    argv = [*MEMHP, "shell", "-a", arch, "--kernel", "purpose+dwarf", "--bundle-dir", "bundles"]
+    with Typist(argv, {**world.environment, "PYTHONPATH": str(ROOT)}, str(world.root)) as person:
+        person.expect(f"memhp {arch}>", BUILT)
+        person.line("plug dimm 512M", "pass  plug-dimm dimm0 512M", SHOWN)
+        person.expect(">")
+        person.line("online dimm0 first=1", "pass  online dimm0 first=1", SHOWN)
+        person.expect(">")
+        person.line("drgn", ">>> ", SHOWN)
+        person.line("blocks = [decode_memory_block_state(b) for b in for_each_memory_block(prog)]", ">>> ")
+        person.line("print(len(blocks), blocks.count('MEM_ONLINE'), blocks.count('MEM_OFFLINE'))", "12 9 3")
+        person.expect(">>> ")
+        person.line("print(list(for_each_memory_block(prog))[8].zone.name.string_())", "b'Movable'")
+        person.expect(">>> ")
+        person.line("print(sum(1 for _ in for_each_present_section(prog)), 'sections')", "12 sections")
+        person.expect(">>> ")
+        # The DIMM's memmap lies in vmemmap; its pages are in ZONE_MOVABLE, so that no word of flags is zero.
+        person.line(f"page = pfn_to_page({first}); print(page_to_pfn(page).value_() == {first})", "True")
+        person.expect(">>> ")
+        person.line("print(page.flags.value_() > 0, 'flags')", "True flags")
+        person.expect(">>> ")
+        person.line("prog.read(0xffff << 48 | 0x123, 8)", "FaultError")
+        person.expect(">>> ")
+        person.type("\x04")
+        person.expect(f"memhp {arch}>", SHOWN)
+        person.line("unplug dimm0", "pass  unplug dimm0", SHOWN)
+        person.expect(">")
+        person.type("\x04")
+        assert person.end(SHOWN) == 0
+    world.assert_clean()
