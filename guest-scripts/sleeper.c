@@ -2,19 +2,18 @@
 /*
  * sleeper: puts the guest to sleep, to be saved, and gives each guest that is restored from it a life of its own.
  *
- *   sleeper HOST_KEY AUTHORIZED_KEYS PID_FILE
+ *   exec sleeper HOST_KEY AUTHORIZED_KEYS PID_FILE
  *
- * Waits until nothing but itself wants to run, says "memhp: asleep" in the kernel's log, and reads one line from the
- * console:
- *
- *   memhp-wake SECONDS NANOSECONDS SEED HOST_KEY CLIENT_KEY...
- *
- * It feeds SEED (32 bytes, hexadecimal) to the kernel's random numbers and has them begin anew, sets the clock, writes
- * CLIENT_KEY and the bytes of HOST_KEY (hexadecimal) to the files of these names, and says "memhp: ready". Nothing secret
- * is in the guest's memory before. Exits with 0, or with 1 and the reason on standard output.
+ * Waits until nothing but itself wants to run, says "memhp: asleep" in the kernel's log, and reads struct order from the
+ * console. It feeds the seed to the kernel's random numbers and has them begin anew, sets the clock, writes the keys to
+ * the files HOST_KEY and AUTHORIZED_KEYS, and says "memhp: ready". Nothing secret is in the guest's memory before. If
+ * anything fails it says so: "memhp: failed: sleep: REASON".
  *
  * The SSH server, whose pid is in PID_FILE, is stopped all that time: whoever connects meanwhile is kept waiting by the
  * kernel, and served with the new keys and random numbers alone.
+ *
+ * It takes the place of the first program and buries every orphan from then on. That saves a guest which has just been
+ * woken, and is asked for already, from ending one program and starting another.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,31 +26,68 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
-#define LINE 2048
+#define MAGIC "memhp-wake"
 #define SEED 32
-#define MAX_KEY 256
+#define ED25519 32
 #define LOOK_MS 5
 #define QUIET_LOOKS 20
 #define MAX_LOOKS 2000
+
+/* All of it is bytes: what wakes one architecture wakes the other. Numbers begin with their lowest byte. */
+static struct order {
+	char magic[sizeof(MAGIC) - 1];
+	__u8 seconds[8];
+	__u8 nanoseconds[8];
+	__u8 seed[SEED];
+	/* the private key with its public half, and the public key of the one who may log in */
+	__u8 host[2 * ED25519];
+	__u8 client[ED25519];
+} order;
 
 static struct {
 	struct rand_pool_info head;
 	__u8 bytes[SEED];
 } pool;
 
+static void say(int console, const char *what);
+static void stay(void) __attribute__((noreturn));
+
 __attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *format, ...)
 {
+	char text[256] = "failed: sleep: ";
+	size_t length = strlen(text);
 	va_list values;
 
 	va_start(values, format);
-	vprintf(format, values);
+	vsnprintf(text + length, sizeof(text) - length, format, values);
 	va_end(values);
-	putchar('\n');
-	exit(1);
+	if (getpid() != 1) {
+		puts(text);
+		exit(1);
+	}
+	say(STDOUT_FILENO, text);
+	stay();
+}
+
+/* The first program must never end. */
+static void stay(void)
+{
+	sigset_t children;
+	int number;
+
+	sigemptyset(&children);
+	sigaddset(&children, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &children, NULL);
+	for (;;) {
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;
+		sigwait(&children, &number);
+	}
 }
 
 /* The first LENGTH - 1 bytes of a small file, "" if there is none. */
@@ -93,15 +129,15 @@ static void settle(void)
 /* A line through the kernel's log comes out whole; one through the tty may be cut by a kernel message. */
 static void say(int console, const char *what)
 {
-	char text[64], policy[16];
+	char text[300], policy[16];
 	int fd = -1;
 
 	read_start("/proc/sys/kernel/printk_devkmsg", policy, sizeof(policy));
 	if (strncmp(policy, "off", 3) != 0)
 		fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
 	snprintf(text, sizeof(text), "%smemhp: %s\n", fd < 0 ? "" : "<0>", what);
-	if (write(fd < 0 ? console : fd, text, strlen(text)) < 0)
-		fail("cannot say %s: %s", what, strerror(errno));
+	/* Who cannot speak cannot say that either. */
+	(void)!write(fd < 0 ? console : fd, text, strlen(text));
 	if (fd >= 0)
 		close(fd);
 }
@@ -125,47 +161,36 @@ static pid_t await_pid(const char *path)
 	fail("no pid in %s", path);
 }
 
-static void read_line(int console, char *line)
+static void read_order(int console)
 {
 	size_t length = 0;
 
-	while (length == 0 || line[length - 1] != '\n') {
-		ssize_t got = length < LINE ? read(console, line + length, LINE - length) : 0;
+	while (length < sizeof(order)) {
+		ssize_t got = read(console, (char *)&order + length, sizeof(order) - length);
 
 		if (got > 0)
 			length += (size_t)got;
 		else if (got == 0 || errno != EINTR)
-			fail("the console gave no line that ends");
+			fail("the console gave nothing more after %zu bytes", length);
 	}
-	line[length - 1] = '\0';
+	if (memcmp(order.magic, MAGIC, sizeof(order.magic)) != 0)
+		fail("the console said something else");
 }
 
-static int digit(char c)
+static long long number(const __u8 *bytes)
 {
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
+	unsigned long long value = 0;
 
-/* Returns the number of bytes, or -1 if TEXT is not hexadecimal, or more than MOST bytes. */
-static int unhex(const char *text, __u8 *bytes, int most)
-{
-	int count = 0;
-
-	for (; text[0] && text[1]; text += 2) {
-		int high = digit(text[0]), low = digit(text[1]);
-
-		if (high < 0 || low < 0 || count == most)
-			return -1;
-		bytes[count++] = (__u8)(high << 4 | low);
-	}
-	return text[0] ? -1 : count;
+	for (int at = 7; at >= 0; at--)
+		value = value << 8 | bytes[at];
+	return (long long)value;
 }
 
 static void reseed(void)
 {
 	int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
 
+	memcpy(pool.bytes, order.seed, SEED);
 	pool.head.entropy_count = 8 * SEED;
 	pool.head.buf_size = SEED;
 	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool.head) != 0 || ioctl(fd, RNDRESEEDCRNG) != 0)
@@ -182,36 +207,71 @@ static void write_file(const char *path, const void *data, size_t length)
 		fail("cannot write %s: %s", path, strerror(errno));
 }
 
-static void wake(char *line, const char *host_key, const char *authorized_keys)
-{
-	struct timespec now;
-	__u8 key[MAX_KEY];
-	char *word, *rest = line;
-	int length;
+/* RFC 4253, 6.6 and RFC 8709, 4: "ssh-ed25519" and the key as strings, the length of each before it. */
+#define TYPE "\0\0\0\13ssh-ed25519"
+#define TYPE_LENGTH (sizeof(TYPE) - 1)
 
-	word = strsep(&rest, " ");
-	if (strcmp(word, "memhp-wake") != 0 || !rest)
-		fail("the console said something else");
-	now.tv_sec = strtoll(strsep(&rest, " "), NULL, 10);
-	now.tv_nsec = rest ? strtol(strsep(&rest, " "), NULL, 10) : 0;
-	if (!rest || unhex(strsep(&rest, " "), pool.bytes, SEED) != SEED)
-		fail("the console gave no seed");
-	length = rest ? unhex(strsep(&rest, " "), key, MAX_KEY) : -1;
-	if (length <= 0 || !rest)
-		fail("the console gave no keys");
+/* What dropbear keeps: the type, and both halves of the key in one string (buf_put_ed25519_priv_key). */
+static void write_host_key(const char *path)
+{
+	static const char head[] = TYPE "\0\0\0\100";
+	__u8 text[sizeof(head) - 1 + sizeof(order.host)];
+
+	memcpy(text, head, sizeof(head) - 1);
+	memcpy(text + sizeof(head) - 1, order.host, sizeof(order.host));
+	write_file(path, text, sizeof(text));
+	explicit_bzero(text, sizeof(text));
+}
+
+/* A line in base64, which needs no padding: 51 bytes become 68 characters. */
+static void write_client_key(const char *path)
+{
+	static const char head[] = TYPE "\0\0\0\40", name[] = "ssh-ed25519 ";
+	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	__u8 blob[sizeof(head) - 1 + sizeof(order.client)];
+	char line[sizeof(name) + sizeof(blob) / 3 * 4];
+	char *end = line + sizeof(name) - 1;
+
+	_Static_assert(sizeof(blob) % 3 == 0, "padding");
+	memcpy(blob, head, sizeof(head) - 1);
+	memcpy(blob + sizeof(head) - 1, order.client, sizeof(order.client));
+	memcpy(line, name, sizeof(name) - 1);
+	for (size_t at = 0; at < sizeof(blob); at += 3) {
+		unsigned int bits = (unsigned int)(blob[at] << 16 | blob[at + 1] << 8 | blob[at + 2]);
+
+		for (int shift = 18; shift >= 0; shift -= 6)
+			*end++ = digits[bits >> shift & 63];
+	}
+	*end++ = '\n';
+	write_file(path, line, (size_t)(end - line));
+}
+
+static void wake(const char *host_key, const char *authorized_keys)
+{
+	struct timespec now = { .tv_sec = number(order.seconds), .tv_nsec = number(order.nanoseconds) };
+
 	reseed();
 	if (clock_settime(CLOCK_REALTIME, &now) != 0)
 		fail("cannot set the clock: %s", strerror(errno));
-	word = rest + strlen(rest);
-	*word++ = '\n';
-	write_file(authorized_keys, rest, word - rest);
-	write_file(host_key, key, length);
-	explicit_bzero(key, sizeof(key));
+	write_client_key(authorized_keys);
+	write_host_key(host_key);
+	explicit_bzero(&order, sizeof(order));
+}
+
+/*
+ * An emulated CPU translates what it runs for the first time, which is most of the work in a guest that has just been
+ * restored. The first command takes a fork and a shell: another CPU meets them while this one and the server are at it.
+ */
+static void warm_up(void)
+{
+	if (fork() == 0) {
+		execl("/bin/sh", "sh", "-c", "true", (char *)NULL);
+		_exit(1);
+	}
 }
 
 int main(int argc, char **argv)
 {
-	static char line[LINE + 1];
 	struct termios before, raw;
 	pid_t server;
 	int console;
@@ -222,10 +282,10 @@ int main(int argc, char **argv)
 	console = open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (console < 0 || tcgetattr(console, &before) != 0)
 		fail("cannot read from the console: %s", strerror(errno));
-	/* What comes must not go back into the console's log. */
+	/* What comes must not go back into the console's log, and every byte of it counts. */
 	raw = before;
-	raw.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON | ISIG);
-	raw.c_iflag &= ~(tcflag_t)(IXON | IXOFF | ICRNL);
+	cfmakeraw(&raw);
+	raw.c_oflag = before.c_oflag;
 	raw.c_cc[VMIN] = 1;
 	raw.c_cc[VTIME] = 0;
 	if (tcsetattr(console, TCSAFLUSH, &raw) != 0)
@@ -234,12 +294,13 @@ int main(int argc, char **argv)
 		fail("cannot stop process %d: %s", server, strerror(errno));
 	settle();
 	say(console, "asleep");
-	read_line(console, line);
-	wake(line, argv[1], argv[2]);
-	explicit_bzero(line, sizeof(line));
+	read_order(console);
+	warm_up();
+	wake(argv[1], argv[2]);
 	if (kill(server, SIGCONT) != 0)
 		fail("cannot continue process %d: %s", server, strerror(errno));
 	tcsetattr(console, TCSANOW, &before);
 	say(console, "ready");
-	return 0;
+	close(console);
+	stay();
 }

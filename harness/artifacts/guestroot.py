@@ -27,10 +27,13 @@ PACKAGES = ("busybox-static", "dropbear-bin", "ndctl", "daxctl")
 PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/ndctl", "usr/bin/daxctl")
 #: our own, each one C file among the guest-scripts
 TOOLS = ("touch-memory", "hold-memory", "load-keeper", "load-worker", "sleeper")
+#: likewise, but preloaded into other programs; without a library of its own
+PRELOADS = ("spare-seed",)
 
 _COMPILE_SECONDS = 120.0
 _WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
-_FLAGS = ("-std=gnu11", "-static", "-O2", *_WARNINGS, "-Wl,--build-id=none", "-s")
+_FLAGS = ("-std=gnu11", "-O2", *_WARNINGS, "-Wl,--build-id=none", "-s")
+_SHARED = ("-shared", "-fPIC", "-nostdlib")
 _DIRECTORIES = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "usr/bin", "usr/lib", "usr/sbin")
 _PERMISSIONS = {"root": 0o700, "tmp": 0o1777}
 _LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib", "sbin": "usr/sbin", "usr/bin/sh": "busybox"}
@@ -49,14 +52,14 @@ def guest_root(arch: ArchSpec, progress: Progress) -> GuestRoot:
     """
     archive = apt(arch.name)
     packages = archive.closure(PACKAGES, progress)
-    sources = [guest_source(f"{name}.c") for name in TOOLS]
+    sources = [guest_source(f"{name}.c") for name in (*TOOLS, *PRELOADS)]
     inputs = {"recipe": RECIPE, **{source.name: source.read_text() for source in sources}, **fingerprints(packages)}
 
     def build(out: Path) -> None:
         work = scratch(out)
-        tools = [work / source.stem for source in sources]
+        tools = [work / (f"{source.stem}.so" if source.stem in PRELOADS else source.stem) for source in sources]
         for source, tool in zip(sources, tools, strict=True):
-            compile_static(arch, source, tool)
+            compile_tool(arch, source, tool)
         root = work / "root"
         unpack(archive.download(PACKAGES, progress), root, progress)
         with progress.task(f"Packing the guest's userland for {arch.name}"):
@@ -69,14 +72,18 @@ def guest_root(arch: ArchSpec, progress: Progress) -> GuestRoot:
     return GuestRoot(path / "root.cpio.gz")
 
 
-def compile_static(arch: ArchSpec, source: Path, target: Path) -> None:
-    """Cross-compile one C file into a static program; raises ArtefactError naming what to install."""
+def compile_tool(arch: ArchSpec, source: Path, target: Path) -> None:
+    """Cross-compile one C file: into a library if ``target`` ends in ``.so``, else into a static program.
+
+    Raises ArtefactError naming what to install.
+    """
     compiler = f"{arch.triplet}-gcc"
     hint = f"sudo apt-get install gcc-{arch.triplet.replace('_', '-')} libc6-dev-{arch.name}-cross"
     if shutil.which(compiler) is None:
         raise ArtefactError(f"this machine has no {compiler}", hint=hint)
+    kind = _SHARED if target.suffix == ".so" else ("-static",)
     done = proc.run(
-        [compiler, *_FLAGS, "-o", str(target), str(source)], deadline=Deadline(_COMPILE_SECONDS), check=False
+        [compiler, *_FLAGS, *kind, "-o", str(target), str(source)], deadline=Deadline(_COMPILE_SECONDS), check=False
     )
     if done.returncode != 0:
         raise ArtefactError(f"cannot compile {source.name} for {arch.name}:\n{proc.tail(done.stderr)}", hint=hint)
@@ -101,7 +108,7 @@ def root_entries(root: Path, programs: Sequence[str], triplet: str, tools: Seque
     for program in programs:
         yield regular(program, (root / program).read_bytes(), 0o755)
     for tool in tools:
-        yield regular(f"usr/bin/{tool.name}", tool.read_bytes(), 0o755)
+        yield regular(f"usr/{'lib' if tool.suffix else 'bin'}/{tool.name}", tool.read_bytes(), 0o755)
     # The loader is asked for by a path below /lib, which is a link here.
     loader = f"usr{closure.interpreter}".replace("usr/lib64/", "usr/lib/")
     yield regular(loader, closure.loader.read_bytes(), 0o755)

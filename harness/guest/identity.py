@@ -17,23 +17,29 @@ class KeyPair:
     """An Ed25519 key pair.
 
     ``public`` is one line in the format of authorized_keys; ``openssh`` the private key as ssh(1) and paramiko read
-    it; ``dropbear`` the private key as dropbear(8) reads it.
+    it; ``dropbear`` the private key as dropbear(8) reads it. ``secret`` and ``point`` are the bare 32 bytes of the
+    private and the public key (RFC 8032).
     """
 
     public: str
     openssh: str = field(repr=False)
     dropbear: bytes = field(repr=False)
+    secret: bytes = field(repr=False)
+    point: bytes = field(repr=False)
 
     @classmethod
     def fresh(cls) -> KeyPair:
         """Make a new pair."""
         key = Ed25519PrivateKey.generate()
         public = key.public_key()
+        point = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
         secret = key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
         return cls(
             public=public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
             openssh=key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode(),
-            dropbear=_string(_TYPE.encode()) + _string(secret + public.public_bytes(Encoding.Raw, PublicFormat.Raw)),
+            dropbear=_string(_TYPE.encode()) + _string(secret + point),
+            secret=secret,
+            point=point,
         )
 
 

@@ -40,7 +40,7 @@ from harness.scratch import private_directory
 
 KIND = "snapshots"
 #: part of the cache key: raise it when the same parts are put to rest differently
-RECIPE = "4"
+RECIPE = "5"
 #: guests that are kept, about 100 MB each: a suite has a dozen, and a kernel is built again soon
 KEPT = 32
 

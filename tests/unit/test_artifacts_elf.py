@@ -14,7 +14,7 @@ import pytest
 from harness.arch import ARM64, RISCV64
 from harness.artifacts.elf import find_closure, inside, read_elf
 from harness.artifacts.firmware import take_flash_image
-from harness.artifacts.guestroot import compile_static, root_entries
+from harness.artifacts.guestroot import compile_tool, root_entries
 from harness.cpio import pack
 from harness.errors import ArtefactError
 
@@ -132,18 +132,18 @@ def test_paths_stay_inside_the_tree(tmp_path: Path) -> None:
 @needs_cross
 def test_a_guest_program_is_static_and_for_the_guest(tmp_path: Path) -> None:
     (tmp_path / "tool.c").write_text("int main(void) { return 0; }\n")
-    compile_static(ARM64, tmp_path / "tool.c", tmp_path / "tool")
+    compile_tool(ARM64, tmp_path / "tool.c", tmp_path / "tool")
     elf = read_elf(tmp_path / "tool")
     assert (elf.machine, elf.interpreter, elf.needed) == (183, None, ())
     (tmp_path / "tool.c").write_text("int main(void) { return nonesuch; }\n")
     with pytest.raises(ArtefactError, match=r"(?s)cannot compile tool\.c for arm64:.*nonesuch"):
-        compile_static(ARM64, tmp_path / "tool.c", tmp_path / "tool")
+        compile_tool(ARM64, tmp_path / "tool.c", tmp_path / "tool")
 
 
 def test_a_machine_without_the_cross_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ArtefactError, match="this machine has no riscv64-linux-gnu-gcc") as caught:
-        compile_static(RISCV64, tmp_path / "tool.c", tmp_path / "tool")
+        compile_tool(RISCV64, tmp_path / "tool.c", tmp_path / "tool")
     assert caught.value.hint == "sudo apt-get install gcc-riscv64-linux-gnu libc6-dev-riscv64-cross"
 
 

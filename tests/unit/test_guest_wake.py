@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The line that wakes a restored guest, and the guest's own reading of it."""
+"""The order that wakes a restored guest, and what the guest makes of it."""
 
 from __future__ import annotations
 
+import base64
+import os
 import shutil
 import socket
+import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,36 +19,36 @@ from harness.errors import DeadlineExpired, GuestError
 from harness.guest.console import Console
 from harness.guest.identity import Identity
 from harness.guest.overlay import overlay
-from harness.guest.wake import SEED_BYTES, wait_asleep, wake, wake_line
+from harness.guest.wake import SEED_BYTES, wait_asleep, wake, wake_order
 
 SCRIPTS = Path(__file__).parents[2] / "guest-scripts"
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
 
-def test_the_line_has_time_seed_and_keys() -> None:
+def test_the_order_has_time_seed_and_keys() -> None:
     identity = Identity.fresh()
-    line = wake_line(identity, bytes(range(SEED_BYTES)), 1_700_000_000_000_000_042)
-    word, seconds, rest, seed, host, client = line.decode().rstrip("\n").split(" ", 5)
-    assert (word, seconds, rest) == ("memhp-wake", "1700000000", "42")
-    assert bytes.fromhex(seed) == bytes(range(SEED_BYTES))
-    assert bytes.fromhex(host) == identity.host.dropbear
-    assert client == identity.client.public
-    assert line.count(b"\n") == 1 and len(line) < 2048
+    order = wake_order(identity, bytes(range(SEED_BYTES)), 1_700_000_000_000_000_042)
+    magic, seconds, rest, seed, host, client = struct.unpack("<10sQQ32s64s32s", order)
+    assert (magic, seconds, rest) == (b"memhp-wake", 1_700_000_000, 42)
+    assert seed == bytes(range(SEED_BYTES))
+    assert identity.host.dropbear.endswith(host)
+    assert base64.b64decode(identity.client.public.split()[1]).endswith(client)
 
 
 def test_a_short_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="a seed has 32 bytes, not 3"):
-        wake_line(Identity.fresh(), b"abc", 0)
+        wake_order(Identity.fresh(), b"abc", 0)
 
 
 def test_every_guest_is_told_something_else() -> None:
     here, there = socket.socketpair()
     with here, there:
+        orders = []
         for _ in range(2):
             wake(here, Identity.fresh(), Deadline(5))
-        first, second, rest = there.recv(1 << 16).split(b"\n")
-    assert rest == b""
-    assert not set(first.split()[2:5]) & set(second.split()[2:5])
+            orders.append(struct.unpack("<10sQQ32s64s32s", there.recv(1 << 16)))
+    first, second = orders
+    assert not set(first[2:]) & set(second[2:])
 
 
 def test_a_guest_that_falls_asleep_says_so() -> None:
@@ -73,10 +77,66 @@ def test_what_is_put_to_rest_has_no_keys() -> None:
     assert b"etc/dropbear/host_key\0" not in asleep and b"authorized_keys\0" not in asleep
 
 
+def compiled(target: Path, *flags: str) -> Path:
+    source = str(SCRIPTS / f"{target.stem}.c")
+    warnings = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
+    subprocess.run(["cc", "-std=gnu11", "-O2", *warnings, *flags, "-o", str(target), source], check=True)
+    return target
+
+
 @needs_cc
 def test_the_sleeper_compiles_without_a_warning_and_says_how_it_is_called(tmp_path: Path) -> None:
-    program = tmp_path / "sleeper"
-    source = str(SCRIPTS / "sleeper.c")
-    subprocess.run(["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), source], check=True)
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "usage: sleeper HOST_KEY AUTHORIZED_KEYS PID_FILE\n")
+    done = subprocess.run([compiled(tmp_path / "sleeper")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == "failed: sleep: usage: sleeper HOST_KEY AUTHORIZED_KEYS PID_FILE\n"
+
+
+WRITE_KEYS = """
+#define main sleeper
+#include "sleeper.c"
+#undef main
+int main(int argc, char **argv)
+{
+	if (read(0, &order, sizeof(order)) != sizeof(order) || argc != 3)
+		return 1;
+	write_host_key(argv[1]);
+	write_client_key(argv[2]);
+	printf("%lld %lld\\n", number(order.seconds), number(order.nanoseconds));
+	return 0;
+}
+"""
+
+
+@needs_cc
+def test_the_guest_writes_the_keys_as_its_server_reads_them(tmp_path: Path) -> None:
+    (tmp_path / "keys.c").write_text(WRITE_KEYS)
+    program, host, client = tmp_path / "keys", tmp_path / "host", tmp_path / "client"
+    subprocess.run(["cc", "-std=gnu11", f"-I{SCRIPTS}", "-o", str(program), str(tmp_path / "keys.c")], check=True)
+    identity = Identity.fresh()
+    order = wake_order(identity, bytes(SEED_BYTES), 1_700_000_000_000_000_042)
+    told = subprocess.run([program, host, client], input=order, capture_output=True, check=True).stdout
+    assert told == b"1700000000 42\n"
+    assert host.read_bytes() == identity.host.dropbear
+    assert client.read_text() == identity.client.public + "\n"
+
+
+@needs_cc
+def test_what_is_spared_is_proc_and_nothing_else(tmp_path: Path) -> None:
+    library = compiled(tmp_path / "spare-seed.so", "-shared", "-fPIC", "-nostdlib")
+    code = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+for path in (b"/proc/loadavg", b"/dev/null", b"/processes", b"made"):
+    got = libc.open(path, os.O_RDWR | os.O_CREAT if path == b"made" else os.O_RDONLY, 0o640)
+    print(path.decode(), "opened" if got >= 0 else os.strerror(ctypes.get_errno()))
+"""
+    environment = {**os.environ, "LD_PRELOAD": str(library)}
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "/proc/loadavg No such file or directory",
+        "/dev/null opened",
+        "/processes No such file or directory",
+        "made opened",
+    ]
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o640
