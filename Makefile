@@ -18,8 +18,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# One more than there are CPUs: some tests do little but wait for a deadline. Those that belong together stay together.
-JOBS ?= $(shell echo $$(($$(nproc) + 1)))
+# Tests share the machine: a guest with two CPUs waits half of its time. Those that belong together stay together.
+JOBS ?= $(shell nproc)
 # Where CI is set there is time for all of them.
 QUICK := $(if $(CI),,--quick)
 SHARED := -n $(JOBS) --no-loadscope-reorder

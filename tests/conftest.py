@@ -26,13 +26,14 @@ LONG = re.compile(
             r"integration/test_(?:bench|faults|faults_host|loads|matrix|restore|run|security|selftest|shell)\.py.*\[riscv64",
             # Other tests do the same, or the like, on the way.
             r"test_readme\.py.*\[(?:make demo|.*(?:list support|selftest|bench --json|pytest tests/kernel|-j 2\]))",
-            r"test_readme\.py.*(?:sv57=off|--kernel debian|pmem-kmem -a arm64)",
+            r"test_readme\.py.*(?:sv57=off|--kernel debian|pmem-kmem -a arm64|--boot=cold|bench walk)",
+            r"\[arm64-(?:qmp-stalled|network-stalled)\]|full_disk_is_no_verdict\[arm64-0\.[19]\]",
             r"test_every_paging_mode\[(?!acpi-virtio-mem-resize-sv39)",
             r"test_every_interrupt_controller\[(?!aplic-imsic)",
             r"oom-deadlock|oom-kill|finds_the_first_bad_commit|test_many_runs|test_drgn",
             # One scenario of each kind of device, or of what is hardest to get right.
             r"kernel/test_scenarios\.py.*\[arm64-(?!dimm-refused-zone|pmem-kmem|sub-section\])",
-            r"kernel/test_scenarios\.py.*\[riscv64-(?!dimm-cycle|memmap-on-memory|sub-section-shared|virtio-mem-acpi)",
+            r"kernel/test_scenarios\.py.*\[riscv64-(?!dimm-cycle|sub-section-shared|virtio-mem-acpi)",
         )
     )
 )

@@ -150,7 +150,8 @@ def _firmware(spec: MachineSpec, channels: Channels) -> list[str]:
 def _devices(spec: MachineSpec) -> list[str]:
     # QEMU itself picks the forwarded port, so that no two runs can race for it.
     net = "user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22"
-    argv = ["-netdev", net, "-device", "virtio-net-pci,id=nic0,netdev=net0,romfile="]
+    # A guest that is restored has no network to tell where it is now, and enough else to do.
+    argv = ["-netdev", net, "-device", "virtio-net-pci,id=nic0,netdev=net0,romfile=,guest_announce=off"]
     source = "rng-random,id=random0,filename=/dev/urandom" if spec.random_seed is None else "rng-builtin,id=random0"
     argv += ["-object", source, "-device", "virtio-rng-pci,id=rng0,rng=random0"]
     for number in range(spec.root_ports):

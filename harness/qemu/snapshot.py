@@ -69,9 +69,6 @@ def migrate(qmp: QmpSession, file: Path, *, incoming: bool = False, with_memory:
     wanted = {"events": True, "x-ignore-shared": not with_memory} | ({"mapped-ram": True} if with_memory else {})
     said = [{"capability": name, "state": state} for name, state in wanted.items()]
     qmp.execute("migrate-set-capabilities", {"capabilities": said}, deadline=deadline)
-    if incoming:
-        # The guest need not tell a network of its own where it is now: that keeps it busy as it begins to run.
-        qmp.execute("migrate-set-parameters", {"announce-rounds": 0}, deadline=deadline)
     mark = qmp.seq
     qmp.execute("migrate-incoming" if incoming else "migrate", {"uri": f"file:{file}"}, deadline=deadline)
     done = "restored" if incoming else "saved"

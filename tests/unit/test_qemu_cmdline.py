@@ -31,7 +31,7 @@ ACPI = """
 -drive if=pflash,format=raw,unit=1,file=/w/vars.fd
 -kernel /k/Image -initrd /k/initrd -append 'console=ttyAMA0 quiet'
 -netdev user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22
--device virtio-net-pci,id=nic0,netdev=net0,romfile=
+-device virtio-net-pci,id=nic0,netdev=net0,romfile=,guest_announce=off
 -object rng-random,id=random0,filename=/dev/urandom -device virtio-rng-pci,id=rng0,rng=random0
 -device pcie-root-port,id=rp0,bus=pcie.0,chassis=1,slot=1
 -device pcie-root-port,id=rp1,bus=pcie.0,chassis=2,slot=2
@@ -52,7 +52,7 @@ NUMA = """
 -chardev socket,id=console,fd=6,logfile=/w/console.log,logappend=on -serial chardev:console
 -kernel /k/Image
 -netdev user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22
--device virtio-net-pci,id=nic0,netdev=net0,romfile=
+-device virtio-net-pci,id=nic0,netdev=net0,romfile=,guest_announce=off
 -object rng-random,id=random0,filename=/dev/urandom -device virtio-rng-pci,id=rng0,rng=random0
 -device pcie-root-port,id=rp0,bus=pcie.0,chassis=1,slot=1
 -device pcie-root-port,id=rp1,bus=pcie.0,chassis=2,slot=2
