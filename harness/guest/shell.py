@@ -137,7 +137,8 @@ class GuestShell:
                 left = max(0.001, deadline.remaining())
                 opened.append(channel := self._transport.open_session(window_size=_WINDOW, timeout=left))
             except (paramiko.SSHException, EOFError, OSError) as error:
-                raise _loss(self._console, deadline, f"cannot run {shown!r} in the guest: {error}") from error
+                what = f"cannot run {shown!r} in the guest: {error}{self._cause()}"
+                raise _loss(self._console, deadline, what) from error
             try:
                 channel.settimeout(max(0.001, deadline.remaining()))
                 self._execute(channel, command)
@@ -180,6 +181,13 @@ class GuestShell:
             return out_of_reach(start, self.close)
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise _loss(self._console, deadline, f"cannot open a terminal in the guest: {error}") from error
+
+    def _cause(self) -> str:
+        # What ended the connection is known to paramiko's own thread alone.
+        cause = self._transport.get_exception()
+        if isinstance(cause, EOFError):
+            return ", as the guest's SSH server has hung up"
+        return "" if cause is None else f" ({cause})"
 
     def _execute(self, channel: paramiko.Channel, command: str) -> None:
         # Channel.exec_command waits for the server's consent, for ever if need be, and a round trip in any case. This
