@@ -36,6 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="seed of those moments, and of the order of those runs",
     )
+    group.addoption(
+        "--memhp-debug-info",
+        action="store_true",
+        help="build kernels with debug info, which the test of drgn needs (nightly: yes)",
+    )
 
 
 @pytest.fixture
