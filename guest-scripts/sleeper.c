@@ -209,7 +209,6 @@ static void write_file(const char *path, const void *data, size_t length)
 
 /* RFC 4253, 6.6 and RFC 8709, 4: "ssh-ed25519" and the key as strings, the length of each before it. */
 #define TYPE "\0\0\0\13ssh-ed25519"
-#define TYPE_LENGTH (sizeof(TYPE) - 1)
 
 /* What dropbear keeps: the type, and both halves of the key in one string (buf_put_ed25519_priv_key). */
 static void write_host_key(const char *path)

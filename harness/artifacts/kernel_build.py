@@ -44,29 +44,49 @@ _BUILD_SECONDS = 4 * 3600.0
 #: lines that make prints for an Image with these fragments, measured on 6.12
 _EXPECTED_LINES = 2000
 _OPTION = re.compile(r"CONFIG_(\w+)=(.+)", re.ASCII)
-_OPTIONAL = "# optional"
+_OPTIONAL = re.compile(r"# optional(?: (?P<when>before|since) (?P<major>\d+)\.(?P<minor>\d+))?")
+
+#: a kernel's major and minor number
+Version = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """Part of a configuration. What is in a paragraph that begins with ``# optional`` need not come true: kernel
-    versions differ in what they know."""
+    """Part of a configuration. Kernel versions differ in what they know: what is in a paragraph that begins with
+    ``# optional`` need not come true, with ``# optional before 6.11`` or ``# optional since 7.2`` in those versions.
+    """
 
     name: str
     text: str
 
-    def required(self) -> dict[str, str]:
-        """The options that must have these values in the end, without ``CONFIG_``; ``n`` for one that must be off."""
-        wanted: dict[str, str] = {}
+    def options(self, version: Version) -> dict[str, str | None]:
+        """Every option without ``CONFIG_`` and the value that it must have in the end: ``n`` for one that must be off,
+        None if any will do in a kernel of ``version``."""
+        wanted: dict[str, str | None] = {}
         optional = False
         for line in self.text.splitlines():
             if not line.strip():
                 optional = False
-            elif line.startswith(_OPTIONAL):
-                optional = True
-            elif (match := _OPTION.fullmatch(line.strip())) is not None and not optional:
-                wanted[match[1]] = match[2].strip('"')
+            elif (comment := _OPTIONAL.match(line)) is not None:
+                optional = _is_optional(comment, version)
+            elif (match := _OPTION.fullmatch(line.strip())) is not None:
+                wanted[match[1]] = None if optional else match[2].strip('"')
         return wanted
+
+
+def _is_optional(comment: re.Match[str], version: Version) -> bool:
+    if comment["when"] is None:
+        return True
+    limit = (int(comment["major"]), int(comment["minor"]))
+    return version < limit if comment["when"] == "before" else version >= limit
+
+
+def version_of(text: str) -> Version:
+    """Major and minor number of a kernel or package version such as ``6.12.117-1``; raises ArtefactError."""
+    found = re.match(r"(\d+)\.(\d+)", text)
+    if found is None:
+        raise ArtefactError(f"{text!r} is not the version of a kernel")
+    return int(found[1]), int(found[2])
 
 
 def known_flavours(arch: ArchSpec, folder: Path) -> dict[str, Path]:
@@ -97,10 +117,14 @@ def load_fragments(arch: ArchSpec, folder: Path, flavours: Sequence[str] = ()) -
         raise ArtefactError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
-def lost_options(config: Mapping[str, str], fragments: tuple[Fragment, ...]) -> list[str]:
+def lost_options(config: Mapping[str, str], fragments: tuple[Fragment, ...], version: Version) -> list[str]:
     """The required options that ``config`` does not have as wanted, as ``CONFIG_X=y``; later fragments win."""
-    wanted = {name: value for fragment in fragments for name, value in fragment.required().items()}
-    return [f"CONFIG_{name}={value}" for name, value in wanted.items() if config.get(name, "n") != value]
+    wanted = {name: value for fragment in fragments for name, value in fragment.options(version).items()}
+    return [
+        f"CONFIG_{name}={value}"
+        for name, value in wanted.items()
+        if value is not None and config.get(name, "n") != value
+    ]
 
 
 def require_tools(arch: ArchSpec, deadline: Deadline) -> None:
@@ -171,11 +195,13 @@ class KernelBuild:
             for fragment in self.fragments:
                 config.write(fragment.text)
         self._make(source, tree, deadline, "olddefconfig")
-        lost = lost_options(parse_config((tree / ".config").read_text()), self.fragments)
-        if lost and strict:
+        if not strict:
+            return
+        lost = lost_options(parse_config((tree / ".config").read_text()), self.fragments, version_of(self.version))
+        if lost:
             raise ArtefactError(
                 f"kernel {self.version} for {self.arch.name} did not take {', '.join(lost)}",
-                hint=f"see what they depend on, or put them below a line '{_OPTIONAL}' in configs/kernels",
+                hint=f"see what they depend on, or put them below a line '# optional' in configs/kernels",
             )
 
     def _make(self, source: Path, tree: Path, deadline: Deadline, *arguments: str, task: Task | None = None) -> None:

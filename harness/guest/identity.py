@@ -17,13 +17,11 @@ class KeyPair:
     """An Ed25519 key pair.
 
     ``public`` is one line in the format of authorized_keys; ``openssh`` the private key as ssh(1) and paramiko read
-    it; ``dropbear`` the private key as dropbear(8) reads it. ``secret`` and ``point`` are the bare 32 bytes of the
-    private and the public key (RFC 8032).
+    it. ``secret`` and ``point`` are the bare 32 bytes of the private and the public key (RFC 8032).
     """
 
     public: str
     openssh: str = field(repr=False)
-    dropbear: bytes = field(repr=False)
     secret: bytes = field(repr=False)
     point: bytes = field(repr=False)
 
@@ -37,10 +35,14 @@ class KeyPair:
         return cls(
             public=public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
             openssh=key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode(),
-            dropbear=_string(_TYPE.encode()) + _string(secret + point),
             secret=secret,
             point=point,
         )
+
+    @property
+    def dropbear(self) -> bytes:
+        """The private key as dropbear(8) reads it."""
+        return _string(_TYPE.encode()) + _string(self.secret + self.point)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,16 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+#: memhp as its users run it, from the checkout under test wherever it is started (see ``World.environment``)
+MEMHP = (sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())")
+
+_ROOT = Path(__file__).parents[2]
 _MARK = "MEMHP_TEST_MARK"
 
 
@@ -35,7 +40,7 @@ class World:
 
     @property
     def environment(self) -> dict[str, str]:
-        own = {_MARK: self.mark, "TMPDIR": str(self.temp), "XDG_STATE_HOME": str(self.state)}
+        own = {_MARK: self.mark, "TMPDIR": str(self.temp), "XDG_STATE_HOME": str(self.state), "PYTHONPATH": str(_ROOT)}
         return {**os.environ, **own}
 
     def processes(self) -> dict[int, str]:

@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-from leftovers import World
+from leftovers import MEMHP, World
 from typist import Typist
 
 from harness.artifacts.cache import Cache
 
 pytestmark = pytest.mark.memhp_guest
 
-MEMHP = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
-ROOT = Path(__file__).parents[2]
 BUILT = 1800.0
 SHOWN = 120.0
 
@@ -29,7 +26,7 @@ def test_drgn_sees_what_was_plugged(tmp_path: Path, guest: list[str], request: p
     first = {"arm64": 0x8000_0000, "riscv64": 0xC000_0000}[arch] // 4096
     world = World(tmp_path)
     argv = [*MEMHP, "shell", "-a", arch, "--kernel", "purpose+dwarf", "--bundle-dir", "bundles"]
-    with Typist(argv, {**world.environment, "PYTHONPATH": str(ROOT)}, str(world.root)) as person:
+    with Typist(argv, world.environment, str(world.root)) as person:
         person.expect(f"memhp {arch}>", BUILT)
         person.line("plug dimm 512M", "pass  plug-dimm dimm0 512M", SHOWN)
         person.expect(">")

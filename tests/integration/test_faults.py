@@ -18,7 +18,6 @@ from leftovers import World
 
 pytestmark = pytest.mark.memhp_guest
 
-ROOT = Path(__file__).parents[2]
 FAULTY = [sys.executable, str(Path(__file__).with_name("faulty.py"))]
 #: seconds that memhp gives the boot and each step in these tests; a step that something was done to gets 20 (faulty.py)
 LIMIT = 240
@@ -79,7 +78,7 @@ def run_with(fault: str, world: World, guest: list[str], *words: str, limit: int
     (world.root / "faulty.yaml").write_text(SCENARIO)
     argv = [*FAULTY, fault, "run", "faulty.yaml", *guest, "--timeout", str(limit)]
     argv += ["--json", "out.json", "--bundle-dir", "bundles", *words]
-    environment = {**world.environment, "PYTHONPATH": str(ROOT)}
+    environment = world.environment
     started = time.monotonic()
     done = subprocess.run(argv, env=environment, cwd=world.root, capture_output=True, text=True, timeout=480)
     seconds, report = time.monotonic() - started, world.root / "out.json"

@@ -10,21 +10,18 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from leftovers import World
+from leftovers import MEMHP, World
 
 from harness.artifacts.cache import cache_root, hash_file, verify
 from harness.scenarios.boot import Parts
 
 pytestmark = pytest.mark.memhp_guest
 
-ROOT = Path(__file__).parents[2]
-MEMHP = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
 SCENARIO = """
 name: host
 steps:
@@ -65,7 +62,7 @@ def entry(cache: Path, memhp_artifacts: Parts) -> Iterator[Path]:
 
 def start(world: World, *words: str, cache: Path | None = None, before: str = "") -> subprocess.Popen[str]:
     """memhp, in mounts of its own where ``before`` is a shell command that makes them."""
-    environment = {**world.environment, "PYTHONPATH": str(ROOT)}
+    environment = world.environment
     if cache is not None:
         environment["MEMHP_CACHE"] = str(cache)
     argv = [*MEMHP, *words]

@@ -6,17 +6,14 @@ from __future__ import annotations
 import json
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from leftovers import World
+from leftovers import MEMHP, World
 from typist import Typist
 
 pytestmark = pytest.mark.memhp_guest
 
-MEMHP = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
-ROOT = Path(__file__).parents[2]
 SHOWN = 240.0
 
 #: a resize that the guest must fail: as much as nobody has
@@ -35,9 +32,14 @@ def world(tmp_path: Path) -> World:
 
 
 def memhp(world: World, *words: str, status: int | None = 0, stdin: str = "") -> str:
-    environment = {**world.environment, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*MEMHP, *words], env=environment, cwd=world.root, input=stdin, capture_output=True, text=True, timeout=500
+        [*MEMHP, *words],
+        env=world.environment,
+        cwd=world.root,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert status is None or done.returncode == status, done.stdout + done.stderr
     return done.stdout
@@ -45,7 +47,7 @@ def memhp(world: World, *words: str, status: int | None = 0, stdin: str = "") ->
 
 def shell_on(world: World, guest: list[str], *words: str) -> Typist:
     argv = [*MEMHP, "shell", *guest, "--bundle-dir", "bundles", *words]
-    return Typist(argv, {**world.environment, "PYTHONPATH": str(ROOT)}, str(world.root))
+    return Typist(argv, world.environment, str(world.root))
 
 
 def test_a_person_at_a_prompt(world: World, guest: list[str]) -> None:
@@ -121,7 +123,7 @@ def test_a_guest_that_failed_is_kept_for_a_prompt(world: World, guest: list[str]
     assert any(name.startswith(("qemu", "ld-linux")) for name in world.processes().values())
     told = memhp(world, "attach", "-c", "devices; detach", status=None)
     assert "dimm0" in told and "dimm1" in told
-    with Typist([*MEMHP, "attach"], {**world.environment, "PYTHONPATH": str(ROOT)}, str(world.root)) as person:
+    with Typist([*MEMHP, "attach"], world.environment, str(world.root)) as person:
         person.expect(">", SHOWN)
         person.line("unplug dimm1", "pass  unplug dimm1", SHOWN)
         person.type("quit\r")

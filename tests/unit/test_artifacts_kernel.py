@@ -24,6 +24,7 @@ from harness.artifacts.kernel_build import (
     known_flavours,
     load_fragments,
     lost_options,
+    version_of,
 )
 from harness.artifacts.modindex import pack_index
 from harness.artifacts.modules import builtin_archive, depends, load_order, module_name, modules_archive
@@ -317,20 +318,40 @@ FRAGMENT = Fragment(
 )
 
 
+V612 = (6, 12)
+
+
 def test_what_a_fragment_requires() -> None:
-    assert FRAGMENT.required() == {"A": "y", "B": "n", "NAME": "-hp", "D": "16"}
+    assert FRAGMENT.options(V612) == {"A": "y", "B": "n", "NAME": "-hp", "C": None, "D": "16"}
+
+
+def test_options_that_only_some_versions_must_take() -> None:
+    part = Fragment("x", "# optional before 6.11: new\nCONFIG_A=y\n\n# optional since 7.2\nCONFIG_B=y\n")
+    seen = {version: part.options(version) for version in ((6, 10), (6, 11), (7, 1), (7, 2), (10, 0))}
+    assert [version for version, options in seen.items() if options["A"] is None] == [(6, 10)]
+    assert [version for version, options in seen.items() if options["B"] is None] == [(7, 2), (10, 0)]
 
 
 def test_lost_options_are_named() -> None:
-    assert lost_options({"A": "y", "NAME": "-hp", "D": "16"}, (FRAGMENT,)) == []
-    assert lost_options({"A": "m", "B": "y", "NAME": "-hp", "D": "16"}, (FRAGMENT,)) == ["CONFIG_A=y", "CONFIG_B=n"]
+    assert lost_options({"A": "y", "NAME": "-hp", "D": "16"}, (FRAGMENT,), V612) == []
+    lost = lost_options({"A": "m", "B": "y", "NAME": "-hp", "D": "16"}, (FRAGMENT,), V612)
+    assert lost == ["CONFIG_A=y", "CONFIG_B=n"]
     later = Fragment("y.config", "CONFIG_A=n\n")
-    assert lost_options({"NAME": "-hp", "D": "16"}, (FRAGMENT, later)) == []
+    assert lost_options({"NAME": "-hp", "D": "16"}, (FRAGMENT, later), V612) == []
+    excused = Fragment("z.config", "# optional before 6.13\nCONFIG_A=y\n")
+    assert lost_options({"NAME": "-hp", "D": "16"}, (FRAGMENT, excused), V612) == []
+    assert lost_options({"NAME": "-hp", "D": "16"}, (FRAGMENT, excused), (6, 13)) == ["CONFIG_A=y"]
+
+
+def test_the_version_of_a_kernel_package() -> None:
+    assert version_of("6.12.117-1") == V612 and version_of("7.3~rc2-1~exp1") == (7, 3)
+    with pytest.raises(ArtefactError, match="'next-2026' is not the version of a kernel"):
+        version_of("next-2026")
 
 
 @pytest.mark.parametrize("arch", ARCHES.values(), ids=lambda arch: arch.name)
 def test_the_projects_fragments_ask_for_what_the_invariants_read(arch: ArchSpec) -> None:
-    wanted = {name: value for part in load_fragments(arch, CONFIGS) for name, value in part.required().items()}
+    wanted = {name: value for part in load_fragments(arch, CONFIGS) for name, value in part.options(V612).items()}
     needed = ["PTDUMP_DEBUGFS", "DEBUG_WX", "VIRTIO_MEM", "VIRTIO_PMEM", "DEV_DAX_KMEM", "ACPI_HOTPLUG_MEMORY"]
     needed += ["MEMORY_HOTREMOVE", "MHP_MEMMAP_ON_MEMORY", "SLUB_DEBUG", "IKCONFIG", "VMCORE_INFO", "DEBUG_VM"]
     assert {name: wanted.get(name) for name in needed} == dict.fromkeys(needed, "y")
