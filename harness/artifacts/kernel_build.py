@@ -201,7 +201,7 @@ class KernelBuild:
         if lost:
             raise ArtefactError(
                 f"kernel {self.version} for {self.arch.name} did not take {', '.join(lost)}",
-                hint=f"see what they depend on, or put them below a line '# optional' in configs/kernels",
+                hint="see what they depend on, or put them below a line '# optional' in configs/kernels",
             )
 
     def _make(self, source: Path, tree: Path, deadline: Deadline, *arguments: str, task: Task | None = None) -> None:
