@@ -18,7 +18,8 @@ _PROTECTION = re.compile(r" {8}protection: \(-?[0-9]{1,20}(?:, -?[0-9]{1,20})*\)
 _CPU = re.compile(r" {4}cpu: ([0-9]{1,6})")
 _PCP = re.compile(r" {14}(\w+): +(-?[0-9]{1,20})", re.ASCII)
 _THRESHOLD = re.compile(r" {2}vm stats threshold: -?[0-9]{1,20}")
-_TAIL = re.compile(r" {2}(node_unreclaimable|start_pfn): +([0-9]+)")
+# The last two stand in v7.2 and v7.3, not yet in v6.12.
+_TAIL = re.compile(r" {2}(node_unreclaimable|start_pfn|reserved_highatomic|free_highatomic): +([0-9]+)")
 
 _PAGES_INDENT = 8
 _STAT_INDENT = 6

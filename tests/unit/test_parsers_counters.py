@@ -104,6 +104,11 @@ def test_zoneinfo_values() -> None:
     )
 
 
+def test_zoneinfo_has_two_more_lines_on_newer_kernels() -> None:
+    newer = POPULATED + "  reserved_highatomic: 0\n  free_highatomic:     0\n"
+    assert parse_zoneinfo(newer + UNPOPULATED) == parse_zoneinfo(POPULATED + UNPOPULATED)
+
+
 def _without(text: str, needle: str) -> str:
     assert needle in text
     return "".join(row for row in text.splitlines(keepends=True) if needle not in row)
