@@ -30,8 +30,8 @@ PACKAGES := \
 	libc6-dev libc6-dev-arm64-cross libc6-dev-riscv64-cross libelf-dev libfdt-dev libglib2.0-dev libseccomp-dev \
 	libslirp-dev libssl-dev make ninja-build patch perl pkg-config python3-venv xz-utils zlib1g-dev
 
-# What only the tests take: a browser that opens the report.
-TEST_PACKAGES := chromium
+# What only the tests take: a browser that opens the report, and the tool that other people unpack archives with.
+TEST_PACKAGES := chromium cpio
 
 .PHONY: help demo test check setup packages clean
 

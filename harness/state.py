@@ -244,13 +244,14 @@ class KernelFacts:
 
 @dataclass(frozen=True, slots=True)
 class DaxDevice:
-    """One /sys/bus/dax/devices entry; ``driver`` is device_dax, kmem or None."""
+    """One /sys/bus/dax/devices entry; ``driver`` is device_dax, kmem or None; ``state`` is None where there is none."""
 
     name: str
     range: AddrRange
     align: int
     target_node: int
     driver: str | None
+    state: str | None = None
 
 
 @dataclass(frozen=True)

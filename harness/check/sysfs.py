@@ -62,8 +62,8 @@ def _words(values: tuple[object, ...] | None) -> str:
 
 @invariant(
     "BLK-2",
-    "a block follows the requested online type; the auto-online policy is the one that was set",
-    source="state_store, auto_online_blocks_store (drivers/base/memory.c, v6.12)",
+    "a block follows the requested online type; the auto-online policy, and a kmem device's state, are what was set",
+    source="state_store, auto_online_blocks_store (drivers/base/memory.c, v6.12); state_show (drivers/dax/kmem.c, 7.3)",
     motive="a block that is online although nobody asked hides every later refusal",
 )
 def blk_2(evidence: Evidence) -> Outcome:
@@ -75,9 +75,19 @@ def blk_2(evidence: Evidence) -> Outcome:
         for index, (wanted, seen) in pairs.items()
         if wanted is not None and seen is not None and wanted.state != seen.state
     ]
+    broken += _dax_states(evidence)
     policy = evidence.observed.auto_online
     if isinstance(policy, NotObserved):
         return broken or policy
     if policy != evidence.expected.auto_online:
         broken.append(Broken("auto_online_blocks", evidence.expected.auto_online, policy, SOURCE))
     return broken
+
+
+def _dax_states(evidence: Evidence) -> Iterator[Broken]:
+    """daxX.Y/state is there while the kmem driver has the device, in kernels that have the file at all."""
+    seen = evidence.observed.dax
+    for device in () if isinstance(seen, NotObserved) else seen:
+        wanted = evidence.expected.dax_states.get(device.name)
+        if device.state is not None and device.state != wanted:
+            yield Broken(f"{device.name}/state", wanted or "absent", device.state, "/sys/bus/dax/devices")

@@ -60,7 +60,7 @@ class Plan(Generic[S]):
                 self._unplug(step, args, expect)
             case "resize" | "settle":
                 self._resize(step, verb, args, expect)
-            case "namespace" | "kmem" | "kmem-fault" | "devdax":
+            case "namespace" | "kmem" | "kmem-fault" | "dax-state" | "devdax":
                 self._pmem(step, verb, args, expect)
             case "load" | "unload":
                 self._load(step, verb, args)
@@ -185,14 +185,16 @@ class Plan(Generic[S]):
 
     def _pmem(self, step: S, verb: str, args: Mapping[str, Any], expect: str) -> None:
         device = self._known(step, "id", args["id"], PMEM)
-        wanted = {"namespace": ("raw", "devdax"), "devdax": ("kmem",)}.get(verb, ("devdax",))
-        if expect != "done" and verb != "kmem-fault":
+        wanted = {"namespace": ("raw", "devdax"), "devdax": ("kmem",), "dax-state": ("kmem",)}.get(verb, ("devdax",))
+        if expect != "done" and verb not in ("kmem-fault", "dax-state"):
             return
         if device.mode not in wanted:
-            hint = {"namespace": "devdax", "devdax": "kmem"}.get(verb, "namespace with mode: devdax")
+            hint = {"namespace": "devdax", "devdax": "kmem", "dax-state": "kmem"}.get(
+                verb, "namespace with mode: devdax"
+            )
             message = f"{args['id']!r} is in {device.mode} mode here, {verb} takes it from {' or '.join(wanted)}"
             self._fail(step, "id", message, f"the step before it would be {hint}")
-        device.mode = {"namespace": args.get("mode", ""), "kmem": "kmem"}.get(verb, "devdax")
+        device.mode = {"namespace": args.get("mode", ""), "kmem": "kmem", "dax-state": "kmem"}.get(verb, "devdax")
 
     def _load(self, step: S, verb: str, args: Mapping[str, Any]) -> None:
         id = args["id"]

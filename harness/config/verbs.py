@@ -32,6 +32,8 @@ TOP = "top"
 ONLINE_TYPES = ("kernel", "movable", "default")
 #: auto_online_blocks (drivers/base/memory.c, online_type_to_str)
 POLICIES = ("offline", "online", "online_kernel", "online_movable")
+#: what can be written to daxX.Y/state (dax_kmem_parse_state, drivers/dax/kmem.c, v7.3); the kernel refuses ``offline``
+DAX_STATES = ("unplugged", *POLICIES)
 
 #: kinds of load with their parameters, as ``harness.guest.loads`` knows them: plain numbers, or sizes
 LOADS: Mapping[str, Mapping[str, str]] = {
@@ -233,6 +235,12 @@ VERBS: Mapping[str, Verb] = {
         "time; what went well in spite of it is taken back",
         {"id": _NEW_ID, "step": _count(1, default=1), "of": _choice("slab", "pages", default="slab")},
         ("dax-kmem", "fault-injection"),
+    ),
+    "dax-state": Verb(
+        "write to the state of a dax device that the kmem driver has (since v7.3): unplugged removes its memory, which "
+        "online types add again; what takes longer than patience, in seconds, is interrupted",
+        {"id": _NEW_ID, "state": _choice(*DAX_STATES, required=True), "patience": _count(1, 3600)},
+        ("dax-kmem",),
     ),
     "devdax": Verb("take a device back from the kmem driver", {"id": _NEW_ID}, ("dax-kmem",)),
     "load": Verb(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.deadline import Deadline
-from harness.errors import GuestError, UsageError
+from harness.errors import GuestError, UnsupportedError, UsageError
 from harness.guest.overlay import SCRIPTS
 from harness.guest.shell import Shell
 from harness.units import MIB
@@ -22,7 +22,7 @@ Map = Literal["mem", "dev"]
 
 _MODES = {"mem": "ram", "dev": "pmem"}
 _NAME = re.compile(r"(namespace|dax)[0-9]{1,9}\.[0-9]{1,9}")
-_REFUSED, _CANNOT, _NOTHING = 3, 4, 5
+_REFUSED, _CANNOT, _NOTHING, _NO_STATE = 3, 4, 5, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,15 @@ def to_system_ram(
     return _run(shell, f"kmem {_checked(dax)}{failing}", deadline)
 
 
+def set_state(shell: Shell, dax: str, state: str, *, patience: int | None = None, deadline: Deadline) -> PmemOutcome:
+    """Write ``state`` to that of a dax device of the kmem driver; after ``patience`` seconds that is interrupted.
+
+    Raises UnsupportedError if the kernel has no such file (state_store, drivers/dax/kmem.c, is there since v7.3), and
+    as ``create_devdax``.
+    """
+    return _run(shell, f"state {_checked(dax)} {state}" + ("" if patience is None else f" {patience}"), deadline)
+
+
 def to_devdax(shell: Shell, dax: str, *, deadline: Deadline) -> PmemOutcome:
     """Take ``dax`` back from the kmem driver. Refused, with nothing changed, while one of its blocks is not offline.
 
@@ -120,6 +129,8 @@ def _run(shell: Shell, arguments: str, deadline: Deadline) -> PmemOutcome:
             f"the guest's kernel has {text}",
             hint="it takes CONFIG_VIRTIO_PMEM, CONFIG_DEV_DAX_PMEM and CONFIG_DEV_DAX_KMEM",
         )
+    if done.status == _NO_STATE:
+        raise UnsupportedError("dax-state", f"this kernel has no {text}", hint="drivers/dax/kmem.c has it since v7.3")
     if done.status == _NOTHING:
         raise GuestError(f"the guest has {text}", hint="is the virtio-pmem device plugged, and CONFIG_VIRTIO_PMEM set?")
     said = done.stderr.decode(errors="replace").strip()[-500:]

@@ -97,6 +97,14 @@ class SetPmemMode:
 
 
 @dataclass(frozen=True, slots=True)
+class SetDaxState:
+    """``state`` (unplugged, or one of ONLINE_TYPES) was written to daxX.Y/state of virtio-pmem ``id`` in kmem mode."""
+
+    id: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartLoad:
     """A load of ``kind`` was started: what it has done to the kernel's page tables may stay when it rests or ends."""
 
@@ -117,6 +125,7 @@ Action = (
     | SetBlock
     | SetAutoOnline
     | SetPmemMode
+    | SetDaxState
     | StartLoad
     | Reboot
 )
@@ -125,7 +134,7 @@ _BY_NAME: dict[str, type[Action]] = {
     kind.__name__: kind
     for kind in (
         *(PlugDimm, PlugVirtioMem, PlugVirtioPmem, Unplug, Resize, SetBlock, SetAutoOnline, SetPmemMode),
-        *(StartLoad, Reboot),
+        *(SetDaxState, StartLoad, Reboot),
     )
 }
 

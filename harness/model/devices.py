@@ -11,6 +11,8 @@ from harness.units import MIB, AddrRange, align_down, align_up
 
 #: info block reserve of a pmem namespace (nd_info_block_reserve, drivers/nvdimm/pfn_devs.c, v6.12)
 PMEM_INFO_BLOCK = 8 << 10
+#: DAX_KMEM_UNPLUGGED (drivers/dax/dax-private.h, v7.3)
+UNPLUGGED = "unplugged"
 
 
 @dataclass
@@ -141,7 +143,11 @@ class VirtioMem:
 
 @dataclass
 class Pmem:
-    """A virtio-pmem device with the one label-less namespace that covers it (drivers/nvdimm/virtio_pmem.c, v6.12)."""
+    """A virtio-pmem device with the one label-less namespace that covers it (drivers/nvdimm/virtio_pmem.c, v6.12).
+
+    ``dax_state`` is what daxX.Y/state says in kmem mode (drivers/dax/kmem.c, v7.3): ``unplugged``, or the online type
+    that its memory was added with last, whatever became of single memory blocks since.
+    """
 
     id: str
     range: AddrRange
@@ -152,6 +158,16 @@ class Pmem:
     mode: str = "raw"
     map: str = "mem"
     align: int = 2 * MIB
+    dax_state: str = UNPLUGGED
+
+    @property
+    def is_ram(self) -> bool:
+        """True if the kmem driver has it and has added its memory."""
+        return self.mode == "kmem" and self.dax_state != UNPLUGGED
+
+    @property
+    def dax_name(self) -> str:
+        return f"dax{self.region_index}.0"
 
     def qmp(self) -> MemoryDevice:
         return MemoryDevice(

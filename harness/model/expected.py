@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.state import MemoryBlock, MemoryDevice, Zone
 from harness.units import AddrRange
@@ -66,6 +66,8 @@ class ExpectedState:
     vmalloc space in this boot, which never gives page-table pages back. ``linear_split`` tells that single pages of the
     linear map have had other permissions, ``memmap_split`` that the memmap of huge pages has been folded: neither puts
     the larger leaves back that it has split. ``managed_bytes`` is the change of MemTotal since boot.
+    ``dax_states`` maps the dax devices that the kmem driver has to what their state file must say, where the kernel has
+    that (drivers/dax/kmem.c, v7.3).
     """
 
     devices: tuple[MemoryDevice, ...]
@@ -86,3 +88,4 @@ class ExpectedState:
     once: tuple[AddrRange, ...]
     linear_split: bool = False
     memmap_split: bool = False
+    dax_states: Mapping[str, str] = field(default_factory=dict)

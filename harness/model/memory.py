@@ -18,11 +18,12 @@ from harness.model.actions import (
     Resize,
     SetAutoOnline,
     SetBlock,
+    SetDaxState,
     SetPmemMode,
     StartLoad,
     Unplug,
 )
-from harness.model.devices import Device, Dimm, Pmem, VirtioMem
+from harness.model.devices import UNPLUGGED, Device, Dimm, Pmem, VirtioMem
 from harness.model.expected import ExpectedState, IomemAddition, LinearPiece, PciWindow
 from harness.model.layout import BootLayout
 from harness.model.sections import SectionTable
@@ -115,6 +116,8 @@ class MemoryModel:
                 self.auto_online = action.policy
             case SetPmemMode():
                 self._set_pmem_mode(self._device(action.id, Pmem), action)
+            case SetDaxState():
+                self._set_dax_state(self._device(action.id, Pmem), action.state)
             case StartLoad():
                 self.loads.add(action.kind)
         self._follow_pieces()
@@ -281,15 +284,17 @@ class MemoryModel:
             block.managed += size
             self.zones.get(block.node, block.zone).managed += size // self.layout.page_size
 
-    def _add_blocks(self, place: AddrRange, node: int, owner: str, *, self_hosted: int = 0) -> None:
-        size = self.layout.block_size
+    def _add_blocks(
+        self, place: AddrRange, node: int, owner: str, *, self_hosted: int = 0, policy: str | None = None
+    ) -> None:
+        size, policy = self.layout.block_size, policy or self.auto_online
         self.zones.bring_online(node)
         for part in place.chunks(size):
             index = part.start // size
             self.blocks[index] = Block(index, node, owner, None, 0, self_hosted)
-        if self.auto_online in ONLINE_TYPES:
+        if policy in ONLINE_TYPES:
             for part in place.chunks(size):
-                self._set_block(part.start // size, self.auto_online)
+                self._set_block(part.start // size, policy)
 
     def _remove_block(self, block: Block) -> None:
         if block.zone is not None:
@@ -347,13 +352,23 @@ class MemoryModel:
             self.zones.get(self.layout.node_of_pmem(), DEVICE).grow(mapped)
 
     def _set_pmem_mode(self, device: Pmem, action: SetPmemMode) -> None:
-        if device.mode == "kmem":
-            for index in self.blocks_of(device.id):
-                self._remove_block(self.blocks[index])
+        self._set_dax_state(device, UNPLUGGED)
         device.mode, device.map, device.align = action.mode, action.map, action.align
         self._map_pmem(device)
         if device.mode == "kmem":
-            self._add_blocks(self.kmem_range(device), self.layout.target_node_of_pmem(), device.id)
+            self._set_dax_state(device, self.auto_online)
+
+    def _set_dax_state(self, device: Pmem, state: str) -> None:
+        """state_store (drivers/dax/kmem.c, v7.3); the driver's own probe adds the memory as the policy says."""
+        if state == device.dax_state:
+            return
+        device.dax_state = state
+        if state == UNPLUGGED:
+            for index in self.blocks_of(device.id):
+                self._remove_block(self.blocks[index])
+        else:
+            node = self.layout.target_node_of_pmem()
+            self._add_blocks(self.kmem_range(device), node, device.id, policy=state)
 
     def _iomem(self) -> list[IomemAddition]:
         out: list[IomemAddition] = []
@@ -385,7 +400,8 @@ class MemoryModel:
                 for added in device.added():
                     yield LinearPiece(added, device.id, "ram")
             case Pmem(mode="kmem"):
-                yield LinearPiece(self.kmem_range(device), device.id, "ram")
+                if device.is_ram:
+                    yield LinearPiece(self.kmem_range(device), device.id, "ram")
             case Pmem():
                 mapped = device.pagemap()
                 if mapped is not None:
@@ -461,4 +477,9 @@ class MemoryModel:
             kernel_memory=self._kernel_memory(),
             sections=self.sections.to_state(self._is_online),
             once=self._once,
+            dax_states={
+                device.dax_name: device.dax_state
+                for device in virtio
+                if isinstance(device, Pmem) and device.mode == "kmem"
+            },
         )

@@ -16,10 +16,11 @@ def iomem(device: Pmem, data: AddrRange, kmem: AddrRange) -> list[IomemAddition]
     ``data`` is the part behind the namespace's metadata, ``kmem`` what of it makes whole memory blocks.
     """
     namespace = f"namespace{device.region_index}.0"
-    dax = f"dax{device.region_index}.0"
     if device.mode == "raw":
         return [IomemAddition(device.range, namespace, device.id)]
     head = IomemAddition(AddrRange(device.range.start, data.start), namespace, device.id)
     if device.mode == "devdax":
-        return [head, IomemAddition(data, dax, device.id)]
-    return [head, IomemAddition(kmem, dax, device.id), IomemAddition(kmem, KMEM_NAME, device.id)]
+        return [head, IomemAddition(data, device.dax_name, device.id)]
+    if not device.is_ram:
+        return [head]
+    return [head, IomemAddition(kmem, device.dax_name, device.id), IomemAddition(kmem, KMEM_NAME, device.id)]

@@ -19,6 +19,7 @@ _VALUES = {
     "align": re.compile(r"[0-9]+"),
     "target_node": re.compile(r"-1|[0-9]{1,6}"),
     "driver": re.compile(r"[A-Za-z_][A-Za-z0-9_-]*"),
+    "state": re.compile(r"[a-z_]+"),
 }
 
 
@@ -63,4 +64,5 @@ def _freeze(device: str, files: dict[str, str], line: int, row: str) -> DaxDevic
         align=decimal(SOURCE, line, row, files["align"]),
         target_node=int(files["target_node"]),
         driver=files.get("driver"),
+        state=files.get("state"),
     )

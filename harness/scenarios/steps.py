@@ -19,6 +19,7 @@ from harness.model.actions import (
     PlugVirtioMem,
     PlugVirtioPmem,
     SetAutoOnline,
+    SetDaxState,
     SetPmemMode,
     StartLoad,
     Unplug,
@@ -292,6 +293,13 @@ def kmem_fault(session: Session, args: Arguments, deadline: Deadline) -> Outcome
     return outcome
 
 
+def dax_state(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
+    """Have the kmem driver remove its memory or add it again; all of a device's ranges or none."""
+    device, state = _pmem(session, args["id"]), args["state"]
+    done = pmem.set_state(session.guest.shell, device.dax_name, state, patience=args.get("patience"), deadline=deadline)
+    return _pmem_outcome(session, done, SetDaxState(args["id"], state))
+
+
 def devdax(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """Take the device back from the kmem driver."""
     device = _pmem(session, args["id"])
@@ -299,7 +307,7 @@ def devdax(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     return _pmem_outcome(session, done, SetPmemMode(args["id"], "devdax", device.map, device.align))
 
 
-def _pmem_outcome(session: Session, done: pmem.PmemOutcome, action: SetPmemMode) -> Outcome:
+def _pmem_outcome(session: Session, done: pmem.PmemOutcome, action: SetPmemMode | SetDaxState) -> Outcome:
     outcome = Outcome(note=done.text)
     if done.ok:
         session.apply(action)
@@ -381,6 +389,7 @@ VERBS: dict[str, Verb] = {
     "namespace": namespace,
     "kmem": kmem,
     "kmem-fault": kmem_fault,
+    "dax-state": dax_state,
     "devdax": devdax,
     "load": load,
     "unload": unload,

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.config.verbs import EXPECTATIONS, LOADS, ONLINE_TYPES, POLICIES
+from harness.config.verbs import DAX_STATES, EXPECTATIONS, LOADS, ONLINE_TYPES, POLICIES
 from harness.config.yaml import suggest
 from harness.errors import UsageError
 
@@ -57,6 +57,12 @@ _STEPS = (
         "pmem ID raw|devdax|kmem [map=mem|dev] [align=SIZE]",
         "put a virtio-pmem device into a mode; kmem makes it system RAM, devdax takes it back",
         ("raw", "devdax", "kmem"),
+    ),
+    Command(
+        "dax-state",
+        "dax-state ID STATE [patience=SECONDS]",
+        "write to the state of a device that kmem has: remove its memory, or add it again",
+        DAX_STATES,
     ),
     Command(
         "kmem-fault",
@@ -122,6 +128,7 @@ _PLAIN: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "release": ("release", ("id",)),
     "fill": ("fill", ("leave",)),
     "kmem-fault": ("kmem-fault", ("id",)),
+    "dax-state": ("dax-state", ("id", "state")),
     "fail-notifier": ("fail-notifier", ("event",)),
     "dump": ("dump", ()),
     "reboot": ("reboot", ()),
@@ -318,7 +325,19 @@ def completions(before: str, known: Known) -> list[str]:
     if command is None:
         return []
     found = list(COMMANDS) if name == "help" else list(command.words)
-    if name in ("unplug", "resize", "settle", "online", "offline", "touch", "pmem", "kmem-fault", "hold", "occupy"):
+    if name in (
+        "unplug",
+        "resize",
+        "settle",
+        "online",
+        "offline",
+        "touch",
+        "pmem",
+        "kmem-fault",
+        "dax-state",
+        "hold",
+        "occupy",
+    ):
         found += known.devices
     if name == "unload":
         found += known.loads

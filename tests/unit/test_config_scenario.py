@@ -250,6 +250,7 @@ PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
             "  - kmem: {id: p}\n",
             "kmem.id: 'p' is in raw mode here, kmem takes it from devdax\n  hint: the step before",
         ),
+        (PMEM, "  - dax-state: {id: p, state: unplugged}\n", "'p' is in raw mode here, dax-state takes it from kmem"),
         (PMEM, "  - devdax: {id: p}\n", "devdax.id: 'p' is in raw mode here, devdax takes it from kmem"),
         (
             PMEM,

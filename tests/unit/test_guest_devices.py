@@ -7,7 +7,7 @@ import pytest
 from guest_peer import CannedShell, said
 
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, GuestError, UsageError
+from harness.errors import DeadlineExpired, GuestError, UnsupportedError, UsageError
 from harness.guest import pmem
 from harness.guest.blocks import BlockOutcome, error_name, set_auto_online, set_blocks, valid_zones, wait_blocks
 from harness.guest.devices import switch_slot, wait_driver
@@ -148,6 +148,22 @@ def test_pmem_verbs_and_outcomes() -> None:
 def test_pmem_that_cannot_be(answer: object, message: str) -> None:
     with pytest.raises(GuestError, match=message):
         pmem.to_system_ram(CannedShell(answer), "dax0.0", deadline=Deadline(5))  # type: ignore[arg-type]
+
+
+def test_the_state_of_a_kmem_device() -> None:
+    shell = CannedShell(
+        said("dax0.0 unplugged\n"), said("writing 'offline' to …: Invalid argument\n", 3), said("dax0.0/state\n", 6)
+    )
+    assert pmem.set_state(shell, "dax0.0", "unplugged", deadline=Deadline(5)).ok
+    assert not pmem.set_state(shell, "dax0.0", "offline", patience=2, deadline=Deadline(5)).ok
+    with pytest.raises(UnsupportedError, match=r"this kernel has no dax0\.0/state") as caught:
+        pmem.set_state(shell, "dax0.0", "online", deadline=Deadline(5))
+    assert caught.value.ability == "dax-state"
+    assert [command.removeprefix("/usr/lib/memhp/pmem ") for command, _ in shell.asked] == [
+        "state dax0.0 unplugged",
+        "state dax0.0 offline 2",
+        "state dax0.0 online",
+    ]
 
 
 def test_pmem_names() -> None:

@@ -19,6 +19,7 @@ from harness.model.actions import (
     Resize,
     SetAutoOnline,
     SetBlock,
+    SetDaxState,
     SetPmemMode,
     Unplug,
     action_from_json,
@@ -180,6 +181,35 @@ def test_pmem_follows_its_drivers() -> None:
     assert zone(model, "Device").spanned == 2 * GIB // PAGE, "ZONE_DEVICE never shrinks"
 
 
+def test_the_state_of_a_kmem_device_brings_its_memory_and_takes_it() -> None:
+    model = model_guest.model()
+    for action in (PlugVirtioPmem("pm0", 2 * GIB, "rp0"), SetPmemMode("pm0", "devdax"), SetPmemMode("pm0", "kmem")):
+        model.apply(action)
+    assert model.expected().dax_states == {"dax0.0": "offline"}
+    fresh = model.expected()
+    model.apply(SetDaxState("pm0", "unplugged"))
+    assert [entry.name for entry in model.expected().iomem] == ["namespace0.0"]
+    assert (model.blocks_of("pm0"), model.expected().hot) == ((), ())
+    model.apply(SetDaxState("pm0", "online_movable"))
+    assert {block.state for block in model.expected().blocks} == {"online"}
+    assert zone(model, "Movable").present == 15 * 128 * MIB // PAGE
+    # The file knows nothing of single blocks: writing the same again does nothing.
+    model.apply(SetBlock(model.blocks_of("pm0")[0], "offline"))
+    model.apply(SetDaxState("pm0", "online_movable"))
+    assert zone(model, "Movable").present == 14 * 128 * MIB // PAGE
+    assert model.expected().dax_states == {"dax0.0": "online_movable"}
+    model.apply(SetDaxState("pm0", "unplugged"))
+    model.apply(SetPmemMode("pm0", "devdax"))
+    assert model.expected().dax_states == {}
+    model.apply(SetPmemMode("pm0", "kmem"))
+    assert model.expected() == fresh
+    model.apply(SetAutoOnline("online_movable"))
+    model.apply(SetPmemMode("pm0", "devdax"))
+    model.apply(SetPmemMode("pm0", "kmem"))
+    assert model.expected().dax_states == {"dax0.0": "online_movable"}
+    assert {block.state for block in model.expected().blocks} == {"online"}
+
+
 def test_a_raw_namespace_has_struct_pages_where_the_kernel_has_a_pmem_api() -> None:
     model = model_guest.model(config={"ARCH_HAS_PMEM_API": "y", "HUGETLB_PAGE": "y"})
     model.apply(PlugVirtioPmem("pm0", GIB))
@@ -211,6 +241,7 @@ def test_compound_device_dax_pages_keep_two_pages_of_vmemmap_where_the_kernel_op
         SetBlock(16, "offline"),
         SetAutoOnline("online"),
         SetPmemMode("p", "kmem", "dev", 4096),
+        SetDaxState("p", "unplugged"),
     ],
     ids=lambda action: type(action).__name__,
 )

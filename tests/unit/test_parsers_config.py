@@ -67,6 +67,11 @@ def test_dax_recorded(name: str, driver: str | None) -> None:
     assert device == DaxDevice("dax0.0", AddrRange(0x80A00000, 0xA0000000), 2 << 20, 0, driver)
 
 
+def test_the_state_of_a_kmem_device() -> None:
+    (device,) = parse_dax(DAX + "dax0.0/driver:kmem\ndax0.0/state:online_movable\n")
+    assert (device.driver, device.state) == ("kmem", "online_movable")
+
+
 @pytest.mark.parametrize(
     ("parse", "text", "why"),
     [

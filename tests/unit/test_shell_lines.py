@@ -99,6 +99,7 @@ def test_every_verb_has_a_short_form() -> None:
         "unplug d",
         "settle v",
         "kmem-fault p",
+        "dax-state p unplugged",
         "fail-notifier none",
         "unload l",
         "hold d",
