@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,6 +42,12 @@ LONG = re.compile(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="leave out what takes long: CI has the time")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Under nohup, cron or a shell's background job SIGINT is ignored, and what is started here inherits that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

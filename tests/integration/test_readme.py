@@ -72,7 +72,15 @@ def the_table_is_what_the_readme_says(desk: Path, output: str) -> None:
 
 
 def it_is_the_kernels_own_dump(desk: Path, output: str) -> None:
-    assert output == (desk / "snapshot" / "states" / "000" / "ptdump.txt").read_text()
+    dump = (desk / "snapshot" / "states" / "000" / "ptdump.txt").read_text()
+    assert without_vmalloc(output) == without_vmalloc(dump)
+
+
+def without_vmalloc(dump: str) -> str:
+    """What holds still between the kernel's own dump and the host's walk a moment later."""
+    kept, areas = re.subn(r"(?s)(\[ vmalloc\(\) area \]---\n).*?(?=---\[ vmalloc\(\) end \])", r"\1", dump)
+    assert areas == 1
+    return kept
 
 
 def ci_runs_it(desk: Path, output: str) -> None:

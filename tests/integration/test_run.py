@@ -179,13 +179,7 @@ def test_a_harness_that_is_ended_takes_qemu_along(
     memhp = str(Path(sys.executable).with_name("memhp"))
     command = [memhp, "run", "virtio-mem-resize", "-a", memhp_guest_spec.arch, "--bundle-dir", str(tmp_path)]
     command += ["--kernel", kernel] if kernel else []
-    # The background job of a shell ignores SIGINT, and what it starts inherits that.
-    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        harness = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    finally:
-        signal.signal(signal.SIGINT, ours)
-    with harness:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as harness:
         assert harness.stdout is not None
         for line in harness.stdout:
             if b"plug-virtio-mem" in line:
