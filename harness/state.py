@@ -229,7 +229,9 @@ class KernelFacts:
 
     ``config`` maps option names without CONFIG_ to y, m, a number or a string; None where the kernel does not tell.
     ``vmcoreinfo`` is the kernel's own key=value note (kernel/vmcore_info.c), NotObserved where it could not be read.
-    ``parameters`` maps ``module.parameter`` to its text for the modules that matter to memory hotplug.
+    ``parameters`` maps ``module.parameter`` to its text for the modules that matter to memory hotplug, ``files`` the
+    path of a file that tells what the kernel does to its first line. ``image`` maps what was looked for in the kernel's
+    image (a text, or a structure's member in its BTF) to whether it is there; a member is left out if there is no BTF.
     """
 
     arch: str
@@ -240,6 +242,8 @@ class KernelFacts:
     config: MappingABC[str, str] | None
     vmcoreinfo: MappingABC[str, str] | NotObserved
     parameters: MappingABC[str, str]
+    files: MappingABC[str, str] = field(default_factory=dict)
+    image: MappingABC[str, bool] | NotObserved = NotObserved("the kernel's image was not searched")
 
 
 @dataclass(frozen=True, slots=True)

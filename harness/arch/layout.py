@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.units import KIB, MIB, AddrRange, align_down
+from harness.units import GIB, KIB, MIB, AddrRange, align_down
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,15 @@ _RISCV_MODULES = _TOP - (4 << 30)
 
 def _vmemmap_window(note: Mapping[str, str]) -> AddrRange:
     return AddrRange(int(note["NUMBER(VMEMMAP_START)"], 0), int(note["NUMBER(VMEMMAP_END)"], 0))
+
+
+def has_regions_above_vmemmap(note: Mapping[str, str]) -> bool:
+    """True if an arm64 kernel keeps its fixmap and PCI's I/O ports above vmemmap, which then ends a GiB below the top.
+
+    So it is since v6.9 (b730b0f2b1fc, 031e011d8b22, 32697ff38287). The same series taught ptdump levels and address
+    bits that are known only when the kernel runs. Raises KeyError, ValueError.
+    """
+    return int(note["NUMBER(VMEMMAP_END)"], 0) == _TOP - GIB
 
 
 #: bytes of a page -> VA_BITS_MIN where it is not 48, arch/arm64/include/asm/memory.h (v6.12)

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
+from harness.arch.layout import has_regions_above_vmemmap
 from harness.arch.pagetable import ENTRY_SIZE, EntryRule, TableFormat, TableLevel, level_names
 
 _TOP = 1 << 64
@@ -43,8 +43,6 @@ for _mask, _, _ in _COLUMNS:
 #: entries with one contiguous hint, by page size: CONT_PTES, CONT_PMDS; level 1 has it with 4K pages only
 _GROUPS = {12: {"PTE": 16, "PMD": 16, "PUD": 16}, 14: {"PTE": 128, "PMD": 32}, 16: {"PTE": 32, "PMD": 32}}
 
-_RELEASE = re.compile(r"(\d+)\.(\d+)")
-
 
 def arm64_words(entry: int) -> tuple[str, ...]:
     """The words that ptdump prints for ``entry``, in its order (pte_bits, arch/arm64/mm/ptdump.c, v6.12)."""
@@ -74,7 +72,8 @@ def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
     bits = used if count != _level_count(configured, shift) else configured
     large = int(note["NUMBER(MAX_PHYSMEM_BITS)"]) > 48
     address, reserved = _address(shift, lpa=large and shift == 16, lpa2=used > 48 and shift < 16)
-    recent = _folds_while_running(note)
+    # ptdump begins with the addresses in use then, and calls a block in a folded PMD by that name.
+    recent = has_regions_above_vmemmap(note)
     root = int(note["SYMBOL(swapper_pg_dir)"], 16) - int(note["NUMBER(kimage_voffset)"], 0)
     entries = 1 << bits - (shift + (count - 1) * (shift - 3))
     if not 0 <= root < 1 << 52 or root % (entries * ENTRY_SIZE):
@@ -102,13 +101,6 @@ def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
 def _level_count(bits: int, page_shift: int) -> int:
     # ARM64_HW_PGTABLE_LEVELS
     return (bits - 4) // (page_shift - 3)
-
-
-def _folds_while_running(note: Mapping[str, str]) -> bool:
-    # From v6.9 on ptdump copes with levels and address bits that are known only when the kernel runs: it begins with
-    # the addresses in use, and calls a block in a folded PMD by that name.
-    found = _RELEASE.match(note["OSRELEASE"])
-    return found is not None and (int(found[1]), int(found[2])) >= (6, 9)
 
 
 def _address(shift: int, *, lpa: bool, lpa2: bool) -> tuple[tuple[tuple[int, int], ...], int]:

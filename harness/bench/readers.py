@@ -46,15 +46,16 @@ class Readers:
         if isinstance(tables, NotObserved):
             raise _unknown(facts.release, tables.reason)
         look = collect_state(guest.shell, guest.machine, None, facts=facts, deadline=self._deadline(), sources=())
-        kernel = boot_layout(guest.shape, facts, look).kernel
+        layout = boot_layout(guest.shape, facts, look)
+        kernel = layout.kernel
         if kernel is None:
             raise _unknown(facts.release, "its vmcoreinfo tells no virtual layout")
         self.tables = tables
         self.kernel = kernel
         self.mismatches: list[str] = []
         self._windows = (self.kernel.linear_window, self.kernel.vmemmap_window)
-        passing = facts.config is None or not facts.config.keys().isdisjoint({"KFENCE", "DEBUG_PAGEALLOC"})
-        self._ignored = arch.table_rules.validity_words if passing else frozenset[str]()
+        steady = layout.features.hides_pages is False
+        self._ignored = frozenset[str]() if steady else arch.table_rules.validity_words
         self._places: Sequence[Region] = ()
         self._walked: Walk | None = None
         self._runs: Sequence[Mapping] = ()

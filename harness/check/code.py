@@ -12,12 +12,11 @@ from harness.units import AddrRange, merge_ranges
 
 def moving(layout: BootLayout) -> tuple[AddrRange, ...] | None:
     """The virtual ranges of vmalloc and modules, and KASAN's shadow; None where the kernel does not tell."""
-    note, rules = layout.facts.vmcoreinfo, layout.machine.arch.table_rules
-    if isinstance(note, NotObserved):
+    note, rules, shadow = layout.facts.vmcoreinfo, layout.machine.arch.table_rules, layout.features.shadow
+    if isinstance(note, NotObserved) or isinstance(shadow, NotObserved):
         return None
     try:
         spaces = [AddrRange(int(note[start], 0), int(note[end], 0)) for start, end in rules.volatile]
-        shadow = rules.shadow(note, layout.facts.config or {})
     except (KeyError, ValueError):
         return None
     return merge_ranges(spaces if shadow is None else [*spaces, shadow])
@@ -48,16 +47,15 @@ def may_split(layout: BootLayout, expected: ExpectedState, pair: Pair) -> bool:
     Modules show that they did. BPF code shares its pages, so that what it has split may outlast it and look like boot;
     it takes a kernel that compiles unasked, or one with programs besides socket filters.
     """
-    note, config = layout.facts.vmcoreinfo, layout.facts.config
+    note, features = layout.facts.vmcoreinfo, layout.features
     if isinstance(note, NotObserved) or not layout.machine.arch.table_rules.splits:
         return False
-    if expected.linear_split or config is None:
-        return True
-    if "BPF_JIT" in config and not {"BPF_JIT_DEFAULT_ON", "BPF_SYSCALL"}.isdisjoint(config):
+    # What is not known may be so.
+    if expected.linear_split or features.unasked_jit is not False:
         return True
     windows = moving(layout)
     if windows is None:
-        return "MODULES" in config
+        return features.modules is not False
     modules = [window for window in windows if int(note["NUMBER(MODULES_VADDR)"], 0) in window]
     before, now = ([leaf for w in modules for leaf in clip(view.leaves, w)] for view in (pair.boot, pair.now))
     return before != now

@@ -51,9 +51,7 @@ def xck_1(evidence: Evidence) -> Outcome:
 
 def _inaccessible(layout: BootLayout, rules: TableRules) -> frozenset[str]:
     """Words that a page loses and gains while nothing happens: KFENCE's pool and debug_pagealloc."""
-    config = layout.facts.config
-    can = config is None or "KFENCE" in config or "DEBUG_PAGEALLOC" in config
-    return rules.validity_words if can else frozenset()
+    return frozenset() if layout.features.hides_pages is False else rules.validity_words
 
 
 def _still(layout: BootLayout, rules: TableRules, walk: View) -> tuple[AddrRange, ...]:

@@ -64,21 +64,20 @@ def _coverage(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
 )
 def lin_2(evidence: Evidence) -> Outcome:
     outcome = by_witness(evidence, lambda evidence, pair: [*_attributes(evidence, pair), *_write_exec(evidence, pair)])
-    if isinstance(outcome, Seen) and not outcome.broken and not any(map(_ordinary_of(evidence), evidence.views.pairs)):
-        return NotObserved("no writable boot memory stands in the page tables to compare with")
+    if isinstance(outcome, Seen) and not outcome.broken:
+        if not any(map(_ordinary_of(evidence), evidence.views.pairs)):
+            return NotObserved("no writable boot memory stands in the page tables to compare with")
+        features = evidence.layout.features
+        for feature in (features.debug_pagealloc, features.lax_image):
+            if isinstance(feature, NotObserved):
+                return feature
     return outcome
 
 
 def comes_and_goes(layout: BootLayout) -> frozenset[str]:
-    """Attributes that free pages of this kernel lose: debug_pagealloc makes them inaccessible."""
-    config = layout.facts.config or {}
-    wanted = "DEBUG_PAGEALLOC_ENABLE_DEFAULT" in config
-    for word in layout.facts.cmdline.split():
-        name, _, value = word.partition("=")
-        if name == "debug_pagealloc":
-            wanted = value not in ("off", "0", "n")
-    on = wanted and "DEBUG_PAGEALLOC" in config
-    return layout.machine.arch.table_rules.validity_words if on else frozenset()
+    """Attributes that free pages of this kernel lose, or may lose: debug_pagealloc makes them inaccessible."""
+    never = layout.features.debug_pagealloc is False
+    return frozenset() if never else layout.machine.arch.table_rules.validity_words
 
 
 def _ordinary_of(evidence: Evidence) -> Callable[[Pair], Attributes | None]:
@@ -116,22 +115,13 @@ def _attributes(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
 
 def _write_exec(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     words = {evidence.layout.machine.arch.writable_word, evidence.layout.machine.arch.executable_word}
-    allowed = [leaf.range for leaf in pair.boot.leaves if words <= set(leaf.attrs)] if _lax(evidence.layout) else []
+    # The kernel's own image, where it was built or told to leave that writable and executable (set_debug_rodata).
+    lax = evidence.layout.features.lax_image is not False
+    allowed = [leaf.range for leaf in pair.boot.leaves if words <= set(leaf.attrs)] if lax else []
     for leaf in pair.now.leaves:
         if words <= set(leaf.attrs):
             for piece in subtract_ranges([leaf.range], allowed):
                 yield Broken(f"virtual {piece}", "writable or executable", " ".join(leaf.attrs), pair.source)
-
-
-def _lax(layout: BootLayout) -> bool:
-    """True if the kernel was built or told to leave its own image writable and executable (set_debug_rodata)."""
-    config = layout.facts.config
-    lax = config is not None and "STRICT_KERNEL_RWX" not in config
-    for word in layout.facts.cmdline.split():
-        name, _, value = word.partition("=")
-        if name == "rodata" and value in ("on", "off", "full"):
-            lax = value == "off"
-    return lax
 
 
 @invariant(

@@ -145,7 +145,9 @@ def _markers(snapshot: Snapshot) -> MarkerSet | NotObserved:
     if isinstance(note, NotObserved):
         return note
     try:
-        return marker_set(snapshot.arch, note, snapshot.facts.config)
+        dump = snapshot.state.page_tables
+        told = None if isinstance(dump, NotObserved) else dump.markers
+        return marker_set(snapshot.arch, note, snapshot.facts.config, told)
     except KeyError as error:
         return NotObserved(f"without {error.args[0]} in the kernel's vmcoreinfo its markers are not known")
     except ValueError as error:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.arch import ArchSpec
+from harness.arch.features import features_of
 from harness.arch.pagetable import TableFormat
 from harness.deadline import Deadline
 from harness.errors import InfraError
-from harness.kmem.address import DirectMap, PageMap, direct_map, pointer_tag
+from harness.kmem.address import DirectMap, PageMap, direct_map
 from harness.kmem.btf import Btf, find_btf
 from harness.kmem.memory import PhysicalMemory, Region
 from harness.kmem.pages import read_struct_pages
@@ -82,7 +83,10 @@ class KernelView:
             kernel = machine.spec.arch.kernel_layout(facts.vmcoreinfo)
         except (KeyError, ValueError) as error:
             return cls(tables, NotObserved(f"the kernel's vmcoreinfo is not understood: {error}"), DirectMap(()))
-        direct = direct_map(kernel, tag=pointer_tag(facts.config))
+        features = features_of(facts)
+        # All addresses of the kernel have these bits set: where nothing tells, a pointer with a tag is understood too.
+        tag = features.pointer_tag if isinstance(features.pointer_tag, int) else 0xFF << 56
+        direct = direct_map(kernel, tag=tag)
         blob = find_btf(machine.spec.kernel.read_bytes())
         btf = None if blob is None else Btf(blob)
         places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
@@ -92,7 +96,7 @@ class KernelView:
                     facts.vmcoreinfo,
                     kernel,
                     subsection_size=machine.spec.arch.subsection_size,
-                    config=facts.config,
+                    build=features.build,
                     btf=btf,
                     evidence=Evidence(memory, direct, tuple(machine.spec.boot_ram().values())),
                 )

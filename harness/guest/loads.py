@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.arch.build import Build
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UnsupportedError, UsageError
 from harness.guest.overlay import SCRIPTS
 from harness.guest.shell import Completed, Shell
+from harness.state import NotObserved
 from harness.units import KIB
 
 _KEEPER = "/usr/bin/load-keeper"
@@ -53,7 +55,8 @@ class LoadKind:
 
     def lacking(self, config: Mapping[str, str]) -> tuple[str, ...]:
         """Those of ``needs`` that a kernel with this configuration (names without ``CONFIG_``) does not have."""
-        return tuple(option for option in self.needs if config.get(option) not in ("y", "m"))
+        missing = Build(config).lacking(self.needs)
+        return () if isinstance(missing, NotObserved) else missing
 
     def require(self, config: Mapping[str, str]) -> None:
         """Raise UnsupportedError, naming what is missing, unless a kernel with this configuration can do it."""

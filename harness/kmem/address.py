@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,7 +48,7 @@ class Window:
 class DirectMap:
     """Where virtual and physical addresses differ by a constant; the first window that an address is in counts.
 
-    ``tag`` are the bits of a pointer that hold its KASAN tag; in an address they are all set (see ``pointer_tag``).
+    ``tag`` are the bits of a pointer that hold its KASAN tag; in an address they are all set (see ``KernelFeatures``).
     """
 
     windows: tuple[Window, ...]
@@ -77,16 +77,6 @@ def direct_map(layout: KernelLayout, *, tag: int = 0) -> DirectMap:
     """The linear map, which the kernel translates without page tables."""
     linear = Window(layout.linear_window, (layout.linear_start - layout.phys_offset) % _TOP)
     return DirectMap((linear,), tag)
-
-
-def pointer_tag(config: Mapping[str, str] | None) -> int:
-    """The bits of kernel pointers that are no part of an address in a kernel of this configuration.
-
-    With KASAN by tags, what kmalloc returns has one in its upper byte, and no pointer else has
-    (arch/arm64/include/asm/memory.h, __tag_set, v6.12).
-    """
-    tagged = config is not None and "y" in (config.get("KASAN_SW_TAGS"), config.get("KASAN_HW_TAGS"))
-    return 0xFF << 56 if tagged else 0
 
 
 class PageMap:

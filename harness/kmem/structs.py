@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.arch.build import Build
 from harness.arch.layout import KernelLayout
 from harness.kmem._sparse_entries import SectionArray
 from harness.kmem._sparse_probe import UsagePlace, find_usage
@@ -107,18 +108,18 @@ def sparse_layout(
     kernel: KernelLayout,
     *,
     subsection_size: int,
-    config: Mapping[str, str] | None,
+    build: Build,
     btf: Btf | None,
     evidence: Evidence,
 ) -> SparseLayout | NotObserved:
     """Find out how the kernel that wrote vmcoreinfo ``note`` lays out its sections.
 
-    ``config`` is its configuration and ``btf`` its BTF, as far as known; one of the two is needed. What remains open
+    ``build`` is its configuration and ``btf`` its BTF, as far as known; one of the two is needed. What remains open
     is not observed, never guessed. Raises ParseError for broken BTF, OutsideMemory if mem_section itself cannot be
     read.
     """
     try:
-        return _layout(note, kernel, subsection_size, config, btf, evidence)
+        return _layout(note, kernel, subsection_size, build, btf, evidence)
     except _Untold as untold:
         return NotObserved(str(untold))
 
@@ -141,7 +142,7 @@ def _layout(
     note: Mapping[str, str],
     kernel: KernelLayout,
     subsection_size: int,
-    config: Mapping[str, str] | None,
+    options: Build,
     btf: Btf | None,
     evidence: Evidence,
 ) -> SparseLayout:
@@ -155,10 +156,8 @@ def _layout(
     if btf is not None:
         _same(note, btf)
         build = _by_btf(btf)
-    elif config is not None:
-        build = _by_config(config)
     else:
-        raise _Untold("the kernel has neither BTF nor a configuration to read (CONFIG_DEBUG_INFO_BTF, IKCONFIG_PROC)")
+        build = _by_config(options)
     usage: UsagePlace | NotObserved = _NO_SUBSECTIONS
     if build.vmemmap and btf is not None:
         usage = _usage(btf, array.entry_size, section_size // subsection_size)
@@ -238,12 +237,15 @@ def _by_btf(btf: Btf) -> _Build:
     )
 
 
-def _by_config(config: Mapping[str, str]) -> _Build:
+def _by_config(build: Build) -> _Build:
     def has(option: str) -> bool:
-        return config.get(option) == "y"
+        answer = build.has(option)
+        if isinstance(answer, NotObserved):
+            raise _Untold("the kernel has neither BTF nor a configuration to read (DEBUG_INFO_BTF, IKCONFIG_PROC)")
+        return answer
 
-    shift = config.get("NODES_SHIFT", "") if has("NUMA") else "0"
-    nodes = 1 << int(shift) if shift.isdecimal() and len(shift) < 3 else 0
+    shift = build.number("NODES_SHIFT") if has("NUMA") else 0
+    nodes = 1 << shift if isinstance(shift, int) and 0 <= shift < 11 else 0
     optional = {"zone-device": "ZONE_DEVICE", "vmemmap-preinit": "SPARSEMEM_VMEMMAP_PREINIT"}
     return _Build(
         flags=_ALWAYS + tuple(name for name, option in optional.items() if has(option)),

@@ -7,13 +7,17 @@ import dataclasses
 import functools
 import re
 from dataclasses import dataclass
+from typing import TypeVar
 
 from harness.arch import ArchSpec, PagingMode
+from harness.arch.features import KernelFeatures, features_of
 from harness.arch.layout import KernelLayout
 from harness.errors import UnsupportedError
 from harness.model.actions import Action
 from harness.state import GuestState, KernelFacts, NotObserved
 from harness.units import AddrRange, align_up, format_size, intersect_ranges
+
+T = TypeVar("T")
 
 _PAGE_EXT = re.compile(r"allocated ([0-9]{1,15}) bytes of page_ext")
 
@@ -86,17 +90,21 @@ class BootLayout:
 
     @property
     def pageblock_size(self) -> int:
-        """Bytes of a pageblock, the least that virtio-mem unplugs (include/linux/pageblock-flags.h, v6.12)."""
-        config = self.facts.config
-        huge = config is None or "HUGETLB_PAGE" in config or "TRANSPARENT_HUGEPAGE" in config
-        max_order = int((config or {}).get("ARCH_FORCE_MAX_ORDER", "10"))
-        largest = self.page_size << max_order
-        return min(self.paging.leaf_sizes["PMD"], largest) if huge else largest
+        """Bytes of a pageblock, the least that virtio-mem unplugs (include/linux/pageblock-flags.h, v6.12).
+
+        This and what else follows from a feature of the kernel raises UnsupportedError where nothing tells the feature.
+        """
+        return self.page_size << known(self.features.pageblock_order, "the size of a pageblock")
+
+    @functools.cached_property
+    def features(self) -> KernelFeatures:
+        """What this kernel does."""
+        return features_of(self.facts)
 
     @property
     def pmem_api(self) -> bool:
         """True if the kernel maps pmem write-back (ARCH_MEMREMAP_PMEM, include/linux/io.h, v6.12)."""
-        return "ARCH_HAS_PMEM_API" in (self.facts.config or {})
+        return known(self.features.pmem_api, "whether pmem is mapped write-back")
 
     def memmap_bytes(self, piece: AddrRange) -> int:
         """Bytes of struct pages that describe ``piece``."""
@@ -123,7 +131,7 @@ class BootLayout:
         in RAM (__vmemmap_can_optimize, vmemmap_populate_compound_pages; v6.12).
         """
         size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
-        optimizes = "ARCH_WANT_OPTIMIZE_DAX_VMEMMAP" in (self.facts.config or {}) and size & (size - 1) == 0
+        optimizes = known(self.features.folds_dax, "whether device-dax memmap is folded") and size & (size - 1) == 0
         compound = self.memmap_bytes(AddrRange.sized(0, align))
         return compound if optimizes and compound > 2 * self.page_size else 0
 
@@ -132,15 +140,9 @@ class BootLayout:
 
         The sysctl vm.hugetlb_optimize_vmemmap can change that later, which is not followed.
         """
-        config = self.facts.config or {}
-        wanted = "HUGETLB_PAGE_OPTIMIZE_VMEMMAP_DEFAULT_ON" in config
-        for word in self.facts.cmdline.split():
-            name, _, value = word.partition("=")
-            if name == "hugetlb_free_vmemmap":
-                wanted = value.lower() in ("on", "1", "y")
         size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
-        can = self.facts.config is None or "HUGETLB_PAGE_OPTIMIZE_VMEMMAP" in config
-        return wanted and can and size & (size - 1) == 0
+        folds = known(self.features.folds_hugetlb, "whether the memmap of huge pages is folded")
+        return folds and size & (size - 1) == 0
 
     def self_hosted(self) -> int:
         """Bytes at the head of each block of a DIMM that hold its own struct pages, 0 where they lie elsewhere.
@@ -175,7 +177,7 @@ class BootLayout:
         """
         backwards = not self.machine.acpi and self.machine.arch.dt_lists_nodes_backwards
         listed = [node for node, memory in enumerate(self.machine.node_memory) if memory]
-        return listed[-1 if backwards else 0] if self._keeps_meminfo() and listed else 0
+        return listed[-1 if backwards else 0] if listed and self._keeps_meminfo() else 0
 
     def target_node_of_pmem(self) -> int:
         """The node that kmem adds a region to: that of the device window in the SRAT, which is the last one.
@@ -187,8 +189,20 @@ class BootLayout:
         return len(self.machine.node_memory) - 1 if knows else self.node_of_pmem()
 
     def _keeps_meminfo(self) -> bool:
-        config = self.facts.config
-        return config is None or "NUMA_KEEP_MEMINFO" in config
+        if len(self.machine.node_memory) == 1:
+            return False
+        return known(self.features.keeps_meminfo, "whether the kernel remembers which node the firmware gave to memory")
+
+
+def known(feature: T | NotObserved, what: str) -> T:
+    """The feature, where it was probed; raises UnsupportedError, which says ``what`` is not known, where it was not."""
+    if isinstance(feature, NotObserved):
+        raise UnsupportedError(
+            "kernel-features",
+            f"{what} is unknown, and what is to be expected depends on it: {feature.reason}",
+            hint="build the kernel with CONFIG_IKCONFIG_PROC, or give its .config beside the image",
+        )
+    return feature
 
 
 def boot_layout(machine: MachineShape, facts: KernelFacts, baseline: GuestState) -> BootLayout:
@@ -212,10 +226,11 @@ def _kernel(machine: MachineShape, facts: KernelFacts) -> KernelLayout | None:
         return None
     try:
         kernel = machine.arch.kernel_layout(facts.vmcoreinfo)
-        shadow = machine.arch.table_rules.shadow(facts.vmcoreinfo, facts.config or {})
     except (KeyError, ValueError):
         return None
-    window = kernel.linear_window
+    window, shadow = kernel.linear_window, features_of(facts).shadow
+    if isinstance(shadow, NotObserved):
+        return None
     if shadow is not None and shadow.start in window:
         # PAGE_END is where the shadow begins, arch/arm64/include/asm/memory.h (v6.12).
         kernel = dataclasses.replace(kernel, linear_window=AddrRange(window.start, shadow.start))

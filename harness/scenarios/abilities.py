@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.arch.build import Build
 from harness.errors import UnsupportedError, UsageError
+from harness.state import NotObserved
 from harness.units import GIB, KIB, MIB
 
 _SHMEM_THP = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
@@ -158,12 +160,11 @@ def _thp(modes: str) -> bool:
 
 def require_config(needs: Iterable[str], config: Mapping[str, str] | None, kernel: str) -> None:
     """Raise UnsupportedError naming every kernel option that is missing; an unknown config passes."""
-    if config is None:
-        return
+    build = Build(config)
     for name in needs:
         wanted = ability(name)
-        missing = [option for option in wanted.options if config.get(option) not in ("y", "m")]
-        if missing:
+        missing = build.lacking(wanted.options)
+        if missing and not isinstance(missing, NotObserved):
             options = ", ".join(f"CONFIG_{option}" for option in missing)
             raise UnsupportedError(
                 name,

@@ -145,8 +145,7 @@ def plug_pmem(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
 
 def _power_up(session: Session, id: str, deadline: Deadline) -> None:
     """Do what pciehp does where the kernel is known to have none: nobody else would find the device."""
-    config = session.guest.facts.config
-    if config is not None and config.get("HOTPLUG_PCI_PCIE") != "y":
+    if session.model.layout.features.pciehp is False:
         slot = memdev.pci_slot(session.guest.machine, id, deadline=deadline)
         switch_slot(session.guest.shell, slot, True, deadline=deadline)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.arch import arch_named
+from harness.arch.build import Build
 from harness.arch.layout import KernelLayout
 from harness.kmem.address import DirectMap, direct_map
 from harness.kmem.memory import PhysicalMemory, Region
@@ -147,7 +148,7 @@ class SparseGuest:
                 self.note(),
                 self.kernel(),
                 subsection_size=2 * MIB,
-                config=CONFIG | config,
+                build=Build(CONFIG | config),
                 btf=None,
                 evidence=Evidence(memory, self.direct(), self.ram),
             )

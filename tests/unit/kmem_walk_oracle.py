@@ -30,6 +30,7 @@ def arm64_note(bits: int, used: int | None = None, physical: int = 48, root: int
         "NUMBER(VA_BITS)": str(bits),
         "NUMBER(TCR_EL1_T1SZ)": hex(64 - (used or bits)),
         "NUMBER(MAX_PHYSMEM_BITS)": str(physical),
+        "NUMBER(VMEMMAP_END)": hex(TOP - (1 << 30)),
         "NUMBER(kimage_voffset)": hex(voffset),
         "SYMBOL(swapper_pg_dir)": f"{voffset + root:x}",
     }

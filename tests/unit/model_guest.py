@@ -51,6 +51,7 @@ def note(kind: Kind = ARM64_4K) -> dict[str, str]:
         "PAGESIZE": str(kind.page_size),
         "SIZE(page)": "64",
         "NUMBER(VA_BITS)": str(kind.bits),
+        "LENGTH(zone.free_area)": "11",
     }
     base = kind.arch.ram_base
     if kind.arch is ARM64:
@@ -86,6 +87,7 @@ def note(kind: Kind = ARM64_4K) -> dict[str, str]:
         "SYMBOL(vmemmap)": f"{start - base // kind.page_size * 64:x}",
         "NUMBER(MODULES_VADDR)": hex(image - 2 * GIB),
         "NUMBER(MODULES_END)": hex(image),
+        "NUMBER(KERNEL_LINK_ADDR)": hex(image),
         "NUMBER(va_kernel_pa_offset)": hex(image - base - 2 * MIB),
         "SYMBOL(swapper_pg_dir)": f"{image + 16 * MIB:x}",
     }

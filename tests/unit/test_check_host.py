@@ -166,16 +166,18 @@ def test_what_virtio_mem_has_not_added_is_no_memory() -> None:
     assert "PGT-2" in broken(dataclasses.replace(evidence, observed=state))
 
 
+STRICT = {"STRICT_KERNEL_RWX": "y"}
+
+
 @pytest.mark.parametrize(
     ("facts", "allowed"),
     [
-        ({"config": None}, False),
-        ({"cmdline": "quiet rodata=off"}, True),
-        ({"cmdline": "rodata=0", "config": None}, False),
-        ({"cmdline": "rodata=off rodata=full"}, False),
-        ({"cmdline": "rodata=on"}, False),
+        ({"cmdline": "quiet rodata=off", "config": STRICT}, True),
+        ({"cmdline": "rodata=0", "config": STRICT}, False),
+        ({"cmdline": "rodata=off rodata=full", "config": STRICT}, False),
+        ({"cmdline": "rodata=on", "config": STRICT}, False),
         ({"config": {}}, True),
-        ({"config": {"STRICT_KERNEL_RWX": "y"}}, False),
+        ({"config": STRICT}, False),
     ],
 )
 def test_only_a_kernel_that_was_told_so_may_keep_its_image_writable_and_executable(

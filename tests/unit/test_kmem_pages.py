@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kmem_sparse_guest import BASE, VMEMMAP, RecordedGuest, SparseGuest
 
+from harness.arch.build import Build
 from harness.kmem.address import PageMap, direct_map
 from harness.kmem.memory import PhysicalMemory
 from harness.kmem.pages import read_struct_pages
@@ -110,7 +111,7 @@ def test_struct_pages_of_real_guests(name: str, tmp_path: Path) -> None:
             guest.note,
             guest.kernel,
             subsection_size=guest.arch.subsection_size,
-            config=guest.config,
+            build=Build(guest.config),
             btf=None,
             evidence=Evidence(memory, direct, guest.ram),
         )

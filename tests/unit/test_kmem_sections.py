@@ -21,6 +21,7 @@ from kmem_sparse_guest import (
     virtual,
 )
 
+from harness.arch.build import Build
 from harness.kmem import _sparse_entries, sections
 from harness.kmem.address import Untranslated, direct_map
 from harness.kmem.memory import OutsideMemory, PhysicalMemory
@@ -270,7 +271,7 @@ def test_real_guests(name: str, tmp_path: Path) -> None:
             guest.note,
             guest.kernel,
             subsection_size=guest.arch.subsection_size,
-            config=guest.config,
+            build=Build(guest.config),
             btf=None,
             evidence=Evidence(memory, direct, guest.ram),
         )

@@ -22,6 +22,7 @@ from kmem_sparse_guest import (
 )
 from test_kmem_btf import Writer
 
+from harness.arch.build import Build
 from harness.kmem.address import direct_map
 from harness.kmem.btf import Btf
 from harness.kmem.memory import OutsideMemory, PhysicalMemory
@@ -51,7 +52,7 @@ def find(
             guest.note() if note is None else note,
             guest.kernel(),
             subsection_size=2 * MIB,
-            config=config,
+            build=Build(config),
             btf=btf,
             evidence=Evidence(memory, guest.direct(), guest.ram if ram is None else ram),
         )
@@ -304,7 +305,7 @@ def test_real_guests(name: str, tmp_path: Path) -> None:
                 guest.note,
                 guest.kernel,
                 subsection_size=guest.arch.subsection_size,
-                config=guest.config,
+                build=Build(guest.config),
                 btf=btf,
                 evidence=Evidence(memory, direct_map(guest.kernel), guest.ram),
             )

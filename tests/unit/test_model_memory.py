@@ -296,17 +296,16 @@ def test_without_vmcoreinfo_there_is_no_virtual_layout() -> None:
 @pytest.mark.parametrize(
     ("arch", "acpi", "config", "own", "target"),
     [
-        (ARM64_4K, True, None, 0, 2),
         (ARM64_4K, True, {"NUMA_KEEP_MEMINFO": "y"}, 0, 2),
         (ARM64_4K, True, {}, 0, 0),
-        (ARM64_4K, False, None, 1, 1),
+        (ARM64_4K, False, {"NUMA_KEEP_MEMINFO": "y"}, 1, 1),
         (ARM64_4K, False, {}, 0, 0),
-        (RISCV, True, None, 0, 2),
-        (RISCV, False, None, 0, 0),
+        (RISCV, True, {"NUMA_KEEP_MEMINFO": "y"}, 0, 2),
+        (RISCV, False, {"NUMA_KEEP_MEMINFO": "y"}, 0, 0),
     ],
 )
 def test_pmem_goes_to_the_node_that_the_kernel_can_know_of(
-    arch: Kind, acpi: bool, config: dict[str, str] | None, own: int, target: int
+    arch: Kind, acpi: bool, config: dict[str, str], own: int, target: int
 ) -> None:
     shape = dataclasses.replace(model_guest.shape(arch), node_memory=(GIB // 2, GIB // 2, 0), acpi=acpi)
     layout = boot_layout(shape, model_guest.facts(arch, config=config), model_guest.boot_state(arch))
@@ -315,5 +314,16 @@ def test_pmem_goes_to_the_node_that_the_kernel_can_know_of(
 
 def test_pmem_skips_nodes_without_memory() -> None:
     shape = dataclasses.replace(model_guest.shape(ARM64_4K), node_memory=(0, GIB))
-    layout = boot_layout(shape, model_guest.facts(ARM64_4K, config=None), model_guest.boot_state(ARM64_4K))
+    layout = boot_layout(
+        shape, model_guest.facts(ARM64_4K, config={"NUMA_KEEP_MEMINFO": "y"}), model_guest.boot_state()
+    )
     assert layout.node_of_pmem() == 1
+
+
+def test_what_nothing_tells_of_a_kernel_is_no_guess() -> None:
+    shape = dataclasses.replace(model_guest.shape(ARM64_4K), node_memory=(0, GIB))
+    layout = boot_layout(shape, model_guest.facts(ARM64_4K, config=None), model_guest.boot_state())
+    for ask in (layout.node_of_pmem, layout.target_node_of_pmem, layout.folds_hugetlb, lambda: layout.pageblock_size):
+        with pytest.raises(UnsupportedError, match="is unknown, and what is to be expected depends on it") as caught:
+            ask()
+        assert caught.value.hint and "IKCONFIG_PROC" in caught.value.hint

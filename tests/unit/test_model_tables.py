@@ -17,6 +17,7 @@ from harness.check.code import moving
 from harness.model.actions import PlugDimm, PlugVirtioPmem, SetPmemMode
 from harness.model.frames import altmap_start
 from harness.model.tables import kept_tables
+from harness.state import NotObserved
 from harness.units import GIB, KIB, MIB, AddrRange, align_down
 
 
@@ -142,7 +143,8 @@ def test_the_frames_of_a_partial_section_on_its_own_device_are_not_foretold() ->
 def test_the_linear_map_ends_where_kasans_shadow_begins(kind: Kind, config: dict[str, str], shadow: int | None) -> None:
     plain, layout = model_guest.layout(kind).kernel, model_guest.layout(kind, config=config)
     assert plain is not None and layout.kernel is not None
-    place = kind.arch.table_rules.shadow(model_guest.note(kind), config)
+    place = layout.features.shadow
+    assert not isinstance(place, NotObserved)
     assert (None if place is None else place.start) == shadow
     end = plain.linear_window.end if shadow is None else min(shadow, plain.linear_window.end)
     assert layout.kernel.linear_window == AddrRange(plain.linear_window.start, end)

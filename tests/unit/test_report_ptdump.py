@@ -53,7 +53,8 @@ def walked_dump(state: Path) -> Dump:
     arch = arch_named(state.parts[-3])
     facts = state.parents[1] / "facts"
     note = parse_vmcoreinfo((facts / "vmcoreinfo.txt").read_text())
-    places = marker_set(arch, note, parse_config((facts / "config.txt").read_text()))
+    told = parse_ptdump((state / "ptdump.txt").read_text(), arch).markers
+    places = marker_set(arch, note, parse_config((facts / "config.txt").read_text()), told)
     return dump_tables(parse_tables((state / "host_tables.txt").read_text()), arch, int(note["PAGESIZE"]), places)
 
 

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What one booted kernel does: the only place that knows how kernels differ, and how each difference is probed.
+
+A field is probed by what the kernel tells or shows: its configuration, vmcoreinfo note, command line, or files. The
+comment of a field says since when the rule holds; the version is for the reader, never for the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from harness.arch.bootwords import BootWords
+from harness.arch.build import Build
+from harness.state import KernelFacts, NotObserved
+from harness.units import AddrRange, align_down
+
+_TOP = 1 << 64
+#: the first line of /proc/pagetypeinfo (pagetypeinfo_show, mm/vmstat.c): the same from v2.6.24 on
+PAGETYPEINFO = "/proc/pagetypeinfo"
+#: the state of hugetlb_optimize_vmemmap, from v5.19 on
+OPTIMIZE_HUGETLB = "/proc/sys/vm/hugetlb_optimize_vmemmap"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFeatures:
+    """What this kernel does. A field that could not be probed is NotObserved with the reason, never a guess.
+
+    ``build`` and ``words`` are what most probes read: its configuration and its command line.
+    """
+
+    build: Build
+    words: BootWords
+
+    #: Pages of the buddy allocator's largest block, as a power of two: LENGTH(zone.free_area) less one. The option
+    #: ARCH_FORCE_MAX_ORDER does not tell it: it was exclusive up to v6.3 (23baf831a32c, v6.4).
+    max_order: int | NotObserved
+    #: Pages of a pageblock, as a power of two, as /proc/pagetypeinfo says. Without huge pages it is the largest block;
+    #: transparent ones count since v6.11; since v6.17 CONFIG_PAGE_BLOCK_MAX_ORDER is a limit (e13e7922d034).
+    pageblock_order: int | NotObserved
+    #: True if pmem is mapped write-back (ARCH_MEMREMAP_PMEM, include/linux/io.h): arm64 with ARM64_PMEM, since v4.14.
+    pmem_api: bool | NotObserved
+    #: True if the kernel remembers which nodes firmware told it of (mm/numa_memblks.c since v6.12, else phys_to_node).
+    keeps_meminfo: bool | NotObserved
+    #: True if struct pages of device-dax compound pages are folded (4917f55b4ef9, v5.19; riscv64 since v6.11).
+    folds_dax: bool | NotObserved
+    #: True if the struct pages of huge pages are folded (HVO, f41f2ed43ca5, v5.14), as the sysctl says after boot.
+    folds_hugetlb: bool | NotObserved
+    #: True if free pages become inaccessible: debug_pagealloc, built in and on.
+    debug_pagealloc: bool | NotObserved
+    #: True if single pages of the linear map become inaccessible while nothing happens: KFENCE or debug_pagealloc.
+    hides_pages: bool | NotObserved
+    #: True if the kernel's own image may be writable and executable: no STRICT_KERNEL_RWX, or rodata=off.
+    lax_image: bool | NotObserved
+    #: The bits of a kernel pointer that are no part of an address: KASAN's tags (__tag_set, asm/memory.h of arm64).
+    pointer_tag: int | NotObserved
+    #: KASAN's shadow memory, None without it.
+    shadow: AddrRange | NotObserved | None
+    #: True if BPF code may be compiled that nobody asked for: all of it, or programs besides socket filters.
+    unasked_jit: bool | NotObserved
+    #: True if modules can come and go.
+    modules: bool | NotObserved
+    #: True if PCIe slots are powered by pciehp; without it nobody notices what is plugged.
+    pciehp: bool | NotObserved
+
+
+def features_of(facts: KernelFacts) -> KernelFeatures:
+    """Probe one booted kernel."""
+    build, words = Build(facts.config), BootWords.of(facts.cmdline)
+    debug_pagealloc = _debug_pagealloc(build, words)
+    max_order = _max_order(facts)
+    return KernelFeatures(
+        build=build,
+        words=words,
+        max_order=max_order,
+        pageblock_order=_pageblock_order(facts, build, max_order),
+        pmem_api=build.has("ARCH_HAS_PMEM_API"),
+        keeps_meminfo=build.has("NUMA_KEEP_MEMINFO"),
+        folds_dax=build.has("ARCH_WANT_OPTIMIZE_DAX_VMEMMAP"),
+        folds_hugetlb=_folds_hugetlb(facts, build, words),
+        debug_pagealloc=debug_pagealloc,
+        hides_pages=build.has("KFENCE", "DEBUG_PAGEALLOC"),
+        lax_image=_lax_image(build, words),
+        pointer_tag=_pointer_tag(build),
+        shadow=kasan_shadow(facts.arch, facts.vmcoreinfo, build),
+        unasked_jit=_unasked_jit(build),
+        modules=build.has("MODULES"),
+        pciehp=build.has("HOTPLUG_PCI_PCIE"),
+    )
+
+
+def _all(*answers: bool | NotObserved) -> bool | NotObserved:
+    """True if all are; what is not known does not matter beside one that is False."""
+    if any(answer is False for answer in answers):
+        return False
+    return next((answer for answer in answers if isinstance(answer, NotObserved)), True)
+
+
+def _max_order(facts: KernelFacts) -> int | NotObserved:
+    if isinstance(facts.vmcoreinfo, NotObserved):
+        return facts.vmcoreinfo
+    length = facts.vmcoreinfo.get("LENGTH(zone.free_area)", "")
+    if not length.isdecimal() or not 1 <= int(length) <= 32:
+        return NotObserved("the kernel's vmcoreinfo tells no sound LENGTH(zone.free_area)")
+    return int(length) - 1
+
+
+def _pageblock_order(facts: KernelFacts, build: Build, max_order: int | NotObserved) -> int | NotObserved:
+    told = facts.files.get(PAGETYPEINFO, "").removeprefix("Page block order: ")
+    if told.isdecimal() and int(told) < 32:
+        return int(told)
+    limit = build.number("PAGE_BLOCK_MAX_ORDER")
+    limit = max_order if limit is None else limit
+    hugetlb, transparent = build.has("HUGETLB_PAGE"), build.has("TRANSPARENT_HUGEPAGE")
+    for answer in (limit, hugetlb, transparent):
+        if isinstance(answer, NotObserved):
+            return NotObserved(f"{PAGETYPEINFO} is unknown, and {answer.reason}")
+    assert isinstance(limit, int)
+    if hugetlb:
+        # HUGETLB_PAGE_ORDER is PMD_SHIFT less PAGE_SHIFT on both: what one table of PTEs maps.
+        return min((facts.page_size // 8).bit_length() - 1, limit)
+    if transparent:
+        return NotObserved(f"{PAGETYPEINFO} is unknown, and transparent huge pages alone count only since v6.11")
+    return limit
+
+
+def _folds_hugetlb(facts: KernelFacts, build: Build, words: BootWords) -> bool | NotObserved:
+    told = facts.files.get(OPTIMIZE_HUGETLB)
+    if told in ("0", "1"):
+        return told == "1"
+    default = build.has("HUGETLB_PAGE_OPTIMIZE_VMEMMAP_DEFAULT_ON")
+    # A plain module parameter up to v6.13 or so, which its bare name turns on, and an early one later, which it does
+    # not: where that matters the file tells.
+    wanted = words.switch("hugetlb_free_vmemmap", default, bare=True)
+    return _all(build.has("HUGETLB_PAGE_OPTIMIZE_VMEMMAP"), wanted)
+
+
+def _debug_pagealloc(build: Build, words: BootWords) -> bool | NotObserved:
+    """early_debug_pagealloc, mm/debug_page_alloc.c."""
+    default = build.has("DEBUG_PAGEALLOC_ENABLE_DEFAULT")
+    return _all(build.has("DEBUG_PAGEALLOC"), words.switch("debug_pagealloc", default))
+
+
+def _lax_image(build: Build, words: BootWords) -> bool | NotObserved:
+    """set_debug_rodata (init/main.c): ``full`` is arm64's up to v6.17, ``noalias`` since; both are strict."""
+    strict = build.has("STRICT_KERNEL_RWX")
+    if strict is False:
+        return True
+    # What some kernels do not know leaves everything as it was before that word.
+    state = words.chosen("rodata", ("on", "off", "full", "noalias"))
+    return state == "off" if state is not None else (strict if isinstance(strict, NotObserved) else False)
+
+
+def _pointer_tag(build: Build) -> int | NotObserved:
+    tagged = build.has("KASAN_SW_TAGS", "KASAN_HW_TAGS")
+    return tagged if isinstance(tagged, NotObserved) else (0xFF << 56 if tagged else 0)
+
+
+def _unasked_jit(build: Build) -> bool | NotObserved:
+    return _all(build.has("BPF_JIT"), build.has("BPF_JIT_DEFAULT_ON", "BPF_SYSCALL"))
+
+
+def kasan_shadow(arch: str, note: Mapping[str, str] | NotObserved, build: Build) -> AddrRange | NotObserved | None:
+    """KASAN's shadow memory, None without it: ``KernelFeatures.shadow``."""
+    scales, place = _SHADOWS[arch]
+    kind = None
+    for option in scales:
+        answer = build.has(option)
+        if isinstance(answer, NotObserved):
+            return answer
+        if answer:
+            kind = option
+    if kind is None:
+        return None
+    if isinstance(note, NotObserved):
+        return note
+    try:
+        return place(note, build, scales[kind])
+    except (KeyError, ValueError) as error:
+        return NotObserved(f"KASAN's shadow cannot be computed: {error}")
+
+
+def _arm64_shadow(note: Mapping[str, str], build: Build, scale: int) -> AddrRange:
+    """KASAN_SHADOW_START, arch/arm64/include/asm/memory.h (v6.1 to v7.3)."""
+    offset = build.number("KASAN_SHADOW_OFFSET")
+    if not isinstance(offset, int):
+        raise ValueError("no CONFIG_KASAN_SHADOW_OFFSET" if offset is None else offset.reason)
+    end = ((1 << 64 - scale) + offset) % _TOP
+    return AddrRange(end - (1 << 64 - int(note["NUMBER(TCR_EL1_T1SZ)"], 0) - scale), end)
+
+
+def _riscv64_shadow(note: Mapping[str, str], build: Build, scale: int) -> AddrRange:
+    """KASAN_SHADOW_START, arch/riscv/include/asm/kasan.h (v6.1 to v7.3): its end is MODULES_LOWEST_VADDR."""
+    bits = int(note["NUMBER(VA_BITS)"])
+    end = int(note["NUMBER(KERNEL_LINK_ADDR)"], 0) - (2 << 30)
+    return AddrRange(align_down(end - (1 << bits - 1 - scale), 1 << bits - 9), end)
+
+
+_Shadow = Callable[[Mapping[str, str], Build, int], AddrRange]
+#: architecture -> KASAN_SHADOW_SCALE_SHIFT by option, and where the shadow is; raises KeyError, ValueError
+_SHADOWS: Mapping[str, tuple[Mapping[str, int], _Shadow]] = {
+    "arm64": ({"KASAN_GENERIC": 3, "KASAN_SW_TAGS": 4}, _arm64_shadow),
+    "riscv64": ({"KASAN_GENERIC": 3}, _riscv64_shadow),
+}
