@@ -9,7 +9,7 @@ import os
 import threading
 from pathlib import Path
 
-from harness.artifacts.cache import MANIFEST, hash_file
+from harness.artifacts.cache import MANIFEST, cache_root, hash_file
 from harness.errors import UsageError
 
 _known: dict[tuple[str, int, int, int], str] = {}
@@ -19,9 +19,9 @@ _lock = threading.Lock()
 def content_of(path: Path) -> str:
     """SHA-256 over the content of a file, or over names and contents of all files in a folder, in hexadecimal.
 
-    Files of the cache's entries, which are verified when they are handed out, are taken at their manifest's word; each
-    other one is read once in the life of this process unless its size or time changes. Raises UsageError if it cannot
-    be read.
+    Files of the cache's entries, which are verified when they are handed out, are taken at their manifest's word if
+    nobody but this user can write to the cache; each other one is read once in the life of this process unless its size
+    or time changes. Raises UsageError if it cannot be read.
     """
     try:
         if not path.is_dir():
@@ -46,13 +46,22 @@ def _file(path: Path) -> str:
 
 
 def _from_manifest(path: Path) -> str | None:
-    """What the manifest of the entry that ``path`` is part of says, None if there is none that fits."""
-    seen = path.lstat()
-    for folder in list(path.parents)[:3]:
+    """What the manifest of the cache's entry that ``path`` is part of says, None if there is none that fits."""
+    seen, root = path.lstat(), Path(os.path.realpath(cache_root()))
+    place = Path(os.path.realpath(path.parent)) / path.name
+    if not place.is_relative_to(root) or not _is_private(root):
+        return None
+    for folder in list(place.parents)[:3]:
         try:
-            said = json.loads((folder / MANIFEST).read_text())["files"][str(path.relative_to(folder))]
+            said = json.loads((folder / MANIFEST).read_text())["files"][str(place.relative_to(folder))]
             if (said["size"], said["mtime_ns"]) == (seen.st_size, seen.st_mtime_ns):
                 return str(said["sha256"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
+
+
+def _is_private(folder: Path) -> bool:
+    """True if nobody but this user can put anything into ``folder``."""
+    seen = folder.stat()
+    return seen.st_uid == os.geteuid() and not seen.st_mode & 0o022

@@ -60,7 +60,7 @@ GRANULE = 2 * MIB
 
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,39}")
 #: names that the machine itself uses
-_RESERVED = re.compile(r"(ram|rp)[0-9]+|mem-.*|net0|nic0|rng0|random0|qmp|console|virtio-.*")
+_RESERVED = re.compile(r"(ram|rp)[0-9]+|mem-.*|net0|nic0|rng0|random0|qmp|console|pcie\.0|virtio-.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,21 @@ class Verb:
     needs: tuple[str, ...] = ()
 
 
+def id_problem(text: str) -> tuple[str, str] | None:
+    """Why ``text`` cannot be the id of a memory device, and what to do; None if it can."""
+    if not _ID.fullmatch(text):
+        return f"{text!r} cannot be a device id", "a letter, then up to 39 letters, digits, '-', '.' or '_': dimm0"
+    if _RESERVED.fullmatch(text):
+        return f"device id {text!r} is taken by the machine itself", "choose another, such as dimm0"
+    return None
+
+
 def read_id(value: Value) -> str:
     """The id of a memory device."""
     text = value.line_of_text()
-    if not _ID.fullmatch(text):
-        value.fail(f"{text!r} cannot be a device id", hint="a letter, then letters, digits, '-', '.' or '_': dimm0")
-    if _RESERVED.fullmatch(text):
-        value.fail(f"device id {text!r} is taken by the machine itself", hint="choose another, such as dimm0")
+    wrong = id_problem(text)
+    if wrong is not None:
+        value.fail(wrong[0], hint=wrong[1])
     return text
 
 

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import itertools
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from harness.arch import ArchSpec
 from harness.config.parts import Firmware, QemuBinary
+from harness.config.verbs import id_problem
 from harness.errors import UsageError
 from harness.units import MIB, AddrRange, format_size
 
@@ -41,8 +41,6 @@ MAX_ROOT_PORTS = 24
 #: 512 redistributors is the most QEMU's virt board has room for
 MAX_CPUS = 512
 
-_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
-_RESERVED = re.compile(r"(ram|rp)[0-9]+|mem-.*|net0|nic0|rng0|random0|qmp|console|pcie\.0|virtio-.*")
 _BACKEND_FIXED = {"id", "size", "share", "qom-type"}
 
 
@@ -154,14 +152,9 @@ def root_port_slot(number: int) -> int:
 
 def check_device_id(device_id: str) -> None:
     """Raise UsageError if ``device_id`` cannot be the id of a memory device."""
-    if not _ID.fullmatch(device_id):
-        raise UsageError(
-            f"{device_id!r} cannot be a device id", hint="a letter, then letters, digits, '-', '.' or '_': dimm0"
-        )
-    if _RESERVED.fullmatch(device_id):
-        raise UsageError(
-            f"device id {device_id!r} is taken by the machine itself", hint="choose another, such as dimm0"
-        )
+    wrong = id_problem(device_id)
+    if wrong is not None:
+        raise UsageError(wrong[0], hint=wrong[1])
 
 
 def check_size(what: str, size: int) -> None:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from harness.artifacts.cache import Cache, hash_file
+from harness.artifacts.cache import MANIFEST, Cache, hash_file
 from harness.artifacts.content import content_of
 from harness.errors import UsageError
 from harness.progress import SilentProgress
@@ -44,6 +45,30 @@ def test_an_entry_of_the_cache_is_taken_at_its_word_while_nothing_has_touched_it
     path.chmod(0o644)
     path.write_text("longer")
     assert content_of(path) == hash_file(path) != plain
+
+
+def forged(folder: Path) -> Path:
+    """A file whose manifest tells of another content, of the same size and time."""
+    folder.mkdir(parents=True)
+    (folder / "Image").write_text("x")
+    seen = (folder / "Image").stat()
+    said = {"size": seen.st_size, "mtime_ns": seen.st_mtime_ns, "sha256": "0" * 64}
+    (folder / MANIFEST).write_text(json.dumps({"files": {"Image": said}}))
+    return folder / "Image"
+
+
+def test_a_manifest_counts_inside_the_users_own_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMHP_CACHE", str(tmp_path / "cache"))
+    inside, outside = (
+        forged(tmp_path / "cache" / "kernel" / "entry"),
+        forged(tmp_path / "elsewhere" / "kernel" / "entry"),
+    )
+    assert content_of(inside) == "0" * 64
+    assert content_of(outside) == hash_file(outside)
+    for mode in (0o777, 0o770):
+        (tmp_path / "cache").chmod(mode)
+        another = forged(tmp_path / "cache" / "kernel" / f"entry-{mode}")
+        assert content_of(another) == hash_file(another), "somebody else can write to this cache"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

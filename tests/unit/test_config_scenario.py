@@ -39,7 +39,7 @@ def test_the_tables_agree_with_the_rooms_that_use_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ram0", "rp1", "mem-x", "net0", "nic0", "rng0", "random0", "qmp", "console", "virtio-0"]
+    "name", ["ram0", "rp1", "mem-x", "net0", "nic0", "rng0", "random0", "qmp", "console", "pcie.0", "virtio-0"]
 )
 def test_ids_that_the_machine_takes_are_refused_by_both_rooms(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError):
