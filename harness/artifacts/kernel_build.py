@@ -155,7 +155,7 @@ class KernelBuild:
         Raises ArtefactError: required options that did not come true, or the last lines of a failed step.
         """
         deadline = Deadline(_BUILD_SECONDS)
-        source = self._unpack(package, deadline)
+        source = self.unpack(package, deadline)
         tree = self.work / "build"
         tree.mkdir()
         self.make(source, tree, out, deadline, strict=True)
@@ -168,8 +168,11 @@ class KernelBuild:
         out: another version may not know them.
         """
         deadline = Deadline(_BUILD_SECONDS) if deadline is None else deadline
-        with self.progress.task(f"Configuring the {self.arch.name} kernel {self.version}"):
-            self._configure(source, tree, deadline, strict)
+        self.configure(source, tree, deadline, strict=strict)
+        self.compile(source, tree, out, deadline)
+
+    def compile(self, source: Path, tree: Path, out: Path, deadline: Deadline) -> None:
+        """Build what is configured in ``tree``: see ``make``."""
         with self.progress.task(f"Building the {self.arch.name} kernel {self.version}", _EXPECTED_LINES) as task:
             self._make(source, tree, deadline, f"-j{os.cpu_count() or 1}", "Image", task=task)
         shutil.copyfile(tree / self.arch.image, out / "Image")
@@ -179,7 +182,8 @@ class KernelBuild:
         if parse_config((out / "config").read_text()).get("DEBUG_INFO") == "y":
             shutil.copyfile(tree / "vmlinux", out / "vmlinux")
 
-    def _unpack(self, package: Path, deadline: Deadline) -> Path:
+    def unpack(self, package: Path, deadline: Deadline) -> Path:
+        """Unpack the source that ``package`` holds, into ``work``; raises ArtefactError."""
         archives = sorted(package.glob("usr/src/linux-source-*.tar.*"))
         if len(archives) != 1:
             raise ArtefactError(f"the source package holds {len(archives)} archives, one was expected")
@@ -189,12 +193,14 @@ class KernelBuild:
             self._run("unpacking", deadline, "tar", "-C", str(source), "--strip-components=1", "-xf", str(archives[0]))
         return source
 
-    def _configure(self, source: Path, tree: Path, deadline: Deadline, strict: bool) -> None:
-        self._make(source, tree, deadline, "tinyconfig")
-        with (tree / ".config").open("a") as config:
-            for fragment in self.fragments:
-                config.write(fragment.text)
-        self._make(source, tree, deadline, "olddefconfig")
+    def configure(self, source: Path, tree: Path, deadline: Deadline, *, strict: bool) -> None:
+        """Configure ``tree``: tinyconfig and the fragments; raises ArtefactError, see ``make`` for ``strict``."""
+        with self.progress.task(f"Configuring the {self.arch.name} kernel {self.version}"):
+            self._make(source, tree, deadline, "tinyconfig")
+            with (tree / ".config").open("a") as config:
+                for fragment in self.fragments:
+                    config.write(fragment.text)
+            self._make(source, tree, deadline, "olddefconfig")
         if not strict:
             return
         lost = lost_options(parse_config((tree / ".config").read_text()), self.fragments, version_of(self.version))
@@ -236,4 +242,6 @@ def environment(host: Mapping[str, str]) -> dict[str, str]:
         "KBUILD_BUILD_TIMESTAMP": "1970-01-01",
         "KBUILD_BUILD_USER": "memhp",
         "KBUILD_BUILD_HOST": "memhp",
+        # Otherwise a tree that is built in again counts its builds, and no two Images are the same.
+        "KBUILD_BUILD_VERSION": "1",
     }

@@ -24,7 +24,7 @@ exit status of run, merge, check, collect, replay, shell, attach and demo:
 run --bisect ends with 0 or 1 for a verdict, 125 for a kernel that cannot be built or booted (or gave no verdict), and
 128 for a usage error, which ends a bisection.
 doctor ends with 3 if anything is missing, bench with 1 if what it timed gave wrong results, selftest with 1 if a
-corruption was not named by the right invariant.
+corruption (--kernels: a kernel's bug) was not named by the right invariant.
 
 first line to try: memhp run -a arm64 --kernel path/to/Image
 """
@@ -225,11 +225,12 @@ def _bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _selftest(parser: argparse.ArgumentParser) -> None:
-    names = "only corruptions with such a name (* and ? as in a shell; repeatable)"
+    kernels = "instead of corruptions: build kernels with one real bug each put back (configs/kernels/bugs), and run "
+    kernels += "the scenarios that must show it"
+    parser.add_argument("--kernels", action="store_true", help=kernels)
+    names = "only corruptions, or bugs, with such a name (* and ? as in a shell; repeatable)"
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help=names)
-    parser.add_argument(
-        "--list", action="store_true", help="print the corruptions and who must name them; no VM needed"
-    )
+    parser.add_argument("--list", action="store_true", help="print them and who must name them; no VM needed")
     parser.add_argument("--json", metavar="FILE", help="write every trial as JSON (-: standard output)")
     _timeout(parser)
     _guest(parser, several="repeatable, none: both")

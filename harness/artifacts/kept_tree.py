@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A kernel tree that is kept, so that a patch is built in the time that its own files take.
+
+::
+
+    ROOT/trees/ARCH-SOURCE/source/     Debian's source, as it was unpacked but for the patch that is at work
+    ROOT/trees/ARCH-SOURCE/build/      what make leaves
+    ROOT/trees/ARCH-SOURCE/pristine/   the files that the patch at work changes, as they were before: whoever opens a
+                                       tree that has them was preceded by somebody who was interrupted
+    ROOT/trees/ARCH-SOURCE/images/     the Image of each patch, and of none
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import proc
+from harness.arch import ArchSpec
+from harness.artifacts.apt import unpack
+from harness.artifacts.cache import Cache, hold_lock, remove_tree
+from harness.artifacts.kernel_build import Fragment, KernelBuild, load_fragments, require_tools
+from harness.artifacts.store import apt, configs, host_arch
+from harness.config.putback import KernelBug
+from harness.deadline import Deadline
+from harness.errors import ArtefactError, ConfigError
+from harness.progress import Progress
+
+#: part of an Image's key: raise it when the same inputs are built differently
+RECIPE = "1"
+
+_TOOLS_SECONDS = 60.0
+_PATCH_SECONDS = 60.0
+_BUILD_SECONDS = 4 * 3600.0
+_VERSION = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)$", re.M)
+_CLEAN = "clean"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTree:
+    """One tree, held by whoever opened it; ``package`` is the source package that it was unpacked from."""
+
+    arch: ArchSpec
+    package: str
+    place: Path
+    fragments: tuple[Fragment, ...]
+    progress: Progress
+
+    @property
+    def source(self) -> Path:
+        """The kernel's source."""
+        return self.place / "source"
+
+    @property
+    def version(self) -> str:
+        """The kernel's version, such as 7.3.4. Raises ArtefactError if there is no Makefile that says it."""
+        return version_of_tree(self.source)
+
+    def image(self, bug: KernelBug | None) -> Path:
+        """The Image with ``bug`` put back, or with none; built unless it was before.
+
+        Raises ConfigError if the patch does not apply, ArtefactError if it does not build.
+        """
+        out = self.place / "images" / (_CLEAN if bug is None else bug.name)
+        wanted = self._key(bug)
+        if not _says(out / "key", wanted):
+            remove_tree(out)
+            out.mkdir(parents=True)
+            with self._patched(bug):
+                self._build(_CLEAN if bug is None else bug.name, out)
+            (out / "key").write_text(wanted)
+        return out / "Image"
+
+    def restore(self) -> None:
+        """Bring back the files that a patch has changed; there are none unless one is at work or was interrupted."""
+        pristine = self.place / "pristine"
+        for path in sorted(pristine.rglob("*")):
+            target = self.source / path.relative_to(pristine)
+            # Its time must be new, or make would not see that the file has changed.
+            if path.is_file() and target.read_bytes() != path.read_bytes():
+                target.write_bytes(path.read_bytes())
+        remove_tree(pristine)
+
+    @contextlib.contextmanager
+    def _patched(self, bug: KernelBug | None) -> Iterator[None]:
+        if bug is None:
+            yield
+            return
+        self._keep(bug)
+        try:
+            self._apply(bug)
+            yield
+        finally:
+            self.restore()
+
+    def _keep(self, bug: KernelBug) -> None:
+        coming = self.place / "pristine.new"
+        remove_tree(coming)
+        for name in bug.files:
+            if not (self.source / name).is_file():
+                raise self._misfit(bug, f"there is no {name}")
+            (coming / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.source / name, coming / name)
+        coming.rename(self.place / "pristine")
+
+    def _apply(self, bug: KernelBug) -> None:
+        command = ["patch", "-p1", "--fuzz=0", "--forward", "--batch", "--no-backup-if-mismatch", "--reject-file=-"]
+        deadline = Deadline(_PATCH_SECONDS)
+        done = proc.run(command, cwd=self.source, stdin=bug.diff.encode(), deadline=deadline, check=False)
+        if done.returncode != 0:
+            raise self._misfit(bug, proc.tail(done.stdout, lines=10) or proc.tail(done.stderr, lines=10))
+
+    def _misfit(self, bug: KernelBug, why: str) -> ConfigError:
+        message = f"does not apply to {self.package} {self.version}: {why}"
+        return ConfigError(message, file=bug.source, hint="bring it up to date with that source")
+
+    def _build(self, name: str, out: Path) -> None:
+        log = self.place / "log"
+        log.write_bytes(b"")
+        job = KernelBuild(self.arch, self.fragments, f"{self.version} ({name})", self.place, log, self.progress)
+        build, configured = self.place / "build", hashlib.sha256(self._options().encode()).hexdigest()
+        build.mkdir(exist_ok=True)
+        deadline = Deadline(_BUILD_SECONDS)
+        if not _says(self.place / "configured", configured):
+            job.configure(self.source, build, deadline, strict=True)
+            (self.place / "configured").write_text(configured)
+        job.compile(self.source, build, out, deadline)
+
+    def _options(self) -> str:
+        return "".join(fragment.text for fragment in self.fragments)
+
+    def _key(self, bug: KernelBug | None) -> str:
+        parts = (RECIPE, self.version, self._options(), "" if bug is None else bug.content)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _says(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text() == text
+
+
+def version_of_tree(source: Path) -> str:
+    """The version that a kernel's Makefile gives; raises ArtefactError."""
+    makefile = source / "Makefile"
+    found = dict(_VERSION.findall(makefile.read_text())) if makefile.is_file() else {}
+    if len(found) != 3:
+        raise ArtefactError(f"{source} is not a kernel's source", hint=f"remove {source.parent}: it is made again")
+    return ".".join(found[name] for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL"))
+
+
+def place_of(arch: ArchSpec, package: str) -> Path:
+    """Where the tree of a source package is kept."""
+    return Cache.default().root / "trees" / f"{arch.name}-{package}"
+
+
+@contextlib.contextmanager
+def kept_tree(arch: ArchSpec, package: str, progress: Progress) -> Iterator[KeptTree]:
+    """The tree of Debian's source ``package`` for ``arch``, unpacked if need be, without a patch, and held.
+
+    Raises ArtefactError if it cannot be had, or if the host lacks what building takes.
+    """
+    require_tools(arch, Deadline(_TOOLS_SECONDS))
+    place, what = place_of(arch, package), f"the {arch.name} tree of {package}"
+    tree = KeptTree(arch, package, place, load_fragments(arch, configs("kernels")), progress)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with hold_lock(Cache.default().root / "locks" / f"tree-{place.name}", what, progress):
+            if not tree.source.is_dir():
+                _unpack(tree)
+            tree.restore()
+            yield tree
+    except OSError as error:
+        raise ArtefactError(
+            f"cannot keep {what}: {error.strerror}: {error.filename}", hint="see MEMHP_CACHE"
+        ) from error
+
+
+def _unpack(tree: KeptTree) -> None:
+    coming = tree.place / "coming"
+    remove_tree(coming)
+    coming.mkdir()
+    debian = apt(host_arch(), backports=True)
+    unpack(debian.download([tree.package], tree.progress, dependencies=False), coming / "package", tree.progress)
+    job = KernelBuild(tree.arch, tree.fragments, tree.package, coming, tree.place / "log", tree.progress)
+    job.unpack(coming / "package", Deadline(_BUILD_SECONDS)).rename(tree.source)
+    remove_tree(coming)
