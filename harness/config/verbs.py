@@ -240,8 +240,13 @@ VERBS: Mapping[str, Verb] = {
     "kmem": Verb("hand a devdax device to the kmem driver, online as the policy says", {"id": _NEW_ID}, ("dax-kmem",)),
     "kmem-fault": Verb(
         "hand a devdax device to the kmem driver while an allocation of the kernel's fails, another one each "
-        "time; what went well in spite of it is taken back",
-        {"id": _NEW_ID, "step": _count(1, default=1), "of": _choice("slab", "pages", default="slab")},
+        "time; what went well in spite of it is taken back; memmap: own has the memory hold its own struct pages",
+        {
+            "id": _NEW_ID,
+            "step": _count(1, default=1),
+            "of": _choice("slab", "pages", default="slab"),
+            "memmap": _choice("own"),
+        },
         ("dax-kmem", "fault-injection"),
     ),
     "dax-state": Verb(

@@ -85,14 +85,15 @@ _FAULTS = {"slab": "failslab", "pages": "fail_page_alloc"}
 
 
 def to_system_ram(
-    shell: Shell, dax: str, *, fail: int | None = None, of: str = "slab", deadline: Deadline
+    shell: Shell, dax: str, *, fail: int | None = None, of: str = "slab", own: bool = False, deadline: Deadline
 ) -> PmemOutcome:
     """Give device dax ``dax`` to the kmem driver; the blocks come online or not as auto_online_blocks says.
 
-    ``fail`` has that allocation (from 1) fail which the kernel makes for it, ``of`` slab caches or whole pages. Raises
-    as ``create_devdax``.
+    ``fail`` has that allocation (from 1) fail which the kernel makes for it, ``of`` slab caches or whole pages; then
+    ``own`` has the memory hold its own struct pages (memmap_on_memory_store, drivers/dax/bus.c, since v6.8). Raises as
+    ``create_devdax``.
     """
-    failing = "" if fail is None else f" {fail} {_FAULTS[of]}"
+    failing = "" if fail is None else f" {fail} {_FAULTS[of]} {int(own)}"
     return _run(shell, f"kmem {_checked(dax)}{failing}", deadline)
 
 

@@ -281,7 +281,14 @@ def kmem_fault(session: Session, args: Arguments, deadline: Deadline) -> Outcome
     device = _pmem(session, args["id"])
     name, outcome = f"dax{device.region_index}.0", Outcome()
     session.faults += args["step"]
-    done = pmem.to_system_ram(session.guest.shell, name, fail=session.faults, of=args["of"], deadline=deadline)
+    done = pmem.to_system_ram(
+        session.guest.shell,
+        name,
+        fail=session.faults,
+        of=args["of"],
+        own=args.get("memmap") == "own",
+        deadline=deadline,
+    )
     said = f"allocation {session.faults}: {'the add went well all the same' if done.ok else done.text}"
     if done.ok:
         back = pmem.to_devdax(session.guest.shell, name, deadline=deadline)

@@ -66,7 +66,7 @@ _STEPS = (
     ),
     Command(
         "kmem-fault",
-        "kmem-fault ID [step=N] [of=slab|pages]",
+        "kmem-fault ID [step=N] [of=slab|pages] [memmap=own]",
         "make it system RAM while one allocation after the other fails",
     ),
     Command("load", "load KIND [ID] [cpus=N …]", "start a load that goes round while steps are done", tuple(LOADS)),

@@ -109,6 +109,8 @@ def test_faults_take_a_device_that_is_devdax_and_leave_it_so(tmp_path: Path) -> 
     scenario = read(tmp_path, plug + dax + fault + fault + "  - kmem: {id: p}\n")
     assert scenario.needs == ("dax-kmem", "fault-injection", "virtio-pmem")
     assert scenario.steps[2].title == "kmem-fault p step=3 slab (failed)"
+    own = read(tmp_path, plug + dax + fault.replace("3}", "3, memmap: own}")).steps[2]
+    assert own.title == "kmem-fault p step=3 slab own (failed)"
     message = r"'p' is in raw mode here, kmem-fault takes it from devdax\n  hint: the step before it would be namespace"
     with pytest.raises(ConfigError, match=message):
         read(tmp_path, plug + fault)

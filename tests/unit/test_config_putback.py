@@ -69,7 +69,11 @@ def test_a_scenario_may_lie_beside_the_patch(tmp_path: Path) -> None:
         ("cpu:", "cpus:", r"some-bug\.patch:8: .*cpus"),
         ("takes-back: '123456789abc (\"mm: fix it\")'\n", "", r"takes-back"),
         ("+++ b/mm/one.c", "+++ b/mm/two.c", r"some-bug\.patch:12: no patch that changes files"),
-        ("a/mm/one.c\n+++ b/mm/one.c", "a/../one.c\n+++ b/../one.c", r"some-bug\.patch:12: no patch that changes files"),
+        (
+            "a/mm/one.c\n+++ b/mm/one.c",
+            "a/../one.c\n+++ b/../one.c",
+            r"some-bug\.patch:12: no patch that changes files",
+        ),
         (DIFF, "", r"some-bug\.patch:12: no patch that changes files"),
     ],
 )

@@ -118,7 +118,7 @@ def test_namespaces() -> None:
 
 def test_pmem_verbs_and_outcomes() -> None:
     shell = CannedShell(said("dax0.0\n"), said("namespace0.0\n"), said("dax0.0\n"), said("memory17 is online\n", 3))
-    shell.answers += [said("kmem did not take dax0.0", 3)] * 2
+    shell.answers += [said("kmem did not take dax0.0", 3)] * 3
     assert pmem.create_devdax(shell, "namespace0.0", map="dev", deadline=Deadline(5)) == pmem.PmemOutcome(
         True, "dax0.0"
     )
@@ -127,13 +127,15 @@ def test_pmem_verbs_and_outcomes() -> None:
     assert pmem.to_devdax(shell, "dax0.0", deadline=Deadline(5)) == pmem.PmemOutcome(False, "memory17 is online")
     assert not pmem.to_system_ram(shell, "dax0.0", fail=3, deadline=Deadline(5)).ok
     assert not pmem.to_system_ram(shell, "dax0.0", fail=1, of="pages", deadline=Deadline(5)).ok
+    assert not pmem.to_system_ram(shell, "dax0.0", fail=2, own=True, deadline=Deadline(5)).ok
     assert [command.removeprefix("/usr/lib/memhp/pmem ") for command, _ in shell.asked] == [
         "devdax namespace0.0 pmem 2097152",
         "raw namespace0.0",
         "kmem dax0.0",
         "unkmem dax0.0",
-        "kmem dax0.0 3 failslab",
-        "kmem dax0.0 1 fail_page_alloc",
+        "kmem dax0.0 3 failslab 0",
+        "kmem dax0.0 1 fail_page_alloc 0",
+        "kmem dax0.0 2 failslab 1",
     ]
 
 

@@ -52,6 +52,7 @@ def typed(line: str) -> str:
         ("plug dimm 1G backing=thp", "- plug-dimm: {id: dimm1, size: 1G, backing: thp}"),
         ("fill 64M", "- fill: {leave: 64M}"),
         ("kmem-fault pmem0 step=3", "- kmem-fault: {id: pmem0, step: 3}"),
+        ("kmem-fault pmem0 memmap=own", "- kmem-fault: {id: pmem0, memmap: own}"),
         ("fail-notifier going-online", "- fail-notifier: {event: going-online}"),
         ("dump", "- dump: {}"),
         ("reboot", "- reboot: {}"),
