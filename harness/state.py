@@ -24,6 +24,29 @@ class NotObserved:
 
 
 @dataclass(frozen=True, slots=True)
+class Unknown:
+    """Text of the guest that memhp does not know and nothing needs: ``count`` pieces of one ``kind`` in ``source``.
+
+    ``kind`` is a word such as line, name or column; ``example`` is the first of them, printable and short.
+    """
+
+    source: str
+    kind: str
+    example: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Garbled:
+    """Line ``line`` (1-based) of ``source``, which no sound kernel prints: ``text`` is printable and short."""
+
+    source: str
+    line: int
+    text: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class IomemEntry:
     """One line of /proc/iomem with the lines nested below it (kernel/resource.c, r_show)."""
 
@@ -232,6 +255,7 @@ class KernelFacts:
     ``parameters`` maps ``module.parameter`` to its text for the modules that matter to memory hotplug, ``files`` the
     path of a file that tells what the kernel does to its first line. ``image`` maps what was looked for in the kernel's
     image (a text, or a structure's member in its BTF) to whether it is there; a member is left out if there is no BTF.
+    ``unknown`` is what memhp did not understand of all that, and does not need.
     """
 
     arch: str
@@ -244,6 +268,7 @@ class KernelFacts:
     parameters: MappingABC[str, str]
     files: MappingABC[str, str] = field(default_factory=dict)
     image: MappingABC[str, bool] | NotObserved = NotObserved("the kernel's image was not searched")
+    unknown: tuple[Unknown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +294,7 @@ class GuestState:
     backend that QEMU holds to the bytes of host memory in it. ``host_tables`` and ``sections`` (in the order of their
     numbers), with ``section_faults`` in the way of reading them, were read from the guest's memory on the host while
     the guest stood still for ``pause`` seconds; ``struct_pages`` (by pfn, the last of each section) a moment later.
+    ``unknown`` counts what memhp does not know of the sources; ``garbled`` are lines in them that no kernel prints.
     """
 
     raw: MappingABC[str, bytes] = field(repr=False)
@@ -293,3 +319,5 @@ class GuestState:
     section_faults: tuple[SectionFault, ...] | NotObserved
     struct_pages: MappingABC[int, StructPage | NotObserved] | NotObserved
     pause: float | NotObserved
+    unknown: tuple[Unknown, ...] = ()
+    garbled: tuple[Garbled, ...] = ()

@@ -21,6 +21,7 @@ _MEMMAP_BOOT = ("nr_memmap_boot_pages", "nr_memmap_boot")
     "spanned, present and managed pages of every zone of every node equal the model",
     source="move_pfn_range_to_zone, remove_pfn_range_from_zone, adjust_present_page_count (mm/memory_hotplug.c, v6.12)",
     motive="a span that is too wide makes compaction walk a memmap that is gone",
+    reads=("/proc/zoneinfo",),
 )
 def zon_1(evidence: Evidence) -> Outcome:
     observed = evidence.observed.zones
@@ -49,6 +50,7 @@ def _show(zone: Zone | None) -> str:
     "MemTotal moves by exactly the onlined bytes minus the self-hosted memmap, and back to the byte",
     source="adjust_managed_page_count, generic_online_page (mm/page_alloc.c, mm/memory_hotplug.c, v6.12)",
     motive="peers accept 10 to 15 % here, which hides six missing memory blocks in a change of 5 GiB",
+    reads=("/proc/meminfo",),
 )
 def mem_1(evidence: Evidence) -> Outcome:
     observed, baseline = evidence.observed.meminfo, evidence.layout.baseline.meminfo
@@ -69,6 +71,7 @@ def mem_1(evidence: Evidence) -> Outcome:
     "nr_memmap, nr_memmap_boot, the kernel's page-table pages and the host memory of the backends balance",
     source="memmap_pages_add (mm/sparse-vmemmap.c), NR_PAGETABLE (v6.12); ram_block_discard_range (QEMU 10.0)",
     motive="arm64: mm: call pagetable dtor when freeing hot-removed page tables; 9d8573111024: memmap accounting",
+    reads=("/proc/vmstat", "/proc/slabinfo", "/proc/PID/status"),
 )
 def mem_2(evidence: Evidence) -> Outcome:
     if isinstance(evidence.observed.vmstat, NotObserved):

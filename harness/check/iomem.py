@@ -139,9 +139,10 @@ def _unrelated(found: _Difference, evidence: Evidence) -> Iterator[Broken]:
 
 @invariant(
     "IOM-3",
-    "siblings do not overlap and children lie inside their parents",
+    "siblings do not overlap, children lie inside their parents, and every line is one that the kernel can print",
     source="__request_resource, kernel/resource.c (v6.12)",
     motive="b4afe4183ec7: resource: fix region_intersects() vs add_memory_driver_managed()",
+    reads=(SOURCE,),
 )
 def iom_3(evidence: Evidence) -> Outcome:
     observed = evidence.observed.iomem

@@ -36,25 +36,31 @@ CheckFunction = Callable[[Evidence], Outcome]
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """``statement`` is one line; ``source`` the kernel or QEMU code it follows from; ``motive`` the bug it catches."""
+    """``statement`` is one line; ``source`` the kernel or QEMU code it follows from; ``motive`` the bug it catches.
+
+    ``reads`` are the guest's files whose garbled lines are findings of this invariant, whatever else it makes of them.
+    """
 
     id: str
     statement: str
     source: str
     motive: str
     check: CheckFunction
+    reads: tuple[str, ...] = ()
 
 
 CATALOGUE: dict[str, Invariant] = {}
 
 
-def invariant(id: str, statement: str, *, source: str, motive: str) -> Callable[[CheckFunction], CheckFunction]:
-    """Register a check under a stable id."""
+def invariant(
+    id: str, statement: str, *, source: str, motive: str, reads: tuple[str, ...] = ()
+) -> Callable[[CheckFunction], CheckFunction]:
+    """Register a check under a stable id; no two of them ``read`` the same file."""
 
     def register(check: CheckFunction) -> CheckFunction:
         if id in CATALOGUE:
             raise ValueError(f"invariant {id} is registered twice")
-        CATALOGUE[id] = Invariant(id, statement, source, motive, check)
+        CATALOGUE[id] = Invariant(id, statement, source, motive, check, reads)
         return check
 
     return register
@@ -71,15 +77,31 @@ def sort_catalogue(families: Sequence[str]) -> None:
 def run_check(item: Invariant, evidence: Evidence, step: str = "") -> CheckResult | None:
     """Run one invariant; None where it does not apply to this step."""
     outcome = item.check(evidence)
+    garbled = [*_garbled(item, evidence)]
+    if garbled and (outcome is None or isinstance(outcome, NotObserved)):
+        outcome = []
     if outcome is None:
         return None
     if isinstance(outcome, NotObserved):
         return CheckResult(item.id, "not-observed", reason=outcome.reason)
     seen = outcome if isinstance(outcome, Seen) else Seen(outcome, "")
     findings = tuple(
-        Finding(item.id, broken.where, broken.expected, broken.observed, broken.source, step) for broken in seen.broken
+        Finding(item.id, broken.where, broken.expected, broken.observed, broken.source, step)
+        for broken in [*garbled, *seen.broken]
     )
     return CheckResult(item.id, "fail" if findings else "pass", findings, note=seen.note)
+
+
+def _garbled(item: Invariant, evidence: Evidence) -> Iterator[Broken]:
+    """The lines that no sound kernel prints, in the files that ``item`` reads."""
+    for found in evidence.observed.garbled:
+        if found.source in item.reads:
+            yield Broken(
+                f"{found.source}:{found.line}",
+                "a line as the kernel prints it",
+                f"'{found.text}': {found.why}",
+                found.source,
+            )
 
 
 def run_all(evidence: Evidence, step: str = "") -> Iterator[CheckResult]:

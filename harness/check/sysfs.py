@@ -26,6 +26,7 @@ def _pairs(evidence: Evidence) -> dict[int, tuple[MemoryBlock | None, MemoryBloc
     "memory blocks are exactly those the ranges cover; phys_index, removable, valid_zones and node links agree",
     source="create_memory_block_devices, valid_zones_show (drivers/base/memory.c, v6.12)",
     motive="93866f55f7e2: mm/memory_hotplug: fix memory block reference leak on remove",
+    reads=(SOURCE,),
 )
 def blk_1(evidence: Evidence) -> Outcome:
     pairs = _pairs(evidence)
@@ -65,6 +66,7 @@ def _words(values: tuple[object, ...] | None) -> str:
     "a block follows the requested online type; the auto-online policy, and a kmem device's state, are what was set",
     source="state_store, auto_online_blocks_store (drivers/base/memory.c, v6.12); state_show (drivers/dax/kmem.c, 7.3)",
     motive="a block that is online although nobody asked hides every later refusal",
+    reads=("/sys/bus/dax/devices",),
 )
 def blk_2(evidence: Evidence) -> Outcome:
     pairs = _pairs(evidence)

@@ -137,6 +137,7 @@ def collect(arguments: Arguments) -> int:
         if target.is_dir():
             target.rmdir()
         shutil.move(bundle, target)
+        reporter.unknown(results)
         reporter.console.print(f"saved in {target}; memhp check {target} checks it again")
     return exit_status(results)
 

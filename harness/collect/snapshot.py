@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from harness.arch import ArchSpec, arch_named
@@ -34,9 +34,10 @@ from harness.parsers.hosttables import (
     parse_struct_pages,
     parse_tables,
 )
-from harness.parsers.iomem import parse_iomem
+from harness.parsers.iomem import looks_torn, parse_iomem
 from harness.parsers.kconfig import parse_config
 from harness.parsers.meminfo import parse_meminfo
+from harness.parsers.notes import STRICT, Notes
 from harness.parsers.procstat import parse_user_page_tables
 from harness.parsers.ptdump import parse_ptdump
 from harness.parsers.slabinfo import parse_slabinfo
@@ -53,6 +54,8 @@ T = TypeVar("T")
 #: an honest configuration is 0.3 MB; more is not one
 _MAX_CONFIG = 16 << 20
 _AT_PAGESZ = 6
+#: how often /proc/iomem is read in all, if it looks as if it changed meanwhile
+_READS = 4
 
 
 def collect_facts(shell: Shell, arch: ArchSpec, deadline: Deadline) -> KernelFacts:
@@ -61,25 +64,29 @@ def collect_facts(shell: Shell, arch: ArchSpec, deadline: Deadline) -> KernelFac
     Raises GuestError if the guest cannot be driven or tells no page size, ParseError, DeadlineExpired.
     """
     frames = _run(shell, FACT_SOURCES, deadline)
+    notes = Notes()
     text = {name: frame.data.decode(errors="replace") for name, frame in frames.items() if frame.status == "ok"}
     try:
-        note = parse_vmcoreinfo(note_from_kcore(frames["kcore"].data)) if "kcore" in text else None
+        note = parse_vmcoreinfo(note_from_kcore(frames["kcore"].data), notes) if "kcore" in text else None
     except ParseError as error:
         note = None
         why = str(error.message)
     else:
         why = _reason(frames["kcore"])
     config = frames["config"]
-    return KernelFacts(
+    facts = KernelFacts(
         arch=arch.name,
         release=text.get("release", "").strip(),
         cmdline=text.get("cmdline", "").strip(),
         page_size=_page_size(frames["auxv"].data),
-        memory_block_size=int(text["block_size"], 16) if "block_size" in text else 0,
-        config=parse_config(_unpack_config(config.data)) if config.status == "ok" else None,
+        memory_block_size=_parse_block_size(text["block_size"]) if "block_size" in text else 0,
+        config=parse_config(_unpack_config(config.data), notes) if config.status == "ok" else None,
         vmcoreinfo=NotObserved(why) if note is None else note,
-        parameters=parse_parameters(text.get("parameters", "")),
+        parameters=parse_parameters(text.get("parameters", ""), notes),
     )
+    for line in notes.garbled:
+        notes.add_unknown(line.source, "line with characters of no text", line.text)
+    return replace(facts, unknown=notes.unknown)
 
 
 def collect_state(
@@ -91,19 +98,23 @@ def collect_state(
     deadline: Deadline,
     sources: Iterable[str] = STATE_SOURCES,
     kernel: KernelView | None = None,
+    keep: Callable[[Mapping[str, bytes]], None] = lambda raw: None,
 ) -> GuestState:
     """Take a snapshot. ``sources`` (of STATE_SOURCES) are what the guest is asked for.
 
     What the host reads for itself, if ``kernel`` says how, is found while the guest answers and read last, with the
     guest paused for a moment: a kernel that has nothing to do does not change in between. Without ``machine`` or
     ``console`` what they tell is not observed. The kernel log's lines and the console's alarms are those since the last
-    snapshot of this guest. Raises GuestError, QemuError, ParseError, DeadlineExpired.
+    snapshot of this guest. ``keep`` is called with the raw sources if one of them cannot be parsed, before that is
+    raised. Raises GuestError, QemuError, ParseError, DeadlineExpired.
     """
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
     with contextlib.ExitStack() as stack:
         with ThreadPoolExecutor(1, thread_name_prefix="memhp-host") as pool:
             told = pool.submit(_look_from_outside, machine, kernel, stack, deadline)
             frames = _run(shell, wanted, deadline)
+            if "iomem" in frames:
+                frames["iomem"] = _settled_iomem(shell, frames["iomem"], deadline)
             raw, memory, roots = told.result()
         seen: dict[str, bytes] = {}
         unseen = dict.fromkeys(KERNEL_SOURCES, "nobody looked into the guest's memory")
@@ -125,43 +136,69 @@ def collect_state(
         if frame.status != "ok":
             absent[name] = _reason(frame)
     raw[ABSENT] = "".join(f"{name} {reason}\n" for name, reason in sorted(absent.items())).encode()
-    return parse_state(raw, facts)
+    try:
+        return parse_state(raw, facts)
+    except ParseError:
+        keep(raw)
+        raise
+
+
+def _settled_iomem(shell: Shell, frame: Frame, deadline: Deadline) -> Frame:
+    """/proc/iomem, read again if its tree seems to have changed while it was read; a fault of the kernel's stays."""
+    for _ in range(_READS - 1):
+        if not looks_torn(frame.data.decode(errors="replace")):
+            break
+        before, frame = frame, _run(shell, ("iomem",), deadline)["iomem"]
+        if frame.data == before.data:
+            break
+    return frame
 
 
 def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
     """Parse the raw sources of a snapshot, one just taken or one that was saved.
 
-    A source that is neither in ``raw`` nor explained by its "absent" list is not observed either. Raises ParseError,
-    and GuestError for a snapshot without boot id or uptime.
+    A source that is neither in ``raw`` nor explained by its "absent" list is not observed either, nor is one that no
+    parser can make sense of because its lines are garbled: those are findings. Raises ParseError for a source that
+    cannot be understood otherwise, and GuestError for a snapshot without boot id or uptime.
     """
     absent = _parse_absent(raw.get(ABSENT, b""))
+    notes = Notes()
 
     def parsed(name: str, parser: Callable[[str], T]) -> T | NotObserved:
         if name in absent or name not in raw:
             return NotObserved(absent.get(name, "not in this snapshot"))
-        return parser(raw[name].decode(errors="replace"))
+        before = notes.garbled
+        try:
+            return parser(raw[name].decode(errors="replace"))
+        except ParseError as error:
+            if notes.garbled == before:
+                raise
+            return NotObserved(f"garbled: {error.message}")
+
+    def noted(name: str, parser: Callable[[str, Notes], T]) -> T | NotObserved:
+        return parsed(name, lambda text: parser(text, notes))
 
     arch = arch_named(facts.arch)
     boot_id, uptime = parsed("boot_id", str.strip), parsed("uptime", _parse_uptime)
     if isinstance(boot_id, NotObserved) or isinstance(uptime, NotObserved):
         raise GuestError("the snapshot has no boot id or no uptime")
     no_dax_bus = absent.get("dax") == _missing("dax")
-    return GuestState(
+    state = GuestState(
         raw=raw,
         boot_id=boot_id,
         uptime=uptime,
-        iomem=parsed("iomem", parse_iomem),
-        blocks=parsed("blocks", parse_blocks),
+        iomem=noted("iomem", parse_iomem),
+        blocks=noted("blocks", parse_blocks),
         auto_online=parsed("auto_online", str.strip),
-        zones=parsed("zoneinfo", parse_zoneinfo),
-        meminfo=parsed("meminfo", parse_meminfo),
-        vmstat=parsed("vmstat", parse_vmstat),
-        user_page_tables=parsed("status", parse_user_page_tables),
-        slabs=parsed("slabinfo", parse_slabinfo),
-        page_tables=parsed("ptdump", lambda text: parse_ptdump(text, arch)),
+        zones=noted("zoneinfo", parse_zoneinfo),
+        meminfo=noted("meminfo", parse_meminfo),
+        vmstat=noted("vmstat", parse_vmstat),
+        user_page_tables=noted("status", parse_user_page_tables),
+        slabs=noted("slabinfo", parse_slabinfo),
+        page_tables=noted("ptdump", lambda text, notes: parse_ptdump(text, arch, notes)),
         # Without the bus (its module is loaded with the first device) there is no device on it.
-        dax=() if no_dax_bus else parsed("dax", parse_dax),
-        dmesg=parsed("dmesg", parse_dmesg),
+        dax=() if no_dax_bus else noted("dax", parse_dax),
+        dmesg=noted("dmesg", parse_dmesg),
         devices=parsed("devices", _parse_devices),
         backends=parsed("backends", _parse_backends),
         console=parsed("console", _parse_console),
@@ -169,19 +206,21 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
         sections=parsed(SECTIONS, parse_sections),
         section_faults=parsed(SECTIONS, parse_section_faults),
         struct_pages=parsed(SECTIONS, parse_struct_pages),
-        pause=parsed("pause", float),
+        pause=parsed("pause", _parse_pause),
     )
+    return replace(state, unknown=notes.unknown, garbled=notes.garbled)
 
 
-def parse_parameters(text: str) -> dict[str, str]:
-    """Map ``module.parameter`` to its value; lines are ``module/parameters/parameter:value``. Raises ParseError."""
-    found = {}
-    for number, line in enumerate(text.splitlines(), 1):
+def parse_parameters(text: str, notes: Notes = STRICT) -> dict[str, str]:
+    """Map ``module.parameter`` to its value; lines are ``module/parameters/parameter:value``, others are unknown."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
         path, colon, value = line.partition(":")
         parts = path.split("/")
-        if not colon or len(parts) != 3 or parts[1] != "parameters":
-            raise ParseError("/sys/module", number, line, "not '<module>/parameters/<parameter>:<value>'")
-        found[f"{parts[0]}.{parts[2]}"] = value
+        if colon and len(parts) == 3 and parts[1] == "parameters":
+            found[f"{parts[0]}.{parts[2]}"] = value
+        else:
+            notes.add_unknown("/sys/module", "line", line)
     return found
 
 
@@ -236,6 +275,20 @@ def _parse_uptime(text: str) -> float:
         return float(text.split()[0])
     except (ValueError, IndexError):
         raise ParseError("/proc/uptime", 1, text, "not '<seconds> <seconds>'") from None
+
+
+def _parse_block_size(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise ParseError("/sys/devices/system/memory/block_size_bytes", 1, text, "not a hexadecimal number") from None
+
+
+def _parse_pause(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ParseError("pause", 1, text, "not a number of seconds") from None
 
 
 def _page_size(auxv: bytes) -> int:

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from harness.collect.sources import HOST_SOURCES
 from harness.errors import UsageError
 from harness.parsers.kconfig import parse_config
 from harness.parsers.vmcoreinfo import parse_vmcoreinfo
-from harness.state import GuestState, KernelFacts, NotObserved
+from harness.state import GuestState, KernelFacts, NotObserved, Unknown
 
 #: version of the layout of these directories
 FORMAT = 1
@@ -38,6 +39,12 @@ def save_state(directory: Path, state: GuestState) -> None:
     _write(directory, files | {_META: _json(meta)})
 
 
+def save_raw(directory: Path, raw: Mapping[str, bytes]) -> None:
+    """Write the sources of a snapshot that could not be parsed, as ``save_state`` does: ``load_state`` tries again."""
+    files = {_file_name(name): data for name, data in raw.items()}
+    _write(directory, files | {_META: _json({"format": FORMAT, "kind": "state"})})
+
+
 def load_state(directory: Path, facts: KernelFacts) -> GuestState:
     """Parse the files of a saved snapshot afresh. Raises UsageError (no such snapshot), ParseError."""
     _read_meta(directory, "state")
@@ -55,6 +62,7 @@ def save_facts(directory: Path, facts: KernelFacts) -> None:
         "cmdline": facts.cmdline,
         "page_size": facts.page_size,
         "memory_block_size": facts.memory_block_size,
+        "unknown": [asdict(note) for note in facts.unknown],
     }
     files = {
         "parameters.txt": _lines({name.replace(".", "/parameters/", 1): v for name, v in facts.parameters.items()}, ":")
@@ -91,6 +99,7 @@ def load_facts(directory: Path, arch: ArchSpec) -> KernelFacts:
             if note is None
             else parse_vmcoreinfo(note),
             parameters=parse_parameters(text("parameters.txt") or ""),
+            unknown=tuple(Unknown(**note) for note in meta.get("unknown", ())),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{directory / _META} is not whole: {error!r}") from None

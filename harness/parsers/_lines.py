@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What all text parsers share: hostile input is turned away before anybody looks at its meaning."""
+"""What all text parsers share: text is cut into lines before anybody looks at its meaning."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from harness.errors import ParseError
+from harness.parsers.notes import STRICT, Notes, printable
 from harness.units import MIB
 
 #: characters; the largest honest source (a page-table dump of a fragmented guest) is far below
@@ -15,25 +16,16 @@ MAX_CHARS = 64 * MIB
 MAX_DIGITS = 20
 
 _FOREIGN = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufffd\ud800-\udfff]")
-_FOREIGN_LOG = re.compile("[\x00\ud800-\udfff]")
 _DECIMAL = re.compile(rf"[0-9]{{1,{MAX_DIGITS}}}")
 
 
-def split_lines(source: str, text: str, *, free_text: bool = False) -> list[str]:
+def split_lines(source: str, text: str) -> list[str]:
     """Cut ``text`` at its newlines and return the lines without them; only a newline ends a line.
 
-    Raises ParseError for text that is too long, that was cut off (its last line has no newline), or that holds
-    what no kernel file holds: NUL, control characters, and the marks that undecodable bytes leave behind.
-    ``free_text`` lets control characters pass (log messages may carry them), but neither NUL nor undecodable bytes.
+    Raises ParseError for text that is too long, or that was cut off (its last line has no newline).
     """
     if len(text) > MAX_CHARS:
         raise ParseError(source, 1, text[:200], f"longer than {MAX_CHARS} characters")
-    foreign = (_FOREIGN_LOG if free_text else _FOREIGN).search(text)
-    if foreign is not None:
-        start = text.rfind("\n", 0, foreign.start()) + 1
-        line = text.count("\n", 0, start) + 1
-        why = f"character {foreign[0]!r} does not belong into this file"
-        raise ParseError(source, line, text[start : foreign.start() + 20].split("\n")[0], why)
     lines = text.split("\n")
     if lines[-1]:
         raise ParseError(source, len(lines), lines[-1], "the text ends in the middle of a line")
@@ -41,9 +33,21 @@ def split_lines(source: str, text: str, *, free_text: bool = False) -> list[str]
     return lines
 
 
-def numbered(source: str, text: str, *, free_text: bool = False) -> Iterator[tuple[int, str]]:
-    """The lines of ``text`` with their numbers, from 1; as strict as ``split_lines``."""
-    return enumerate(split_lines(source, text, free_text=free_text), 1)
+def numbered(source: str, text: str, notes: Notes = STRICT) -> Iterator[tuple[int, str]]:
+    """The lines of ``text`` with their numbers, from 1.
+
+    What no file of the kernel holds is garbled and comes with escapes in its place: NUL, control characters, and the
+    marks that undecodable bytes leave behind. Raises ParseError as ``split_lines`` does.
+    """
+    lines = split_lines(source, text)
+    if _FOREIGN.search(text) is not None:
+        for at, row in enumerate(lines):
+            foreign = _FOREIGN.search(row)
+            if foreign is not None:
+                why = f"character {foreign[0]!r} does not belong into this file"
+                notes.add_garbled(source, at + 1, row, why)
+                lines[at] = printable(row)
+    return enumerate(lines, 1)
 
 
 def decimal(source: str, line: int, text: str, digits: str) -> int:

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 
 from harness.errors import ParseError
 from harness.parsers._lines import numbered
+from harness.parsers.notes import STRICT, Notes
 from harness.state import MemoryBlock
 
 SOURCE = "/sys/devices/system/memory"
 
-_LINE = re.compile(r"memory(0|[1-9][0-9]{0,15})/(\w+):(.*)", re.ASCII)
-# state_show has a spelling for a state it does not know, ERROR-UNKNOWN-n: that is for check BLK-1 to judge.
+_LINE = re.compile(r"memory(0|[1-9][0-9]{0,15})/([^/:]+):(.*)", re.ASCII)
+# Any word is a state: which one it must be is for BLK-2 to say. state_show has a spelling for a state it does not know,
+# ERROR-UNKNOWN-n; the numbers behind the words are others since v6.19.
 _VALUES = {
-    "state": re.compile(r"[A-Za-z0-9-]+"),
+    "state": re.compile(r"[!-~]+"),
     "phys_index": re.compile(r"[0-9a-f]{8}|[1-9a-f][0-9a-f]{8,15}"),
     "removable": re.compile(r"[01]"),
     "valid_zones": re.compile(r"\w+(?: \w+)*", re.ASCII),
@@ -33,43 +35,52 @@ class _Block:
     nodes: list[int] = field(default_factory=list)
 
 
-def parse_blocks(text: str) -> tuple[MemoryBlock, ...]:
+def parse_blocks(text: str, notes: Notes = STRICT) -> tuple[MemoryBlock, ...]:
     """Return the memory blocks in the order of their numbers.
 
     ``text`` holds one line per file or link, in any order: ``memory32/state:offline``,
     ``memory32/phys_index:00000020`` (hexadecimal), ``memory32/removable:1``,
-    ``memory32/valid_zones:Normal Movable``, ``memory32/node:0`` (one for each node link). Every block needs its state
-    and phys_index. Raises ParseError for any other line, for a file named twice, and for a text without any block.
+    ``memory32/valid_zones:Normal Movable``, ``memory32/node:0`` (one for each node link).
+
+    Other files of a block, and whatever is no block (memory_failure), are unknown. Garbled is what
+    drivers/base/memory.c cannot print: another content, a second line in a file, and a block without state or
+    phys_index, which is left out. Raises ParseError for a text without any block.
     """
     found: dict[int, _Block] = {}
-    for line, row in numbered(SOURCE, text):
+    for line, row in numbered(SOURCE, text, notes):
         match = _LINE.fullmatch(row)
         if match is None:
-            raise ParseError(SOURCE, line, row, "not 'memory<N>/<file>:<content>'")
-        name, value = match[2], match[3]
-        if name not in _VALUES:
-            raise ParseError(SOURCE, line, row, f"no parser for the file {name!r} of a memory block")
-        if _VALUES[name].fullmatch(value) is None:
-            raise ParseError(SOURCE, line, row, f"not a content of {name!r}")
-        block = found.setdefault(int(match[1]), _Block(line, row))
-        if name == "node":
-            if int(value) in block.nodes:
-                raise ParseError(SOURCE, line, row, "the same node link twice")
-            block.nodes.append(int(value))
-        elif name in block.files:
-            raise ParseError(SOURCE, line, row, "the same file twice")
+            notes.add_unknown(SOURCE, "line", row)
+        elif match[2] not in _VALUES:
+            notes.add_unknown(SOURCE, "file of a memory block", f"{match[2]}:{match[3]}")
         else:
-            block.files[name] = value
+            _take(found.setdefault(int(match[1]), _Block(line, row)), line, row, match[2], match[3], notes)
     if not found:
-        raise ParseError(SOURCE, 1, "", "no memory block at all")
-    return tuple(_freeze(index, found[index]) for index in sorted(found))
+        raise ParseError(SOURCE, 1, text[:200], "no memory block at all")
+    blocks = (_freeze(index, found[index], notes) for index in sorted(found))
+    return tuple(block for block in blocks if block is not None)
 
 
-def _freeze(index: int, block: _Block) -> MemoryBlock:
+def _take(block: _Block, line: int, row: str, name: str, value: str, notes: Notes) -> None:
+    if _VALUES[name].fullmatch(value) is None:
+        notes.add_garbled(SOURCE, line, row, f"not a content of {name!r}")
+    elif name == "node":
+        if int(value) in block.nodes:
+            notes.add_garbled(SOURCE, line, row, "the same node link twice")
+        else:
+            block.nodes.append(int(value))
+    elif name in block.files:
+        notes.add_garbled(SOURCE, line, row, "the same file twice")
+    else:
+        block.files[name] = value
+
+
+def _freeze(index: int, block: _Block, notes: Notes) -> MemoryBlock | None:
     files = block.files
     for name in ("state", "phys_index"):
         if name not in files:
-            raise ParseError(SOURCE, block.line, block.row, f"memory{index} has no {name}")
+            notes.add_garbled(SOURCE, block.line, block.row, f"memory{index} has no {name}")
+            return None
     return MemoryBlock(
         index=index,
         phys_index=int(files["phys_index"], 16),

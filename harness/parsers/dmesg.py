@@ -5,35 +5,46 @@ from __future__ import annotations
 
 import re
 
-from harness.errors import ParseError
-from harness.parsers._lines import numbered
+from harness.parsers._lines import split_lines
+from harness.parsers.notes import STRICT, Notes
 from harness.state import DmesgLine
 
 SOURCE = "dmesg"
 
-_LINE = re.compile(r"<([0-9]{1,4})>\[ *([0-9]{1,12}\.[0-9]{6})\](?:\[ *[TC][0-9]{1,10}\])? (.*)")
-_BARE = re.compile(r"<[0-9]{1,4}>")
-_PREFIX = re.compile(r"(?:<[0-9]{1,4}>)?(?:\[ *[0-9]{1,12}\.[0-9]{6}\])?(?:\[ *[TC][0-9]{1,10}\])? ?")
+_TIME = r"\[ *([0-9]{1,12}\.[0-9]{6})\]"
+_CALLER = r"\[ *[TC][0-9]{1,10}\]"
+#: what else may stand in brackets right behind the time
+_MORE = r"(?:\[[^\[\]]{1,40}\])*"
+_LINE = re.compile(rf"(?:<([0-9]{{1,4}})>)?{_TIME}(?:{_CALLER})?({_MORE}) (.*)")
+_BARE = re.compile(r"<([0-9]{1,4})>(.*)")
+_PREFIX = re.compile(rf"(?:<[0-9]{{1,4}}>)?(?:{_TIME}{_MORE}|{_CALLER})? ?")
 
 
-def parse_dmesg(text: str) -> tuple[DmesgLine, ...]:
+def parse_dmesg(text: str, notes: Notes = STRICT) -> tuple[DmesgLine, ...]:
     """Return the lines of the log in order: ``<level>[   12.345678] text``, or with the caller, ``[    T1]``.
 
-    ``level`` is the low three bits of the number in angle brackets (the others are syslog's facility). A line without
-    any prefix continues the message before it and gets that one's level and time. An empty text is an empty log. Raises
-    ParseError for a message without a time stamp and for a continuation of nothing.
+    ``level`` is the low three bits of the number in angle brackets (the others are syslog's facility), None where there
+    is no such number. A line without any prefix continues the message before it and gets that one's level and time; one
+    without a time stamp gets that one's time. Every line is there, whatever stands in front of it, so that no alarm can
+    hide; a prefix that printk of v6.1 to v7.3 does not write is unknown. An empty text is an empty log.
     """
     out: list[DmesgLine] = []
-    for line, row in numbered(SOURCE, text, free_text=True):
-        match = _LINE.fullmatch(row)
-        if match is not None:
-            out.append(DmesgLine(float(match[2]), int(match[1]) & 7, match[3], alarming(match[3])))
-        elif _BARE.match(row):
-            raise ParseError(SOURCE, line, row, "a message without a time stamp (the guest needs printk.time=1)")
+    for row in split_lines(SOURCE, text):
+        if not row and out and not out[-1].text:
+            out.append(out[-1])
+            continue
+        seconds, level = (out[-1].seconds, out[-1].level) if out else (0.0, None)
+        body = row
+        if (match := _LINE.fullmatch(row)) is not None:
+            seconds, level, body = float(match[2]), None if match[1] is None else int(match[1]) & 7, match[4]
+            if match[3] or level is None:
+                notes.add_unknown(SOURCE, "message with another prefix", row)
+        elif (bare := _BARE.fullmatch(row)) is not None:
+            level, body = int(bare[1]) & 7, bare[2]
+            notes.add_unknown(SOURCE, "message without a time stamp", row)
         elif not out:
-            raise ParseError(SOURCE, line, row, "the log begins in the middle of a message")
-        else:
-            out.append(DmesgLine(out[-1].seconds, out[-1].level, row, alarming(row)))
+            notes.add_unknown(SOURCE, "line without a message before it", row)
+        out.append(DmesgLine(seconds, level, body, alarming(body)))
     return tuple(out)
 
 

@@ -4,17 +4,22 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 from harness.errors import ParseError
 from harness.parsers._lines import numbered
+from harness.parsers.notes import STRICT, Notes
 from harness.state import IomemEntry
 from harness.units import AddrRange
 
 SOURCE = "/proc/iomem"
 
-#: the kernel's MAX_IORES_LEVEL: whatever is nested deeper is printed at this depth
-MAX_DEPTH = 5
+#: values of the kernel's MAX_IORES_LEVEL: whatever is nested deeper is printed at this depth. 5 in v6.1 and v6.12, 8 in
+#: v7.2 and v7.3.
+DEEPEST = (5, 8)
+#: no line is nested deeper than this, whatever the kernel prints
+MAX_DEPTH = 32
 
 _LINE = re.compile(r"( *)([0-9a-f]{8,16})-([0-9a-f]{8,16}) : (.*)")
 
@@ -22,74 +27,112 @@ _LINE = re.compile(r"( *)([0-9a-f]{8,16})-([0-9a-f]{8,16}) : (.*)")
 class _Node:
     """An entry whose children are still being collected."""
 
-    __slots__ = ("children", "name", "range")
+    __slots__ = ("children", "depth", "name", "range")
 
-    def __init__(self, extent: AddrRange, name: str) -> None:
+    def __init__(self, extent: AddrRange, name: str, depth: int) -> None:
         self.range = extent
         self.name = name
+        self.depth = depth
         self.children: list[_Node] = []
 
     def freeze(self) -> IomemEntry:
-        # At most MAX_DEPTH calls deep: parse_iomem lets nothing deeper in.
+        # At most MAX_DEPTH calls deep: see _nest.
         return IomemEntry(self.range, self.name, tuple(child.freeze() for child in self.children))
 
 
-def parse_iomem(text: str) -> tuple[IomemEntry, ...]:
+def parse_iomem(text: str, notes: Notes = STRICT) -> tuple[IomemEntry, ...]:
     """Return the top-level entries of ``text``, children nested by the two spaces a level that the kernel prints.
 
-    Addresses are bytes; the kernel's inclusive ends become half-open. Overlapping siblings and children outside
-    their parents are kept as they are (check IOM-3 looks at those). Raises ParseError for any other line, for an
-    empty text, and when all addresses are zero, which is what a reader without CAP_SYS_ADMIN gets.
+    Addresses are bytes; the kernel's inclusive ends become half-open, and an end one below its start, which is how the
+    kernel prints a resource without any address, an empty range. Overlapping siblings and children outside their
+    parents are kept as they are (check IOM-3 looks at those).
+
+    Garbled is what r_show cannot print: another line, one without a name, a range that runs backwards, an indentation
+    that skips a level. Nesting deeper than any kernel known is unknown. Raises ParseError for an empty text, and when
+    all addresses are zero, which is what a reader without CAP_SYS_ADMIN gets.
     """
-    roots: list[_Node] = []
-    path: list[_Node] = []
+    nodes: list[_Node] = []
     all_zero = True
     line, row = 1, ""
-    for line, row in numbered(SOURCE, text):
-        indent, extent, name = _parse_line(line, row)
-        if indent % 2:
-            raise ParseError(SOURCE, line, row, f"indented by {indent} spaces, which is no multiple of two")
-        depth = indent // 2
-        if depth > MAX_DEPTH:
-            raise ParseError(SOURCE, line, row, f"nested {depth} levels deep; the kernel prints at most {MAX_DEPTH}")
-        if depth > len(path):
-            raise ParseError(SOURCE, line, row, f"nested {depth} levels deep below a line at level {len(path) - 1}")
-        del path[depth:]
-        node = _Node(extent, name)
-        (path[-1].children if path else roots).append(node)
-        path.append(node)
-        all_zero = all_zero and extent == AddrRange(0, 1)
-    if not roots:
-        raise ParseError(SOURCE, 1, "", "empty; every kernel has at least its RAM here")
+    for line, row in numbered(SOURCE, text, notes):
+        node = _parse_line(line, row, notes)
+        if node is None:
+            continue
+        above = nodes[-1].depth if nodes else -1
+        if node.depth > above + 1:
+            notes.add_garbled(SOURCE, line, row, f"nested {node.depth} levels deep below a line at level {above}")
+            node.depth = above + 1
+        if node.depth > max(DEEPEST):
+            notes.add_unknown(SOURCE, f"line nested deeper than {max(DEEPEST)} levels", row)
+            node.depth = min(node.depth, MAX_DEPTH)
+        nodes.append(node)
+        all_zero = all_zero and node.range == AddrRange(0, 1)
+    if not nodes:
+        raise ParseError(SOURCE, 1, text[:200], "no line with a range; every kernel has at least its RAM here")
     if all_zero:
         raise ParseError(SOURCE, line, row, "all addresses are zero: the reader was not root (CAP_SYS_ADMIN)")
-    return tuple(node.freeze() for node in roots)
+    return tuple(node.freeze() for node in _nest(nodes))
+
+
+def looks_torn(text: str) -> bool:
+    """True if the tree may have changed while ``text`` was read: a line comes twice, or a level is skipped.
+
+    The kernel gives up its lock between two pages of text and then counts lines from the start (r_start). Read again:
+    what is still there then is no accident.
+    """
+    rows = text.split("\n")
+    depths = [(len(row) - len(row.lstrip(" "))) // 2 for row in rows if row]
+    skipped = any(depth > above + 1 for above, depth in zip([-1, *depths], depths, strict=False))
+    return skipped or any(count > 1 for row, count in Counter(rows).items() if row)
 
 
 def render_iomem(entries: Iterable[IomemEntry]) -> str:
     """The text of /proc/iomem that ``parse_iomem`` turns into ``entries``, byte for byte.
 
-    Raises ValueError for an empty range, which /proc/iomem cannot express.
+    Raises ValueError for an empty range at address 0, which /proc/iomem cannot express.
     """
     out: list[str] = []
     stack = [(entry, 0) for entry in reversed(tuple(entries))]
     while stack:
         entry, depth = stack.pop()
-        if not entry.range:
+        if not entry.range.end:
             raise ValueError(f"iomem cannot express the empty range of {entry.name!r}")
         out.append(f"{'  ' * depth}{entry.range.start:08x}-{entry.range.end - 1:08x} : {entry.name}\n")
         stack.extend((child, depth + 1) for child in reversed(entry.children))
     return "".join(out)
 
 
-def _parse_line(line: int, row: str) -> tuple[int, AddrRange, str]:
+def _nest(nodes: list[_Node]) -> list[_Node]:
+    """Put every node below its parent, and return those that have none."""
+    deepest = max(node.depth for node in nodes)
+    roots: list[_Node] = []
+    path: list[_Node] = []
+    for node in nodes:
+        if node.depth == deepest and deepest in DEEPEST:
+            # The kernel may have run out of levels: then a child stands right behind its parent, as if beside it.
+            while len(path) > node.depth and not (path[-1].range.covers(node.range) and len(path) < MAX_DEPTH):
+                path.pop()
+        else:
+            del path[node.depth :]
+        (path[-1].children if path else roots).append(node)
+        path.append(node)
+    return roots
+
+
+def _parse_line(line: int, row: str, notes: Notes) -> _Node | None:
     match = _LINE.fullmatch(row)
     if match is None:
-        raise ParseError(SOURCE, line, row, "not '<start>-<end> : <name>'")
+        notes.add_garbled(SOURCE, line, row, "not '<start>-<end> : <name>'")
+        return None
+    indent, start, last, name = len(match[1]), int(match[2], 16), int(match[3], 16), match[4]
     for digits in (match[2], match[3]):
         if len(digits) > 8 and digits[0] == "0":
-            raise ParseError(SOURCE, line, row, f"address {digits} is padded beyond eight digits")
-    start, last = int(match[2], 16), int(match[3], 16)
-    if last < start:
-        raise ParseError(SOURCE, line, row, "range runs backwards")
-    return len(match[1]), AddrRange(start, last + 1), match[4]
+            notes.add_garbled(SOURCE, line, row, f"address {digits} is padded beyond eight digits")
+    if indent % 2:
+        notes.add_garbled(SOURCE, line, row, f"indented by {indent} spaces, which is no multiple of two")
+    if last + 1 < start:
+        notes.add_garbled(SOURCE, line, row, "range runs backwards")
+        last = start - 1
+    if not name.strip():
+        notes.add_garbled(SOURCE, line, row, "a resource without a name")
+    return _Node(AddrRange(start, last + 1), name, indent // 2)

@@ -7,6 +7,7 @@ import re
 
 from harness.errors import ParseError
 from harness.parsers._lines import numbered
+from harness.parsers.notes import STRICT, Notes
 
 SOURCE = "kernel config"
 
@@ -17,37 +18,38 @@ _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\(.)")
 
 
-def parse_config(text: str) -> dict[str, str]:
+def parse_config(text: str, notes: Notes = STRICT) -> dict[str, str]:
     """Return the options that are set, without ``CONFIG_``: ``y``, ``m``, a number as written, or a string unquoted.
 
-    Options that are not set are absent. Raises ParseError for a line that is neither an option nor a comment, for an
-    option that comes twice, and for a text that sets nothing.
+    Options that are not set are absent. A line that is neither an option nor a comment is unknown, as are an option of
+    another form and one with two values (which of them would count?): those are left out. Raises ParseError for a text
+    that sets nothing.
     """
     options: dict[str, str | None] = {}
-    for line, row in numbered(SOURCE, text):
+    unclear: set[str] = set()
+    for _, row in numbered(SOURCE, text, notes):
         if (off := _UNSET.fullmatch(row)) is not None:
             name, value = off[1], None
         elif not row or row.startswith("#"):
             continue
-        elif (on := _SET.fullmatch(row)) is not None:
-            name, value = on[1], _value(line, row, on[2])
+        elif (on := _SET.fullmatch(row)) is not None and on[2] == "n":
+            name, value = on[1], None
+        elif on is not None and (read := _value(on[2])) is not None:
+            name, value = on[1], read
         else:
-            raise ParseError(SOURCE, line, row, "neither 'CONFIG_X=…' nor a comment")
-        if name in options:
-            raise ParseError(SOURCE, line, row, f"CONFIG_{name} twice")
-        options[name] = value
-    found = {name: value for name, value in options.items() if value is not None}
+            notes.add_unknown(SOURCE, "line", row)
+            continue
+        if options.setdefault(name, value) != value:
+            notes.add_unknown(SOURCE, "option with two values", row)
+            unclear.add(name)
+    found = {name: value for name, value in options.items() if value is not None and name not in unclear}
     if not found:
         raise ParseError(SOURCE, 1, text[:200], "sets no option at all")
     return found
 
 
-def _value(line: int, row: str, raw: str) -> str | None:
-    if raw == "n":
-        return None
+def _value(raw: str) -> str | None:
     if _PLAIN.fullmatch(raw):
         return raw
     string = _STRING.fullmatch(raw)
-    if string is None:
-        raise ParseError(SOURCE, line, row, "a value is y, m, n, a number or a quoted string")
-    return _ESCAPE.sub(r"\1", string[1])
+    return None if string is None else _ESCAPE.sub(r"\1", string[1])

@@ -7,31 +7,34 @@ import re
 
 from harness.errors import ParseError
 from harness.parsers._lines import decimal, numbered
+from harness.parsers.notes import STRICT, Notes
 from harness.units import KIB
 
 SOURCE = "/proc/meminfo"
 
-_LINE = re.compile(r"(\w+(?:\(\w+\))?): *([0-9]+)( kB)?", re.ASCII)
+_LINE = re.compile(r"([^\s:]+): *([0-9]+)( kB)?", re.ASCII)
 
 
-def parse_meminfo(text: str) -> dict[str, int]:
+def parse_meminfo(text: str, notes: Notes = STRICT) -> dict[str, int]:
     """Return the fields by name: bytes, but for HugePages_Total, _Free, _Rsvd and _Surp, which count pages.
 
-    Raises ParseError for any other line, for a name that comes twice, for a missing or unexpected unit, and when
-    MemTotal is missing.
+    A field may have any name. One of another form or unit, and one that comes twice (which of the two would count?), is
+    unknown and left out. Raises ParseError when there is no MemTotal to be had.
     """
     fields: dict[str, int] = {}
-    for line, row in numbered(SOURCE, text):
+    twice: set[str] = set()
+    for line, row in numbered(SOURCE, text, notes):
         match = _LINE.fullmatch(row)
-        if match is None:
-            raise ParseError(SOURCE, line, row, "not '<name>: <number> kB'")
-        name = match[1]
-        if name in fields:
-            raise ParseError(SOURCE, line, row, f"{name!r} twice")
-        counts_pages = name.startswith("HugePages_")
-        if counts_pages == (match[3] is not None):
-            raise ParseError(SOURCE, line, row, "a count with a unit" if counts_pages else "an amount without its unit")
-        fields[name] = decimal(SOURCE, line, row, match[2]) * (1 if counts_pages else KIB)
-    if "MemTotal" not in fields:
-        raise ParseError(SOURCE, 1, text[:200], "no MemTotal")
-    return fields
+        counts_pages = row.startswith("HugePages_")
+        if match is not None and counts_pages == (match[3] is None):
+            if match[1] in fields:
+                notes.add_unknown(SOURCE, "name with two values", row)
+                twice.add(match[1])
+            fields[match[1]] = decimal(SOURCE, line, row, match[2]) * (1 if counts_pages else KIB)
+        elif row.startswith("MemTotal"):
+            raise ParseError(SOURCE, line, row, "not 'MemTotal: <number> kB'")
+        else:
+            notes.add_unknown(SOURCE, "line", row)
+    if "MemTotal" not in fields.keys() - twice:
+        raise ParseError(SOURCE, 1, text[:200], "MemTotal twice" if "MemTotal" in twice else "no MemTotal")
+    return {name: value for name, value in fields.items() if name not in twice}

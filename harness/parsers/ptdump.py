@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from harness.arch.spec import ArchSpec
 from harness.errors import InfraError, ParseError
 from harness.parsers._lines import numbered
+from harness.parsers.notes import STRICT, Notes
 from harness.state import Mapping, PageTables
 from harness.units import AddrRange
 
@@ -23,46 +24,54 @@ TOP = 1 << 64
 
 _UNITS = "KMGTPE"
 _MARKER = re.compile(r"---\[ (.+) \]---")
-_RUN = r"0x([0-9a-f]{16})-0x([0-9a-f]{16})   %s( {0,8}[0-9]{1,20}[KMGTPE]) (PGD|P4D|PUD|PMD|PTE)(.*)"
+_RUN = re.compile(
+    r"0x([0-9a-f]{16})-0x([0-9a-f]{16}) +(?:0x[0-9a-f]{1,16} +){0,4}([0-9]{1,20}[KMGTPE])"
+    r" (PGD|P4D|PUD|PMD|PTE)( .*)?"
+)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """How one architecture prints: ``run`` has groups start, end, size, level, attributes.
+    """How one architecture prints attributes: words that are known, and of which each ``needed`` group has one.
 
-    ``attributes`` has one group for each column; ``blank`` are the contents of a column that say "not set".
+    ``blank`` are the words of a column that say "not set", ``columns`` the least number of known words, those included.
     ``holes`` is True if unmapped runs are printed too (without attributes).
     """
 
-    run: re.Pattern[str]
-    attributes: re.Pattern[str]
+    words: frozenset[str]
+    needed: tuple[frozenset[str], ...]
     blank: frozenset[str]
+    columns: int
     holes: bool
 
 
+# The words of v6.1 to v7.3. In v6.1, riscv has neither N nor MT(…) nor a number behind RSW yet; v6.12 has them.
 _FORMATS = {
     "arm64": _Format(
-        run=re.compile(_RUN % ""),
-        attributes=re.compile(
-            r" ( |F) (USR|   ) (ro|RW) (NX|x ) (SHD|   ) (AF|  ) (NG|  ) (CON|   ) (BLK|   ) (UXN|   ) (GP|  )"
-            r"(?: (DEVICE/nGnRnE|DEVICE/nGnRE|MEM/NORMAL-NC|MEM/NORMAL|MEM/NORMAL-TAGGED))?"
+        words=_words(
+            "F USR ro RW NX x SHD AF NG CON BLK UXN GP"
+            " DEVICE/nGnRnE DEVICE/nGnRE MEM/NORMAL-NC MEM/NORMAL MEM/NORMAL-TAGGED"
         ),
-        blank=frozenset({""}),
+        needed=(_words("ro RW"), _words("NX x")),
+        blank=frozenset(),
+        columns=2,
         holes=True,
     ),
     "riscv64": _Format(
-        run=re.compile(_RUN % " 0x[0-9a-f]{16} "),
-        attributes=re.compile(
-            r" (N|\.) (MT\((?:NC|IO|\?\?)\)|  \.\.  ) (RSW\([1-3]\)|  \.\.  )"
-            r" (D|\.) (A|\.) (G|\.) (U|\.) (X|\.) (W|\.) (R|\.) (V|\.)"
-        ),
-        blank=frozenset({".", ".."}),
+        words=_words("N MT(NC) MT(IO) MT(??) RSW RSW(1) RSW(2) RSW(3) D A G U X W R V"),
+        needed=(),
+        blank=_words(". .."),
+        columns=8,
         holes=False,
     ),
 }
 
 
-def parse_ptdump(text: str, arch: ArchSpec) -> PageTables:
+def parse_ptdump(text: str, arch: ArchSpec, notes: Notes = STRICT) -> PageTables:
     """Return the mapped runs of ``text`` in address order, and the markers.
 
     A run whose entry is present but not valid (arm64 prints ``F`` in the first column, as after set_memory_valid)
@@ -74,23 +83,26 @@ def parse_ptdump(text: str, arch: ArchSpec) -> PageTables:
     below (2**64 if there is none): on arm64 the marker itself or the next entry that the walk came to after it, on
     riscv an upper bound, because unmapped runs are not printed.
 
-    Raises ParseError for an unknown line or attribute, a marker that comes twice, a run before the first marker, a
-    size that is not end - start, a run that is empty, unaligned, out of order or overlapping, and, where unmapped runs
-    are printed, a gap or an end before the top of the address space (a dump that was cut off).
+    Another word among the attributes, another line, a marker that comes a second time and a gap where unmapped runs are
+    printed are unknown. Garbled is what note_page cannot print: a size that is not end - start, a run that is empty,
+    unaligned, out of order or overlapping; those are left out. Raises ParseError for a run that cannot be read, for one
+    without the attributes that are needed or before the first marker, for a dump without runs, and, where unmapped runs
+    are printed, for an end before the top of the address space (a dump that was cut off).
     Raises InfraError for an architecture whose format is not known.
     """
     form = _FORMATS.get(arch.name)
     if form is None:
         raise InfraError(f"no parser for the page-table dumps of {arch.name}")
-    return _Dump(form, min(arch.paging)).parse(text)
+    return _Dump(form, min(arch.paging), notes).parse(text)
 
 
 class _Dump:
     """One dump being parsed."""
 
-    def __init__(self, form: _Format, alignment: int) -> None:
+    def __init__(self, form: _Format, alignment: int, notes: Notes) -> None:
         self.form = form
         self.alignment = alignment
+        self.notes = notes
         self.markers: dict[str, int] = {}
         self.fresh: list[str] = []
         self.region: str | None = None
@@ -100,19 +112,19 @@ class _Dump:
         self.end: int | None = None
 
     def parse(self, text: str) -> PageTables:
-        match_run = self.form.run.fullmatch
+        match_run = _RUN.fullmatch
         line, row = 1, ""
-        for line, row in numbered(SOURCE, text):
+        for line, row in numbered(SOURCE, text, self.notes):
             run = match_run(row)
             if run is None:
                 self.take_marker(line, row)
                 continue
             start, end, size, level, attributes = run.groups()
             extent = self.check_extent(line, row, int(start, 16), int(end, 16) or TOP, size)
-            if attributes or not self.form.holes:
-                words = self.words.get(attributes)
+            if extent is not None and (attributes or not self.form.holes):
+                words = self.words.get(attributes or "")
                 if words is None:
-                    words = self.read_attributes(line, row, attributes)
+                    words = self.read_attributes(line, row, attributes or "")
                 self.mappings.append(Mapping(extent, level, words, self.region or ""))
         if self.end is None:
             raise ParseError(SOURCE, line, row, "a dump without a single run")
@@ -123,42 +135,57 @@ class _Dump:
 
     def take_marker(self, line: int, row: str) -> None:
         marker = _MARKER.fullmatch(row)
-        if marker is None:
-            raise ParseError(SOURCE, line, row, "neither a marker nor a run of page-table entries")
-        self.region = marker[1]
-        if self.region in self.markers or self.region in self.fresh:
-            raise ParseError(SOURCE, line, row, "the same marker twice")
-        self.fresh.append(self.region)
+        if marker is not None:
+            self.region = marker[1]
+            if self.region in self.markers or self.region in self.fresh:
+                self.notes.add_unknown(SOURCE, "marker seen twice", row)
+            else:
+                self.fresh.append(self.region)
+        elif row.startswith("0x"):
+            raise ParseError(SOURCE, line, row, "not a run of page-table entries as any known kernel prints it")
+        else:
+            self.notes.add_unknown(SOURCE, "line", row)
 
-    def check_extent(self, line: int, row: str, start: int, end: int, size: str) -> AddrRange:
+    def check_extent(self, line: int, row: str, start: int, end: int, size: str) -> AddrRange | None:
         if self.region is None:
             raise ParseError(SOURCE, line, row, "a run before the first marker")
+        why = ""
         if end <= start:
-            raise ParseError(SOURCE, line, row, "an empty run, or one that runs backwards")
-        if start % self.alignment or end % self.alignment:
-            raise ParseError(SOURCE, line, row, f"not aligned to {self.alignment} bytes")
-        if self.end is not None and start < self.end:
-            raise ParseError(SOURCE, line, row, f"overlaps or precedes the run before, which ends at {self.end:#x}")
+            why = "an empty run, or one that runs backwards"
+        elif start % self.alignment or end % self.alignment:
+            why = f"not aligned to {self.alignment} bytes"
+        elif self.end is not None and start < self.end:
+            why = f"overlaps or precedes the run before, which ends at {self.end:#x}"
+        elif size != self.size_column(end - start):
+            why = f"the size is not end - start, {self.size_column(end - start)}"
+        if why:
+            self.notes.add_garbled(SOURCE, line, row, why)
+            return None
         if self.form.holes and self.end is not None and start != self.end:
-            raise ParseError(SOURCE, line, row, f"a gap after the run before, which ends at {self.end:#x}")
-        expected = self.sizes.get(end - start)
-        if expected is None:
-            expected = self.sizes[end - start] = _size_column(end - start)
-        if size != expected:
-            raise ParseError(SOURCE, line, row, f"the size is not end - start, {expected.strip()}")
+            self.notes.add_unknown(SOURCE, "gap in front of a run", row)
         self.end = end
         if self.fresh:
             self.markers.update((name, start) for name in self.fresh)
             self.fresh.clear()
         return AddrRange(start, end)
 
+    def size_column(self, size: int) -> str:
+        column = self.sizes.get(size)
+        if column is None:
+            column = self.sizes[size] = _size_column(size)
+        return column
+
     def read_attributes(self, line: int, row: str, attributes: str) -> tuple[str, ...]:
-        columns = self.form.attributes.fullmatch(attributes)
-        if columns is None:
-            raise ParseError(SOURCE, line, row, "attributes that this architecture does not print")
-        found = (column.strip() for column in columns.groups(""))
-        words = self.words[attributes] = tuple(word for word in found if word and word not in self.form.blank)
-        return words
+        form, found = self.form, attributes.split()
+        for word in found:
+            if word not in form.words and word not in form.blank:
+                self.notes.add_unknown(SOURCE, "attribute", f"{word} in {row}")
+        known = tuple(word for word in found if word in form.words)
+        columns = sum(word in form.words or word in form.blank for word in found)
+        if columns < form.columns or not all(group & set(known) for group in form.needed):
+            raise ParseError(SOURCE, line, row, "attributes that are needed are not where this architecture has them")
+        self.words[attributes] = known
+        return known
 
 
 def _size_column(size: int) -> str:
@@ -167,4 +194,4 @@ def _size_column(size: int) -> str:
     while not delta & 1023 and unit + 1 < len(_UNITS):
         delta >>= 10
         unit += 1
-    return f"{delta:9d}{_UNITS[unit]}"
+    return f"{delta}{_UNITS[unit]}"

@@ -1,47 +1,73 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""/proc/slabinfo, version 2.1 (mm/slab_common.c, print_slabinfo_header and cache_show)."""
+"""/proc/slabinfo (mm/slab_common.c, print_slabinfo_header and cache_show)."""
 
 from __future__ import annotations
 
 import re
 
 from harness.errors import ParseError
-from harness.parsers._lines import decimal, split_lines
+from harness.parsers._lines import decimal, numbered
+from harness.parsers.notes import STRICT, Notes
 from harness.state import SlabCache
 
 SOURCE = "/proc/slabinfo"
 
+#: version 2.1, the same in v6.1 to v7.3
 HEADER = (
     "slabinfo - version: 2.1",
     "# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab>"
     " : tunables <limit> <batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>",
 )
 
-_TUNABLES = re.compile(r"tunables +[0-9]+ +[0-9]+ +[0-9]+")
-_SLABDATA = re.compile(r"slabdata +[0-9]+ +[0-9]+ +[0-9]+")
+_KNOWN = frozenset(re.findall(r"<\w+>|\w+", HEADER[1]))
+_NEEDED = ("<active_objs>", "<num_objs>", "<objsize>")
 
 
-def parse_slabinfo(text: str) -> tuple[SlabCache, ...]:
+def parse_slabinfo(text: str, notes: Notes = STRICT) -> tuple[SlabCache, ...]:
     """Return the caches in the order printed.
 
-    A name may come twice: the kernel does not keep two modules from choosing the same one. Raises ParseError for
-    another version of the file and for any line that is not a cache.
+    Columns are found by the names in the file's second line, so that a version with others can be read: what is not of
+    version 2.1 is unknown. A cache's name may come twice: the kernel does not keep two modules from choosing the same
+    one. Garbled is a line that does not have the header's columns, or no name in front of them: its name is the only
+    text in it, and cache_show prints whatever it finds there. Raises ParseError for a header without the columns that
+    are needed, and for numbers that are none.
     """
-    rows = split_lines(SOURCE, text)
-    for at, expected in enumerate(HEADER):
-        row = rows[at] if at < len(rows) else ""
-        if row != expected:
-            raise ParseError(SOURCE, at + 1, row, "not the header of slabinfo version 2.1")
-    return tuple(_parse_cache(line, row) for line, row in enumerate(rows[len(HEADER) :], len(HEADER) + 1))
+    rows = numbered(SOURCE, text, notes)
+    _, version = next(rows, (1, ""))
+    line, header = next(rows, (2, ""))
+    if not version.startswith("slabinfo"):
+        raise ParseError(SOURCE, 1, version, "not the header of slabinfo")
+    if version != HEADER[0]:
+        notes.add_unknown(SOURCE, "version", version)
+    first, *others = header.split(" : ")
+    columns = first.split()[2:]
+    if not first.startswith("# name ") or not set(_NEEDED) <= set(columns):
+        raise ParseError(SOURCE, line, header, f"the header does not have the columns {', '.join(_NEEDED)}")
+    for word in dict.fromkeys(header.split()):
+        if word not in _KNOWN and word not in ("#", ":"):
+            notes.add_unknown(SOURCE, "column", word)
+    table = _Table(tuple(columns), tuple(len(part.split()) for part in others))
+    found = (table.parse(line, row, notes) for line, row in rows)
+    return tuple(cache for cache in found if cache is not None)
 
 
-def _parse_cache(line: int, row: str) -> SlabCache:
-    parts = row.rsplit(" : ", 2)
-    if len(parts) != 3 or not _TUNABLES.fullmatch(parts[1]) or not _SLABDATA.fullmatch(parts[2]):
-        raise ParseError(SOURCE, line, row, "not '<name> <five numbers> : tunables … : slabdata …'")
-    # From the right: a cache's name may hold spaces.
-    head = parts[0].rsplit(None, 5)
-    if len(head) != 6 or head[0] != head[0].strip():
-        raise ParseError(SOURCE, line, row, "a cache's name must be followed by five numbers")
-    active, total, size, _, _ = (decimal(SOURCE, line, row, digits) for digits in head[1:])
-    return SlabCache(head[0], active, total, size)
+class _Table:
+    """The columns behind a cache's name, and how many words each of the parts behind a colon has."""
+
+    def __init__(self, columns: tuple[str, ...], parts: tuple[int, ...]) -> None:
+        self.columns = columns
+        self.parts = parts
+
+    def parse(self, line: int, row: str, notes: Notes) -> SlabCache | None:
+        # From the right: a cache's name may hold spaces and colons.
+        head, *tail = row.rsplit(" : ", len(self.parts)) if self.parts else [row]
+        words = head.rsplit(None, len(self.columns))
+        if tuple(len(part.split()) for part in tail) != self.parts:
+            notes.add_garbled(SOURCE, line, row, "not a cache: it does not have the columns of the header")
+            return None
+        if len(words) != len(self.columns) + 1 or words[0] != words[0].strip():
+            notes.add_garbled(SOURCE, line, row, f"a cache's name must be followed by {len(self.columns)} numbers")
+            return None
+        numbers = dict(zip(self.columns, words[1:], strict=True))
+        active, total, size = (decimal(SOURCE, line, row, numbers[name]) for name in _NEEDED)
+        return SlabCache(words[0], active, total, size)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from harness.errors import ParseError
 from harness.parsers._lines import numbered
+from harness.parsers.notes import STRICT, Notes
 from harness.units import align_up
 
 SOURCE = "vmcoreinfo"
@@ -28,23 +29,25 @@ _PT_NOTE = 4
 _NAME = b"VMCOREINFO\0"
 
 
-def parse_vmcoreinfo(text: str) -> dict[str, str]:
+def parse_vmcoreinfo(text: str, notes: Notes = STRICT) -> dict[str, str]:
     """Return the note's values by key, such as ``PAGESIZE``, ``SYMBOL(mem_section)``, ``OFFSET(zone.vm_stat)``.
 
-    A value reaches from the first ``=`` to the end of its line. Raises ParseError for any other line, for a key that
-    comes twice, and when OSRELEASE, the first key every kernel writes, is missing.
+    A value reaches from the first ``=`` to the end of its line. Another line is unknown, and so is a key that comes a
+    second time with another value (which of the two would count?): that one is left out. Raises ParseError when
+    OSRELEASE, the first key every kernel writes, is missing.
     """
     values: dict[str, str] = {}
-    for line, row in numbered(SOURCE, text):
+    twice: set[str] = set()
+    for _, row in numbered(SOURCE, text, notes):
         match = _LINE.fullmatch(row)
         if match is None:
-            raise ParseError(SOURCE, line, row, "not '<key>=<value>'")
-        if match[1] in values:
-            raise ParseError(SOURCE, line, row, f"{match[1]!r} twice")
-        values[match[1]] = match[2]
+            notes.add_unknown(SOURCE, "line", row)
+        elif values.setdefault(match[1], match[2]) != match[2]:
+            notes.add_unknown(SOURCE, "key with two values", row)
+            twice.add(match[1])
     if "OSRELEASE" not in values:
         raise ParseError(SOURCE, 1, text[:200], "no OSRELEASE")
-    return values
+    return {key: value for key, value in values.items() if key not in twice}
 
 
 def note_from_kcore(data: bytes) -> str:

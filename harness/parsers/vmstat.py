@@ -7,25 +7,30 @@ import re
 
 from harness.errors import ParseError
 from harness.parsers._lines import decimal, numbered
+from harness.parsers.notes import STRICT, Notes
 
 SOURCE = "/proc/vmstat"
 
-_LINE = re.compile(r"(\w+) ([0-9]+)", re.ASCII)
+_LINE = re.compile(r"(\S+) ([0-9]+)", re.ASCII)
 
 
-def parse_vmstat(text: str) -> dict[str, int]:
+def parse_vmstat(text: str, notes: Notes = STRICT) -> dict[str, int]:
     """Return the counters by name (pages, events or kB, as the name has it).
 
-    Raises ParseError for any other line, for a name that comes twice, and when nr_free_pages is missing.
+    A counter may have any name. A line of another form, and a name that comes twice (which of the two would count?), is
+    unknown and left out. Raises ParseError when there is no nr_free_pages, the first counter of every kernel.
     """
     counters: dict[str, int] = {}
-    for line, row in numbered(SOURCE, text):
+    twice: set[str] = set()
+    for line, row in numbered(SOURCE, text, notes):
         match = _LINE.fullmatch(row)
         if match is None:
-            raise ParseError(SOURCE, line, row, "not '<name> <number>'")
+            notes.add_unknown(SOURCE, "line", row)
+            continue
         if match[1] in counters:
-            raise ParseError(SOURCE, line, row, f"{match[1]!r} twice")
+            notes.add_unknown(SOURCE, "name with two values", row)
+            twice.add(match[1])
         counters[match[1]] = decimal(SOURCE, line, row, match[2])
-    if "nr_free_pages" not in counters:
+    if "nr_free_pages" not in counters.keys() - twice:
         raise ParseError(SOURCE, 1, text[:200], "no nr_free_pages")
-    return counters
+    return {name: value for name, value in counters.items() if name not in twice}

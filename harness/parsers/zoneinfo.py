@@ -8,126 +8,84 @@ from dataclasses import dataclass, field
 
 from harness.errors import ParseError
 from harness.parsers._lines import decimal, numbered
+from harness.parsers.notes import STRICT, Notes
 from harness.state import Zone
 
 SOURCE = "/proc/zoneinfo"
 
 _HEAD = re.compile(r"Node (0|[1-9][0-9]{0,5}), zone +(\w+)", re.ASCII)
-_NUMBER = re.compile(r"( +)(\w+) +([0-9]+)", re.ASCII)
-_PROTECTION = re.compile(r" {8}protection: \(-?[0-9]{1,20}(?:, -?[0-9]{1,20})*\)")
-_CPU = re.compile(r" {4}cpu: ([0-9]{1,6})")
-_PCP = re.compile(r" {14}(\w+): +(-?[0-9]{1,20})", re.ASCII)
-_THRESHOLD = re.compile(r" {2}vm stats threshold: -?[0-9]{1,20}")
-# The last two stand in v7.2 and v7.3, not yet in v6.12.
-_TAIL = re.compile(r" {2}(node_unreclaimable|start_pfn|reserved_highatomic|free_highatomic): +([0-9]+)")
+_NEEDED = re.compile(r" {8}(spanned|present|managed) +([0-9]+)| {2}(start_pfn): +([0-9]+)")
+_NEEDS = re.compile(r" *(spanned|present|managed|start_pfn)\b")
 
-_PAGES_INDENT = 8
-_STAT_INDENT = 6
+# What else zoneinfo_show_print writes in a zone. The names of statistics are vmstat_text's: any of them will do.
+_KNOWN = (
+    re.compile(r" {2}per-node stats| {2}pagesets| {4}cpu: [0-9]{1,6}| {2}vm stats threshold: -?[0-9]{1,20}"),
+    re.compile(r" {2}pages free +[0-9]{1,20}| {8}(?:boost|min|low|high|promo|cma) +[0-9]{1,20}"),
+    re.compile(r" {8}protection: \(-?[0-9]{1,20}(?:, -?[0-9]{1,20})*\)"),
+    re.compile(r" {6}\w+ +[0-9]{1,20}", re.ASCII),
+    # the last two not yet in v6.12, but in v7.2
+    re.compile(r" {14}(?:count|high|batch|high_min|high_max): +-?[0-9]{1,20}"),
+    # the last two not yet in v6.12, but in v7.2
+    re.compile(r" {2}(?:node_unreclaimable|reserved_highatomic|free_highatomic): +[0-9]{1,20}"),
+)
 
 
 @dataclass
 class _Draft:
-    """One zone while its lines come in; ``seen`` holds (section, name)."""
+    """One zone while its lines come in."""
 
     line: int
     row: str
     node: int
     name: str
-    section: str = "head"
-    seen: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    def put(self, line: int, row: str, name: str, value: int) -> None:
-        if (self.section, name) in self.seen:
-            raise ParseError(SOURCE, line, row, f"{name!r} twice in one zone")
-        self.seen[self.section, name] = value
+    seen: dict[str, int] = field(default_factory=dict)
 
 
-def parse_zoneinfo(text: str) -> tuple[Zone, ...]:
+def parse_zoneinfo(text: str, notes: Notes = STRICT) -> tuple[Zone, ...]:
     """Return every zone of every node, in the order printed; counts are pages.
 
-    ``start_pfn`` is None for a zone without present pages: the kernel prints none there. Raises ParseError for an
-    unknown line, a name or a zone that comes twice, a zone that lacks spanned, present, managed or (when it has pages)
-    start_pfn, and an empty text.
+    ``start_pfn`` is None for a zone without present pages: the kernel prints none there. Other lines than those of the
+    kernels known are unknown. Garbled is what zoneinfo_show_print cannot print: a zone or a needed count that comes
+    twice (the second one is left out). Raises ParseError for a needed count or a head that cannot be read, a zone that
+    lacks spanned, present, managed or (when it has pages) start_pfn, and a text without zones.
     """
-    zones: list[Zone] = []
-    heads: set[str] = set()
+    drafts: dict[str, _Draft] = {}
     draft: _Draft | None = None
-    for line, row in numbered(SOURCE, text):
+    for line, row in numbered(SOURCE, text, notes):
         head = _HEAD.fullmatch(row)
         if head is not None:
-            if draft is not None:
-                zones.append(_freeze(draft))
-            if row in heads:
-                raise ParseError(SOURCE, line, row, "this zone comes twice")
-            heads.add(row)
             draft = _Draft(line, row, int(head[1]), head[2])
-        elif draft is None:
-            raise ParseError(SOURCE, line, row, "before the first 'Node N, zone NAME'")
-        elif not _accept(draft, line, row):
-            raise ParseError(SOURCE, line, row, f"no such line in a zone after its {draft.section}")
-    if draft is None:
-        raise ParseError(SOURCE, 1, "", "no zone at all")
-    zones.append(_freeze(draft))
-    return tuple(zones)
+            if row in drafts:
+                notes.add_garbled(SOURCE, line, row, "this zone comes twice")
+            drafts.setdefault(row, draft)
+        elif row.startswith("Node "):
+            raise ParseError(SOURCE, line, row, "not 'Node N, zone NAME'")
+        elif draft is None or not _accept(draft, line, row, notes):
+            notes.add_unknown(SOURCE, "line", row)
+    if not drafts:
+        raise ParseError(SOURCE, 1, text[:200], "no zone at all")
+    return tuple(_freeze(draft) for draft in drafts.values())
 
 
-def _accept(draft: _Draft, line: int, row: str) -> bool:
-    """Note one line below a zone's head; False if it has no business there."""
-    if row == "  per-node stats" and draft.section == "head":
-        draft.section = "per-node stats"
-        return True
-    if row == "  pagesets" and draft.section == "zone stats":
-        draft.section = "pagesets"
-        return True
-    if row.startswith("  pages free ") and draft.section in ("head", "per-node stats"):
-        draft.section = "pages"
-        draft.put(line, row, "free", decimal(SOURCE, line, row, row[len("  pages free ") :].lstrip(" ")))
-        return True
-    if draft.section == "pages" and _PROTECTION.fullmatch(row):
-        draft.section = "zone stats"
-        return True
-    if draft.section.startswith(("pagesets", "end")):
-        return _accept_late(draft, line, row)
-    number = _NUMBER.fullmatch(row)
-    if number is None:
-        return False
-    if len(number[1]) != (_PAGES_INDENT if draft.section == "pages" else _STAT_INDENT) or draft.section == "head":
-        return False
-    draft.put(line, row, number[2], decimal(SOURCE, line, row, number[3]))
+def _accept(draft: _Draft, line: int, row: str, notes: Notes) -> bool:
+    """Take one line below a zone's head; False if it is unknown."""
+    needed = _NEEDED.fullmatch(row)
+    if needed is None:
+        if _NEEDS.match(row):
+            raise ParseError(SOURCE, line, row, "this count is needed, and not where the kernel prints it")
+        return any(known.fullmatch(row) for known in _KNOWN)
+    name, value = needed[1] or needed[3], needed[2] or needed[4]
+    if name in draft.seen:
+        notes.add_garbled(SOURCE, line, row, f"{name!r} twice in one zone")
+    draft.seen.setdefault(name, decimal(SOURCE, line, row, value))
     return True
 
 
-def _accept_late(draft: _Draft, line: int, row: str) -> bool:
-    """The lines from 'pagesets' on."""
-    tail = _TAIL.fullmatch(row)
-    if tail is not None:
-        draft.section = "end"
-        draft.put(line, row, tail[1], decimal(SOURCE, line, row, tail[2]))
-        return True
-    if draft.section == "end":
-        return False
-    cpu = _CPU.fullmatch(row)
-    if cpu is not None:
-        draft.section = f"pagesets of cpu {cpu[1]}"
-        draft.put(line, row, "cpu", int(cpu[1]))
-        return True
-    if draft.section == "pagesets":
-        return False
-    pcp = _PCP.fullmatch(row)
-    if pcp is not None:
-        draft.put(line, row, pcp[1], int(pcp[2]))
-        return True
-    return _THRESHOLD.fullmatch(row) is not None
-
-
 def _freeze(draft: _Draft) -> Zone:
-    counts: dict[str, int] = {}
     for name in ("spanned", "present", "managed"):
-        value = draft.seen.get(("pages", name))
-        if value is None:
+        if name not in draft.seen:
             raise ParseError(SOURCE, draft.line, draft.row, f"this zone has no {name!r}")
-        counts[name] = value
-    start_pfn = draft.seen.get(("end", "start_pfn"))
-    if counts["present"] and start_pfn is None:
+    seen = draft.seen
+    if seen["present"] and "start_pfn" not in seen:
         raise ParseError(SOURCE, draft.line, draft.row, "this zone has present pages but no 'start_pfn'")
-    return Zone(draft.node, draft.name, counts["spanned"], counts["present"], counts["managed"], start_pfn)
+    return Zone(draft.node, draft.name, seen["spanned"], seen["present"], seen["managed"], seen.get("start_pfn"))

@@ -78,6 +78,7 @@ def _run(run: RunResult) -> dict[str, object]:
         "facts": _plain(run.facts),
         "invariants": _tallies(tally([run])),
         "maps": [_map(found) for found in maps],
+        "unknown": [dataclasses.asdict(note) for note in run.unknown],
         "steps": [_step(step, maps) for step in run.steps],
     }
 

@@ -16,6 +16,7 @@ from harness.errors import UsageError
 from harness.report.json import FORMAT, VERSION
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.result import RunResult, StepResult
+from harness.state import Unknown
 from harness.units import AddrRange
 
 T = TypeVar("T")
@@ -92,7 +93,12 @@ def _run(value: Mapping[str, Any]) -> RunResult:
         bundle=_maybe(lambda text: Path(_text(text)), value["bundle"]),
         started=_text(value["started"]),
         seed=_of(int, value["seed"]),
+        unknown=tuple(_unknown(note) for note in _list(value.get("unknown", []))),
     )
+
+
+def _unknown(value: Mapping[str, Any]) -> Unknown:
+    return Unknown(_text(value["source"]), _text(value["kind"]), _text(value["example"]), _of(int, value["count"]))
 
 
 def _step(value: Mapping[str, Any], maps: Sequence[MemoryMap]) -> StepResult:

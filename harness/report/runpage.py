@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from harness.check import CATALOGUE, CheckResult, Verdict
+from harness.parsers.notes import told
 from harness.report.book import Entry
 from harness.report.drawing import Drawings, safe, timeline
 from harness.report.text import WORDS, invariants_line, plural, seconds
@@ -49,8 +50,9 @@ def _about(entry: Entry) -> Iterator[str]:
     if entry.replay:
         yield f"<pre>{safe(entry.replay, 1000)}</pre>"
     facts = {**entry.axes, **{name: run.facts[name] for name in _FACTS if run.facts.get(name) not in (None, "")}}
-    told = " · ".join(f"{name} {value}" for name, value in facts.items())
-    yield f'<p class="dim">{safe(told, 2000)}</p>'
+    yield f'<p class="dim">{safe(" · ".join(f"{name} {value}" for name, value in facts.items()), 2000)}</p>'
+    for line in told(run.unknown):
+        yield f'<p class="dim">{safe(line, 1000)}</p>'
 
 
 def _steps(run: RunResult, prefix: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.check import CATALOGUE, CheckResult, Verdict
+from harness.parsers.notes import summed, told
 from harness.progress import Progress, Task, default_progress
 from harness.report.families import families_table
 from harness.report.tally import Tally, findings, overall, tally
@@ -112,7 +113,13 @@ class TerminalReporter:
             self.console.print(runs_table(runs))
         if len({(run.family, run.guest) for run in runs if run.family}) > 1:
             self.console.print(families_table(runs))
+        self.unknown(runs)
         self._print(overall_line(runs))
+
+    def unknown(self, runs: Sequence[RunResult]) -> None:
+        """What memhp did not know of the kernels' text, a line for each file: nothing needed it."""
+        for line in told(summed(note for run in runs for note in run.unknown)):
+            self._print(Text(clean(line), style="dim"))
 
     def rest(self) -> None:
         """Take the moving line away; repeatable, and always safe."""

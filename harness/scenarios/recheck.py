@@ -8,11 +8,13 @@ from pathlib import Path
 from harness.check import Verdict
 from harness.model.actions import Reboot
 from harness.model.booted import booted_model, plugged_devices
+from harness.parsers.notes import summed
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.record import load_run
+from harness.scenarios.record import RecordedRun, load_run
 from harness.scenarios.result import RunResult, StepResult
 from harness.scenarios.verdict import check_step, death, judge, worst
+from harness.state import Unknown
 
 
 def recheck(directory: Path) -> RunResult:
@@ -59,4 +61,14 @@ def recheck(directory: Path) -> RunResult:
         bundle=directory,
         started=str(run.details.get("started", "")),
         seed=int(run.details.get("seed", 0)),
+        unknown=_unknown(run),
     )
+
+
+def _unknown(run: RecordedRun) -> tuple[Unknown, ...]:
+    """What of all the saved text memhp does not know."""
+    found = [run.facts.unknown, run.boot.unknown]
+    for step in run.steps:
+        found += [part.unknown for part in step.again or ()]
+        found += [] if step.state is None else [step.state.unknown]
+    return summed(note for notes in found for note in notes)

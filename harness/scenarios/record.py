@@ -24,7 +24,7 @@ from typing import Any
 
 from harness.arch import arch_named
 from harness.check import ResizeReport, TouchReport, UnplugReport
-from harness.collect.store import load_facts, load_state, save_facts, save_state
+from harness.collect.store import load_facts, load_state, save_facts, save_raw, save_state
 from harness.errors import InfraError, UsageError
 from harness.model.actions import Action, action_from_json, action_to_json
 from harness.model.layout import MachineShape
@@ -73,11 +73,18 @@ class Recorder:
         (self.directory / "scenario.yaml").write_text(scenario_text)
         write_json(self.directory / "run.json", {"format": FORMAT, "scenario": scenario, **details})
 
-    def save_boot(self, shape: MachineShape, facts: KernelFacts, state: GuestState) -> None:
-        """The freshly booted guest: the base that later states are compared with."""
+    def save_guest(self, shape: MachineShape, facts: KernelFacts) -> None:
+        """The machine and its kernel."""
         write_json(self.directory / "machine.json", shape_to_json(shape))
         save_facts(self.directory / "facts", facts)
+
+    def save_boot(self, state: GuestState) -> None:
+        """The freshly booted guest: the base that later states are compared with."""
         save_state(self.step_dir(0), state)
+
+    def save_unparsed(self, directory: Path, raw: Mapping[str, bytes]) -> None:
+        """The text of a snapshot that could not be parsed, where the snapshot would be: checked again, it may be."""
+        save_raw(directory, raw)
 
     def save_reboot(self, step: int, facts: KernelFacts, state: GuestState) -> None:
         """The guest as it came up again in ``step``: the base of later comparisons."""

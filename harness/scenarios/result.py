@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.check import CheckResult, Verdict
 from harness.scenarios.memorymap import MemoryMap
+from harness.state import Unknown
 
 #: verdicts that ask nobody to do anything
 FINE = frozenset({Verdict.PASS, Verdict.SKIPPED})
@@ -39,6 +40,7 @@ class RunResult:
 
     ``bundle`` is the directory with everything needed to debug and replay the run, None where nothing was kept.
     ``started`` is ISO 8601 in UTC. ``family`` is the scenario's; ``lacks`` the ability without which it was skipped.
+    ``unknown`` is what of the kernel's text memhp did not know, each thing once.
     """
 
     scenario: str
@@ -56,3 +58,4 @@ class RunResult:
     seed: int
     family: str = ""
     lacks: str = ""
+    unknown: tuple[Unknown, ...] = ()

@@ -40,7 +40,7 @@ from harness.scenarios.start import start_guest
 from harness.scenarios.steps import VERBS
 from harness.scenarios.together import side_by_side
 from harness.scenarios.verdict import worst
-from harness.state import KernelFacts, NotObserved
+from harness.state import KernelFacts, NotObserved, Unknown
 
 
 def run_scenarios(
@@ -137,6 +137,7 @@ class _Run:
         self.steps: list[StepResult] = []
         self.total = 0
         self.facts: dict[str, object] = {}
+        self.unknown: tuple[Unknown, ...] = ()
         self.bundle: Path | None = None
         self._stack = contextlib.ExitStack()
         self._guest: BootedGuest | None = None
@@ -245,8 +246,10 @@ class _Run:
         try:
             self._do_steps(session)
         except InfraError as error:
+            self.unknown = session.unknown
             self._offer(session, error)
             raise
+        self.unknown = session.unknown
         self.facts["peak_memory"] = peak_memory(guest.machine.pid)
         if any(step.verdict is not Verdict.PASS for step in self.steps):
             self._offer(session, None)
@@ -312,6 +315,7 @@ class _Run:
             seed=self.options.seed,
             family=self.scenario.family,
             lacks=lacks,
+            unknown=self.unknown,
         )
         return self._close_bundle(result)
 

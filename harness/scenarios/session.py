@@ -6,15 +6,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from harness.check import Verdict
 from harness.collect.snapshot import collect_state
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, InfraError
+from harness.errors import DeadlineExpired, InfraError, ParseError
 from harness.guest.blocks import wait_blocks
 from harness.guest.loads import LoadCount, pause_loads, resume_loads
 from harness.model.actions import Action, PlugVirtioMem, Reboot
 from harness.model.booted import booted_model, plugged_devices
+from harness.parsers.notes import summed, told
 from harness.qemu.memdev import wait_size
 from harness.scenarios.boot import BootedGuest, meet_again
 from harness.scenarios.changes import describe_changes
@@ -24,7 +26,7 @@ from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.result import StepResult
 from harness.scenarios.verdict import check_step, death, judge
-from harness.state import GuestState, NotObserved
+from harness.state import GuestState, NotObserved, Unknown
 
 
 class Session:
@@ -45,10 +47,13 @@ class Session:
         self.loads: dict[str, LoadCount] = {}
         self.held: set[str] = set()
         self.expect = "done"
-        self.state = self._first_look(guest.shape.cold, self.deadline())
+        self.unknown: tuple[Unknown, ...] = ()
+        recorder.save_guest(guest.shape, guest.facts)
+        self._note_unknown(guest.facts.unknown)
+        self.state = self._first_look(guest.shape.cold, self.deadline(), recorder.step_dir(0))
         self.model = booted_model(guest.shape, guest.facts, self.state, guest.shape.cold)
         self.layout = self.model.layout
-        recorder.save_boot(guest.shape, guest.facts, self.state)
+        recorder.save_boot(self.state)
 
     def deadline(self) -> Deadline:
         """A fresh deadline for one step."""
@@ -56,7 +61,7 @@ class Session:
 
     def look(self) -> GuestState:
         """One snapshot beside the steps: nothing is checked, and no step compares with it."""
-        return self._collect(self.deadline())
+        return self._collect(self.deadline(), self.recorder.directory / "look")
 
     def apply(self, action: Action) -> None:
         """Tell the model and the record what took effect; steps side by side do so one after the other."""
@@ -75,18 +80,19 @@ class Session:
         self.guest.console.expect_reboot()
         self.guest.machine.qmp.execute("system_reset", deadline=deadline)
         self.guest = meet_again(self.guest, mark, deadline)
-        self.state = self._first_look(plugged, deadline)
+        self._note_unknown(self.guest.facts.unknown)
+        self.state = self._first_look(plugged, deadline, self.recorder.boot_dir(self.number) / "state")
         self.recorder.save_reboot(self.number, self.guest.facts, self.state)
         self.recorder.note_action(self.number, Reboot())
         self.model = booted_model(self.guest.shape, self.guest.facts, self.state, plugged)
         self.layout = self.model.layout
 
-    def _first_look(self, plugged: Sequence[Action], deadline: Deadline) -> GuestState:
+    def _first_look(self, plugged: Sequence[Action], deadline: Deadline, directory: Path) -> GuestState:
         """A snapshot of the booted guest, when the drivers of what it came up with have done what they were asked."""
         for action in plugged:
             if isinstance(action, PlugVirtioMem):
                 wait_size(self.guest.machine, action.id, action.requested, deadline=deadline)
-        return self._collect(deadline)
+        return self._collect(deadline, directory)
 
     def check_boot(self) -> StepResult:
         """Step 0: every invariant on the freshly booted guest."""
@@ -153,7 +159,12 @@ class Session:
         self._settle(deadline)
         self._rest(outcome, deadline)
         guest_seconds = time.monotonic() - started
-        before, self.state = self.state, self._collect(deadline)
+        before = self.state
+        try:
+            self.state = self._collect(deadline, self.recorder.step_dir(self.number))
+        except ParseError:
+            self.recorder.save_step(self.number, title, expect, outcome, None, breaks)
+            raise
         self.recorder.save_step(self.number, title, expect, outcome, self.state, breaks)
         return self._examine(title, expect, outcome, started, guest_seconds, before, self.state, breaks)
 
@@ -212,11 +223,27 @@ class Session:
         except DeadlineExpired as late:
             self.recorder.note(f"step {self.number}: {late.message}")
 
-    def _collect(self, deadline: Deadline) -> GuestState:
+    def _collect(self, deadline: Deadline, directory: Path) -> GuestState:
+        """A snapshot; text that cannot be parsed is kept in ``directory``, and what is not known is noted."""
         guest = self.guest
-        return collect_state(
-            guest.shell, guest.machine, guest.console, facts=guest.facts, deadline=deadline, kernel=guest.kernel
+        state = collect_state(
+            guest.shell,
+            guest.machine,
+            guest.console,
+            facts=guest.facts,
+            deadline=deadline,
+            kernel=guest.kernel,
+            keep=lambda raw: self.recorder.save_unparsed(directory, raw),
         )
+        self._note_unknown(state.unknown)
+        return state
+
+    def _note_unknown(self, notes: Sequence[Unknown]) -> None:
+        """Remember each unknown thing once, and put the new ones down at once."""
+        known = len(self.unknown)
+        self.unknown = summed([*self.unknown, *notes])
+        for line in told(self.unknown[known:]):
+            self.recorder.note(line)
 
 
 def overlap(before: Mapping[str, LoadCount], after: Mapping[str, LoadCount]) -> tuple[str, str]:

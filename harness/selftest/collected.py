@@ -47,6 +47,15 @@ def _short(where: AddrRange) -> str:
     return rf"\g<1>{inclusive(AddrRange(where.start, where.end - 4096))} : \g<2>" + "\n"
 
 
+def _named(name: str) -> Edit:
+    """The line of a DIMM has a name that no kernel prints."""
+    return _dimm_line(lambda where: rf"\g<1>{inclusive(where)} : {name}" + "\n")
+
+
+def _backwards(where: AddrRange) -> str:
+    return rf"\g<1>{where.end - 1:08x}-{where.start:08x} : \g<2>" + "\n"
+
+
 def _virtio_mem_outside(scene: Scene, text: str) -> str:
     """What virtio-mem added stands beside its device instead of below it."""
     return replace(text, r"^ +([0-9a-f]+-[0-9a-f]+ : System RAM \(virtio_mem\))$", r"\1")
@@ -90,6 +99,10 @@ _IOMEM = (
     ),
     source("iomem-hot-short", IOMEM, "the line of hot-added memory is a page short", "IOM-1", edit=_dimm_line(_short)),
     source("iomem-hot-split", IOMEM, "hot-added memory has two lines", "IOM-1", edit=_dimm_line(_split)),
+    source("iomem-name-freed", IOMEM, "hot-added memory has a name without letters", "IOM-1", "IOM-3", edit=_named("")),
+    source("iomem-name-torn", IOMEM, "a newline is in a name", "IOM-1", "IOM-3", edit=_named("Sys\ntem RAM")),
+    source("iomem-name-rubbish", IOMEM, "rubbish is in a name", "IOM-1", "IOM-3", edit=_named("System\x02\x7f RAM")),
+    source("iomem-backwards", IOMEM, "a range runs backwards", "IOM-1", "IOM-3", edit=_dimm_line(_backwards)),
     source("iomem-not-nested", IOMEM, "virtio-mem's memory is not below its device", "IOM-1", edit=_virtio_mem_outside),
     source("iomem-dax-lost", IOMEM, "a DAX device has no line", "IOM-1", edit=replaced(r"^ *\S+ : dax\S+\n", "")),
     source("iomem-left-behind", IOMEM, "removed memory has a line again", "IOM-2", edit=_removed_is_back),
@@ -185,6 +198,20 @@ _BLOCKS = (
         "BLK-2",
         edit=_online("state", "memory{index}/state:going-offline\n"),
     ),
+    source(
+        "block-state-rubbish",
+        BLOCKS,
+        "rubbish is in a block's state",
+        "BLK-1",
+        edit=_online("state", "memory{index}/state:on\x01line\n"),
+    ),
+    source(
+        "block-state-twice",
+        BLOCKS,
+        "a block's state has two lines",
+        "BLK-1",
+        edit=_online("state", "memory{index}/state:online\nmemory{index}/state:online\n"),
+    ),
     source("block-states-swapped", BLOCKS, "two blocks have changed places", "BLK-2", edit=_blocks_swapped),
     source("policy", POLICY, "another auto-online policy", "BLK-2", edit=_other_policy),
 )
@@ -220,6 +247,12 @@ _COUNTERS = (
     source("zone-present", ZONES, "a page more is present", "ZON-1", edit=_zone("present", 1)),
     source("zone-spanned", ZONES, "a zone spans a section too much", "ZON-1", edit=_zone("spanned", 1 << 15)),
     source("zone-start", ZONES, "a zone begins a section later", "ZON-1", edit=_zone("start_pfn", 1 << 15)),
+    source(
+        "zone-twice", ZONES, "a zone is there twice", "ZON-1", edit=replaced(r"(?s)\A(Node .*?\n)(?=Node )", r"\1\1")
+    ),
+    source("zone-rubbish", ZONES, "rubbish is in a zone's name", "ZON-1", edit=replaced(r"^(Node 0.*)$", "\\1\x01")),
+    source("total-rubbish", MEMINFO, "rubbish is in a name", "MEM-1", edit=replaced(r"^MemFree", "Mem\x1bFree")),
+    source("vmstat-rubbish", VMSTAT, "rubbish is in a name", "MEM-2", edit=replaced(r"^nr_free_pages", "nr\x08_free")),
     source("total-less", MEMINFO, "MemTotal lacks a page", "MEM-1", edit=added_to(r"^(MemTotal: +)(\d+) kB", -4)),
     source("total-more", MEMINFO, "MemTotal has a page more", "MEM-1", edit=added_to(r"^(MemTotal: +)(\d+) kB", 4)),
     source(
@@ -309,6 +342,10 @@ def _attribute(name: str) -> Callable[[Scene, str], str]:
     return change
 
 
+def _twice(scene: Scene, line: str) -> str:
+    return line + line
+
+
 def _other_level(scene: Scene, line: str) -> str:
     return replace(line, r" (PMD|PTE) ", " PTE " if " PMD " in line else " PMD ")
 
@@ -344,6 +381,7 @@ _PAGE_TABLES = (
     source(
         "dump-other-level", DUMP, "memory is mapped at another level", "LIN-3", "XCK-1", edit=_lines(_hot, _other_level)
     ),
+    source("dump-run-twice", DUMP, "the dump goes back to where it was", "XCK-1", edit=_lines(_hot, _twice)),
     source(
         "dump-memmap-gone", DUMP, "memmap is not mapped", "VMM-1", "XCK-1", edit=_lines(_hot_memmap, _attribute("gone"))
     ),

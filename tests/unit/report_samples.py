@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from harness.check import CheckResult, Finding, Verdict
 from harness.scenarios.result import RunResult, StepResult
+from harness.state import Unknown
 
 #: a terminal escape, rich markup, XML, a control character that XML cannot carry, a right-to-left override
 HOSTILE = "\x1b[31m[bold]<x>&\x07\x00\u202e"
@@ -57,6 +59,12 @@ BAD = run(
     reason="step 1 (step 1): BLK-1 broken",
     bundle=Path("memhp-runs/1"),
 )
+UNKNOWN = (
+    Unknown("/proc/zoneinfo", "line", "  borrowed: 0", 2),
+    Unknown("/proc/zoneinfo", "line", f"  {HOSTILE}", 1),
+    Unknown("/proc/slabinfo", "column", "<align>", 1),
+)
+BAD = dataclasses.replace(BAD, unknown=UNKNOWN)
 REFUSED = run(Verdict.REFUSED, step(0), step(1, Verdict.REFUSED, note="the guest keeps d"), reason="step 1: refused")
 SKIPPED = run(Verdict.SKIPPED, reason="debian has no CONFIG_X", hint="build the kernel with it")
 INFRA = run(Verdict.INFRA, step(0), reason="QEMU died", hint="see qemu.stderr", bundle=Path("memhp-runs/2"))

@@ -22,7 +22,8 @@ from harness.errors import GuestError, ParseError, UsageError
 from harness.guest.console import Console
 from harness.guest.shell import OUTPUT_LIMIT, Completed
 from harness.parsers.dmesg import alarming
-from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved
+from harness.parsers.notes import Notes
+from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved, Unknown
 from harness.units import GIB, AddrRange
 
 RECORDED = Path(__file__).parent / "fixtures" / "arm64-built"
@@ -172,8 +173,9 @@ def test_a_snapshot_needs_its_boot(facts: KernelFacts) -> None:
 
 def test_parameters() -> None:
     assert parse_parameters("a/parameters/b:c:d\n") == {"a.b": "c:d"}
-    with pytest.raises(ParseError, match="not '<module>/parameters/<parameter>:<value>'"):
-        parse_parameters("a/b:c\n")
+    notes = Notes()
+    assert parse_parameters("a/b:c\na/parameters/b:d\n", notes) == {"a.b": "d"}
+    assert notes.unknown == (Unknown("/sys/module", "line", "a/b:c", 1),)
 
 
 def test_saved_states_are_parsed_afresh(tmp_path: Path, state: GuestState, facts: KernelFacts) -> None:
@@ -230,3 +232,44 @@ def test_what_is_no_saved_snapshot(tmp_path: Path, state: GuestState, facts: Ker
     (tmp_path / "facts" / "meta.json").write_text('{"format": 1, "kind": "facts", "arch": "arm64"}')
     with pytest.raises(UsageError, match=r"meta.json is not whole: KeyError\('release'\)"):
         load_facts(tmp_path / "facts", ARM64)
+
+
+def test_a_tree_that_changed_while_it_was_read_is_read_again(facts: KernelFacts) -> None:
+    class Restless(RecordedGuest):
+        """Shows the last line of /proc/iomem twice, as often as ``torn`` says."""
+
+        torn = 2
+
+        def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> Completed:
+            whole = STATE_SOURCES["iomem"]
+            more = b"".join([b"fffff000-ffffffff : x%d\n" % self.torn] * 2) if self.torn else b""
+            self.torn = max(0, self.torn - 1)
+            self.sources = {**self.sources, "iomem": whole + more}
+            return super().run(command, stdin=stdin, deadline=deadline, limit=limit)
+
+    state = collect_state(Restless(STATE_SOURCES), None, None, facts=facts, deadline=Deadline(5))
+    assert state.raw["iomem"] == STATE_SOURCES["iomem"]
+    twice = STATE_SOURCES["iomem"] + b"fffff000-ffffffff : x\n" * 2
+    guest = RecordedGuest({**STATE_SOURCES, "iomem": twice})
+    lasting = collect_state(guest, None, None, facts=facts, deadline=Deadline(5))
+    assert lasting.raw["iomem"] == twice and guest.asked.endswith(" iomem")
+
+
+def test_text_that_cannot_be_parsed_is_handed_over_first(facts: KernelFacts) -> None:
+    kept: list[Mapping[str, bytes]] = []
+    guest = RecordedGuest({**STATE_SOURCES, "meminfo": b"MemTotal: many\n"})
+    with pytest.raises(ParseError, match="/proc/meminfo:1: not 'MemTotal"):
+        collect_state(guest, None, None, facts=facts, deadline=Deadline(5), keep=kept.append)
+    assert len(kept) == 1 and kept[0]["meminfo"] == b"MemTotal: many\n" and kept[0]["iomem"] == STATE_SOURCES["iomem"]
+
+
+def test_what_a_kernels_facts_have_that_nobody_knows(tmp_path: Path) -> None:
+    sources = {**FACTS_SOURCES, "config": b"CONFIG_A=y\nCONFIG_B=\x01\n", "parameters": b"odd\n"}
+    facts = collect_facts(RecordedGuest(sources), ARM64, Deadline(5))
+    assert facts.unknown == (
+        Unknown("kernel config", "line", r"CONFIG_B=\x01", 1),
+        Unknown("/sys/module", "line", "odd", 1),
+        Unknown("kernel config", "line with characters of no text", r"CONFIG_B=\x01", 1),
+    )
+    save_facts(tmp_path / "facts", facts)
+    assert load_facts(tmp_path / "facts", ARM64) == facts

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from harness.errors import ParseError
 from harness.parsers.dmesg import alarming, parse_dmesg
-from harness.state import DmesgLine
+from harness.parsers.notes import Notes
+from harness.state import DmesgLine, Unknown
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -272,27 +273,44 @@ def test_prefix_facility_caller_and_continuation() -> None:
     assert parse_dmesg("<6>[    1.000000] \x1b[1mbold\ufffd\n")[0].text == "\x1b[1mbold\ufffd"
 
 
+def test_a_log_that_was_cut_off() -> None:
+    with pytest.raises(ParseError, match="dmesg:1: the text ends in the middle of a line"):
+        parse_dmesg("<6>[    0.000000] a")
+
+
+WARN = "WARNING: CPU: 0 PID: 1 at mm/memory_hotplug.c:1 f+0x0/0x10"
+
+
 @pytest.mark.parametrize(
-    ("text", "line", "why"),
+    ("text", "line", "kind"),
     [
-        ("<6>Booting Linux\n", 1, "the guest needs printk.time=1"),
-        ("<6>[    0.000000] a\n<6>b\n", 2, "the guest needs printk.time=1"),
-        ("more\n", 1, "begins in the middle of a message"),
-        ("<6>[    0.000000] a", 1, "ends in the middle of a line"),
-        ("<6>[    0.000000] a\0\n", 1, "does not belong into this file"),
-        ("<6>[    0.000000] a\n<6>[    0.000000] \udc80\n", 2, "does not belong into this file"),
+        (f"<4>{WARN}", DmesgLine(1.5, 4, WARN, "WARN"), "message without a time stamp"),
+        (f"<4>[    2.000000][    T1] {WARN}", DmesgLine(2.0, 4, WARN, "WARN"), None),
+        (f"<4>[    2.000000][    T1][ init/1] {WARN}", DmesgLine(2.0, 4, WARN, "WARN"), "message with another prefix"),
+        (f"<4>[    2.000000][ CPU0] {WARN}", DmesgLine(2.0, 4, WARN, "WARN"), "message with another prefix"),
+        (f"[    2.000000] {WARN}", DmesgLine(2.0, None, WARN, "WARN"), "message with another prefix"),
+        (WARN, DmesgLine(1.5, 6, WARN, "WARN"), None),
+        ("<6>[    2.000000] \ufffd\x00\udc80", DmesgLine(2.0, 6, "\ufffd\x00\udc80"), None),
     ],
 )
-def test_refusals(text: str, line: int, why: str) -> None:
-    with pytest.raises(ParseError) as caught:
-        parse_dmesg(text)
-    assert caught.value.line == line
-    assert why in str(caught.value)
+def test_no_prefix_hides_an_alarm(text: str, line: DmesgLine, kind: str | None) -> None:
+    notes = Notes()
+    assert parse_dmesg(f"<6>[    1.500000] a\n{text}\n", notes)[1] == line
+    assert [note.kind for note in notes.unknown] == ([] if kind is None else [kind])
 
 
-def test_recorded_log_without_time_stamps_is_refused() -> None:
-    with pytest.raises(ParseError, match=r"printk\.time=1"):
-        parse_dmesg((FIXTURES / "arm64-virtio-mem/dmesg-notime.txt").read_text())
+def test_a_log_that_begins_in_the_middle_of_a_message() -> None:
+    notes = Notes()
+    assert parse_dmesg(f"{WARN}\n", notes) == (DmesgLine(0.0, None, WARN, "WARN"),)
+    assert notes.unknown == (Unknown("dmesg", "line without a message before it", WARN, 1),)
+
+
+def test_a_recorded_log_without_time_stamps() -> None:
+    text = (FIXTURES / "arm64-virtio-mem/dmesg-notime.txt").read_text()
+    notes = Notes()
+    assert len(parse_dmesg(text, notes)) == len(text.splitlines())
+    assert {note.kind for note in notes.unknown} == {"message without a time stamp"}
+    assert sum(note.count for note in notes.unknown) > 100
 
 
 @given(st.text())

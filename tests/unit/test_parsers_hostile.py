@@ -117,8 +117,8 @@ def test_nothing_takes_quadratic_time(name: str, unit: str) -> None:
 
 def test_a_message_quotes_the_line_but_not_all_of_it() -> None:
     with pytest.raises(ParseError) as caught:
-        parse_vmstat("nr_free_pages 1\n" + "x" * 5000 + "\n")
+        parse_vmstat("nr_free_pages 1\n" + "x 1" + "1" * 5000 + "\n")
     message = str(caught.value)
-    assert message.startswith("/proc/vmstat:2: not '<name> <number>': 'xxx")
+    assert message.startswith("/proc/vmstat:2: '11111111111111111111111111")
     assert len(message) < 500
     assert caught.value.hint is not None

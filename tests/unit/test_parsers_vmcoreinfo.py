@@ -62,12 +62,8 @@ def test_values_keep_their_equals_signs() -> None:
     [
         ("", "no OSRELEASE"),
         ("PAGESIZE=4096\n", "no OSRELEASE"),
-        (TEXT + "PAGESIZE=4096\n", "'PAGESIZE' twice"),
-        (TEXT + "0x0000000040218000 1024\n", "not '<key>=<value>'"),
-        (TEXT + "=3\n", "not '<key>=<value>'"),
-        (TEXT + "A(b=3\n", "not '<key>=<value>'"),
         (TEXT[:-1], "ends in the middle of a line"),
-        (TEXT + "\0", "does not belong into this file"),
+        (TEXT + "\0\n", "does not belong into this file"),
     ],
 )
 def test_text_refusals(text: str, why: str) -> None:

@@ -185,3 +185,8 @@ def test_the_timeline_is_as_wide_as_the_time() -> None:
 def test_a_map_of_too_many_pieces_is_drawn_in_part() -> None:
     many = MemoryMap(tuple((0, AddrRange(n * GIB, n * GIB + 4096), "System RAM") for n in range(0, 400, 2)), ())
     assert memory(many, scale_of([many])).count("<rect") < 30
+
+
+def test_what_memhp_does_not_know_stands_in_the_run() -> None:
+    page = to_html(book_of("memhp", "2026-11-21T00:00:00+00:00", [BAD], {}))
+    assert "/proc/zoneinfo: 3 lines that memhp does not know: &#x27;borrowed: 0&#x27;" in page

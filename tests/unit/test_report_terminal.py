@@ -179,3 +179,14 @@ def test_words() -> None:
     assert (plural(1, "step"), plural(0, "step")) == ("1 step", "0 steps")
     assert invariants_line(()) == "not checked"
     assert invariants_line((PASSED, PASSED)) == "2/2 invariants"
+
+
+def test_what_memhp_does_not_know_is_told_once_for_all_runs() -> None:
+    lines = shown(GOOD, BAD, BAD).splitlines()
+    told = [line for line in lines if "does not know" in line]
+    assert told == [
+        f"/proc/zoneinfo: 3 lines that memhp does not know: 'borrowed: 0', '{clean(HOSTILE)}'",
+        "/proc/slabinfo: 1 column that memhp does not know: '<align>'",
+    ]
+    assert lines[-1].startswith("FAILED") and lines[-2] == told[-1]
+    assert "does not know" not in shown(GOOD)

@@ -67,6 +67,8 @@ def test_chosen() -> None:
         "zone-present",
         "zone-spanned",
         "zone-start",
+        "zone-twice",
+        "zone-rubbish",
     ]
 
 
