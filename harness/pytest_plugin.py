@@ -49,6 +49,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("memhp", "Linux memory hotplug in QEMU guests")
     for name, metavar, text in _OPTIONS:
         group.addoption(f"--memhp-{name}", metavar=metavar, help=text)
+    known = "a known bug fails a test, as any other does"
+    group.addoption("--memhp-no-known-bugs", action="store_true", help=known)
     group.addoption("--memhp-arch", action="append", metavar="ARCH", help="arm64 (the default); repeatable")
     group.addoption("--memhp-scenario", action="append", metavar="NAME", help="only this scenario or file; repeatable")
 
@@ -161,7 +163,8 @@ def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         start = read_start(_option(request.config, "boot") or "auto", "--memhp-boot")
     except UsageError as error:
         _refuse(error)
-    return RunOptions(bundle_dir=bundles, timeout=timeout, start=start)
+    known = not request.config.getoption("--memhp-no-known-bugs")
+    return RunOptions(bundle_dir=bundles, timeout=timeout, start=start, known_bugs=known)
 
 
 @pytest.fixture(scope="session")
@@ -240,6 +243,8 @@ def memhp_run(
             request.node.stash.setdefault(_bundles, []).append(result.bundle)
         if result.verdict is Verdict.SKIPPED:
             pytest.skip(result.reason)
+        if result.verdict is Verdict.KNOWN:
+            pytest.xfail(result.reason)
         if result.verdict is not Verdict.PASS:
             pytest.fail(findings_text(result), pytrace=False)
         return result

@@ -26,6 +26,10 @@ class Build:
             return NO_CONFIG
         return any(self.options.get(name) == "y" for name in names)
 
+    def value(self, name: str) -> str | NotObserved:
+        """What the option is set to, ``n`` if it is not."""
+        return NO_CONFIG if self.options is None else self.options.get(name, "n")
+
     def lacking(self, names: tuple[str, ...]) -> tuple[str, ...] | NotObserved:
         """Those of ``names`` that are neither built in nor a module."""
         if self.options is None:

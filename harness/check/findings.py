@@ -10,11 +10,13 @@ from dataclasses import dataclass
 class Verdict(enum.Enum):
     """How a step or a run ended. Only PASS is good; the others differ in whose turn it is to act.
 
-    FAIL: the kernel under test broke an invariant. REFUSED: the guest refused what the scenario needed.
+    FAIL: the kernel under test broke an invariant. KNOWN: all that it broke is a known bug, exactly. REFUSED: the guest
+    refused what the scenario needed.
     SKIPPED: a named ability is missing. INFRA: the harness or its world failed, the kernel got no verdict.
     """
 
     PASS = "pass"
+    KNOWN = "known-bug"
     FAIL = "fail"
     REFUSED = "refused"
     SKIPPED = "skipped"

@@ -20,7 +20,9 @@ def shell(arguments: Arguments) -> int:
     """memhp shell."""
     guest = guest_of(arguments)
     timeout = read_seconds(arguments.timeout, "--timeout")
-    options = RunOptions(bundle_dir_of(arguments), timeout=timeout, start=start_of(arguments))
+    options = RunOptions(
+        bundle_dir_of(arguments), timeout=timeout, start=start_of(arguments), known_bugs=arguments.known_bugs
+    )
     from harness.progress import default_progress
     from harness.shell.explorer import Explorer
     from harness.shell.prompt import at_a_terminal, given_lines, typed_lines
@@ -61,7 +63,10 @@ def replay(arguments: Arguments) -> int:
     from harness.scenarios.replay import read_replay, require_kernel
 
     recorded = read_replay(Path(arguments.bundle))
-    options = RunOptions(bundles, recorded.seed, timeout, rounds=recorded.rounds, start=recorded.start)
+    known = arguments.known_bugs
+    options = RunOptions(
+        bundles, recorded.seed, timeout, rounds=recorded.rounds, start=recorded.start, known_bugs=known
+    )
     with open_reporter(arguments) as reporter:
         require_kernel(recorded, reporter.progress)
         return finish(arguments, reporter, run_all([recorded.scenario], [recorded.guest], options, reporter))

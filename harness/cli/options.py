@@ -192,4 +192,5 @@ def run_options(arguments: Arguments, jobs: int = 1) -> RunOptions:
         rounds=read_rounds(getattr(arguments, "rounds", None)),
         start=start_of(arguments),
         jobs=read_jobs(arguments.jobs, jobs),
+        known_bugs=getattr(arguments, "known_bugs", True),
     )

@@ -17,7 +17,7 @@ Arguments = argparse.Namespace
 
 EPILOG = """\
 exit status of run, merge, check, collect, replay, shell, attach and demo:
-  0  all passed
+  0  all passed, or met nothing but known bugs (memhp list bugs)
   1  the kernel under test broke an invariant
   2  usage or configuration error; or every scenario was skipped for a missing ability
   3  no verdict: infrastructure failed, or the guest refused a step that the scenario needs
@@ -33,7 +33,7 @@ first line to try: memhp run -a arm64 --kernel path/to/Image
 REPORTS = ("json", "junit", "ktap", "kcidb", "html")
 
 _PARTS = ("qemu", "firmware", "guest-root", "kernel", "debian-kernel")
-_LISTS = ("scenarios", "verbs", "invariants", "guests", "kernels", "support")
+_LISTS = ("scenarios", "verbs", "invariants", "bugs", "guests", "kernels", "support")
 
 
 #: argparse's own words, quotes around the choices depending on Python's version
@@ -101,7 +101,8 @@ def _setting_up(add: _Add) -> None:
     fetch = add("fetch", "fetch or build every part now: QEMU, firmware, guest root, kernels")
     fetch.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(_PARTS)}; none: all of them")
     _arches(fetch)
-    listing = add("list", "list scenarios, verbs, invariants, guests, kernels, or what works where: support tries all")
+    lists = "list scenarios, verbs, invariants, known bugs, guests, kernels, or what works where: support tries all"
+    listing = add("list", lists)
     listing.add_argument("what", choices=_LISTS, help="what to list")
     _arches(listing)
     listing.add_argument("--json", action="store_true", help="print JSON")
@@ -135,6 +136,7 @@ def _at_a_prompt(add: _Add) -> None:
     _lines(shell)
     shell.add_argument("--bundle-dir", metavar="DIR", help="where the session is recorded (default: memhp-runs)")
     _timeout(shell)
+    _known_bugs(shell)
     _guest(shell)
     attach = add("attach", "the prompt of shell on a guest that `run --keep` has left")
     attach.add_argument("bundle", nargs="?", metavar="BUNDLE", help="the run's bundle (none: the newest kept guest)")
@@ -143,6 +145,7 @@ def _at_a_prompt(add: _Add) -> None:
     replay.add_argument("bundle", metavar="BUNDLE", help="the directory of a run, or of a session of shell")
     replay.add_argument("--bundle-dir", metavar="DIR", help="keep the bundle there even if it passes")
     _timeout(replay)
+    _known_bugs(replay)
     _reports(replay)
 
 
@@ -270,6 +273,12 @@ def _running(parser: argparse.ArgumentParser, jobs: str) -> None:
     ending.add_argument("--keep-going", dest="fail_fast", action="store_false", help="run all, come what may (default)")
     ending.add_argument("--fail-fast", action="store_true", help="stop after the first scenario that does not pass")
     parser.set_defaults(fail_fast=False)
+    _known_bugs(group)
+
+
+def _known_bugs(parser: argparse._ActionsContainer) -> None:
+    help = "a known bug of the kernel under test is as red as any other (memhp list bugs)"
+    parser.add_argument("--no-known-bugs", dest="known_bugs", action="store_false", help=help)
 
 
 def _matrix(parser: argparse.ArgumentParser) -> None:

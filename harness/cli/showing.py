@@ -66,6 +66,24 @@ def _invariants() -> Iterator[dict[str, object]]:
         yield {"id": item.id, "statement": item.statement, "source": item.source, "motive": item.motive}
 
 
+def _bugs() -> Iterator[dict[str, object]]:
+    from harness.config.bugs import known_bugs
+
+    for bug in known_bugs().values():
+        fixed = [str(fix) for fix in bug.fixed]
+        yield {
+            "id": bug.id,
+            "arch": list(bug.arches),
+            "since": str(bug.since),
+            "fixed": fixed or [f"not as of {bug.checked}"],
+            "breaks": bug.effects,
+            "scenarios": list(bug.scenarios),
+            "title": bug.title,
+            "source": bug.source,
+            "conditions": bug.when.spelled,
+        }
+
+
 def _guests() -> Iterator[dict[str, object]]:
     from harness.config.guest import DEFAULT_BOOT, GuestSpec, known_guests, load_guest
 
@@ -105,6 +123,7 @@ _LISTS: Mapping[str, tuple[Callable[[], Iterable[dict[str, object]]], tuple[str,
     "scenarios": (_scenarios, ("name", "family", "needs", "summary")),
     "verbs": (_verbs, ("verb", "takes", "meaning")),
     "invariants": (_invariants, ("id", "statement")),
+    "bugs": (_bugs, ("id", "arch", "since", "fixed", "breaks", "scenarios", "title")),
     "guests": (_guests, ("name", "arch", "shape")),
     "kernels": (_kernels, ("selector", "meaning")),
 }

@@ -16,7 +16,7 @@
         expect: refused                   # done (the default), refused (by the guest), failed, qemu-refused
       - offline: {boot: true, last: 1}
         expect: {arm64: refused, riscv64: done}
-        breaks: {riscv64: [SEC-1]}        # a known bug of the kernel: no others may be broken here
+        bug: {riscv64: some-bug}          # known bugs that show here, one or a list: configs/known-bugs.yaml has them
       - check: {}
         only: arm64                       # left out on other architectures
 """
@@ -29,11 +29,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from harness.config.bugs import known_bugs
 from harness.config.cold import ColdDevice
 from harness.config.guest import DEFAULT_BOOT, GuestSpec, problems, read_shape
 from harness.config.places import configs_dir
 from harness.config.plan import Plan
-from harness.config.verbs import ABILITY_NAMES, CAN_FAIL, EXPECTATIONS, INVARIANTS, SIDE_BY_SIDE, VERBS, title_of
+from harness.config.verbs import ABILITY_NAMES, CAN_FAIL, EXPECTATIONS, SIDE_BY_SIDE, VERBS, title_of
 from harness.config.yaml import Value, parse, read_text, show, suggest
 from harness.errors import ConfigError, UsageError
 
@@ -44,7 +45,7 @@ MAX_STEPS = 100_000
 #: the first round of a soak warms caches up; three more make a line
 LEAST_ROUNDS = 4
 #: keys of a step that say how it is meant to end
-_ENDINGS = ("expect", "breaks", "only")
+_ENDINGS = ("expect", "bug", "only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,8 @@ class Step:
     """One step: ``args`` has every argument of its verb, sizes in bytes, absent ones at their default.
 
     ``repeat`` is a verb with ``times``, ``steps`` and ``soak``, ``parallel`` one with ``steps``. ``expect`` is how it
-    is meant to end, ``breaks`` are the invariants that a known bug of the kernel breaks; ``expect_on`` and
-    ``breaks_on`` are the same by architecture, where that matters: see ``on``; ``only`` is the one architecture it is
+    is meant to end, ``bugs`` are the ids of known bugs that show here on a kernel that has them; ``expect_on`` and
+    ``bugs_on`` are the same by architecture, where that matters: see ``on``; ``only`` is the one architecture it is
     done on. ``key`` and ``lines`` say where it stands in its file.
     """
 
@@ -63,9 +64,9 @@ class Step:
     expect: str = "done"
     key: str = ""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
-    breaks: tuple[str, ...] = ()
+    bugs: tuple[str, ...] = ()
     expect_on: Mapping[str, str] = field(default_factory=dict)
-    breaks_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    bugs_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     only: str | None = None
 
     def on(self, arch: str) -> Step:
@@ -73,8 +74,8 @@ class Step:
         args = self.args
         if "steps" in args:
             args = {**args, "steps": steps_on(args["steps"], arch)}
-        expect, breaks = self.expect_on.get(arch, self.expect), self.breaks_on.get(arch, self.breaks)
-        return dataclasses.replace(self, args=args, expect=expect, breaks=breaks, expect_on={}, breaks_on={})
+        expect, bugs = self.expect_on.get(arch, self.expect), self.bugs_on.get(arch, self.bugs)
+        return dataclasses.replace(self, args=args, expect=expect, bugs=bugs, expect_on={}, bugs_on={})
 
     @property
     def title(self) -> str:
@@ -283,10 +284,10 @@ def _read_step(value: Value) -> Step:
     if verb == "parallel" and "expect" in reader.values:
         reader.values["expect"].fail("what is done side by side is meant to be done")
     expect_on = reader.take("expect", lambda found: _by_arch(found, lambda one: _read_ending(one, verb)), {})
-    breaks_on = reader.take("breaks", lambda found: _by_arch(found, _read_breaks), {})
+    bugs_on = reader.take("bug", lambda found: _by_arch(found, _read_bugs), {})
     if verb == "parallel":
         args: dict[str, Any] = {"steps": _read_parallel(body)}
-        return Step(verb, args, body.line, "done", body.key, {}, (), expect_on, breaks_on)
+        return Step(verb, args, body.line, "done", body.key, {}, (), expect_on, bugs_on)
     fields = VERBS[verb].fields
     given = body.mapping(*fields) if fields else _no_arguments(body)
     args = {
@@ -295,7 +296,7 @@ def _read_step(value: Value) -> Step:
     }
     lines = {name: found.line for name, found in given.values.items()}
     only = reader.take("only", lambda found: found.choice(tuple(DEFAULT_BOOT)), None)
-    step = Step(verb, args, body.line, "done", body.key, lines, (), expect_on, breaks_on, only)
+    step = Step(verb, args, body.line, "done", body.key, lines, (), expect_on, bugs_on, only)
     ways = [step.on(arch) for arch in DEFAULT_BOOT]
     return ways[0] if all(way == ways[0] for way in ways) else step
 
@@ -315,11 +316,12 @@ def _read_ending(value: Value, verb: str) -> str:
     return ending
 
 
-def _read_breaks(value: Value) -> tuple[str, ...]:
-    broken = tuple(item.choice(INVARIANTS) for item in value.items())
-    if len(set(broken)) != len(broken):
-        value.fail("an invariant stands twice")
-    return broken
+def _read_bugs(value: Value) -> tuple[str, ...]:
+    known = tuple(known_bugs())
+    bugs = tuple(item.choice(known) for item in (value.items() if value.is_list() else (value,)))
+    if len(set(bugs)) != len(bugs):
+        value.fail("a bug stands twice")
+    return bugs
 
 
 def _no_arguments(body: Value) -> Any:
@@ -336,8 +338,8 @@ def _read_parallel(body: Value) -> tuple[Step, ...]:
     for item, step in zip(body.items(), steps, strict=True):
         if step.verb not in SIDE_BY_SIDE:
             item.fail(f"{step.verb} cannot be done side by side", hint=f"known: {', '.join(SIDE_BY_SIDE)}")
-        if step.expect != "done" or step.expect_on or step.breaks or step.breaks_on:
-            item.fail("what is done side by side is meant to be done", hint="leave expect and breaks out")
+        if step.expect != "done" or step.expect_on or step.bugs or step.bugs_on:
+            item.fail("what is done side by side is meant to be done", hint="leave expect and bug out")
         if step.verb == "resize" and not step.args["wait"]:
             item.fail("what is done side by side is waited for", hint="leave wait out")
     return steps

@@ -67,12 +67,13 @@ class Board(Protocol):
         """About once a second: what is under way, and how many cells are still to be started."""
 
 
-def command(cell: Cell, folder: Path, start: Start = "auto") -> list[str]:
-    """The command line that runs ``cell`` in ``folder``, as ``Store.begin`` left it; ``start`` as in RunOptions."""
+def command(cell: Cell, folder: Path, start: Start = "auto", known_bugs: bool = True) -> list[str]:
+    """The command line that runs ``cell`` in ``folder``, as ``Store.begin`` left it; the rest as in RunOptions."""
     words = [sys.executable, "-P", "-m", "harness", "--color", "never", "run", str(folder / "scenario.yaml")]
     words += ["--guest", str(folder / "guest.yaml"), "--bundle-dir", str(folder / "bundles")]
     words += ["--json", str(folder / "result.json"), "--timeout", f"{cell.timeout:g}"]
     words += [] if start == "auto" else ["--boot", start]
+    words += [] if known_bugs else ["--no-known-bugs"]
     return [*words, "--rounds", str(cell.rounds)] if cell.rounds is not None else words
 
 

@@ -11,11 +11,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.check import Verdict
 from harness.report.tally import findings
 from harness.report.terminal import make_console, verdict_word
 from harness.report.text import clean, plural, seconds
-from harness.scenarios.result import RunResult
+from harness.scenarios.result import FINE, RunResult
 
 #: characters of a reason or of a cell's last line that are shown
 MAX_LINE = 100
@@ -46,7 +45,7 @@ class CellBoard:
         """A cell has ended, or had (``kept``) before this start."""
         self.rest()
         self._over += 1
-        self._bad += run.verdict not in (Verdict.PASS, Verdict.SKIPPED)
+        self._bad += run.verdict not in FINE
         broken = sorted({found.invariant for found in findings(run)})
         why = f"{', '.join(broken)} broken" if broken else run.reason
         told = "  kept from an earlier start" if kept else ""

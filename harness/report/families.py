@@ -14,15 +14,18 @@ from harness.scenarios.result import FINE, RunResult
 
 
 def cell(runs: Sequence[RunResult]) -> str:
-    """One family on one guest, never empty: ``pass``, ``FAIL (numa)``, ``pass, numa-offline lacks X``, ``lacks X``."""
+    """One family on one guest, never empty: ``pass``, ``FAIL (numa)``, ``pass, numa-offline lacks X``, ``lacks X``,
+    ``known bug ID (numa)``.
+    """
     if not runs:
         return "not run"
+    known = list(dict.fromkeys(f"known bug {id} ({run.scenario})" for run in runs for id in run.met))
     bad = [f"{WORDS[run.verdict]} ({run.scenario})" for run in runs if run.verdict not in FINE]
     passed = any(run.verdict is Verdict.PASS for run in runs)
     lacking = [f"{run.scenario} lacks {run.lacks or run.reason}" for run in runs if run.verdict is Verdict.SKIPPED]
-    if not bad and not passed:
+    if not bad and not passed and not known:
         return ", ".join(dict.fromkeys(f"lacks {run.lacks or run.reason}" for run in runs))
-    return ", ".join([*(bad or ["pass"]), *lacking])
+    return ", ".join([*bad, *(["pass"] if passed and not bad else []), *known, *lacking])
 
 
 def families_table(runs: Sequence[RunResult]) -> Table:

@@ -32,6 +32,7 @@ def to_html(book: Book) -> str:
         *_head(book),
         *_grid(book, numbers),
         *_broken(book, numbers),
+        *_known(book, numbers),
         *_trends(book, numbers),
         *_invariants(book),
         "<h2>Runs</h2>",
@@ -67,7 +68,8 @@ def _grid(book: Book, numbers: Mapping[str, int]) -> Iterator[str]:
     """A table for guests that run the same scenarios, so that hardly a cell is empty; the longer side goes down."""
     cells: dict[str, dict[str, list[str]]] = {}
     for entry in book.entries:
-        text = f'<a href="#run-{numbers[entry.id]}">{badge(entry.run.verdict)} {safe(seconds(entry.run.seconds))}</a>'
+        told = " ".join([*map(safe, entry.run.met), safe(seconds(entry.run.seconds))])
+        text = f'<a href="#run-{numbers[entry.id]}">{badge(entry.run.verdict)} {told}</a>'
         cells.setdefault(entry.run.guest, {}).setdefault(entry.run.scenario, []).append(text)
     for id, _ in book.missing:
         guest, _, scenario = id.rpartition("/")
@@ -109,6 +111,23 @@ def _broken(book: Book, numbers: Mapping[str, int]) -> Iterator[str]:
         statement = CATALOGUE[name].statement if name in CATALOGUE else ""
         links = ", ".join(f'<a href="#run-{numbers[entry.id]}">{safe(entry.id)}</a>' for entry in entries)
         yield f"<tr><td>{safe(name)}</td><td>{safe(statement)}</td><td>{links}</td></tr>"
+    yield "</table>"
+
+
+def _known(book: Book, numbers: Mapping[str, int]) -> Iterator[str]:
+    """Which known bugs were met, which did not show, and where."""
+    titles = {id: title for entry in book.entries for id, title in entry.run.bugs.items()}
+    if not titles:
+        return
+    yield '<h2>Known bugs</h2><table id="known"><tr><th>bug</th><th></th><th>met in</th><th>did not show in</th></tr>'
+    for id, title in sorted(titles.items()):
+        met = [entry for entry in book.entries if id in entry.run.met]
+        unseen = [entry for entry in book.entries if id in entry.run.unseen]
+        cells = (
+            ", ".join(f'<a href="#run-{numbers[entry.id]}">{safe(entry.id)}</a>' for entry in found)
+            for found in (met, unseen)
+        )
+        yield f"<tr><td>{safe(id)}</td><td>{safe(title, 500)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     yield "</table>"
 
 
@@ -161,8 +180,9 @@ def _invariants(book: Book) -> Iterator[str]:
     for name, count in counts.items():
         statement = CATALOGUE[name].statement if name in CATALOGUE else ""
         why = "; ".join([*count.reasons, *count.notes])
-        rows.append((name, statement, count.passed, count.failed, count.not_observed, why))
-    yield _table(("invariant", "statement", "pass", "fail", "not observed", "why not; what served alone"), rows)
+        rows.append((name, statement, count.passed, count.failed, count.known, count.not_observed, why))
+    head = ("invariant", "statement", "pass", "fail", "known bug", "not observed", "why not; what served alone")
+    yield _table(head, rows)
     yield "</details>"
 
 

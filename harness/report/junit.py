@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Results as JUnit XML: a test suite for each run, a test case for each step.
 
-FAIL is a failure, INFRA an error, REFUSED an error of the type ``refused``, SKIPPED a skip. A run that ended otherwise
+FAIL is a failure, INFRA an error, REFUSED an error of the type ``refused``, SKIPPED a skip, and so is a
+known bug, with its id. A run that ended otherwise
 than any of its steps (QEMU died, an ability is missing) has one more test case called ``run``.
 """
 
@@ -20,7 +21,13 @@ from harness.scenarios.result import RunResult, StepResult
 #: what XML 1.0 has no way to write (https://www.w3.org/TR/xml/#charsets)
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-_ELEMENT = {Verdict.FAIL: "failure", Verdict.INFRA: "error", Verdict.REFUSED: "error", Verdict.SKIPPED: "skipped"}
+_ELEMENT = {
+    Verdict.KNOWN: "skipped",
+    Verdict.FAIL: "failure",
+    Verdict.INFRA: "error",
+    Verdict.REFUSED: "error",
+    Verdict.SKIPPED: "skipped",
+}
 
 
 def to_junit(runs: Sequence[RunResult], missing: Sequence[str] = ()) -> str:
@@ -46,6 +53,8 @@ def _suite(run: RunResult) -> ET.Element:
     suite.set("time", f"{run.seconds:.3f}")
     properties = ET.SubElement(suite, "properties")
     facts = {**run.facts, "arch": run.arch, "seed": run.seed, "bundle": str(run.bundle or "")}
+    facts |= {"known_bugs": ", ".join(run.met)} if run.met else {}
+    facts |= {"known_bugs_unseen": ", ".join(run.unseen)} if run.unseen else {}
     for name, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value, default=str)
         ET.SubElement(properties, "property", name=_safe(name), value=_safe(text))
@@ -79,7 +88,10 @@ def _step(step: StepResult, class_name: str) -> ET.Element:
     if step.verdict is not Verdict.PASS:
         broken = [check for check in step.checks if check.status == "fail"]
         names = ", ".join(check.invariant for check in broken)
-        _mark(case, step.verdict, f"{names} broken" if broken else step.note, _body(broken))
+        why = f"{names} broken" if broken else step.note
+        if step.verdict is Verdict.KNOWN:
+            why = f"known bug {', '.join(step.bugs)}"
+        _mark(case, step.verdict, why, _body(broken))
     unseen = [f"{check.invariant}: {check.reason}" for check in step.checks if check.status == "not-observed"]
     noted = [f"{check.invariant}: {check.note}" for check in step.checks if check.note]
     lines = [*step.changes, *(f"not observed: {line}" for line in unseen), *noted]
@@ -90,7 +102,7 @@ def _step(step: StepResult, class_name: str) -> ET.Element:
 
 def _mark(case: ET.Element, verdict: Verdict, message: str, body: str) -> None:
     element = ET.SubElement(case, _ELEMENT[verdict], message=_safe(message))
-    if verdict is not Verdict.SKIPPED:
+    if element.tag != "skipped":
         element.set("type", "invariant" if verdict is Verdict.FAIL else verdict.value)
     element.text = _safe(body) or None
 

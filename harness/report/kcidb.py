@@ -2,6 +2,9 @@
 """Results as KCIDB I/O data, schema 5.3 (the ``kcidb-io`` package has it): one build for each kernel, a test for each
 run and for each of its steps.
 
+A known bug is an issue, each test that met it FAIL with an incident of it, and one that should have met it an incident
+that says it was not present: that is how KCIDB tells what nobody needs to look at.
+
 What memhp knows of a kernel is its release and where it came from, no commit: the checkout says so in its comment. Add
 ``git_commit_hash`` and the rest there before a submission, if you know them.
 """
@@ -25,6 +28,7 @@ MAX_EXCERPT = 16_000
 
 _STATUS = {
     Verdict.PASS: "PASS",
+    Verdict.KNOWN: "FAIL",
     Verdict.FAIL: "FAIL",
     Verdict.REFUSED: "ERROR",
     Verdict.SKIPPED: "SKIP",
@@ -38,17 +42,23 @@ def to_kcidb(book: Book) -> str:
     checkouts: dict[str, dict[str, object]] = {}
     builds: dict[str, dict[str, object]] = {}
     tests: list[dict[str, object]] = []
+    issues: dict[str, dict[str, object]] = {}
+    incidents: list[dict[str, object]] = []
     for entry in book.entries:
         run = entry.run
         checkout, build = _kernel(run, origin)
         checkouts.setdefault(str(checkout["id"]), checkout)
         builds.setdefault(str(build["id"]), build)
         tests += _tests(entry, str(build["id"]), book.created, origin)
+        for id, title in run.bugs.items():
+            issues.setdefault(id, _issue(id, title, origin))
+        incidents += _incidents(entry, book.created, origin)
     report = {
         "version": {"major": MAJOR, "minor": MINOR},
         "checkouts": list(checkouts.values()),
         "builds": list(builds.values()),
         "tests": tests,
+        **({"issues": list(issues.values()), "incidents": incidents} if issues else {}),
     }
     return json.dumps(report, indent=1, ensure_ascii=True) + "\n"
 
@@ -78,6 +88,39 @@ def _kernel(run: RunResult, origin: str) -> tuple[dict[str, object], dict[str, o
     return checkout, build
 
 
+def _test_id(entry: Entry, created: str, origin: str, step: StepResult | None = None) -> str:
+    return _id(origin, "test", created, entry.run.started, entry.id, *([] if step is None else [str(step.number)]))
+
+
+def _issue(id: str, title: str, origin: str) -> dict[str, object]:
+    return {
+        "id": f"{origin}:known-bug:{id}",
+        "version": 1,
+        "origin": origin,
+        "report_subject": clean(title),
+        "culprit": {"code": True, "tool": False, "harness": False},
+        "comment": f"{clean(id)}: {clean(title)}",
+        "misc": {"known_bug": id},
+    }
+
+
+def _incidents(entry: Entry, created: str, origin: str) -> Iterator[dict[str, object]]:
+    """Which tests met which known bugs, and which should have."""
+    places: list[tuple[StepResult | None, tuple[str, ...], tuple[str, ...]]] = [(None, entry.run.met, entry.run.unseen)]
+    places += [(step, step.bugs, step.unseen) for step in entry.run.steps]
+    for step, met, unseen in places:
+        test = _test_id(entry, created, origin, step)
+        for id, present in [*((id, True) for id in met), *((id, False) for id in unseen if id not in met)]:
+            yield {
+                "id": _id(origin, "incident", test, id),
+                "origin": origin,
+                "issue_id": f"{origin}:known-bug:{id}",
+                "issue_version": 1,
+                "test_id": test,
+                "present": present,
+            }
+
+
 def _path(*parts: str) -> str:
     return ".".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part) or "_" for part in parts)
 
@@ -95,7 +138,7 @@ def _tests(entry: Entry, build: str, created: str, origin: str) -> Iterator[dict
     }
     common: dict[str, object] = {"build_id": build, "origin": origin, "environment": environment}
     yield {
-        "id": _id(origin, "test", created, run.started, entry.id),
+        "id": _test_id(entry, created, origin),
         **common,
         "path": _path("memhp", run.scenario),
         "comment": clean(f"{entry.id}: {run.reason}" if run.reason else entry.id),
@@ -112,7 +155,7 @@ def _tests(entry: Entry, build: str, created: str, origin: str) -> Iterator[dict
 def _step(entry: Entry, step: StepResult, common: dict[str, object], created: str, origin: str) -> dict[str, object]:
     run = entry.run
     return {
-        "id": _id(origin, "test", created, run.started, entry.id, str(step.number)),
+        "id": _test_id(entry, created, origin, step),
         **common,
         "path": _path("memhp", run.scenario, f"step_{step.number:03d}"),
         "comment": clean(step.title),
@@ -122,6 +165,7 @@ def _step(entry: Entry, step: StepResult, common: dict[str, object], created: st
             "guest_seconds": round(step.guest_seconds, 3),
             "broken": [check.invariant for check in step.checks if check.status == "fail"],
             "not_observed": [check.invariant for check in step.checks if check.status == "not-observed"],
+            "known_bugs": list(step.bugs),
         },
     }
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Results as KTAP version 1 (Documentation/dev-tools/ktap.rst): a test for each run, a subtest for each step.
 
-FAIL is ``not ok``; INFRA and REFUSED are ``not ok … # ERROR``, SKIPPED is ``ok … # SKIP``. A run that ended otherwise
-than any of its steps has one more subtest called ``run``.
+FAIL is ``not ok``; a known bug is ``ok … # XFAIL known bug ID``; INFRA and REFUSED are ``not ok … # ERROR``, SKIPPED is
+``ok … # SKIP``. A run that ended otherwise than any of its steps has one more subtest called ``run``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from harness.check import Verdict
 from harness.report.book import Book, Entry
 from harness.report.text import clean, plural
-from harness.scenarios.result import RunResult, StepResult
+from harness.scenarios.result import FINE, RunResult, StepResult
 
 #: lines of diagnostics for one step
 MAX_DIAGNOSTICS = 200
@@ -34,9 +34,17 @@ def _words(text: object) -> str:
     return clean(text).replace("#", "").strip()
 
 
+_DIRECTIVES = {
+    Verdict.KNOWN: "XFAIL",
+    Verdict.SKIPPED: "SKIP",
+    Verdict.INFRA: "ERROR",
+    Verdict.REFUSED: "ERROR refused:",
+}
+
+
 def _line(number: int, name: object, verdict: Verdict, why: object = "") -> str:
-    ok = "ok" if verdict in (Verdict.PASS, Verdict.SKIPPED) else "not ok"
-    directive = {Verdict.SKIPPED: "SKIP", Verdict.INFRA: "ERROR", Verdict.REFUSED: "ERROR refused:"}.get(verdict)
+    ok = "ok" if verdict in FINE else "not ok"
+    directive = _DIRECTIVES.get(verdict)
     told = "" if directive is None else f" # {directive} {_words(why)}".rstrip()
     return f"{ok} {number} {_words(name)}{told}"
 
@@ -64,6 +72,9 @@ def _about(run: RunResult) -> Iterator[str]:
     yield f"{run.seconds:.1f} s, {plural(len(run.steps), 'step')}, kernel {run.facts.get('kernel', 'unknown')}"
     if run.reason:
         yield run.reason
+    for id, title in run.bugs.items():
+        told = "" if id in run.met else " did not show, though this kernel should have it"
+        yield f"known bug {id}{told}: {title}"
     if run.bundle is not None:
         yield f"bundle: {run.bundle}"
 
@@ -80,4 +91,5 @@ def _step(number: int, step: StepResult) -> Iterator[str]:
         yield _diagnostic(line)
     if len(lines) > MAX_DIAGNOSTICS:
         yield _diagnostic(f"and {plural(len(lines) - MAX_DIAGNOSTICS, 'more line')}")
-    yield _line(number, step.title, step.verdict, step.note)
+    why = f"known bug {', '.join(step.bugs)}" if step.verdict is Verdict.KNOWN else step.note
+    yield _line(number, step.title, step.verdict, why)

@@ -94,6 +94,8 @@ def _run(value: Mapping[str, Any]) -> RunResult:
         started=_text(value["started"]),
         seed=_of(int, value["seed"]),
         unknown=tuple(_unknown(note) for note in _list(value.get("unknown", []))),
+        bugs={id: _text(bug["title"]) for id, bug in _of(dict, value.get("known_bugs", {})).items()},
+        left=_of(int, value.get("steps_left", 0)),
     )
 
 
@@ -115,6 +117,8 @@ def _step(value: Mapping[str, Any], maps: Sequence[MemoryMap]) -> StepResult:
         note=_text(value["note"]),
         changes=tuple(_text(line) for line in _list(value["changes"])),
         memory=None if index is None else maps[index],
+        bugs=tuple(_text(id) for id in _list(value.get("known_bugs", []))),
+        unseen=tuple(_text(id) for id in _list(value.get("known_bugs_unseen", []))),
     )
 
 

@@ -12,7 +12,7 @@ from harness.report.book import Entry
 from harness.report.drawing import Drawings, safe, timeline
 from harness.report.text import WORDS, invariants_line, plural, seconds
 from harness.scenarios.memorymap import MemoryMap
-from harness.scenarios.result import RunResult, StepResult
+from harness.scenarios.result import FINE, RunResult, StepResult
 
 #: what one page shows of a run; results.json and the bundle have it all
 MAX_STEPS = 120
@@ -24,7 +24,7 @@ _FACTS = ("kernel", "kernel_origin", "qemu", "qemu_origin", "boot", "page_size",
 def run_section(entry: Entry, number: int) -> str:
     """The section of one run; it is open if the run did not pass."""
     run = entry.run
-    bad = run.verdict not in (Verdict.PASS, Verdict.SKIPPED)
+    bad = run.verdict not in FINE
     size = f"{plural(len(run.steps), 'step')}, {seconds(run.seconds)}"
     parts = [
         f'<details class="run" id="run-{number}"{" open" if bad else ""}>',
@@ -42,6 +42,9 @@ def _about(entry: Entry) -> Iterator[str]:
     run = entry.run
     if run.reason:
         yield f"<pre>{safe(run.reason, 4000)}</pre>"
+    for id, title in run.bugs.items():
+        what = "known bug" if id in run.met else "did not show, though this kernel should have it: known bug"
+        yield f"<p>{what} <b>{safe(id)}</b>: {safe(title, 1000)}</p>"
     if run.hint:
         yield f'<p class="dim">hint: {safe(run.hint, 1000)}</p>'
     if entry.links:

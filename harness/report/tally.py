@@ -10,26 +10,29 @@ from harness.check import CATALOGUE, CheckResult, Finding, Verdict
 from harness.scenarios.result import RunResult
 
 #: whose turn it is, most urgent first: the kernel's, the harness's, the guest's, nobody's
-_URGENCY = (Verdict.FAIL, Verdict.INFRA, Verdict.REFUSED, Verdict.PASS, Verdict.SKIPPED)
+_URGENCY = (Verdict.FAIL, Verdict.INFRA, Verdict.REFUSED, Verdict.KNOWN, Verdict.PASS, Verdict.SKIPPED)
 
 
 @dataclass
 class Tally:
-    """How often one invariant passed, failed and could not be observed.
+    """How often one invariant passed, failed, was broken by nothing but known bugs, and could not be observed.
 
     ``reasons`` say why it could not, ``notes`` which of several sources served where it could, as they came up.
     """
 
     passed: int = 0
     failed: int = 0
+    known: int = 0
     not_observed: int = 0
     reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def count(self, check: CheckResult) -> None:
-        """Add one result."""
+    def count(self, check: CheckResult, verdict: Verdict) -> None:
+        """Add one result of a step that ended with ``verdict``."""
         if check.status == "pass":
             self.passed += 1
+        elif check.status == "fail" and verdict is Verdict.KNOWN:
+            self.known += 1
         elif check.status == "fail":
             self.failed += 1
         else:
@@ -46,14 +49,20 @@ def tally(runs: Iterable[RunResult]) -> dict[str, Tally]:
     for run in runs:
         for step in run.steps:
             for check in step.checks:
-                counts.setdefault(check.invariant, Tally()).count(check)
+                counts.setdefault(check.invariant, Tally()).count(check, step.verdict)
     order = {name: number for number, name in enumerate(CATALOGUE)}
     return dict(sorted(counts.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
 
 
 def findings(run: RunResult) -> tuple[Finding, ...]:
-    """Every finding of a run, step by step."""
-    return tuple(finding for step in run.steps for check in step.checks for finding in check.findings)
+    """Every finding of a run, step by step, but those of steps that met known bugs and nothing else."""
+    return tuple(
+        finding
+        for step in run.steps
+        if step.verdict is not Verdict.KNOWN
+        for check in step.checks
+        for finding in check.findings
+    )
 
 
 def overall(runs: Sequence[RunResult]) -> Verdict:
@@ -65,7 +74,8 @@ def overall(runs: Sequence[RunResult]) -> Verdict:
 def exit_status(runs: Sequence[RunResult]) -> int:
     """What ``memhp run`` ends with.
 
-    0: all passed, skipped ones aside. 1: an invariant is broken. 2: everything was skipped, so the request cannot be
-    met. 3: no verdict, because the harness failed or the guest refused what a scenario needs.
+    0: all passed or met nothing but known bugs, skipped ones aside. 1: an invariant is broken. 2: everything was
+    skipped, so the request cannot be met. 3: no verdict, because the harness failed or the guest refused what a
+    scenario needs.
     """
-    return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.SKIPPED: 2}.get(overall(runs), 3)
+    return {Verdict.PASS: 0, Verdict.KNOWN: 0, Verdict.FAIL: 1, Verdict.SKIPPED: 2}.get(overall(runs), 3)

@@ -32,11 +32,13 @@ MAX_FINDINGS = 10
 
 _STYLE = {
     Verdict.PASS: "green",
+    Verdict.KNOWN: "bold yellow",
     Verdict.FAIL: "bold red",
     Verdict.REFUSED: "yellow",
     Verdict.SKIPPED: "cyan",
     Verdict.INFRA: "bold magenta",
 }
+_SPELLED = {Verdict.PASS: "PASSED", Verdict.KNOWN: "PASSED", Verdict.FAIL: "FAILED", Verdict.SKIPPED: "SKIPPED"}
 
 
 def make_console(stream: TextIO, color: str = "auto") -> Console:
@@ -178,9 +180,13 @@ def step_lines(step: StepResult) -> Iterator[Text]:
         yield Text(f"        {clean(change)}", style="dim")
     if len(step.changes) > MAX_CHANGES:
         yield Text(f"        … and {plural(len(step.changes) - MAX_CHANGES, 'more change')}", style="dim")
-    for check in step.checks:
-        if check.status == "fail":
-            yield from finding_lines(check)
+    broken = [check for check in step.checks if check.status == "fail"]
+    if step.verdict is Verdict.KNOWN and broken:
+        # All of it is known; reports and bundle have it in full.
+        yield Text(f"        {', '.join(f'{one.invariant} {len(one.findings)}' for one in broken)}: as it is known")
+        return
+    for check in broken:
+        yield from finding_lines(check)
 
 
 def finding_lines(check: CheckResult) -> Iterator[Text]:
@@ -205,6 +211,9 @@ def verdict_lines(run: RunResult) -> Iterator[Text]:
     yield line if not run.steps else Text.assemble(line, f": {size}")
     if run.reason:
         yield Text(f"  {clean(run.reason, newlines=True)}".replace("\n", "\n  "))
+    for id, title in run.bugs.items():
+        told = "known bug" if id in run.met else "did not show, though this kernel should have it: known bug"
+        yield Text(f"  {told} {clean(id)}: {clean(title)}", style=_STYLE[Verdict.KNOWN])
     if run.hint:
         yield Text(f"  hint: {clean(run.hint, newlines=True)}")
     if run.bundle is not None:
@@ -221,10 +230,11 @@ def findings_text(run: RunResult) -> str:
 
 
 def invariants_table(counts: dict[str, Tally]) -> Table:
-    """Invariant by invariant: passed, failed, not observed and why, or which source had to serve alone."""
+    """Invariant by invariant: passed, failed, broken by known bugs, not observed and why, or what served alone."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("invariant", no_wrap=True)
-    for name in ("pass", "FAIL", "not observed"):
+    known = any(count.known for count in counts.values())
+    for name in ("pass", "FAIL", *(["known bug"] if known else []), "not observed"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why not observed; what served alone", overflow="fold")
     for name, count in counts.items():
@@ -232,6 +242,7 @@ def invariants_table(counts: dict[str, Tally]) -> Table:
             Text(clean(name)),
             Text(str(count.passed or "-"), style="green" if count.passed else "dim"),
             Text(str(count.failed or "-"), style=_STYLE[Verdict.FAIL] if count.failed else "dim"),
+            *([Text(str(count.known or "-"), style=_STYLE[Verdict.KNOWN] if count.known else "dim")] if known else []),
             Text(str(count.not_observed or "-"), style="" if count.not_observed else "dim"),
             Text("; ".join(clean(text) for text in [*count.reasons, *count.notes])),
         )
@@ -274,5 +285,8 @@ def overall_line(runs: Sequence[RunResult]) -> Text:
     parts = [f"{plural(len(runs), 'scenario')}: {ended or 'none ran'}", checks]
     parts += [f"{unseen} not observed"] if unseen else []
     parts += [f"broken: {', '.join(broken)}"] if broken else []
-    spelled = {Verdict.PASS: "PASSED", Verdict.FAIL: "FAILED", Verdict.SKIPPED: "SKIPPED"}.get(verdict, "NO VERDICT")
+    met, missed = sorted({id for run in runs for id in run.met}), sorted({id for run in runs for id in run.unseen})
+    parts += [f"known bugs: {clean(', '.join(met))}"] if met else []
+    parts += [f"known bugs that did not show: {clean(', '.join(missed))}"] if missed else []
+    spelled = _SPELLED.get(verdict, "NO VERDICT")
     return Text.assemble((spelled, _STYLE[verdict]), f"  {'; '.join(parts)}")

@@ -11,6 +11,7 @@ MAX_TEXT = 2000
 #: how a verdict is spelled for people
 WORDS: dict[Verdict, str] = {
     Verdict.PASS: "pass",
+    Verdict.KNOWN: "known bug",
     Verdict.FAIL: "FAIL",
     Verdict.REFUSED: "refused",
     Verdict.SKIPPED: "skipped",

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.check import Verdict
+from harness.report.tally import findings
 from harness.scenarios.result import RunResult
 
 #: fewer nights than this make no band: every third value would fall outside
 LEAST_NIGHTS = 5
 #: verdicts that say something of the kernel
-_TOLD = (Verdict.PASS, Verdict.FAIL)
+_TOLD = (Verdict.PASS, Verdict.KNOWN, Verdict.FAIL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Trend:
 
 def night_of(run: RunResult) -> Night:
     """What trends keep of a run."""
-    broken = {check.invariant for step in run.steps for check in step.checks if check.status == "fail"}
+    broken = {found.invariant for found in findings(run)}
     kernel = f"{run.facts.get('kernel', '')} {run.facts.get('kernel_origin', '')}".strip()
     return Night(run.started, run.verdict, run.seconds, kernel, tuple(sorted(broken)))
 
@@ -96,7 +97,7 @@ def trend(nights: Sequence[Night]) -> Trend:
     told = [night for night in ordered if night.verdict in _TOLD]
     first_bad = last_good = None
     for night in told:
-        if night.verdict is Verdict.PASS:
+        if night.verdict is not Verdict.FAIL:
             first_bad, last_good = None, night
         elif first_bad is None:
             first_bad = night

@@ -25,7 +25,7 @@ class RunOptions:
     ``timeout`` bounds each step and the boot, in seconds. ``seed`` is recorded and feeds everything random. ``rounds``
     is how often the steps of a soak are repeated; None leaves it to the scenario. ``start`` is how guests come to
     life, ``jobs`` how many of them work at a time. ``on_failure`` is called with the session and the result of a run
-    that does not pass, while its guest still runs.
+    that does not pass, while its guest still runs. Without ``known_bugs`` a known bug is as red as any other.
     """
 
     bundle_dir: Path | None = None
@@ -36,4 +36,5 @@ class RunOptions:
     rounds: int | None = None
     start: Start = "auto"
     jobs: int = 1
+    known_bugs: bool = True
     on_failure: Callable[[Session, RunResult], None] | None = None

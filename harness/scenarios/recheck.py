@@ -13,7 +13,7 @@ from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import RecordedRun, load_run
 from harness.scenarios.result import RunResult, StepResult
-from harness.scenarios.verdict import check_step, death, judge, worst
+from harness.scenarios.verdict import Known, check_step, death, judge, step_result, titles, worst
 from harness.state import Unknown
 
 
@@ -24,9 +24,9 @@ def recheck(directory: Path) -> RunResult:
     """
     run = load_run(directory)
     model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
-    boot_checks = check_step(model, Outcome(), run.boot, "boot")
-    verdict, note = judge(boot_checks, "done", Outcome())
-    steps = [StepResult(0, "boot", verdict, 0.0, 0.0, boot_checks, note)]
+    boot_checks, evidence = check_step(model, Outcome(), run.boot, "boot")
+    ruling = judge(boot_checks, "done", Outcome(), Known(run.watch), evidence, "boot")
+    steps = [step_result(0, "boot", ruling, 0.0, 0.0, boot_checks)]
     before = run.boot
     for step in run.steps:
         for action in step.actions:
@@ -35,17 +35,19 @@ def recheck(directory: Path) -> RunResult:
                 model = booted_model(run.shape, *step.again, plugged_devices(model))
             else:
                 model.apply(action)
+        known = Known(run.watch, step.bugs)
         if step.outcome.alarms:
             checks = death(step.outcome, step.title)
-            steps.append(StepResult(step.number, step.title, Verdict.FAIL, 0.0, 0.0, checks, step.outcome.note))
+            ruling = judge(checks, step.expect, step.outcome, known, title=step.title)
+            steps.append(step_result(step.number, step.title, ruling, 0.0, 0.0, checks))
             continue
         if step.state is None:
             steps.append(StepResult(step.number, step.title, Verdict.PASS, 0.0, 0.0, (), step.outcome.note))
             continue
-        checks = check_step(model, step.outcome, step.state, step.title, before)
-        verdict, note = judge(checks, step.expect, step.outcome, step.breaks)
+        checks, evidence = check_step(model, step.outcome, step.state, step.title, before)
+        ruling = judge(checks, step.expect, step.outcome, known, evidence, step.title)
         changes = describe_changes(before, step.state)
-        steps.append(StepResult(step.number, step.title, verdict, 0.0, 0.0, checks, note, changes))
+        steps.append(step_result(step.number, step.title, ruling, 0.0, 0.0, checks, changes))
         before = step.state
     return RunResult(
         scenario=str(run.details.get("scenario", directory.name)),
@@ -62,6 +64,7 @@ def recheck(directory: Path) -> RunResult:
         started=str(run.details.get("started", "")),
         seed=int(run.details.get("seed", 0)),
         unknown=_unknown(run),
+        bugs=titles(run.watch, steps),
     )
 
 

@@ -7,6 +7,7 @@
     facts/          what the kernel is (collect.store)     machine.json    the guest as QEMU built it
     states/000/     one snapshot a step, one file a source states/NNN/step.json  actions, ending and reports
     boots/NNN/      facts and state of the guest as it came up again in step NNN
+    known-bugs.yaml  what was known then; without it, nothing is
     console.log  qmp.jsonl  qemu.stderr  argv.txt  notes.txt
 """
 
@@ -24,7 +25,11 @@ from typing import Any
 
 from harness.arch import arch_named
 from harness.check import ResizeReport, TouchReport, UnplugReport
+from harness.check.known import Watch, watch_for
 from harness.collect.store import load_facts, load_state, save_facts, save_raw, save_state
+from harness.config.bugs import NAME as BUGS
+from harness.config.bugs import parse_bugs
+from harness.config.yaml import read_text
 from harness.errors import InfraError, UsageError
 from harness.model.actions import Action, action_from_json, action_to_json
 from harness.model.layout import MachineShape
@@ -73,6 +78,10 @@ class Recorder:
         (self.directory / "scenario.yaml").write_text(scenario_text)
         write_json(self.directory / "run.json", {"format": FORMAT, "scenario": scenario, **details})
 
+    def save_bugs(self, text: str) -> None:
+        """The known bugs that the run was judged by."""
+        (self.directory / BUGS).write_text(text)
+
     def save_guest(self, shape: MachineShape, facts: KernelFacts) -> None:
         """The machine and its kernel."""
         write_json(self.directory / "machine.json", shape_to_json(shape))
@@ -102,7 +111,7 @@ class Recorder:
         expect: str,
         outcome: Outcome,
         state: GuestState | None,
-        breaks: Sequence[str] = (),
+        bugs: Sequence[str] = (),
     ) -> None:
         """One step with its snapshot, None where the guest was still at work."""
         directory = self.step_dir(number)
@@ -112,7 +121,7 @@ class Recorder:
         step = {
             "title": title,
             "expect": expect,
-            "breaks": list(breaks),
+            "bugs": list(bugs),
             "actions": [action_to_json(action) for action in self._actions.get(number, [])],
             "outcome": outcome_to_json(outcome),
         }
@@ -153,19 +162,20 @@ class RecordedStep:
     actions: tuple[Action, ...]
     outcome: Outcome
     state: GuestState | None
-    breaks: tuple[str, ...] = ()
+    bugs: tuple[str, ...] = ()
     again: tuple[KernelFacts, GuestState] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedRun:
-    """A bundle read back; the states are parsed afresh from their files."""
+    """A bundle read back; the states are parsed afresh from their files. ``watch`` has the known bugs of its time."""
 
     details: Mapping[str, Any]
     shape: MachineShape
     facts: KernelFacts
     boot: GuestState
     steps: tuple[RecordedStep, ...]
+    watch: Watch
 
 
 def _read_json(path: Path) -> Any:
@@ -188,7 +198,9 @@ def load_run(directory: Path) -> RecordedRun:
     shape = shape_from_json(_read_json(directory / "machine.json"))
     facts = load_facts(directory / "facts", shape.arch)
     boot = load_state(directory / "states" / "000", facts)
-    return RecordedRun(details, shape, facts, boot, tuple(_load_steps(directory, shape, facts)))
+    bugs = directory / BUGS
+    watch = watch_for(parse_bugs(read_text(bugs), bugs).values(), facts) if bugs.exists() else Watch()
+    return RecordedRun(details, shape, facts, boot, tuple(_load_steps(directory, shape, facts)), watch)
 
 
 def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts) -> Iterator[RecordedStep]:
@@ -207,7 +219,7 @@ def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts) -> Ite
             actions=tuple(action_from_json(action) for action in step["actions"]),
             outcome=outcome_from_json(step["outcome"]),
             state=load_state(path, facts) if (path / "meta.json").exists() else None,
-            breaks=tuple(step.get("breaks", ())),
+            bugs=tuple(step.get("bugs", ())),
             again=again,
         )
 
@@ -248,6 +260,7 @@ def outcome_to_json(outcome: Outcome) -> dict[str, object]:
         "note": outcome.note,
         "pending": outcome.pending,
         "alarms": list(outcome.alarms),
+        "trace": list(outcome.trace),
         "useless": outcome.useless,
         "unplugs": [dataclasses.asdict(report) for report in outcome.unplugs],
         "resizes": [dataclasses.asdict(report) for report in outcome.resizes],
@@ -272,6 +285,7 @@ def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
         note=value["note"],
         pending=value["pending"],
         alarms=tuple(value.get("alarms", ())),
+        trace=tuple(value.get("trace", ())),
         useless=value.get("useless", ""),
         unplugs=[UnplugReport(r["id"], tuple(r["endings"]), r["refused"]) for r in value["unplugs"]],
         resizes=[ResizeReport(**report) for report in value["resizes"]],

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from harness.arch.modes import VA_BITS
 from harness.check import Verdict
+from harness.check.known import Watch
 from harness.config.guest import GuestSpec
 from harness.config.scenario import LEAST_ROUNDS, Scenario, Step
 from harness.deadline import Deadline
@@ -39,7 +40,7 @@ from harness.scenarios.soak import Counter, counters, slopes, spell
 from harness.scenarios.start import start_guest
 from harness.scenarios.steps import VERBS
 from harness.scenarios.together import side_by_side
-from harness.scenarios.verdict import worst
+from harness.scenarios.verdict import titles, worst
 from harness.state import KernelFacts, NotObserved, Unknown
 
 
@@ -139,6 +140,7 @@ class _Run:
         self.facts: dict[str, object] = {}
         self.unknown: tuple[Unknown, ...] = ()
         self.bundle: Path | None = None
+        self.watch = Watch()
         self._stack = contextlib.ExitStack()
         self._guest: BootedGuest | None = None
         self._failure: UnsupportedError | InfraError | None = None
@@ -182,7 +184,11 @@ class _Run:
     def _judged(self) -> RunResult:
         verdict = worst(step.verdict for step in self.steps)
         bad = next((step for step in self.steps if step.verdict is verdict and verdict is not Verdict.PASS), None)
-        return self._finish(verdict, "" if bad is None else f"step {bad.number} ({bad.title}): {_why(bad)}", None)
+        if bad is None:
+            return self._finish(verdict, "", None)
+        left = self.total + 1 - len(self.steps) if verdict is Verdict.KNOWN else 0
+        told = f"; steps not done after it: {left}" if left else ""
+        return self._finish(verdict, f"step {bad.number} ({bad.title}): {_why(bad)}{told}", None)
 
     def drop(self) -> None:
         """End the guest; its bundle stays only where the user wants all of them."""
@@ -243,6 +249,7 @@ class _Run:
         require_loads(self.scenario.steps, guest.facts.config)
         self.facts = describe_guest(guest, self.parts)
         session = Session(guest, self.options, Recorder(self.bundle))
+        self.watch = session.watch
         try:
             self._do_steps(session)
         except InfraError as error:
@@ -251,7 +258,7 @@ class _Run:
             raise
         self.unknown = session.unknown
         self.facts["peak_memory"] = peak_memory(guest.machine.pid)
-        if any(step.verdict is not Verdict.PASS for step in self.steps):
+        if any(step.verdict not in FINE for step in self.steps):
             self._offer(session, None)
 
     def _offer(self, session: Session, error: InfraError | None) -> None:
@@ -269,12 +276,12 @@ class _Run:
             self._play(session, steps)
 
     def _play(self, session: Session, steps: Sequence[Step]) -> bool:
-        """Do the steps, one after the other, up to the first that does not pass: then False."""
+        """Do the steps, one after the other, up to the first after which none can follow: then False."""
         return all(self._repeat(session, step) if step.verb == "repeat" else self._do(session, step) for step in steps)
 
     def _do(self, session: Session, step: Step) -> bool:
         self.reporter.step_started(session.number + 1, self.total, step.title)
-        return self._note_step(session.act(step.title, work_of(step), step.expect, step.breaks))
+        return self._note_step(session.act(step.title, work_of(step), step.expect, step.bugs))
 
     def _repeat(self, session: Session, repeat: Step) -> bool:
         seen: list[dict[str, Counter]] = []
@@ -296,7 +303,7 @@ class _Run:
     def _note_step(self, result: StepResult) -> bool:
         self.steps.append(result)
         self.reporter.step_finished(result)
-        return result.verdict is Verdict.PASS
+        return result.goes_on
 
     def _finish(self, verdict: Verdict, reason: str, hint: str | None, lacks: str = "") -> RunResult:
         result = RunResult(
@@ -316,6 +323,8 @@ class _Run:
             family=self.scenario.family,
             lacks=lacks,
             unknown=self.unknown,
+            bugs=titles(self.watch, self.steps),
+            left=self.total + 1 - len(self.steps) if verdict is Verdict.KNOWN else 0,
         )
         return self._close_bundle(result)
 
@@ -356,6 +365,8 @@ def work_of(step: Step) -> Callable[[Session, Deadline], Outcome]:
 
 
 def _why(step: StepResult) -> str:
+    if step.verdict is Verdict.KNOWN:
+        return f"known bug {', '.join(step.bugs)}"
     broken = [result.invariant for result in step.checks if result.status == "fail"]
     return f"{', '.join(broken)} broken" if broken else step.note or step.verdict.value
 

@@ -8,8 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from harness.check import Verdict
+from harness.check.known import Watch, watch_for
 from harness.collect.snapshot import collect_state
+from harness.config.bugs import NAME as BUGS
+from harness.config.bugs import known_bugs
+from harness.config.places import configs_dir
+from harness.config.yaml import read_text
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, InfraError, ParseError
 from harness.guest.blocks import wait_blocks
@@ -25,8 +29,11 @@ from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.result import StepResult
-from harness.scenarios.verdict import check_step, death, judge
+from harness.scenarios.verdict import Known, check_step, death, judge, step_result
 from harness.state import GuestState, NotObserved, Unknown
+
+#: lines of the console that a kernel's death is told with
+MAX_TRACE = 100
 
 
 class Session:
@@ -43,6 +50,7 @@ class Session:
         self.number = 0
         self.unseen = False
         self.faults = 0
+        self.watch = self._known() if options.known_bugs else Watch()
         self._applying = threading.Lock()
         self.loads: dict[str, LoadCount] = {}
         self.held: set[str] = set()
@@ -54,6 +62,11 @@ class Session:
         self.model = booted_model(guest.shape, guest.facts, self.state, guest.shape.cold)
         self.layout = self.model.layout
         recorder.save_boot(self.state)
+
+    def _known(self) -> Watch:
+        path = configs_dir() / BUGS
+        self.recorder.save_bugs(read_text(path))
+        return watch_for(known_bugs().values(), self.guest.facts)
 
     def deadline(self) -> Deadline:
         """A fresh deadline for one step."""
@@ -103,13 +116,14 @@ class Session:
         title: str,
         work: Callable[[Session, Deadline], Outcome],
         expect: str | None = "done",
-        breaks: Sequence[str] = (),
+        bugs: Sequence[str] = (),
     ) -> StepResult:
         """Do ``work``, settle, take a snapshot, check everything.
 
         ``expect`` is the ending that the scenario wants; another one makes the verdict REFUSED (the guest or QEMU
         would not do it) or FAIL (it did what must be refused). A broken invariant makes it FAIL in any case, unless
-        it is one of ``breaks``: a known bug of the kernel. ``self.expect`` tells the work what is meant. Work
+        it is exactly a known bug of the kernel: ``bugs`` are those that are to show here. ``self.expect`` tells the
+        work what is meant. Work
         that leaves the guest busy on purpose is followed by no snapshot: the next step looks. With None as ``expect``
         any ending is as it was meant, which is for people who try things out. If the guest is lost
         while its console shows why (an Oops, a panic), that is LOG-1 and FAIL; if it does not, the error is raised.
@@ -118,16 +132,19 @@ class Session:
         self.expect = expect or "done"
         started = time.monotonic()
         try:
-            return self._act(title, work, expect, breaks, started)
+            return self._act(title, work, expect, tuple(bugs), started)
         except InfraError as error:
-            alarms = tuple(line.text for line in self.guest.console.new_alarms())
+            alarms = self.guest.console.new_alarms()
             if not alarms:
                 raise self._explained(error) from error
-            outcome = Outcome(note=error.message, alarms=alarms)
-            self.recorder.save_step(self.number, title, self.expect, outcome, None)
+            trace = self.guest.console.lines(alarms[0].number - 1)[:MAX_TRACE]
+            told, after = (tuple(line.text for line in lines) for lines in (alarms, trace))
+            outcome = Outcome(note=error.message, alarms=told, trace=after)
+            self.recorder.save_step(self.number, title, self.expect, outcome, None, bugs)
             seconds = time.monotonic() - started
             checks = death(outcome, title)
-            return StepResult(self.number, title, Verdict.FAIL, seconds, seconds, checks, error.message)
+            ruling = judge(checks, self.expect, outcome, Known(self.watch, tuple(bugs)), title=title)
+            return step_result(self.number, title, ruling, seconds, seconds, checks)
 
     def _explained(self, error: InfraError) -> InfraError:
         """The same error, with how QEMU ended where that is the reason for it."""
@@ -143,7 +160,7 @@ class Session:
         title: str,
         work: Callable[[Session, Deadline], Outcome],
         expect: str | None,
-        breaks: Sequence[str],
+        bugs: tuple[str, ...],
         started: float,
     ) -> StepResult:
         deadline = self.deadline()
@@ -155,7 +172,7 @@ class Session:
             self.unseen = True
             self.recorder.save_step(self.number, title, expect, outcome, None)
             seconds = time.monotonic() - started
-            return StepResult(self.number, title, judge((), expect, outcome)[0], seconds, seconds, (), outcome.note)
+            return step_result(self.number, title, judge((), expect, outcome), seconds, seconds, ())
         self._settle(deadline)
         self._rest(outcome, deadline)
         guest_seconds = time.monotonic() - started
@@ -163,10 +180,10 @@ class Session:
         try:
             self.state = self._collect(deadline, self.recorder.step_dir(self.number))
         except ParseError:
-            self.recorder.save_step(self.number, title, expect, outcome, None, breaks)
+            self.recorder.save_step(self.number, title, expect, outcome, None, bugs)
             raise
-        self.recorder.save_step(self.number, title, expect, outcome, self.state, breaks)
-        return self._examine(title, expect, outcome, started, guest_seconds, before, self.state, breaks)
+        self.recorder.save_step(self.number, title, expect, outcome, self.state, bugs)
+        return self._examine(title, expect, outcome, started, guest_seconds, before, self.state, bugs)
 
     def _examine(
         self,
@@ -177,21 +194,14 @@ class Session:
         guest_seconds: float,
         before: GuestState,
         after: GuestState,
-        breaks: Sequence[str] = (),
+        bugs: tuple[str, ...] = (),
     ) -> StepResult:
-        checks = check_step(self.model, outcome, after, title, before)
-        verdict, note = judge(checks, expect, outcome, breaks)
-        return StepResult(
-            number=self.number,
-            title=title,
-            verdict=verdict,
-            seconds=time.monotonic() - started,
-            guest_seconds=guest_seconds,
-            checks=checks,
-            note=note,
-            changes=describe_changes(before, after),
-            memory=memory_map(after, self.guest.shape.arch.ram_base, self.layout.block_size),
-        )
+        checks, evidence = check_step(self.model, outcome, after, title, before)
+        ruling = judge(checks, expect, outcome, Known(self.watch, bugs), evidence, title)
+        changes = describe_changes(before, after)
+        memory = memory_map(after, self.guest.shape.arch.ram_base, self.layout.block_size)
+        seconds = time.monotonic() - started
+        return step_result(self.number, title, ruling, seconds, guest_seconds, checks, changes, memory)
 
     def _rest(self, outcome: Outcome, deadline: Deadline) -> None:
         """Bring all loads to rest: what they did meanwhile is part of the step's note, a dead one is its verdict."""

@@ -4,33 +4,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from harness.check import CheckResult, Evidence, Finding, Verdict, run_all
+from harness.check.known import Explained, Watch, died_of, ended_by, explain
 from harness.model.memory import MemoryModel
 from harness.scenarios.dumps import dump_findings
+from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.outcome import Outcome
+from harness.scenarios.result import StepResult
 from harness.scenarios.sameness import unchanged, with_findings
 from harness.scenarios.soak import leaks
-from harness.state import GuestState
+from harness.state import GuestState, NotObserved
 
-_RANK = (Verdict.PASS, Verdict.SKIPPED, Verdict.REFUSED, Verdict.INFRA, Verdict.FAIL)
+_RANK = (Verdict.PASS, Verdict.SKIPPED, Verdict.KNOWN, Verdict.REFUSED, Verdict.INFRA, Verdict.FAIL)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The verdict that stands for several: FAIL before INFRA before REFUSED before SKIPPED before PASS."""
+    """The verdict that stands for several: FAIL, INFRA, REFUSED, KNOWN, SKIPPED, PASS."""
     return max(verdicts, key=_RANK.index, default=Verdict.PASS)
 
 
 def check_step(
     model: MemoryModel, outcome: Outcome, state: GuestState, title: str, before: GuestState | None = None
-) -> tuple[CheckResult, ...]:
-    """Run every invariant that applies to one step; an action that failed must have left the state of ``before``."""
-    checks = tuple(run_all(evidence_of(model, outcome, state), title))
+) -> tuple[tuple[CheckResult, ...], Evidence]:
+    """Run every invariant that applies to one step, and say on what; an action that failed must have left the state of
+    ``before``.
+    """
+    evidence = evidence_of(model, outcome, state)
+    checks = tuple(run_all(evidence, title))
     checks = with_findings(checks, leaks(outcome.slopes, title))
     checks = with_findings(checks, dump_findings(outcome.dumps, state, title))
     if outcome.ending == "failed" and before is not None:
         checks = with_findings(checks, unchanged(before, state, title))
-    return checks
+    return checks, evidence
 
 
 def evidence_of(model: MemoryModel, outcome: Outcome, state: GuestState) -> Evidence:
@@ -53,27 +60,146 @@ def death(outcome: Outcome, title: str) -> tuple[CheckResult, ...]:
     return (CheckResult("LOG-1", "fail", findings),)
 
 
-def judge(
-    checks: Sequence[CheckResult], expect: str, outcome: Outcome, breaks: Iterable[str] = ()
-) -> tuple[Verdict, str]:
+@dataclass(frozen=True, slots=True)
+class Ruling:
     """The verdict of a step and the note that explains it.
 
-    ``expect`` is the ending the scenario wants. A broken invariant makes the step FAIL in any case; a refusal that
-    was not wanted makes it REFUSED; an action that must be refused but was done is FAIL for the guest, INFRA for QEMU.
-    ``breaks`` are the invariants that a known bug of the kernel can break: no others may be broken then, and a
-    kernel that breaks none has not the bug. A step that proves nothing is INFRA.
+    ``bugs`` are the known bugs that were met, ``unseen`` those that this kernel has and the step names, in vain.
+    ``stops`` tells that nothing can follow on this guest.
     """
-    broken, known = {result.invariant for result in checks if result.status == "fail"}, set(breaks)
-    if not broken <= known:
-        return Verdict.FAIL, outcome.note
+
+    verdict: Verdict
+    note: str
+    bugs: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    stops: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known beforehand: the ``watch`` for this kernel, and the bugs that the step ``names``."""
+
+    watch: Watch = field(default_factory=Watch)
+    names: tuple[str, ...] = ()
+
+
+def titles(watch: Watch, steps: Iterable[StepResult]) -> dict[str, str]:
+    """The title of each known bug that ``steps`` met or named in vain, by id."""
+    ids = dict.fromkeys(id for step in steps for id in (*step.bugs, *step.unseen))
+    return {id: watch.standings[id].bug.title for id in ids}
+
+
+def step_result(
+    number: int,
+    title: str,
+    ruling: Ruling,
+    seconds: float,
+    guest_seconds: float,
+    checks: tuple[CheckResult, ...],
+    changes: tuple[str, ...] = (),
+    memory: MemoryMap | None = None,
+) -> StepResult:
+    """What a step came to."""
+    return StepResult(
+        number=number,
+        title=title,
+        verdict=ruling.verdict,
+        seconds=seconds,
+        guest_seconds=guest_seconds,
+        checks=checks,
+        note=ruling.note,
+        changes=changes,
+        memory=memory,
+        bugs=ruling.bugs,
+        unseen=ruling.unseen,
+        stops=ruling.stops,
+    )
+
+
+def judge(
+    checks: Sequence[CheckResult],
+    expect: str,
+    outcome: Outcome,
+    known: Known | None = None,
+    evidence: Evidence | None = None,
+    title: str = "",
+) -> Ruling:
+    """The verdict of a step called ``title``.
+
+    ``expect`` is the ending the scenario wants. A broken invariant makes the step FAIL, unless all that is broken is
+    exactly what ``known`` bugs of this kernel break (``evidence`` is what the checks looked at): then it is KNOWN.
+    A refusal that was not wanted makes it REFUSED; an action that must be refused but was done is FAIL for the guest,
+    INFRA for QEMU; each is KNOWN if it is how a known bug ends a step. A step that proves nothing is INFRA.
+    """
+    known = known or Known()
+    met: tuple[str, ...] = ()
+    failed = [result for result in checks if result.status == "fail"]
+    if failed:
+        found = _explained(checks, outcome, known.watch, evidence)
+        met = found.met
+        if found.rest or not all(result.findings for result in failed):
+            return Ruling(Verdict.FAIL, _joined(outcome.note, _beyond(found, checks, outcome, known, evidence)), met)
+        if outcome.alarms:
+            return Ruling(Verdict.KNOWN, _joined(outcome.note, _named(met)), met, stops=True)
     if outcome.useless:
-        return Verdict.INFRA, outcome.useless
+        return Ruling(Verdict.INFRA, outcome.useless, met)
     verdict, note = _ended(expect, outcome)
-    if verdict is Verdict.PASS and known:
-        names = ", ".join(sorted(broken))
-        said = f"known kernel bug: breaks {names}" if broken else "this kernel has not the known bug"
-        note = f"{note}; {said}" if note else said
-    return verdict, note
+    cause = None
+    if verdict is not Verdict.PASS and evidence is not None:
+        cause = ended_by(known.watch.possible, outcome.ending, title, _log(evidence), met)
+        if cause is None:
+            return Ruling(verdict, note, met)
+        met = tuple(dict.fromkeys((*met, cause.id)))
+    if met:
+        stops = cause is not None or any(known.watch.standings[id].bug.stops for id in met)
+        return Ruling(Verdict.KNOWN, _joined(outcome.note, _named(met)), met, _unseen(known, met), stops)
+    missed = _unseen(known, met)
+    told = f"known bug {', '.join(missed)} did not show, though this kernel should have it" if missed else ""
+    return Ruling(verdict, _joined(note, told), (), missed)
+
+
+def _explained(
+    checks: Sequence[CheckResult], outcome: Outcome, watch: Watch, evidence: Evidence | None, *, has: bool = True
+) -> Explained:
+    bugs = watch.possible if has else watch.impossible
+    if outcome.alarms:
+        bug = died_of(bugs, outcome.alarms, outcome.trace)
+        findings = tuple(finding for check in checks for finding in check.findings)
+        return Explained((), findings) if bug is None else Explained((bug.id,), ())
+    if evidence is None:
+        return Explained((), tuple(finding for check in checks for finding in check.findings))
+    return explain(bugs, checks, evidence)
+
+
+def _beyond(
+    found: Explained, checks: Sequence[CheckResult], outcome: Outcome, known: Known, evidence: Evidence | None
+) -> str:
+    """What is to be said of findings that no bug of this kernel explains."""
+    if found.met:
+        return f"beyond the known bug {', '.join(found.met)}: {', '.join(sorted({f.invariant for f in found.rest}))}"
+    like = _explained(checks, outcome, known.watch, evidence, has=False)
+    if like.rest or not like.met:
+        return ""
+    whys = "; ".join(f"{id}, which this kernel should not have: {known.watch.standings[id].why}" for id in like.met)
+    return f"exactly the known bug {whys}"
+
+
+def _unseen(known: Known, met: Sequence[str]) -> tuple[str, ...]:
+    standings = known.watch.standings
+    return tuple(id for id in known.names if id in standings and standings[id].has and id not in met)
+
+
+def _named(ids: Sequence[str]) -> str:
+    return f"known bug {', '.join(ids)}"
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def _log(evidence: Evidence) -> list[str]:
+    dmesg = evidence.observed.dmesg
+    return [] if isinstance(dmesg, NotObserved) else [line.text for line in dmesg]
 
 
 def _ended(expect: str, outcome: Outcome) -> tuple[Verdict, str]:

@@ -169,7 +169,7 @@ class Explorer:
             ending.append(outcome.ending)
             return outcome
 
-        result = self.session.act(step.title, watched, wanted, step.breaks)
+        result = self.session.act(step.title, watched, wanted, step.bugs)
         came_to = ending[0] if ending else "done"
         self._follow(self.plan, step, came_to)
         self.story.add(text, step, came_to)
@@ -209,7 +209,7 @@ class Explorer:
         return result
 
     def _tell_step(self, result: StepResult, ending: str = "done") -> None:
-        if result.verdict is not Verdict.PASS and self.worst is not Verdict.FAIL:
+        if result.verdict not in (Verdict.PASS, Verdict.KNOWN) and self.worst is not Verdict.FAIL:
             self.worst = result.verdict
         style = {Verdict.PASS: "green", Verdict.FAIL: "bold red"}.get(result.verdict, "yellow")
         word = ending if result.verdict is Verdict.PASS and ending != "done" else WORDS[result.verdict]

@@ -12,14 +12,14 @@ from harness.errors import InfraError, MemhpError, UsageError
 from harness.report.text import clean
 from harness.shell.explorer import Explorer, Leave
 
-_STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1}
+_STATUS = {Verdict.PASS: 0, Verdict.KNOWN: 0, Verdict.FAIL: 1}
 
 
 def explore(explorer: Explorer, lines: Iterator[str]) -> tuple[int, bool]:
     """Do line after line; returns the exit status, and whether the guest is to be kept.
 
-    0: nothing was found. 1: an invariant was broken. 2: a line of a script could not be meant; a person just types
-    another. 3: the guest or the harness failed, which ends the session once QEMU is gone.
+    0: nothing was found but known bugs. 1: an invariant was broken. 2: a line of a script could not be meant; a person
+    just types another. 3: the guest or the harness failed, which ends the session once QEMU is gone.
     """
     status: int | None = None
     try:

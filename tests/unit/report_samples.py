@@ -65,6 +65,15 @@ UNKNOWN = (
     Unknown("/proc/slabinfo", "column", "<align>", 1),
 )
 BAD = dataclasses.replace(BAD, unknown=UNKNOWN)
+KNOWN = dataclasses.replace(
+    run(Verdict.KNOWN, step(0), dataclasses.replace(step(1, Verdict.KNOWN, PASSED, BROKEN), bugs=("some-bug",))),
+    reason="step 1 (step 1): known bug some-bug; steps not done after it: 3",
+    bugs={"some-bug": f"a title {HOSTILE}"},
+    left=3,
+)
+MISSED = dataclasses.replace(
+    run(Verdict.PASS, step(0), dataclasses.replace(step(1), unseen=("other-bug",))), bugs={"other-bug": "another title"}
+)
 REFUSED = run(Verdict.REFUSED, step(0), step(1, Verdict.REFUSED, note="the guest keeps d"), reason="step 1: refused")
 SKIPPED = run(Verdict.SKIPPED, reason="debian has no CONFIG_X", hint="build the kernel with it")
 INFRA = run(Verdict.INFRA, step(0), reason="QEMU died", hint="see qemu.stderr", bundle=Path("memhp-runs/2"))

@@ -86,7 +86,8 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, status: int = 2) 
         (["rnu"], "memhp: COMMAND: 'rnu' is not known\n  hint: did you mean run?\n"),
         (
             ["list", "zzz"],
-            "memhp: what: 'zzz' is not known\n  hint: known: scenarios, verbs, invariants, guests, kernels, support\n",
+            "memhp: what: 'zzz' is not known\n"
+            "  hint: known: scenarios, verbs, invariants, bugs, guests, kernels, support\n",
         ),
         (["run", "--kernell", "x"], "memhp: memhp run does not know '--kernell'\n  hint: did you mean --kernel?\n"),
         (["run", "--qqq"], "memhp: memhp run does not know '--qqq'\n  hint: memhp run --help\n"),

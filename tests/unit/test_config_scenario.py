@@ -86,15 +86,15 @@ def test_repeat_counts_and_titles(tmp_path: Path) -> None:
 
 def test_endings_may_differ_between_architectures(tmp_path: Path) -> None:
     steps = (
-        "  - {offline: {boot: true, last: 1}, expect: {arm64: refused}, breaks: {riscv64: [SEC-1]}}\n"
-        "  - repeat: {times: 1, steps: [{check: {}, breaks: [LOG-1]}]}\n"
+        "  - {offline: {boot: true, last: 1}, expect: {arm64: refused}, bug: {riscv64: add-pages-not-undone}}\n"
+        "  - repeat: {times: 1, steps: [{check: {}, bug: [add-pages-not-undone, pmem-memmap-runs-out]}]}\n"
     )
     scenario = read(tmp_path, steps)
     [arm, again] = scenario.steps_on("arm64")
     [riscv, _] = scenario.steps_on("riscv64")
-    assert (arm.expect, arm.breaks, riscv.expect, riscv.breaks) == ("refused", (), "done", ("SEC-1",))
+    assert (arm.expect, arm.bugs, riscv.expect, riscv.bugs) == ("refused", (), "done", ("add-pages-not-undone",))
     assert (arm.title, riscv.title) == ("offline boot memory last=1 (refused)", "offline boot memory last=1")
-    assert again.args["steps"][0].breaks == ("LOG-1",)
+    assert again.args["steps"][0].bugs == ("add-pages-not-undone", "pmem-memmap-runs-out")
 
 
 def test_addresses_may_be_at_the_top(tmp_path: Path) -> None:
@@ -168,16 +168,20 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
             "expect: 'refuse' is none of done, refused, failed, qemu-refused\n  hint: did you",
         ),
         ("  - {repeat: {times: 1, steps: [{check: {}}]}, expect: refused}\n", "a repeat has no expectation of its own"),
-        ("  - {repeat: {times: 1, steps: [{check: {}}]}, breaks: [SEC-1]}\n", "breaks: a repeat has no expectation of"),
+        ("  - {repeat: {times: 1, steps: [{check: {}}]}, bug: [x]}\n", "bug: a repeat has no expectation of"),
         (
             "  - {check: {}, expect: failed}\n",
             "the kernel cannot be expected to fail at check\n  hint: plug-dimm, online, offline, kmem-fault can",
         ),
         ("  - {check: {}, expect: {arm: refused}}\n", "expect: unknown key 'arm'\n  hint: did you mean 'arm64'?"),
         ("  - {check: {}, expect: {riscv64: no}}\n", "s.yaml:4: steps[0].expect.riscv64: 'no' is none of done"),
-        ("  - {check: {}, breaks: [SEC-9]}\n", "steps[0].breaks[0]: 'SEC-9' is none of QMP-1"),
-        ("  - {check: {}, breaks: {arm64: [SEC-1, SEC-1]}}\n", "breaks.arm64: an invariant stands twice"),
-        ("  - {check: {}, breaks: SEC-1}\n", "steps[0].breaks: expected a list, found 'SEC-1'"),
+        ("  - {check: {}, bug: no-bug}\n", "s.yaml:4: steps[0].bug: 'no-bug' is none of page-table-page-bug-on, "),
+        ("  - {check: {}, bug: [add-pages-not-undne]}\n", "did you mean 'add-pages-not-undone'?"),
+        (
+            "  - {check: {}, bug: {arm64: [add-pages-not-undone, add-pages-not-undone]}}\n",
+            "bug.arm64: a bug stands twice",
+        ),
+        ("  - {check: {}, breaks: [SEC-1]}\n", "unknown key 'breaks'"),
         ("  - offline: {boot: true, blocks: [8]}\n", "offline: takes either a device or blocks or boot memory"),
         ("  - plug-dimm: {id: d, size: 1G, address: bottom}\n", "plug-dimm.address: 'bottom' is not a size"),
         (
@@ -308,7 +312,7 @@ PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
         (
             DIMM,
             "  - parallel: [{touch: {size: 2M}}, {unplug: {id: d}, expect: refused}]\n",
-            "steps[1].parallel[1]: what is done side by side is meant to be done\n  hint: leave expect and breaks out",
+            "steps[1].parallel[1]: what is done side by side is meant to be done\n  hint: leave expect and bug out",
         ),
         (
             VMEM,

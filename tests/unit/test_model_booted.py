@@ -62,7 +62,7 @@ def test_a_state_less_its_devices_is_the_boot(name: str) -> None:
         assert bare.backends == {id: bare.backends[id] for id in run.boot.backends}  # type: ignore[index,union-attr]
         assert bare.vmstat["nr_memmap_pages"] == run.boot.vmstat["nr_memmap_pages"]  # type: ignore[index]
         assert mapped(bare, booted.layout) == mapped(run.boot, booted.layout)
-        checks = check_step(booted, Outcome(), dataclasses.replace(state, dmesg=(), console=()), "first look")
+        checks, _ = check_step(booted, Outcome(), dataclasses.replace(state, dmesg=(), console=()), "first look")
         assert not [finding for check in checks for finding in check.findings]
     assert tried
 

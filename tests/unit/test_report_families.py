@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from rich.console import Console
 
 from harness.check import Verdict
 from harness.report.families import cell, families_table
-from harness.scenarios.result import RunResult
+from harness.scenarios.result import RunResult, StepResult
 
 
 def run(family: str, guest: str, verdict: Verdict, scenario: str = "", lacks: str = "") -> RunResult:
@@ -24,6 +26,11 @@ def test_cells() -> None:
     assert cell([skipped]) == "lacks node-without-cpu"
     assert cell([passed, failed]) == "FAIL (numa-offline)"
     assert cell([]) == "not run"
+    met = StepResult(1, "x", Verdict.KNOWN, 1.0, 1.0, (), bugs=("some-bug",))
+    known = dataclasses.replace(run("numa", "arm64", Verdict.KNOWN, "numa-x"), steps=(met,))
+    assert cell([known]) == "known bug some-bug (numa-x)"
+    assert cell([passed, known, skipped]) == "pass, known bug some-bug (numa-x), numa-offline lacks node-without-cpu"
+    assert cell([failed, known]) == "FAIL (numa-offline), known bug some-bug (numa-x)"
     assert cell([run("x", "y", Verdict.SKIPPED)]) == "lacks why"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from report_samples import BAD, GOOD, INFRA, REFUSED, SKIPPED, run, step
+from report_samples import BAD, GOOD, INFRA, KNOWN, MISSED, REFUSED, SKIPPED, run, step
 
 from harness.check import CATALOGUE, CheckResult, Verdict
 from harness.errors import InfraError, UsageError
@@ -21,7 +21,15 @@ from harness.report.junit import to_junit
 from harness.report.terminal import TerminalReporter
 
 ALL = [GOOD, BAD, REFUSED, SKIPPED, INFRA]
-_TYPES: dict[str, Any] = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float)}
+KNOWNS = [KNOWN, MISSED]
+_TYPES: dict[str, Any] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+}
 
 
 def validate(value: Any, rule: dict[str, Any], root: dict[str, Any], where: str = "$") -> None:
@@ -62,7 +70,7 @@ def validate(value: Any, rule: dict[str, Any], root: dict[str, Any], where: str 
                 raise AssertionError(f"the schema uses {word}")
 
 
-@pytest.mark.parametrize("runs", [[run] for run in ALL] + [ALL, []], ids=lambda runs: str(len(runs)))
+@pytest.mark.parametrize("runs", [[run] for run in ALL] + [ALL, KNOWNS, []], ids=lambda runs: str(len(runs)))
 def test_results_follow_the_schema(runs: list[Any]) -> None:
     text = dumps(results_to_json(runs))
     assert text.isascii() and text.endswith("}\n")
@@ -81,6 +89,7 @@ def test_what_the_json_says() -> None:
         "statement": CATALOGUE["BLK-1"].statement,
         "pass": 0,
         "fail": 1,
+        "known": 0,
         "not_observed": 0,
         "reasons": [],
         "notes": [],
@@ -92,6 +101,17 @@ def test_what_the_json_says() -> None:
     assert run["facts"]["where"] == "/x"
     finding = run["steps"][1]["checks"][1]["findings"][0]
     assert (finding["invariant"], finding["expected"], finding["observed"]) == ("BLK-1", "offline", "online")
+
+
+def test_what_the_json_says_of_known_bugs() -> None:
+    found = json.loads(dumps(results_to_json(KNOWNS)))
+    assert (found["verdict"], found["exit_status"]) == ("known-bug", 0)
+    assert (found["invariants"]["BLK-1"]["fail"], found["invariants"]["BLK-1"]["known"]) == (0, 1)
+    known, missed = found["runs"]
+    assert known["known_bugs"]["some-bug"]["met"] and known["steps_left"] == 3
+    assert known["steps"][1]["known_bugs"] == ["some-bug"] and known["steps"][1]["verdict"] == "known-bug"
+    assert missed["known_bugs"] == {"other-bug": {"title": "another title", "met": False}}
+    assert missed["steps"][1]["known_bugs_unseen"] == ["other-bug"]
 
 
 def test_what_one_source_showed_alone_is_said_everywhere() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import junitparser
 import kcidb_io
 import pytest
-from report_samples import BAD, GOOD, HOSTILE, INFRA, REFUSED, SKIPPED, step
+from report_samples import BAD, GOOD, HOSTILE, INFRA, KNOWN, MISSED, REFUSED, SKIPPED, step
 from tap.parser import Parser
 
 from harness.check import Verdict
@@ -111,6 +111,51 @@ def test_kcidb_follows_the_published_schema() -> None:
     other = json.loads(to_kcidb(dataclasses.replace(BOOK, origin="my_lab")))
     kcidb_io.schema.LATEST.validate(other)
     assert {test["origin"] for test in other["tests"]} == {"my_lab"}
+
+
+KNOWNS = dataclasses.replace(BOOK, entries=book_of("memhp", NOW, [KNOWN, MISSED, GOOD], {}).entries, missing=())
+
+
+def test_a_known_bug_is_an_expected_failure_in_ktap() -> None:
+    text = to_ktap(KNOWNS)
+    found = read_ktap(iter(text.splitlines()))
+    assert [(ok, directive) for ok, _, directive in found] == [(True, "XFAIL"), (True, None), (True, None)]
+    assert "  ok 2 step 1 # XFAIL known bug some-bug\n" in text
+    assert "\nok 1 arm64/dimm-cycle # XFAIL step 1 (step 1): known bug some-bug; steps not done after it: 3\n" in text
+    assert "\n# known bug other-bug did not show, though this kernel should have it: another title\n" in text
+
+
+def test_a_known_bug_is_an_issue_with_incidents_in_kcidb() -> None:
+    report = json.loads(to_kcidb(KNOWNS))
+    kcidb_io.schema.LATEST.validate(report)
+    assert [issue["id"] for issue in report["issues"]] == ["memhp:known-bug:some-bug", "memhp:known-bug:other-bug"]
+    tests = {test["id"]: test for test in report["tests"]}
+    told = [(one["issue_id"], one["present"], tests[one["test_id"]]["path"]) for one in report["incidents"]]
+    assert told == [
+        ("memhp:known-bug:some-bug", True, "memhp.dimm-cycle"),
+        ("memhp:known-bug:some-bug", True, "memhp.dimm-cycle.step_001"),
+        ("memhp:known-bug:other-bug", False, "memhp.dimm-cycle"),
+        ("memhp:known-bug:other-bug", False, "memhp.dimm-cycle.step_001"),
+    ]
+    assert [test["status"] for test in report["tests"] if test["status"] != "PASS"] == ["FAIL", "FAIL"]
+    assert len({one["id"] for one in report["incidents"]}) == 4
+    assert "issues" not in json.loads(to_kcidb(BOOK))
+
+
+def test_a_known_bug_is_skipped_in_junit_and_carries_its_id() -> None:
+    suites = junitparser.JUnitXml.fromstring(to_junit([KNOWN, MISSED]).encode())
+    assert (suites.tests, suites.failures, suites.errors, suites.skipped) == (4, 0, 0, 1)
+    [skip] = [result for suite in suites for case in suite for result in case.result]
+    assert skip.message == "known bug some-bug"
+    known = [{one.name: one.value for one in suite.properties()} for suite in suites]
+    assert known[0]["known_bugs"] == "some-bug" and known[1]["known_bugs_unseen"] == "other-bug"
+
+
+def test_known_bugs_survive_a_way_through_json(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(dumps(results_to_json([KNOWN, MISSED])))
+    known, missed = load_results(tmp_path / "r.json")
+    assert (known.verdict, known.met, known.left) == (Verdict.KNOWN, ("some-bug",), 3)
+    assert known.bugs == KNOWN.bugs and (missed.unseen, missed.met) == (("other-bug",), ())
 
 
 def test_junit_is_read_by_another_parser() -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import re
 from html.parser import HTMLParser
 
-from report_samples import BAD, GOOD, HOSTILE, INFRA, REFUSED, SKIPPED, step
+from report_samples import BAD, GOOD, HOSTILE, INFRA, KNOWN, MISSED, REFUSED, SKIPPED, step
 
 from harness.check import Verdict
 from harness.report.book import Book, Entry, book_of
@@ -104,6 +104,13 @@ def test_it_tells_what_is_broken_and_where() -> None:
     assert "2 runs: 1 passed, 1 FAIL; 3 min 20 s of guests." in text
     assert "BLK-1 broken." in text and "expectedoffline" in text and "observedonline" in text
     assert "LIN-1 not observed: the kernel has no CONFIG_PTDUMP_DEBUGFS" in text
+
+
+def test_it_tells_which_known_bugs_were_met_and_which_were_not() -> None:
+    text = to_html(book_of("memhp", NOW, [KNOWN, MISSED], {}))
+    assert "<td>some-bug</td>" in text and "<td>other-bug</td><td>another title</td><td></td><td><a" in text
+    assert '<span class="b b-known-bug">known bug</span>' in text and 'id="broken"' not in text
+    assert "some-bug 1 min 40 s</a>" in text
 
 
 def test_the_grid_has_every_cell_also_those_without_a_result() -> None:

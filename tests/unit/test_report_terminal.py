@@ -8,7 +8,7 @@ import io
 import sys
 
 import pytest
-from report_samples import BAD, BROKEN, GOOD, HOSTILE, INFRA, PASSED, REFUSED, SKIPPED, UNSEEN, run, step
+from report_samples import BAD, BROKEN, GOOD, HOSTILE, INFRA, KNOWN, MISSED, PASSED, REFUSED, SKIPPED, UNSEEN, run, step
 
 from harness.check import CheckResult, Finding, Verdict
 from harness.report.tally import exit_status, overall, tally
@@ -60,6 +60,19 @@ def test_the_table_counts_each_invariant_and_says_why_one_was_not_observed() -> 
     assert ["IOM-1", "2", "-", "-"] in lines
     assert ["BLK-1", "-", "1", "-"] in lines
     assert [*["LIN-1", "-", "-", "2"], *UNSEEN.reason.split()] in lines
+
+
+def test_known_bugs_are_told_and_nothing_is_red() -> None:
+    text = shown(KNOWN, MISSED)
+    assert "  known bug    1  step 1" in text and "        BLK-1 1: as it is known\n" in text
+    assert (
+        "  step 1 (step 1): known bug some-bug; steps not done after it: 3\n  known bug some-bug: a title \\x1b" in text
+    )
+    assert "  did not show, though this kernel should have it: known bug other-bug: another title\n" in text
+    told = "known bugs: some-bug; known bugs that did not show: other-bug"
+    assert f"PASSED  2 scenarios: 1 passed, 1 known bug; 4 checks passed; 3 not observed; {told}\n" in text
+    assert "FAIL" not in text.replace("  FAIL  ", "") and "broken" not in text
+    assert ["BLK-1", "-", "-", "1", "-"] in [line.split() for line in text.splitlines()]
 
 
 def test_other_verdicts_say_why_and_what_to_do() -> None:
@@ -157,6 +170,9 @@ def test_findings_as_plain_text_for_a_failing_test() -> None:
         ([GOOD, INFRA, SKIPPED], 3, Verdict.INFRA),
         ([REFUSED, INFRA], 3, Verdict.INFRA),
         ([INFRA, BAD, REFUSED, SKIPPED], 1, Verdict.FAIL),
+        ([KNOWN, GOOD, SKIPPED], 0, Verdict.KNOWN),
+        ([KNOWN, BAD], 1, Verdict.FAIL),
+        ([KNOWN, REFUSED], 3, Verdict.REFUSED),
         ([], 3, Verdict.INFRA),
     ],
 )

@@ -53,7 +53,7 @@ MAY: dict[str, set[str]] = {
     "kmem": {"state", "arch"},
     "collect": {"guest", "qemu", "parsers", "kmem", "state", "arch"},
     "model": {"state", "arch"},
-    "check": {"state", "model", "arch"},
+    "check": {"config", "state", "model", "arch"},
     "scenarios": _BELOW,
     "bench": _BELOW | {"scenarios"},
     "selftest": _BELOW | {"scenarios"},

@@ -113,27 +113,9 @@ def test_counters_of_struct_pages_must_be_as_before() -> None:
     assert unchanged(before, dataclasses.replace(STATE, vmstat=NotObserved("lost")), "") == ()
 
 
-BROKEN = (CheckResult("SEC-1", "fail"), CheckResult("VMM-1", "fail"), CheckResult("IOM-1", "pass"))
-
-
-@pytest.mark.parametrize(
-    ("breaks", "verdict", "note"),
-    [
-        ((), Verdict.FAIL, "why"),
-        (("SEC-1",), Verdict.FAIL, "why"),
-        (("SEC-1", "VMM-1", "IOM-1"), Verdict.PASS, "why; known kernel bug: breaks SEC-1, VMM-1"),
-        (("VMM-1", "SEC-1"), Verdict.PASS, "why; known kernel bug: breaks SEC-1, VMM-1"),
-    ],
-)
-def test_a_known_bug_breaks_no_more_than_is_known(breaks: tuple[str, ...], verdict: Verdict, note: str) -> None:
-    assert judge(BROKEN, "done", Outcome(note="why"), breaks) == (verdict, note)
-
-
-def test_a_kernel_without_the_bug_passes_and_a_known_bug_excuses_no_other_ending() -> None:
-    assert judge((), "done", Outcome(), ("SEC-1",)) == (Verdict.PASS, "this kernel has not the known bug")
-    assert judge(BROKEN, "done", Outcome(ending="refused"), ("SEC-1", "VMM-1"))[0] is Verdict.REFUSED
-    assert judge((), "failed", Outcome(ending="done"))[0] is Verdict.FAIL
-    assert judge((), "failed", Outcome(ending="failed"))[0] is Verdict.PASS
+def test_an_action_that_must_fail_may_not_be_done() -> None:
+    assert judge((), "failed", Outcome(ending="done")).verdict is Verdict.FAIL
+    assert judge((), "failed", Outcome(ending="failed")).verdict is Verdict.PASS
 
 
 def test_rounds_of_a_soak_can_be_chosen_others_cannot() -> None:

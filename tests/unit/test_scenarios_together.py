@@ -15,7 +15,7 @@ from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import outcome_from_json, outcome_to_json
 from harness.scenarios.session import Session
 from harness.scenarios.together import Branch, side_by_side
-from harness.scenarios.verdict import judge
+from harness.scenarios.verdict import Ruling, judge
 
 SESSION = cast(Session, None)
 
@@ -41,7 +41,7 @@ def test_the_first_that_was_not_done_stands_for_all() -> None:
     refused = Outcome(ending="refused", note="EBUSY")
     outcome = side_by_side([("one", meet(Outcome(), at)), ("two", meet(refused, at))])(SESSION, Deadline(10))
     assert (outcome.ending, outcome.note) == ("refused", "two: EBUSY")
-    assert judge((), "done", outcome)[0] is Verdict.REFUSED
+    assert judge((), "done", outcome).verdict is Verdict.REFUSED
 
 
 def test_an_error_of_one_is_raised_after_the_others_have_ended() -> None:
@@ -74,5 +74,5 @@ def test_what_did_not_overlap_proves_nothing() -> None:
 
     outcome = joined([_Done("one", early(SESSION, Deadline(1)), 0.0, 1.0), _Done("two", Outcome(), 1.5, 2.0)])
     assert outcome.useless == "no overlap: one had ended before another began"
-    assert judge((), "done", outcome) == (Verdict.INFRA, outcome.useless)
+    assert judge((), "done", outcome) == Ruling(Verdict.INFRA, outcome.useless)
     assert outcome_from_json(outcome_to_json(outcome)) == outcome

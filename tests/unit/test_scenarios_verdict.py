@@ -17,7 +17,7 @@ from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import outcome_from_json, outcome_to_json, shape_from_json, shape_to_json
 from harness.scenarios.steps import VERBS, unplug_endings
-from harness.scenarios.verdict import death, judge, worst
+from harness.scenarios.verdict import Ruling, death, judge, worst
 from harness.state import IomemEntry, MemoryBlock
 from harness.units import AddrRange
 
@@ -40,19 +40,21 @@ FINE = CheckResult("IOM-1", "pass")
     ],
 )
 def test_judge(checks: tuple[CheckResult, ...], expect: str, ending: str, verdict: Verdict) -> None:
-    assert judge(checks, expect, Outcome(ending=ending))[0] is verdict
+    assert judge(checks, expect, Outcome(ending=ending)).verdict is verdict
 
 
 def test_a_refusal_keeps_its_first_reason() -> None:
     outcome = Outcome()
     outcome.refuse("memory16: EBUSY")
     outcome.refuse("memory17: EBUSY")
-    assert judge((), "done", outcome) == (Verdict.REFUSED, "memory16: EBUSY")
+    assert judge((), "done", outcome) == Ruling(Verdict.REFUSED, "memory16: EBUSY")
 
 
 def test_the_worst_verdict_stands_for_all() -> None:
     assert worst([]) is Verdict.PASS
     assert worst([Verdict.PASS, Verdict.SKIPPED]) is Verdict.SKIPPED
+    assert worst([Verdict.PASS, Verdict.KNOWN, Verdict.SKIPPED]) is Verdict.KNOWN
+    assert worst([Verdict.REFUSED, Verdict.KNOWN]) is Verdict.REFUSED
     assert worst([Verdict.REFUSED, Verdict.INFRA, Verdict.FAIL, Verdict.PASS]) is Verdict.FAIL
 
 

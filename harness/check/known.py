@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Known bugs of kernels: which of them a kernel has, and whether what a step found is exactly one of them.
+
+A bug is met wherever its whole signature fits on a kernel that may have it, whether the step names it or not. It
+explains what its signature covers and nothing else: one finding beyond it, or a counter that is off by another amount,
+and the step is as red as without the bug. A bug whose signature fits only in part explains nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.arch.features import features_of
+from harness.arch.modes import VA_BITS
+from harness.check.evidence import Evidence
+from harness.check.findings import CheckResult, Finding
+from harness.config.bugs import Conditions, KnownBug, Sign, parse_release
+from harness.state import KernelFacts, NotObserved
+from harness.units import AddrRange, merge_ranges
+
+_RANGE = re.compile(r"\b([0-9a-f]{4,16})-([0-9a-f]{4,16})\b")
+_NUMBER = re.compile(r"-?[0-9]+")
+#: time and caller before a line of the console
+_PREFIX = re.compile(r"(?:<[0-9]+>)?\[ *[0-9]+\.[0-9]{6}\](?:\[ *[TC][0-9]+\])? ")
+#: what frames every report of the kernel's log, whatever it is about (kernel/panic.c, lib/bug.c, arch/*/kernel/traps.c)
+_FRAME = re.compile(
+    r"-+\[ cut here \]-+|---\[ end trace(?: [0-9a-f]+)? \]---|Internal error: Oops - BUG: .*|Kernel BUG \[#1\]"
+    r"|Kernel panic - not syncing: (?:Oops - BUG: )?Fatal exception.*|---\[ end Kernel panic .*"
+)
+#: uname of Debian's kernels before trixie, which do not tell their patch level: 6.1.0-41-arm64
+_NO_PATCH = re.compile(r"[0-9]+\.[0-9]+\.0-[0-9]+-")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Whether a kernel ``has`` a bug (None: it could not be told), and ``why``."""
+
+    bug: KnownBug
+    has: bool | None
+    why: str
+
+
+def standing(bug: KnownBug, facts: KernelFacts) -> Standing:
+    """Tell whether the kernel has ``bug``: by architecture, conditions and version."""
+    if facts.arch not in bug.arches:
+        return Standing(bug, False, f"it is a bug of {', '.join(bug.arches)}")
+    held, why = _held(bug.when, facts)
+    if held is False:
+        return Standing(bug, False, why)
+    by_version = _by_version(bug, facts.release)
+    if by_version.has is False or held:
+        return by_version
+    return Standing(bug, None, why)
+
+
+def _held(when: Conditions, facts: KernelFacts) -> tuple[bool | None, str]:
+    """Whether the conditions hold; None and why if one of them was not observed and no other fails."""
+    if when.page_sizes and facts.page_size not in when.page_sizes:
+        return False, f"it takes pages of {', '.join(map(str, when.page_sizes))} bytes, these have {facts.page_size}"
+    features, unknown = features_of(facts), ""
+    for word in when.cmdline:
+        if not features.words.values(word):
+            return False, f"it takes {word} on the command line"
+    if when.va_bits:
+        bits = _va_bits(facts)
+        if bits is None:
+            unknown = "how many bits virtual addresses have was not observed"
+        elif bits not in when.va_bits:
+            return False, f"it takes virtual addresses of {', '.join(map(str, when.va_bits))} bits, these have {bits}"
+    for option, wanted in when.config.items():
+        seen = features.build.value(option)
+        if isinstance(seen, NotObserved):
+            unknown = seen.reason
+        elif seen != wanted:
+            return False, f"it takes CONFIG_{option}={wanted}, this kernel has {seen}"
+    return (None, unknown) if unknown else (True, "")
+
+
+def _va_bits(facts: KernelFacts) -> int | None:
+    if isinstance(facts.vmcoreinfo, NotObserved):
+        return None
+    try:
+        return VA_BITS[facts.arch](facts.vmcoreinfo)
+    except (KeyError, ValueError):
+        return None
+
+
+def _by_version(bug: KnownBug, text: str) -> Standing:
+    release = parse_release(text)
+    if release is None:
+        return Standing(bug, None, f"{text!r} is no version that memhp knows how to compare")
+    if _NO_PATCH.match(text) and any(
+        change.release.branch == release.branch and change.release.patch for change in (bug.since, *bug.fixed)
+    ):
+        return Standing(bug, None, f"{text} does not tell its patch level")
+    fix = bug.is_fixed(release)
+    if fix is not None:
+        return Standing(bug, False, f"fixed in {fix}, this is {release}")
+    if release < bug.since.release:
+        if bug.since.at_latest:
+            return Standing(bug, None, f"there since {bug.since}, this is {release}")
+        return Standing(bug, False, f"there since {bug.since}, this is {release}")
+    if release > bug.checked and any(later.at_latest and release < later.release for later in bug.fixed):
+        return Standing(bug, None, f"there in {bug.checked}, fixed in {', '.join(map(str, bug.fixed))}")
+    return Standing(bug, True, f"there since {bug.since}")
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """``met`` are the ids of bugs whose whole signature was found; ``rest`` what none of them explains."""
+
+    met: tuple[str, ...]
+    rest: tuple[Finding, ...]
+
+
+@dataclass
+class _Fit:
+    """A bug whose signature fits: the findings by sign, and by how much its counters are off."""
+
+    bug: KnownBug
+    found: dict[Sign, list[Finding]] = field(default_factory=dict)
+    amounts: dict[Sign, int] = field(default_factory=dict)
+
+
+def explain(bugs: Iterable[KnownBug], checks: Sequence[CheckResult], evidence: Evidence) -> Explained:
+    """What of the findings of one step is one of ``bugs``, or several of them, exactly."""
+    findings = [finding for check in checks for finding in check.findings]
+    seen = {check.invariant for check in checks if check.status in ("pass", "fail")}
+    fits = [fit for bug in bugs if (fit := _fit(bug, findings, seen, evidence)) is not None]
+    while (bad := _unbalanced(fits, findings, seen)) is not None:
+        fits.remove(bad)
+    explained = {id(finding) for fit in fits for found in fit.found.values() for finding in found}
+    explained |= {id(finding) for finding in findings if any(_adds_to(fit, finding) for fit in fits)}
+    explained |= _frames(findings, explained)
+    rest = tuple(finding for finding in findings if id(finding) not in explained)
+    return Explained(tuple(dict.fromkeys(fit.bug.id for fit in fits)), rest)
+
+
+def _fit(bug: KnownBug, findings: Sequence[Finding], seen: set[str], evidence: Evidence) -> _Fit | None:
+    """How the places of ``bug`` fit, None if they do not: counters are looked at later, for they add up."""
+    fit = _Fit(bug)
+    for sign in bug.breaks:
+        if sign.more is None:
+            fit.found[sign] = [finding for finding in findings if _matches(sign, finding, evidence)]
+            if not fit.found[sign] and not sign.optional and sign.invariant in seen:
+                return None
+    for sign, found in fit.found.items():
+        if found and not _measured(sign, found, fit, evidence):
+            return None
+    for sign in bug.breaks:
+        if sign.more is not None:
+            amount = sign.more.count or _memmap_pages(fit, sign.more.of, evidence)
+            if not amount:
+                return None
+            fit.amounts[sign] = amount
+    places = any(fit.found.values())
+    return fit if places or (fit.amounts and not fit.found) else None
+
+
+def _matches(sign: Sign, finding: Finding, evidence: Evidence) -> bool:
+    if finding.invariant != sign.invariant or sign.where.fullmatch(finding.where) is None:
+        return False
+    if sign.invariant == "LOG-1":
+        line = bare(finding.observed)
+        if sign.function and re.search(rf"\b{re.escape(sign.function)}\+0x", line) is None:
+            return False
+        return sign.says is None or sign.says.fullmatch(line) is not None
+    if sign.says is not None and sign.says.fullmatch(f"{finding.expected} -> {finding.observed}") is None:
+        return False
+    place = _place(finding)
+    if sign.shared_leaf and (place is None or not any(leaf.covers(place) for leaf in _shared_leaves(evidence))):
+        return False
+    if not sign.inside or place is None:
+        return not sign.inside
+    size = evidence.layout.paging.section_size
+    return any(
+        device.kind == sign.inside and device.range.align_outward(size).covers(place)
+        for device in evidence.expected.devices
+    )
+
+
+def _shared_leaves(evidence: Evidence) -> tuple[AddrRange, ...]:
+    """The virtual ranges of PMD entries of vmemmap with struct pages of more than one device's part of a section."""
+    kernel, layout = evidence.layout.kernel, evidence.layout
+    if kernel is None:
+        return ()
+    owners: Counter[int] = Counter()
+    leaf = layout.page_size * layout.page_size // 8
+    for memory in (*layout.machine.node_ranges(), *(device.range for device in evidence.expected.devices)):
+        for part in memory.chunks(layout.paging.section_size):
+            memmap = kernel.memmap(part)
+            owners.update(range(memmap.start // leaf, -(-memmap.end // leaf)))
+    return merge_ranges(AddrRange.sized(number * leaf, leaf) for number, count in owners.items() if count > 1)
+
+
+def bare(line: str) -> str:
+    """A line of the log without level, time and caller."""
+    found = _PREFIX.match(line)
+    return line if found is None else line[found.end() :]
+
+
+def _place(finding: Finding) -> AddrRange | None:
+    """The last range that the place of ``finding`` names: the physical one of a section, the virtual one of a table."""
+    found = _RANGE.findall(finding.where)
+    if not found:
+        return None
+    start, last = (int(text, 16) for text in found[-1])
+    return AddrRange(start, last + 1) if last >= start else None
+
+
+def _memory(fit: _Fit, invariant: str) -> tuple[AddrRange, ...]:
+    """The physical memory in which the bug breaks ``invariant``."""
+    signs = (sign for sign in fit.found if sign.invariant == invariant and sign.inside)
+    places = (_place(finding) for sign in signs for finding in fit.found[sign])
+    return merge_ranges(place for place in places if place is not None)
+
+
+def _memmap(fit: _Fit, invariant: str, evidence: Evidence) -> tuple[AddrRange, ...]:
+    kernel = evidence.layout.kernel
+    return () if kernel is None else merge_ranges(map(kernel.memmap, _memory(fit, invariant)))
+
+
+def _memmap_pages(fit: _Fit, invariant: str, evidence: Evidence) -> int:
+    return sum(part.size for part in _memmap(fit, invariant, evidence)) // evidence.layout.page_size
+
+
+def _measured(sign: Sign, found: Sequence[Finding], fit: _Fit, evidence: Evidence) -> bool:
+    """Whether the places of the findings are as large as they must be: each witness tells all of them."""
+    invariant = sign.memmap_of or sign.within_memmap_of
+    if not invariant:
+        return True
+    wanted = _memmap(fit, invariant, evidence)
+    witnesses: dict[str, list[AddrRange]] = {}
+    for finding in found:
+        place = _place(finding)
+        if place is None:
+            return False
+        witnesses.setdefault(finding.source, []).append(place)
+    if sign.within_memmap_of:
+        return all(any(part.covers(place) for part in wanted) for places in witnesses.values() for place in places)
+    return all(merge_ranges(places) == wanted for places in witnesses.values())
+
+
+def _adds_to(fit: _Fit, finding: Finding) -> int:
+    """By how much the bug makes the counter of ``finding`` larger, 0 if it does not touch it."""
+    return sum(
+        amount
+        for sign, amount in fit.amounts.items()
+        if finding.invariant == sign.invariant and sign.where.fullmatch(finding.where) is not None
+    )
+
+
+def _unbalanced(fits: Sequence[_Fit], findings: Sequence[Finding], seen: set[str]) -> _Fit | None:
+    """A bug that would have some counter off by another amount than it is."""
+    for finding in findings:
+        adding = [fit for fit in fits if _adds_to(fit, finding)]
+        expected, observed = _NUMBER.search(finding.expected), _NUMBER.search(finding.observed)
+        if not adding:
+            continue
+        if expected is None or observed is None:
+            return adding[0]
+        if int(observed[0]) - int(expected[0]) != sum(_adds_to(fit, finding) for fit in adding):
+            return adding[0]
+    for fit in fits:
+        for sign in fit.amounts:
+            there = any(sign.where.fullmatch(one.where) and one.invariant == sign.invariant for one in findings)
+            if not there and sign.invariant in seen:
+                return fit
+    return None
+
+
+def _frames(findings: Sequence[Finding], explained: set[int]) -> set[int]:
+    """The lines around reports of the log, once every report among them is explained."""
+    log = [finding for finding in findings if finding.invariant == "LOG-1"]
+    frames = {id(finding) for finding in log if _FRAME.fullmatch(bare(finding.observed))}
+    reports = {id(finding) for finding in log} - frames
+    return frames if reports and reports <= explained else set()
+
+
+def died_of(bugs: Iterable[KnownBug], alarms: Sequence[str], trace: Sequence[str]) -> KnownBug | None:
+    """The bug that a kernel died of whose console said ``alarms``; ``trace`` are its lines from the first one on."""
+    told = [line for line in map(bare, alarms) if _FRAME.fullmatch(line) is None]
+    counter = next((line for line in map(bare, trace) if re.match(r"e?pc : ", line)), "")
+    for bug in bugs:
+        ending = bug.ends
+        if ending is None or ending.how != "dead" or ending.says is None or not told:
+            continue
+        if re.match(rf"e?pc : {re.escape(ending.function)}\+0x", counter) is None:
+            continue
+        if all(ending.says.fullmatch(line) for line in told):
+            return bug
+    return None
+
+
+def ended_by(
+    bugs: Iterable[KnownBug], how: str, title: str, lines: Sequence[str], met: Sequence[str] = ()
+) -> KnownBug | None:
+    """The bug because of which the step ``title`` ended as ``how``; ``lines`` are those of its kernel log.
+
+    One that breaks something as well must be among those ``met``.
+    """
+    verbs = {part.split()[0] for part in title.split(" | ") if part.strip()}
+    for bug in bugs:
+        ending = bug.ends
+        if ending is None or ending.how != how or (ending.verbs and not verbs & set(ending.verbs)):
+            continue
+        if bug.breaks and bug.id not in met:
+            continue
+        if ending.says is None or any(ending.says.fullmatch(line) for line in lines):
+            return bug
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is known of the kernel under test: see ``standing``. An empty one makes everything red."""
+
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+
+    @property
+    def possible(self) -> tuple[KnownBug, ...]:
+        """The bugs that the kernel has, or may have."""
+        return tuple(one.bug for one in self.standings.values() if one.has is not False)
+
+    @property
+    def impossible(self) -> tuple[KnownBug, ...]:
+        """Those that it cannot have."""
+        return tuple(one.bug for one in self.standings.values() if one.has is False)
+
+
+def watch_for(bugs: Iterable[KnownBug], facts: KernelFacts) -> Watch:
+    """What of ``bugs`` to look out for on a kernel."""
+    return Watch({bug.id: standing(bug, facts) for bug in bugs})

@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``configs/known-bugs.yaml``: what is known to be wrong in kernels, and exactly how it shows.
+
+::
+
+    bugs:
+      pmem-altmap-too-small:              # the id: scenarios name it (`bug: ID`), reports carry it
+        title: one line for people
+        source: devm_memremap_pages, mm/memremap.c
+        arch: [arm64]                     # optional: every architecture
+        when: {page-size: [4K], va-bits: [39], config: {MEMCG: n}, cmdline: word}   # optional: all of it must hold
+        since: {version: "5.3", commit: 0123456789ab, at-latest: true}     # at-latest: earlier ones may have it
+        fixed: [{version: 7.3.5, commit: 0123456789ab}, {version: 6.12.130}]   # optional: one for each stable branch;
+                                          # at-latest: versions between checked and this one may have it or not
+        checked: 7.3.4                    # the newest version in whose source it was seen
+        breaks:                           # optional: what it makes false; see Sign
+          - {invariant: MEM-2, where: nr_memmap_pages, more: pages of SEC-1}
+        ends: {as: dead, function: __pgd_pgtable_alloc, says: 'kernel BUG at .*'}   # optional; see Ending
+        stops: true                       # optional: nothing can follow on that guest
+        scenario: [pmem-odd-end]          # what shows it
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from harness.config.guest import DEFAULT_BOOT
+from harness.config.places import configs_dir
+from harness.config.verbs import EXPECTATIONS, INVARIANTS, VERBS
+from harness.config.yaml import Value, parse, read_text
+from harness.units import format_size
+
+T = TypeVar("T")
+
+#: what the file is called, below the configs directory and in a bundle
+NAME = "known-bugs.yaml"
+#: memory devices, as ``state.MemoryDevice.kind`` has them
+DEVICES = ("dimm", "virtio-mem", "virtio-pmem")
+#: ``rc`` of a release that is no candidate
+_FINAL = 1 << 30
+
+_RELEASE = re.compile(r"([0-9]{1,3})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?(?:-rc([0-9]{1,3}))?")
+_COMMIT = re.compile(r"[0-9a-f]{12,40}")
+_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_MEASURE = re.compile(r"pages of ([A-Z]+-[0-9])|([+-]?[1-9][0-9]{0,11})")
+_ANYWHERE = re.compile(".*")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Release:
+    """A version of Linux: 7.3-rc2 comes before 7.3, which comes before 7.3.1."""
+
+    major: int
+    minor: int
+    patch: int = 0
+    rc: int = _FINAL
+
+    @property
+    def branch(self) -> tuple[int, int]:
+        """The stable branch: 6.12.117 is of 6.12."""
+        return self.major, self.minor
+
+    def __str__(self) -> str:
+        patch = f".{self.patch}" if self.patch else ""
+        return f"{self.major}.{self.minor}{patch}" + ("" if self.rc == _FINAL else f"-rc{self.rc}")
+
+
+def parse_release(text: str) -> Release | None:
+    """The version that ``text`` begins with, such as uname's; None where there is none."""
+    found = _RELEASE.match(text)
+    if found is None:
+        return None
+    major, minor, patch, rc = found.groups()
+    return Release(int(major), int(minor), int(patch or 0), _FINAL if rc is None else int(rc))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A version, and the commit (of mainline or of that branch; "" unknown) that made the difference there.
+
+    ``at_latest``: nobody has looked at the versions between this one and the nearest that was seen to be otherwise.
+    """
+
+    release: Release
+    commit: str = ""
+    at_latest: bool = False
+
+    def __str__(self) -> str:
+        told = f"{self.release} at the latest" if self.at_latest else str(self.release)
+        return f"{told} ({self.commit})" if self.commit else told
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """By how much a counter is off: by ``count``, or by the pages that the struct pages of some memory take: of that in
+    which the same bug breaks the invariant ``of``.
+    """
+
+    count: int = 0
+    of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """One thing that a bug breaks: findings of ``invariant`` whose place is ``where`` (a regular expression).
+
+    Each sign must have a finding, if its invariant was observed, unless it is ``optional``: as lines of the log are,
+    which only the step that meets the bug sees, and not the steps after it. ``says`` is what is expected and observed,
+    ``EXPECTED -> OBSERVED``; of LOG-1 it is the line without its time, and ``function`` the one that the line names.
+    ``inside`` is a kind of device: the physical range that the place names lies in one of those that are plugged. With
+    ``memmap_of`` an invariant, the virtual ranges are, taken together, the struct pages of the memory in which this bug
+    breaks that one, no more and no less; ``within_memmap_of`` is without the no less. ``shared_leaf``: the virtual
+    range lies in PMD entries of vmemmap that hold struct pages of several devices, or of several sections. ``more`` is
+    by how much the observed number is larger than the expected one: several bugs may add to it.
+    """
+
+    invariant: str
+    where: re.Pattern[str]
+    says: re.Pattern[str] | None = None
+    function: str = ""
+    inside: str = ""
+    memmap_of: str = ""
+    within_memmap_of: str = ""
+    shared_leaf: bool = False
+    more: Measure | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a step ends because of it: ``how`` is one of EXPECTATIONS, or dead.
+
+    ``verbs`` are those it happens to (none: any). ``says`` is a line of the step's kernel log (dead: of the console),
+    ``function`` where a kernel died, as its backtrace has it.
+    """
+
+    how: str
+    verbs: tuple[str, ...] = ()
+    says: re.Pattern[str] | None = None
+    function: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """On which kernels of its versions a bug is: all of it must hold, what is empty does."""
+
+    page_sizes: tuple[int, ...] = ()
+    va_bits: tuple[int, ...] = ()
+    config: Mapping[str, str] = field(default_factory=dict)
+    cmdline: tuple[str, ...] = ()
+
+    @property
+    def spelled(self) -> list[str]:
+        """Each of them in words."""
+        return [
+            *(["pages of " + " or ".join(map(format_size, self.page_sizes))] if self.page_sizes else []),
+            *([" or ".join(map(str, self.va_bits)) + " bits of virtual addresses"] if self.va_bits else []),
+            *(f"CONFIG_{name}={value}" for name, value in self.config.items()),
+            *self.cmdline,
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBug:
+    """One entry; the module's docstring says what the fields are."""
+
+    id: str
+    title: str
+    source: str
+    arches: tuple[str, ...]
+    when: Conditions
+    since: Change
+    fixed: tuple[Change, ...]
+    checked: Release
+    breaks: tuple[Sign, ...]
+    ends: Ending | None
+    stops: bool
+    scenarios: tuple[str, ...]
+
+    @property
+    def effects(self) -> list[str]:
+        """What it breaks, and how it ends a step."""
+        ends = [] if self.ends is None else ["dies" if self.ends.how == "dead" else self.ends.how]
+        return list(dict.fromkeys([*(sign.invariant for sign in self.breaks), *ends]))
+
+    def is_fixed(self, release: Release) -> Change | None:
+        """The fix that ``release`` has: its own branch's, or any if the branch came after all that are listed."""
+        for fix in self.fixed:
+            if release.branch == fix.release.branch and release >= fix.release:
+                return fix
+        last = max(self.fixed, key=lambda fix: fix.release, default=None)
+        return last if last is not None and release.branch > last.release.branch else None
+
+
+def known_bugs() -> Mapping[str, KnownBug]:
+    """Those of the configs directory by id; raises ConfigError (file, line, key) for a mistake in the file."""
+    path = configs_dir() / NAME
+    try:
+        stamp = path.stat().st_mtime_ns
+    except OSError:
+        stamp = 0
+    return _read(path, stamp)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: Path, stamp: int) -> Mapping[str, KnownBug]:
+    return parse_bugs(read_text(path), path)
+
+
+def parse_bugs(text: str, path: Path) -> Mapping[str, KnownBug]:
+    """The bugs in ``text``; ``path`` is for messages. Raises ConfigError (file, line, key)."""
+    listed = parse(text, path).mapping("bugs").take("bugs", lambda value: value.mapping().values)
+    return {id: _read_bug(id, value) for id, value in listed.items()}
+
+
+def _read_bug(id: str, value: Value) -> KnownBug:
+    if _ID.fullmatch(id) is None:
+        value.fail(f"{id!r} cannot be an id", hint="lower-case words with '-' between them, such as pmem-odd-end")
+    reader = value.mapping(
+        *("title", "source", "arch", "when", "since", "fixed", "checked", "breaks", "ends", "stops", "scenario")
+    )
+    since = reader.take("since", _read_change)
+    breaks = reader.take("breaks", _listed(_read_sign), ())
+    ends = reader.take("ends", _read_ending, None)
+    if not breaks and ends is None:
+        value.fail("says neither what it breaks nor how it ends a step", hint="give it breaks, ends or both")
+    for number, sign in enumerate(breaks):
+        _check_reference(reader.values["breaks"].items()[number], sign, breaks)
+    return KnownBug(
+        id=id,
+        title=reader.take("title", Value.line_of_text),
+        source=reader.take("source", Value.line_of_text),
+        arches=reader.take("arch", _one_or_more(lambda one: one.choice(tuple(DEFAULT_BOOT))), tuple(DEFAULT_BOOT)),
+        when=reader.take("when", _read_conditions, Conditions()),
+        since=since,
+        fixed=reader.take("fixed", _read_fixes(since), ()),
+        checked=reader.take("checked", _read_release),
+        breaks=breaks,
+        ends=ends,
+        stops=reader.take("stops", Value.boolean, ends is not None),
+        scenarios=reader.take("scenario", _one_or_more(Value.line_of_text)),
+    )
+
+
+def _check_reference(value: Value, sign: Sign, signs: tuple[Sign, ...]) -> None:
+    """What a sign is measured by must be a sign of the same bug, and one that is there in the same step."""
+    for name in (sign.memmap_of, sign.within_memmap_of, sign.more.of if sign.more is not None else ""):
+        if name and not any(other.invariant == name and other.inside for other in signs):
+            value.fail(f"nothing here breaks {name} inside a device", hint=f"add a sign of {name} with inside")
+
+
+def _listed(read: Callable[[Value], T]) -> Callable[[Value], tuple[T, ...]]:
+    def read_all(value: Value) -> tuple[T, ...]:
+        found = tuple(read(item) for item in value.items())
+        if not found:
+            value.fail("an empty list", hint="leave the key out")
+        return found
+
+    return read_all
+
+
+def _one_or_more(read: Callable[[Value], T]) -> Callable[[Value], tuple[T, ...]]:
+    return lambda value: _listed(read)(value) if value.is_list() else (read(value),)
+
+
+def _read_release(value: Value) -> Release:
+    text = value.scalar()
+    found = _RELEASE.fullmatch(text)
+    release = parse_release(text)
+    if found is None or release is None:
+        value.fail(f"{text[:40]!r} is no version of Linux", hint="such as 7.3.4 or 7.4-rc2")
+    return release
+
+
+def _read_commit(value: Value) -> str:
+    text = value.scalar()
+    if _COMMIT.fullmatch(text) is None:
+        value.fail(f"{text[:60]!r} is no commit", hint="12 to 40 hexadecimal digits, quoted if there are no letters")
+    return text
+
+
+def _read_change(value: Value) -> Change:
+    reader = value.mapping("version", "commit", "at-latest")
+    release, commit = reader.take("version", _read_release), reader.take("commit", _read_commit, "")
+    return Change(release, commit, reader.take("at-latest", Value.boolean, False))
+
+
+def _read_fixes(since: Change) -> Callable[[Value], tuple[Change, ...]]:
+    def read(value: Value) -> Change:
+        change = _read_change(value)
+        if change.release <= since.release:
+            value.fail(f"fixed in {change.release}, but there since {since.release}", hint="is one of them wrong?")
+        return change
+
+    def read_all(value: Value) -> tuple[Change, ...]:
+        found = _listed(read)(value)
+        branches = [fix.release.branch for fix in found]
+        for item, branch in zip(value.items(), branches, strict=True):
+            if branches.count(branch) > 1:
+                item.fail(f"two fixes in {branch[0]}.{branch[1]}", hint="list the first release that has it")
+        return found
+
+    return read_all
+
+
+def _read_conditions(value: Value) -> Conditions:
+    reader = value.mapping("page-size", "va-bits", "config", "cmdline")
+    return Conditions(
+        page_sizes=reader.take("page-size", _one_or_more(lambda one: one.size(multiple=4096, minimum=4096)), ()),
+        va_bits=reader.take("va-bits", _one_or_more(lambda one: one.integer(minimum=32, maximum=64)), ()),
+        config=reader.take("config", _read_config, {}),
+        cmdline=reader.take("cmdline", _one_or_more(Value.line_of_text), ()),
+    )
+
+
+def _read_config(value: Value) -> Mapping[str, str]:
+    options = {}
+    for name, item in value.mapping().values.items():
+        if name.startswith("CONFIG_"):
+            item.fail("options are named without CONFIG_", hint=f"write {name.removeprefix('CONFIG_')}")
+        options[name] = item.scalar()
+    return options
+
+
+def _read_pattern(value: Value) -> re.Pattern[str]:
+    text = value.line_of_text()
+    try:
+        return re.compile(text)
+    except re.error as error:
+        value.fail(f"not a regular expression: {error}", hint=r"a plain '(', '[', '.' or '+' is written \( \[ \. \+")
+
+
+def _read_measure(value: Value) -> Measure:
+    text = value.scalar()
+    found = _MEASURE.fullmatch(text)
+    if found is None:
+        value.fail(f"{text[:60]!r} is no amount", hint="such as +512, -1, or pages of SEC-1")
+    return Measure(int(found[2])) if found[2] else Measure(of=found[1])
+
+
+def _read_sign(value: Value) -> Sign:
+    reader = value.mapping(
+        *("invariant", "where", "says", "function", "inside", "memmap-of", "within-memmap-of", "shared-leaf"),
+        *("more", "optional"),
+    )
+    invariant = reader.take("invariant", lambda one: one.choice(INVARIANTS))
+    log = invariant == "LOG-1"
+    if log and not {"says", "function"} & reader.values.keys():
+        value.fail("LOG-1 alone is any trouble at all", hint="give it says, a line of the log, or function")
+    if not log and "function" in reader.values:
+        reader.values["function"].fail("only LOG-1 names functions", hint="say where instead")
+    return Sign(
+        invariant=invariant,
+        where=reader.take("where", _read_pattern, _ANYWHERE) if log else reader.take("where", _read_pattern),
+        says=reader.take("says", _read_pattern, None),
+        function=reader.take("function", Value.line_of_text, ""),
+        inside=reader.take("inside", lambda one: one.choice(DEVICES), ""),
+        memmap_of=reader.take("memmap-of", lambda one: one.choice(INVARIANTS), ""),
+        within_memmap_of=reader.take("within-memmap-of", lambda one: one.choice(INVARIANTS), ""),
+        shared_leaf=reader.take("shared-leaf", Value.boolean, False),
+        more=reader.take("more", _read_measure, None),
+        optional=reader.take("optional", Value.boolean, log),
+    )
+
+
+def _read_ending(value: Value) -> Ending:
+    reader = value.mapping("as", "at", "says", "function")
+    ending = Ending(
+        how=reader.take("as", lambda one: one.choice((*EXPECTATIONS, "dead"))),
+        verbs=reader.take("at", _one_or_more(lambda one: one.choice(tuple(VERBS))), ()),
+        says=reader.take("says", _read_pattern, None),
+        function=reader.take("function", Value.line_of_text, ""),
+    )
+    if ending.how == "dead" and (ending.says is None or not ending.function):
+        value.fail("a kernel may die of anything", hint="say which line it dies with (says) and where (function)")
+    if ending.how != "dead" and ending.function:
+        reader.values["function"].fail("only a kernel that is dead names a function", hint="use says instead")
+    if ending.how in ("refused", "failed") and ending.says is None:
+        value.fail(f"a step may be {ending.how} for any reason", hint="says: a line of the kernel's log")
+    return ending

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Known bugs: who has them, what is exactly one of them, and what is beyond."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import model_guest
+import pytest
+
+from harness.check import CheckResult, Finding, Verdict
+from harness.check.evidence import Evidence
+from harness.check.known import Watch, died_of, explain, standing, watch_for
+from harness.config.bugs import KnownBug, known_bugs, parse_bugs
+from harness.model.actions import PlugDimm, PlugVirtioPmem
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.verdict import Known, Ruling, judge
+from harness.state import DmesgLine, NotObserved
+from harness.units import GIB, MIB
+
+PLACE = "source: f, mm/f.c\n    checked: 7.3.4\n    scenario: s\n    title: t\n"
+
+
+def bug(text: str) -> KnownBug:
+    """One bug with these lines, and what does not matter here."""
+    [found] = parse_bugs(f"bugs:\n  the-bug:\n    {PLACE}    {text}", Path("b.yaml")).values()
+    return found
+
+
+MAYBE = None
+BLK = "breaks: [{invariant: BLK-1, where: memory1}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "has", "why"),
+    [
+        ("since: {version: '6.1'}", {}, True, "there since 6.1"),
+        ("since: {version: '6.13'}", {}, False, "there since 6.13, this is 6.12"),
+        ("since: {version: '6.13', at-latest: true}", {}, MAYBE, "there since 6.13 at the latest, this is 6.12"),
+        ("since: {version: '6.1'}\n    fixed: [{version: '6.12'}]", {}, False, "fixed in 6.12, this is 6.12"),
+        ("since: {version: '6.1'}\n    fixed: [{version: 6.12.9}]", {"release": "6.12.8"}, True, "there since 6.1"),
+        ("since: {version: '6.1'}\n    fixed: [{version: 6.12.9}]", {"release": "6.13-rc1"}, False, "fixed in 6.12.9"),
+        ("since: {version: '6.1'}\n    fixed: [{version: 6.1.9}]", {"release": "6.1.0-41-arm64"}, MAYBE, "patch level"),
+        ("since: {version: '6.1'}", {"release": "mine"}, MAYBE, "'mine' is no version"),
+        (
+            "since: {version: '6.1'}\n    fixed: [{version: '7.9', at-latest: true}]",
+            {"release": "7.5"},
+            MAYBE,
+            "there in 7.3.4, fixed in 7.9 at the latest",
+        ),
+        ("since: {version: '6.1'}\n    arch: riscv64", {}, False, "it is a bug of riscv64"),
+        ("since: {version: '6.1'}\n    when: {page-size: 64K}", {}, False, "it takes pages of 65536 bytes"),
+        ("since: {version: '6.1'}\n    when: {va-bits: 48}", {}, False, "it takes virtual addresses of 48 bits"),
+        ("since: {version: '6.1'}\n    when: {va-bits: 52}", {}, True, "there since 6.1"),
+        ("since: {version: '6.1'}\n    when: {va-bits: 52}", {"vmcoreinfo": NotObserved("lost")}, MAYBE, "how many"),
+        ("since: {version: '6.1'}\n    when: {config: {HUGETLB_PAGE: n}}", {}, False, "this kernel has y"),
+        ("since: {version: '6.1'}\n    when: {config: {MEMCG: n}}", {}, True, "there since 6.1"),
+        (
+            "since: {version: '6.1'}\n    when: {config: {MEMCG: n}}",
+            {"config": None},
+            MAYBE,
+            "configuration is unknown",
+        ),
+        ("since: {version: '6.1'}\n    when: {cmdline: a.b}", {}, False, "it takes a.b on the command line"),
+        ("since: {version: '6.1'}\n    when: {cmdline: a.b}", {"cmdline": "x a.b=1"}, True, "there since 6.1"),
+    ],
+)
+def test_who_has_a_bug(text: str, changes: dict[str, object], has: bool | None, why: str) -> None:
+    found = standing(bug(f"{text}\n    {BLK}"), model_guest.facts(**changes))
+    assert found.has is has and why in found.why
+
+
+def finding(invariant: str, where: str, expected: str, observed: str, source: str = "host walk") -> Finding:
+    return Finding(invariant, where, expected, observed, source, "plug-dimm d 1G (failed)")
+
+
+def checks(*findings: Finding, passed: tuple[str, ...] = ()) -> tuple[CheckResult, ...]:
+    names = dict.fromkeys(found.invariant for found in findings)
+    broken = (CheckResult(name, "fail", tuple(one for one in findings if one.invariant == name)) for name in names)
+    return (*broken, *(CheckResult(name, "pass") for name in passed))
+
+
+def evidence(dmesg: tuple[str, ...] = ()) -> Evidence:
+    """A DIMM of 1 GiB at 0x80000000 that the kernel could not add."""
+    model = model_guest.model()
+    model.apply(PlugDimm("d", GIB, address=0x8000_0000, slot=0, kernel_added=False))
+    lines = tuple(DmesgLine(1.0, 4, line, None) for line in dmesg)
+    state = dataclasses.replace(model_guest.boot_state(), dmesg=lines)
+    return Evidence(model.layout, model.expected(), state)
+
+
+LEFT = "absent", "has-mem-map present"
+VMEMMAP = model_guest.layout().kernel
+
+
+def memmap(start: int, size: int) -> str:
+    assert VMEMMAP is not None
+    first = VMEMMAP.vmemmap + start // 4096 * 64
+    return f"vmemmap {first:x}-{first + size // 4096 * 64 - 1:x}"
+
+
+#: what add-pages-not-undone shows with two sections of 128 MiB left behind
+SEC = [finding("SEC-1", f"section {n} (physical {n << 27:x}-{(n + 1 << 27) - 1:x})", *LEFT) for n in (16, 17)]
+TWO_SOURCES = [
+    finding("VMM-1", memmap(0x8000_0000, 256 * MIB), "not mapped", "mapped", source) for source in ("ptdump", "walk")
+]
+COUNT = [finding("MEM-2", "nr_memmap_pages", "100", "1124", "/proc/vmstat")]
+ALL = [*SEC, *TWO_SOURCES, *COUNT]
+BUG = known_bugs()["add-pages-not-undone"]
+
+
+def test_exactly_the_bug_is_explained() -> None:
+    found = explain([BUG], checks(*ALL, passed=("PGT-1", "IOM-1")), evidence())
+    assert (found.met, found.rest) == (("add-pages-not-undone",), ())
+
+
+@pytest.mark.parametrize(
+    "findings",
+    [
+        # off by one page: somebody else's leak
+        [*SEC, *TWO_SOURCES, finding("MEM-2", "nr_memmap_pages", "100", "1125")],
+        # the counter of one section only
+        [*SEC, *TWO_SOURCES, finding("MEM-2", "nr_memmap_pages", "100", "612")],
+        # struct pages of one section more than there are sections
+        [*SEC, finding("VMM-1", memmap(0x8000_0000, 384 * MIB), "not mapped", "mapped"), *COUNT],
+        # one witness sees another thing than the other
+        [
+            *SEC,
+            TWO_SOURCES[0],
+            finding("VMM-1", memmap(0x8000_0000, 128 * MIB), "not mapped", "mapped", "walk"),
+            *COUNT,
+        ],
+        # a section that is in no device
+        [*SEC, finding("SEC-1", "section 99 (physical 318000000-31fffffff)", *LEFT), *TWO_SOURCES, *COUNT],
+        # no section at all
+        [*TWO_SOURCES, *COUNT],
+        # the counter alone
+        COUNT,
+        # the other way round
+        [finding("SEC-1", SEC[0].where, "has-mem-map present", "absent"), *TWO_SOURCES, *COUNT],
+    ],
+)
+def test_what_is_off_by_another_amount_or_elsewhere_is_not_the_bug(findings: list[Finding]) -> None:
+    found = explain([BUG], checks(*findings), evidence())
+    assert found.rest and (found.met == () or len(found.rest) < len(findings))
+    ruling = judge(checks(*findings), "failed", Outcome(ending="failed"), KNOWN, evidence())
+    assert ruling.verdict is Verdict.FAIL
+
+
+def test_a_counter_that_does_not_move_with_the_sections_is_another_bug() -> None:
+    found = explain([BUG], checks(*SEC, *TWO_SOURCES, passed=("MEM-2",)), evidence())
+    assert found.met == () and len(found.rest) == 4
+    # where nobody counts, the rest is enough
+    found = explain([BUG], checks(*SEC, *TWO_SOURCES), evidence())
+    assert found.met == ("add-pages-not-undone",) and not found.rest
+
+
+def test_one_finding_beyond_it_is_told() -> None:
+    other = finding("BLK-1", "memory16", "absent", "offline", "sysfs")
+    ruling = judge(checks(*ALL, other), "failed", Outcome(ending="failed"), KNOWN, evidence())
+    assert ruling == Ruling(Verdict.FAIL, "beyond the known bug add-pages-not-undone: BLK-1", ("add-pages-not-undone",))
+
+
+KNOWN = Known(Watch({BUG.id: standing(BUG, model_guest.facts())}), (BUG.id,))
+
+
+def test_a_step_that_meets_a_known_bug_is_not_red() -> None:
+    outcome = Outcome(ending="failed", note="why")
+    told = "why; known bug add-pages-not-undone"
+    for known in (KNOWN, Known(KNOWN.watch)):
+        assert judge(checks(*ALL), "failed", outcome, known, evidence()) == Ruling(Verdict.KNOWN, told, (BUG.id,))
+    assert judge(checks(*ALL), "failed", outcome, Known(), evidence()).verdict is Verdict.FAIL, "--no-known-bugs"
+
+
+def test_a_known_bug_excuses_no_other_ending() -> None:
+    ruling = judge(checks(*ALL), "done", Outcome(ending="refused", note="EBUSY"), KNOWN, evidence())
+    assert (ruling.verdict, ruling.note, ruling.bugs) == (Verdict.REFUSED, "EBUSY", (BUG.id,))
+    ruling = judge(checks(*ALL), "failed", Outcome(useless="no overlap"), KNOWN, evidence())
+    assert (ruling.verdict, ruling.note) == (Verdict.INFRA, "no overlap")
+
+
+def test_a_bug_that_does_not_show_is_told_and_one_that_cannot_be_there_is_red() -> None:
+    ruling = judge(checks(passed=("SEC-1",)), "done", Outcome(), KNOWN, evidence())
+    assert ruling == Ruling(
+        Verdict.PASS,
+        "known bug add-pages-not-undone did not show, though this kernel should have it",
+        (),
+        (BUG.id,),
+    )
+    fixed = dataclasses.replace(
+        BUG, fixed=bug(f"since: {{version: '6.1'}}\n    fixed: [{{version: '6.12'}}]\n    {BLK}").fixed
+    )
+    known = Known(watch_for([fixed], model_guest.facts()), (BUG.id,))
+    assert judge((), "done", Outcome(), known, evidence()) == Ruling(Verdict.PASS, "")
+    ruling = judge(checks(*ALL), "failed", Outcome(ending="failed"), known, evidence())
+    told = "exactly the known bug add-pages-not-undone, which this kernel should not have: fixed in 6.12, this is 6.12"
+    assert (ruling.verdict, ruling.note) == (Verdict.FAIL, told)
+
+
+def test_two_bugs_may_add_to_one_counter() -> None:
+    one = bug("since: {version: '6.1'}\n    breaks: [{invariant: MEM-2, where: nr_memmap_pages, more: +3}]")
+    both = checks(*SEC, *TWO_SOURCES, finding("MEM-2", "nr_memmap_pages", "100", "1127"))
+    assert explain([BUG, one], both, evidence()).met == ("add-pages-not-undone", "the-bug")
+    assert explain([one], checks(finding("MEM-2", "nr_memmap_pages", "100", "103")), evidence()).met == ("the-bug",)
+    assert explain([one], checks(finding("MEM-2", "nr_memmap_pages", "100", "104")), evidence()).met == ()
+    assert explain([one], checks(finding("MEM-2", "nr_memmap_pages", "absent", "104")), evidence()).met == ()
+
+
+WARNED = (
+    "------------[ cut here ]------------",
+    "WARNING: CPU: 1 PID: 180 at mm/memremap.c:153 memunmap_pages+0x2b0/0x2b8",
+    "---[ end trace 0000000000000000 ]---",
+)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [WARNED[1], "WARNING: mm/memremap.c:153 at memunmap_pages+0x2b0/0x2b8, CPU#1: pmem/180"],
+    ids=["v6.12", "v6.19"],
+)
+def test_lines_of_the_log_are_known_by_their_function(report: str) -> None:
+    known = bug("since: {version: '6.1'}\n    breaks: [{invariant: LOG-1, function: memunmap_pages}]")
+    lines = (WARNED[0], report, WARNED[2])
+    dmesg = [finding("LOG-1", "[8.1]", "no WARN", line, "dmesg") for line in lines]
+    console = [finding("LOG-1", "console", "no", f"[    8.079094][ T180] {line}", "serial console") for line in lines]
+    assert explain([known], checks(*dmesg, *console), evidence()).rest == ()
+    other = finding("LOG-1", "[8.2]", "no WARN", report.replace("memunmap_pages", "free_pages"), "dmesg")
+    left = explain([known], checks(*dmesg, *console, other), evidence())
+    assert other in left.rest and len(left.rest) == 5, "the frames may be the other one's"
+    assert explain([known], checks(dmesg[0], dmesg[2]), evidence()).met == ()
+
+
+REFUSED = "[90200000 98000000] splits a leaf entry in vmemmap"
+STAYS = known_bugs()["self-hosted-memmap-stays-online"]
+
+
+@pytest.mark.parametrize(
+    ("title", "ending", "line", "verdict"),
+    [
+        ("offline dimm0 last=2", "refused", REFUSED, Verdict.KNOWN),
+        ("unplug dimm0 | offline dimm1", "refused", REFUSED, Verdict.KNOWN),
+        ("online dimm0", "refused", REFUSED, Verdict.REFUSED),
+        ("offline dimm0", "failed", REFUSED, Verdict.REFUSED),
+        ("offline dimm0", "refused", "", Verdict.REFUSED),
+        ("offline dimm0", "refused", REFUSED.replace("vmemmap", "linear map"), Verdict.REFUSED),
+        # the edge of a block, not that of its own struct pages
+        ("offline dimm0", "refused", "[90000000 98000000] splits a leaf entry in vmemmap", Verdict.REFUSED),
+    ],
+)
+def test_a_refusal_is_known_by_its_verb_and_its_line(title: str, ending: str, line: str, verdict: Verdict) -> None:
+    facts = model_guest.facts(release="7.3.4", cmdline="memory_hotplug.memmap_on_memory=1")
+    known = Known(watch_for([STAYS], facts), (STAYS.id,))
+    ruling = judge((), "done", Outcome(ending=ending, note="EPERM"), known, evidence((line,)), title)
+    assert ruling.verdict is verdict
+    assert ruling.stops is (verdict is Verdict.KNOWN) and ruling.bugs == ((STAYS.id,) if ruling.stops else ())
+    ruling = judge(checks(finding("BLK-1", "memory1", "a", "b")), "done", Outcome(ending=ending), known, evidence())
+    assert ruling.verdict is Verdict.FAIL
+
+
+def test_an_ending_alone_is_not_a_bug_that_breaks_something_as_well() -> None:
+    both = bug(f"since: {{version: '6.1'}}\n    {BLK}\n    ends: {{as: refused, says: no}}")
+    known = Known(watch_for([both], model_guest.facts()))
+    refused = Outcome(ending="refused")
+    assert judge((), "done", refused, known, evidence(("no",))).verdict is Verdict.REFUSED
+    broken = checks(finding("BLK-1", "memory1", "a", "b"))
+    assert judge(broken, "done", refused, known, evidence(("no",))).verdict is Verdict.KNOWN
+    assert judge(broken, "done", refused, known, evidence()).verdict is Verdict.REFUSED
+
+
+ALARMS = (
+    "[    6.304046] ------------[ cut here ]------------",
+    "[    6.304995] kernel BUG at arch/arm64/mm/mmu.c:479!",
+    "[    6.305806] Internal error: Oops - BUG: 00000000f2000800 [#1] SMP",
+    "[    6.327327] ---[ end trace 0000000000000000 ]---",
+    "[    6.327688] Kernel panic - not syncing: Oops - BUG: Fatal exception",
+)
+TRACE = (*ALARMS[:3], "[    6.311190] pc : __pgd_pgtable_alloc+0x58/0x5c", *ALARMS[3:])
+DIES = known_bugs()["page-table-page-bug-on"]
+
+
+@pytest.mark.parametrize(
+    ("alarms", "trace", "known"),
+    [
+        (ALARMS, TRACE, True),
+        (ALARMS, ALARMS, False),
+        (ALARMS, tuple(line.replace("__pgd_pgtable_alloc", "pgd_alloc") for line in TRACE), False),
+        (tuple(line.replace("mmu.c", "init.c") for line in ALARMS), TRACE, False),
+        (("[    6.1] BUG: Bad page state in process x  pfn:1", *ALARMS), TRACE, False),
+        ((ALARMS[0], *ALARMS[2:]), TRACE, False),
+        (ALARMS, (ALARMS[0], "[    6.300000] pc : elsewhere+0x1/0x2", *TRACE), False),
+    ],
+    ids=["exactly", "no backtrace", "elsewhere", "another file", "something else before", "no report", "a first oops"],
+)
+def test_a_death_is_known_by_its_line_and_its_function(
+    alarms: tuple[str, ...], trace: tuple[str, ...], known: bool
+) -> None:
+    assert (died_of([DIES], alarms, trace) is DIES) is known
+    outcome = Outcome(note="the guest panicked", alarms=alarms, trace=trace)
+    told = checks(*(finding("LOG-1", "console", "no", line) for line in alarms))
+    ruling = judge(told, "failed", outcome, Known(watch_for([DIES], model_guest.facts())), title="kmem-fault p0")
+    assert ruling.verdict is (Verdict.KNOWN if known else Verdict.FAIL) and ruling.stops is known
+
+
+def test_a_death_of_a_bug_that_was_fixed_is_red_and_says_so() -> None:
+    outcome = Outcome(note="the guest panicked", alarms=ALARMS, trace=TRACE)
+    told = checks(*(finding("LOG-1", "console", "no", line) for line in ALARMS))
+    known = Known(watch_for([DIES], model_guest.facts(release="7.3.4")))
+    ruling = judge(told, "failed", outcome, known)
+    assert ruling.verdict is Verdict.FAIL and "which this kernel should not have: fixed in 7.2" in ruling.note
+
+
+def test_struct_pages_are_lost_beside_others_only() -> None:
+    lost = bug(
+        "since: {version: '6.1'}\n    breaks: "
+        "[{invariant: VMM-1, where: 'vmemmap .*', says: mapped -> not mapped, shared-leaf: true}]"
+    )
+    model = model_guest.model()
+    # the second section of the first one is the second one's first
+    model.apply(PlugVirtioPmem("p0", 190 * MIB, "rp0"))
+    model.apply(PlugVirtioPmem("p1", 66 * MIB, "rp1"))
+    assert [device.range.start for device in model.expected().devices] == [0x8000_0000, 0x8BE0_0000]
+    both = Evidence(model.layout, model.expected(), model_guest.boot_state())
+    places = {0x8800_0000: True, 0x8BE0_0000: True, 0x8000_0000: False, 0x4000_0000: False}
+    for start, known in places.items():
+        found = finding("VMM-1", memmap(start, 2 * MIB), "mapped", "not mapped")
+        assert (explain([lost], checks(found), both).met == ("the-bug",)) is known, hex(start)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The file of known bugs: what it says, and every mistake in it named with file, line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.arch import ARCHES
+from harness.check import CATALOGUE
+from harness.config.bugs import Change, KnownBug, Release, known_bugs, parse_bugs, parse_release
+from harness.config.scenario import Step, known_scenarios, load_scenario
+from harness.config.verbs import INVARIANTS
+from harness.errors import ConfigError
+
+HEAD = "bugs:\n  some-bug:\n"
+FIELDS = {
+    "title": "a title",
+    "source": "f, mm/f.c",
+    "since": "{version: '6.1'}",
+    "checked": "7.3.4",
+    "breaks": "[{invariant: BLK-1, where: memory1}]",
+    "scenario": "dimm-cycle",
+}
+
+
+def text(**changes: str) -> str:
+    fields = {name: value for name, value in (FIELDS | changes).items() if value}
+    return HEAD + "".join(f"    {name}: {value}\n" for name, value in fields.items())
+
+
+def read(**changes: str) -> KnownBug:
+    return parse_bugs(text(**changes), Path("bugs.yaml"))["some-bug"]
+
+
+@pytest.mark.parametrize(
+    ("spelled", "release"),
+    [
+        ("6.12.117-hp", Release(6, 12, 117)),
+        ("7.4.0-rc2+", Release(7, 4, 0, 2)),
+        ("7.4-rc2", Release(7, 4, 0, 2)),
+        ("6.1.0-41-arm64", Release(6, 1)),
+        ("next-20261101", None),
+    ],
+)
+def test_releases(spelled: str, release: Release | None) -> None:
+    assert parse_release(spelled) == release
+
+
+def test_releases_are_in_the_order_of_their_making() -> None:
+    names = ["6.1", "6.12-rc1", "6.12", "6.12.1", "7.3.9", "7.3.10", "7.4-rc1", "7.4-rc10", "7.4"]
+    releases = [parse_release(name) for name in names]
+    assert releases == sorted(releases, key=lambda one: one or Release(0, 0))
+    assert [str(release) for release in releases] == names
+
+
+FIXES = "[{version: 7.3.5, commit: 0123456789ab}, {version: 6.12.130}]"
+
+
+@pytest.mark.parametrize(
+    ("release", "fix"),
+    [
+        ("6.1.176", None),
+        ("6.12.129", None),
+        ("6.12.130", Change(Release(6, 12, 130))),
+        ("6.13.1", None),
+        ("7.3.4", None),
+        ("7.3.5", Change(Release(7, 3, 5), "0123456789ab")),
+        ("7.4-rc1", Change(Release(7, 3, 5), "0123456789ab")),
+    ],
+)
+def test_each_stable_branch_has_its_own_fix(release: str, fix: Change | None) -> None:
+    found = parse_release(release)
+    assert found is not None
+    assert read(fixed=FIXES).is_fixed(found) == fix
+
+
+def test_what_an_entry_says() -> None:
+    when = "{page-size: [4K, 64K], va-bits: 39, config: {MEMCG: n}, cmdline: debug}"
+    bug = read(arch="riscv64", when=when, ends="{as: refused, at: offline, says: 'no .*'}", scenario="[a, b]")
+    assert bug.arches == ("riscv64",) and bug.scenarios == ("a", "b") and bug.stops
+    assert bug.when.spelled == ["pages of 4K or 64K", "39 bits of virtual addresses", "CONFIG_MEMCG=n", "debug"]
+    assert bug.effects == ["BLK-1", "refused"]
+    assert read().arches == tuple(ARCHES) and not read().stops
+    assert str(read(since="{version: '6.1', commit: 0123456789ab, at-latest: true}").since) == (
+        "6.1 at the latest (0123456789ab)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "line", "message", "hint"),
+    [
+        ({"titel": "x"}, 9, "bugs.some-bug: unknown key 'titel'", "did you mean 'title'?"),
+        ({"title": ""}, 3, "bugs.some-bug: key 'title' is missing", None),
+        ({"arch": "x86"}, 9, "bugs.some-bug.arch: 'x86' is none of", "known: arm64, riscv64"),
+        ({"since": "{version: six}"}, 5, "since.version: 'six' is no version of Linux", "such as 7.3.4 or 7.4-rc2"),
+        ({"since": "{version: 6.1, commit: xyz}"}, 5, "since.commit: 'xyz' is no commit", "12 to 40 hexadecimal"),
+        ({"fixed": "[{version: 6.1}]"}, 9, "fixed[0]: fixed in 6.1, but there since 6.1", "is one of them wrong?"),
+        ({"fixed": "[{version: 7.3.5}, {version: 7.3.6}]"}, 9, "fixed[0]: two fixes in 7.3", "the first release"),
+        ({"fixed": "[]"}, 9, "fixed: an empty list", "leave the key out"),
+        ({"breaks": ""}, 3, "some-bug: says neither what it breaks nor how it ends a step", "breaks, ends or both"),
+        ({"breaks": "[{invariant: BLK-9, where: x}]"}, 7, "breaks[0].invariant: 'BLK-9' is none of", "did you mean"),
+        ({"breaks": "[{invariant: BLK-1}]"}, 7, "breaks[0]: key 'where' is missing", None),
+        ({"breaks": "[{invariant: BLK-1, where: '('}]"}, 7, "breaks[0].where: not a regular expression", r"\("),
+        ({"breaks": "[{invariant: LOG-1}]"}, 7, "breaks[0]: LOG-1 alone is any trouble at all", "a line of the log"),
+        (
+            {"breaks": "[{invariant: BLK-1, where: x, function: f}]"},
+            7,
+            "breaks[0].function: only LOG-1 names functions",
+            "say where instead",
+        ),
+        (
+            {"breaks": "[{invariant: MEM-2, where: x, more: some}]"},
+            7,
+            "breaks[0].more: 'some' is no amount",
+            "such as +512, -1, or pages of SEC-1",
+        ),
+        (
+            {"breaks": "[{invariant: MEM-2, where: x, more: pages of SEC-1}]"},
+            7,
+            "breaks[0]: nothing here breaks SEC-1 inside a device",
+            "add a sign of SEC-1 with inside",
+        ),
+        ({"ends": "{as: dead, says: x}"}, 9, "ends: a kernel may die of anything", "(function)"),
+        ({"ends": "{as: refused}"}, 9, "ends: a step may be refused for any reason", "a line of the kernel's log"),
+        ({"ends": "{as: gone}"}, 9, "ends.as: 'gone' is none of done, refused", "did you mean 'done'?"),
+        (
+            {"ends": "{as: refused, says: x, function: f}"},
+            9,
+            "ends.function: only a kernel that is dead names a function",
+            "use says instead",
+        ),
+        ({"ends": "{as: done, at: onlin}"}, 9, "ends.at: 'onlin' is none of", "did you mean 'online'?"),
+        ({"when": "{config: {CONFIG_X: y}}"}, 9, "when.config.CONFIG_X: options are named without CONFIG_", "write X"),
+    ],
+)
+def test_a_mistake_is_named(changes: dict[str, str], line: int, message: str, hint: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(**changes)
+    error = caught.value
+    assert f"bugs.yaml:{line}:" in error.message and message in error.message
+    assert error.exit_status == 2 and (error.hint is None if hint is None else hint in (error.hint or ""))
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("bugs:\n  Some Bug: {}\n", "bugs.yaml:2: bugs.Some Bug: 'Some Bug' cannot be an id"),
+        ("bugs:\n  a: {}\n  a: {}\n", "bugs.yaml:3: bugs: key 'a' stands twice"),
+        ("bug:\n  a: {}\n", "bugs.yaml:1: unknown key 'bug'"),
+        ("bugs: []\n", "bugs.yaml:1: bugs: expected a mapping, found a list"),
+        ("bugs: {\n", "bugs.yaml:2: not YAML"),
+    ],
+)
+def test_a_document_that_is_none(document: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_bugs(document, Path("bugs.yaml"))
+    assert message in caught.value.message
+
+
+def _named(steps: tuple[Step, ...]) -> set[tuple[str, str]]:
+    found = set()
+    for arch in ARCHES:
+        for step in steps:
+            found |= {(id, arch) for id in step.on(arch).bugs if step.only in (None, arch)}
+            found |= _named(step.args["steps"]) if "steps" in step.args else set()
+    return found
+
+
+def test_every_bug_of_ours_is_shown_by_a_scenario_that_names_it() -> None:
+    named = {(name, id, arch) for name in known_scenarios() for id, arch in _named(load_scenario(name).steps)}
+    for bug in known_bugs().values():
+        for scenario in bug.scenarios:
+            assert any((scenario, bug.id, arch) in named for arch in bug.arches), f"{scenario} does not name {bug.id}"
+    assert {id for _, id, _ in named} == set(known_bugs())
+
+
+def test_the_invariants_that_can_be_named_are_those_there_are() -> None:
+    assert set(INVARIANTS) == set(CATALOGUE)
