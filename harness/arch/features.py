@@ -20,6 +20,15 @@ _TOP = 1 << 64
 PAGETYPEINFO = "/proc/pagetypeinfo"
 #: the state of hugetlb_optimize_vmemmap, from v5.19 on
 OPTIMIZE_HUGETLB = "/proc/sys/vm/hugetlb_optimize_vmemmap"
+#: what is asked of the files of a guest: their first line
+FILES = (PAGETYPEINFO, OPTIMIZE_HUGETLB)
+
+_SPLITS_LEAF = "splits a leaf entry in linear map"
+_KASAN_REPORT = "BUG: KASAN: "
+_VMEMMAP_TAILS = "zone.vmemmap_tails"
+#: what is looked for in a kernel's image: texts, and members of structures
+IMAGE_TEXTS = (_SPLITS_LEAF, _KASAN_REPORT)
+IMAGE_MEMBERS = (_VMEMMAP_TAILS,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,12 @@ class KernelFeatures:
     unasked_jit: bool | NotObserved
     #: True if modules can come and go.
     modules: bool | NotObserved
+    #: True if a block stays online where a leaf of the linear map or of vmemmap reaches beyond it: the kernel has the
+    #: text of its refusal (can_unmap_without_split, arch/arm64/mm/mmu.c; 95a58852b0e5, not in v6.12, in v7.2).
+    keeps_spanned_blocks: bool | NotObserved
+    #: True if folded struct pages of huge pages lead to one page for each zone and order, not to the huge page's own
+    #: first one: struct zone has a place for it (vmemmap_get_tail, mm/hugetlb_vmemmap.c, not in v6.12, in v7.2).
+    shares_tails: bool | NotObserved
     #: True if PCIe slots are powered by pciehp; without it nobody notices what is plugged.
     pciehp: bool | NotObserved
 
@@ -82,9 +97,11 @@ def features_of(facts: KernelFacts) -> KernelFeatures:
         hides_pages=build.has("KFENCE", "DEBUG_PAGEALLOC"),
         lax_image=_lax_image(build, words),
         pointer_tag=_pointer_tag(build),
-        shadow=kasan_shadow(facts.arch, facts.vmcoreinfo, build),
+        shadow=_shadow(facts, build),
         unasked_jit=_unasked_jit(build),
         modules=build.has("MODULES"),
+        keeps_spanned_blocks=_in_image(facts, _SPLITS_LEAF),
+        shares_tails=_in_image(facts, _VMEMMAP_TAILS),
         pciehp=build.has("HOTPLUG_PCI_PCIE"),
     )
 
@@ -94,6 +111,14 @@ def _all(*answers: bool | NotObserved) -> bool | NotObserved:
     if any(answer is False for answer in answers):
         return False
     return next((answer for answer in answers if isinstance(answer, NotObserved)), True)
+
+
+def _in_image(facts: KernelFacts, mark: str) -> bool | NotObserved:
+    if isinstance(facts.image, NotObserved):
+        return facts.image
+    if mark not in facts.image:
+        return NotObserved(f"the kernel's image has no BTF (CONFIG_DEBUG_INFO_BTF) that tells of {mark}")
+    return facts.image[mark]
 
 
 def _max_order(facts: KernelFacts) -> int | NotObserved:
@@ -158,6 +183,13 @@ def _pointer_tag(build: Build) -> int | NotObserved:
 
 def _unasked_jit(build: Build) -> bool | NotObserved:
     return _all(build.has("BPF_JIT"), build.has("BPF_JIT_DEFAULT_ON", "BPF_SYSCALL"))
+
+
+def _shadow(facts: KernelFacts, build: Build) -> AddrRange | NotObserved | None:
+    found = kasan_shadow(facts.arch, facts.vmcoreinfo, build)
+    # Tags in hardware have no shadow, but the same reports.
+    absent = isinstance(found, NotObserved) and _in_image(facts, _KASAN_REPORT) is False
+    return None if absent else found
 
 
 def kasan_shadow(arch: str, note: Mapping[str, str] | NotObserved, build: Build) -> AddrRange | NotObserved | None:

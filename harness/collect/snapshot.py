@@ -83,6 +83,7 @@ def collect_facts(shell: Shell, arch: ArchSpec, deadline: Deadline) -> KernelFac
         config=parse_config(_unpack_config(config.data), notes) if config.status == "ok" else None,
         vmcoreinfo=NotObserved(why) if note is None else note,
         parameters=parse_parameters(text.get("parameters", ""), notes),
+        files=parse_settings(text.get("settings", ""), notes),
     )
     for line in notes.garbled:
         notes.add_unknown(line.source, "line with characters of no text", line.text)
@@ -221,6 +222,18 @@ def parse_parameters(text: str, notes: Notes = STRICT) -> dict[str, str]:
             found[f"{parts[0]}.{parts[2]}"] = value
         else:
             notes.add_unknown("/sys/module", "line", line)
+    return found
+
+
+def parse_settings(text: str, notes: Notes = STRICT) -> dict[str, str]:
+    """Map the path of a file to its first line; lines are ``path:first line``, others are unknown."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        path, colon, value = line.partition(":")
+        if colon and path.startswith("/"):
+            found[path] = value
+        else:
+            notes.add_unknown("settings", "line", line)
     return found
 
 

@@ -19,7 +19,7 @@ STATE_SOURCES = (
     "ptdump",
 )
 #: sources that do not
-FACT_SOURCES = ("release", "cmdline", "auxv", "block_size", "config", "kcore", "parameters")
+FACT_SOURCES = ("release", "cmdline", "auxv", "block_size", "config", "kcore", "parameters", "settings")
 
 #: raw name of the list of sources that were not read: lines of ``name reason``
 ABSENT = "absent"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.arch import ArchSpec
-from harness.collect.snapshot import parse_parameters, parse_state
+from harness.collect.snapshot import parse_parameters, parse_settings, parse_state
 from harness.collect.sources import HOST_SOURCES
 from harness.errors import UsageError
 from harness.parsers.kconfig import parse_config
@@ -69,6 +69,10 @@ def save_facts(directory: Path, facts: KernelFacts) -> None:
     }
     if facts.config is not None:
         files["config.txt"] = _lines({f"CONFIG_{name}": _quoted(value) for name, value in facts.config.items()}, "=")
+    files["settings.txt"] = _lines(facts.files, ":")
+    meta["image"] = {} if isinstance(facts.image, NotObserved) else dict(facts.image)
+    if isinstance(facts.image, NotObserved):
+        meta["no_image"] = facts.image.reason
     if isinstance(facts.vmcoreinfo, NotObserved):
         meta["no_vmcoreinfo"] = facts.vmcoreinfo.reason
     else:
@@ -100,8 +104,12 @@ def load_facts(directory: Path, arch: ArchSpec) -> KernelFacts:
             else parse_vmcoreinfo(note),
             parameters=parse_parameters(text("parameters.txt") or ""),
             unknown=tuple(Unknown(**note) for note in meta.get("unknown", ())),
+            files=parse_settings(text("settings.txt") or ""),
+            image={str(mark): bool(there) for mark, there in meta["image"].items()}
+            if meta.get("image")
+            else NotObserved(str(meta.get("no_image", "the kernel's image was not searched when this was saved"))),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{directory / _META} is not whole: {error!r}") from None
 
 

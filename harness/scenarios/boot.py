@@ -6,11 +6,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.arch import arch_named
+from harness.arch.features import IMAGE_MEMBERS, IMAGE_TEXTS
 from harness.artifacts.firmware import bios, firmware
 from harness.artifacts.guestroot import guest_root
 from harness.artifacts.kernel import kernel
@@ -26,6 +27,7 @@ from harness.guest.identity import Identity
 from harness.guest.overlay import overlay, write_initrd
 from harness.guest.shell import GuestShell
 from harness.guest.wake import wait_asleep, wake
+from harness.kmem.marks import image_marks
 from harness.model.actions import Action, PlugDimm, PlugVirtioMem
 from harness.model.layout import MachineShape
 from harness.parsers.dmesg import alarming
@@ -213,9 +215,13 @@ def archives_of(spec: GuestSpec, parts: Parts) -> list[Path]:
     return [parts.root.initrd, *(path for path in others if path is not None)]
 
 
-def facts_of(told: KernelFacts, config: Mapping[str, str] | None) -> KernelFacts:
-    """What a kernel has told of itself; Debian's keep their configuration beside the image: that is ``config``."""
-    return dataclasses.replace(told, config=config) if told.config is None else told
+def facts_of(told: KernelFacts, kernel: KernelImage) -> KernelFacts:
+    """What a kernel has told of itself, and what its image has in it.
+
+    Debian's keep their configuration beside the image.
+    """
+    image = image_marks(kernel.image.read_bytes(), IMAGE_TEXTS, IMAGE_MEMBERS)
+    return dataclasses.replace(told, config=kernel.config if told.config is None else told.config, image=image)
 
 
 @contextlib.contextmanager
@@ -228,7 +234,7 @@ def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> 
     deadline = Deadline(timeout)
     with boot_connected(spec, parts, workdir, deadline) as up:
         machine = up.machine
-        facts = facts_of(collect_facts(up.shell, machine.spec.arch, deadline), parts.kernel.config)
+        facts = facts_of(collect_facts(up.shell, machine.spec.arch, deadline), parts.kernel)
         view = KernelView.open(machine, facts, deadline)
         yield BootedGuest(machine, up.console, up.shell, machine_shape(machine.spec), facts, spec.boot, view)
 
@@ -259,5 +265,6 @@ def meet_again(guest: BootedGuest, mark: int, deadline: Deadline) -> BootedGuest
         wake(machine.console, guest.shell.identity, deadline)
     console.wait_line(READY, deadline, since=mark)
     guest.shell.reconnect(machine.ssh_port(deadline), deadline)
-    facts = facts_of(collect_facts(guest.shell, machine.spec.arch, deadline), guest.facts.config)
+    facts = collect_facts(guest.shell, machine.spec.arch, deadline)
+    facts = dataclasses.replace(facts, config=facts.config or guest.facts.config, image=guest.facts.image)
     return dataclasses.replace(guest, facts=facts, kernel=KernelView.open(machine, facts, deadline))

@@ -139,7 +139,7 @@ def _put_to_rest(machine: MachineSpec, out: Path, deadline: Deadline) -> None:
 def _try_out(machine: MachineSpec, parts: Parts, out: Path, deadline: Deadline) -> None:
     """Restore what was just saved: only what works goes into the cache, with what is known of its kernel."""
     with private_directory() as work, restore_connected(machine, out, work, deadline) as up:
-        save_facts(out / FACTS, facts_of(collect_facts(up.shell, machine.arch, deadline), parts.kernel.config))
+        save_facts(out / FACTS, facts_of(collect_facts(up.shell, machine.arch, deadline), parts.kernel))
         require_clean(up.console)
 
 

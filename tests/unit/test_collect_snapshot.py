@@ -14,7 +14,7 @@ import pytest
 from guest_peer import said
 
 from harness.arch import ARM64, RISCV64
-from harness.collect.snapshot import collect_facts, collect_state, parse_parameters, parse_state
+from harness.collect.snapshot import collect_facts, collect_state, parse_parameters, parse_settings, parse_state
 from harness.collect.sources import MISSING
 from harness.collect.store import load_facts, load_state, save_facts, save_state
 from harness.deadline import Deadline
@@ -36,6 +36,7 @@ FACTS_SOURCES = {
     "config": (RECORDED / "config.gz").read_bytes(),
     "kcore": gzip.decompress((RECORDED / "kcore.bin.gz").read_bytes()),
     "parameters": b"memory_hotplug/parameters/memmap_on_memory:N\nprintk/parameters/time:Y\n",
+    "settings": b"/proc/pagetypeinfo:Page block order: 9\n",
 }
 STATE_SOURCES = {
     "boot_id": b"c0ffee\n",
@@ -85,6 +86,7 @@ def test_facts(facts: KernelFacts) -> None:
     assert facts.config is not None and facts.config["MEMORY_HOTPLUG"] == "y"
     assert not isinstance(facts.vmcoreinfo, NotObserved) and facts.vmcoreinfo["PAGESIZE"] == "4096"
     assert facts.parameters == {"memory_hotplug.memmap_on_memory": "N", "printk.time": "Y"}
+    assert facts.files == {"/proc/pagetypeinfo": "Page block order: 9"}
 
 
 def test_facts_of_a_kernel_that_tells_little() -> None:
@@ -169,6 +171,12 @@ def test_a_snapshot_needs_its_boot(facts: KernelFacts) -> None:
         parse_state({}, facts)
     with pytest.raises(ParseError, match="uptime"):
         parse_state({"boot_id": b"x\n", "uptime": b"soon\n"}, facts)
+
+
+def test_settings() -> None:
+    assert parse_settings("/proc/a:b:c\n/proc/d:\n") == {"/proc/a": "b:c", "/proc/d": ""}
+    with pytest.raises(ParseError, match="not '<path>:<first line>'"):
+        parse_settings("a/b:c\n")
 
 
 def test_parameters() -> None:
