@@ -24,10 +24,11 @@ OPTIMIZE_HUGETLB = "/proc/sys/vm/hugetlb_optimize_vmemmap"
 FILES = (PAGETYPEINFO, OPTIMIZE_HUGETLB)
 
 _SPLITS_LEAF = "splits a leaf entry in linear map"
+_BOOT_MEMORY = "Boot memory [%lx %lx] offlining attempted"
 _KASAN_REPORT = "BUG: KASAN: "
 _VMEMMAP_TAILS = "zone.vmemmap_tails"
 #: what is looked for in a kernel's image: texts, and members of structures
-IMAGE_TEXTS = (_SPLITS_LEAF, _KASAN_REPORT)
+IMAGE_TEXTS = (_SPLITS_LEAF, _BOOT_MEMORY, _KASAN_REPORT)
 IMAGE_MEMBERS = (_VMEMMAP_TAILS,)
 
 
@@ -72,6 +73,8 @@ class KernelFeatures:
     #: True if a block stays online where a leaf of the linear map or of vmemmap reaches beyond it: the kernel has the
     #: text of its refusal (can_unmap_without_split, arch/arm64/mm/mmu.c; 95a58852b0e5, not in v6.12, in v7.2).
     keeps_spanned_blocks: bool | NotObserved
+    #: True if boot memory never goes offline: arm64's notifier has a text for that, too (bbd6ec605c0f, v5.7).
+    keeps_boot_memory: bool | NotObserved
     #: True if folded struct pages of huge pages lead to one page for each zone and order, not to the huge page's own
     #: first one: struct zone has a place for it (vmemmap_get_tail, mm/hugetlb_vmemmap.c, not in v6.12, in v7.2).
     shares_tails: bool | NotObserved
@@ -101,6 +104,7 @@ def features_of(facts: KernelFacts) -> KernelFeatures:
         unasked_jit=_unasked_jit(build),
         modules=build.has("MODULES"),
         keeps_spanned_blocks=_in_image(facts, _SPLITS_LEAF),
+        keeps_boot_memory=_in_image(facts, _BOOT_MEMORY),
         shares_tails=_in_image(facts, _VMEMMAP_TAILS),
         pciehp=build.has("HOTPLUG_PCI_PCIE"),
     )
@@ -153,6 +157,9 @@ def _folds_hugetlb(facts: KernelFacts, build: Build, words: BootWords) -> bool |
     told = facts.files.get(OPTIMIZE_HUGETLB)
     if told in ("0", "1"):
         return told == "1"
+    if PAGETYPEINFO in facts.files:
+        # The files were read, and this one is not among them: it is there if any size of huge pages can be folded.
+        return False
     default = build.has("HUGETLB_PAGE_OPTIMIZE_VMEMMAP_DEFAULT_ON")
     # A plain module parameter up to v6.13 or so, which its bare name turns on, and an early one later, which it does
     # not: where that matters the file tells.

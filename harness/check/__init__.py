@@ -10,12 +10,13 @@ from harness.check import (
     iomem,
     life,
     linear,
+    offlining,
     pagetables,
     sections,
     sysfs,
     vmemmap,
 )
-from harness.check.evidence import Evidence, ResizeReport, TouchReport, UnplugReport
+from harness.check.evidence import Evidence, OfflineReport, ResizeReport, TouchReport, UnplugReport
 from harness.check.findings import CheckResult, Finding, Verdict
 from harness.check.registry import CATALOGUE, Invariant, run_all, run_check, sort_catalogue
 
@@ -27,6 +28,7 @@ __all__ = [
     "Evidence",
     "Finding",
     "Invariant",
+    "OfflineReport",
     "ResizeReport",
     "TouchReport",
     "UnplugReport",
@@ -37,6 +39,7 @@ __all__ = [
     "iomem",
     "life",
     "linear",
+    "offlining",
     "pagetables",
     "run_all",
     "run_check",

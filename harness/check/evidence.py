@@ -45,6 +45,14 @@ class TouchReport:
     used: tuple[tuple[AddrRange, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class OfflineReport:
+    """Memory block ``index`` was online and was to go offline: ``error`` is None, or the errno's name."""
+
+    index: int
+    error: str | None
+
+
 @dataclass(frozen=True)
 class Evidence:
     """All that is known about one step: what must be (``expected``) and what was seen (``observed``)."""
@@ -55,6 +63,7 @@ class Evidence:
     unplugs: tuple[UnplugReport, ...] = ()
     resizes: tuple[ResizeReport, ...] = ()
     touches: tuple[TouchReport, ...] = ()
+    offlines: tuple[OfflineReport, ...] = ()
 
     @functools.cached_property
     def views(self) -> Views:

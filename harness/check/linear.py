@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -12,7 +11,8 @@ from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Outcome, Seen, invariant
 from harness.check.views import Attributes, Pair, View
 from harness.model.layout import BootLayout
-from harness.model.leaves import LeafRun, leaf_runs
+from harness.model.leaves import LeafRun
+from harness.model.offlining import ram_leaves
 from harness.state import HostMapping, NotObserved
 from harness.units import AddrRange, merge_ranges, subtract_ranges
 
@@ -141,25 +141,15 @@ def _leaf_differences(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     lent = evidence.expected.kernel_memory if split else ()
     for ram in layout.machine.node_ranges():
         yield from _compare_leaves(pair.boot.shapes(ram), now.shapes(ram), pair.source, _sizes(layout) if split else {})
-    pages_only = _maps_pages_only(pair.boot, layout)
+    pages_only = layout.maps_pages_only
+    assert not isinstance(pages_only, NotObserved)
     offset = now.kernel.linear_start - now.kernel.phys_offset
     sizes = _sizes(layout)
-    paging = dataclasses.replace(layout.paging, leaf_sizes=sizes)
     for piece in evidence.expected.linear:
-        virtual = leaf_runs(piece.range.shift(offset), paging, offset, pages_only=pages_only)
+        virtual = ram_leaves(layout, piece.range, pages_only=pages_only)
         wanted = tuple(LeafRun(run.range.shift(-offset), run.level, run.contiguous) for run in virtual)
         finer = sizes if any(part.overlaps(piece.range) for part in lent) else {}
         yield from _compare_leaves(wanted, now.shapes(piece.range), pair.source, finer)
-
-
-def _maps_pages_only(boot: View, layout: BootLayout) -> bool:
-    """True if this kernel maps RAM by single pages (rodata=full, debug_pagealloc, KFENCE), as boot RAM shows.
-
-    The alias of the kernel's own text and rodata is mapped by blocks either way, so read-only runs do not count.
-    """
-    writable = layout.machine.arch.writable_word
-    runs = [leaf for ram in layout.machine.node_ranges() for _, leaf in boot.runs(ram)]
-    return all(leaf.level == "PTE" and "CON" not in leaf.attrs for leaf in runs if writable in leaf.attrs)
 
 
 def _describe(runs: Iterable[LeafRun]) -> str:

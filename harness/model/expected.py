@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.state import MemoryBlock, MemoryDevice, Zone
+from harness.state import MemoryBlock, MemoryDevice, NotObserved, Zone
 from harness.units import AddrRange
 
 
@@ -67,7 +67,8 @@ class ExpectedState:
     linear map have had other permissions, ``memmap_split`` that the memmap of huge pages has been folded: neither puts
     the larger leaves back that it has split. ``managed_bytes`` is the change of MemTotal since boot.
     ``dax_states`` maps the dax devices that the kmem driver has to what their state file must say, where the kernel has
-    that (drivers/dax/kmem.c, v7.3).
+    that (drivers/dax/kmem.c, v7.3). ``spanned`` maps the memory blocks of hot-added RAM that a leaf of the linear map
+    reaches beyond to which leaf that is; not observed where nothing tells how this kernel maps RAM.
     """
 
     devices: tuple[MemoryDevice, ...]
@@ -89,3 +90,4 @@ class ExpectedState:
     linear_split: bool = False
     memmap_split: bool = False
     dax_states: Mapping[str, str] = field(default_factory=dict)
+    spanned: Mapping[int, str] | NotObserved = field(default_factory=dict)

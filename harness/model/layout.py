@@ -101,6 +101,26 @@ class BootLayout:
         """What this kernel does."""
         return features_of(self.facts)
 
+    @functools.cached_property
+    def maps_pages_only(self) -> bool | NotObserved:
+        """True if this kernel maps RAM by single pages (rodata=full, debug_pagealloc, KFENCE), as boot RAM shows.
+
+        The alias of the kernel's own text and rodata is mapped by blocks either way, so read-only runs do not count.
+        """
+        tables, dump = self.baseline.host_tables, self.baseline.page_tables
+        if self.kernel is None:
+            return NotObserved("the kernel's virtual layout is unknown")
+        if isinstance(tables, NotObserved) and isinstance(dump, NotObserved):
+            return NotObserved(f"no page tables were seen after boot: {tables.reason}; {dump.reason}")
+        seen = dump if isinstance(tables, NotObserved) else tables
+        assert not isinstance(seen, NotObserved)
+        ram, writable = [self.kernel.linear(r) for r in self.machine.node_ranges()], self.machine.arch.writable_word
+        return all(
+            leaf.level == "PTE" and "CON" not in leaf.attrs
+            for leaf in seen.mappings
+            if writable in leaf.attrs and any(leaf.range.overlaps(part) for part in ram)
+        )
+
     @property
     def pmem_api(self) -> bool:
         """True if the kernel maps pmem write-back (ARCH_MEMREMAP_PMEM, include/linux/io.h, v6.12)."""

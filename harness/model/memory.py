@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,6 +26,7 @@ from harness.model.actions import (
 from harness.model.devices import UNPLUGGED, Device, Dimm, Pmem, VirtioMem
 from harness.model.expected import ExpectedState, IomemAddition, LinearPiece, PciWindow
 from harness.model.layout import BootLayout
+from harness.model.offlining import spanned_blocks
 from harness.model.sections import SectionTable
 from harness.model.zones import DEVICE, MOVABLE, ZoneTable
 from harness.state import MemoryBlock, NotObserved
@@ -334,6 +335,12 @@ class MemoryModel:
         """Indexes of the memory blocks that device ``id`` brought."""
         return tuple(sorted(index for index, block in self.blocks.items() if block.owner == id))
 
+    def kept_blocks(self) -> Mapping[int, str]:
+        """The blocks that this kernel is known not to take offline once they are online, and why."""
+        spanned = spanned_blocks(self.layout, self._pieces)
+        known = self.layout.features.keeps_spanned_blocks is True and not isinstance(spanned, NotObserved)
+        return spanned if known and not isinstance(spanned, NotObserved) else {}
+
     def boot_blocks(self) -> tuple[int, ...]:
         """Indexes of the memory blocks of boot memory."""
         return tuple(sorted(index for index, block in self.blocks.items() if block.owner is None))
@@ -427,7 +434,7 @@ class MemoryModel:
         """True if there are huge pages, or have been, and this kernel folds their memmap."""
         meminfo = self.layout.baseline.meminfo
         at_boot = not isinstance(meminfo, NotObserved) and meminfo.get("Hugetlb", 0) > 0
-        return self.layout.folds_hugetlb() and (at_boot or HUGE_PAGE_LOAD in self.loads)
+        return (at_boot or HUGE_PAGE_LOAD in self.loads) and self.layout.folds_hugetlb()
 
     def _memmap_pages(self) -> int:
         page, total = self.layout.page_size, 0
@@ -477,6 +484,7 @@ class MemoryModel:
             kernel_memory=self._kernel_memory(),
             sections=self.sections.to_state(self._is_online),
             once=self._once,
+            spanned=spanned_blocks(self.layout, linear),
             dax_states={
                 device.dax_name: device.dax_state
                 for device in virtio

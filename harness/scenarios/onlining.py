@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.check import OfflineReport
 from harness.deadline import Deadline
 from harness.guest import blocks
 from harness.model.actions import SetBlock
@@ -46,6 +47,8 @@ def _set_blocks(session: Session, args: Arguments, word: str, deadline: Deadline
     for last in reversed(range(args.get("attempts", 1))):
         again = []
         for done in blocks.set_blocks(shell, chosen, word, deadline=deadline, patience=args.get("patience")):
+            if word == "offline" and session.model.blocks[done.index].zone is not None:
+                outcome.offlines.append(OfflineReport(done.index, done.error))
             if done.ok:
                 session.apply(SetBlock(done.index, word))
             elif done.error == "EBUSY" and last:
@@ -54,10 +57,19 @@ def _set_blocks(session: Session, args: Arguments, word: str, deadline: Deadline
                 ending = "failed" if session.expect == "failed" else "refused"
                 outcome.refuse(f"memory{done.index} would not go {word}: {done.error}", ending)
         chosen, busy = tuple(again), busy + len(again)
+    if outcome.ending == "refused" and word == "offline":
+        outcome.due = due_refusal(session, [report.index for report in outcome.offlines if report.error is not None])
     if busy and outcome.ending == "done":
         outcome.note += f", {busy} times one was busy"
     _await_growth(session, sizes, outcome, deadline)
     return outcome
+
+
+def due_refusal(session: Session, indexes: Iterable[int]) -> str:
+    """Why each of these online memory blocks must stay online, "" if one of them could go."""
+    blocks, told = session.model.blocks, session.model.kept_blocks()
+    reasons = [told.get(index, "") for index in indexes if index in blocks and blocks[index].zone is not None]
+    return reasons[0] if reasons and all(reasons) else ""
 
 
 def _sizes(session: Session) -> dict[str, int]:

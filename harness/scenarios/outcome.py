@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.check import ResizeReport, TouchReport, UnplugReport
+from harness.check import OfflineReport, ResizeReport, TouchReport, UnplugReport
 from harness.scenarios.dumps import DumpReport
 from harness.scenarios.soak import Slope
 
@@ -19,8 +19,8 @@ class Outcome:
     ``pending`` tells that the guest is still at work, so that no state can be expected of it yet. ``note`` says in
     words what a person wants to know of it. ``alarms`` are the console's lines of a kernel that died of the action, so
     that nothing more could be seen of it, ``trace`` all its lines from there on. ``useless`` says why the step proves
-    nothing although all went well, ""
-    where it does. The reports are evidence for the checks.
+    nothing although all went well, "" where it does. ``due`` says why a refusal is what this kernel owes, "" if it is
+    not. The reports are evidence for the checks.
     """
 
     ending: str = "done"
@@ -29,9 +29,11 @@ class Outcome:
     alarms: tuple[str, ...] = ()
     trace: tuple[str, ...] = ()
     useless: str = ""
+    due: str = ""
     unplugs: list[UnplugReport] = field(default_factory=list)
     resizes: list[ResizeReport] = field(default_factory=list)
     touches: list[TouchReport] = field(default_factory=list)
+    offlines: list[OfflineReport] = field(default_factory=list)
     slopes: tuple[Slope, ...] = ()
     dumps: tuple[DumpReport, ...] = ()
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.arch import arch_named
-from harness.check import ResizeReport, TouchReport, UnplugReport
+from harness.check import OfflineReport, ResizeReport, TouchReport, UnplugReport
 from harness.check.known import Watch, watch_for
 from harness.collect.store import load_facts, load_state, save_facts, save_raw, save_state
 from harness.config.bugs import NAME as BUGS
@@ -262,6 +262,8 @@ def outcome_to_json(outcome: Outcome) -> dict[str, object]:
         "alarms": list(outcome.alarms),
         "trace": list(outcome.trace),
         "useless": outcome.useless,
+        "due": outcome.due,
+        "offlines": [[report.index, report.error] for report in outcome.offlines],
         "unplugs": [dataclasses.asdict(report) for report in outcome.unplugs],
         "resizes": [dataclasses.asdict(report) for report in outcome.resizes],
         "touches": touches,
@@ -287,6 +289,8 @@ def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
         alarms=tuple(value.get("alarms", ())),
         trace=tuple(value.get("trace", ())),
         useless=value.get("useless", ""),
+        due=value.get("due", ""),
+        offlines=[OfflineReport(index, error) for index, error in value.get("offlines", ())],
         unplugs=[UnplugReport(r["id"], tuple(r["endings"]), r["refused"]) for r in value["unplugs"]],
         resizes=[ResizeReport(**report) for report in value["resizes"]],
         touches=[TouchReport(t["pages"], t["mismatches"], used(t["used"])) for t in value["touches"]],

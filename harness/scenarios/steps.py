@@ -177,6 +177,7 @@ def unplug(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     outcome.unplugs.append(UnplugReport(args["id"], unplug_endings(args["id"], done), refused))
     if refused:
         outcome.refuse(f"the guest keeps {args['id']}: {done.detail}")
+        _note_due(session, args["id"], outcome)
         brought_back(session, args["id"], deadline)
     else:
         session.apply(Unplug(args["id"]))
@@ -319,7 +320,16 @@ def _pmem_outcome(session: Session, done: pmem.PmemOutcome, action: SetPmemMode 
         session.apply(action)
     else:
         outcome.refuse(done.text)
+        _note_due(session, action.id, outcome)
     return outcome
+
+
+def _note_due(session: Session, id: str, outcome: Outcome) -> None:
+    """A device is kept for good while a memory block of it is online that cannot go offline."""
+    kept = session.model.kept_blocks()
+    held = [index for index in session.model.blocks_of(id) if index in kept and session.model.blocks[index].zone]
+    if held:
+        outcome.due = f"memory{held[0]} stays online, as {kept[held[0]]}"
 
 
 def load(session: Session, args: Arguments, deadline: Deadline) -> Outcome:

@@ -49,6 +49,7 @@ def evidence_of(model: MemoryModel, outcome: Outcome, state: GuestState) -> Evid
         unplugs=tuple(outcome.unplugs),
         resizes=tuple(outcome.resizes),
         touches=tuple(outcome.touches),
+        offlines=tuple(outcome.offlines),
     )
 
 
@@ -209,4 +210,6 @@ def _ended(expect: str, outcome: Outcome) -> tuple[Verdict, str]:
         if expect == "qemu-refused":
             return Verdict.INFRA, "QEMU accepted what it must refuse"
         return Verdict.FAIL, "the guest did what it must refuse"
+    if outcome.ending == "refused" and outcome.due:
+        return Verdict.PASS, f"{outcome.note}: {outcome.due}"
     return Verdict.REFUSED, outcome.note

@@ -188,6 +188,13 @@ CORRUPTIONS: tuple[TextCorruption, ...] = (
         for name, line in _TROUBLE.items()
     ),
     source(
+        "block-kept-for-nothing",
+        DMESG,
+        "a block is kept for a leaf that ends with it",
+        "BLK-3",
+        edit=appended("<4>[   99.000000] [40200000 48000000] splits a leaf entry in vmemmap"),
+    ),
+    source(
         "console-oops",
         CONSOLE,
         "the console shows an Oops that the log has not",

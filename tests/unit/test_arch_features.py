@@ -135,10 +135,14 @@ def test_the_size_of_a_pageblock_is_never_a_guess(changes: dict[str, object], wh
         ({"HUGETLB_PAGE_OPTIMIZE_VMEMMAP": "y"}, "hugetlb-free-vmemmap=1", None, True),
         ({"HUGETLB_PAGE_OPTIMIZE_VMEMMAP": "y"}, "hugetlb_free_vmemmap=on", "0", False),
         (None, "", "1", True),
+        (None, "", "none", False),
     ],
 )
 def test_folding_of_huge_pages(config: dict[str, str] | None, cmdline: str, file: str | None, folds: bool) -> None:
-    files = {} if file is None else {OPTIMIZE_HUGETLB: file}
+    files = {} if file is None else {PAGETYPEINFO: "Page block order: 9", OPTIMIZE_HUGETLB: file}
+    if file == "none":
+        # Where the files were read, one that is not there tells, too.
+        del files[OPTIMIZE_HUGETLB]
     assert features(config=config, cmdline=cmdline, files=files).folds_hugetlb is folds
 
 
@@ -176,6 +180,16 @@ def test_only_some_kernels_leave_their_image_writable_and_executable(
     assert features(config=config, cmdline=cmdline).lax_image is lax
 
 
+def test_an_image_tells_what_the_kernel_does() -> None:
+    image = {"splits a leaf entry in linear map": True, "Boot memory [%lx %lx] offlining attempted": False}
+    found = features(image=image)
+    assert (found.keeps_spanned_blocks, found.keeps_boot_memory) == (True, False)
+    assert isinstance(found.shares_tails, NotObserved) and "no BTF" in found.shares_tails.reason
+    assert features(image=image | {"zone.vmemmap_tails": False}).shares_tails is False
+    assert features(config=None, image=image | {"BUG: KASAN: ": False}).shadow is None
+    assert isinstance(features(config=None, image=image | {"BUG: KASAN: ": True}).shadow, NotObserved)
+
+
 def test_kasan() -> None:
     assert features(config={"KASAN_HW_TAGS": "y"}).pointer_tag == 0xFF << 56
     assert features(config={"KASAN_GENERIC": "y", "KASAN_SHADOW_OFFSET": "0xdfff800000000000"}).pointer_tag == 0
@@ -195,4 +209,5 @@ def test_recorded_kernels_leave_nothing_open(facts: Path) -> None:
     arch = RISCV64 if "riscv64" in str(facts) else ARM64
     found = features_of(load_facts(facts, arch))
     open_fields = [name for name in KernelFeatures.__slots__ if isinstance(getattr(found, name), NotObserved)]
-    assert open_fields == []
+    # Their images were not kept.
+    assert open_fields == ["keeps_spanned_blocks", "keeps_boot_memory", "shares_tails"]

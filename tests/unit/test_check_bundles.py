@@ -280,6 +280,14 @@ CORRUPTIONS = [
         outcome(touches=[{"pages": 9, "mismatches": 0, "used": [[1 << 31, (1 << 31) + 4096, 0]]}]),
         "LIV-1",
     ),
+    corruption("kept for nothing", "dimm", "states/003/step.json", outcome(offlines=[[16, "EPERM"]]), "BLK-3"),
+    corruption(
+        "kept for a leaf that ends with it",
+        "dimm",
+        f"{ONLINE}/dmesg.txt",
+        lambda text: text + "<4>[ 9999.000001] [80200000 88000000] splits a leaf entry in vmemmap\n",
+        "BLK-3",
+    ),
     corruption("rebooted behind our back", "dimm", f"{ONLINE}/boot_id.txt", sub("^.", "z"), "LIV-1"),
 ]
 

@@ -175,8 +175,9 @@ def test_a_snapshot_needs_its_boot(facts: KernelFacts) -> None:
 
 def test_settings() -> None:
     assert parse_settings("/proc/a:b:c\n/proc/d:\n") == {"/proc/a": "b:c", "/proc/d": ""}
-    with pytest.raises(ParseError, match="not '<path>:<first line>'"):
-        parse_settings("a/b:c\n")
+    notes = Notes()
+    assert parse_settings("a/b:c\n/proc/d:e\n", notes) == {"/proc/d": "e"}
+    assert notes.unknown == (Unknown("settings", "line", "a/b:c", 1),)
 
 
 def test_parameters() -> None:

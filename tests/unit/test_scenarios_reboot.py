@@ -19,6 +19,7 @@ from harness.scenarios.boot import BootedGuest, meet_again
 class Facts:
     release: str
     config: dict[str, str] | None = None
+    image: dict[str, bool] | None = None
 
 
 @pytest.mark.parametrize("restored", [False, True])
