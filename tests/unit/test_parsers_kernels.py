@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every parser on what real kernels print: nothing is unknown, nothing garbled, and what invariants need is there."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.arch import arch_named
+from harness.collect.snapshot import parse_parameters
+from harness.parsers.blocks import parse_blocks
+from harness.parsers.dmesg import parse_dmesg
+from harness.parsers.iomem import looks_torn, parse_iomem, render_iomem
+from harness.parsers.kconfig import parse_config
+from harness.parsers.meminfo import parse_meminfo
+from harness.parsers.notes import Notes
+from harness.parsers.procstat import parse_user_page_tables
+from harness.parsers.ptdump import parse_ptdump
+from harness.parsers.slabinfo import parse_slabinfo
+from harness.parsers.vmcoreinfo import parse_vmcoreinfo
+from harness.parsers.vmstat import parse_vmstat
+from harness.parsers.zoneinfo import parse_zoneinfo
+
+FOLDER = Path(__file__).parent / "fixtures" / "kernels"
+KERNELS = sorted(path.name for path in FOLDER.iterdir())
+
+
+def read(kernel: str, source: str) -> str:
+    path = FOLDER / kernel / f"{source}.txt.gz"
+    if not path.exists():
+        pytest.skip(f"{kernel} has no {source}")
+    return gzip.decompress(path.read_bytes()).decode()
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture(autouse=True)
+def nothing_odd(notes: Notes) -> Iterator[None]:
+    yield
+    assert notes.unknown == notes.garbled == ()
+
+
+def test_both_architectures_and_old_and_new_kernels_are_here() -> None:
+    assert {"arm64-6.12", "arm64-7.3"} <= set(KERNELS)
+
+
+def test_iomem(kernel: str, notes: Notes) -> None:
+    text = read(kernel, "iomem")
+    entries = parse_iomem(text, notes)
+    assert render_iomem(entries) == text and not looks_torn(text)
+    assert any(entry.name == "System RAM" for entry in entries)
+
+
+def test_blocks(kernel: str, notes: Notes) -> None:
+    blocks = parse_blocks(read(kernel, "blocks"), notes)
+    assert {block.state for block in blocks} == {"online"}
+    assert all(block.phys_index == block.index and block.valid_zones and block.nodes == (0,) for block in blocks)
+
+
+def test_zoneinfo(kernel: str, notes: Notes) -> None:
+    zones = parse_zoneinfo(read(kernel, "zoneinfo"), notes)
+    assert sum(zone.present for zone in zones) > 0
+    assert all((zone.start_pfn is None) == (not zone.present) for zone in zones)
+
+
+def test_meminfo_and_vmstat(kernel: str, notes: Notes) -> None:
+    meminfo, vmstat = parse_meminfo(read(kernel, "meminfo"), notes), parse_vmstat(read(kernel, "vmstat"), notes)
+    assert 0 < meminfo["MemFree"] < meminfo["MemTotal"] and "PageTables" in meminfo
+    assert vmstat["nr_page_table_pages"] > 0
+    assert len(meminfo) == read(kernel, "meminfo").count("\n") and len(vmstat) == read(kernel, "vmstat").count("\n")
+
+
+def test_slabinfo(kernel: str, notes: Notes) -> None:
+    text = read(kernel, "slabinfo")
+    caches = parse_slabinfo(text, notes)
+    assert len(caches) == text.count("\n") - 2
+    assert {cache.name: cache.objsize for cache in caches}["kmalloc-4k"] == 4096
+
+
+def test_status(kernel: str, notes: Notes) -> None:
+    assert parse_user_page_tables(read(kernel, "status"), notes) > 0
+
+
+def test_ptdump(kernel: str, notes: Notes) -> None:
+    text = read(kernel, "ptdump")
+    tables = parse_ptdump(text, arch_named(kernel.partition("-")[0]), notes)
+    assert len(tables.markers) == sum(row.startswith("---[") for row in text.splitlines())
+    assert any(mapping.region.startswith("vmemmap") for mapping in tables.mappings)
+
+
+def test_dmesg(kernel: str, notes: Notes) -> None:
+    text = read(kernel, "dmesg")
+    lines = parse_dmesg(text, notes)
+    assert len(lines) == text.count("\n") and lines[-1].seconds > 0
+    assert [line.text for line in lines if line.alarm] == []
+
+
+def test_facts(kernel: str, notes: Notes) -> None:
+    note = parse_vmcoreinfo(read(kernel, "vmcoreinfo"), notes)
+    release = kernel.split("-")[1]
+    assert note["OSRELEASE"].startswith(f"{release}.") and int(note["PAGESIZE"]) == 4096
+    config = parse_config(read(kernel, "config"), notes)
+    assert config["MEMORY_HOTPLUG"] == "y"
+    assert parse_parameters(read(kernel, "parameters"), notes)["printk.time"] == "Y"
