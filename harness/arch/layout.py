@@ -40,9 +40,12 @@ class KernelLayout:
 
     def memmap(self, physical: AddrRange) -> AddrRange:
         """Addresses that populating the struct pages of a physical range maps."""
+        return self.struct_pages(physical).align_outward(self.vmemmap_granule)
+
+    def struct_pages(self, physical: AddrRange) -> AddrRange:
+        """Addresses of the struct pages of a physical range."""
         first, last = physical.start // self.page_size, physical.end // self.page_size
-        exact = AddrRange(self.vmemmap + first * self.struct_page_size, self.vmemmap + last * self.struct_page_size)
-        return exact.align_outward(self.vmemmap_granule)
+        return AddrRange(self.vmemmap + first * self.struct_page_size, self.vmemmap + last * self.struct_page_size)
 
 
 _TOP = 1 << 64

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The memmap of huge pages that a kernel folds: what may be where while there are any, and after.
 
-All but the first page of a huge page's struct pages then lead to the frame of the first one, read-only. Giving the huge
-page back puts other frames in their place. PMDs of vmemmap that were split for it stay split (vmemmap_split_pmd,
-vmemmap_remap_pte, vmemmap_restore_pte, mm/hugetlb_vmemmap.c, v6.12).
+All but the first page of a huge page's struct pages then lead to one frame, read-only: that of the first one, or one
+that all huge pages of a zone and an order share (``KernelFeatures.shares_tails``). Giving the huge page back puts other
+frames in their place. PMDs of vmemmap that were split for it stay split (vmemmap_split_pmd, vmemmap_remap_pte,
+vmemmap_restore_pte, mm/hugetlb_vmemmap.c, v6.12 and v7.3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from harness.check.evidence import Evidence
 from harness.check.registry import Broken
@@ -38,26 +41,82 @@ def folded_pages(evidence: Evidence) -> int:
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Folded:
+    """One folded huge page: its own range, the frames of its first page of vmemmap, and the pages that are folded."""
+
+    huge: AddrRange
+    heads: frozenset[int]
+    tails: tuple[HostMapping, ...]
+
+
 def badly_folded_tails(evidence: Evidence, now: View) -> Iterator[Broken]:
     """Folded struct pages that are not those of one huge page each, or more than there are huge pages."""
-    meminfo, folded = evidence.observed.meminfo, 0
+    meminfo, found = evidence.observed.meminfo, []
     for tails in read_only_memmap(evidence, now):
         head = AddrRange(tails.start - now.kernel.page_size, tails.start)
         huge = _huge_page(evidence, now, AddrRange(head.start, tails.end))
         if huge is None:
             yield Broken(f"vmemmap {tails}", "struct pages of one huge page, but the first", "others", WALK)
             continue
-        folded += huge.size
-        frames = {translate(leaf, leaf.range).start for leaf in _pages(now, head)}
-        for page in _pages(now, tails):
-            if {page.physical} != frames:
-                wanted = ", ".join(f"{frame:#x}" for frame in sorted(frames)) or "none"
-                yield Broken(
-                    f"vmemmap {page.range}", f"frame {wanted}, as the first", f"frame {page.physical:#x}", WALK
-                )
+        heads = frozenset(translate(leaf, leaf.range).start for leaf in _pages(now, head))
+        found.append(_Folded(huge, heads, tuple(_pages(now, tails))))
+    shares = evidence.layout.features.shares_tails
+    if isinstance(shares, NotObserved):
+        # Without BTF the tables themselves must tell, and all of them the same.
+        shares = bool(found) and not any(page.physical in one.heads for one in found for page in one.tails)
+    yield from _not_shared(evidence, now, found) if shares else _not_as_the_first(found)
+    folded = sum(one.huge.size for one in found)
     if not isinstance(meminfo, NotObserved) and folded > meminfo.get("Hugetlb", 0):
         there = format_size(meminfo.get("Hugetlb", 0))
         yield Broken("vmemmap", f"at most {there} of huge pages folded", format_size(folded), WALK)
+
+
+def _not_as_the_first(found: Iterable[_Folded]) -> Iterator[Broken]:
+    for one in found:
+        for page in one.tails:
+            if {page.physical} != one.heads:
+                wanted = ", ".join(f"{frame:#x}" for frame in sorted(one.heads)) or "none"
+                yield Broken(
+                    f"vmemmap {page.range}", f"frame {wanted}, as the first", f"frame {page.physical:#x}", WALK
+                )
+
+
+def _not_shared(evidence: Evidence, now: View, found: Sequence[_Folded]) -> Iterator[Broken]:
+    """vmemmap_get_tail, mm/hugetlb_vmemmap.c (v7.3): one page for each zone and order, which is no other's memmap."""
+    writable = evidence.layout.machine.arch.writable_word
+    own = [
+        translate(leaf, leaf.range)
+        for leaf in now.vmemmap
+        if isinstance(leaf, HostMapping) and (leaf.level != "PTE" or writable in leaf.attrs)
+    ]
+    owned = merge_ranges(own)
+    frames: dict[tuple[object, ...], Counter[int]] = {}
+    for one in found:
+        for page in one.tails:
+            frames.setdefault(_zone_and_size(evidence, one), Counter())[page.physical] += 1
+    for one in found:
+        wanted = frames[_zone_and_size(evidence, one)].most_common(1)[0][0]
+        for page in one.tails:
+            if page.physical != wanted:
+                yield Broken(
+                    f"vmemmap {page.range}",
+                    f"frame {wanted:#x}, as other huge pages of its zone and size",
+                    f"frame {page.physical:#x}",
+                    WALK,
+                )
+            elif any(page.physical in part for part in owned):
+                yield Broken(
+                    f"vmemmap {page.range}", "a frame that is nobody's own memmap", f"frame {page.physical:#x}", WALK
+                )
+
+
+def _zone_and_size(evidence: Evidence, one: _Folded) -> tuple[object, ...]:
+    index = one.huge.start // evidence.layout.block_size
+    block = next((block for block in evidence.expected.blocks if block.index == index), None)
+    # Two zones may meet in a block of boot memory.
+    known = block is not None and block.state == "online"
+    return (one.huge.size, (block.nodes, block.valid_zones) if known and block is not None else index)
 
 
 def _pages(view: View, place: AddrRange) -> Iterator[HostMapping]:

@@ -132,9 +132,7 @@ def memmap_of(piece: LinearPiece, kernel: KernelLayout) -> AddrRange:
     """What populating the struct pages of one call maps: folded ones are mapped page by page everywhere."""
     if not piece.folded:
         return kernel.memmap(piece.range)
-    first, last = (address // kernel.page_size for address in (piece.range.start, piece.range.end))
-    size = kernel.struct_page_size
-    return AddrRange(kernel.vmemmap + first * size, kernel.vmemmap + last * size).align_outward(kernel.page_size)
+    return kernel.struct_pages(piece.range).align_outward(kernel.page_size)
 
 
 def wanted_memmap(expected: ExpectedState, kernel: KernelLayout) -> tuple[AddrRange, ...]:

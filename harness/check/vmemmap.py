@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from harness.arch.layout import KernelLayout
 from harness.check.counters import counts_memmap, memmap_pages
 from harness.check.evidence import Evidence
 from harness.check.frames import misplaced, moved, shared
 from harness.check.linear import by_witness, compare_cover
 from harness.check.registry import Broken, Outcome, Seen, invariant
-from harness.check.views import WALK, Attributes, Pair, clip, wanted_memmap
-from harness.units import merge_ranges, subtract_ranges
+from harness.check.views import WALK, Attributes, Pair, View, clip, wanted_memmap
+from harness.model.expected import ExpectedState
+from harness.units import AddrRange, merge_ranges, subtract_ranges
 
 
 @invariant(
@@ -29,12 +31,32 @@ def vmm_1(evidence: Evidence) -> Outcome:
 
 def _vmemmap(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     wanted = wanted_memmap(evidence.expected, pair.now.kernel)
-    yield from compare_cover(wanted, merge_ranges(leaf.range for leaf in pair.now.vmemmap), "vmemmap", pair.source)
+    optional = _optional(evidence.expected, pair.now, wanted)
+    seen = merge_ranges(leaf.range for leaf in pair.now.vmemmap)
+    yield from compare_cover(subtract_ranges(wanted, optional), subtract_ranges(seen, optional), "vmemmap", pair.source)
     yield from _permissions(evidence, pair)
     if pair.source == WALK:
         yield from moved(evidence, pair)
         yield from misplaced(evidence, pair.now)
         yield from shared(evidence, pair.now)
+
+
+def _optional(expected: ExpectedState, now: View, wanted: Sequence[AddrRange]) -> tuple[AddrRange, ...]:
+    """What is populated for a partial section beyond its own struct pages, where a table of PTEs is in the way.
+
+    Where a whole entry of the PMD is populated (riscv64), an entry that leads to a table already gets single pages for
+    the struct pages alone (vmemmap_populate_hugepages, mm/sparse-vmemmap.c, v7.3); one that was split later has all.
+    """
+    kernel = now.kernel
+    exact = [kernel.struct_pages(piece) for piece in [*expected.memmap, *(piece.range for piece in expected.linear)]]
+    beyond = subtract_ranges(wanted, [part.align_outward(kernel.page_size) for part in exact])
+    tables = [leaf.range for part in beyond for leaf in clip(now.vmemmap, _entry(part, kernel)) if leaf.level == "PTE"]
+    split = merge_ranges(_entry(leaf, kernel) for leaf in tables)
+    return merge_ranges(part for one in beyond for area in split if (part := one.intersect(area)) is not None)
+
+
+def _entry(part: AddrRange, kernel: KernelLayout) -> AddrRange:
+    return part.align_outward(kernel.vmemmap_granule)
 
 
 def _permissions(evidence: Evidence, pair: Pair) -> Iterator[Broken]:

@@ -120,8 +120,9 @@ _ALARMS: tuple[tuple[str, str], ...] = (
         r"|^Insufficient stack space to handle exception|^Unhandled (?:64-bit|32-bit) \S+ \S+ exception"
         r"|^Bad mode in |\bUnhandled fault:",
     ),
-    # kernel/panic.c __warn, up to v6.18 and as of v6.19 ("WARNING: file:line at function, CPU#0: …")
-    ("WARN", r"^WARNING: (?:CPU: [0-9]+ PID: [0-9]+ at |\S+:[0-9]+ at |at )"),
+    # kernel/panic.c __warn, up to v6.18 and as of v6.19 ("WARNING: file:line at function, CPU#0: …"); before the file
+    # may stand the condition in brackets (CONFIG_DEBUG_BUGVERBOSE_DETAILED)
+    ("WARN", r"^WARNING: (?:CPU: [0-9]+ PID: [0-9]+ at |(?:\[.*\] )?\S+:[0-9]+ at |at )"),
     # arch/{arm64,riscv}/mm/ptdump.c, ptdump_check_wx
     ("W+X", r"\bChecked W\+X mappings: (?:FAILED|failed)|\bFound (?:insecure W\+X|non-UXN) mapping"),
     # fs/sysfs/dir.c sysfs_warn_dup, lib/kobject.c

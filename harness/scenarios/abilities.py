@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.arch.bootwords import BootWords
 from harness.arch.build import Build
 from harness.errors import UnsupportedError, UsageError
-from harness.state import NotObserved
+from harness.state import DmesgLine, NotObserved
 from harness.units import GIB, KIB, MIB
 
 _SHMEM_THP = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
@@ -144,6 +146,35 @@ def require_host(needs: Iterable[str]) -> None:
         wanted = ability(name)
         if wanted.host is not None and not wanted.host():
             raise UnsupportedError(name, f"this host has not got {wanted.meaning}", hint=wanted.hint)
+
+
+#: what a kernel says of a word that it does not take: init/main.c, kernel/params.c (v6.1 to v7.3)
+_IGNORED = re.compile(
+    r"Invalid option string for (?P<name>\S+): '.*'"
+    r"|Malformed early option '(?P<early>\S+)'"
+    r'|Unknown kernel command line parameters "(?P<unknown>.*)", will be passed to user space\.'
+)
+
+
+def require_words(cmdline: str, dmesg: tuple[DmesgLine, ...] | NotObserved, kernel: str) -> None:
+    """Raise UnsupportedError for a word of ``cmdline`` that the kernel says it ignored when it booted.
+
+    What such a word was meant to change would go untested, and nobody would know.
+    """
+    words = BootWords.of(cmdline)
+    for line in () if isinstance(dmesg, NotObserved) else dmesg:
+        found = _IGNORED.fullmatch(line.text)
+        if found is None:
+            continue
+        names = [name for name in (found["name"], found["early"]) if name]
+        names += [name for name, _ in BootWords.of(found["unknown"] or "").words]
+        ignored = [name for name in names if words.values(name)]
+        if ignored:
+            raise UnsupportedError(
+                "command-line",
+                f"{kernel} does not take {ignored[0]} as it is given: {line.text}",
+                hint="leave the word out, or give a value that this kernel knows",
+            )
 
 
 def _read(path: str) -> str:

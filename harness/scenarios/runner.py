@@ -23,7 +23,7 @@ from harness.deadline import Deadline
 from harness.errors import InfraError, MemhpError, UnsupportedError
 from harness.guest.loads import LOADS
 from harness.progress import Progress, default_progress
-from harness.scenarios.abilities import require_config
+from harness.scenarios.abilities import require_config, require_words
 from harness.scenarios.boot import BootedGuest, Parts
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
@@ -250,6 +250,7 @@ class _Run:
         self.facts = describe_guest(guest, self.parts)
         session = Session(guest, self.options, Recorder(self.bundle))
         self.watch = session.watch
+        require_words(self.guest.cmdline, session.layout.baseline.dmesg, f"the kernel {guest.facts.release}")
         try:
             self._do_steps(session)
         except InfraError as error:

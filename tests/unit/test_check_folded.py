@@ -120,6 +120,47 @@ def test_what_is_badly_folded_is_named() -> None:
     assert broken(seen(evidence, writable(guest, folded))) >= {"VMM-1"}
 
 
+def with_shared_tails(guest: Guest, state: GuestState, place: AddrRange, count: int, *, frame: int) -> GuestState:
+    """``count`` huge pages from ``place`` on, folded: each has a first page of its own, all others are ``frame``."""
+    folded = counted(remapped(guest, state, place, folded=True), huge=count)
+    leaves = []
+    for leaf in tables(folded).mappings:
+        tail = place.covers(leaf.range) and "W" not in leaf.attrs
+        leaves.append(dataclasses.replace(leaf, physical=frame) if tail else leaf)
+    walk = with_mappings(folded, leaves)
+    return dataclasses.replace(walk, page_tables=dumped(tables(walk)))
+
+
+SHARES, OWN = {"zone.vmemmap_tails": True}, {"zone.vmemmap_tails": False}
+
+
+@pytest.mark.parametrize(
+    ("image", "shared", "own"),
+    [(SHARES, set(), {"VMM-1"}), (OWN, {"VMM-1"}, set()), (NotObserved("packed"), set(), set())],
+)
+def test_tails_lead_where_this_kernel_has_them(image: object, shared: set[str], own: set[str]) -> None:
+    guest = folding()
+    guest.layout = guest.model.layout = dataclasses.replace(
+        guest.layout, facts=dataclasses.replace(guest.layout.facts, image=image)
+    )
+    evidence, place = guest.evidence(), huge_pages(guest, 3)
+    frame = guest.layout.machine.node_ranges()[0].start + 200 * MIB
+    common = with_shared_tails(guest, evidence.observed, place, 3, frame=frame)
+    assert broken(seen(evidence, common)) == shared
+    assert broken(seen(evidence, counted(remapped(guest, evidence.observed, place, folded=True), huge=3))) == own
+
+
+def test_a_shared_tail_is_one_for_all_and_nobodys_memmap() -> None:
+    guest = folding()
+    evidence, place = guest.evidence(), huge_pages(guest, 3)
+    frame = guest.layout.machine.node_ranges()[0].start + 200 * MIB
+    common = with_shared_tails(guest, evidence.observed, place, 3, frame=frame)
+    last = AddrRange(place.end - 4096, place.end)
+    assert broken(seen(evidence, both(elsewhere(64 * 4096), lambda _: last)(guest, common))) == {"VMM-1"}
+    taken = next(leaf.physical for leaf in tables(common).mappings if leaf.range.start == place.end)
+    assert broken(seen(evidence, with_shared_tails(guest, evidence.observed, place, 3, frame=taken))) == {"VMM-1"}
+
+
 def folded_less(evidence: Evidence) -> GuestState:
     """One huge page less than there are folded ones."""
     return counted(evidence.observed, huge=1)

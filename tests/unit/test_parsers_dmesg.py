@@ -147,6 +147,11 @@ ALARMS = [
     ),
     ("hung task", "INFO: task sh:42 is blocked on a mutex likely owned by task sh:43.", "kernel/hung_task.c, newer"),
     ("hung task", "INFO: task init:1 blocked in I/O wait for more than 122 seconds.", "kernel/hung_task.c, newer"),
+    (
+        "WARN",
+        "WARNING: [!(ms->flags & (1 << 2))] mm/sparse.c:214 at online_mem_sections+0x44/0x70, CPU#1: sh/73",
+        "arch/riscv/include/asm/bug.h, v7.3",
+    ),
     ("WARN", "WARNING: at arch_remove_memory+0x44/0x70, CPU#1: sh/73", "kernel/panic.c as of v6.19, no file"),
     ("soft lockup", "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [sh:73]", "kernel/watchdog.c watchdog_timer_fn"),
     ("hard lockup", "watchdog: Watchdog detected hard LOCKUP on cpu 1", "kernel/watchdog.c watchdog_hardlockup_check"),

@@ -9,7 +9,8 @@ import pytest
 
 from harness.errors import UnsupportedError
 from harness.scenarios import abilities
-from harness.scenarios.abilities import require_arch, require_host
+from harness.scenarios.abilities import require_arch, require_host, require_words
+from harness.state import DmesgLine, NotObserved
 
 
 def test_what_one_architecture_cannot_have() -> None:
@@ -50,3 +51,23 @@ def test_huge_pages(name: str, directory: str, enough: int, tmp_path: Path, monk
             require_host((f"host-hugetlb-{name}",))
     file.write_text(f"{enough}\n")
     require_host((f"host-hugetlb-{name}",))
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "text"),
+    [
+        ("quiet rodata=full", "Invalid option string for rodata: 'full'"),
+        ("debug-pagealloc=maybe", "Malformed early option 'debug_pagealloc'"),
+        ("memhp_default_state=offline", 'Unknown kernel command line parameters "x memhp_default_state=offline", '),
+    ],
+)
+def test_a_word_that_the_kernel_ignores_is_no_silent_success(cmdline: str, text: str) -> None:
+    text += "will be passed to user space." if text.endswith(", ") else ""
+    lines = (DmesgLine(0.0, 4, text),)
+    with pytest.raises(UnsupportedError, match="the kernel does not take") as caught:
+        require_words(cmdline, lines, "the kernel")
+    assert caught.value.hint and text in caught.value.message
+    # What memhp's own words, or none at all, came to is another matter.
+    require_words("", lines, "the kernel")
+    require_words(cmdline, (DmesgLine(0.0, 4, f"{text} too"),), "the kernel")
+    require_words(cmdline, NotObserved("no log"), "the kernel")
