@@ -47,7 +47,8 @@ def _set_blocks(session: Session, args: Arguments, word: str, deadline: Deadline
     for last in reversed(range(args.get("attempts", 1))):
         again = []
         for done in blocks.set_blocks(shell, chosen, word, deadline=deadline, patience=args.get("patience")):
-            if word == "offline" and session.model.blocks[done.index].zone is not None:
+            known = session.model.blocks.get(done.index)
+            if word == "offline" and known is not None and known.zone is not None:
                 outcome.offlines.append(OfflineReport(done.index, done.error))
             if done.ok:
                 session.apply(SetBlock(done.index, word))
