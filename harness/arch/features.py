@@ -24,11 +24,12 @@ OPTIMIZE_HUGETLB = "/proc/sys/vm/hugetlb_optimize_vmemmap"
 FILES = (PAGETYPEINFO, OPTIMIZE_HUGETLB)
 
 _SPLITS_LEAF = "splits a leaf entry in linear map"
+_SPLITS_MAP = "Failed to split linear map"
 _BOOT_MEMORY = "Boot memory [%lx %lx] offlining attempted"
 _KASAN_REPORT = "BUG: KASAN: "
 _VMEMMAP_TAILS = "zone.vmemmap_tails"
 #: what is looked for in a kernel's image: texts, and members of structures
-IMAGE_TEXTS = (_SPLITS_LEAF, _BOOT_MEMORY, _KASAN_REPORT)
+IMAGE_TEXTS = (_SPLITS_LEAF, _SPLITS_MAP, _BOOT_MEMORY, _KASAN_REPORT)
 IMAGE_MEMBERS = (_VMEMMAP_TAILS,)
 
 
@@ -73,6 +74,10 @@ class KernelFeatures:
     #: True if a block stays online where a leaf of the linear map or of vmemmap reaches beyond it: the kernel has the
     #: text of its refusal (can_unmap_without_split, arch/arm64/mm/mmu.c; 95a58852b0e5, not in v6.12, in v7.2).
     keeps_spanned_blocks: bool | NotObserved
+    #: True if the linear map's larger leaves are split while the kernel runs, where the permissions of single pages
+    #: change: riscv64 (split_linear_mapping, 311cd2f6e253, v6.7), and arm64 on CPUs with BBML3, whose RAM is mapped by
+    #: blocks then, rodata or not (split_kernel_leaf_mapping, not in v6.12, in v7.2).
+    splits_linear_map: bool | NotObserved
     #: True if boot memory never goes offline: arm64's notifier has a text for that, too (bbd6ec605c0f, v5.7).
     keeps_boot_memory: bool | NotObserved
     #: True if folded struct pages of huge pages lead to one page for each zone and order, not to the huge page's own
@@ -104,6 +109,7 @@ def features_of(facts: KernelFacts) -> KernelFeatures:
         unasked_jit=_unasked_jit(build),
         modules=build.has("MODULES"),
         keeps_spanned_blocks=_in_image(facts, _SPLITS_LEAF),
+        splits_linear_map=True if facts.arch == "riscv64" else _in_image(facts, _SPLITS_MAP),
         keeps_boot_memory=_in_image(facts, _BOOT_MEMORY),
         shares_tails=_in_image(facts, _VMEMMAP_TAILS),
         pciehp=build.has("HOTPLUG_PCI_PCIE"),

@@ -17,8 +17,7 @@ class TableRules:
     ``volatile`` are the (start, end) keys of ranges that change while a guest does nothing in particular: vmalloc and
     modules. ``image_offset`` is the key of the kernel image's virtual minus physical address; the image lies among the
     former and holds still. ``validity_words`` are the words of a dump that come and go as single pages of the linear
-    map are made inaccessible (debug_pagealloc, KFENCE). ``splits`` tells that the linear map's larger leaves are split
-    while the kernel runs, where the pages of a module or of BPF code lie whose permissions it changes.
+    map are made inaccessible (debug_pagealloc, KFENCE).
     """
 
     preallocates: bool
@@ -26,7 +25,6 @@ class TableRules:
     volatile: tuple[tuple[str, str], ...]
     image_offset: str
     validity_words: frozenset[str]
-    splits: bool
 
 
 _VMALLOC = ("NUMBER(VMALLOC_START)", "NUMBER(VMALLOC_END)")
@@ -40,7 +38,6 @@ ARM64_TABLE_RULES = TableRules(
     volatile=(_VMALLOC, _MODULES),
     image_offset="NUMBER(kimage_voffset)",
     validity_words=frozenset({"F", "NG"}),
-    splits=False,
 )
 # arch/riscv/mm/init.c: preallocate_pgd_pages_range; remove_{pud,p4d}_mapping free a table only where the level
 # above it is not folded, remove_pgd_mapping frees none; arch/riscv/mm/pageattr.c: __kernel_map_pages,
@@ -51,5 +48,4 @@ RISCV64_TABLE_RULES = TableRules(
     volatile=(_VMALLOC, _MODULES),
     image_offset="NUMBER(va_kernel_pa_offset)",
     validity_words=frozenset({"V"}),
-    splits=True,
 )

@@ -48,7 +48,7 @@ def may_split(layout: BootLayout, expected: ExpectedState, pair: Pair) -> bool:
     it takes a kernel that compiles unasked, or one with programs besides socket filters.
     """
     note, features = layout.facts.vmcoreinfo, layout.features
-    if isinstance(note, NotObserved) or not layout.machine.arch.table_rules.splits:
+    if isinstance(note, NotObserved) or features.splits_linear_map is False or layout.maps_pages_only is True:
         return False
     # What is not known may be so.
     if expected.linear_split or features.unasked_jit is not False:

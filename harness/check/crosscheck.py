@@ -80,7 +80,10 @@ def _runs(leaves: Sequence[Leaf], still: Sequence[AddrRange], passing: frozenset
     out: list[_Run] = []
     for window in still:
         for leaf in clip(leaves, window):
-            attrs = tuple(word for word in leaf.attrs if word not in passing)
+            # What is not valid is a block or not by its level. ptdump says BLK of it as of v6.15 no more, whose bits
+            # [1:0] are 00 (pte_bits, arch/arm64/mm/ptdump.c).
+            unsaid = passing | {"BLK"} if "F" in leaf.attrs else passing
+            attrs = tuple(word for word in leaf.attrs if word not in unsaid)
             last = out[-1] if out else None
             if (
                 last is not None

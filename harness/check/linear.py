@@ -167,7 +167,7 @@ def _is_finer(wanted: tuple[LeafRun, ...], seen: tuple[LeafRun, ...], sizes: Map
     if merge_ranges(run.range for run in wanted) != merge_ranges(run.range for run in seen):
         return False
     return all(
-        sizes[run.level] <= sizes[must.level] and not run.contiguous
+        sizes[run.level] < sizes[must.level] or (sizes[run.level] == sizes[must.level] and not run.contiguous)
         for run in seen
         for must in wanted
         if run.range.overlaps(must.range)

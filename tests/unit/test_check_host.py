@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import model_guest
 import pytest
@@ -21,6 +22,7 @@ from harness.model.actions import (
     SetAutoOnline,
     SetBlock,
     SetPmemMode,
+    StartLoad,
     Unplug,
 )
 from harness.model.layout import boot_layout
@@ -503,9 +505,14 @@ def with_code(guest: Guest, state: GuestState) -> GuestState:
     return put(lambda _: code)(guest, both(words(W="", addX="X"), first_page)(guest, state))
 
 
-def split(guest: Guest, state: GuestState) -> GuestState:
+def split(guest: Guest, state: GuestState, *, words_added: tuple[str, ...] = ()) -> GuestState:
     place = guest.kernel.kernel.linear(AddrRange.sized(linear_physical(guest), 2 * MIB))
-    return both(lambda _, leaf: dataclasses.replace(leaf, level="PTE"), lambda _: place)(guest, state)
+
+    def finer(_: Guest, leaf: HostMapping) -> HostMapping:
+        kept = tuple(word for word in leaf.attrs if word not in ("BLK", *words_added))
+        return dataclasses.replace(leaf, level="PTE", attrs=(*kept, *words_added))
+
+    return both(finer, lambda _: place)(guest, state)
 
 
 def linear_physical(guest: Guest) -> int:
@@ -557,6 +564,33 @@ def test_pages_that_kfence_guards_are_no_disagreement() -> None:
         evidence = guest.evidence()
         seen = one_sided(words(V=""), linear)(guest, evidence.observed)
         assert broken(dataclasses.replace(evidence, observed=seen)) == wanted
+
+
+def test_a_block_that_is_not_valid_is_named_in_either_way() -> None:
+    """ptdump says BLK of it up to v6.14 and does not as of v6.15."""
+    guest = Guest()
+    evidence = guest.evidence()
+    place = AddrRange.sized(0xFFFF_FFFF_E000_0000, 2 * MIB)
+    invalid = HostMapping(place, ram(guest).start, "PMD", ("F", "RW", "NX", "BLK"))
+    walked = with_mappings(evidence.observed, [*tables(evidence.observed).mappings, invalid])
+    for attrs, wanted in ((("F", "RW", "NX"), set()), (invalid.attrs, set()), (("F", "ro", "NX"), {"XCK-1"})):
+        told = dumped(
+            tables(with_mappings(walked, [*tables(evidence.observed).mappings, replace(invalid, attrs=attrs)]))
+        )
+        assert broken(dataclasses.replace(evidence, observed=replace(walked, page_tables=told))) == wanted
+
+
+def test_arm64_kernels_that_split_on_demand_may_have_smaller_leaves() -> None:
+    """With BBML3 RAM is mapped by blocks whatever rodata says, and split where code comes (v7.2)."""
+    for image, wanted in (
+        ({"Failed to split linear map": True}, set()),
+        ({"Failed to split linear map": False}, {"LIN-3"}),
+    ):
+        guest = Guest(image=image).do(PlugDimm("d0", 2 * GIB), StartLoad("bpf"))
+        guest.do(SetBlock(guest.first + 3, "online_kernel"))
+        evidence = guest.evidence()
+        groups = split(guest, evidence.observed, words_added=("CON",))
+        assert broken(dataclasses.replace(evidence, observed=groups)) == wanted
 
 
 def test_modules_and_vmalloc_are_not_compared_but_the_image_is() -> None:
