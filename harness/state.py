@@ -114,13 +114,34 @@ class TablePage:
     """One page-table page of init_mm.
 
     ``address`` is physical; ``level`` the kernel's name of the table (its entries are of that level); ``range`` the
-    virtual addresses that its entries span; ``entries`` how many of them are not empty.
+    virtual addresses that its entries span; ``entries`` how many of them are not empty. ``counted`` tells whether it
+    is one of nr_page_table_pages, None where nobody looked.
     """
 
     address: int
     level: str
     range: AddrRange
     entries: int
+    counted: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableCount:
+    """nr_page_table_pages and the tables that it counts, pages, all of one moment in which the guest stood still.
+
+    ``counter`` is exact, with what waits in the CPUs; ``kernel`` are tables of init_mm, ``users`` those of every other
+    mm. ``reads`` is how often it was read until it fitted, or did not change any more.
+    """
+
+    counter: int
+    kernel: int
+    users: int
+    reads: int = 1
+
+    @property
+    def stray(self) -> int:
+        """How many more are counted than there are; fewer if negative."""
+        return self.counter - self.kernel - self.users
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +160,15 @@ class TableFault:
 
 @dataclass(frozen=True, slots=True)
 class HostTables:
-    """All of init_mm's page tables, walked by the host; every tuple is in the order of virtual addresses."""
+    """All of init_mm's page tables, walked by the host; every tuple is in the order of virtual addresses.
+
+    ``count`` was taken in the same moment.
+    """
 
     mappings: tuple[HostMapping, ...]
     pages: tuple[TablePage, ...]
     faults: tuple[TableFault, ...]
+    count: TableCount | NotObserved = NotObserved("the page tables were not counted")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from harness.check.evidence import Evidence
 from harness.check.folded import folded_pages
-from harness.check.registry import Broken, Outcome, invariant
+from harness.check.registry import Broken, Outcome, Seen, invariant
+from harness.check.tablebalance import page_tables
 from harness.state import GuestState, NotObserved, Zone
 
 #: names of the same counter in different kernels (mm/vmstat.c: v6.11, v6.12)
@@ -68,25 +69,25 @@ def mem_1(evidence: Evidence) -> Outcome:
 
 @invariant(
     "MEM-2",
-    "nr_memmap, nr_memmap_boot, the kernel's page-table pages and the host memory of the backends balance",
-    source="memmap_pages_add (mm/sparse-vmemmap.c), NR_PAGETABLE (v6.12); ram_block_discard_range (QEMU 10.0)",
+    "nr_memmap, nr_memmap_boot, nr_page_table_pages and the host memory of the backends balance, to the page",
+    source="memmap_pages_add (mm/sparse-vmemmap.c, v6.12); pagetable_pte_ctor, pagetable_dtor (include/linux/mm.h); "
+    "ram_block_discard_range (QEMU 10.0)",
     motive="arm64: mm: call pagetable dtor when freeing hot-removed page tables; 9d8573111024: memmap accounting",
     reads=("/proc/vmstat", "/proc/slabinfo", "/proc/PID/status"),
 )
 def mem_2(evidence: Evidence) -> Outcome:
-    if isinstance(evidence.observed.vmstat, NotObserved):
-        return evidence.observed.vmstat
-    if isinstance(evidence.layout.baseline.vmstat, NotObserved):
-        return evidence.layout.baseline.vmstat
-    broken = [*memmap_pages(evidence), *_page_tables(evidence)]
-    if isinstance(evidence.observed.backends, NotObserved):
-        return broken or evidence.observed.backends
-    broken += _backends(evidence)
-    if _counts_tables(evidence) and isinstance(evidence.observed.user_page_tables, NotObserved):
-        return broken or evidence.observed.user_page_tables
-    if not counts_memmap(evidence):
-        return broken or NotObserved("this kernel does not count memmap pages (/proc/vmstat has nr_memmap since v6.11)")
-    return broken
+    for state in _boot_and_now(evidence):
+        if isinstance(state.vmstat, NotObserved):
+            return state.vmstat
+    parts = (page_tables(evidence), _backends(evidence))
+    broken = [
+        *memmap_pages(evidence),
+        *(found for part in parts if not isinstance(part, NotObserved) for found in part),
+    ]
+    unseen = next((part for part in parts if isinstance(part, NotObserved)), None)
+    if unseen is not None:
+        return broken or unseen
+    return Seen(broken, "" if counts_memmap(evidence) else "this kernel has no nr_memmap (since v6.11)")
 
 
 def _first(state: GuestState, names: tuple[str, ...]) -> int | None:
@@ -125,34 +126,16 @@ def _boot_and_now(evidence: Evidence) -> tuple[GuestState, GuestState]:
     return evidence.layout.baseline, evidence.observed
 
 
-def kernel_page_table_pages(state: GuestState, page_size: int) -> int | None:
-    """Page-table pages that belong to no process: nr_page_table_pages less every VmPTE; None if not seen."""
-    total = _first(state, ("nr_page_table_pages",))
-    if total is None or isinstance(state.user_page_tables, NotObserved):
-        return None
-    return total - state.user_page_tables // page_size
+def _backends(evidence: Evidence) -> list[Broken] | NotObserved:
+    if isinstance(evidence.observed.backends, NotObserved):
+        return evidence.observed.backends
+    return list(_backends_off(evidence, evidence.observed.backends))
 
 
-def _counts_tables(evidence: Evidence) -> bool:
-    # Hot memory's tables are counted or not as the kernel's age has it; vmalloc keeps its tables for good.
-    return not (evidence.expected.hot or evidence.expected.vmalloc_mapped)
-
-
-def _page_tables(evidence: Evidence) -> Iterator[Broken]:
-    if not _counts_tables(evidence):
-        return
-    page_size = evidence.layout.page_size
-    before = kernel_page_table_pages(evidence.layout.baseline, page_size)
-    now = kernel_page_table_pages(evidence.observed, page_size)
-    if None not in (before, now) and now != before:
-        yield Broken("nr_page_table_pages less VmPTE", str(before), str(now), "/proc/vmstat, /proc/*/status")
-
-
-def _backends(evidence: Evidence) -> Iterator[Broken]:
-    assert not isinstance(evidence.observed.backends, NotObserved)
+def _backends_off(evidence: Evidence, observed: Mapping[str, int]) -> Iterator[Broken]:
     boot = evidence.layout.baseline.backends
     at_boot = set() if isinstance(boot, NotObserved) else set(boot)
-    seen = {id: used for id, used in evidence.observed.backends.items() if id not in at_boot}
+    seen = {id: used for id, used in observed.items() if id not in at_boot}
     wanted = {device.backend: device for device in evidence.expected.devices}
     for id in sorted(seen.keys() ^ wanted.keys()):
         here, there = ("absent", "present") if id in seen else ("present", "absent")

@@ -55,7 +55,10 @@ class OfflineReport:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is known about one step: what must be (``expected``) and what was seen (``observed``)."""
+    """All that is known about one step: what must be (``expected``) and what was seen (``observed``).
+
+    ``before`` is what was seen at the step before, None where there was none.
+    """
 
     layout: BootLayout
     expected: ExpectedState
@@ -64,6 +67,7 @@ class Evidence:
     resizes: tuple[ResizeReport, ...] = ()
     touches: tuple[TouchReport, ...] = ()
     offlines: tuple[OfflineReport, ...] = ()
+    before: GuestState | None = None
 
     @functools.cached_property
     def views(self) -> Views:

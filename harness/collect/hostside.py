@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.arch import ArchSpec
@@ -16,20 +17,24 @@ from harness.deadline import Deadline
 from harness.errors import InfraError
 from harness.kmem.address import DirectMap, PageMap, direct_map
 from harness.kmem.btf import Btf, find_btf
+from harness.kmem.lookup import KernelReader
 from harness.kmem.memory import PhysicalMemory, Region
 from harness.kmem.pages import read_struct_pages
 from harness.kmem.sections import Indices, SectionImage, copy_sections, decode_sections, find_roots
 from harness.kmem.structs import Evidence, SparseLayout, sparse_layout
+from harness.kmem.tablecount import CountLayout, count_layout, count_tables
 from harness.kmem.walk import TableImage, copy_tables, walk
 from harness.parsers.hosttables import SECTIONS, TABLES, format_pages, format_sections, format_tables
 from harness.qemu.machine import Machine
 from harness.qemu.memdev import memory_devices
-from harness.state import HostTables, KernelFacts, MemoryDevice, NotObserved, Section, StructPage
+from harness.state import HostTables, KernelFacts, MemoryDevice, NotObserved, Section, StructPage, TableCount
 from harness.units import AddrRange
 
 PAUSE = "pause"
 #: raw sources that come from the guest's memory
 KERNEL_SOURCES = (TABLES, SECTIONS, PAUSE)
+#: reads of the page tables that agree where the count does not fit, how many there are at most, seconds between two
+_SAME, _MOST_READS, _BETWEEN = 4, 40, 0.05
 
 
 def regions(machine: Machine, devices: Iterable[MemoryDevice], fds: Mapping[str, Path]) -> list[Region]:
@@ -59,6 +64,14 @@ class KernelCopy:
     tables: TableImage
     sections: SectionImage | NotObserved
     pause: float
+    counted: tuple[frozenset[int], TableCount] | NotObserved
+
+    def read_as(self, number: int) -> KernelCopy:
+        """The same as the ``number``-th of several copies."""
+        if isinstance(self.counted, NotObserved):
+            return self
+        marked, count = self.counted
+        return replace(self, counted=(marked, replace(count, reads=number)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,7 @@ class KernelView:
     tables: TableFormat | NotObserved
     sparse: SparseLayout | NotObserved
     direct: DirectMap
+    counting: CountLayout | NotObserved
 
     @classmethod
     def open(cls, machine: Machine, facts: KernelFacts, deadline: Deadline) -> KernelView:
@@ -77,12 +91,13 @@ class KernelView:
         """
         tables = table_format(machine.spec.arch, facts)
         if isinstance(tables, NotObserved):
-            return cls(tables, tables, DirectMap(()))
+            return cls(tables, tables, DirectMap(()), tables)
         assert not isinstance(facts.vmcoreinfo, NotObserved)
         try:
             kernel = machine.spec.arch.kernel_layout(facts.vmcoreinfo)
         except (KeyError, ValueError) as error:
-            return cls(tables, NotObserved(f"the kernel's vmcoreinfo is not understood: {error}"), DirectMap(()))
+            reason = NotObserved(f"the kernel's vmcoreinfo is not understood: {error}")
+            return cls(tables, reason, DirectMap(()), reason)
         features = features_of(facts)
         # All addresses of the kernel have these bits set: where nothing tells, a pointer with a tag is understood too.
         tag = features.pointer_tag if isinstance(features.pointer_tag, int) else 0xFF << 56
@@ -100,9 +115,14 @@ class KernelView:
                     btf=btf,
                     evidence=Evidence(memory, direct, tuple(machine.spec.boot_ram().values())),
                 )
+                page = sparse if isinstance(sparse, NotObserved) else sparse.page
+                reader, nodes = KernelReader(memory, direct, tables), 1
+                if not isinstance(page, NotObserved):
+                    nodes = 1 << page.node.width
+                counting = count_layout(reader, facts.vmcoreinfo, tables, kernel.vmemmap, nodes)
         except InfraError as error:
-            sparse = NotObserved(error.message)
-        return cls(tables, sparse, direct)
+            return cls(tables, NotObserved(error.message), direct, NotObserved(error.message))
+        return cls(tables, sparse, direct, counting)
 
     def look(self, memory: PhysicalMemory) -> Indices | NotObserved:
         """Copy once for nothing, from a guest that may run: what it touches is mapped by then, and a pause is shorter.
@@ -120,11 +140,24 @@ class KernelView:
     ) -> KernelCopy | NotObserved:
         """Pause the guest, copy, let it go on; ``roots`` are of a ``look`` just before.
 
-        Raises QemuError, DeadlineExpired.
+        That is repeated while tables are on their way: allocated and not yet in use, or freed by a process that has
+        gone, and not yet given back (RCU). It ends when what is counted is what there is, or stays the same for
+        ``_SAME`` reads. Raises QemuError, DeadlineExpired.
         """
-        roots = self.look(memory) if roots is None else roots
-        with machine.paused(deadline):
-            return self._read(memory, roots)
+        strays: list[int | None] = []
+        idle = threading.Event()
+        while True:
+            roots = self.look(memory) if roots is None else roots
+            with machine.paused(deadline):
+                copy = self._read(memory, roots)
+            if isinstance(copy, NotObserved) or isinstance(self.counting, NotObserved):
+                return copy
+            strays.append(None if isinstance(copy.counted, NotObserved) else copy.counted[1].stray)
+            settled = strays[-1] == 0 or (len(strays) >= _SAME and len(set(strays[-_SAME:])) == 1)
+            if settled or len(strays) == _MOST_READS or deadline.remaining() < 1:
+                return copy.read_as(len(strays))
+            idle.wait(_BETWEEN)
+            roots = None
 
     def read(self, memory: PhysicalMemory) -> KernelCopy | NotObserved:
         """Copy from a guest that stands still already."""
@@ -136,7 +169,16 @@ class KernelView:
         started = time.monotonic()
         tables = copy_tables(memory, self.tables)
         sections = roots if isinstance(roots, NotObserved) else self._copy_sections(memory, roots)
-        return KernelCopy(tables, sections, time.monotonic() - started)
+        counted = self._count(memory, tables)
+        return KernelCopy(tables, sections, time.monotonic() - started, counted)
+
+    def _count(self, memory: PhysicalMemory, image: TableImage) -> tuple[frozenset[int], TableCount] | NotObserved:
+        if isinstance(self.counting, NotObserved):
+            return self.counting
+        try:
+            return count_tables(KernelReader(memory, self.direct, image.tables), self.counting, image)
+        except InfraError as error:
+            return NotObserved(f"the page tables could not be counted: {error.message}")
 
     def _find_roots(self, memory: PhysicalMemory) -> Indices | NotObserved:
         if isinstance(self.sparse, NotObserved):
@@ -161,7 +203,7 @@ def kernel_sources(copy: KernelCopy | NotObserved, memory: PhysicalMemory) -> tu
     """
     if isinstance(copy, NotObserved):
         return {}, dict.fromkeys(KERNEL_SOURCES, copy.reason)
-    tables = walk(copy.tables).to_state()
+    tables = walk(copy.tables).to_state(copy.counted)
     found = {TABLES: format_tables(tables).encode(), PAUSE: f"{copy.pause:.6f}\n".encode()}
     if isinstance(copy.sections, NotObserved):
         return found, {SECTIONS: copy.sections.reason}

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,13 +19,14 @@ from harness.arch.pagetable import TableFormat, coalesce
 from harness.kmem._copy import Refusal, TableImage, TableRows, copy_tables, physical
 from harness.kmem._decode import MAX_FAULTS, REASONS, Decoded, decode
 from harness.kmem._runs import Indices, Runs, merge
-from harness.state import HostMapping, HostTables, Mapping, TableFault, TablePage
+from harness.state import HostMapping, HostTables, Mapping, NotObserved, TableCount, TableFault, TablePage
 from harness.units import AddrRange
 
 __all__ = ["MAX_FAULTS", "MAX_RUNS", "TableImage", "TableRows", "Walk", "copy_tables", "walk"]
 
 #: runs that are kept; the most fragmented kernels (debug_pagealloc, hugetlb vmemmap optimisation) have far fewer
 MAX_RUNS = 1 << 20
+_UNCOUNTED = NotObserved("the page tables were not counted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,13 @@ class Walk:
     used: tuple[Indices, ...]
     faults: tuple[TableFault, ...]
 
-    def to_state(self) -> HostTables:
-        """The same as plain values."""
-        return HostTables(self.mappings(), self.pages(), self.faults)
+    def to_state(self, counted: tuple[frozenset[int], TableCount] | NotObserved = _UNCOUNTED) -> HostTables:
+        """The same as plain values; ``counted`` is of ``harness.kmem.tablecount.count_tables``."""
+        if isinstance(counted, NotObserved):
+            return HostTables(self.mappings(), self.pages(), self.faults, counted)
+        marked, count = counted
+        pages = tuple(replace(page, counted=page.address in marked) for page in self.pages())
+        return HostTables(self.mappings(), pages, self.faults, count)
 
     def mappings(self) -> tuple[HostMapping, ...]:
         """The runs, each adjacent both in virtual and in physical addresses."""

@@ -62,10 +62,9 @@ class ExpectedState:
 
     ``memmap`` are the physical ranges (sub-section multiples) whose struct pages are mapped, boot sections included;
     ``hot`` is the part of them that came after boot, ``memmap_pages`` the pages that describe it. ``virtio_names``
-    maps device ids to the kernel's virtioN name. ``vmalloc_mapped`` tells that a namespace or a load was mapped into
-    vmalloc space in this boot, which never gives page-table pages back. ``linear_split`` tells that single pages of the
-    linear map have had other permissions, ``memmap_split`` that the memmap of huge pages has been folded: neither puts
-    the larger leaves back that it has split. ``managed_bytes`` is the change of MemTotal since boot.
+    maps device ids to the kernel's virtioN name. ``linear_split`` tells that single pages of the linear map have had
+    other permissions, ``memmap_split`` that the memmap of huge pages has been folded: neither puts the larger leaves
+    back that it has split. ``managed_bytes`` is the change of MemTotal since boot.
     ``dax_states`` maps the dax devices that the kmem driver has to what their state file must say, where the kernel has
     that (drivers/dax/kmem.c, v7.3). ``spanned`` maps the memory blocks of hot-added RAM that a leaf of the linear map
     reaches beyond to which leaf that is; not observed where nothing tells how this kernel maps RAM.
@@ -82,7 +81,6 @@ class ExpectedState:
     memmap: tuple[AddrRange, ...]
     hot: tuple[AddrRange, ...]
     memmap_pages: int
-    vmalloc_mapped: bool
     virtio_names: Mapping[str, str]
     kernel_memory: tuple[AddrRange, ...]
     sections: tuple[ExpectedSection, ...]

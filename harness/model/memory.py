@@ -36,8 +36,7 @@ DeviceT = TypeVar("DeviceT", Dimm, VirtioMem, Pmem)
 
 #: QEMU aligns memfd-backed memory devices to this on Linux hosts (QEMU_VMALLOC_ALIGN and huge pages aside)
 BACKEND_ALIGNMENT = 2 * MIB
-#: loads that map into vmalloc space; that change the permissions of single pages of the linear map; of huge pages
-VMALLOC_LOADS = frozenset({"vmalloc", "bpf"})
+#: loads that change the permissions of single pages of the linear map; of huge pages
 SPLITTING_LOADS = frozenset({"bpf", "memfd-secret"})
 HUGE_PAGE_LOAD = "hugetlb"
 #: VIRTIO_MEM_DEFAULT_OFFLINE_THRESHOLD (drivers/virtio/virtio_mem.c, v6.12): bytes that a device adds ahead of onlining
@@ -72,7 +71,6 @@ class MemoryModel:
         self.zones = ZoneTable(baseline.zones, ram, layout.page_size)
         self.auto_online = "offline" if isinstance(baseline.auto_online, NotObserved) else baseline.auto_online
         self.devices: dict[str, Device] = {}
-        self.vmalloc_mapped = False
         self.loads: set[str] = set()
         self.blocks: dict[int, Block] = {}
         self.sections = SectionTable(
@@ -202,7 +200,6 @@ class MemoryModel:
             raw_has_pages=self.layout.pmem_api,
         )
         self._add(device)
-        self.vmalloc_mapped = True
         self._map_pmem(device)
 
     def _unplug(self, id: str) -> None:
@@ -477,7 +474,6 @@ class MemoryModel:
             memmap=merge_ranges([*boot, *hot]),
             hot=hot,
             memmap_pages=self._memmap_pages(),
-            vmalloc_mapped=self.vmalloc_mapped or not self.loads.isdisjoint(VMALLOC_LOADS),
             linear_split=not self.loads.isdisjoint(SPLITTING_LOADS),
             memmap_split=self._memmap_split(),
             virtio_names={device.id: f"virtio{device.virtio_index}" for device in virtio},

@@ -5,6 +5,9 @@
 
     map 0xffff000000000000-0xffff000000200000 0x0000000040000000 PMD RW NX SHD AF BLK UXN MEM/NORMAL
     table 0x0000000041c2f000 PMD 0xffff000000000000-0xffff000040000000 512
+    table 0x0000000041c31000 PTE 0xffff000000000000-0xffff000000200000 512 counted
+    count 51 2 49 1
+    count - the kernel's symbols have no init_task
     fault 0x0000000041c2f000 7 0x0000000000000001 0xffff000000e00000-0xffff000001000000 points outside of memory
     section 8 0xfffffdffc0000000 0xffff000001fff000 0xffffffffffffffff present,has-mem-map,online,early
     fault 9 1 0x0000000000000007 a pointer to mem_section_usage that is not aligned
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import astuple
 
 from harness.errors import ParseError
 from harness.parsers._lines import numbered
@@ -27,6 +31,7 @@ from harness.state import (
     Section,
     SectionFault,
     StructPage,
+    TableCount,
     TableFault,
     TablePage,
 )
@@ -39,7 +44,9 @@ _HEX = r"0x([0-9a-f]{1,17})"
 _RANGE = rf"{_HEX}-{_HEX}"
 _LEVEL = r"(PGD|P4D|PUD|PMD|PTE)"
 _MAP = re.compile(rf"map {_RANGE} {_HEX} {_LEVEL}((?: [!-~]+)*)")
-_TABLE = re.compile(rf"table {_HEX} {_LEVEL} {_RANGE} ([0-9]{{1,5}})")
+_TABLE = re.compile(rf"table {_HEX} {_LEVEL} {_RANGE} ([0-9]{{1,5}})(?: (counted|uncounted))?")
+_COUNT = re.compile(r"count (?:(-?[0-9]{1,19}) ([0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6})|- ([ -~]+))")
+_MARKS = {None: "", True: " counted", False: " uncounted"}
 _FAULT = re.compile(rf"fault {_HEX} ([0-9]{{1,7}}) {_HEX} {_RANGE} ([ -~]+)")
 _PAGE = re.compile(rf"page {_HEX} (?:{_HEX} (-?[0-9]{{1,12}}) ([0-9]{{1,5}}) ([!-~]{{1,20}})|- ([ -~]+))")
 _SECTION_FAULT = re.compile(rf"fault ([0-9]{{1,12}}) ([0-9]{{1,12}}) {_HEX} ([ -~]+)")
@@ -53,11 +60,17 @@ def format_tables(tables: HostTables) -> str:
     lines = [
         f"map {_range(run.range)} {run.physical:#018x} {' '.join((run.level, *run.attrs))}" for run in tables.mappings
     ]
-    lines += [f"table {page.address:#018x} {page.level} {_range(page.range)} {page.entries}" for page in tables.pages]
+    lines += [
+        f"table {page.address:#018x} {page.level} {_range(page.range)} {page.entries}{_MARKS[page.counted]}"
+        for page in tables.pages
+    ]
     lines += [
         f"fault {fault.table:#018x} {fault.index} {fault.entry:#018x} {_range(fault.range)} {fault.reason}"
         for fault in tables.faults
     ]
+    count = tables.count
+    told = f"- {count.reason}" if isinstance(count, NotObserved) else " ".join(map(str, astuple(count)))
+    lines.append(f"count {told}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -67,6 +80,7 @@ def parse_tables(text: str) -> HostTables:
     pages: list[TablePage] = []
     faults: list[TableFault] = []
     words: dict[str, tuple[str, ...]] = {}
+    count: TableCount | NotObserved = NotObserved("this snapshot is older than the count of page tables")
     for line, row in numbered(TABLES, text):
         if found := _MAP.fullmatch(row):
             start, end, physical, level, attrs = found.groups()
@@ -75,15 +89,18 @@ def parse_tables(text: str) -> HostTables:
                 known = words[attrs] = tuple(attrs.split())
             mappings.append(HostMapping(_read_range(line, row, start, end), int(physical, 16), level, known))
         elif found := _TABLE.fullmatch(row):
-            address, level, start, end, entries = found.groups()
-            pages.append(TablePage(int(address, 16), level, _read_range(line, row, start, end), int(entries)))
+            address, level, start, end, entries, mark = found.groups()
+            counted = None if mark is None else mark == "counted"
+            pages.append(TablePage(int(address, 16), level, _read_range(line, row, start, end), int(entries), counted))
         elif found := _FAULT.fullmatch(row):
             table, index, entry, start, end, reason = found.groups()
             place = _read_range(line, row, start, end)
             faults.append(TableFault(int(table, 16), int(index), int(entry, 16), place, reason))
+        elif found := _COUNT.fullmatch(row):
+            count = NotObserved(found[5]) if found[5] else TableCount(*(int(number) for number in found.groups()[:4]))
         else:
-            raise ParseError(TABLES, line, row, "neither 'map', 'table' nor 'fault'")
-    return HostTables(tuple(mappings), tuple(pages), tuple(faults))
+            raise ParseError(TABLES, line, row, "neither 'map', 'table', 'fault' nor 'count'")
+    return HostTables(tuple(mappings), tuple(pages), tuple(faults), count)
 
 
 def format_pages(pages: Mapping[int, StructPage | NotObserved] | NotObserved) -> str:

@@ -268,12 +268,19 @@ def outcome_to_json(outcome: Outcome) -> dict[str, object]:
         "resizes": [dataclasses.asdict(report) for report in outcome.resizes],
         "touches": touches,
         "dumps": [[dump.source, *_pair(dump.scope), [_pair(one) for one in dump.ranges]] for dump in outcome.dumps],
-        "slopes": [[slope.name, str(slope.each), str(slope.limit), slope.unit] for slope in outcome.slopes],
+        "slopes": [[slope.name, str(slope.each), slope.unit] for slope in outcome.slopes],
     }
 
 
 def _pair(place: AddrRange) -> list[int]:
     return [place.start, place.end]
+
+
+def _slope(name: str, each: str, *rest: str) -> Slope:
+    """Older bundles tell, before the unit, up to which limit the caches of the CPUs explained a slope."""
+    *limits, unit = rest
+    found = Fraction(each)
+    return Slope(name, Fraction(0) if any(abs(found) <= Fraction(limit) for limit in limits) else found, unit)
 
 
 def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
@@ -298,7 +305,5 @@ def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
             DumpReport(source, AddrRange(start, end), tuple(AddrRange(*one) for one in ranges))
             for source, start, end, ranges in value.get("dumps", ())
         ),
-        slopes=tuple(
-            Slope(name, Fraction(each), Fraction(limit), unit) for name, each, limit, unit in value.get("slopes", ())
-        ),
+        slopes=tuple(_slope(*row) for row in value.get("slopes", ())),
     )

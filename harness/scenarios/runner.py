@@ -36,12 +36,13 @@ from harness.scenarios.resolver import Resolver
 from harness.scenarios.result import FINE, RunResult, StepResult
 from harness.scenarios.room import Room, cost, peak_memory
 from harness.scenarios.session import Session
-from harness.scenarios.soak import Counter, counters, slopes, spell
+from harness.scenarios.slabs import slab_in_use
+from harness.scenarios.soak import SLAB, Round, counters, slopes, spell, unread
 from harness.scenarios.start import start_guest
 from harness.scenarios.steps import VERBS
 from harness.scenarios.together import side_by_side
 from harness.scenarios.verdict import titles, worst
-from harness.state import KernelFacts, NotObserved, Unknown
+from harness.state import KernelFacts, NotObserved, SlabCache, Unknown
 
 
 def run_scenarios(
@@ -285,18 +286,22 @@ class _Run:
         return self._note_step(session.act(step.title, work_of(step), step.expect, step.bugs))
 
     def _repeat(self, session: Session, repeat: Step) -> bool:
-        seen: list[dict[str, Counter]] = []
+        seen: list[Round] = []
+        slab: SlabCache | NotObserved | None = None
         for _ in range(times_of(repeat, self.options.rounds)):
             if not self._play(session, repeat.args["steps"]):
                 return False
             if repeat.args["soak"]:
-                seen.append(counters(session.state, session.layout.page_size, self.guest.cpus))
+                guest, deadline = session.guest, session.deadline()
+                slab = slab_in_use(guest.shell, guest.facts, SLAB, before=slab, deadline=deadline)
+                seen.append(counters(session.state, slab, session.layout.page_size))
         return not repeat.args["soak"] or self._fit(session, seen)
 
-    def _fit(self, session: Session, seen: Sequence[Mapping[str, Counter]]) -> bool:
-        """The last step of a soak: is there a slope in any counter?"""
-        found = slopes(seen)
-        outcome = Outcome(note="; ".join(map(spell, found)), slopes=found)
+    def _fit(self, session: Session, seen: Sequence[Round]) -> bool:
+        """The last step of a soak: is there a slope in any counter, and was every one of them read in each round?"""
+        found, (never, sometimes) = slopes(seen), unread(seen)
+        note = "; ".join([*map(spell, found), *(f"not observed: {line}" for line in never)])
+        outcome = Outcome(note=note, slopes=found, useless="; ".join(sometimes))
         title = f"slope over {len(seen)} rounds"
         self.reporter.step_started(session.number + 1, self.total, title)
         return self._note_step(session.act(title, lambda session, deadline: outcome))

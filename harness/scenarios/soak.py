@@ -8,82 +8,84 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from harness.check import Finding
-from harness.check.counters import kernel_page_table_pages
 from harness.state import GuestState, NotObserved, SlabCache
 
-_VMSTAT = ("nr_memmap", "nr_memmap_pages", "nr_memmap_boot", "nr_memmap_boot_pages")
 #: the directory of a memory block in sysfs is made of these (fs/kernfs/dir.c)
-_SLAB = "kernfs_node_cache"
-#: the largest slab of a cache: slub_max_order, mm/slub.c (v6.12), of 4K pages; larger pages make it smaller
-_LARGEST_SLAB = 32 << 10
+SLAB = "kernfs_node_cache"
+_VMSTAT = ("nr_memmap", "nr_memmap_pages", "nr_memmap_boot", "nr_memmap_boot_pages")
 #: rounds that only warm caches up
 WARM_UP = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """One counter after one round: ``unit`` in words; ``slack`` is by how much it may be off without a leak."""
+    """One counter after one round: ``unit`` in words. All of them are exact: none may move at all."""
 
     value: int
     unit: str
-    slack: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """The line through a counter's values: ``each`` per round; ``limit`` is the steepest that mere slack can make."""
+    """The line through a counter's values: ``each`` per round."""
 
     name: str
     each: Fraction
-    limit: Fraction
     unit: str
 
     @property
     def leaks(self) -> bool:
-        """True if no slack explains it."""
-        return abs(self.each) > self.limit
+        """True if it is not level."""
+        return self.each != 0
 
 
-def counters(state: GuestState, page_size: int, cpus: int) -> dict[str, Counter]:
-    """What MEM-2 balances, in bytes; what could not be read is left out."""
-    found: dict[str, Counter] = {}
-    if not isinstance(state.vmstat, NotObserved):
-        for name in _VMSTAT:
-            if name in state.vmstat:
-                found[name] = Counter(state.vmstat[name] * page_size, "bytes")
-        tables = kernel_page_table_pages(state, page_size)
-        if tables is not None:
-            found["nr_page_table_pages less VmPTE"] = Counter(tables * page_size, "bytes")
-    if not isinstance(state.meminfo, NotObserved):
-        found["MemTotal"] = Counter(state.meminfo["MemTotal"], "bytes")
-    if not isinstance(state.backends, NotObserved):
-        found["memory backends of QEMU"] = Counter(len(state.backends), "backends")
-    if not isinstance(state.slabs, NotObserved):
-        for slab in state.slabs:
-            if slab.name == _SLAB:
-                found[f"slab {_SLAB}"] = Counter(slab.active_objs * slab.objsize, "bytes", _slack(slab, cpus))
-    return found
+#: what was counted after a round, by name, or why it could not be
+Round = Mapping[str, Counter | NotObserved]
 
 
-def _slack(slab: SlabCache, cpus: int) -> int:
-    """Bytes of free objects that /proc/slabinfo counts as used: those that wait on the slabs of each CPU.
+def counters(state: GuestState, slab: SlabCache | NotObserved, page_size: int) -> dict[str, Counter | NotObserved]:
+    """What MEM-2 balances, in bytes, and the objects of ``slab``; page tables are counted at every step, by MEM-2."""
+    found: dict[str, Counter | NotObserved] = {}
+    for name in _VMSTAT:
+        if isinstance(state.vmstat, NotObserved):
+            found[name] = state.vmstat
+        elif name in state.vmstat:
+            found[name] = Counter(state.vmstat[name] * page_size, "bytes")
+    total = state.meminfo if isinstance(state.meminfo, NotObserved) else Counter(state.meminfo["MemTotal"], "bytes")
+    backends = state.backends
+    held = backends if isinstance(backends, NotObserved) else Counter(len(backends), "backends")
+    used = slab if isinstance(slab, NotObserved) else Counter(slab.active_objs * slab.objsize, "bytes")
+    return found | {"MemTotal": total, "memory backends of QEMU": held, f"slab {SLAB}": used}
 
-    get_slabinfo, set_cpu_partial, slub_set_cpu_partial (mm/slub.c, v6.12): one slab at work and as many partial ones as
-    hold twice the wanted number of free objects.
-    """
-    size = slab.objsize
-    wanted = next((count for least, count in ((4096, 6), (1024, 24), (256, 52)) if size >= least), 120)
-    per_slab = max(1, _LARGEST_SLAB // size)
-    return cpus * (2 * per_slab + 2 * wanted) * size
 
-
-def slopes(rounds: Sequence[Mapping[str, Counter]]) -> tuple[Slope, ...]:
-    """Fit a line (least squares) through each counter that every round after the first ones has."""
+def slopes(rounds: Sequence[Round]) -> tuple[Slope, ...]:
+    """Fit a line (least squares) through each counter that was read in every round after the first ones."""
     kept = rounds[WARM_UP:]
     if len(kept) < 2:
         return ()
-    names = [name for name in kept[0] if all(name in one for one in kept)]
-    return tuple(_fit(name, [one[name] for one in kept]) for name in names)
+    found = {name: [one.get(name) for one in kept] for name in _names(kept)}
+    whole = {name: [value for value in row if isinstance(value, Counter)] for name, row in found.items()}
+    return tuple(_fit(name, row) for name, row in whole.items() if len(row) == len(kept))
+
+
+def unread(rounds: Sequence[Round]) -> tuple[list[str], list[str]]:
+    """What no round could read, and what some rounds could and others could not: that proves nothing. In words."""
+    kept = rounds[WARM_UP:]
+    never, sometimes = [], []
+    for name in _names(kept):
+        missing = [number for number, one in enumerate(kept, WARM_UP + 1) if not isinstance(one.get(name), Counter)]
+        if missing:
+            reason = kept[missing[0] - WARM_UP - 1].get(name)
+            why = reason.reason if isinstance(reason, NotObserved) else "the kernel did not tell it"
+            if len(missing) == len(kept):
+                never.append(f"{name}: {why}")
+            else:
+                sometimes.append(f"{name} was not read after round {', '.join(map(str, missing))}: {why}")
+    return never, sometimes
+
+
+def _names(rounds: Sequence[Round]) -> list[str]:
+    return list(dict.fromkeys(name for one in rounds for name in one))
 
 
 def _fit(name: str, values: Sequence[Counter]) -> Slope:
@@ -91,16 +93,12 @@ def _fit(name: str, values: Sequence[Counter]) -> Slope:
     centred = [Fraction(2 * number - count + 1, 2) for number in range(count)]
     spread = sum((t * t for t in centred), Fraction(0))
     each = sum((t * value.value for t, value in zip(centred, values, strict=True)), Fraction(0)) / spread
-    # Values that lie in a band are steepest where all of the second half is at its upper edge.
-    steepest = sum((t for t in centred if t > 0), Fraction(0)) / spread
-    slack = max(value.slack for value in values)
-    return Slope(name, each, steepest * slack, values[0].unit)
+    return Slope(name, each, values[0].unit)
 
 
 def spell(slope: Slope) -> str:
-    """``nr_memmap 0 bytes a round``; with slack ``slab x 0.4 bytes a round (below 12.5 it proves nothing)``."""
-    text = f"{slope.name} {_number(slope.each)} {slope.unit} a round"
-    return f"{text} (up to {_number(slope.limit)} may be caches of the CPUs)" if slope.limit else text
+    """``nr_memmap 0 bytes a round``."""
+    return f"{slope.name} {_number(slope.each)} {slope.unit} a round"
 
 
 def _number(value: Fraction) -> str:

@@ -31,7 +31,7 @@ def check_step(
     """Run every invariant that applies to one step, and say on what; an action that failed must have left the state of
     ``before``.
     """
-    evidence = evidence_of(model, outcome, state)
+    evidence = evidence_of(model, outcome, state, before)
     checks = tuple(run_all(evidence, title))
     checks = with_findings(checks, leaks(outcome.slopes, title))
     checks = with_findings(checks, dump_findings(outcome.dumps, state, title))
@@ -40,8 +40,8 @@ def check_step(
     return checks, evidence
 
 
-def evidence_of(model: MemoryModel, outcome: Outcome, state: GuestState) -> Evidence:
-    """All that is known of a step after which the model is as it is now."""
+def evidence_of(model: MemoryModel, outcome: Outcome, state: GuestState, before: GuestState | None = None) -> Evidence:
+    """All that is known of a step after which the model is as it is now; ``before`` was seen before it."""
     return Evidence(
         layout=model.layout,
         expected=model.expected(),
@@ -50,6 +50,7 @@ def evidence_of(model: MemoryModel, outcome: Outcome, state: GuestState) -> Evid
         resizes=tuple(outcome.resizes),
         touches=tuple(outcome.touches),
         offlines=tuple(outcome.offlines),
+        before=None if before is state else before,
     )
 
 

@@ -8,7 +8,7 @@ import fnmatch
 from collections.abc import Sequence
 
 from harness.errors import UsageError
-from harness.selftest import collected, linear, reports, sections, tables, vmemmap, witness
+from harness.selftest import collected, counts, linear, reports, sections, tables, vmemmap, witness
 from harness.selftest.corruption import Corruption
 
 #: every corruption once, text first, then memory
@@ -20,6 +20,7 @@ CATALOGUE: tuple[Corruption, ...] = (
     *tables.CORRUPTIONS,
     *witness.CORRUPTIONS,
     *sections.CORRUPTIONS,
+    *counts.CORRUPTIONS,
 )
 
 

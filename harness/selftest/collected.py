@@ -10,10 +10,10 @@ from harness.arch.layout import KernelLayout
 from harness.selftest.bits import BITS
 from harness.selftest.corruption import TextCorruption
 from harness.selftest.edits import Edit, added_to, inclusive, replace, replaced, source
-from harness.selftest.scene import Inapplicable, Scene
+from harness.selftest.scene import Inapplicable, Scene, observed
 from harness.units import AddrRange
 
-IOMEM, BLOCKS, POLICY, ZONES, MEMINFO, VMSTAT, DUMP, BOOT = (
+IOMEM, BLOCKS, POLICY, ZONES, MEMINFO, VMSTAT, DUMP, BOOT, WALK = (
     "iomem",
     "blocks",
     "auto_online",
@@ -22,6 +22,7 @@ IOMEM, BLOCKS, POLICY, ZONES, MEMINFO, VMSTAT, DUMP, BOOT = (
     "vmstat",
     "ptdump",
     "boot_id",
+    "host_tables",
 )
 
 # /proc/iomem -----------------------------------------------------------------------------------------------------
@@ -235,11 +236,15 @@ def _memmap(by: int) -> Edit:
     return edit
 
 
-def _table_leaked(scene: Scene, text: str) -> str:
-    """While memory is added, or in vmalloc, tables may come and go."""
-    if scene.evidence.expected.hot or scene.evidence.expected.vmalloc_mapped:
-        raise Inapplicable("hot-added memory has tables of its own")
-    return added_to(r"^(nr_page_table_pages )(\d+)$", 1)(scene, text)
+def _table_count(by: int) -> Edit:
+    """The kernel counts other page tables than it has."""
+
+    def edit(scene: Scene, text: str) -> str:
+        tables = observed(scene.evidence.observed.host_tables)
+        observed(tables.count)
+        return added_to(r"^(count )(-?\d+)", by)(scene, text)
+
+    return edit
 
 
 _COUNTERS = (
@@ -278,13 +283,8 @@ _COUNTERS = (
         "MEM-2",
         edit=added_to(r"^(nr_memmap_boot(?:_pages)? )(\d+)$", -1),
     ),
-    source(
-        "page-table-leaked",
-        VMSTAT,
-        "a page-table page was not freed",
-        "MEM-2",
-        edit=_table_leaked,
-    ),
+    source("table-overcounted", WALK, "a page table more is counted than there is", "MEM-2", edit=_table_count(1)),
+    source("table-undercounted", WALK, "a page table is uncounted that is there", "MEM-2", edit=_table_count(-1)),
     source("rebooted", BOOT, "the guest has rebooted behind our back", "LIV-1", edit=replaced(r"^.{8}", "00000000")),
 )
 

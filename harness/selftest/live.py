@@ -14,6 +14,7 @@ from harness.kmem.edit import WORD, MemoryEditor
 from harness.kmem.memory import PhysicalMemory
 from harness.kmem.sections import find_roots
 from harness.kmem.structs import PageLayout, SparseLayout, UsagePlace
+from harness.kmem.tablecount import CountLayout
 from harness.selftest.bits import BITS, ArchBits, Change
 from harness.selftest.entries import Place, is_leaf, leads_to_table, locate, with_physical
 from harness.selftest.scene import Inapplicable, Scene, observed
@@ -83,6 +84,12 @@ class Live:
     def page(self) -> PageLayout:
         """How struct page is laid out. Raises Inapplicable if that is not known."""
         found: PageLayout = observed(self.sparse.page)
+        return found
+
+    @property
+    def counting(self) -> CountLayout:
+        """How page tables are counted. Raises Inapplicable if that is not known."""
+        found: CountLayout = observed(self._view.counting)
         return found
 
     @property

@@ -100,7 +100,8 @@ class Play:
         self._keep("boot", Outcome())
 
     def _keep(self, title: str, outcome: Outcome) -> None:
-        evidence = evidence_of(self.session.model, outcome, self.session.state)
+        before = self.scenes[-1].evidence.observed if self.scenes else None
+        evidence = evidence_of(self.session.model, outcome, self.session.state, before)
         self.scenes.append(Scene(title, evidence))
 
 

@@ -26,5 +26,5 @@ def scenes_of(name: str) -> tuple[Scene, ...]:
         for action in step.actions:
             model.apply(action)
         if step.state is not None:
-            scenes.append(Scene(step.title, evidence_of(model, step.outcome, step.state)))
+            scenes.append(Scene(step.title, evidence_of(model, step.outcome, step.state, scenes[-1].evidence.observed)))
     return tuple(scenes)

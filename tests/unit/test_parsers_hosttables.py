@@ -66,10 +66,10 @@ def test_sections_come_back_as_they_were(entries: dict[int, tuple[tuple[str, ...
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("", "neither 'map', 'table' nor 'fault'"),
-        ("map 0x1000-0x2000 0x0 PTX RW", "neither 'map', 'table' nor 'fault'"),
+        ("", "neither 'map', 'table', 'fault' nor 'count'"),
+        ("map 0x1000-0x2000 0x0 PTX RW", "neither 'map', 'table', 'fault' nor 'count'"),
         ("table 0x1000 PTE 0x2000-0x1000 3", "a range that runs backwards"),
-        ("table 0x1000 PTE 0x2000-0x3000 -1", "neither 'map', 'table' nor 'fault'"),
+        ("table 0x1000 PTE 0x2000-0x3000 -1", "neither 'map', 'table', 'fault' nor 'count'"),
     ],
 )
 def test_a_line_that_is_none_is_refused(line: str, why: str) -> None:

@@ -16,15 +16,15 @@ from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import outcome_from_json, outcome_to_json
 from harness.scenarios.runner import count_steps, times_of
 from harness.scenarios.sameness import unchanged, with_findings
-from harness.scenarios.soak import Counter, counters, leaks, slopes, spell
+from harness.scenarios.soak import Counter, Round, Slope, counters, leaks, slopes, spell, unread
 from harness.scenarios.verdict import judge
 from harness.state import MemoryBlock, NotObserved, Section, SlabCache
 
 STATE = model_guest.boot_state()
 
 
-def rounds(*values: int, slack: int = 0) -> list[dict[str, Counter]]:
-    return [{"x": Counter(value, "bytes", slack)} for value in values]
+def rounds(*values: int) -> list[Round]:
+    return [{"x": Counter(value, "bytes")} for value in values]
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,24 @@ def test_slopes_leave_the_first_round_out(values: tuple[int, ...], each: Fractio
     assert (found.each, found.leaks) == (each, each != 0)
 
 
-def test_slack_explains_what_lies_in_its_band_and_no_more() -> None:
-    # All of the second half at the upper edge is as steep as a band can be.
-    [found] = slopes(rounds(0, 0, 0, 100, 100, slack=100))
-    assert (found.each, found.limit, found.leaks) == (Fraction(40), Fraction(40), False)
-    [found] = slopes(rounds(0, 0, 60, 120, 180, slack=100))
-    assert found.leaks
-    assert "up to 40 may be caches of the CPUs" in spell(found)
+def test_one_object_a_round_is_a_leak() -> None:
+    # A directory entry of sysfs (128 bytes) that each round leaves behind, in as few rounds as a soak may have.
+    [found] = slopes(rounds(0, 128, 256, 384))
+    assert (found.each, found.leaks) == (128, True)
+
+
+def test_a_counter_that_some_rounds_could_not_read_is_told() -> None:
+    lost: Round = {"x": NotObserved("cat: EIO")}
+    seen = [*rounds(0, 4096), lost, *rounds(12288)]
+    assert slopes(seen) == ()
+    assert unread(seen) == ([], ["x was not read after round 3: cat: EIO"])
+    assert unread([*rounds(0, 4096), {}, *rounds(0)]) == (
+        [],
+        ["x was not read after round 3: the kernel did not tell it"],
+    )
+    assert unread([lost] * 4) == (["x: cat: EIO"], [])
+    # What only the first round lacks, which warms up, is no loss.
+    assert unread([lost, *rounds(1, 1, 1)]) == ([], []) and slopes([lost, *rounds(1, 1, 1)])[0].each == 0
 
 
 def test_a_leak_names_counter_and_bytes_a_round() -> None:
@@ -64,17 +75,22 @@ def test_too_few_rounds_and_counters_that_come_late_have_no_slope() -> None:
 
 def test_what_is_counted() -> None:
     slab = SlabCache("kernfs_node_cache", 100, 120, 128)
-    state = dataclasses.replace(STATE, slabs=(slab, SlabCache("other", 1, 1, 8)), backends={"a": 1, "b": 2})
-    found = counters(state, 4096, 2)
-    assert found["memory backends of QEMU"] == Counter(2, "backends")
-    assert found["slab kernfs_node_cache"].value == 12800
-    # two CPUs, each with a slab at work and partial ones for 2 * 120 objects
-    assert found["slab kernfs_node_cache"].slack == 2 * (2 * 256 + 2 * 120) * 128
-    assert "slab other" not in found
-    assert found["MemTotal"].value == STATE.meminfo["MemTotal"]  # type: ignore[index]
+    state = dataclasses.replace(STATE, backends={"a": 1, "b": 2}, vmstat={"nr_memmap": 3})
+    assert isinstance(STATE.meminfo, dict)
+    assert counters(state, slab, 4096) == {
+        "nr_memmap": Counter(3 * 4096, "bytes"),
+        "MemTotal": Counter(STATE.meminfo["MemTotal"], "bytes"),
+        "memory backends of QEMU": Counter(2, "backends"),
+        "slab kernfs_node_cache": Counter(12800, "bytes"),
+    }
     nothing = NotObserved("gone")
-    blind = dataclasses.replace(state, slabs=nothing, backends=nothing, meminfo=nothing, vmstat=nothing)
-    assert counters(blind, 4096, 2) == {}
+    blind = dataclasses.replace(state, backends=nothing, meminfo=nothing, vmstat=nothing)
+    assert set(counters(blind, nothing, 4096).values()) == {nothing}
+
+
+def test_slopes_of_older_bundles_have_a_limit() -> None:
+    value = outcome_to_json(Outcome()) | {"slopes": [["x", "5/2", "3", "bytes"], ["y", "4", "3", "bytes"]]}
+    assert outcome_from_json(value).slopes == (Slope("x", Fraction(0), "bytes"), Slope("y", Fraction(4), "bytes"))
 
 
 def test_slopes_survive_json_and_count_as_broken_invariants() -> None:

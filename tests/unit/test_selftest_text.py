@@ -17,6 +17,8 @@ from harness.selftest.trial import INAPPLICABLE, MISSED, NAMED, try_text
 
 TEXT = (*reports.CORRUPTIONS, *collected.CORRUPTIONS)
 ARCHES = ("arm64", "riscv64")
+#: what the recorded guests do not observe: riscv64's is older than the count of its page tables
+BLIND = {"arm64": frozenset[str](), "riscv64": frozenset({"MEM-2"})}
 #: what the recorded guests have nothing for, and why
 NOTHING = {
     "arm64": {"dump-contiguous-lost": "no line is like  CON "},
@@ -33,9 +35,11 @@ def test_named_and_forgotten(arch: str, item: TextCorruption) -> None:
     trial = try_text(item, scenes_of(f"{arch}-story"))
     if item.name in NOTHING[arch]:
         assert (trial.status, trial.reason) == (INAPPLICABLE, NOTHING[arch][item.name])
+    elif item.broken <= BLIND[arch]:
+        assert trial.status == INAPPLICABLE and trial.reason.startswith("MEM-2 is not observed: ")
     else:
         assert (trial.status, trial.reason) == (NAMED, "")
-        assert item.broken == trial.wanted <= trial.named
+        assert item.broken - BLIND[arch] == trial.wanted <= trial.named
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -102,9 +106,9 @@ def test_an_edit_that_changes_nothing_is_no_corruption() -> None:
 
 
 def test_a_source_that_was_not_observed() -> None:
-    item = source("nothing", "slabinfo", "", "MEM-2", edit=lambda scene, text: "")
+    item = source("nothing", "mounts", "", "MEM-2", edit=lambda scene, text: "")
     trial = try_text(item, scenes_of("arm64-story"))
-    assert (trial.status, trial.reason) == (INAPPLICABLE, "slabinfo was not observed")
+    assert (trial.status, trial.reason) == (INAPPLICABLE, "mounts was not observed")
 
 
 def test_an_invariant_that_sees_nothing_cannot_be_asked() -> None:

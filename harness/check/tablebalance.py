@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""nr_page_table_pages, to the page: what the kernel counts against the tables that it has.
+
+Which tables a kernel counts depends on its version and architecture, and on their region and level; each table tells
+for itself (harness/kmem/tablecount.py), so that the balance is exact for every kernel and at every step: while memory
+is hot, while loads run, after vmalloc was used, after a reboot. What was off at the step before is that step's finding.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from harness.check.evidence import Evidence
+from harness.check.registry import Broken
+from harness.state import GuestState, HostTables, NotObserved, TableCount, TablePage
+from harness.units import AddrRange
+
+COUNTER = "nr_page_table_pages"
+_SOURCE = "vm_node_stat and the type of each table's struct page, read by the host in one moment"
+#: regions of the kernel's half of the addresses: the keys of vmcoreinfo that bound them
+_BOUNDS = {"vmalloc": ("VMALLOC_START", "VMALLOC_END"), "modules": ("MODULES_VADDR", "MODULES_END")}
+
+
+def page_tables(evidence: Evidence) -> list[Broken] | NotObserved:
+    """Where nr_page_table_pages has moved otherwise than the tables that it counts.
+
+    ``where`` names the region if the tables that went away there explain it: "nr_page_table_pages: vmemmap tables" for
+    those of the memmap that were uncounted though nobody had counted them.
+    """
+    tables, count = _counted(evidence.observed)
+    if isinstance(count, NotObserved):
+        return count
+    before, was = _counted_before(evidence)
+    off = count.stray - was
+    if off == 0:
+        return []
+    assert isinstance(tables, HostTables)
+    where, why = COUNTER, ""
+    if before is not None:
+        where, why = _explain(evidence, off, before, tables)
+    wanted = f"{count.counter - off} ({count.kernel} tables of the kernel, {count.users} of processes{_drift(was)})"
+    return [Broken(where, wanted, f"{count.counter} ({off:+d}{why})", _SOURCE)]
+
+
+def _drift(was: int) -> str:
+    return f", {was:+d} as at the step before" if was else ""
+
+
+def _counted(state: GuestState) -> tuple[HostTables | NotObserved, TableCount | NotObserved]:
+    tables = state.host_tables
+    return tables, tables if isinstance(tables, NotObserved) else tables.count
+
+
+def _counted_before(evidence: Evidence) -> tuple[HostTables | None, int]:
+    """The tables of the step before, and by how much the counter was off then: not at all in a fresh boot."""
+    before, baseline = evidence.before, evidence.layout.baseline
+    if before is None or before.boot_id != evidence.observed.boot_id:
+        return None, 0
+    tables, count = _counted(before)
+    if isinstance(tables, NotObserved) or isinstance(count, NotObserved):
+        return None, 0
+    return tables, 0 if before.uptime == baseline.uptime else count.stray
+
+
+def _explain(evidence: Evidence, off: int, before: HostTables, now: HostTables) -> tuple[str, str]:
+    """The region whose tables that went away explain the difference, if there is one such.
+
+    Too few: they were not counted, and were uncounted all the same. Too many: they were counted, and still are.
+    """
+    left = {(page.level, page.range) for page in now.pages}
+    gone = [page for page in before.pages if (page.level, page.range) not in left]
+    suspects = Counter(_region(evidence, page) for page in gone if page.counted is (off > 0))
+    exact = [region for region, number in suspects.items() if number == abs(off)]
+    enough = exact or [region for region, number in suspects.items() if number > abs(off)]
+    if len(enough) != 1:
+        return COUNTER, ""
+    [region] = enough
+    levels = Counter(page.level for page in gone if page.counted is (off > 0) and _region(evidence, page) == region)
+    told = " and ".join(f"{number} {level}" for level, number in sorted(levels.items()))
+    what = "were counted, and still are" if off > 0 else "were never counted, and were uncounted"
+    return f"{COUNTER}: {region} tables", f": {told} tables that went away {what}"
+
+
+def _region(evidence: Evidence, page: TablePage) -> str:
+    """Where a table's addresses are: ``linear-map``, ``vmemmap``, ``vmalloc``, ``modules`` or ``other``."""
+    return next((name for name, place in _regions(evidence) if place.overlaps(page.range)), "other")
+
+
+def _regions(evidence: Evidence) -> Iterator[tuple[str, AddrRange]]:
+    kernel, note = evidence.layout.kernel, evidence.layout.facts.vmcoreinfo
+    if kernel is None or isinstance(note, NotObserved):
+        return
+    yield "vmemmap", kernel.vmemmap_window
+    yield "linear-map", kernel.linear_window
+    for name, keys in _BOUNDS.items():
+        start, end = (note.get(f"NUMBER({key})") for key in keys)
+        if start is not None and end is not None:
+            yield name, AddrRange(int(start, 0), int(end, 0))

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""NR_PAGETABLE against the tables that there are, all read in one and the same moment of a guest that stands still.
+
+A table page is counted if a constructor ran for it, and the constructor marks its struct page: the page's type is
+"table" from then on until the destructor runs (pagetable_pte_ctor and its like, include/linux/mm.h; page_type since
+v4.18, commit 6e292b9be7f4; NR_PAGETABLE goes with it in every version from 6.1 to 7.3). So each page tells for itself
+whether this kernel counts it, whatever its region, level and owner:
+
+    NR_PAGETABLE == marked tables of init_mm + marked tables of every other mm
+
+Which tables those are differs: PUD tables since v6.6 (55d2a0bd5ead), PGD and P4D tables since v6.14, PTE tables of the
+kernel itself since v6.16. None of that has to be known here.
+
+No kernel tells where task_struct keeps its mm. That is found on the evidence: init_task, init_mm and swapper_pg_dir are
+symbols, and what points to what is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.arch.pagetable import TableFormat
+from harness.errors import InfraError
+from harness.kmem._copy import TableImage, physical
+from harness.kmem.address import Flags, Untranslated, Words
+from harness.kmem.kallsyms import find_symbols
+from harness.kmem.lookup import KernelReader
+from harness.kmem.memory import OutsideMemory, PhysicalMemory
+from harness.state import NotObserved, TableCount
+
+_SYMBOLS = ("init_task", "init_mm", "swapper_pg_dir", "vm_node_stat", "vmstat_text", "idle_threads", "__per_cpu_offset")
+#: one of both: an array of pointers with CONFIG_NUMA, the one node without
+_NODES = ("node_data", "contig_page_data")
+#: struct mm_struct exists for EFI's runtime services too (drivers/firmware/efi/efi.c)
+_OTHERS = ("efi_mm",)
+_FIRST_OF_NODE, _PAGETABLE = b"nr_inactive_anon", b"nr_page_table_pages"
+#: entries of vmstat_text; 7.3 has about 200
+_MAX_TEXTS = 1024
+_TASK_BYTES, _MM_BYTES = 8192, 2048
+_COMM_BYTES = 16
+_MAX_TASKS = 1 << 16
+_MAX_CPUS = 4096
+#: copies for different CPUs are nearer to one another
+_FAR = 1 << 44
+#: node counters that must be equal for a place to be taken for pglist_data.vm_stat
+_ALIKE = 24
+
+
+@dataclass(frozen=True, slots=True)
+class PageType:
+    """A struct page is a table's if ``word >> shift & mask == value`` of the 32 bits at byte ``offset`` of it."""
+
+    offset: int
+    shift: int
+    mask: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLayout:
+    """Bytes into task_struct of the list of all processes and of the mm (active_mm follows it), into mm_struct of pgd.
+
+    ``first`` is the address of init_task.
+    """
+
+    first: int
+    tasks: int
+    mm: int
+    pgd: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountLayout:
+    """Where one booted kernel keeps what ``count_tables`` reads.
+
+    ``counter`` is the address of vm_node_stat[NR_PAGETABLE], ``deltas`` those of what waits in each CPU to be added
+    to it, ``idle`` those of the pointers to the CPUs' idle tasks, ``others`` those of mms that belong to no task.
+    ``struct_page`` is bytes, ``vmemmap`` the address of the first one.
+    """
+
+    counter: int
+    deltas: tuple[int, ...]
+    idle: tuple[int, ...]
+    tasks: TaskLayout
+    init_mm: int
+    others: tuple[int, ...]
+    type: PageType
+    vmemmap: int
+    struct_page: int
+
+
+class _Untold(Exception):
+    """Something that nobody tells; the text is the reason."""
+
+
+def count_layout(
+    reader: KernelReader, note: Mapping[str, str], tables: TableFormat, vmemmap: int, nodes: int
+) -> CountLayout | NotObserved:
+    """Find out on a guest that stands still; ``note`` is its vmcoreinfo, ``vmemmap`` where pfn 0's struct page is.
+
+    ``nodes`` are as many as the kernel can have at most.
+
+    What does not show is not observed, with the reason.
+    """
+    try:
+        return _layout(reader, note, tables, vmemmap, nodes)
+    except _Untold as untold:
+        return NotObserved(f"the page tables cannot be counted: {untold}")
+    except (Untranslated, OutsideMemory) as error:
+        return NotObserved(f"the page tables cannot be counted: {error.message}")
+
+
+def _layout(
+    reader: KernelReader, note: Mapping[str, str], tables: TableFormat, vmemmap: int, nodes: int
+) -> CountLayout:
+    found = find_symbols(reader, note, (*_SYMBOLS, *_NODES, *_OTHERS))
+    if isinstance(found, NotObserved):
+        raise _Untold(found.reason)
+    missing = [name for name in _SYMBOLS if name not in found]
+    if missing:
+        raise _Untold(f"the kernel's symbols have no {', '.join(missing)} (CONFIG_KALLSYMS_ALL)")
+    offsets = tuple(_cpu_offsets(reader, found["__per_cpu_offset"]))
+    item = _item(reader, found["vmstat_text"])
+    pgdats = tuple(_pgdats(reader, found, nodes))
+    stats = _stats(reader, found["vm_node_stat"], pgdats, _size(note, "SIZE(pglist_data)"))
+    deltas = [reader.word(pgdat + stats - 8) + 1 + item for pgdat in pgdats]
+    return CountLayout(
+        counter=found["vm_node_stat"] + 8 * item,
+        deltas=tuple((delta + offset) % (1 << 64) for delta in deltas for offset in offsets),
+        idle=tuple((found["idle_threads"] + offset) % (1 << 64) for offset in offsets),
+        tasks=_task_layout(reader, found, tables.levels[0].table_size),
+        init_mm=found["init_mm"],
+        others=tuple(found[name] for name in _OTHERS if name in found),
+        type=_page_type(note),
+        vmemmap=vmemmap,
+        struct_page=_size(note, "SIZE(page)"),
+    )
+
+
+def _size(note: Mapping[str, str], key: str) -> int:
+    text = note.get(key, "")
+    if not text.isdecimal() or not 0 < int(text) < 1 << 20:
+        raise _Untold(f"vmcoreinfo tells no {key}")
+    return int(text)
+
+
+def _page_type(note: Mapping[str, str]) -> PageType:
+    """PageTable's test, include/linux/page-flags.h. It shares its place with _mapcount.
+
+    Since v6.12 (commit 4ffca5a96678) the upper byte is the type; up to v6.10 a type is a bit that is clear below
+    0xf0000000. vmcoreinfo tells the type of free pages, which shows the scheme.
+    """
+    offset = _size(note, "OFFSET(page._mapcount)")
+    buddy = int(note.get("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)", "0")) & 0xFFFFFFFF
+    if buddy == 0xF0 << 24:
+        return PageType(offset, 24, 0xFF, 0xF2)
+    if buddy == 0xFFFFFFFF ^ 0x80:
+        return PageType(offset, 0, 0xF0000200, 0xF0000000)
+    raise _Untold(f"this kernel has types of pages that are not known (PAGE_BUDDY_MAPCOUNT_VALUE is {buddy:#x})")
+
+
+def _cpu_offsets(reader: KernelReader, array: int) -> Iterator[int]:
+    """What each possible CPU's copy of a variable is away; beyond them the array is empty (setup_per_cpu_areas)."""
+    first = reader.word(array)
+    for number in range(_MAX_CPUS):
+        offset = reader.word(array + 8 * number)
+        # Where every place of the array is taken, what follows is something else.
+        if offset == 0 or abs(offset - first) > _FAR:
+            return
+        yield offset
+
+
+def _item(reader: KernelReader, texts: int) -> int:
+    """NR_PAGETABLE: the names of a node's counters follow one another (vmstat_text, mm/vmstat.c)."""
+    names = []
+    for number in range(_MAX_TEXTS):
+        at = reader.word(texts + 8 * number)
+        name = reader.read(at, 64).partition(b"\0")[0] if at else b""
+        names.append(name)
+        if name == _PAGETABLE:
+            break
+    if _PAGETABLE not in names or _FIRST_OF_NODE not in names:
+        raise _Untold("vmstat_text has no nr_page_table_pages")
+    return names.index(_PAGETABLE) - names.index(_FIRST_OF_NODE)
+
+
+def _pgdats(reader: KernelReader, found: Mapping[str, int], nodes: int) -> Iterator[int]:
+    if "contig_page_data" in found:
+        yield found["contig_page_data"]
+        return
+    if "node_data" not in found:
+        raise _Untold("the kernel's symbols have neither node_data nor contig_page_data")
+    for number in range(nodes):
+        at = reader.word(found["node_data"] + 8 * number)
+        if at:
+            yield at
+
+
+def _stats(reader: KernelReader, total: int, pgdats: tuple[int, ...], size: int) -> int:
+    """Bytes into pglist_data of vm_stat: the nodes' counters there add up to vm_node_stat."""
+    if not pgdats:
+        raise _Untold("there is no node")
+    wanted = np.array(reader.words(total, _ALIKE), dtype=np.uint64)
+    rows = np.array([reader.words(pgdat, size // 8) for pgdat in pgdats], dtype=np.uint64)
+    sums = rows.sum(axis=0, dtype=np.uint64)
+    hits = [at for at in range(1, len(sums) - _ALIKE + 1) if (sums[at : at + _ALIKE] == wanted).all()]
+    if len(hits) != 1:
+        raise _Untold(f"{len(hits)} places in pglist_data hold the counters of vm_node_stat")
+    return 8 * hits[0]
+
+
+def _task_layout(reader: KernelReader, found: Mapping[str, int], align: int) -> TaskLayout:
+    first = found["init_task"]
+    words = reader.words(found["init_mm"], _MM_BYTES // 8)
+    if found["swapper_pg_dir"] not in words:
+        raise _Untold("init_mm has no pointer to swapper_pg_dir")
+    pgd = 8 * words.index(found["swapper_pg_dir"])
+    task = reader.read(first, _TASK_BYTES)
+    comm = task.find(b"swapper")
+    if comm < 0:
+        raise _Untold("init_task has no name")
+    lists = [(len(list(_nodes(reader, first, at, comm))), at) for at in range(0, comm - comm % 8, 8)]
+    length, tasks = max(lists)
+    if length < 2 or sum(count == length for count, _ in lists) > 1:
+        raise _Untold("init_task has no list of all tasks that can be told from others")
+    mm = _mm_place(reader, [node - tasks for node in _nodes(reader, first, tasks, comm)], comm, pgd, align)
+    return TaskLayout(first, tasks, mm, pgd)
+
+
+def _nodes(reader: KernelReader, first: int, at: int, comm: int) -> Iterator[int]:
+    """The nodes of the list that begins ``at`` bytes into init_task; none if it is not one of tasks."""
+    found: dict[int, None] = {}
+    last, node = first + at, reader.word(first + at)
+    while node != first + at:
+        if node in found or node % 8 or len(found) > _MAX_TASKS or not _is_task(reader, node, last, comm - at):
+            return
+        found[node] = None
+        last, node = node, reader.word(node)
+    yield from found
+
+
+def _is_task(reader: KernelReader, node: int, last: int, name: int) -> bool:
+    try:
+        if reader.word(node + 8) != last:
+            return False
+        text, end, _ = reader.read(node + name, _COMM_BYTES).partition(b"\0")
+    except (Untranslated, OutsideMemory):
+        return False
+    return bool(text and end) and text.isascii() and text.decode().isprintable()
+
+
+def _mm_place(reader: KernelReader, tasks: list[int], comm: int, pgd: int, align: int) -> int:
+    """Where all of ``tasks`` have their mm: zero in a thread of the kernel; else active_mm, which follows, is the same.
+
+    Credentials are such a pair too; but every task has those, and they lead to no root table (aligned to its size).
+    """
+    rows = [reader.words(task, comm // 8) for task in tasks]
+    found = [
+        8 * at
+        for at in range(comm // 8 - 1)
+        if any(row[at] for row in rows)
+        and any(not row[at] for row in rows)
+        and all(not row[at] or (row[at] == row[at + 1] and _has_pgd(reader, row[at] + pgd, align)) for row in rows)
+    ]
+    if len(found) != 1:
+        raise _Untold(f"{len(found)} places in task_struct may be that of mm")
+    return found[0]
+
+
+def _has_pgd(reader: KernelReader, place: int, align: int) -> bool:
+    try:
+        return reader.direct.physical(reader.word(place)) % align == 0
+    except (Untranslated, OutsideMemory):
+        return False
+
+
+def count_tables(reader: KernelReader, layout: CountLayout, image: TableImage) -> tuple[frozenset[int], TableCount]:
+    """The physical addresses of those tables in ``image`` that the kernel counts, and the count.
+
+    The guest stands still, and has since ``image`` was copied. Raises InfraError if anything leads nowhere, as it may
+    while a process comes or goes.
+    """
+    own = np.concatenate([rows.addresses for rows in image.levels])
+    marked = own[_marked(reader, layout, own, image.tables)]
+    others = _tables_of(reader.memory, image.tables, tuple(_roots(reader, layout)))
+    users = int(np.count_nonzero(_marked(reader, layout, np.setdiff1d(others, own), image.tables)))
+    waiting = (int.from_bytes(reader.read(at, 1), "little", signed=True) for at in layout.deltas)
+    counter = reader.word(layout.counter)
+    counter -= 1 << 64 if counter >> 63 else 0
+    return frozenset(marked.tolist()), TableCount(counter + sum(waiting), len(marked), users)
+
+
+def _roots(reader: KernelReader, layout: CountLayout) -> Iterator[int]:
+    """The root tables of every mm but init_mm: of all processes, and of dead ones that an idle CPU holds on to."""
+    tasks = layout.tasks
+    mms = dict.fromkeys(layout.others)
+    node = start = tasks.first + tasks.tasks
+    for _ in range(_MAX_TASKS):
+        mms[reader.word(node - tasks.tasks + tasks.mm)] = None
+        node = reader.word(node)
+        if node == start:
+            break
+    else:
+        raise InfraError("the kernel's list of processes has no end")
+    for place in layout.idle:
+        mms[reader.word(reader.word(place) + tasks.mm + 8)] = None
+    for mm in mms:
+        root = reader.word(mm + tasks.pgd) if mm not in (0, layout.init_mm) else 0
+        if root:
+            yield reader.physical(root)
+
+
+def _tables_of(memory: PhysicalMemory, tables: TableFormat, roots: tuple[int, ...]) -> Words:
+    """The tables of user mappings below ``roots``, these included, each once: processes may share some."""
+    level = tables.levels[0]
+    at = np.unique(np.array(roots, dtype=np.uint64))
+    at = at[memory.holds(at, level.table_size)]
+    words = memory.gather(at, level.table_size)
+    if tables.both_halves:
+        # The other half is init_mm's.
+        words = words[:, : level.entries // 2]
+    found = [at]
+    mask, value = (np.uint64(number) for number in tables.table)
+    for _ in tables.levels[1:]:
+        flat = words.reshape(-1)
+        at = np.unique(physical(tables, flat[flat & mask == value]))
+        at = at[memory.holds(at, tables.page_size)]
+        words = memory.gather(at, tables.page_size)
+        found.append(at)
+    return np.unique(np.concatenate(found))
+
+
+def _marked(reader: KernelReader, layout: CountLayout, addresses: Words, tables: TableFormat) -> Flags:
+    """For each table, whether its struct page says that it is counted; one that has none is not."""
+    pages = addresses // np.uint64(tables.page_size)
+    at = np.uint64(layout.vmemmap) + pages * np.uint64(layout.struct_page) + np.uint64(layout.type.offset)
+    where, mapped = reader.live.translate(at)
+    there = mapped & reader.memory.holds(where & ~np.uint64(7), 8)
+    words = np.zeros(len(at), dtype=np.uint64)
+    words[there] = reader.memory.gather(where[there] & ~np.uint64(7), 8)[:, 0]
+    words = words >> (where & np.uint64(7)) * np.uint64(8) & np.uint64(0xFFFFFFFF)
+    kind = layout.type
+    return np.asarray(there & (words >> np.uint64(kind.shift) & np.uint64(kind.mask) == np.uint64(kind.value)))
