@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 #: option, its metavar, help; all may be left out
 _OPTIONS = (
-    ("kernel", "K", "kernel under test: an Image, debian, a linux-image-… package, or purpose (the default)"),
+    ("kernel", "K", "kernel under test: an Image, a source tree, debian, debian:SUITE, or purpose (the default)"),
+    ("build-dir", "DIR", "build the tree there (O=)"),
+    ("modules", "DIR", "where the kernel's modules are: INSTALL_MOD_PATH, lib/modules/RELEASE, or the built tree"),
     ("initrd", "FILE", "an archive to unpack over the guest's root"),
-    ("qemu", "PATH", "another qemu-system-*"),
+    ("qemu", "Q", "another qemu-system-*, or debian:SUITE"),
     ("guest", "FILE", "a YAML guest file, or a name of `memhp list guests`"),
     ("bundle-dir", "DIR", "keep every run's bundle there"),
     ("boot", "HOW", "cold, restore (from a snapshot) or auto (the default: restore if possible)"),
@@ -52,6 +54,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     known = "a known bug fails a test, as any other does"
     group.addoption("--memhp-no-known-bugs", action="store_true", help=known)
     group.addoption("--memhp-arch", action="append", metavar="ARCH", help="arm64 (the default); repeatable")
+    option = "an option of the tree's configuration: X, X=m, …; repeatable"
+    group.addoption("--memhp-kernel-option", action="append", metavar="X=V", help=option)
+    group.addoption("--memhp-llvm", action="store_true", help="build the tree with LLVM")
+    group.addoption("--memhp-own-config", action="store_true", help="build the tree with its own .config")
     group.addoption("--memhp-scenario", action="append", metavar="NAME", help="only this scenario or file; repeatable")
 
 
@@ -123,28 +129,33 @@ def _option(config: pytest.Config, name: str) -> str | None:
 @pytest.fixture(scope="session")
 def memhp_guest_spec(request: pytest.FixtureRequest) -> GuestSpec:
     """The guest that the options describe."""
-    from harness.cli.options import read_file, read_kernel
-    from harness.config.guest import GuestSpec, find_guest
+    from harness.cli.options import read_build_dir, read_file, read_folder, read_kernel, read_qemu
+    from harness.config.guest import GuestSpec, find_guest, override
     from harness.errors import UsageError
 
     config = request.config
     readers: dict[str, Callable[[str, str], object]] = {
         "kernel": read_kernel,
+        "build_dir": read_build_dir,
+        "modules": read_folder,
         "initrd": read_file,
-        "qemu": read_file,
+        "qemu": read_qemu,
     }
+    options = tuple(config.getoption("memhp_kernel_option") or ())
+    flags = {name: True for name in ("llvm", "own_config") if config.getoption(f"memhp_{name}")}
     try:
         named = _option(config, "guest")
         base = GuestSpec.default(request.param) if named is None else find_guest(named)
         if named is not None and request.param not in (None, base.arch):
             raise UsageError(f"--memhp-arch {request.param}: the guest {base.name} is {base.arch}")
-        return base.with_fields(
-            {
-                name: read(text, f"--memhp-{name}")
-                for name, read in readers.items()
-                if (text := _option(config, name)) is not None
-            }
-        )
+        values = {
+            name: read(text, f"--memhp-{name.replace('_', '-')}")
+            for name, read in readers.items()
+            if (text := _option(config, name)) is not None
+        }
+        values |= flags | ({"kernel_options": options} if options else {})
+        names = {name: f"--memhp-{name.replace('_', '-')}" for name in values}
+        return override(base, values, names | {"kernel_options": "--memhp-kernel-option"})
     except UsageError as error:
         _refuse(error)
 

@@ -19,7 +19,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness import proc
-from harness.artifacts.apt_words import NetworkError, PackageFile, apt_error, kept_settings, parse_uris, watcher
+from harness.artifacts.apt_words import (
+    NetworkError,
+    NoSuite,
+    PackageFile,
+    apt_error,
+    kept_settings,
+    no_package,
+    parse_uris,
+    watcher,
+)
 from harness.artifacts.cache import hash_file, hold_lock
 from harness.artifacts.mirror import debian_mirror
 from harness.deadline import Deadline
@@ -28,6 +37,10 @@ from harness.progress import Progress
 
 #: the release that parts come from; ``$MEMHP_SUITE`` overrides
 DEFAULT_SUITE = "trixie"
+#: Debian's releases, each after the one that it follows
+RELEASES = ("bullseye", "bookworm", "trixie", "forky", "duke")
+#: what is added to a release's name for the suite of newer packages that were built for it
+BACKPORTS = "-backports"
 #: younger lists than this are taken as they are
 LISTS_SECONDS = 24 * 3600.0
 #: after an update that failed for want of a network, the old lists do for so long
@@ -62,6 +75,13 @@ def default_suite() -> str:
     return name
 
 
+def suites_to_ask(name: str | None = None) -> tuple[str, ...]:
+    """Where something may be whose suite nobody named: the default release, its backports, the release before it."""
+    release = name or default_suite()
+    older = RELEASES[max(0, RELEASES.index(release) - 1) : RELEASES.index(release)] if release in RELEASES else ()
+    return (release, f"{release}{BACKPORTS}", *older)
+
+
 def keyring() -> Path:
     """The keys of Debian's archive; raises ArtefactError if the machine has none."""
     for path in _KEYRINGS:
@@ -79,32 +99,41 @@ def fingerprints(packages: Iterable[Package]) -> dict[str, str]:
 
 
 class PrivateApt:
-    """Packages of one Debian architecture (``amd64``, ``arm64``, ``riscv64``) and release, with states below ``root``.
+    """Packages of one Debian architecture (``amd64``, ``arm64``, ``riscv64``) and suite, with states below ``root``.
 
-    ``backports`` adds the release's backports, from which APT takes only what it finds nowhere else. Every method
-    brings the package lists up to date first if they are a day old; offline, old lists serve. All raise ArtefactError:
-    unknown package, no network and no lists, a signature or hash that does not verify, no keyring, disk trouble.
+    What is asked for comes from ``suite`` itself; what backports depend on may come from the release they are for.
+    Every method brings the package lists up to date first if they are a day old; offline, old lists serve. All raise
+    ArtefactError: unknown package (NoPackage) or suite (NoSuite), no network and no lists, a signature or hash that
+    does not verify, no keyring, disk trouble.
     """
 
-    def __init__(
-        self, root: Path, arch: str, *, mirror: str | None = None, suite: str | None = None, backports: bool = False
-    ) -> None:
+    def __init__(self, root: Path, arch: str, *, mirror: str | None = None, suite: str | None = None) -> None:
         self.arch = arch
         self.suite = suite or default_suite()
         self.mirror = mirror or debian_mirror()
-        suites = [self.suite, *([f"{self.suite}-backports"] if backports else [])]
+        release = self.suite.removesuffix(BACKPORTS)
+        suites = [release] if release == self.suite else [release, self.suite]
         self._binaries = _State(root, arch, self.mirror, suites, "deb")
-        self._sources = _State(root, arch, self.mirror, suites[:1], "deb-src")
+        self._sources = _State(root, arch, self.mirror, suites, "deb-src")
 
     def closure(self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True) -> list[Package]:
         """What ``packages``, and all they depend on, take of an empty system; nothing is downloaded."""
         return self._binaries.packages(_request(packages, dependencies), progress)
 
-    def download(self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True) -> list[Package]:
-        """Download ``packages``, and all they depend on, unless they are here; every file's hash is checked."""
-        request = _request(packages, dependencies)
+    def download(
+        self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True, anywhere: bool = False
+    ) -> list[Package]:
+        """Download ``packages``, and all they depend on, unless they are here; every file's hash is checked.
+
+        ``anywhere``: from the release that backports are for, where they have none themselves.
+        """
+        request = _request(packages, dependencies, anywhere)
         self._binaries.fetch(request, progress, ", ".join(packages))
         return self._binaries.packages(request, progress)
+
+    def names(self, prefix: str, progress: Progress) -> list[str]:
+        """Names of packages that begin with ``prefix``, sorted; some may be of another suite, or only referred to."""
+        return self._binaries.names(prefix, progress)
 
     def depends(self, package: str, progress: Progress) -> list[str]:
         """Names of the packages that the newest version of ``package`` depends on directly."""
@@ -117,7 +146,7 @@ class PrivateApt:
     def source(self, source: str, version: str, target: Path, progress: Progress) -> Path:
         """Download the source package that ``source_version`` told of into ``target`` and return its .dsc."""
         # Asked for without a version: file names lack the epoch that APT would want in one.
-        files = self._sources.fetch(("source", source), progress, f"the source of {source}")
+        files = self._sources.fetch(_Request("source", (source,)), progress, f"the source of {source}")
         now = self._dsc(source, progress).version
         if now != version:
             raise ArtefactError(
@@ -136,7 +165,7 @@ class PrivateApt:
         return self._sources.age() is not None
 
     def _dsc(self, source: str, progress: Progress) -> Package:
-        for package in self._sources.packages(("source", source), progress):
+        for package in self._sources.packages(_Request("source", (source,)), progress):
             if package.path.suffix == ".dsc":
                 return package
         raise ArtefactError(f"the source package {source} of {self.suite} has no .dsc file")
@@ -161,20 +190,33 @@ def unpack(packages: Sequence[Package], target: Path, progress: Progress) -> Non
                 path.chmod(mode & 0o777)
 
 
-#: the arguments of apt-get that ask for files: a mode, and packages
-_Request = tuple[str, ...]
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked of apt-get; ``anywhere``: of another suite of the same state, too."""
+
+    mode: str
+    packages: tuple[str, ...]
+    anywhere: bool = False
+
+    def arguments(self, suites: Sequence[str]) -> list[str]:
+        """The words for apt-get; ``suites`` are the state's, the one that is meant last."""
+        extra = [] if self.mode == "download" else ["--yes", "--download-only"]
+        if len(suites) == 1:
+            return [*extra, self.mode, *self.packages]
+        # APT takes backports by itself only where there is nothing else (NotAutomatic).
+        exact = "" if self.anywhere else f"/{suites[-1]}"
+        return [*extra, *_preferring(suites), self.mode, *(f"{name}{exact}" for name in self.packages)]
 
 
-def _request(packages: Sequence[str], dependencies: bool) -> _Request:
+def _preferring(suites: Sequence[str]) -> list[str]:
+    return ["-o", f"APT::Default-Release={suites[-1]}"] if len(suites) > 1 else []
+
+
+def _request(packages: Sequence[str], dependencies: bool, anywhere: bool = False) -> _Request:
     for name in packages:
         if not _PACKAGE_NAME.fullmatch(name):
             raise UsageError(f"{name!r} is not the name of a Debian package")
-    return ("install" if dependencies else "download", *packages)
-
-
-def _arguments(request: _Request) -> list[str]:
-    extra = [] if request[0] == "download" else ["--yes", "--download-only"]
-    return [*extra, *request]
+    return _Request("install" if dependencies else "download", tuple(packages), anywhere)
 
 
 class _State:
@@ -220,10 +262,19 @@ class _State:
 
     def depends(self, package: str, progress: Progress) -> list[str]:
         """Names in the Depends field of the newest version of ``package``."""
-        self._files(("download", package), progress)
-        said = self._apt("apt-cache", ["show", "--no-all-versions", package], _QUERY_SECONDS)
+        self._files(_Request("download", (package,)), progress)
+        arguments = ["show", "--no-all-versions", *_preferring(self._suites), package]
+        said = self._apt("apt-cache", arguments, _QUERY_SECONDS)
         row = re.search(r"^Depends: (.*)$", said, re.MULTILINE)
         return [] if row is None else [name.split()[0] for name in row[1].split(",")]
+
+    def names(self, prefix: str, progress: Progress) -> list[str]:
+        """Names of packages that begin with ``prefix``."""
+        try:
+            self._update(progress)
+        except OSError as error:
+            raise self._disk_error(error) from error
+        return sorted(self._apt("apt-cache", ["pkgnames", prefix], _QUERY_SECONDS).split())
 
     def age(self) -> float | None:
         """Seconds since the lists were last brought up to date, None if there are none."""
@@ -242,20 +293,25 @@ class _State:
     def _resolve(self, request: _Request) -> tuple[PackageFile, ...]:
         # Asking APT takes most of a second, and the answer is the same as long as the lists are.
         stamp = (self._root / "updated").read_text()
-        memo = self._root / "resolved" / f"{hashlib.sha256(repr(request).encode()).hexdigest()[:16]}.json"
+        words = request.arguments(self._suites)
+        memo = self._root / "resolved" / f"{hashlib.sha256(repr(words).encode()).hexdigest()[:16]}.json"
         try:
             seen = json.loads(memo.read_text())
             if seen["lists"] == stamp:
                 return tuple(PackageFile(**file) for file in seen["files"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
+        # APT takes a name that it does not know for a pattern: linux-source-6.1 is found in linux-source-6.12.
+        for name in request.packages if request.mode != "source" else ():
+            if name not in self._apt("apt-cache", ["pkgnames", name], _QUERY_SECONDS).split():
+                raise no_package(name, self._suites[-1])
         # APT leaves out of its answer what it already has: ask as if it had nothing.
         nothing = ["-o", f"Dir::Cache::archives={self._root / 'nothing'}"]
         empty = self._root / "nothing"
-        said = self._apt("apt-get", [*nothing, "--print-uris", *_arguments(request)], _QUERY_SECONDS, cwd=empty)
+        said = self._apt("apt-get", [*nothing, "--print-uris", *words], _QUERY_SECONDS, cwd=empty)
         files = parse_uris(said)
         if not files:
-            raise ArtefactError(f"APT found nothing to fetch for {' '.join(request[1:])}:\n{said[-2000:]}")
+            raise ArtefactError(f"APT found nothing to fetch for {' '.join(request.packages)}:\n{said[-2000:]}")
         partial = memo.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps({"lists": stamp, "files": [asdict(file) for file in files]}))
         partial.replace(memo)
@@ -276,6 +332,11 @@ class _State:
             try:
                 with progress.task(f"Reading Debian's {what} ({self._suites[-1]})", 100) as task:
                     self._apt("apt-get", arguments, _UPDATE_SECONDS, watcher(task))
+            except NoSuite:
+                # A name that was misspelt leaves nothing behind.
+                if self.age() is None:
+                    shutil.rmtree(self._root, ignore_errors=True)
+                raise
             except NetworkError as error:
                 tried.touch()
                 age = self.age()
@@ -298,7 +359,7 @@ class _State:
 
     def _download(self, request: _Request, folder: Path, on_line: Callable[[str], None]) -> None:
         try:
-            self._apt("apt-get", _arguments(request), _FETCH_SECONDS, on_line, cwd=folder)
+            self._apt("apt-get", request.arguments(self._suites), _FETCH_SECONDS, on_line, cwd=folder)
         except NetworkError:
             raise
         except ArtefactError:

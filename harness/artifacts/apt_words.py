@@ -22,7 +22,9 @@ _NO_PACKAGE = re.compile(
     r"|Can't select candidate version from package (\S+)"
     r"|Package '?(\S+?)'? has no installation candidate"
     r"|Couldn't find any package by \w+ '([^']+)'"
+    r"|Release '\S+' for '(\S+)' was not found"
 )
+_NO_SUITE = re.compile(r"The repository '\S+ (\S+) (?:In)?Release' does not have a Release file")
 _SIGNATURE = re.compile(
     r"NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|not signed|isn't signed|[Ss]ignatures? (?:couldn't|were|by)|clearsigned"
     r"|Hash Sum mismatch|unexpected size"
@@ -39,6 +41,22 @@ _ABSENT = re.compile(r"\b40[34]\b|does not have a Release file|File not found")
 
 class NetworkError(ArtefactError):
     """The mirror could not be reached."""
+
+
+class NoPackage(ArtefactError):
+    """A suite has no such package for this architecture."""
+
+
+class NoSuite(ArtefactError):
+    """The mirror has no such suite."""
+
+
+def no_package(name: str, suite: str) -> NoPackage:
+    """The error for a package that ``suite`` has not."""
+    return NoPackage(
+        f"Debian {suite} has no package {name}",
+        hint="check the name (apt-cache search); a name takes a suite (NAME@SUITE), MEMHP_SUITE sets the default",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +118,12 @@ def apt_error(said: str, mirror: str, suite: str) -> ArtefactError:
     text = "\n".join(rows) or said
     package = _NO_PACKAGE.search(text)
     if package is not None:
-        name = next(group for group in package.groups() if group)
-        return ArtefactError(
-            f"Debian {suite} has no package {name}",
-            hint="check the name (apt-cache search); MEMHP_SUITE chooses another release",
+        return no_package(next(group for group in package.groups() if group), suite)
+    absent = _NO_SUITE.search(text)
+    if absent is not None:
+        return NoSuite(
+            f"{mirror} has no suite {absent[1]}",
+            hint="check the name, such as trixie or trixie-backports; else set MEMHP_MIRROR to a mirror that has it",
         )
     if _SIGNATURE.search(text):
         return ArtefactError(

@@ -17,6 +17,7 @@ from harness import proc
 from harness.arch import ArchSpec
 from harness.artifacts.image import parse_config
 from harness.artifacts.qemu_build import HostNeed, missing_packages
+from harness.artifacts.toolchain import Toolchain, cross_gcc
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress, Task
@@ -127,9 +128,11 @@ def lost_options(config: Mapping[str, str], fragments: tuple[Fragment, ...], ver
     ]
 
 
-def require_tools(arch: ArchSpec, deadline: Deadline) -> None:
-    """Raise ArtefactError, naming what to install, if the host lacks anything that building for ``arch`` takes."""
-    needs = (*HOST_NEEDS, HostNeed(f"gcc-{arch.triplet.replace('_', '-')}", program=f"{arch.triplet}-gcc"))
+def require_tools(arch: ArchSpec, deadline: Deadline, *, cross: bool = True) -> None:
+    """Raise ArtefactError, naming what to install, if the host lacks anything that building for ``arch`` takes; with
+    ``cross``, the cross compiler as well."""
+    compiler = HostNeed(f"gcc-{arch.triplet.replace('_', '-')}", program=f"{arch.triplet}-gcc")
+    needs = (*HOST_NEEDS, compiler) if cross else HOST_NEEDS
     lacking = missing_packages(deadline, needs)
     if lacking:
         raise ArtefactError(
@@ -148,6 +151,7 @@ class KernelBuild:
     work: Path
     log: Path
     progress: Progress
+    chain: Toolchain | None = None
 
     def run(self, package: Path, out: Path) -> None:
         """Build from the unpacked source ``package`` and leave Image, config and release in ``out``, see ``make``.
@@ -171,10 +175,11 @@ class KernelBuild:
         self.configure(source, tree, deadline, strict=strict)
         self.compile(source, tree, out, deadline)
 
-    def compile(self, source: Path, tree: Path, out: Path, deadline: Deadline) -> None:
-        """Build what is configured in ``tree``: see ``make``."""
+    def compile(self, source: Path, tree: Path, out: Path, deadline: Deadline, *, modules: bool = False) -> None:
+        """The second half of ``make``: build what is configured, with ``modules`` those as well."""
+        targets = ["Image", "modules"] if modules else ["Image"]
         with self.progress.task(f"Building the {self.arch.name} kernel {self.version}", _EXPECTED_LINES) as task:
-            self._make(source, tree, deadline, f"-j{os.cpu_count() or 1}", "Image", task=task)
+            self._make(source, tree, deadline, f"-j{os.cpu_count() or 1}", *targets, task=task)
         shutil.copyfile(tree / self.arch.image, out / "Image")
         shutil.copyfile(tree / ".config", out / "config")
         shutil.copyfile(tree / "include" / "config" / "kernel.release", out / "release")
@@ -193,14 +198,17 @@ class KernelBuild:
             self._run("unpacking", deadline, "tar", "-C", str(source), "--strip-components=1", "-xf", str(archives[0]))
         return source
 
-    def configure(self, source: Path, tree: Path, deadline: Deadline, *, strict: bool) -> None:
-        """Configure ``tree``: tinyconfig and the fragments; raises ArtefactError, see ``make`` for ``strict``."""
+    def configure(
+        self, source: Path, tree: Path, deadline: Deadline, *, strict: bool, more: Sequence[str] = ()
+    ) -> None:
+        """The first half of ``make``: nothing but the fragments, and ``more``, lines of a .config, after them."""
         with self.progress.task(f"Configuring the {self.arch.name} kernel {self.version}"):
             self._make(source, tree, deadline, "tinyconfig")
             with (tree / ".config").open("a") as config:
                 for fragment in self.fragments:
                     config.write(fragment.text)
-            self._make(source, tree, deadline, "olddefconfig")
+                config.writelines(f"{line}\n" for line in more)
+            self.complete(source, tree, deadline)
         if not strict:
             return
         lost = lost_options(parse_config((tree / ".config").read_text()), self.fragments, version_of(self.version))
@@ -210,8 +218,15 @@ class KernelBuild:
                 hint="see what they depend on, or put them below a line '# optional' in configs/kernels",
             )
 
+    def complete(self, source: Path, tree: Path, deadline: Deadline) -> None:
+        """Have Kconfig put right the .config in ``tree`` and add what it says nothing of."""
+        self._make(source, tree, deadline, "olddefconfig")
+
     def _make(self, source: Path, tree: Path, deadline: Deadline, *arguments: str, task: Task | None = None) -> None:
-        names = (f"O={tree}", f"ARCH={self.arch.kernel_arch}", f"CROSS_COMPILE={self.arch.triplet}-")
+        chain = self.chain or cross_gcc(self.arch)
+        # A tree that was configured in place takes no O=, not even its own folder's name.
+        place = () if tree == source else (f"O={tree}",)
+        names = (*place, f"ARCH={self.arch.kernel_arch}", *chain.words)
         self._run("make", deadline, "make", "-C", str(source), *names, *arguments, task=task)
 
     def _run(self, what: str, deadline: Deadline, *command: str, task: Task | None = None) -> None:
@@ -220,9 +235,8 @@ class KernelBuild:
                 task.advance()
                 task.update(note=line.strip().rpartition(" ")[2])
 
-        done = proc.run(
-            command, deadline=deadline, env=environment(os.environ), log=self.log, check=False, on_line=on_line
-        )
+        env = environment(os.environ) | dict(self.chain.env if self.chain else {})
+        done = proc.run(command, deadline=deadline, env=env, log=self.log, check=False, on_line=on_line)
         if done.returncode != 0:
             said = proc.tail(done.stderr, lines=30) or proc.tail(done.stdout, lines=30)
             raise ArtefactError(
@@ -232,7 +246,7 @@ class KernelBuild:
 
 
 def environment(host: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the build: nothing of ``host`` but where programs and temporary files are, no time, no name.
+    """The environment of the build: nothing of ``host`` but where programs and temporary files are; no time, no name.
 
     KCFLAGS and the like would change the kernel behind the cache key's back.
     """
@@ -242,6 +256,6 @@ def environment(host: Mapping[str, str]) -> dict[str, str]:
         "KBUILD_BUILD_TIMESTAMP": "1970-01-01",
         "KBUILD_BUILD_USER": "memhp",
         "KBUILD_BUILD_HOST": "memhp",
-        # Otherwise a tree that is built in again counts its builds, and no two Images are the same.
+        # Else it counts the builds in one folder: the same source gives the same Image (init/Makefile, build-version).
         "KBUILD_BUILD_VERSION": "1",
     }

@@ -1,26 +1,51 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A kernel built from the user's own source tree, with the project's options: what a bisection boots.
+"""A kernel built from the user's own source tree: what a bisection boots, or what he builds himself every day.
 
-The tree itself is not written to. What was built stays in the cache, so that the next commit builds only what changed.
+Without ``--own-config`` it has the project's options, and the tree itself is not written to. What was built stays, in
+a folder of the cache or in ``--build-dir``, so that the next build compiles only what changed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.arch import ArchSpec
-from harness.artifacts.cache import Cache, hold_lock
+from harness.artifacts.cache import Cache, hash_file, hold_lock
 from harness.artifacts.image import parse_config
+from harness.artifacts.kconfig import require_options
 from harness.artifacts.kernel_build import KernelBuild, load_fragments, require_tools
-from harness.artifacts.modules import builtin_archive
+from harness.artifacts.modules import (
+    WANTED,
+    absent_drivers,
+    built_tree,
+    builtin_archive,
+    find_modules,
+    modules_archive,
+)
+from harness.artifacts.needs import require_bootable
 from harness.artifacts.store import configs
+from harness.artifacts.toolchain import Toolchain, find_toolchain, used_compiler
+from harness.config.build import OwnBuild
 from harness.config.parts import KernelImage
 from harness.deadline import Deadline
-from harness.errors import ArtefactError
+from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress
 
+#: kernels of trees that are kept, the last ones that were built
+KEPT = 8
+#: what memhp leaves in a build folder that it has configured: nobody else's .config is there
+MARK = ".memhp"
+#: the user's own .config while another one is built from
+_ASIDE = ".config.before-memhp"
+
 _TOOLS_SECONDS = 60.0
+_BUILD_SECONDS = 4 * 3600.0
 
 
 def is_tree(path: Path) -> bool:
@@ -28,26 +53,166 @@ def is_tree(path: Path) -> bool:
     return (path / "Kconfig").is_file() and (path / "Makefile").is_file()
 
 
-def tree_kernel(arch: ArchSpec, source: Path, progress: Progress) -> KernelImage:
-    """Build the tree ``source`` for ``arch``, as it stands now; raises ArtefactError if it does not build."""
-    require_tools(arch, Deadline(_TOOLS_SECONDS))
+def tree_kernel(
+    arch: ArchSpec, source: Path, progress: Progress, own: OwnBuild | None = None, modules: Path | None = None
+) -> KernelImage:
+    """Build the tree ``source`` for ``arch`` as it stands now, the way ``own`` says.
+
+    The guest gets the modules in ``modules``; without it, those that the build has. Raises UsageError before anything
+    is compiled for what ``own`` asks and cannot be had, ArtefactError if the tree does not build.
+    """
+    own = own or OwnBuild()
     source = source.resolve()
     cache = Cache.default()
-    place = cache.root / "trees" / f"{arch.name}-{hashlib.sha256(str(source).encode()).hexdigest()[:16]}"
-    build, out = place / "build", place / "out"
+    chain = find_toolchain(arch, own.llvm, cache.root)
+    require_tools(arch, Deadline(_TOOLS_SECONDS), cross=not own.llvm)
     what = f"the {arch.name} kernel of {source}"
     try:
-        for folder in (cache.root / "locks", build, out):
+        site = _site(arch, source, own, cache)
+        # Modules of the very build are built with it.
+        modules = None if modules is not None and modules.resolve() == site.tree else modules
+        for folder in (cache.root / "locks", site.tree, site.work):
             folder.mkdir(parents=True, exist_ok=True)
-        with hold_lock(cache.root / "locks" / f"tree-{place.name}", what, progress):
-            job = KernelBuild(
-                arch, load_fragments(arch, configs("kernels")), f"of {source}", place, place / "log", progress
-            )
-            job.log.write_bytes(b"")
-            job.make(source, build, out, strict=False)
-            config = parse_config((out / "config").read_text())
-            release = (out / "release").read_text().strip()
-            (out / "modules.cpio.gz").write_bytes(builtin_archive(release, config))
+        lock = hashlib.sha256(str(site.tree).encode()).hexdigest()[:16]
+        with hold_lock(cache.root / "locks" / f"tree-{lock}", what, progress):
+            job = _Job(arch, site, own, modules, _build_of(arch, site, own, chain, progress))
+            return job.run(cache, progress)
     except OSError as error:
-        raise ArtefactError(f"cannot build {what}: {error.strerror}", hint="see MEMHP_CACHE") from error
-    return KernelImage(out / "Image", f"built from {source}", release, config, out / "modules.cpio.gz")
+        where = f": {error.filename}" if error.filename else ""
+        raise ArtefactError(f"cannot build {what}: {error.strerror}{where}", hint="see MEMHP_CACHE") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """Where one tree is built: ``source`` in ``tree``, with the log in ``work``."""
+
+    source: Path
+    tree: Path
+    work: Path
+
+
+def _site(arch: ArchSpec, source: Path, own: OwnBuild, cache: Cache) -> _Site:
+    """Where to build; raises UsageError if that cannot be, or would ruin what is the user's."""
+    dirty = (source / ".config").is_file() or (source / "include" / "config").is_dir()
+    in_place = own.own_config and own.build_dir is None and (source / ".config").is_file()
+    key = hashlib.sha256(str(source if own.build_dir is None else own.build_dir).encode()).hexdigest()[:16]
+    kinds = (arch.name, *(["llvm"] if own.llvm else []), *(["own"] if own.own_config else []), key)
+    work = cache.root / "trees" / "-".join(kinds)
+    tree = source if in_place else (own.build_dir or work / "build")
+    if tree == source and not own.own_config:
+        raise UsageError(
+            f"--build-dir {tree} is the source tree itself, whose .config memhp would overwrite",
+            hint="--own-config builds there with the tree's own .config; else name another folder",
+        )
+    if tree != source and dirty:
+        hint = "--own-config builds it there, with its own .config; or clean it: make mrproper"
+        raise UsageError(f"--kernel {source} has been configured in place: kbuild builds it nowhere else", hint=hint)
+    if not own.own_config and (tree / ".config").is_file() and own.build_dir is not None and not _is_ours(tree):
+        raise UsageError(
+            f"--build-dir {tree} has a .config that is not memhp's",
+            hint="--own-config builds with it and leaves it as it is; else name an empty folder",
+        )
+    if own.own_config and not (tree / ".config").is_file():
+        raise UsageError(
+            f"--own-config: there is no .config in {own.build_dir or source}",
+            hint="configure the tree first, or name the folder that it is built in: --build-dir DIR",
+        )
+    if own.own_config and (tree / _ASIDE).exists():
+        raise UsageError(
+            f"--own-config: a build that was killed has left your own .config as {tree / _ASIDE}",
+            hint=f"mv it back to .config, or remove it if {tree / '.config'} is what you want",
+        )
+    return _Site(source, tree, work)
+
+
+def _is_ours(tree: Path) -> bool:
+    return (tree / MARK).is_file()
+
+
+def _build_of(arch: ArchSpec, site: _Site, own: OwnBuild, chain: Toolchain, progress: Progress) -> KernelBuild:
+    if own.own_config and not own.llvm:
+        # kbuild compiles everything anew where the compiler's command is another one.
+        chain = used_compiler(site.tree, chain)
+    fragments = () if own.own_config else load_fragments(arch, configs("kernels"))
+    log = site.work / "log"
+    log.write_bytes(b"")
+    return KernelBuild(arch, fragments, f"of {site.source}", site.work, log, progress, chain)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    arch: ArchSpec
+    site: _Site
+    own: OwnBuild
+    modules: Path | None
+    build: KernelBuild
+
+    def run(self, cache: Cache, progress: Progress) -> KernelImage:
+        deadline = Deadline(_BUILD_SECONDS)
+        site, lines = self.site, [option.line for option in self.own.options]
+        with tempfile.TemporaryDirectory(dir=site.work, prefix="out-") as name:
+            out = Path(name)
+            if self.own.own_config:
+                with _own_config(site.tree, lines):
+                    self.build.complete(site.source, site.tree, deadline)
+                    self._check_and_compile(out, deadline)
+            else:
+                (site.tree / MARK).touch()
+                self.build.configure(site.source, site.tree, deadline, strict=False, more=lines)
+                self._check_and_compile(out, deadline)
+            return self._keep(out, cache, progress)
+
+    def _check_and_compile(self, out: Path, deadline: Deadline) -> None:
+        config = parse_config((self.site.tree / ".config").read_text())
+        require_options(self.own.options, config, self.site.source)
+        name = f"--kernel {self.site.source}"
+        require_bootable(self.arch, config, name, "-K turns options on")
+        modules = self._builds_modules(config)
+        self.build.compile(self.site.source, self.site.tree, out, deadline, modules=modules)
+
+    def _builds_modules(self, config: dict[str, str]) -> bool:
+        return self.modules is None and bool(absent_drivers(config, None))
+
+    def _keep(self, out: Path, cache: Cache, progress: Progress) -> KernelImage:
+        """Put what was built where no later build of the tree changes it under a guest's feet."""
+        config = parse_config((out / "config").read_text())
+        release = (out / "release").read_text().strip()
+        if self.modules is not None:
+            found = find_modules(self.modules, release)
+        elif self._builds_modules(config):
+            found = built_tree(self.site.tree, f"--kernel {self.site.source}")
+        else:
+            found = None
+        archive = builtin_archive(release, config) if found is None else modules_archive(found, config)
+        (out / "modules.cpio.gz").write_bytes(archive)
+        names = sorted(path.name for path in out.iterdir())
+        inputs = {name: hash_file(out / name) for name in names} | {"wanted": " ".join(WANTED)}
+
+        def build(into: Path) -> None:
+            for name in names:
+                shutil.copyfile(out / name, into / name)
+            cache.prune("tree-kernel", KEPT - 1)
+
+        what = f"the {self.arch.name} kernel of {self.site.source}"
+        place = cache.get("tree-kernel", self.arch.name, inputs, build, progress, what=what)
+        cache.use(place)
+        lacking = absent_drivers(config, found)
+        origin = f"built from {self.site.source}"
+        return KernelImage(place / "Image", origin, release, config, place / "modules.cpio.gz", lacking)
+
+
+@contextlib.contextmanager
+def _own_config(tree: Path, lines: list[str]) -> Iterator[None]:
+    """Have the user's .config with ``lines`` in ``tree``, and his own again afterwards, whatever happens."""
+    config, aside = tree / ".config", tree / _ASIDE
+    before = config.read_bytes()
+    shutil.copy2(config, aside)
+    try:
+        if lines:
+            config.write_bytes(before + "".join(f"{line}\n" for line in lines).encode())
+        yield
+    finally:
+        # With a time of now: kbuild must see that what it built is of another one.
+        if config.read_bytes() != before:
+            config.write_bytes(before)
+        aside.unlink()

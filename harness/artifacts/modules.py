@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The few modules of a kernel that a guest needs, as a cpio archive with an order to load them in."""
+"""The few modules of a kernel that a guest needs, as a cpio archive with an order to load them in.
+
+They come out of one of Debian's packages, of what ``make modules_install`` has left (INSTALL_MOD_PATH), or of the tree
+that they were built in.
+"""
 
 from __future__ import annotations
 
 import gzip
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.artifacts.image import decompress
 from harness.artifacts.modindex import pack_index
 from harness.cpio import CpioEntry, directory, pack, regular
-from harness.errors import ArtefactError
+from harness.errors import ArtefactError, UsageError
 
 #: what a guest loads, in this order, as far as the kernel has it as a module
 WANTED = (
@@ -25,6 +30,7 @@ WANTED = (
     "dax_pmem",
     "device_dax",
     "kmem",
+    "memory_notifier_error_inject",
 )
 #: drivers that ndctl and daxctl ask for by name, and the option that builds them in
 BUILT_IN = {
@@ -36,10 +42,33 @@ BUILT_IN = {
     "nd_pmem": "BLK_DEV_PMEM",
     "virtio_pmem": "VIRTIO_PMEM",
 }
+#: all drivers that a guest needs or scenarios use, and the option that each of them is
+DRIVERS = {
+    **BUILT_IN,
+    "virtio_pci": "VIRTIO_PCI",
+    "virtio_net": "VIRTIO_NET",
+    "virtio_mem": "VIRTIO_MEM",
+    "memory_notifier_error_inject": "MEMORY_NOTIFIER_ERROR_INJECT",
+}
 #: where the guest finds the list of modules to load
 LIST = "usr/lib/memhp/modules"
 
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
+_VERMAGIC = re.compile(rb"\0vermagic=([^\0 ]*)[ \0]")
+_TAKES = "--modules takes an INSTALL_MOD_PATH, a lib/modules/RELEASE, or the tree that the kernel was built in"
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleTree:
+    """The modules of one kernel: ``files`` by name, ``builtin`` the names of what it has built in.
+
+    ``origin`` says in words whose they are.
+    """
+
+    origin: str
+    release: str
+    files: Mapping[str, Path]
+    builtin: tuple[str, ...]
 
 
 def module_name(path: Path) -> str:
@@ -53,34 +82,116 @@ def depends(module: bytes) -> list[str]:
     return [] if match is None or not match[1] else match[1].decode("ascii", "replace").replace("-", "_").split(",")
 
 
-def modules_archive(tree: Path) -> bytes:
-    """A gzipped archive from ``lib/modules/RELEASE`` of an unpacked kernel package.
+def release_tree(path: Path, origin: str) -> ModuleTree:
+    """The modules in ``path``, a ``lib/modules/RELEASE``."""
+    found = {module_name(file): file for file in sorted(path.rglob("*.ko*"))}
+    return ModuleTree(origin, path.name, found, _builtin(path))
+
+
+def built_tree(path: Path, origin: str) -> ModuleTree:
+    """The modules in the tree that they were built in, those of its last build (``modules.order``) alone.
+
+    Raises UsageError if its files cannot be read.
+    """
+    try:
+        release = (path / "include" / "config" / "kernel.release").read_text().strip()
+        order = path / "modules.order"
+        rows = order.read_text().split() if order.is_file() else []
+    except OSError as error:
+        raise UsageError(f"cannot read {error.filename}: {error.strerror}", hint="build the kernel first") from error
+    # Since v6.3 the file names objects (f65a486821cf, "kbuild: change module.order to list *.o instead of *.ko").
+    files = [path / f"{row.removeprefix('kernel/').rpartition('.')[0]}.ko" for row in rows]
+    return ModuleTree(origin, release, {module_name(file): file for file in files if file.is_file()}, _builtin(path))
+
+
+def find_modules(path: Path, release: str | None) -> ModuleTree:
+    """The modules of the kernel ``release`` (None: whichever are there) in ``path``, the argument of ``--modules``.
+
+    Raises UsageError if there are none, or only those of another release.
+    """
+    option = f"--modules {path}"
+    if (path / "include" / "config" / "kernel.release").is_file():
+        found = [built_tree(path, option)]
+    elif (path / "kernel").is_dir() or (path / "modules.dep").is_file():
+        found = [release_tree(path.resolve(), option)]
+    else:
+        places = [place for place in (path / "lib" / "modules", path / "usr" / "lib" / "modules") if place.is_dir()]
+        folders = sorted(folder for place in places for folder in place.iterdir() if folder.is_dir())
+        found = [release_tree(folder, option) for folder in folders]
+    fitting = [tree for tree in found if release in (None, tree.release)]
+    if not found:
+        raise UsageError(f"{option}: there are no modules", hint=_TAKES)
+    if not fitting:
+        others = ", ".join(sorted({tree.release for tree in found}))
+        raise UsageError(
+            f"{option} has the modules of {others}, the kernel is {release}",
+            hint="make modules_install of the same build, or name the tree that it was built in",
+        )
+    if len(fitting) > 1 and release is None:
+        raise UsageError(
+            f"{option} has the modules of {', '.join(tree.release for tree in fitting)}, and the kernel does not tell "
+            "which are its own",
+            hint="name one of them: DIR/lib/modules/RELEASE",
+        )
+    return fitting[0]
+
+
+def _builtin(path: Path) -> tuple[str, ...]:
+    rows = path / "modules.builtin"
+    return tuple(module_name(Path(row)) for row in rows.read_text().split()) if rows.is_file() else ()
+
+
+def modules_archive(tree: ModuleTree, config: Mapping[str, str] | None) -> bytes:
+    """A gzipped archive of ``tree`` for a kernel of the configuration ``config`` (None: unknown).
 
     It has the modules of ``WANTED`` and all they need, unpacked, what modprobe and libkmod look them up in, and the
-    list to load. Raises ArtefactError for a module that cannot be unpacked, or needs one that is not there.
+    list to load. Raises UsageError for a module of another release, ArtefactError for one that cannot be unpacked, or
+    needs one that is not there.
     """
-    known = {module_name(path): path for path in sorted(tree.rglob("*.ko*"))}
     modules: dict[str, bytes] = {}
-    waiting = [name for name in WANTED if name in known]
+    waiting = [name for name in WANTED if name in tree.files]
     while waiting:
         name = waiting.pop()
-        if name in modules:
+        # What has become built in since may still lie there as a module.
+        if name in modules or name in tree.builtin:
             continue
-        if name not in known:
-            raise ArtefactError(f"a module of {tree.name} needs {name}, which the package has not")
-        try:
-            modules[name] = decompress(known[name].read_bytes())
-        except (ValueError, OSError, EOFError) as error:
-            raise ArtefactError(f"cannot unpack {known[name].name}: {error}") from error
+        modules[name] = _read_module(tree, name)
         waiting += depends(modules[name])
-    builtin = tree / "modules.builtin"
-    names = [module_name(Path(row)) for row in builtin.read_text().split()] if builtin.is_file() else []
-    return _archive(tree.name, modules, names)
+    builtin = tree.builtin or tuple(_built_in(config or {}))
+    return _archive(tree.release, modules, builtin)
+
+
+def _read_module(tree: ModuleTree, name: str) -> bytes:
+    path = tree.files.get(name)
+    if path is None:
+        raise ArtefactError(f"{tree.origin}: a module of {tree.release} needs {name}, which is not there")
+    try:
+        data = decompress(path.read_bytes())
+    except (ValueError, OSError, EOFError) as error:
+        raise ArtefactError(f"{tree.origin}: cannot unpack {path.name}: {error}") from error
+    magic = _VERMAGIC.search(data)
+    if magic is not None and magic[1].decode("ascii", "replace") != tree.release:
+        other = magic[1].decode("ascii", "replace")
+        raise UsageError(
+            f"{tree.origin}: {path.name} is a module of {other}, the kernel is {tree.release}",
+            hint="build or install all modules anew: make modules, make modules_install",
+        )
+    return data
+
+
+def absent_drivers(config: Mapping[str, str], tree: ModuleTree | None) -> frozenset[str]:
+    """Options of ``config`` that are modules of which ``tree`` (None: there are none) has not got the file."""
+    files = {} if tree is None else tree.files
+    return frozenset(option for name, option in DRIVERS.items() if config.get(option) == "m" and name not in files)
+
+
+def _built_in(config: Mapping[str, str]) -> list[str]:
+    return [name for name, option in BUILT_IN.items() if config.get(option) == "y"]
 
 
 def builtin_archive(release: str, config: Mapping[str, str]) -> bytes:
     """The archive of a kernel that has its drivers built in: no modules, but libkmod finds that out."""
-    return _archive(release, {}, [name for name, option in BUILT_IN.items() if config.get(option) == "y"])
+    return _archive(release, {}, _built_in(config))
 
 
 def _archive(release: str, modules: Mapping[str, bytes], builtin: Sequence[str]) -> bytes:
@@ -108,15 +219,18 @@ def _entries(release: str, modules: Mapping[str, bytes], builtin: Sequence[str])
 
 
 def load_order(name: str, modules: Mapping[str, bytes]) -> list[str]:
-    """Everything that ``name`` needs, each before what it needs itself: the order of modules.dep."""
+    """Everything of ``modules`` that ``name`` needs, each before what it needs itself: the order of modules.dep."""
     out: list[str] = []
+
+    def needs(module: str) -> list[str]:
+        return [need for need in depends(modules[module]) if need in modules]
 
     def add(names: Iterable[str]) -> None:
         for need in names:
             if need in out:
                 out.remove(need)
             out.append(need)
-            add(depends(modules[need]))
+            add(needs(need))
 
-    add(depends(modules[name]))
+    add(needs(name))
     return out

@@ -14,10 +14,12 @@ from harness import proc
 from harness.arch import ArchSpec
 from harness.artifacts import qemu_build
 from harness.artifacts.apt import fingerprints, unpack
+from harness.artifacts.apt_words import NoPackage, NoSuite
 from harness.artifacts.cache import Cache, scratch
 from harness.artifacts.elf import find_closure, inside
 from harness.artifacts.store import apt, host_arch
 from harness.config.parts import QemuBinary
+from harness.config.selector import is_debian_name, parse_qemu_name
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, InfraError, UnsupportedError, UsageError
 from harness.progress import Progress
@@ -34,29 +36,41 @@ _VERSION = re.compile(r"QEMU emulator version (\S+)")
 _LOADED_BY_NAME = ("libgcc_s.so.1",)
 
 
-def find_qemu(arch: ArchSpec, *, explicit: Path | None, able: Able, progress: Progress) -> QemuBinary:
-    """The first that ``able`` has nothing against: ``explicit`` alone if given; else the machine's own, one built here
-    before, Debian's package, one built now.
+def find_qemu(arch: ArchSpec, *, explicit: str | None, able: Able, progress: Progress) -> QemuBinary:
+    """The first that ``able`` has nothing against: ``explicit`` alone if it is a path; else the machine's own, one
+    built here before, Debian's package, one built now. Where ``explicit`` is ``debian`` or ``debian:SUITE``, the last
+    three, of that suite.
 
-    Raises UsageError for a path that is no QEMU, UnsupportedError telling what each candidate lacks, ArtefactError if
-    one cannot be had.
+    Raises UsageError for a path that is no QEMU and a suite that is none, UnsupportedError telling what each candidate
+    lacks, ArtefactError if one cannot be had.
     """
-    if explicit is not None:
-        binary = own_qemu(explicit)
+    if explicit is not None and not is_debian_name(explicit):
+        binary = own_qemu(Path(explicit))
         lack = able(binary)
         if lack is not None:
             raise UnsupportedError(
                 "qemu", f"--qemu {explicit}: {lack}", hint="leave --qemu out, and memhp finds one that can"
             )
         return binary
+    try:
+        return _first_able(arch, explicit, able, progress)
+    except (NoPackage, NoSuite) as error:
+        if explicit is None:
+            raise
+        raise UsageError(f"--qemu {explicit}: {error.message}", hint=error.hint) from error
+
+
+def _first_able(arch: ArchSpec, explicit: str | None, able: Able, progress: Progress) -> QemuBinary:
     reasons: list[str] = []
-    for candidate in _candidates(arch, progress, reasons):
+    for candidate in _candidates(arch, explicit, progress, reasons):
         lack = able(candidate)
         if lack is None:
             return candidate
         reasons.append(f"{candidate.origin}: {lack.partition(': run memhp')[0]}")
     listed = "".join(f"\n  {reason}" for reason in reasons)
-    raise UnsupportedError("qemu", f"no QEMU for {arch.name} will do:{listed}", hint="give one that does with --qemu")
+    which = f"--qemu {explicit}: none" if explicit else "no QEMU"
+    hint = "leave --qemu out, and memhp finds one that can" if explicit else "give one that does with --qemu"
+    raise UnsupportedError("qemu", f"{which} for {arch.name} will do:{listed}", hint=hint)
 
 
 def own_qemu(path: Path) -> QemuBinary:
@@ -79,12 +93,13 @@ def version_of(argv: tuple[str, ...]) -> str:
     return match[1]
 
 
-def debian_qemu(arch: ArchSpec, progress: Progress) -> QemuBinary:
-    """QEMU of the suite with the libraries it needs, run by its own loader: works on any host release, needs no root.
+def debian_qemu(arch: ArchSpec, progress: Progress, suite: str | None = None) -> QemuBinary:
+    """QEMU of ``suite`` (None: the default one) with the libraries it needs, run by its own loader: it works on any
+    host release and needs no root.
 
     Raises ArtefactError if it cannot be had.
     """
-    source = apt(host_arch())
+    source = apt(host_arch(), suite)
     program = f"qemu-system-{arch.qemu_target}"
     packages = source.closure([arch.qemu_package], progress)
 
@@ -103,14 +118,15 @@ def debian_qemu(arch: ArchSpec, progress: Progress) -> QemuBinary:
     )
 
 
-def _candidates(arch: ArchSpec, progress: Progress, reasons: list[str]) -> Iterator[QemuBinary]:
+def _candidates(arch: ArchSpec, explicit: str | None, progress: Progress, reasons: list[str]) -> Iterator[QemuBinary]:
+    suite = None if explicit is None else parse_qemu_name(explicit).suite
     host = shutil.which(f"qemu-system-{arch.qemu_target}")
-    if host is not None:
+    if host is not None and explicit is None:
         try:
             yield QemuBinary((host,), None, f"the host's {host}", version_of((host,)))
         except InfraError as error:
             reasons.append(f"the host's {host}: {error.message}")
-    source, cache = apt(host_arch()), Cache.default()
+    source, cache = apt(host_arch(), suite), Cache.default()
     # Without patches it would be what Debian has; without lists of sources it cannot have been built.
     patched = bool(qemu_build.load_recipe(arch).patches)
     built = None
@@ -118,7 +134,7 @@ def _candidates(arch: ArchSpec, progress: Progress, reasons: list[str]) -> Itera
         built = qemu_build.find_qemu(arch, apt=source, cache=cache, progress=progress)
         if built is not None:
             yield built
-    yield debian_qemu(arch, progress)
+    yield debian_qemu(arch, progress, suite)
     if patched and built is None:
         yield qemu_build.build_qemu(arch, apt=source, cache=cache, progress=progress)
 

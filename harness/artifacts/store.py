@@ -17,9 +17,12 @@ _ASK_SECONDS = 30.0
 _WHOLE = "memhp runs from its checkout: pip install -e . in a clone of it"
 
 
-def apt(arch: str, *, backports: bool = False) -> PrivateApt:
-    """APT for one Debian architecture, with its state in the cache; raises ArtefactError without a mirror."""
-    return PrivateApt(Cache.default().root / "apt", arch, backports=backports)
+def apt(arch: str, suite: str | None = None) -> PrivateApt:
+    """APT for one Debian architecture and suite (None: the default one), with its state in the cache.
+
+    Raises ArtefactError without a mirror.
+    """
+    return PrivateApt(Cache.default().root / "apt", arch, suite=suite)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from harness.arch import arch_named
 from harness.artifacts.cache import Cache
 from harness.artifacts.kernel import kernel
-from harness.cli.options import arches_of, read_file, run_options
+from harness.cli.options import arches_of, read_qemu, run_options
 from harness.cli.parser import Arguments
 from harness.cli.reports import check_reports
 from harness.cli.running import finish, open_reporter, run_all
@@ -50,7 +50,7 @@ def _guests(arguments: Arguments) -> list[GuestSpec]:
         return guests
     if len(guests) > 1:
         raise UsageError("--qemu serves one architecture", hint="name it with -a")
-    return [guests[0].with_fields({"qemu": read_file(arguments.qemu, "--qemu")})]
+    return [guests[0].with_fields({"qemu": read_qemu(arguments.qemu, "--qemu")})]
 
 
 def _start_with_stock_kernel(guest: GuestSpec, options: RunOptions, reporter: TerminalReporter) -> list[RunResult]:

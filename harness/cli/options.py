@@ -12,6 +12,7 @@ from harness.arch import ARCHES, ArchSpec, arch_named
 from harness.artifacts.kernel_tree import is_tree
 from harness.cli.parser import Arguments
 from harness.config.guest import GuestSpec, NodeConfig, find_guest, override
+from harness.config.selector import is_debian_name
 from harness.errors import UsageError
 from harness.scenarios.options import STARTS, RunOptions, Start
 from harness.units import parse_size
@@ -24,6 +25,11 @@ MAX_JOBS = 64
 #: field of GuestSpec -> the option that sets it
 GUEST_OPTIONS = {
     "kernel": "--kernel",
+    "kernel_options": "-K",
+    "build_dir": "--build-dir",
+    "llvm": "--llvm",
+    "own_config": "--own-config",
+    "modules": "--modules",
     "initrd": "--initrd",
     "qemu": "--qemu",
     "memory": "--memory",
@@ -76,19 +82,46 @@ def read_file(text: str, option: str) -> Path:
 
 
 def read_kernel(text: str, option: str) -> str:
-    """A path if there is such a file or source tree or it looks like one, else a selector."""
+    """A path if there is such a file or source tree or it looks like one, else a name of harness.config.selector."""
     path = Path(text).expanduser()
     if path.is_file() or (text and is_tree(path)):
         return str(path.resolve())
-    if "/" in text or not text:
-        raise UsageError(f"{option}: no such file: {text}", hint="an Image, debian, a linux-image-… package or purpose")
+    if "/" in text or not is_debian_name(text):
+        raise UsageError(
+            f"{option}: no such file: {text}",
+            hint="an Image, a source tree, debian, debian:SUITE, a linux-image-… package, purpose (memhp list kernels)",
+        )
     return text
+
+
+def read_qemu(text: str, option: str) -> str:
+    """The path of a file that is there, else a name of harness.config.selector."""
+    path = Path(text).expanduser()
+    return text if is_debian_name(text) and not path.is_file() else str(read_file(text, option))
+
+
+def read_folder(text: str, option: str) -> Path:
+    """A directory that is there."""
+    path = Path(text).expanduser().resolve()
+    if not path.is_dir():
+        raise UsageError(f"{option}: no such directory: {path}", hint="check the path")
+    return path
+
+
+def read_build_dir(text: str, option: str) -> Path:
+    """A directory that is there or can be made."""
+    path = Path(text).expanduser().resolve()
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{option}: {path} is not a directory", hint="name a directory; it is created if needed")
+    return path
 
 
 _READERS: Mapping[str, Callable[[str, str], object]] = {
     "kernel": read_kernel,
     "initrd": read_file,
-    "qemu": read_file,
+    "qemu": read_qemu,
+    "modules": read_folder,
+    "build_dir": read_build_dir,
     "memory": read_size,
     "maxmem": read_size,
     "slots": read_integer,
@@ -111,6 +144,9 @@ def guest_of(arguments: Arguments) -> GuestSpec:
     machines = [word for word in getattr(arguments, "boot", None) or () if word not in STARTS]
     if machines:
         values["boot"] = machines[-1]
+    if getattr(arguments, "kernel_options", None):
+        values["kernel_options"] = tuple(arguments.kernel_options)
+    values |= {name: True for name in ("llvm", "own_config") if getattr(arguments, name, False)}
     if getattr(arguments, "node", None):
         values["nodes"] = tuple(NodeConfig(read_size(text, "--node")) for text in arguments.node)
     if getattr(arguments, "machine", None):

@@ -126,7 +126,7 @@ def _running_them(add: _Add) -> None:
     _reports(merge)
     demo = add("demo", "show the main job: Debian's kernel first, then the purpose-built one with every scenario")
     _arches(demo)
-    demo.add_argument("--qemu", metavar="PATH", help="another qemu-system-*")
+    demo.add_argument("--qemu", metavar="Q", help="another qemu-system-*, or debian:SUITE")
     _running(demo, jobs="one for each architecture")
     _reports(demo)
 
@@ -173,8 +173,8 @@ def _measuring(add: _Add) -> None:
 
 
 _KERNELS = (
-    "an Image, a kernel source tree to build, debian, a linux-image-… package, or purpose (the default: built once from"
-    " Debian's source; purpose+16k and the like are its flavours)"
+    "an Image, a kernel source tree to build, debian, debian:SUITE, debian:VERSION, a linux-image-… package, or purpose"
+    " (the default: built once from Debian's source; see memhp list kernels)"
 )
 
 
@@ -247,8 +247,17 @@ def _guest(parser: argparse.ArgumentParser, *, several: str = "") -> None:
         group.add_argument("-a", "--arch", metavar="ARCH", help="arm64 (the default) or riscv64")
     group.add_argument("--guest", metavar="FILE", help="a YAML guest file, or a name of `memhp list guests`")
     group.add_argument("--kernel", metavar="K", help=_KERNELS)
+    options = "an option of the tree's configuration: X, X=m, X=n, X=16, X=text (repeatable)"
+    group.add_argument("-K", dest="kernel_options", action="append", metavar="X=V", help=options)
+    group.add_argument("--build-dir", metavar="DIR", help="build the tree there (O=); what it holds is used again")
+    group.add_argument("--llvm", action="store_true", default=None, help="build the tree with LLVM")
+    own = "build the tree with its own .config (that of --build-dir, if given), which stays as it is"
+    group.add_argument("--own-config", action="store_true", default=None, help=own)
+    modules = "where the kernel's modules are: an INSTALL_MOD_PATH, a lib/modules/RELEASE, or the tree it was built in"
+    group.add_argument("--modules", metavar="DIR", help=modules)
     group.add_argument("--initrd", metavar="FILE", help="an archive to unpack over the guest's root")
-    group.add_argument("--qemu", metavar="PATH", help="another qemu-system-*")
+    qemu = "another qemu-system-*, or debian:SUITE: Debian's, with memhp's patches where it takes them"
+    group.add_argument("--qemu", metavar="Q", help=qemu)
     group.add_argument("--memory", metavar="SIZE", help="boot memory (default 1G)")
     group.add_argument("--maxmem", metavar="SIZE", help="boot memory and all memory devices (default 16G)")
     group.add_argument("--slots", metavar="N", help="DIMM slots (default 8)")

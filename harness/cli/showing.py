@@ -97,13 +97,17 @@ def _guests() -> Iterator[dict[str, object]]:
 
 def _kernels() -> Iterator[dict[str, object]]:
     yield {"selector": "purpose", "meaning": "built once from Debian's kernel source with all that scenarios need"}
-    yield {"selector": "purpose:PACKAGE", "meaning": "the same from another linux-source-… package"}
+    yield {"selector": "purpose:VERSION", "meaning": "the same from linux-source-VERSION, such as purpose:7.3"}
     yield {"selector": "purpose+FLAVOUR", "meaning": f"a flavour of it: {', '.join(_flavours())}"}
     yield {"selector": "debian", "meaning": "Debian's stock kernel: nothing to build, no pc-dimm hotplug, no ptdump"}
+    yield {"selector": "debian:SUITE", "meaning": "the stock kernel of another suite, such as debian:trixie-backports"}
+    yield {"selector": "debian:VERSION", "meaning": "the newest stock kernel of a version, such as debian:7.2"}
     yield {"selector": "linux-image-…", "meaning": "that package of Debian's"}
+    yield {"selector": "…@SUITE", "meaning": "any of these from that suite alone, such as purpose:6.1@bookworm"}
     yield {
         "selector": "PATH",
-        "meaning": "your own Image, or a source tree, which is built with the project's options",
+        "meaning": "your own Image (--modules DIR: its modules), or a source tree, which is built (-K, --build-dir, "
+        "--llvm, --own-config)",
     }
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.config.build import OwnBuild, parse_kernel_option
 from harness.config.cold import ColdDevice, read_devices
 from harness.config.places import configs_dir
+from harness.config.selector import is_debian_name, parse_kernel_name, parse_qemu_name
 from harness.config.yaml import Value, load, show, size_problem, suggest
 from harness.errors import UsageError
 from harness.units import GIB, MIB, TIB, align_up, format_size
@@ -63,8 +65,10 @@ class Problem:
 class GuestSpec:
     """One guest as the user wants it, nothing resolved yet. All sizes are bytes.
 
-    ``kernel`` is a path or a selector that ``harness.artifacts`` understands (None: the purpose-built kernel);
-    ``initrd`` and ``qemu`` None: the cached ones. ``maxmem`` counts boot memory and all memory devices; ``slots``
+    ``kernel`` is a path or a name of ``harness.config.selector`` (None: the purpose-built kernel); ``kernel_options``,
+    ``build_dir``, ``llvm`` and ``own_config`` say how a source tree is built (``OwnBuild``), ``modules`` where the
+    modules of an Image or a tree are. ``qemu`` is a path or a name, too; ``initrd`` and ``qemu`` None: the cached
+    ones. ``maxmem`` counts boot memory and all memory devices; ``slots``
     are for DIMMs, ``ports`` for virtio devices that are plugged at the same time. ``nodes`` empty: no NUMA.
     ``devices`` are there at boot. ``cmdline`` is added to the kernel's command line, ``machine_options`` to
     ``-machine``. ``random_seed`` makes what QEMU draws for the guest the same each time, the kernel's place (KASLR)
@@ -75,8 +79,13 @@ class GuestSpec:
     arch: str
     name: str = ""
     kernel: str | None = None
+    kernel_options: tuple[str, ...] = ()
+    build_dir: Path | None = None
+    llvm: bool = False
+    own_config: bool = False
+    modules: Path | None = None
     initrd: Path | None = None
-    qemu: Path | None = None
+    qemu: str | None = None
     memory: int = GIB
     maxmem: int = 16 * GIB
     slots: int = 8
@@ -104,6 +113,12 @@ class GuestSpec:
         return dataclasses.replace(self, **values, explicit=marked)  # type: ignore[arg-type]
 
     @property
+    def build(self) -> OwnBuild:
+        """How the kernel is built if it is a source tree; raises UsageError for an option that is none."""
+        options = tuple(parse_kernel_option(text) for text in self.kernel_options)
+        return OwnBuild(options, self.build_dir, self.llvm, self.own_config)
+
+    @property
     def room(self) -> int:
         """Bytes that memory devices may take together (hw/mem/memory-device.c, memory_device_check_addable)."""
         return self.maxmem - self.memory
@@ -125,11 +140,27 @@ def problems(spec: GuestSpec) -> Iterator[Problem]:
         yield Problem("cpu", f"{spec.cpu!r} is no QEMU CPU model", "such as max or max,sve=off")
     if spec.random_seed is not None and not 0 <= spec.random_seed <= MAX_RANDOM_SEED:
         yield Problem("random_seed", f"{spec.random_seed} cannot be a seed", f"from 0 to {MAX_RANDOM_SEED:#x}")
+    yield from _name_problems(spec)
     for option in spec.machine_options:
         if not _OPTION.fullmatch(option):
             yield Problem("machine_options", f"{option!r} is no machine option", "such as gic-version=3")
     if spec.name and not _NAME.fullmatch(spec.name):
         yield Problem("name", f"{spec.name!r} cannot be a name", "letters, digits, '-', '_' and '.'")
+
+
+def _name_problems(spec: GuestSpec) -> Iterator[Problem]:
+    """Mistakes in names of Debian's and in kernel options: known before anything is fetched or built."""
+    readers: tuple[tuple[str, Callable[[str], object], Sequence[str]], ...] = (
+        ("kernel", parse_kernel_name, [spec.kernel] if spec.kernel and is_debian_name(spec.kernel) else []),
+        ("qemu", parse_qemu_name, [spec.qemu] if spec.qemu and is_debian_name(spec.qemu) else []),
+        ("kernel_options", parse_kernel_option, spec.kernel_options),
+    )
+    for name, read, texts in readers:
+        for text in texts:
+            try:
+                read(text)
+            except UsageError as error:
+                yield Problem(name, error.message, error.hint)
 
 
 def _size_problems(spec: GuestSpec) -> Iterator[Problem]:
@@ -186,15 +217,20 @@ def _read_nodes(value: Value) -> tuple[NodeConfig, ...]:
     return nodes
 
 
-def _read_kernel(value: Value) -> str:
-    """A path relative to the file where there is one, else a selector for harness.artifacts."""
+def _read_part(value: Value) -> str:
+    """A path relative to the file where there is one, else a name of harness.config.selector."""
     text = value.line_of_text()
     path = (value.file.parent / Path(text).expanduser()).resolve()
-    if path.is_file():
+    if path.is_file() or (path.is_dir() and not is_debian_name(text)):
         return str(path)
-    if "/" in text:
+    if not is_debian_name(text):
         value.fail(f"no such file: {path}", hint="relative paths start at the directory of the YAML file")
     return text
+
+
+def _read_folder(value: Value) -> Path:
+    """A folder relative to the file; it need not be there."""
+    return (value.file.parent / Path(value.line_of_text()).expanduser()).resolve()
 
 
 def _read_words(value: Value) -> tuple[str, ...]:
@@ -231,9 +267,14 @@ SHAPE_FIELDS = {
 _FILE_FIELDS = {
     "arch": lambda value: value.choice(tuple(DEFAULT_BOOT)),
     "name": Value.line_of_text,
-    "kernel": _read_kernel,
+    "kernel": _read_part,
+    "kernel_options": _read_words,
+    "build_dir": _read_folder,
+    "llvm": Value.boolean,
+    "own_config": Value.boolean,
+    "modules": Value.path,
     "initrd": Value.path,
-    "qemu": Value.path,
+    "qemu": _read_part,
     **SHAPE_FIELDS,
     "cpu": Value.line_of_text,
     "machine_options": _read_words,

@@ -31,13 +31,24 @@ class Firmware:
 
 @dataclass(frozen=True, slots=True)
 class KernelImage:
-    """A bootable Image; ``config`` maps options without CONFIG_, None if unknown; ``modules`` is a cpio of modules."""
+    """A bootable Image; ``config`` maps options without CONFIG_, None if unknown; ``modules`` is a cpio of modules.
+
+    ``absent`` are options that ``config`` has as modules, and the guest has no file of.
+    """
 
     image: Path
     origin: str
     release: str | None
     config: Mapping[str, str] | None
     modules: Path | None
+    absent: frozenset[str] = frozenset()
+
+    @property
+    def usable(self) -> Mapping[str, str] | None:
+        """``config`` without ``absent``: what a guest can make use of."""
+        if self.config is None:
+            return None
+        return {name: value for name, value in self.config.items() if name not in self.absent}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from harness.arch import arch_named
 from harness.artifacts.image import read_image, require_arch
 from harness.artifacts.kernel_build import load_fragments
 from harness.config.places import configs_dir
+from harness.config.selector import PURPOSE, is_debian_name, parse_kernel_name
 from harness.errors import ConfigError, MemhpError, UsageError
 from harness.matrix.spec import Setting, label_of
 
-_PURPOSE = "purpose"
 #: files beside Images that are never one
 _NO_IMAGE = (".config", ".txt", ".map", ".json", ".md")
 
@@ -42,11 +42,11 @@ def expand(setting: Setting, arch: str, source: Path) -> tuple[Setting, ...]:
 
 
 def _check_flavours(setting: Setting, arch: str, source: Path) -> None:
-    chosen, *flavours = setting.value.split("+")
-    if "/" in setting.value or not (chosen == _PURPOSE or chosen.startswith(f"{_PURPOSE}:")):
+    if not is_debian_name(setting.value):
         return
     try:
-        load_fragments(arch_named(arch), configs_dir() / "kernels", flavours)
+        name = parse_kernel_name(setting.value)
+        load_fragments(arch_named(arch), configs_dir() / "kernels", name.flavours)
     except UsageError as error:
         raise ConfigError(error.message, file=source, line=setting.line, hint=error.hint) from None
 
@@ -64,7 +64,7 @@ def _is_for(path: Path, arch: str) -> bool:
 def with_flavour(selector: str | None, flavour: str) -> str | None:
     """The selector of the same purpose-built kernel with one flavour more; None for a kernel that has its pages fixed
     (an Image, a package), which is checked once it runs."""
-    chosen = selector or _PURPOSE
-    if chosen != _PURPOSE and not chosen.startswith((f"{_PURPOSE}:", f"{_PURPOSE}+")):
+    chosen = selector or PURPOSE
+    if not is_debian_name(chosen) or parse_kernel_name(chosen).kind != PURPOSE:
         return None
     return f"{chosen}+{flavour}"

@@ -176,10 +176,11 @@ def _cell(grid: Grid, point: Mapping[str, Setting], scenario: Scenario, source: 
 
 def _with_digest(cell: Cell, scenario_text: str) -> Cell:
     fields = cell.guest_fields()
-    kernel = str(fields.get("kernel", ""))
-    if "/" in kernel:
-        # Where it lies differs from machine to machine, what it is does not.
-        fields["kernel"] = hashlib.sha256(Path(kernel).read_bytes()).hexdigest()
+    for name in ("kernel", "qemu"):
+        part = str(fields.get(name, ""))
+        if "/" in part:
+            # Where it lies differs from machine to machine, what it is does not.
+            fields[name] = hashlib.sha256(Path(part).read_bytes()).hexdigest()
     parts = (cell.id, json.dumps(fields), scenario_text, str(cell.timeout), str(cell.rounds))
     return dataclasses.replace(cell, digest=_hash(parts))
 
@@ -190,6 +191,8 @@ def _fields(point: Mapping[str, Setting], arch: str, source: Path) -> dict[str, 
     words = [point[axis].value for axis in ("memmap_on_memory", "online") if axis in point]
     if "kernel" in point:
         fields["kernel"] = point["kernel"].value
+    if "qemu" in point:
+        fields["qemu"] = point["qemu"].value
     if "paging" in point:
         _set_paging(fields, point["paging"], arch, source)
     if "boot" in point:

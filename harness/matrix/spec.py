@@ -17,8 +17,8 @@
         timeout: 300                     # optional: seconds for the boot and each step
         rounds: 20                       # optional: how often the steps of a soak are repeated
 
-Every grid has the axes arch and scenario; the others are kernel, paging, boot, memmap_on_memory, online, kaslr, cpus
-and cmdline.
+Every grid has the axes arch and scenario; the others are kernel, qemu, paging, boot, memmap_on_memory, online, kaslr,
+cpus and cmdline. Kernels and QEMUs are paths, or names of harness.config.selector.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from harness.arch.modes import PAGING_CHOICES
 from harness.config.guest import BOOTS, DEFAULT_BOOT, MAX_CPUS, MAX_RANDOM_SEED
 from harness.config.places import configs_dir
 from harness.config.scenario import known_scenarios, load_scenario
+from harness.config.selector import is_debian_name
 from harness.config.yaml import Value, load, show, suggest
 from harness.errors import ConfigError, UsageError
 
@@ -102,9 +103,18 @@ def _kernel(value: Value) -> Setting:
     path = (value.file.parent / Path(text).expanduser()).resolve()
     if path.exists():
         return Setting(text, label_of(path.name), str(path), value.line)
-    if "/" in text:
+    if not is_debian_name(text):
         value.fail(f"no such file or directory: {path}", hint="relative paths start at the directory of the YAML file")
     return Setting(text, label_of(text), text, value.line)
+
+
+def _qemu(value: Value) -> Setting:
+    text = value.line_of_text()
+    path = (value.file.parent / Path(text).expanduser()).resolve()
+    found = path.is_file()
+    if not found and not is_debian_name(text):
+        value.fail(f"no such file: {path}", hint="a qemu-system-…, debian or debian:SUITE")
+    return Setting(text, f"qemu-{label_of(path.name if found else text)}", str(path) if found else text, value.line)
 
 
 def label_of(text: str) -> str:
@@ -140,6 +150,7 @@ _PAGING = [name for choices in PAGING_CHOICES.values() for name in choices]
 AXES: Mapping[str, Callable[[Value], Setting] | None] = {
     "arch": lambda value: _plain(value, tuple(DEFAULT_BOOT)),
     "kernel": _kernel,
+    "qemu": _qemu,
     "paging": lambda value: _plain(value, _PAGING),
     "boot": lambda value: _plain(value, BOOTS),
     "memmap_on_memory": _memmap,

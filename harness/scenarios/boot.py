@@ -14,7 +14,7 @@ from harness.arch import arch_named
 from harness.arch.features import IMAGE_MEMBERS, IMAGE_TEXTS
 from harness.artifacts.firmware import bios, firmware
 from harness.artifacts.guestroot import guest_root
-from harness.artifacts.kernel import kernel
+from harness.artifacts.kernel import kernel_of
 from harness.artifacts.qemu import find_qemu
 from harness.collect.hostside import KernelView
 from harness.collect.snapshot import collect_facts
@@ -102,8 +102,8 @@ def resolve(
     require_host(needs)
     require_boot(needs, spec.boot)
     arch = arch_named(spec.arch)
-    image = kernel(arch, spec.kernel, progress)
-    require_config(needs, image.config, f"the kernel {image.origin}")
+    image = kernel_of(spec, arch, progress)
+    require_config(needs, image.usable, f"the kernel {image.origin}")
     able = probe.able(arch, device_kinds(needs) if kinds is None else kinds)
     qemu = find_qemu(arch, explicit=spec.qemu, able=able, progress=progress)
     return Parts(

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.arch import arch_named
 from harness.artifacts.content import content_of
-from harness.artifacts.kernel import kernel
+from harness.artifacts.kernel import kernel_of
 from harness.config.cold import ColdDevice
 from harness.config.guest import GuestSpec, NodeConfig, problems
 from harness.config.scenario import Scenario, read_scenario
@@ -22,7 +22,7 @@ from harness.scenarios.boot import Parts
 from harness.scenarios.options import STARTS, Start
 
 _HINT = "name the directory of a run; bundles are kept below memhp-runs or --bundle-dir"
-_PATHS = ("initrd", "qemu")
+_PATHS = ("initrd", "build_dir", "modules")
 #: no run.json is larger
 _MAX_RUN = 1 << 20
 
@@ -43,6 +43,7 @@ def guest_to_json(guest: GuestSpec, parts: Parts) -> dict[str, object]:
     """What ``run.json`` keeps of a guest: its spec, and the kernel with its SHA-256."""
     fields = {field.name: getattr(guest, field.name) for field in dataclasses.fields(guest)}
     fields |= {name: None if fields[name] is None else str(fields[name]) for name in _PATHS}
+    fields["kernel_options"] = list(guest.kernel_options)
     fields["nodes"] = [node.memory for node in guest.nodes]
     fields["machine_options"] = list(guest.machine_options)
     fields["devices"] = [{device.verb: dict(device.args)} for device in guest.devices]
@@ -60,7 +61,8 @@ def guest_to_json(guest: GuestSpec, parts: Parts) -> dict[str, object]:
 def guest_from_json(value: Mapping[str, Any]) -> GuestSpec:
     """The spec that ``guest_to_json`` has written; raises KeyError, TypeError or ValueError for anything else."""
     fields = dict(value)
-    fields |= {name: None if fields[name] is None else Path(fields[name]) for name in _PATHS}
+    fields |= {name: Path(fields[name]) for name in _PATHS if fields.get(name) is not None}
+    fields["kernel_options"] = tuple(map(str, fields.get("kernel_options", ())))
     fields["nodes"] = tuple(NodeConfig(int(memory)) for memory in fields["nodes"])
     fields["machine_options"] = tuple(map(str, fields["machine_options"]))
     cold = [pair for device in fields.get("devices", ()) for pair in dict(device).items()]
@@ -98,7 +100,7 @@ def read_replay(bundle: Path) -> Replay:
 
 def require_kernel(replay: Replay, progress: Progress) -> None:
     """Raise UsageError unless the kernel of the recorded run is what its guest would boot now."""
-    image = kernel(arch_named(replay.guest.arch), replay.guest.kernel, progress).image
+    image = kernel_of(replay.guest, arch_named(replay.guest.arch), progress).image
     if content_of(image) != replay.kernel_sha256:
         raise UsageError(
             f"the kernel of the recorded run is another one now: {image}",

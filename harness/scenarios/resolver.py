@@ -18,7 +18,8 @@ class Resolver:
 
     def resolve(self, spec: GuestSpec, needs: tuple[str, ...]) -> Parts | UnsupportedError | InfraError:
         """What ``harness.scenarios.boot.resolve`` returns or raises. Raises UsageError for a wrong request."""
-        key = (spec.arch, spec.kernel, spec.qemu, spec.boot, needs)
+        kernel = (spec.kernel, spec.build, spec.modules)
+        key = (spec.arch, kernel, spec.qemu, spec.boot, needs)
         if key not in self._known:
             try:
                 self._known[key] = resolve(spec, needs, self.progress)

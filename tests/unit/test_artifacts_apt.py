@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from apt_archive import PROGRAMS, Archive, digest
 
 from harness.artifacts import apt, mirror
 from harness.artifacts.apt import Package, PrivateApt, default_suite, fingerprints, keyring, unpack
@@ -20,87 +19,9 @@ from harness.errors import ArtefactError, UsageError
 from harness.progress import SilentProgress
 
 QUIET = SilentProgress()
-PROGRAMS = ("apt-get", "apt-cache", "dpkg-deb", "gpg", "gpgconf")
 needs_apt = pytest.mark.skipif(
     any(shutil.which(name) is None for name in PROGRAMS), reason=f"one of {', '.join(PROGRAMS)} is not installed"
 )
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@dataclass
-class Archive:
-    """A Debian archive of one suite with a key of its own; ``publish`` writes its indices anew."""
-
-    root: Path
-    home: Path
-    suite: str = "trixie"
-
-    @property
-    def keys(self) -> Path:
-        return self.home / "keys.gpg"
-
-    @property
-    def uri(self) -> str:
-        return f"copy:{self.root}"
-
-    def gpg(self, *arguments: str) -> None:
-        command = ["gpg", "--homedir", str(self.home), "--batch", "--yes", "--quiet", *arguments]
-        subprocess.run(command, check=True, capture_output=True)
-
-    def make_key(self) -> None:
-        self.home.mkdir(mode=0o700)
-        self.gpg("--passphrase", "", "--quick-gen-key", "Test <test@example.org>", "ed25519", "sign", "never")
-        self.gpg("--output", str(self.keys), "--export")
-
-    def add(self, name: str, version: str, *fields: str, mode: int = 0o755) -> Path:
-        tree = self.home / "tree"
-        shutil.rmtree(tree, ignore_errors=True)
-        (tree / "DEBIAN").mkdir(parents=True)
-        rows = [f"Package: {name}", f"Version: {version}", "Architecture: arm64", "Maintainer: Test", *fields]
-        (tree / "DEBIAN" / "control").write_text("\n".join([*rows, "Description: a test", ""]))
-        (tree / "DEBIAN" / "postinst").write_text(f"#!/bin/sh\ntouch {self.home}/ran\n")
-        (tree / "DEBIAN" / "postinst").chmod(0o755)
-        (tree / "usr" / "bin").mkdir(parents=True)
-        (tree / "usr" / "bin" / name).write_text(version)
-        (tree / "usr" / "bin" / name).chmod(mode)
-        plain = version.partition(":")[2] or version
-        path = self.root / "pool" / f"{name}_{plain}_arm64.deb"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(path)]
-        subprocess.run(command, check=True, capture_output=True)
-        return path
-
-    def publish(self) -> None:
-        folder = self.root / "dists" / self.suite
-        binaries, sources = folder / "main" / "binary-arm64", folder / "main" / "source"
-        for place in (binaries, sources):
-            place.mkdir(parents=True, exist_ok=True)
-        (binaries / "Packages").write_text("\n".join(self._stanza(path) for path in self._pool("*.deb")))
-        (sources / "Sources").write_text("\n".join(self._source(path) for path in self._pool("*.dsc")))
-        rows = [f"Suite: {self.suite}", f"Codename: {self.suite}", "Components: main", "Architectures: arm64"]
-        rows += ["Date: Thu, 01 Jan 2026 00:00:00 UTC", "SHA256:"]
-        for path in (binaries / "Packages", sources / "Sources"):
-            rows.append(f" {digest(path)} {path.stat().st_size} {path.relative_to(folder)}")
-        (folder / "Release").write_text("\n".join(rows) + "\n")
-        self.gpg("--output", str(folder / "InRelease"), "--clearsign", str(folder / "Release"))
-        (folder / "Release").unlink()
-
-    def _pool(self, pattern: str) -> list[Path]:
-        return sorted((self.root / "pool").glob(pattern))
-
-    def _stanza(self, path: Path) -> str:
-        said = subprocess.run(["dpkg-deb", "--field", str(path)], check=True, capture_output=True, text=True).stdout
-        where = path.relative_to(self.root)
-        return f"{said}Filename: {where}\nSize: {path.stat().st_size}\nSHA256: {digest(path)}\n"
-
-    def _source(self, path: Path) -> str:
-        name, version = path.stem.split("_")
-        files = f"Checksums-Sha256:\n {digest(path)} {path.stat().st_size} {path.name}\n"
-        old = f"Files:\n {hashlib.md5(path.read_bytes()).hexdigest()} {path.stat().st_size} {path.name}\n"
-        return f"Package: {name}\nBinary: {name}\nVersion: {version}\nFormat: 1.0\nDirectory: pool\n{old}{files}"
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +33,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     archive.add("library", "1.5", mode=0o4755)
     archive.add("unwanted", "1")
     for version in ("9.0-1", "10.0-1"):
-        (archive.root / "pool" / f"qemu_{version}.dsc").write_text(f"Format: 1.0\nSource: qemu\nVersion: {version}\n")
+        (archive.pool / f"qemu_{version}.dsc").write_text(f"Format: 1.0\nSource: qemu\nVersion: {version}\n")
     archive.publish()
     yield archive
     subprocess.run(["gpgconf", "--homedir", str(archive.home), "--kill", "all"], check=False, capture_output=True)
@@ -198,7 +119,7 @@ def test_packages_that_are_not_there_or_have_no_name(archive: Archive, tmp_path:
 @needs_apt
 def test_a_package_that_was_tampered_with(archive: Archive, tmp_path: Path) -> None:
     source = private(archive, tmp_path)
-    [deb] = (archive.root / "pool").glob("library_*.deb")
+    [deb] = archive.pool.glob("library_*.deb")
     data = deb.read_bytes()
     deb.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ArtefactError, match="does not verify") as caught:
@@ -354,7 +275,7 @@ def test_progress_of_a_download() -> None:
         ("E: write (28: No space left on device)", "no space left for packages", "MEMHP_CACHE"),
         ("Err:1 m s InRelease\n  Could not resolve 'm'", "cannot reach m", "proxy"),
         ("E: Failed to fetch m  407  Proxy Authentication Required", "cannot reach m", "proxy"),
-        ("E: The repository 'm s Release' does not have a Release file.", "m does not serve", "MEMHP_MIRROR"),
+        ("E: The repository 'm s Release' does not have a Release file.", "m has no suite s", "trixie-backports"),
         ("E: Failed to fetch m/a.deb  404  Not Found", "m does not serve", "try again"),
         ("E: Something else", "APT failed:\nE: Something else", None),
         ("no prefix at all", "APT failed:\nno prefix at all", None),

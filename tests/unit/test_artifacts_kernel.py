@@ -11,12 +11,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from toy_kernel import BOOTABLE, TOY, image, module_tree
 
 from harness.arch import ARCHES, ARM64, RISCV64, ArchSpec
 from harness.artifacts import kernel_build
 from harness.artifacts.apt import Package
 from harness.artifacts.image import embedded_config, parse_config, read_image, release_of, require_arch
-from harness.artifacts.kernel import kernel, purpose_kernel, take_apart
+from harness.artifacts.kernel import kernel, take_apart
 from harness.artifacts.kernel_build import (
     Fragment,
     KernelBuild,
@@ -26,29 +27,18 @@ from harness.artifacts.kernel_build import (
     lost_options,
     version_of,
 )
-from harness.artifacts.modindex import pack_index
-from harness.artifacts.modules import builtin_archive, depends, load_order, module_name, modules_archive
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, UsageError
 from harness.progress import SilentProgress
 
 QUIET = SilentProgress()
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "kernels"
-BANNER = b"\0Linux version 6.12.107-hp (memhp@memhp) (gcc) #1\n\0"
 
 needs_zstd = pytest.mark.skipif(shutil.which("zstd") is None, reason="zstd is not installed")
 needs_cpio = pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
 
 
-def image(arch: ArchSpec = ARM64, *, config: str | None = "CONFIG_DEV_DAX_KMEM=y\nCONFIG_X=m\n") -> bytes:
-    offset, magic = arch.image_magic
-    data = bytearray(4096)
-    data[:2] = b"MZ"
-    data[offset : offset + len(magic)] = magic
-    data += BANNER
-    if config is not None:
-        data += b"IKCFG_ST" + gzip.compress(config.encode(), mtime=0) + b"IKCFG_ED"
-    return bytes(data) + bytes(4096)
+CONFIG_SEEN = parse_config(BOOTABLE) | {"DEV_DAX_KMEM": "y", "X": "m"}
 
 
 def zboot(payload: bytes, kind: bytes) -> bytes:
@@ -123,7 +113,7 @@ def test_a_missing_image(tmp_path: Path) -> None:
 def test_the_users_own_image(tmp_path: Path) -> None:
     path = written(tmp_path, image())
     own = kernel(ARM64, str(path), QUIET)
-    assert (own.image, own.release, own.config) == (path, "6.12.107-hp", {"DEV_DAX_KMEM": "y", "X": "m"})
+    assert (own.image, own.release, own.config) == (path, "6.12.107-hp", CONFIG_SEEN)
     assert own.modules is not None
 
 
@@ -151,136 +141,16 @@ def test_parse_config() -> None:
 
 
 def test_a_source_that_is_none() -> None:
-    with pytest.raises(UsageError, match="'bash' is not a kernel source package"):
-        purpose_kernel(ARM64, "bash", QUIET)
+    with pytest.raises(UsageError, match="'bash_5' is not the name of a Debian suite"):
+        kernel(ARM64, "purpose:bash_5", QUIET)
 
 
-# --- modules
-
-
-def module(*needs: str) -> bytes:
-    return b"\x7fELF\0depends=" + ",".join(needs).encode() + b"\0name=x\0"
+# --- packages
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    root = tmp_path / "lib" / "modules" / "6.12-x"
-    (root / "kernel" / "drivers").mkdir(parents=True)
-    for name, data in {
-        "virtio_net.ko.xz": lzma.compress(module("net_failover", "failover")),
-        "net_failover.ko": module("failover"),
-        "failover.ko.gz": gzip.compress(module()),
-        "virtio-mem.ko": module(),
-        "unwanted.ko": module(),
-    }.items():
-        (root / "kernel" / "drivers" / name).write_bytes(data)
-    (root / "modules.builtin").write_text("kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio/virtio-pci.ko\n")
-    return root
-
-
-def unpacked(tmp_path: Path, archive: bytes) -> Path:
-    out = tmp_path / "unpacked"
-    out.mkdir()
-    command = ["cpio", "-idm", "--quiet"]
-    subprocess.run(command, input=gzip.decompress(archive), cwd=out, check=True, capture_output=True)
-    return out
-
-
-@needs_cpio
-def test_the_archive_has_the_closure_the_indexes_and_the_list(tmp_path: Path, tree: Path) -> None:
-    out = unpacked(tmp_path, modules_archive(tree))
-    base = out / "usr" / "lib" / "modules" / "6.12-x"
-    names = ["failover", "net_failover", "virtio_mem", "virtio_net"]
-    assert sorted(path.stem for path in base.glob("*.ko")) == names
-    assert (base / "virtio_net.ko").read_bytes() == module("net_failover", "failover")
-    assert (base / "modules.dep").read_text().splitlines() == [
-        "failover.ko:",
-        "net_failover.ko: failover.ko",
-        "virtio_mem.ko:",
-        "virtio_net.ko: net_failover.ko failover.ko",
-    ]
-    assert (out / "usr" / "lib" / "memhp" / "modules").read_text() == "virtio_net\nvirtio_mem\n"
-    assert (base / "modules.builtin").read_text() == "kernel/virtio.ko\nkernel/virtio_pci.ko\n"
-    assert lookup((base / "modules.builtin.bin").read_bytes(), "virtio_pci") == ""
-    assert lookup((base / "modules.dep.bin").read_bytes(), "net_failover") == "net_failover.ko: failover.ko"
-
-
-def test_equal_modules_give_equal_bytes(tree: Path) -> None:
-    assert modules_archive(tree) == modules_archive(tree)
-
-
-def test_a_module_whose_need_is_missing(tree: Path) -> None:
-    (tree / "kernel" / "drivers" / "failover.ko.gz").unlink()
-    with pytest.raises(ArtefactError, match=r"a module of 6\.12-x needs failover, which the package has not"):
-        modules_archive(tree)
-
-
-def test_a_module_that_cannot_be_unpacked(tree: Path) -> None:
-    (tree / "kernel" / "drivers" / "failover.ko.gz").write_bytes(b"\x1f\x8bx")
-    with pytest.raises(ArtefactError, match=r"cannot unpack failover\.ko\.gz"):
-        modules_archive(tree)
-
-
-def test_load_order_puts_every_module_before_what_it_needs() -> None:
-    modules = {"a": module("b", "c"), "b": module("c"), "c": module("d"), "d": module()}
-    assert load_order("a", modules) == ["b", "c", "d"]
-    assert load_order("d", modules) == []
-
-
-def test_names_and_needs() -> None:
-    assert module_name(Path("x/virtio-mem.ko.xz")) == "virtio_mem"
-    assert depends(b"\0depends=a-b,c\0") == ["a_b", "c"]
-    assert depends(b"\0depends=\0") == depends(b"") == []
-
-
-@needs_cpio
-def test_built_in_drivers_are_announced(tmp_path: Path) -> None:
-    out = unpacked(tmp_path, builtin_archive("6.12-hp", {"DEV_DAX_KMEM": "y", "BLK_DEV_PMEM": "m"}))
-    base = out / "usr" / "lib" / "modules" / "6.12-hp"
-    assert (base / "modules.builtin").read_text() == "kernel/kmem.ko\n"
-    assert (out / "usr" / "lib" / "memhp" / "modules").read_text() == ""
-
-
-def lookup(index: bytes, key: str) -> str | None:
-    """Search an index as libkmod does (libkmod/libkmod-index.c, index_mm_search)."""
-    magic, version, where = struct.unpack_from(">III", index)
-    assert (magic, version) == (0xB007F457, 0x00020001)
-    rest = key.encode()
-    while True:
-        offset = where & 0x0FFFFFFF
-        if where & 0x80000000:
-            end = index.index(0, offset)
-            prefix, offset = index[offset:end], end + 1
-            if not rest.startswith(prefix):
-                return None
-            rest = rest[len(prefix) :]
-        first, last = (index[offset], index[offset + 1]) if where & 0x20000000 else (1, 0)
-        children = offset + 2
-        if where & 0x20000000:
-            offset = children + 4 * (last - first + 1)
-        if not rest:
-            if not where & 0x40000000:
-                return None
-            assert struct.unpack_from(">II", index, offset) == (1, 0)
-            return index[offset + 8 : index.index(0, offset + 8)].decode()
-        if not first <= rest[0] <= last:
-            return None
-        (where,) = struct.unpack_from(">I", index, children + 4 * (rest[0] - first))
-        if where & 0x0FFFFFFF == 0:
-            return None
-        rest = rest[1:]
-
-
-def test_the_index_is_one_that_libkmod_can_search() -> None:
-    values = {"kmem": "kmem.ko:", "kmemleak": "", "dax": "x y", "d": "z"}
-    index = pack_index(values)
-    assert {key: lookup(index, key) for key in values} == values
-    for key in ("", "k", "kmemlea", "daxx", "zzz"):
-        assert lookup(index, key) is None
-    assert lookup(pack_index({}), "kmem") is None
-
-
-# --- packages
+    return module_tree(tmp_path)
 
 
 def package_tree(tmp_path: Path, data: bytes, tree: Path) -> Path:
@@ -299,6 +169,21 @@ def test_a_kernel_package_is_taken_apart(tmp_path: Path, tree: Path) -> None:
     assert (out / "Image").read_bytes() == image()
     assert (out / "release").read_text() == "6.12-x\n"
     assert (out / "config").read_text() == "CONFIG_A=y\n"
+
+
+def test_the_parts_of_a_kernel_package_lie_in_one_folder_since_6_16(tmp_path: Path, tree: Path) -> None:
+    out, place = tmp_path / "out", tmp_path / "usr" / "lib" / "modules" / tree.name
+    out.mkdir()
+    place.parent.mkdir(parents=True)
+    tree.rename(place)
+    (place / "vmlinuz").write_bytes(gzip.compress(image()))
+    package = Package("linux-image-x", "1", tmp_path / "x.deb")
+    with pytest.raises(ArtefactError, match=r"linux-image-x holds no configuration of 6\.12-x"):
+        take_apart(ARM64, package, tmp_path, out)
+    (place / "config").write_text("CONFIG_B=y\n")
+    take_apart(ARM64, package, tmp_path, out)
+    assert (out / "Image").read_bytes() == image()
+    assert [(out / name).read_text() for name in ("release", "config")] == ["6.12-x\n", "CONFIG_B=y\n"]
 
 
 def test_a_package_without_a_kernel_or_with_a_foreign_one(tmp_path: Path, tree: Path) -> None:
@@ -377,20 +262,6 @@ def test_the_builds_environment_has_nothing_of_the_users() -> None:
     assert (made["KBUILD_BUILD_USER"], made["KBUILD_BUILD_TIMESTAMP"]) == ("memhp", "1970-01-01")
 
 
-#: a kernel whose whole source is a Makefile: configuring takes what it is given less CONFIG_LOST
-TOY = """\
-tinyconfig:
-\techo '# tiny' > $(O)/.config
-olddefconfig:
-\tgrep -v LOST $(O)/.config > $(O)/new; mv $(O)/new $(O)/.config
-Image:
-\t@echo '  CC      mm/slub.o'
-\tmkdir -p $(O)/arch/arm64/boot $(O)/include/config
-\techo image > $(O)/arch/arm64/boot/Image
-\techo 6.12-hp > $(O)/include/config/kernel.release
-"""
-
-
 def toy_build(tmp_path: Path, text: str, makefile: str = TOY) -> Path:
     source = tmp_path / "linux-source-6.12"
     source.mkdir()
@@ -430,42 +301,6 @@ def test_a_source_package_without_a_source(tmp_path: Path) -> None:
     job = KernelBuild(ARM64, (), "6.12-1", tmp_path, tmp_path / "log", QUIET)
     with pytest.raises(ArtefactError, match="holds 0 archives"):
         job.run(tmp_path, tmp_path)
-
-
-@pytest.fixture
-def toy_tree(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("harness.artifacts.kernel_tree.require_tools", lambda arch, deadline: None)
-    tree = tmp_path / "linux"
-    tree.mkdir()
-    (tree / "Makefile").write_text(TOY)
-    (tree / "Kconfig").write_text("")
-    return tree
-
-
-def test_a_source_tree_is_built_and_built_again(toy_tree: Path) -> None:
-    image = kernel(ARM64, str(toy_tree), QUIET)
-    assert (image.image.read_text(), image.release) == ("image\n", "6.12-hp")
-    assert image.config is not None and image.config["MEMORY_HOTPLUG"] == "y"
-    assert image.origin == f"built from {toy_tree}" and image.modules is not None
-    assert sorted(path.name for path in toy_tree.iterdir()) == ["Kconfig", "Makefile"], "the tree is not written to"
-    (toy_tree / "Makefile").write_text(TOY.replace("echo image", "echo another"))
-    assert kernel(ARM64, str(toy_tree), QUIET).image.read_text() == "another\n"
-
-
-def test_debug_info_is_kept_for_debuggers_as_long_as_there_is_any(toy_tree: Path) -> None:
-    debug = TOY.replace("'# tiny'", "CONFIG_DEBUG_INFO=y").replace("Image:\n", "Image:\n\techo dwarf > $(O)/vmlinux\n")
-    (toy_tree / "Makefile").write_text(debug)
-    vmlinux = kernel(ARM64, str(toy_tree), QUIET).image.with_name("vmlinux")
-    assert vmlinux.read_text() == "dwarf\n"
-    (toy_tree / "Makefile").write_text(TOY)
-    kernel(ARM64, str(toy_tree), QUIET)
-    assert not vmlinux.exists()
-
-
-def test_a_source_tree_that_does_not_build(toy_tree: Path) -> None:
-    (toy_tree / "Makefile").write_text(TOY.replace("@echo '  CC ", "exit 1; echo '"))
-    with pytest.raises(ArtefactError, match="building the kernel: make exited with status 2"):
-        kernel(ARM64, str(toy_tree), QUIET)
 
 
 def test_flavours_are_fragments_that_apply_last() -> None:

@@ -33,11 +33,11 @@ def willing(_: QemuBinary) -> None:
 
 def test_the_users_own_is_taken_alone(tmp_path: Path) -> None:
     path = program(tmp_path, GOOD)
-    assert find_qemu(ARM64, explicit=path, able=willing, progress=QUIET) == QemuBinary(
+    assert find_qemu(ARM64, explicit=str(path), able=willing, progress=QUIET) == QemuBinary(
         (str(path),), None, str(path), "10.0.13"
     )
     with pytest.raises(UnsupportedError, match=r"--qemu .*: QEMU 10\.0\.13 lacks pc-dimm"):
-        find_qemu(ARM64, explicit=path, able=lambda binary: f"QEMU {binary.version} lacks pc-dimm", progress=QUIET)
+        find_qemu(ARM64, explicit=str(path), able=lambda binary: f"QEMU {binary.version} lacks pc-dimm", progress=QUIET)
 
 
 def test_what_is_no_program(tmp_path: Path) -> None:
@@ -66,7 +66,9 @@ def test_the_hosts_own_is_taken_if_able(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_where_none_will_do_each_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def candidates(arch: ArchSpec, progress: Progress, reasons: list[str]) -> Iterator[QemuBinary]:
+    def candidates(
+        arch: ArchSpec, explicit: str | None, progress: Progress, reasons: list[str]
+    ) -> Iterator[QemuBinary]:
         reasons.append("the host's /q: does not run")
         yield QemuBinary(("/a",), None, "Debian's", "1")
 

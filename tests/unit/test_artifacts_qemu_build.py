@@ -297,8 +297,10 @@ class ToyApt(PrivateApt):
         self.fetched += 1
         return toy_package(target, version, self.toy)
 
-    def download(self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True) -> list[Package]:
-        assert (list(packages), dependencies) == (["meson"], False)
+    def download(
+        self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True, anywhere: bool = False
+    ) -> list[Package]:
+        assert (list(packages), dependencies, anywhere) == (["meson"], False, True)
         return []
 
 

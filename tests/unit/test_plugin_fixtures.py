@@ -32,15 +32,15 @@ record = types.ModuleType("harness.scenarios.record")
 ASKED = []
 
 def resolve(spec, needs, progress, *, kinds=None):
-    if spec.kernel == "none":
+    if spec.kernel == "debian:none":
         raise ArtefactError("no kernel for you", hint="fetch one")
-    if spec.kernel == "riscv":
+    if spec.kernel == "debian:riscv":
         raise UsageError("that is a riscv64 kernel")
     return "parts"
 
 @contextlib.contextmanager
 def start_guest(spec, parts, directory, timeout, start):
-    if spec.kernel == "dead":
+    if spec.kernel == "debian:dead":
         raise InfraError("QEMU died", hint="look")
     yield "guest"
 
@@ -56,10 +56,11 @@ class Session:
 
 def run_scenarios(scenarios, guest, options, reporter):
     ASKED.append((scenarios, guest, options))
-    if guest.kernel == "wrong":
+    if guest.kernel == "debian:wrong":
         raise UsageError("cannot be run")
-    return [{{"fail": report_samples.BAD, "skip": report_samples.SKIPPED, "infra": report_samples.INFRA,
-             "refused": report_samples.REFUSED}}.get(guest.kernel, report_samples.GOOD)]
+    return [{{"debian:fail": report_samples.BAD, "debian:skip": report_samples.SKIPPED,
+             "debian:infra": report_samples.INFRA, "debian:refused": report_samples.REFUSED,
+             }}.get(guest.kernel, report_samples.GOOD)]
 
 boot.resolve, start.start_guest = resolve, start_guest
 runner.run_scenarios, session.Session, record.Recorder = run_scenarios, Session, Recorder
@@ -124,7 +125,7 @@ def test_a_pass(outer: pytest.Pytester) -> None:
 
 def test_a_broken_invariant_shows_findings_and_bundle(outer: pytest.Pytester) -> None:
     outer.makepyfile(TEST)
-    found = run(outer, "--memhp-scenario", "dimm-cycle", "--memhp-kernel", "fail")
+    found = run(outer, "--memhp-scenario", "dimm-cycle", "--memhp-kernel", "debian:fail")
     found.assert_outcomes(failed=1)
     found.stdout.fnmatch_lines(
         ["*FAIL dimm-cycle on arm64*", "*BLK-1 broken*", "*expected  offline", "*observed  online"]
@@ -145,7 +146,7 @@ def test_a_broken_invariant_shows_findings_and_bundle(outer: pytest.Pytester) ->
 )
 def test_other_verdicts(outer: pytest.Pytester, kernel: str, outcome: dict[str, int], message: str) -> None:
     outer.makepyfile(TEST)
-    found = run(outer, "-rs", "--memhp-scenario", "dimm-cycle", "--memhp-kernel", kernel)
+    found = run(outer, "-rs", "--memhp-scenario", "dimm-cycle", "--memhp-kernel", f"debian:{kernel}")
     found.assert_outcomes(**outcome)
     found.stdout.fnmatch_lines([message])
 
@@ -153,7 +154,7 @@ def test_other_verdicts(outer: pytest.Pytester, kernel: str, outcome: dict[str, 
 def test_in_ci_a_missing_part_is_a_failure(outer: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     outer.makepyfile(TEST)
-    found = run(outer, "--memhp-scenario", "dimm-cycle", "--memhp-kernel", "none")
+    found = run(outer, "--memhp-scenario", "dimm-cycle", "--memhp-kernel", "debian:none")
     found.assert_outcomes(errors=1)
     found.stdout.fnmatch_lines(["*no kernel for you*", "*hint: fetch one*"])
 
@@ -168,7 +169,10 @@ def test_in_ci_a_missing_part_is_a_failure(outer: pytest.Pytester, monkeypatch: 
         (["--memhp-guest", "nmua"], "*unknown guest 'nmua'*"),
         (["--memhp-guest", "numa", "--memhp-arch", "riscv64"], "*--memhp-arch riscv64: the guest numa is arm64*"),
         (["--memhp-timeout", "0"], "*--memhp-timeout: '0' is not a number of seconds*"),
-        (["--memhp-kernel", "riscv"], "*that is a riscv64 kernel*"),
+        (["--memhp-kernel", "debian:X"], "*--memhp-kernel: debian:X: 'X' is not the name of a Debian suite*"),
+        (["--memhp-kernel-option", "A-B"], "*--memhp-kernel-option: 'A-B' is no kernel option*"),
+        (["--memhp-modules", "/no"], "*--memhp-modules: no such directory: /no*"),
+        (["--memhp-kernel", "debian:riscv"], "*that is a riscv64 kernel*"),
     ],
 )
 def test_wrong_options_end_the_session(outer: pytest.Pytester, words: list[str], message: str) -> None:
@@ -203,7 +207,7 @@ def test_a_shared_guest_and_its_bundle(outer: pytest.Pytester, tmp_path: Path) -
 
 def test_a_guest_that_does_not_boot(outer: pytest.Pytester) -> None:
     outer.makepyfile("def test_one(memhp_guest):\n    pass\n")
-    found = run(outer, "--memhp-kernel", "dead")
+    found = run(outer, "--memhp-kernel", "debian:dead")
     found.assert_outcomes(errors=1)
     found.stdout.fnmatch_lines(["*QEMU died*", "*hint: look*", "*memhp bundle: *"])
 

@@ -98,7 +98,7 @@ def test_a_bundle_is_run_again_as_it_was(bundle: Path, monkeypatch: pytest.Monke
     assert replay.guest.slots == 4 and replay.guest.explicit == {"kernel", "slots"}
     image = bundle.parent / "Image"
     found = KernelImage(image, "a file", None, None, None)
-    monkeypatch.setattr("harness.scenarios.replay.kernel", lambda arch, selector, progress: found)
+    monkeypatch.setattr("harness.scenarios.replay.kernel_of", lambda spec, arch, progress: found)
     require_kernel(replay, SilentProgress())
     image.write_bytes(b"another")
     with pytest.raises(UsageError, match="is another one now"):

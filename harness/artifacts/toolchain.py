@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What compiles the user's tree: the cross compiler or LLVM, behind ccache where it is installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.arch import ArchSpec
+from harness.errors import ArtefactError, UsageError
+
+#: what ``make LLVM=1`` runs (Documentation/kbuild/llvm.rst), and the Debian package of each
+LLVM_PROGRAMS = {
+    **{"clang": "clang", "ld.lld": "lld"},
+    **dict.fromkeys(("llvm-ar", "llvm-nm", "llvm-objcopy", "llvm-objdump", "llvm-readelf", "llvm-strip"), "llvm"),
+}
+#: a kernel with its debug info takes one of these; ccache drops what was used longest ago
+_CCACHE_SIZE = "5G"
+#: the first words of an object's command: all before the first option; ``savedcmd_`` since v6.2, ``cmd_`` before
+_COMMAND = re.compile(r"(?:saved)?cmd_\S+ := ((?:[^\s-]\S*\s+)*?[^\s-]\S*)\s+-")
+_CLANG = re.compile(r"(\S+/)?clang(-\d+)?")
+_SUFFIXED = re.compile(r"clang-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """``words`` for make, variables for its environment, and the ``name`` of what compiles."""
+
+    name: str
+    words: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def cross_gcc(arch: ArchSpec) -> Toolchain:
+    """The cross compiler, and nothing before it."""
+    return Toolchain(f"{arch.triplet}-gcc", (f"CROSS_COMPILE={arch.triplet}-",))
+
+
+def find_toolchain(arch: ArchSpec, llvm: bool, cache: Path) -> Toolchain:
+    """What builds a tree for ``arch``; ccache, if it is installed, has its files and settings below ``cache``.
+
+    None of the user's own settings of ccache reaches the build: some (sloppiness, compiler_check) would let it hand
+    out another object than the compiler makes. Raises UsageError naming what ``--llvm`` takes that is not there.
+    """
+    plain = _llvm() if llvm else cross_gcc(arch)
+    if shutil.which("ccache") is None:
+        return plain
+    place = cache / "ccache"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        settings = place / "ccache.conf"
+        if not settings.is_file():
+            settings.write_text(f"max_size = {_CCACHE_SIZE}\n")
+    except OSError as error:
+        raise ArtefactError(f"cannot write {place}: {error.strerror}", hint="see MEMHP_CACHE") from error
+    env = {"CCACHE_DIR": str(place), "CCACHE_CONFIGPATH": str(settings)}
+    return Toolchain(plain.name, (*plain.words, f"CC=ccache {plain.name}"), env)
+
+
+def _llvm() -> Toolchain:
+    """LLVM without a version in its programs' names, else the newest that has one in all (``clang-19``)."""
+    versions = sorted(_installed(), reverse=True)
+    for suffix in ("", *(f"-{version}" for version in versions)):
+        if all(shutil.which(f"{program}{suffix}") for program in LLVM_PROGRAMS):
+            return Toolchain(f"clang{suffix}", (f"LLVM={suffix or 1}",))
+    lacking = [program for program in LLVM_PROGRAMS if shutil.which(program) is None]
+    packages = dict.fromkeys(LLVM_PROGRAMS[program] for program in lacking)
+    raise UsageError(
+        f"--llvm: this machine lacks {', '.join(lacking)}",
+        hint=f"sudo apt-get install {' '.join(packages)}; or leave --llvm out: the cross compiler does as well",
+    )
+
+
+def _installed() -> set[int]:
+    names = (path.name for folder in os.get_exec_path() for path in Path(folder).glob("clang-*"))
+    return {int(match[1]) for name in names if (match := _SUFFIXED.fullmatch(name))}
+
+
+def used_compiler(tree: Path, usual: Toolchain) -> Toolchain:
+    """What has compiled the objects in ``tree``, so that they can be used again; ``usual`` if there are none.
+
+    kbuild keeps each object's command beside it (scripts/Kbuild.include, if_changed) and compiles what has another one.
+    """
+    try:
+        said = (tree / "init" / ".main.o.cmd").read_text()
+    except OSError:
+        return usual
+    match = _COMMAND.match(said)
+    if match is None:
+        return usual
+    words = match[1].split()
+    command, name = " ".join(words), words[-1]
+    env = usual.env if words[0].rpartition("/")[2] == "ccache" else {}
+    clang = _CLANG.fullmatch(name)
+    if clang is not None:
+        return Toolchain(name, (f"LLVM={clang[1] or clang[2] or 1}", f"CC={command}"), env)
+    if not name.endswith("gcc"):
+        return usual
+    return Toolchain(name, (f"CROSS_COMPILE={name.removesuffix('gcc')}", f"CC={command}"), env)
