@@ -24,9 +24,11 @@ from harness import proc
 from harness.arch import ArchSpec
 from harness.artifacts.apt import unpack
 from harness.artifacts.cache import Cache, hold_lock, remove_tree
+from harness.artifacts.debian import find_source
 from harness.artifacts.kernel_build import Fragment, KernelBuild, load_fragments, require_tools
-from harness.artifacts.store import apt, configs, host_arch
+from harness.artifacts.store import configs
 from harness.config.putback import KernelBug
+from harness.config.selector import PURPOSE, parse_kernel_name
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, ConfigError
 from harness.progress import Progress
@@ -183,8 +185,8 @@ def _unpack(tree: KeptTree) -> None:
     coming = tree.place / "coming"
     remove_tree(coming)
     coming.mkdir()
-    debian = apt(host_arch(), backports=True)
-    unpack(debian.download([tree.package], tree.progress, dependencies=False), coming / "package", tree.progress)
+    debian, package = find_source(parse_kernel_name(f"{PURPOSE}:{tree.package}"), tree.package, tree.progress)
+    unpack(debian.download([package], tree.progress, dependencies=False), coming / "package", tree.progress)
     job = KernelBuild(tree.arch, tree.fragments, tree.package, coming, tree.place / "log", tree.progress)
     job.unpack(coming / "package", Deadline(_BUILD_SECONDS)).rename(tree.source)
     remove_tree(coming)
