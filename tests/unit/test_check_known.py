@@ -242,18 +242,21 @@ STAYS = known_bugs()["self-hosted-memmap-stays-online"]
         ("unplug dimm0 | offline dimm1", "refused", REFUSED, Verdict.KNOWN),
         ("online dimm0", "refused", REFUSED, Verdict.REFUSED),
         ("offline dimm0", "failed", REFUSED, Verdict.REFUSED),
-        ("offline dimm0", "refused", "", Verdict.REFUSED),
-        ("offline dimm0", "refused", REFUSED.replace("vmemmap", "linear map"), Verdict.REFUSED),
+        ("offline dimm0", "refused", "", Verdict.FAIL),
+        ("offline dimm0", "refused", REFUSED.replace("vmemmap", "linear map"), Verdict.FAIL),
         # the edge of a block, not that of its own struct pages
-        ("offline dimm0", "refused", "[90000000 98000000] splits a leaf entry in vmemmap", Verdict.REFUSED),
+        ("offline dimm0", "refused", "[90000000 98000000] splits a leaf entry in vmemmap", Verdict.FAIL),
     ],
 )
 def test_a_refusal_is_known_by_its_verb_and_its_line(title: str, ending: str, line: str, verdict: Verdict) -> None:
     facts = model_guest.facts(release="7.3.4", cmdline="memory_hotplug.memmap_on_memory=1")
     known = Known(watch_for([STAYS], facts), (STAYS.id,))
-    ruling = judge((), "done", Outcome(ending=ending, note="EPERM"), known, evidence((line,)), title)
+    stays = checks(finding("BLK-3", "memory18", "goes offline: no leaf reaches beyond it", f"stays online: {line}"))
+    ruling = judge(stays, "done", Outcome(ending=ending, note="EPERM"), known, evidence((line,)), title)
     assert ruling.verdict is verdict
-    assert ruling.stops is (verdict is Verdict.KNOWN) and ruling.bugs == ((STAYS.id,) if ruling.stops else ())
+    assert ruling.stops is (verdict is Verdict.KNOWN) and ruling.bugs == (
+        () if verdict is Verdict.FAIL else (STAYS.id,)
+    )
     ruling = judge(checks(finding("BLK-1", "memory1", "a", "b")), "done", Outcome(ending=ending), known, evidence())
     assert ruling.verdict is Verdict.FAIL
 
