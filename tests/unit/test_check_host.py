@@ -566,6 +566,29 @@ def test_pages_that_kfence_guards_are_no_disagreement() -> None:
         assert broken(dataclasses.replace(evidence, observed=seen)) == wanted
 
 
+def test_beside_a_table_a_partial_section_has_single_pages_of_memmap() -> None:
+    """vmemmap_populate_hugepages, mm/sparse-vmemmap.c: an entry of the PMD that leads to a table is left as it is."""
+    guest = Guest(RISCV).do(PlugVirtioPmem("p0", 34 * MIB), SetPmemMode("p0", "devdax", "mem"))
+    evidence, kernel = guest.evidence(), guest.kernel.kernel
+    (piece,) = (piece.range for piece in guest.model.expected().linear)
+    own, entry = kernel.struct_pages(piece), kernel.memmap(piece)
+    assert own != entry and broken(evidence) == set()
+    (run,) = [leaf for leaf in tables(evidence.observed).mappings if leaf.range.covers(entry)]
+    others = [leaf for leaf in tables(evidence.observed).mappings if leaf is not run]
+    boot, first = AddrRange(run.range.start, entry.start), run.physical + entry.start - run.range.start
+    for level, place, wanted in (
+        ("PTE", own, set()),
+        ("PTE", entry, set()),
+        ("PMD", own, {"VMM-1"}),
+        ("PTE", AddrRange(own.start + 4096, own.end), {"VMM-1"}),
+    ):
+        part = replace(run, range=place, physical=first + place.start - entry.start, level=level)
+        leaves = [*others, replace(run, range=boot), part]
+        state = with_mappings(evidence.observed, sorted(leaves, key=lambda leaf: leaf.range))
+        state = replace(state, page_tables=dumped(tables(state)))
+        assert broken(replace(evidence, observed=state)) == wanted
+
+
 def test_a_block_that_is_not_valid_is_named_in_either_way() -> None:
     """ptdump says BLK of it up to v6.14 and does not as of v6.15."""
     guest = Guest()
