@@ -24,6 +24,7 @@ from harness.arch import ARCHES, ArchSpec
 from harness.artifacts.apt import keyring
 from harness.artifacts.cache import Cache, Entry
 from harness.artifacts.fetch import PARTS, Able
+from harness.artifacts.kernel_build import is_usual
 from harness.artifacts.mirror import debian_mirror
 from harness.artifacts.qemu_build import HOST_NEEDS, HostNeed, missing_packages
 from harness.config.parts import QemuBinary
@@ -188,8 +189,8 @@ def _entries(cache: Cache, verify: bool, progress: Progress) -> list[Entry]:
 
 
 def _belongs(entry: Entry, part: str, arch: ArchSpec) -> bool:
-    if entry.kind == "kernel" and "+" in entry.path.name:
-        # A flavour is no substitute for the kernel that everything else boots.
+    if entry.kind == "kernel" and not is_usual(entry.path.name, arch):
+        # A flavour or another version is no substitute for the kernel that everything else boots.
         return False
     words = entry.path.name.split("-")[:-1]
     return entry.kind == part and (arch.name in words or arch.qemu_target in words)

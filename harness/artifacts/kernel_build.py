@@ -90,6 +90,11 @@ def version_of(text: str) -> Version:
     return int(found[1]), int(found[2])
 
 
+def is_usual(entry: str, arch: ArchSpec) -> bool:
+    """Whether ``entry`` is the name of the cache's entry for ``arch`` that a guest boots where nobody says more."""
+    return entry.rpartition("-")[0] == f"{arch.name}-{DEFAULT_SOURCE}"
+
+
 def known_flavours(arch: ArchSpec, folder: Path) -> dict[str, Path]:
     """The flavours that a kernel for ``arch`` can have, sorted: ``16k`` is ``arm64+16k.config``, ``debug`` is
     ``common+debug.config``."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from harness.arch import arch_named
 from harness.artifacts.cache import Cache
 from harness.artifacts.kernel import kernel
+from harness.artifacts.kernel_build import is_usual
 from harness.cli.options import arches_of, read_qemu, run_options
 from harness.cli.parser import Arguments
 from harness.cli.reports import check_reports
@@ -76,7 +77,7 @@ def for_stock_kernel(guest: GuestSpec, reporter: TerminalReporter) -> list[Scena
 def is_built(arch: str) -> bool:
     """True if the cache has a purpose-built kernel: nobody has to be kept waiting for it."""
     found = Cache.default().entries(full=False)
-    return any(entry.kind == "kernel" and entry.path.name.startswith(f"{arch}-") for entry in found)
+    return any(entry.kind == "kernel" and is_usual(entry.path.name, arch_named(arch)) for entry in found)
 
 
 def build_kernel(guest: GuestSpec, reporter: TerminalReporter) -> None:

@@ -119,6 +119,12 @@ EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
         {0},
         says("3 scenarios: 3 passed"),
     ),
+    ".venv/bin/memhp cmdline -a arm64 --kernel debian:bookworm": ({0}, says("linux-image-6.1.0-")),
+    ".venv/bin/memhp run virtio-mem-resize -a arm64 --kernel debian --qemu debian:trixie-backports": (
+        {0},
+        says("PASSED"),
+    ),
+    ".venv/bin/memhp list kernels": ({0}, says("debian:SUITE", "purpose:VERSION", "@SUITE")),
     ".venv/bin/memhp list support": ({0}, the_table_is_what_the_readme_says),
     ".venv/bin/memhp list verbs": ({0}, says("plug-dimm", "repeat", "parallel", "load")),
     ".venv/bin/memhp list scenarios": ({0}, says("family", *known_scenarios())),

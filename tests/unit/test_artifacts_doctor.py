@@ -95,7 +95,7 @@ def test_a_part_that_is_there(cache: Cache, kind: str, name: str, wanted: str) -
 
 
 def test_a_truncated_part_and_the_command_that_mends_it(cache: Cache) -> None:
-    path = put(cache, "kernel", "arm64-linux")
+    path = put(cache, "kernel", "arm64-linux-source-6.12")
     spoil(path / "Image", "con")
     row = part(cache, "kernel")
     assert row.status == "missing"
@@ -106,7 +106,7 @@ def test_a_truncated_part_and_the_command_that_mends_it(cache: Cache) -> None:
 
 
 def test_a_change_that_hides_is_found_by_verifying(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = put(cache, "kernel", "arm64-linux")
+    path = put(cache, "kernel", "arm64-linux-source-6.12")
     seen = (path / "Image").stat()
     spoil(path / "Image", "CONTENT")
     os.utime(path / "Image", ns=(seen.st_atime_ns, seen.st_mtime_ns))

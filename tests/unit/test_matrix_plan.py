@@ -78,6 +78,34 @@ def test_every_axis_reaches_the_guest(tmp_path: Path) -> None:
     assert (cell.page_size, cell.va_bits) == (16384, 47)
 
 
+def test_names_of_debians_are_readable_in_a_cells_name(tmp_path: Path) -> None:
+    text = grid(
+        "arch: arm64",
+        "kernel: [purpose:7.3, debian:trixie-backports, 'purpose:6.1@bookworm']",
+        "qemu: debian:trixie-backports",
+        "scenario: dimm-cycle",
+    )
+    cells = plan_of(tmp_path, text).cells
+    assert [cell.id for cell in cells] == [
+        "arm64.purpose-7.3.qemu-debian-trixie-backports/dimm-cycle",
+        "arm64.debian-trixie-backports.qemu-debian-trixie-backports/dimm-cycle",
+        "arm64.purpose-6.1-bookworm.qemu-debian-trixie-backports/dimm-cycle",
+    ]
+    assert {cell.guest.qemu for cell in cells} == {"debian:trixie-backports"}
+    (tmp_path / "guest.yaml").write_text(cells[0].guest_text())
+    assert load_guest(tmp_path / "guest.yaml") == cells[0].guest
+
+
+def test_a_qemu_of_ones_own_is_known_by_its_content(tmp_path: Path) -> None:
+    program = tmp_path / "qemu-system-aarch64"
+    text = grid("arch: arm64", "qemu: ./qemu-system-aarch64", "scenario: dimm-cycle")
+    program.write_text("one")
+    [cell] = plan_of(tmp_path, text).cells
+    assert (cell.id, cell.guest.qemu) == ("arm64.qemu-qemu-system-aarch64/dimm-cycle", str(program))
+    program.write_text("two")
+    assert plan_of(tmp_path, text).cells[0].digest != cell.digest
+
+
 def test_kaslr_off_is_a_word_on_the_command_line(tmp_path: Path) -> None:
     [cell] = plan_of(tmp_path, grid("arch: arm64", "kaslr: 'off'", "scenario: dimm-cycle")).cells
     assert (cell.guest.cmdline, cell.guest.random_seed) == ("nokaslr", None)
@@ -122,6 +150,10 @@ def test_all_scenarios_and_rounds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (grid("arch: arm64", "kernel: Image", "scenario: dimm-cycle"), "kernel: no such file or directory: "),
+        (grid("arch: arm64", "kernel: debian:X", "scenario: dimm-cycle"), "'X' is not the name of a Debian suite"),
+        (grid("arch: arm64", "qemu: nope", "scenario: dimm-cycle"), "qemu: no such file: "),
+        (grid("arch: arm64", "qemu: debian:7.2", "scenario: dimm-cycle"), "debian:7.2 names no QEMU"),
         (grid("arch: riscv64", "paging: 16k-47", "scenario: dimm-cycle"), "riscv64 has no paging mode 16k-47"),
         (
             grid("arch: riscv64", "kernel: purpose+16k", "scenario: dimm-cycle"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.config.build import OwnBuild
 from harness.config.guest import GuestSpec, NodeConfig, load_guest
 from harness.config.parts import KernelImage
 from harness.config.scenario import parse_step, read_scenario
@@ -76,6 +77,20 @@ def test_devices_of_the_command_line_are_part_of_a_story_and_of_a_bundle(tmp_pat
     parts: Any = SimpleNamespace(kernel=KernelImage(tmp_path / "guest.yaml", "a file", None, None, None))
     kept = json.loads(json.dumps(guest_to_json(spec, parts)))["spec"]
     assert guest_from_json(kept) == spec
+
+
+def test_how_a_tree_was_built_is_part_of_what_is_run_again(tmp_path: Path) -> None:
+    tree = {"kernel": "/linux", "kernel_options": ("X=m", "LOCALVERSION=-a b"), "build_dir": Path("/obj"), "llvm": True}
+    spec = GuestSpec.default("arm64").with_fields(
+        {**tree, "own_config": True, "modules": Path("/m"), "qemu": "debian:trixie-backports"}
+    )
+    parts: Any = SimpleNamespace(kernel=KernelImage(Path(__file__), "a file", None, None, None))
+    kept = json.loads(json.dumps(guest_to_json(spec, parts)))["spec"]
+    assert guest_from_json(kept) == spec and guest_from_json(kept).explicit == spec.explicit
+    for name in ("kernel_options", "build_dir", "llvm", "own_config", "modules"):
+        del kept[name]
+    plain = guest_from_json(kept)
+    assert (plain.kernel, plain.build, plain.modules) == ("/linux", OwnBuild(), None), "a bundle of an older memhp"
 
 
 @pytest.fixture
