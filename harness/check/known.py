@@ -142,6 +142,8 @@ def explain(bugs: Iterable[KnownBug], checks: Sequence[CheckResult], evidence: E
 def _fit(bug: KnownBug, findings: Sequence[Finding], seen: set[str], evidence: Evidence) -> _Fit | None:
     """How the places of ``bug`` fit, None if they do not: counters are looked at later, for they add up."""
     fit = _Fit(bug)
+    if bug.log is not None and not any(bug.log.fullmatch(line) for line in log_lines(evidence)):
+        return None
     for sign in bug.breaks:
         if sign.more is None:
             fit.found[sign] = [finding for finding in findings if _matches(sign, finding, evidence)]
@@ -173,13 +175,12 @@ def _matches(sign: Sign, finding: Finding, evidence: Evidence) -> bool:
     place = _place(finding)
     if sign.shared_leaf and (place is None or not any(leaf.covers(place) for leaf in _shared_leaves(evidence))):
         return False
-    if not sign.inside or place is None:
-        return not sign.inside
-    size = evidence.layout.paging.section_size
-    return any(
-        device.kind == sign.inside and device.range.align_outward(size).covers(place)
-        for device in evidence.expected.devices
-    )
+    size, devices = evidence.layout.paging.section_size, evidence.expected.devices
+    insides = [device.range.align_outward(size) for device in devices if device.kind == sign.inside]
+    if sign.inside and (place is None or not any(inside.covers(place) for inside in insides)):
+        return False
+    edges = [device.range.start for device in devices if device.kind == sign.below]
+    return not sign.below or (place is not None and place.end in edges)
 
 
 def _shared_leaves(evidence: Evidence) -> tuple[AddrRange, ...]:
@@ -194,6 +195,12 @@ def _shared_leaves(evidence: Evidence) -> tuple[AddrRange, ...]:
             memmap = kernel.memmap(part)
             owners.update(range(memmap.start // leaf, -(-memmap.end // leaf)))
     return merge_ranges(AddrRange.sized(number * leaf, leaf) for number, count in owners.items() if count > 1)
+
+
+def log_lines(evidence: Evidence) -> list[str]:
+    """The lines of the kernel log since the last snapshot."""
+    dmesg = evidence.observed.dmesg
+    return [] if isinstance(dmesg, NotObserved) else [line.text for line in dmesg]
 
 
 def bare(line: str) -> str:

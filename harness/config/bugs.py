@@ -15,6 +15,8 @@
         checked: 7.3.4                    # the newest version in whose source it was seen
         breaks:                           # optional: what it makes false; see Sign
           - {invariant: MEM-2, where: nr_memmap_pages, more: pages of SEC-1}
+        log: 'something is lost: .*'      # optional: without such a line in the step's kernel log it is another bug;
+                                          # nothing can be known of the steps after it, so that it stops
         ends: {as: dead, function: __pgd_pgtable_alloc, says: 'kernel BUG at .*'}   # optional; see Ending
         stops: true                       # optional: nothing can follow on that guest
         scenario: [pmem-odd-end]          # what shows it
@@ -112,11 +114,12 @@ class Sign:
     Each sign must have a finding, if its invariant was observed, unless it is ``optional``: as lines of the log are,
     which only the step that meets the bug sees, and not the steps after it. ``says`` is what is expected and observed,
     ``EXPECTED -> OBSERVED``; of LOG-1 it is the line without its time, and ``function`` the one that the line names.
-    ``inside`` is a kind of device: the physical range that the place names lies in one of those that are plugged. With
-    ``memmap_of`` an invariant, the virtual ranges are, taken together, the struct pages of the memory in which this bug
-    breaks that one, no more and no less; ``within_memmap_of`` is without the no less. ``shared_leaf``: the virtual
-    range lies in PMD entries of vmemmap that hold struct pages of several devices, or of several sections. ``more`` is
-    by how much the observed number is larger than the expected one: several bugs may add to it.
+    ``inside`` is a kind of device: the physical range that the place names lies in one of those that are plugged, or
+    with ``below`` ends where one begins. With ``memmap_of`` an invariant, the virtual ranges are, taken together, the
+    struct pages of the memory in which this bug breaks that one, no more and no less; ``within_memmap_of`` is without
+    the no less. ``shared_leaf``: the virtual range lies in PMD entries of vmemmap that hold struct pages of several
+    devices, or of several sections. ``more`` is by how much the observed number is larger than the expected one:
+    several bugs may add to it.
     """
 
     invariant: str
@@ -124,6 +127,7 @@ class Sign:
     says: re.Pattern[str] | None = None
     function: str = ""
     inside: str = ""
+    below: str = ""
     memmap_of: str = ""
     within_memmap_of: str = ""
     shared_leaf: bool = False
@@ -178,6 +182,7 @@ class KnownBug:
     fixed: tuple[Change, ...]
     checked: Release
     breaks: tuple[Sign, ...]
+    log: re.Pattern[str] | None
     ends: Ending | None
     stops: bool
     scenarios: tuple[str, ...]
@@ -222,10 +227,12 @@ def _read_bug(id: str, value: Value) -> KnownBug:
     if _ID.fullmatch(id) is None:
         value.fail(f"{id!r} cannot be an id", hint="lower-case words with '-' between them, such as pmem-odd-end")
     reader = value.mapping(
-        *("title", "source", "arch", "when", "since", "fixed", "checked", "breaks", "ends", "stops", "scenario")
+        *("title", "source", "arch", "when", "since", "fixed", "checked", "breaks", "log", "ends", "stops"),
+        "scenario",
     )
     since = reader.take("since", _read_change)
     breaks = reader.take("breaks", _listed(_read_sign), ())
+    log = reader.take("log", _read_pattern, None)
     ends = reader.take("ends", _read_ending, None)
     if not breaks and ends is None:
         value.fail("says neither what it breaks nor how it ends a step", hint="give it breaks, ends or both")
@@ -241,8 +248,9 @@ def _read_bug(id: str, value: Value) -> KnownBug:
         fixed=reader.take("fixed", _read_fixes(since), ()),
         checked=reader.take("checked", _read_release),
         breaks=breaks,
+        log=log,
         ends=ends,
-        stops=reader.take("stops", Value.boolean, ends is not None),
+        stops=reader.take("stops", Value.boolean, ends is not None or log is not None),
         scenarios=reader.take("scenario", _one_or_more(Value.line_of_text)),
     )
 
@@ -345,7 +353,7 @@ def _read_measure(value: Value) -> Measure:
 
 def _read_sign(value: Value) -> Sign:
     reader = value.mapping(
-        *("invariant", "where", "says", "function", "inside", "memmap-of", "within-memmap-of", "shared-leaf"),
+        *("invariant", "where", "says", "function", "inside", "below", "memmap-of", "within-memmap-of", "shared-leaf"),
         *("more", "optional"),
     )
     invariant = reader.take("invariant", lambda one: one.choice(INVARIANTS))
@@ -360,6 +368,7 @@ def _read_sign(value: Value) -> Sign:
         says=reader.take("says", _read_pattern, None),
         function=reader.take("function", Value.line_of_text, ""),
         inside=reader.take("inside", lambda one: one.choice(DEVICES), ""),
+        below=reader.take("below", lambda one: one.choice(DEVICES), ""),
         memmap_of=reader.take("memmap-of", lambda one: one.choice(INVARIANTS), ""),
         within_memmap_of=reader.take("within-memmap-of", lambda one: one.choice(INVARIANTS), ""),
         shared_leaf=reader.take("shared-leaf", Value.boolean, False),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness.check import CheckResult, Evidence, Finding, Verdict, run_all
-from harness.check.known import Explained, Watch, died_of, ended_by, explain
+from harness.check.known import Explained, Watch, died_of, ended_by, explain, log_lines
 from harness.model.memory import MemoryModel
 from harness.scenarios.dumps import dump_findings
 from harness.scenarios.memorymap import MemoryMap
@@ -15,7 +15,7 @@ from harness.scenarios.outcome import Outcome
 from harness.scenarios.result import StepResult
 from harness.scenarios.sameness import unchanged, with_findings
 from harness.scenarios.soak import leaks
-from harness.state import GuestState, NotObserved
+from harness.state import GuestState
 
 _RANK = (Verdict.PASS, Verdict.SKIPPED, Verdict.KNOWN, Verdict.REFUSED, Verdict.INFRA, Verdict.FAIL)
 
@@ -148,7 +148,7 @@ def judge(
     verdict, note = _ended(expect, outcome)
     cause = None
     if verdict is not Verdict.PASS and evidence is not None:
-        cause = ended_by(known.watch.possible, outcome.ending, title, _log(evidence), met)
+        cause = ended_by(known.watch.possible, outcome.ending, title, log_lines(evidence), met)
         if cause is None:
             return Ruling(verdict, note, met)
         met = tuple(dict.fromkeys((*met, cause.id)))
@@ -197,11 +197,6 @@ def _named(ids: Sequence[str]) -> str:
 
 def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
-
-
-def _log(evidence: Evidence) -> list[str]:
-    dmesg = evidence.observed.dmesg
-    return [] if isinstance(dmesg, NotObserved) else [line.text for line in dmesg]
 
 
 def _ended(expect: str, outcome: Outcome) -> tuple[Verdict, str]:

@@ -328,3 +328,16 @@ def test_struct_pages_are_lost_beside_others_only() -> None:
     for start, known in places.items():
         found = finding("VMM-1", memmap(start, 2 * MIB), "mapped", "not mapped")
         assert (explain([lost], checks(found), both).met == ("the-bug",)) is known, hex(start)
+
+
+def test_a_line_of_the_log_and_a_neighbour_may_be_part_of_it() -> None:
+    one = bug(
+        "since: {version: '6.1'}\n    log: 'something is lost'\n    "
+        "breaks: [{invariant: IOM-2, where: '.*', below: dimm, says: no such line -> .*}]"
+    )
+    assert one.stops, "the log of a later step does not say it again"
+    said, other = evidence(("something is lost",)), evidence(("something is lost?",))
+    below = checks(finding("IOM-2", "78000000-7fffffff", "no such line", "78000000-7fffffff : x"))
+    above = checks(finding("IOM-2", "c0000000-cfffffff", "no such line", "c0000000-cfffffff : x"))
+    assert explain([one], below, said).met == ("the-bug",)
+    assert explain([one], below, other).met == explain([one], above, said).met == ()
