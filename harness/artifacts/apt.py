@@ -120,14 +120,9 @@ class PrivateApt:
         """What ``packages``, and all they depend on, take of an empty system; nothing is downloaded."""
         return self._binaries.packages(_request(packages, dependencies), progress)
 
-    def download(
-        self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True, anywhere: bool = False
-    ) -> list[Package]:
-        """Download ``packages``, and all they depend on, unless they are here; every file's hash is checked.
-
-        ``anywhere``: from the release that backports are for, where they have none themselves.
-        """
-        request = _request(packages, dependencies, anywhere)
+    def download(self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True) -> list[Package]:
+        """Download ``packages``, and all they depend on, unless they are here; every file's hash is checked."""
+        request = _request(packages, dependencies)
         self._binaries.fetch(request, progress, ", ".join(packages))
         return self._binaries.packages(request, progress)
 
@@ -192,11 +187,10 @@ def unpack(packages: Sequence[Package], target: Path, progress: Progress) -> Non
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What is asked of apt-get; ``anywhere``: of another suite of the same state, too."""
+    """What is asked of apt-get."""
 
     mode: str
     packages: tuple[str, ...]
-    anywhere: bool = False
 
     def arguments(self, suites: Sequence[str]) -> list[str]:
         """The words for apt-get; ``suites`` are the state's, the one that is meant last."""
@@ -204,19 +198,18 @@ class _Request:
         if len(suites) == 1:
             return [*extra, self.mode, *self.packages]
         # APT takes backports by itself only where there is nothing else (NotAutomatic).
-        exact = "" if self.anywhere else f"/{suites[-1]}"
-        return [*extra, *_preferring(suites), self.mode, *(f"{name}{exact}" for name in self.packages)]
+        return [*extra, *_preferring(suites), self.mode, *(f"{name}/{suites[-1]}" for name in self.packages)]
 
 
 def _preferring(suites: Sequence[str]) -> list[str]:
     return ["-o", f"APT::Default-Release={suites[-1]}"] if len(suites) > 1 else []
 
 
-def _request(packages: Sequence[str], dependencies: bool, anywhere: bool = False) -> _Request:
+def _request(packages: Sequence[str], dependencies: bool) -> _Request:
     for name in packages:
         if not _PACKAGE_NAME.fullmatch(name):
             raise UsageError(f"{name!r} is not the name of a Debian package")
-    return _Request("install" if dependencies else "download", tuple(packages), anywhere)
+    return _Request("install" if dependencies else "download", tuple(packages))
 
 
 class _State:

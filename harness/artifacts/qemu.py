@@ -13,7 +13,7 @@ from pathlib import Path
 from harness import proc
 from harness.arch import ArchSpec
 from harness.artifacts import qemu_build
-from harness.artifacts.apt import fingerprints, unpack
+from harness.artifacts.apt import default_suite, fingerprints, unpack
 from harness.artifacts.apt_words import NoPackage, NoSuite
 from harness.artifacts.cache import Cache, scratch
 from harness.artifacts.elf import find_closure, inside
@@ -38,8 +38,8 @@ _LOADED_BY_NAME = ("libgcc_s.so.1",)
 
 def find_qemu(arch: ArchSpec, *, explicit: str | None, able: Able, progress: Progress) -> QemuBinary:
     """The first that ``able`` has nothing against: ``explicit`` alone if it is a path; else the machine's own, one
-    built here before, Debian's package, one built now. Where ``explicit`` is ``debian`` or ``debian:SUITE``, the last
-    three, of that suite.
+    built here before, Debian's package, one built now. Where ``explicit`` is ``debian``, the last three;
+    where it is ``debian:SUITE``, that suite's package as it is: our patches are for the default suite's.
 
     Raises UsageError for a path that is no QEMU and a suite that is none, UnsupportedError telling what each candidate
     lacks, ArtefactError if one cannot be had.
@@ -127,9 +127,10 @@ def _candidates(arch: ArchSpec, explicit: str | None, progress: Progress, reason
         except InfraError as error:
             reasons.append(f"the host's {host}: {error.message}")
     source, cache = apt(host_arch(), suite), Cache.default()
-    # Without patches it would be what Debian has; without lists of sources it cannot have been built.
-    patched = bool(qemu_build.load_recipe(arch).patches)
+    # Without patches it would be what Debian has; they are made for the QEMU of the default suite.
+    patched = bool(qemu_build.load_recipe(arch).patches) and source.suite == default_suite()
     built = None
+    # Without lists of sources it cannot have been built.
     if patched and source.knows_sources():
         built = qemu_build.find_qemu(arch, apt=source, cache=cache, progress=progress)
         if built is not None:

@@ -302,7 +302,7 @@ def build_qemu(
 def _make(build: Build, out: Path, apt: PrivateApt, progress: Progress) -> None:
     dsc = apt.source(SOURCE, build.version, build.work, progress)
     meson = build.work / "meson"
-    unpack(apt.download([MESON], progress, dependencies=False, anywhere=True), meson, progress)
+    unpack(apt.download([MESON], progress, dependencies=False), meson, progress)
     with progress.task(f"Building QEMU for {build.recipe.target}") as task:
         task.update(note="unpacking the source")
         build.unpack(dsc)

@@ -256,7 +256,7 @@ def _guest(parser: argparse.ArgumentParser, *, several: str = "") -> None:
     modules = "where the kernel's modules are: an INSTALL_MOD_PATH, a lib/modules/RELEASE, or the tree it was built in"
     group.add_argument("--modules", metavar="DIR", help=modules)
     group.add_argument("--initrd", metavar="FILE", help="an archive to unpack over the guest's root")
-    qemu = "another qemu-system-*, or debian:SUITE: Debian's, with memhp's patches where it takes them"
+    qemu = "another qemu-system-*, debian (with memhp's patches where they are needed), or debian:SUITE (as it is)"
     group.add_argument("--qemu", metavar="Q", help=qemu)
     group.add_argument("--memory", metavar="SIZE", help="boot memory (default 1G)")
     group.add_argument("--maxmem", metavar="SIZE", help="boot memory and all memory devices (default 16G)")

@@ -297,10 +297,8 @@ class ToyApt(PrivateApt):
         self.fetched += 1
         return toy_package(target, version, self.toy)
 
-    def download(
-        self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True, anywhere: bool = False
-    ) -> list[Package]:
-        assert (list(packages), dependencies, anywhere) == (["meson"], False, True)
+    def download(self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True) -> list[Package]:
+        assert (list(packages), dependencies) == (["meson"], False)
         return []
 
 
