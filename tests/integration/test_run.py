@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
+import re
 import select
 import signal
 import subprocess
@@ -18,7 +20,8 @@ from harness.check import Verdict
 from harness.config.guest import GuestSpec
 from harness.config.scenario import read_scenario
 from harness.deadline import Deadline
-from harness.errors import InfraError
+from harness.errors import InfraError, ParseError
+from harness.parsers.notes import told
 from harness.qemu import memdev
 from harness.scenarios import steps
 from harness.scenarios.boot import Parts, boot_guest
@@ -80,6 +83,78 @@ def test_memory_that_came_behind_our_back_is_found(session: Session) -> None:
     result = session.act("smuggle", smuggle)
     assert result.verdict is Verdict.FAIL
     assert broken(result) >= {"QMP-1", "IOM-2", "BLK-1", "LIN-1", "VMM-1", "MEM-2"}
+
+
+def test_text_that_memhp_has_never_met_is_told_and_changes_nothing(session: Session) -> None:
+    def print_more(session: Session, deadline: Deadline) -> Outcome:
+        more = "sed '/start_pfn/a\\  borrowed: 0' /proc/zoneinfo >/tmp/zones && mount --bind /tmp/zones /proc/zoneinfo"
+        session.guest.shell.must(more, deadline=deadline)
+        return Outcome()
+
+    for title in ("print more", "print it again"):
+        work = print_more if title == "print more" else lambda session, deadline: Outcome()
+        assert session.act(title, work).verdict is Verdict.PASS
+    line = "/proc/zoneinfo: 1 line that memhp does not know: 'borrowed: 0'"
+    assert told(session.unknown) == [line]
+    assert (session.recorder.directory / "notes.txt").read_text().splitlines().count(line) == 1
+    assert recheck(session.recorder.directory).unknown == session.unknown
+
+
+def test_text_that_cannot_be_parsed_is_in_the_bundle(session: Session) -> None:
+    def garble(session: Session, deadline: Deadline) -> Outcome:
+        cover = "sed 's/^MemTotal:.*/MemTotal: plenty/' /proc/meminfo >/tmp/mem && mount --bind /tmp/mem /proc/meminfo"
+        session.guest.shell.must(cover, deadline=deadline)
+        return Outcome()
+
+    why = r"/proc/meminfo:1: not 'MemTotal: <number> kB': 'MemTotal: plenty'"
+    with pytest.raises(ParseError, match=why):
+        session.act("garble", garble)
+    with pytest.raises(ParseError, match=why):
+        recheck(session.recorder.directory)
+    kept = session.recorder.step_dir(1) / "meminfo.txt"
+    assert isinstance(session.state.meminfo, dict)
+    kept.write_text(kept.read_text().replace("plenty", f"{session.state.meminfo['MemTotal'] // 1024} kB"))
+    assert recheck(session.recorder.directory).verdict is Verdict.PASS
+
+
+def rename_in_memory(session: Session, old: bytes, new: bytes, deadline: Deadline) -> None:
+    """Overwrite every ``old`` in the guest's boot memory with ``new``, which is as long."""
+    path = session.guest.machine.backend_fds(deadline)["ram0"]
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory, session.guest.machine.paused(deadline):
+        places = [match.start() for match in re.finditer(re.escape(old), memory)]
+        for place in places:
+            memory[place : place + len(new)] = new
+    assert places
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted"),
+    [
+        (b"\0", "': a resource without a name"),
+        (b"Sys\ntem", "'temRAM (virtio_mem)': not '<start>-<end> : <name>'"),
+        (b"\x02\xff\x7f", "\\x02\ufffd\\x7ftem RAM (virtio_mem)': character"),
+    ],
+    ids=["empty", "newline", "rubbish"],
+)
+def test_a_resource_whose_name_is_no_name_is_a_failure_that_quotes_the_line(
+    session: Session, name: bytes, quoted: str
+) -> None:
+    """What iomem shows of a name that was freed too early: nothing, half of another text, bytes of something else."""
+
+    def grow(session: Session, deadline: Deadline) -> Outcome:
+        return steps.plug_virtio_mem(session, {"id": "vm0", "max": 512 * MIB, "requested": 256 * MIB}, deadline)
+
+    def overwrite(session: Session, deadline: Deadline) -> Outcome:
+        rename_in_memory(session, whole, name + whole[len(name) :], deadline)
+        return Outcome()
+
+    whole = b"System RAM (virtio_mem)\0"
+    assert session.act("grow", grow).verdict is Verdict.PASS
+    result = session.act("overwrite the name", overwrite)
+    assert (result.verdict, broken(result)) == (Verdict.FAIL, {"IOM-1", "IOM-3"})
+    found = [finding for check in result.checks if check.invariant == "IOM-3" for finding in check.findings]
+    assert found[0].where.startswith("/proc/iomem:") and quoted in found[0].observed
+    assert recheck(session.recorder.directory).verdict is Verdict.FAIL
 
 
 def test_a_dimm_that_is_no_whole_memory_block_is_refused_and_changes_nothing(session: Session) -> None:
