@@ -124,15 +124,22 @@ class _Fit:
     found: dict[Sign, list[Finding]] = field(default_factory=dict)
     amounts: dict[Sign, int] = field(default_factory=dict)
 
+    @property
+    def explained(self) -> frozenset[int]:
+        """The findings, by identity."""
+        return frozenset(id(finding) for found in self.found.values() for finding in found)
+
 
 def explain(bugs: Iterable[KnownBug], checks: Sequence[CheckResult], evidence: Evidence) -> Explained:
     """What of the findings of one step is one of ``bugs``, or several of them, exactly."""
     findings = [finding for check in checks for finding in check.findings]
     seen = {check.invariant for check in checks if check.status in ("pass", "fail")}
     fits = [fit for bug in bugs if (fit := _fit(bug, findings, seen, evidence)) is not None]
+    # What breaks a part of what another one breaks is that one.
+    fits = [fit for fit in fits if not any(frozenset() < fit.explained < other.explained for other in fits)]
     while (bad := _unbalanced(fits, findings, seen)) is not None:
         fits.remove(bad)
-    explained = {id(finding) for fit in fits for found in fit.found.values() for finding in found}
+    explained = {finding for fit in fits for finding in fit.explained}
     explained |= {id(finding) for finding in findings if any(_adds_to(fit, finding) for fit in fits)}
     explained |= _frames(findings, explained)
     rest = tuple(finding for finding in findings if id(finding) not in explained)
@@ -172,7 +179,7 @@ def _matches(sign: Sign, finding: Finding, evidence: Evidence) -> bool:
         return sign.says is None or sign.says.fullmatch(line) is not None
     if sign.says is not None and sign.says.fullmatch(f"{finding.expected} -> {finding.observed}") is None:
         return False
-    place = _place(finding)
+    place = _place(finding, evidence)
     if sign.shared_leaf and (place is None or not any(leaf.covers(place) for leaf in _shared_leaves(evidence))):
         return False
     size, devices = evidence.layout.paging.section_size, evidence.expected.devices
@@ -209,8 +216,14 @@ def bare(line: str) -> str:
     return line if found is None else line[found.end() :]
 
 
-def _place(finding: Finding) -> AddrRange | None:
-    """The last range that the place of ``finding`` names: the physical one of a section, the virtual one of a table."""
+def _place(finding: Finding, evidence: Evidence) -> AddrRange | None:
+    """The last range that the place of ``finding`` names: the physical one of a section, the virtual one of a table.
+
+    Of a memory block it is the physical range.
+    """
+    block = re.fullmatch(r"memory([0-9]{1,12})", finding.where)
+    if block is not None:
+        return AddrRange.sized(int(block[1]) * evidence.layout.block_size, evidence.layout.block_size)
     found = _RANGE.findall(finding.where)
     if not found:
         return None
@@ -218,16 +231,16 @@ def _place(finding: Finding) -> AddrRange | None:
     return AddrRange(start, last + 1) if last >= start else None
 
 
-def _memory(fit: _Fit, invariant: str) -> tuple[AddrRange, ...]:
+def _memory(fit: _Fit, invariant: str, evidence: Evidence) -> tuple[AddrRange, ...]:
     """The physical memory in which the bug breaks ``invariant``."""
     signs = (sign for sign in fit.found if sign.invariant == invariant and sign.inside)
-    places = (_place(finding) for sign in signs for finding in fit.found[sign])
+    places = (_place(finding, evidence) for sign in signs for finding in fit.found[sign])
     return merge_ranges(place for place in places if place is not None)
 
 
 def _memmap(fit: _Fit, invariant: str, evidence: Evidence) -> tuple[AddrRange, ...]:
     kernel = evidence.layout.kernel
-    return () if kernel is None else merge_ranges(map(kernel.memmap, _memory(fit, invariant)))
+    return () if kernel is None else merge_ranges(map(kernel.memmap, _memory(fit, invariant, evidence)))
 
 
 def _memmap_pages(fit: _Fit, invariant: str, evidence: Evidence) -> int:
@@ -242,7 +255,7 @@ def _measured(sign: Sign, found: Sequence[Finding], fit: _Fit, evidence: Evidenc
     wanted = _memmap(fit, invariant, evidence)
     witnesses: dict[str, list[AddrRange]] = {}
     for finding in found:
-        place = _place(finding)
+        place = _place(finding, evidence)
         if place is None:
             return False
         witnesses.setdefault(finding.source, []).append(place)

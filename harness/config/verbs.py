@@ -24,7 +24,7 @@ INVARIANTS = (
 ABILITY_NAMES = (
     *("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory", "folded-hugetlb"),
     *("folded-dax", "node-without-cpu", "proc-kcore", "notifier-errors"),
-    *("host-thp", "host-hugetlb-2M", "host-hugetlb-1G", "fault-injection"),
+    *("host-thp", "host-hugetlb-2M", "host-hugetlb-1G", "fault-injection", "sv39"),
 )
 #: huge pages of the host that a device's memory may be made of; each needs the ability host-NAME
 BACKINGS = ("thp", "hugetlb-2M", "hugetlb-1G")

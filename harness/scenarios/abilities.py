@@ -24,7 +24,7 @@ class Ability:
 
     ``boot`` names the boot method it takes, None where any will do. ``hint`` is the next step where options are
     missing. ``arch`` is the one architecture that can have it (None: all), ``elsewhere`` says why no other can.
-    ``host`` tells whether this host has it.
+    ``host`` tells whether this host has it, ``va_bits`` how many bits of virtual addresses the guest must come up with.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Ability:
     arch: str | None = None
     elsewhere: str = ""
     host: Callable[[], bool] | None = None
+    va_bits: int | None = None
 
 
 def _host_pages(name: str, size: int, count: int) -> Ability:
@@ -101,6 +102,15 @@ ABILITIES: dict[str, Ability] = {
             "allocations of slab caches that fail on demand",
             ("FAULT_INJECTION_DEBUG_FS", "FAILSLAB"),
         ),
+        Ability(
+            "sv39",
+            "paging by three levels (Sv39)",
+            (),
+            arch="riscv64",
+            elsewhere="arm64 has other paging modes",
+            hint="--cpu rv64,sv57=off,sv48=off",
+            va_bits=39,
+        ),
         Ability("proc-kcore", "the kernel's own view of its memory as a core file", ("PROC_KCORE",)),
         Ability("dax-kmem", "device-dax memory as system RAM", ("NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM")),
     )
@@ -138,6 +148,16 @@ def require_arch(needs: Iterable[str], arch: str) -> None:
         wanted = ability(name)
         if wanted.arch not in (None, arch):
             raise UnsupportedError(name, f"{wanted.meaning}: {wanted.elsewhere}", hint=f"run it with -a {wanted.arch}")
+
+
+def require_paging(needs: Iterable[str], va_bits: int | None) -> None:
+    """Raise UnsupportedError unless the guest came up in the paging mode that a need is of."""
+    for name in needs:
+        wanted = ability(name)
+        if wanted.va_bits not in (None, va_bits):
+            has = "an unknown number of" if va_bits is None else str(va_bits)
+            message = f"{wanted.meaning} has virtual addresses of {wanted.va_bits} bits, this guest {has} bits"
+            raise UnsupportedError(name, message, hint=wanted.hint)
 
 
 def require_host(needs: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ from harness.deadline import Deadline
 from harness.errors import InfraError, MemhpError, UnsupportedError
 from harness.guest.loads import LOADS
 from harness.progress import Progress, default_progress
-from harness.scenarios.abilities import require_config, require_words
+from harness.scenarios.abilities import require_config, require_paging, require_words
 from harness.scenarios.boot import BootedGuest, Parts
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
@@ -247,6 +247,7 @@ class _Run:
         assert isinstance(self.parts, Parts) and self._guest is not None and self.bundle is not None
         guest = self._guest
         require_config(self.scenario.needs, guest.facts.config, f"the kernel {guest.facts.release}")
+        require_paging(self.scenario.needs, _va_bits(guest.facts))
         require_loads(self.scenario.steps, guest.facts.config)
         self.facts = describe_guest(guest, self.parts)
         session = Session(guest, self.options, Recorder(self.bundle))

@@ -341,3 +341,17 @@ def test_a_line_of_the_log_and_a_neighbour_may_be_part_of_it() -> None:
     above = checks(finding("IOM-2", "c0000000-cfffffff", "no such line", "c0000000-cfffffff : x"))
     assert explain([one], below, said).met == ("the-bug",)
     assert explain([one], below, other).met == explain([one], above, said).met == ()
+
+
+def test_a_bug_that_explains_a_part_gives_way_to_the_one_that_explains_all() -> None:
+    wide = bug(
+        "since: {version: '6.1'}\n    breaks:\n"
+        "    - {invariant: SEC-1, where: 'section .*', says: absent -> has-mem-map present, inside: dimm}\n"
+        "    - {invariant: VMM-1, where: 'vmemmap .*', says: not mapped -> mapped, memmap-of: SEC-1}\n"
+        "    - {invariant: MEM-2, where: nr_memmap_pages, more: pages of SEC-1}\n"
+        "    - {invariant: BLK-1, where: 'memory[0-9]+', says: absent -> present, inside: dimm}"
+    )
+    block, stray = (finding("BLK-1", f"memory{n}", "absent", "present", "sysfs") for n in (16, 99))
+    assert explain([BUG, wide], checks(*ALL, block), evidence()).met == ("the-bug",)
+    assert explain([BUG, wide], checks(*ALL, passed=("BLK-1",)), evidence()).met == ("add-pages-not-undone",)
+    assert explain([BUG, wide], checks(*ALL, block, stray), evidence()).rest == (stray,)

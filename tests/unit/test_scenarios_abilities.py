@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import UnsupportedError
 from harness.scenarios import abilities
-from harness.scenarios.abilities import require_arch, require_host, require_words
+from harness.scenarios.abilities import require_arch, require_host, require_paging, require_words
 from harness.state import DmesgLine, NotObserved
 
 
@@ -71,3 +71,12 @@ def test_a_word_that_the_kernel_ignores_is_no_silent_success(cmdline: str, text:
     require_words("", lines, "the kernel")
     require_words(cmdline, (DmesgLine(0.0, 4, f"{text} too"),), "the kernel")
     require_words(cmdline, NotObserved("no log"), "the kernel")
+
+
+@pytest.mark.parametrize(("bits", "told"), [(57, "this guest 57 bits"), (None, "this guest an unknown number of bits")])
+def test_a_paging_mode_may_be_needed(bits: int | None, told: str) -> None:
+    require_paging(["sv39", "acpi-dimm"], 39)
+    require_paging(["acpi-dimm"], bits)
+    with pytest.raises(UnsupportedError, match=told) as caught:
+        require_paging(["sv39"], bits)
+    assert (caught.value.ability, caught.value.hint) == ("sv39", "--cpu rv64,sv57=off,sv48=off")
