@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One real bug put back on each architecture where there is a kernel tree; nightly, memhp selftest --kernels does all."""
+"""One real bug put back on each architecture that has a kernel tree; nightly, memhp selftest --kernels does all."""
 
 from __future__ import annotations
 
