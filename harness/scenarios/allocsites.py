@@ -7,6 +7,7 @@ processes do makes those counts go up and down; what a round forgets makes one o
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
@@ -36,7 +37,7 @@ def steady_growth(rounds: Sequence[Mapping[str, int]]) -> tuple[Slope, ...]:
         return ()
     found = []
     for site in sorted(kept[-1]):
-        steps = {now.get(site, 0) - before.get(site, 0) for before, now in zip(kept, kept[1:], strict=False)}
+        steps = {now.get(site, 0) - before.get(site, 0) for before, now in itertools.pairwise(kept)}
         if len(steps) == 1 and 0 not in steps:
             found.append(Slope(f"objects that {site}() allocated", Fraction(steps.pop()), "objects"))
     return tuple(found)

@@ -24,6 +24,7 @@ from harness.errors import InfraError, MemhpError, UnsupportedError
 from harness.guest.loads import LOADS
 from harness.progress import Progress, default_progress
 from harness.scenarios.abilities import require_config, require_paging, require_words
+from harness.scenarios.allocsites import allocation_sites, steady_growth
 from harness.scenarios.boot import BootedGuest, Parts
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
@@ -288,6 +289,7 @@ class _Run:
 
     def _repeat(self, session: Session, repeat: Step) -> bool:
         seen: list[Round] = []
+        sites: list[dict[str, int]] = []
         slab: SlabCache | NotObserved | None = None
         for _ in range(times_of(repeat, self.options.rounds)):
             if not self._play(session, repeat.args["steps"]):
@@ -296,11 +298,15 @@ class _Run:
                 guest, deadline = session.guest, session.deadline()
                 slab = slab_in_use(guest.shell, guest.facts, SLAB, before=slab, deadline=deadline)
                 seen.append(counters(session.state, slab, session.layout.page_size))
-        return not repeat.args["soak"] or self._fit(session, seen)
+                sites.append(allocation_sites(guest.shell, deadline))
+        return not repeat.args["soak"] or self._fit(session, seen, sites)
 
-    def _fit(self, session: Session, seen: Sequence[Round]) -> bool:
-        """The last step of a soak: is there a slope in any counter, and was every one of them read in each round?"""
-        found, (never, sometimes) = slopes(seen), unread(seen)
+    def _fit(self, session: Session, seen: Sequence[Round], sites: Sequence[Mapping[str, int]]) -> bool:
+        """The last step of a soak: is there a slope in any counter, and was every one of them read in each round?
+
+        And does anybody hold as many more objects after each of them?
+        """
+        found, (never, sometimes) = (*slopes(seen), *steady_growth(sites)), unread(seen)
         note = "; ".join([*map(spell, found), *(f"not observed: {line}" for line in never)])
         outcome = Outcome(note=note, slopes=found, useless="; ".join(sometimes))
         title = f"slope over {len(seen)} rounds"
