@@ -105,6 +105,6 @@ def test_some_are_chosen_by_name() -> None:
 
 
 def test_a_name_that_no_bug_has() -> None:
-    with pytest.raises(UsageError, match="--only: no kernel bug is called 'ptdump-without-locks'") as caught:
-        chosen_bugs(known_bugs(), ["ptdump-without-locks"])
-    assert caught.value.hint == "did you mean ptdump-without-lock?"
+    with pytest.raises(UsageError, match="--only: no kernel bug is called 'kmem-resource-leakd'") as caught:
+        chosen_bugs(known_bugs(), ["kmem-resource-leakd"])
+    assert caught.value.hint == "did you mean kmem-resource-leaked?"
