@@ -20,7 +20,7 @@ from harness.progress import Progress
 from harness.scenarios.options import RunOptions
 from harness.scenarios.record import DEFAULT_BUNDLES
 from harness.scenarios.reporter import SilentReporter
-from harness.scenarios.result import RunResult
+from harness.scenarios.result import RunResult, StepResult
 from harness.scenarios.runner import run_pairs
 
 #: Debian's source package that the patches are for
@@ -30,6 +30,9 @@ SOURCE = "linux-source-7.3"
 NAMED, MISNAMED, MISSED, NO_VERDICT = "named", "misnamed", "missed", "no verdict"
 #: and one of the clean kernel: it passed, or something was named
 GREEN, ALARM = "green", "alarm"
+
+#: of the clean kernel some bugs are known, too (configs/known-bugs.yaml)
+_GREEN = (Verdict.PASS, Verdict.KNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ def _control(
             pairs.setdefault((scenario.name, bug.cpu), (scenario, _guest_of(guest, bug, image)))
     for pair in pairs.values():
         result = _run(pair, options, progress)
-        status = {Verdict.PASS: GREEN, Verdict.FAIL: ALARM}.get(result.verdict, NO_VERDICT)
+        status = GREEN if result.verdict in _GREEN else ALARM if result.verdict is Verdict.FAIL else NO_VERDICT
         yield _told(tree, None, status, result, image, built)
         built = 0.0
 
@@ -105,7 +108,7 @@ def _trial(tree: KeptTree, guest: GuestSpec, bug: KernelBug, options: RunOptions
         if result.verdict is Verdict.FAIL:
             status = NAMED if set(bug.named_by) <= set(_broken(result)) else MISNAMED
             break
-        if result.verdict is not Verdict.PASS:
+        if result.verdict not in _GREEN:
             status = NO_VERDICT
     if status == NAMED and result.bundle is not None:
         _drop(result)
@@ -125,23 +128,28 @@ def _drop(result: RunResult) -> None:
         DEFAULT_BUNDLES.rmdir()
 
 
+def _red(result: RunResult) -> StepResult | None:
+    """The step that decided a run that did not pass."""
+    return next((step for step in result.steps if step.verdict is result.verdict and step.verdict not in _GREEN), None)
+
+
 def _broken(result: RunResult) -> tuple[str, ...]:
-    last = result.steps[-1:] if result.verdict is Verdict.FAIL else ()
-    return tuple(check.invariant for step in last for check in step.checks if check.status == "fail")
+    red = _red(result)
+    return () if red is None else tuple(check.invariant for check in red.checks if check.status == "fail")
 
 
 def _told(
     tree: KeptTree, bug: KernelBug | None, status: str, result: RunResult, image: str, built: float, ran: float = 0.0
 ) -> KernelTrial:
-    last = result.steps[-1] if result.steps and result.verdict is not Verdict.PASS else None
+    red = _red(result)
     return KernelTrial(
         arch=result.arch,
         kernel=tree.version,
         bug=bug,
         status=status,
         scenario=result.scenario,
-        number=0 if last is None else last.number,
-        step="" if last is None else last.title,
+        number=0 if red is None else red.number,
+        step="" if red is None else red.title,
         broken=_broken(result),
         reason=result.reason,
         image=image,
