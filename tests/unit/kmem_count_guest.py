@@ -215,6 +215,7 @@ class CountGuest:
             "OSRELEASE": "7.3.4",
             "NUMBER(VA_BITS)": "39",
             "NUMBER(MAX_PHYSMEM_BITS)": "48",
+            "NUMBER(VMEMMAP_END)": "0xffffffffc0000000",
             "SYMBOL(swapper_pg_dir)": f"{self.root + (1 << 40):x}",
             "NUMBER(kimage_voffset)": f"{1 << 40:#x}",
         }

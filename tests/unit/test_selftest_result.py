@@ -130,7 +130,8 @@ def test_every_architecture_is_tested_unless_one_is_named(
     words = ["selftest", "-a", "riscv64", "--only", "zone-*", "--memory", "2G", "--json", str(target)]
     assert main(words) == 0
     [(spec, items, _)] = trials.asked
-    assert (spec.arch, spec.memory, len(items)) == ("riscv64", 2 << 30, 4)
+    assert (spec.arch, spec.memory) == ("riscv64", 2 << 30)
+    assert items == tuple(item for item in CATALOGUE if item.name.startswith("zone-")) and items
     assert json.loads(target.read_text())["guests"][0]["arch"] == "riscv64"
 
 
