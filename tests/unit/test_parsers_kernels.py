@@ -52,7 +52,7 @@ def nothing_odd(notes: Notes) -> Iterator[None]:
 
 def test_both_architectures_and_old_and_new_kernels_are_here() -> None:
     assert {
-        *("arm64-6.12", "arm64-6.12-debian", "arm64-7.3", "arm64-7.3-debian"),
+        *("arm64-6.1-debian", "arm64-6.12", "arm64-6.12-debian", "arm64-7.3", "arm64-7.3-debian"),
         *("riscv64-6.12-debian", "riscv64-7.3"),
     } <= set(KERNELS)
 
