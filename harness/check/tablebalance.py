@@ -77,9 +77,14 @@ def _explain(evidence: Evidence, off: int, before: HostTables, now: HostTables) 
         return COUNTER, ""
     [region] = enough
     levels = Counter(page.level for page in gone if page.counted is (off > 0) and _region(evidence, page) == region)
+    joint = " and "
     if sum(levels.values()) != abs(off):
-        levels = Counter({level: number for level, number in levels.items() if number == abs(off)}) or levels
-    told = " and ".join(f"{number} {level}" for level, number in sorted(levels.items()))
+        # Which of them it was does not show where several levels lost as many as are off.
+        levels, joint = (
+            Counter({level: number for level, number in levels.items() if number == abs(off)}) or levels,
+            " or ",
+        )
+    told = joint.join(f"{number} {level}" for level, number in sorted(levels.items()))
     what = "were counted, and still are" if off > 0 else "were never counted, and were uncounted"
     return f"{COUNTER}: {region} tables", f": {told} tables that went away {what}"
 
