@@ -266,7 +266,7 @@ def test_the_examples_for_ci_say_what_there_is(path: Path) -> None:
             continue
         assert words[0] == ".venv/bin/memhp"
         arguments = parse_arguments(words[1:])
-        assert arguments.command in ("run", "merge")
+        assert arguments.command in ("run", "merge", "selftest")
         if arguments.command == "run":
             assert (ROOT / arguments.matrix).is_file()
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
