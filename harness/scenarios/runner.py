@@ -20,7 +20,7 @@ from harness.check.known import Watch
 from harness.config.guest import GuestSpec
 from harness.config.scenario import LEAST_ROUNDS, Scenario, Step
 from harness.deadline import Deadline
-from harness.errors import InfraError, MemhpError, UnsupportedError
+from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError
 from harness.guest.loads import LOADS
 from harness.progress import Progress, default_progress
 from harness.scenarios.abilities import require_config, require_paging, require_words
@@ -178,10 +178,17 @@ class _Run:
             with self._described_failures(), self._stack:
                 self._work()
         except UnsupportedError as lack:
-            return self._finish(Verdict.SKIPPED, lack.message, lack.hint, lack.ability)
-        except InfraError as error:
-            return self._finish(Verdict.INFRA, error.message, error.hint)
+            return self._cut_short(Verdict.SKIPPED, lack, lack.ability)
+        except (UsageError, InfraError) as error:
+            # A request that only a running guest shows to be wrong says nothing about the other runs.
+            return self._cut_short(Verdict.INFRA, error)
         return self._judged()
+
+    def _cut_short(self, verdict: Verdict, error: MemhpError, lacks: str = "") -> RunResult:
+        """``error`` ended the run; what its steps found of the kernel stays found."""
+        if any(step.verdict is Verdict.FAIL for step in self.steps):
+            return self._judged()
+        return self._finish(verdict, error.message, error.hint, lacks)
 
     def _judged(self) -> RunResult:
         verdict = worst(step.verdict for step in self.steps)

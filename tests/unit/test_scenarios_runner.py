@@ -15,6 +15,7 @@ from harness.check import Verdict
 from harness.config.guest import GuestSpec
 from harness.config.parts import GuestRoot, KernelImage, QemuBinary
 from harness.config.scenario import SNAPSHOT
+from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError
 from harness.progress import SilentProgress
 from harness.scenarios import runner
 from harness.scenarios.boot import Parts
@@ -22,6 +23,7 @@ from harness.scenarios.options import RunOptions
 from harness.scenarios.record import DEFAULT_BUNDLES, open_bundle
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.resolver import Resolver
+from harness.scenarios.result import StepResult
 
 
 @pytest.fixture
@@ -74,6 +76,32 @@ def test_what_fails_beside_the_guest_is_a_verdict(
         assert result.reason == reason and result.hint is not None and hint in result.hint
         assert result.bundle is not None
         assert "Traceback" in (result.bundle / "notes.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "clean"),
+    [
+        (UsageError("the guest has 1M free, less than fill is to leave"), Verdict.INFRA),
+        (UnsupportedError("dax-state", "this kernel has no dax0.0/state"), Verdict.SKIPPED),
+        (InfraError("QEMU is gone"), Verdict.INFRA),
+    ],
+    ids=["usage", "ability", "infra"],
+)
+@pytest.mark.parametrize("found", [Verdict.PASS, Verdict.FAIL])
+def test_what_ends_a_run_in_its_middle_ends_that_run_alone_and_hides_no_finding(
+    error: MemhpError, clean: Verdict, found: Verdict, parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(run: runner._Run) -> None:
+        run.steps.append(StepResult(1, "touch", found, 0.0, 0.0, (), "why"))
+        raise error
+
+    monkeypatch.setattr(runner._Run, "_start_guest", lambda run: None)
+    monkeypatch.setattr(runner._Run, "_work", work)
+    guest, options = GuestSpec.default("arm64"), RunOptions(bundle_dir=tmp_path / "bundles")
+    results = runner.run_scenarios([SNAPSHOT] * 2, guest, options, SilentReporter(), SilentProgress())
+    wanted = found if found is Verdict.FAIL else clean
+    reason = "step 1 (touch): why" if found is Verdict.FAIL else error.message
+    assert [(result.verdict, result.reason) for result in results] == [(wanted, reason)] * 2
 
 
 def test_an_interrupted_run_leaves_nothing(parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
