@@ -15,6 +15,7 @@ import kcidb_io
 import pytest
 
 from harness.arch import ARCHES
+from harness.artifacts.cache import cache_root
 from harness.artifacts.kernel import kernel
 from harness.errors import ArtefactError
 from harness.progress import default_progress
@@ -109,7 +110,8 @@ def test_git_finds_the_first_bad_commit_past_one_that_does_not_boot(tmp_path: Pa
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     arch = "arm64" if memhp_artifacts.kernel.image.read_bytes()[56:60] == b"ARM\x64" else "riscv64"
-    home = {**os.environ, "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
+    # git's own configuration is out of sight, the cache is not: an empty one would have QEMU built.
+    home = {**os.environ, "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1", "MEMHP_CACHE": str(cache_root())}
 
     def git(*words: str) -> str:
         command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *words]
