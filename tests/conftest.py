@@ -31,7 +31,7 @@ LONG = re.compile(
             r"\[arm64-(?:qmp-stalled|network-stalled)\]|full_disk_is_no_verdict\[arm64-0\.[19]\]",
             r"test_every_paging_mode\[(?!acpi-virtio-mem-resize-sv39)",
             r"test_every_interrupt_controller\[(?!aplic-imsic)",
-            r"oom-deadlock|oom-kill|finds_the_first_bad_commit|test_many_runs|test_drgn|test_selftest_kernels",
+            r"oom-deadlock|oom-kill|finds_the_first_bad_commit|test_many_runs|test_drgn|test_kernels_put_back",
             # One scenario of each kind of device, or of what is hardest to get right.
             r"kernel/test_scenarios\.py.*\[arm64-(?!dimm-refused-zone|pmem-kmem|sub-section\])",
             r"kernel/test_scenarios\.py.*\[riscv64-(?!dimm-cycle|sub-section-shared|virtio-mem-acpi)",

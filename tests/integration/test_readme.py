@@ -60,7 +60,9 @@ def a_bundle_is_kept(desk: Path, output: str) -> None:
 def the_demo_covers_all_devices(desk: Path, output: str) -> None:
     for name in ("dimm-cycle", "virtio-mem-resize", "pmem-kmem"):
         for arch in ("arm64", "riscv64"):
-            assert re.search(rf"^pass {name} on {arch}", output, re.MULTILINE)
+            # 6.12 on riscv64 loses count of vmemmap's tables as namespaces come and go.
+            verdict = "known bug" if (name, arch) == ("pmem-kmem", "riscv64") else "pass"
+            assert re.search(rf"^{verdict} {name} on {arch}", output, re.MULTILINE)
 
 
 def the_table_is_what_the_readme_says(desk: Path, output: str) -> None:
@@ -117,7 +119,7 @@ EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
     ),
     ".venv/bin/memhp run dimm-cycle virtio-mem-resize pmem-kmem -a riscv64 --cpu rv64,sv57=off,sv48=off": (
         {0},
-        says("3 scenarios: 3 passed"),
+        says("3 scenarios: 2 passed, 1 known bug", "riscv-vmemmap-tables-uncounted"),
     ),
     ".venv/bin/memhp cmdline -a arm64 --kernel debian:bookworm": ({0}, says("linux-image-6.1.0-")),
     ".venv/bin/memhp run virtio-mem-resize -a arm64 --kernel debian --qemu debian:trixie-backports": (

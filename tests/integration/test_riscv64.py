@@ -76,8 +76,11 @@ def run(tmp_path: Path, scenario: Scenario | str, **fields: object) -> RunResult
 
 
 def passes(tmp_path: Path, scenario: Scenario | str, **fields: object) -> RunResult:
+    """It passes but for what 6.12 is known to miscount as namespaces come and go."""
     result = run(tmp_path, scenario, **fields)
-    assert result.verdict is Verdict.PASS, findings_text(result)
+    assert result.verdict is (Verdict.KNOWN if result.bugs else Verdict.PASS), findings_text(result)
+    assert set(result.bugs) <= {"riscv-vmemmap-tables-uncounted", "riscv-pud-tables-stay-counted"}
+    assert not result.left
     return result
 
 
@@ -119,7 +122,8 @@ def test_memory_beyond_the_linear_map_must_be_refused(tmp_path: Path) -> None:
     assert "beyond what its linear map can hold" in step.note
     took = any("2a00000000-2a0fffffff : System RAM" in change for change in step.changes)
     broken = {check.invariant for check in step.checks if check.status == "fail"}
-    assert step.verdict is (Verdict.FAIL if took else Verdict.PASS)
+    assert step.verdict is (Verdict.KNOWN if took else Verdict.PASS)
+    assert step.bugs == (("sv39-beyond-linear-map",) if took else ())
     assert broken >= ({"IOM-2", "BLK-1"} if took else set())
 
 
