@@ -123,7 +123,7 @@ def test_memory_beyond_the_linear_map_must_be_refused(tmp_path: Path) -> None:
     took = any("2a00000000-2a0fffffff : System RAM" in change for change in step.changes)
     broken = {check.invariant for check in step.checks if check.status == "fail"}
     assert step.verdict is (Verdict.KNOWN if took else Verdict.PASS)
-    assert step.bugs == (("sv39-beyond-linear-map",) if took else ())
+    assert step.bugs == (("riscv-sv39-beyond-linear-map",) if took else ())
     assert broken >= ({"IOM-2", "BLK-1"} if took else set())
 
 
