@@ -238,7 +238,7 @@ def test_keeper_says_why_a_load_cannot_be(keeper: Keeper, script: str, answer: s
 def test_keeper_does_not_wait_for_ever_for_a_start(keeper: Keeper) -> None:
     assert keeper.run("start", "100", "late", "1", "/bin/cat") == (3, "not ready in time\n")
     assert (
-        keeper.run("start", "100", "none", "30", "/no/such/program")[1]
+        keeper.run("start", "3000", "none", "1", "/no/such/program")[1]
         == "/no/such/program: No such file or directory\n"
     )
     assert keeper.run("start", "100", "../x", "1", "/bin/cat")[0] == 2
