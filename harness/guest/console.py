@@ -32,6 +32,8 @@ ASLEEP = r"\bmemhp: asleep$"
 
 _READY = re.compile(READY)
 _ASLEEP = re.compile(ASLEEP)
+# The first line of linux_banner (init/version-timestamp.c), which the kernel prints before its clock runs
+_BANNER = re.compile(r"\[ +0\.000000\](?:\[ *[TC][0-9]+\])? Linux version ")
 _PANIC = re.compile(r"\bKernel panic - not syncing")
 _FAILED = re.compile(r"\bmemhp: failed: (.*)")
 # ECMA-48: CSI … final byte, OSC … BEL or ST, and the two-byte escapes; then whatever else does not print.
@@ -69,7 +71,7 @@ class Console:
         self._failure: str | None = None
         self._told = 0
         self._boots, self._expected_boots = 0, 0 if up else 1
-        self._asleep = False
+        self._asleep, self._booting = False, False
         self._read_bytes = 0
         self._end: str | None = None
         self._changed = threading.Condition()
@@ -151,7 +153,7 @@ class Console:
                 return GuestError(f"the guest panicked: {self._panic.text}")
             if self._failure is not None:
                 return GuestError(f"the guest's /init gave up: {self._failure}")
-            if self._boots > self._expected_boots:
+            if self._rebooted():
                 return GuestError("the guest rebooted")
             if self._end is not None:
                 return GuestError(f"the guest's console ended: {self._end}", hint="did QEMU die? see its log")
@@ -197,6 +199,9 @@ class Console:
             if fd >= 0:
                 os.close(fd)
                 setattr(self, name, -1)
+
+    def _rebooted(self) -> bool:
+        return self._boots + self._booting > self._expected_boots
 
     def _last(self) -> str | None:
         return self._lines[-1].text if self._lines else None
@@ -258,9 +263,12 @@ class Console:
         asleep, ready = _ASLEEP.search(text) is not None, _READY.search(text) is not None
         # Whoever is ready after having slept has not booted in between.
         if asleep or (ready and not self._asleep):
-            self._boots += 1
-            if self._boots > self._expected_boots:
-                os.eventfd_write(self._trouble, 1)
+            self._boots, self._booting = self._boots + 1, False
+        # Two consoles can print the same banner twice, before /init speaks.
+        elif self._boots == self._expected_boots and _BANNER.search(text):
+            self._booting = True
+        if self._rebooted():
+            os.eventfd_write(self._trouble, 1)
         if asleep or ready:
             self._asleep = asleep
         failed = _FAILED.search(text)

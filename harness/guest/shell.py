@@ -11,7 +11,7 @@ import select
 import selectors
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, cast
@@ -36,6 +36,9 @@ _KEX = ("curve25519-sha256@libssh.org",)
 _WINDOW = 8 * MIB
 _CHUNK = 1 << 16
 
+_LAST_WORDS = "tail -n 3 /run/dropbear.log"
+_LAST_WORDS_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Completed:
@@ -56,11 +59,15 @@ class Shell(Protocol):
 class GuestShell:
     """One SSH connection as root. Get one with ``connect``; a context manager. Threads may share it."""
 
-    def __init__(self, transport: paramiko.Transport, console: Console | None, identity: Identity) -> None:
-        """Use ``connect`` instead."""
+    def __init__(
+        self, transport: paramiko.Transport, console: Console | None, identity: Identity, port: int | None = None
+    ) -> None:
+        """Use ``connect`` instead. On ``port``, if there is one, a guest that hung up is asked why."""
         self.identity = identity
         self._transport = transport
         self._console = console
+        self._port = port
+        self._cause: Exception | None = None
 
     @classmethod
     def connect(
@@ -84,11 +91,11 @@ class GuestShell:
                 transport = out_of_reach(lambda: _log_in(sock, identity, deadline), sock.close)
         except (paramiko.SSHException, EOFError, OSError) as error:
             sock.close()
-            raise _loss(console, deadline, f"cannot log into the guest: {error or type(error).__name__}") from error
+            raise _loss(console, deadline, f"cannot log into the guest: {_said(error)}") from error
         except BaseException:
             sock.close()
             raise
-        shell = cls(transport, console, identity)
+        shell = cls(transport, console, identity, port)
         if console is not None and waking:
             try:
                 console.wait_ready(deadline)
@@ -101,6 +108,7 @@ class GuestShell:
         """Log in once more, with the same keys, after the guest has come up again. Raises as ``connect`` does."""
         self.close()
         self._transport = GuestShell.connect(port, self.identity, deadline, self._console)._transport
+        self._port, self._cause = port, None
 
     def again(self, port: int, deadline: Deadline, console: Console) -> GuestShell:
         """Log into a restored copy of the same guest, which knows the same keys. Raises GuestError, DeadlineExpired."""
@@ -137,15 +145,14 @@ class GuestShell:
                 left = max(0.001, deadline.remaining())
                 opened.append(channel := self._transport.open_session(window_size=_WINDOW, timeout=left))
             except (paramiko.SSHException, EOFError, OSError) as error:
-                what = f"cannot run {shown!r} in the guest: {error}{self._cause()}"
-                raise _loss(self._console, deadline, what) from error
+                raise self._lost(f"cannot run {shown!r} in the guest: {_said(error)}", deadline) from error
             try:
                 channel.settimeout(max(0.001, deadline.remaining()))
                 self._execute(channel, command)
                 self._feed(channel, stdin)
                 return self._drain(channel, shown, deadline, limit)
             except (paramiko.SSHException, EOFError, OSError) as error:
-                raise _loss(self._console, deadline, f"lost the guest while it ran {shown!r}: {error}") from error
+                raise self._lost(f"lost the guest while it ran {shown!r}: {_said(error)}", deadline) from error
             finally:
                 _close(channel)
 
@@ -180,14 +187,27 @@ class GuestShell:
         try:
             return out_of_reach(start, self.close)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise _loss(self._console, deadline, f"cannot open a terminal in the guest: {error}") from error
+            raise self._lost(f"cannot open a terminal in the guest: {_said(error)}", deadline) from error
 
-    def _cause(self) -> str:
-        # What ended the connection is known to paramiko's own thread alone.
-        cause = self._transport.get_exception()
-        if isinstance(cause, EOFError):
-            return ", as the guest's SSH server has hung up"
-        return "" if cause is None else f" ({cause})"
+    def _lost(self, what: str, deadline: Deadline) -> MemhpError:
+        # What ended the connection may be known to paramiko's own thread alone, which tells it once.
+        self._cause = self._transport.get_exception() or self._cause
+        cause = "" if self._cause is None or _said(self._cause) in what else f" ({_said(self._cause)})"
+        return _loss(self._console, deadline, what + cause, self._last_words)
+
+    def _last_words(self, deadline: Deadline) -> str:
+        """What the guest's SSH server has to say of a connection that ended, or why that is not to be had."""
+        if self._port is None:
+            return ""
+        try:
+            # A port of None: nobody asks why this one is lost.
+            with GuestShell.connect(self._port, self.identity, deadline.at_most(_LAST_WORDS_SECONDS)) as shell:
+                shell._port = None
+                said = shell.run(_LAST_WORDS, deadline=deadline.at_most(_LAST_WORDS_SECONDS), limit=MIB).stdout
+        except MemhpError as error:
+            return f"; it does not answer any more: {error.message}"
+        lines = " / ".join(said.decode(errors="replace").split("\n")).strip(" /")
+        return f"; it answers again, and its SSH server's log ends with: {lines[-2000:] or 'nothing'}"
 
     def _execute(self, channel: paramiko.Channel, command: str) -> None:
         # Channel.exec_command waits for the server's consent, for ever if need be, and a round trip in any case. This
@@ -232,7 +252,7 @@ class GuestShell:
             self._await(poll, channel, shown, deadline)
         status = channel.recv_exit_status()
         if status == -1 and not self._transport.is_active():
-            raise _loss(self._console, deadline, f"lost the guest while it ran {shown!r}")
+            raise self._lost(f"lost the guest while it ran {shown!r}", deadline)
         return Completed(status, bytes(stdout), bytes(stderr))
 
     def _await(self, poll: select.poll, channel: paramiko.Channel, shown: str, deadline: Deadline) -> None:
@@ -299,7 +319,13 @@ def _log_in(sock: socket.socket, identity: Identity, deadline: Deadline) -> para
     return transport
 
 
-def _loss(console: Console | None, deadline: Deadline, what: str) -> MemhpError:
+def _said(error: BaseException) -> str:
+    return "the guest's SSH server has hung up" if isinstance(error, EOFError) else str(error) or type(error).__name__
+
+
+def _loss(
+    console: Console | None, deadline: Deadline, what: str, last_words: Callable[[Deadline], str] | None = None
+) -> MemhpError:
     if console is not None:
         trouble = console.trouble()
         if trouble is not None:
@@ -307,4 +333,4 @@ def _loss(console: Console | None, deadline: Deadline, what: str) -> MemhpError:
     if deadline.expired:
         return DeadlineExpired("the guest", deadline.seconds, last_seen=what)
     last = "" if console is None else f"; the console shows no panic, its last line is {console.tail(1)!r}"
-    return GuestError(what + last)
+    return GuestError(what + last + ("" if last_words is None else last_words(deadline)))

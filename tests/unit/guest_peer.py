@@ -55,7 +55,8 @@ class SshPeer(paramiko.ServerInterface):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.hang_up()
         for child in self.children:

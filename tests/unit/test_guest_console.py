@@ -133,6 +133,22 @@ def test_a_second_ready_is_a_reboot(console: Console, guest: socket.socket) -> N
         console.wait_line("never", Deadline(10))
 
 
+def test_a_kernel_that_begins_again_is_a_reboot(console: Console, guest: socket.socket) -> None:
+    """Its network can end our connection before its /init says a word."""
+    banner = b"[    0.000000] Linux version 6.12.117 (memhp@memhp) #1 SMP\r\n"
+    guest.sendall(banner + banner + b"[    1.0] memhp: ready\r\nfirst\n")
+    console.wait_line("^first$", Deadline(10))
+    assert console.boots == 1 and console.trouble() is None
+    console.expect_reboot()
+    guest.sendall(banner + b"[    1.0] memhp: ready\r\nsecond\n")
+    console.wait_line("^second$", Deadline(10))
+    assert console.boots == 2 and console.trouble() is None
+    guest.sendall(banner.replace(b"]", b"][    T0]", 1))
+    assert select.select([console.trouble_fd()], [], [], 10)[0]
+    with pytest.raises(GuestError, match="the guest rebooted"):
+        console.wait_line("never", Deadline(10))
+
+
 def test_who_is_woken_has_not_booted_again(console: Console, guest: socket.socket) -> None:
     guest.sendall(b"memhp: ready\n")
     console.wait_ready(Deadline(10))

@@ -89,8 +89,27 @@ def test_lost_connection(shell: GuestShell, peer: SshPeer) -> None:
     timer.start()
     with pytest.raises(GuestError, match="lost the guest while it ran 'sleep 30'"):
         shell.run("sleep 30", deadline=Deadline(20))
-    with pytest.raises(GuestError, match=r"cannot run 'true' in the guest: .*, as the guest's SSH server has hung up"):
+    with pytest.raises(GuestError, match=r"cannot run 'true' in the guest: .*the guest's SSH server has hung up"):
         shell.run("true", deadline=Deadline(20))
+
+
+def test_who_hung_up_and_answers_again_is_asked_why(
+    shell: GuestShell, peer: SshPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.guest.shell._LAST_WORDS", "echo before; echo 'Exit (root): out of something'")
+    peer.hang_up()
+    answer = r"it answers again, and its SSH server's log ends with: before / Exit \(root\): out of something$"
+    with pytest.raises(GuestError, match=answer):
+        shell.run("true", deadline=Deadline(20))
+
+
+def test_who_hung_up_for_good_is_not_waited_for(shell: GuestShell, peer: SshPeer) -> None:
+    started = time.monotonic()
+    peer.listener.shutdown(socket.SHUT_RDWR)
+    peer.hang_up()
+    with pytest.raises(GuestError, match="it does not answer any more: cannot connect to the guest's SSH port"):
+        shell.run("true", deadline=Deadline(20))
+    assert time.monotonic() - started < 5
 
 
 def test_a_connection_that_breaks_while_the_channel_is_closed(
