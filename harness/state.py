@@ -315,8 +315,8 @@ class GuestState:
     ``raw`` keeps the bytes of every source by name, so that a saved snapshot can be parsed and checked again.
     A source that could not be read is NotObserved with its reason. ``boot_id`` tells boots apart;
     ``uptime`` is seconds. ``dmesg`` are the lines since the previous snapshot, ``console`` the alarming lines of the
-    serial console since then. ``user_page_tables`` and ``meminfo`` are bytes; ``backends`` maps the id of each memory
-    backend that QEMU holds to the bytes of host memory in it. ``host_tables`` and ``sections`` (in the order of their
+    serial console since then. ``meminfo`` is bytes; ``backends`` maps the id of each memory backend that
+    QEMU holds to the bytes of host memory in it. ``host_tables`` and ``sections`` (in the order of their
     numbers), with ``section_faults`` in the way of reading them, were read from the guest's memory on the host while
     the guest stood still for ``pause`` seconds; ``struct_pages`` (by pfn, the last of each section) a moment later.
     ``unknown`` counts what memhp does not know of the sources; ``garbled`` are lines in them that no kernel prints.
@@ -331,7 +331,6 @@ class GuestState:
     zones: tuple[Zone, ...] | NotObserved
     meminfo: MappingABC[str, int] | NotObserved
     vmstat: MappingABC[str, int] | NotObserved
-    user_page_tables: int | NotObserved
     slabs: tuple[SlabCache, ...] | NotObserved
     page_tables: PageTables | NotObserved
     dax: tuple[DaxDevice, ...] | NotObserved

@@ -38,7 +38,6 @@ from harness.parsers.iomem import looks_torn, parse_iomem
 from harness.parsers.kconfig import parse_config
 from harness.parsers.meminfo import parse_meminfo
 from harness.parsers.notes import STRICT, Notes
-from harness.parsers.procstat import parse_user_page_tables
 from harness.parsers.ptdump import parse_ptdump
 from harness.parsers.slabinfo import parse_slabinfo
 from harness.parsers.vmcoreinfo import note_from_kcore, parse_vmcoreinfo
@@ -130,7 +129,7 @@ def collect_state(
         raw["console"] = _to_json([line.text for line in console.new_alarms()])
     for name in STATE_SOURCES:
         if name not in wanted:
-            absent.update(dict.fromkeys(("status", "vmstat") if name == "counters" else (name,), "not asked for"))
+            absent[name] = "not asked for"
     for name, frame in frames.items():
         if frame.status in ("ok", "lost"):
             raw[name] = frame.data
@@ -194,7 +193,6 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
         zones=noted("zoneinfo", parse_zoneinfo),
         meminfo=noted("meminfo", parse_meminfo),
         vmstat=noted("vmstat", parse_vmstat),
-        user_page_tables=noted("status", parse_user_page_tables),
         slabs=noted("slabinfo", parse_slabinfo),
         page_tables=noted("ptdump", lambda text, notes: parse_ptdump(text, arch, notes)),
         # Without the bus (its module is loaded with the first device) there is no device on it.

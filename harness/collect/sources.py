@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-#: sources of guest-scripts/collect that change while the kernel runs; "counters" yields two, status and vmstat
+#: sources of guest-scripts/collect that change while the kernel runs
 STATE_SOURCES = (
     "boot_id",
     "uptime",
@@ -15,7 +15,7 @@ STATE_SOURCES = (
     "slabinfo",
     "dax",
     "dmesg",
-    "counters",
+    "vmstat",
     "ptdump",
 )
 #: sources that do not
@@ -33,7 +33,6 @@ MISSING = {
     "auto_online": "this kernel has no CONFIG_MEMORY_HOTPLUG",
     "block_size": "this kernel has no CONFIG_MEMORY_HOTPLUG",
     "meminfo": "this kernel has no /proc/meminfo",
-    "status": "this kernel has no /proc/PID/status",
     "vmstat": "this kernel has no /proc/vmstat",
     "zoneinfo": "this kernel has no /proc/zoneinfo",
     "slabinfo": "this kernel has no CONFIG_SLUB_DEBUG",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.collect.hostside import KernelView
 from harness.collect.snapshot import collect_state
 from harness.collect.store import load_state, save_state
 from harness.config.guest import GuestSpec
@@ -21,7 +22,7 @@ from harness.guest.touch import touch_memory
 from harness.qemu import memdev
 from harness.qemu.probe import missing, probe
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
-from harness.state import GuestState, NotObserved
+from harness.state import GuestState, HostTables, NotObserved, TableCount
 from harness.units import GIB, MIB, AddrRange
 
 pytestmark = pytest.mark.memhp_guest
@@ -42,8 +43,8 @@ def limit() -> Deadline:
     return Deadline(60)
 
 
-def look(guest: BootedGuest, limit: Deadline) -> GuestState:
-    return collect_state(guest.shell, guest.machine, guest.console, facts=guest.facts, deadline=limit)
+def look(guest: BootedGuest, limit: Deadline, kernel: KernelView | None = None) -> GuestState:
+    return collect_state(guest.shell, guest.machine, guest.console, facts=guest.facts, deadline=limit, kernel=kernel)
 
 
 def need(guest: BootedGuest, parts: Parts, device: str, option: str) -> None:
@@ -87,7 +88,7 @@ def test_a_warning_is_noticed(guest: BootedGuest, limit: Deadline) -> None:
 
 def test_the_whole_state(guest: BootedGuest, limit: Deadline, tmp_path: Path) -> None:
     state = look(guest, limit)
-    for name in ("iomem", "blocks", "auto_online", "zones", "meminfo", "vmstat", "user_page_tables", "dax", "dmesg"):
+    for name in ("iomem", "blocks", "auto_online", "zones", "meminfo", "vmstat", "dax", "dmesg"):
         assert not isinstance(getattr(state, name), NotObserved), name
     assert state.devices == () and isinstance(state.backends, dict) and set(state.backends) == {"ram0"}
     assert isinstance(state.blocks, tuple) and isinstance(state.meminfo, dict)
@@ -101,11 +102,10 @@ def test_looking_changes_no_counter(guest: BootedGuest, limit: Deadline) -> None
     look(guest, limit)
     seen = set()
     for _ in range(5):
-        state = look(guest, limit)
-        assert isinstance(state.vmstat, dict) and isinstance(state.user_page_tables, int)
-        assert isinstance(state.meminfo, dict)
-        tables = state.vmstat["nr_page_table_pages"] - state.user_page_tables // guest.facts.page_size
-        seen.add((tables, state.meminfo["MemTotal"]))
+        state = look(guest, limit, guest.kernel)
+        assert isinstance(state.host_tables, HostTables), state.host_tables
+        assert isinstance(state.host_tables.count, TableCount) and isinstance(state.meminfo, dict)
+        seen.add((state.host_tables.count.stray, state.meminfo["MemTotal"]))
     assert len(seen) == 1
 
 

@@ -122,7 +122,6 @@ def boot_state(kind: Kind = ARM64_4K) -> GuestState:
         zones=counts,
         meminfo={"MemTotal": counts[0].managed * kind.page_size, "Hugetlb": 0},
         vmstat={"nr_memmap_pages": 0, "nr_memmap_boot_pages": 4096, "nr_page_table_pages": 80},
-        user_page_tables=0,
         slabs=UNSEEN,
         page_tables=UNSEEN,
         dax=UNSEEN,

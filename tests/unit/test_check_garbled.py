@@ -13,12 +13,12 @@ from selftest_scenes import BUNDLES, scenes_of
 
 from harness.check import CATALOGUE, Verdict, run_check
 from harness.errors import ParseError
-from harness.parsers import blocks, dax, iomem, meminfo, procstat, ptdump, slabinfo, vmstat, zoneinfo
+from harness.parsers import blocks, dax, iomem, meminfo, ptdump, slabinfo, vmstat, zoneinfo
 from harness.scenarios.recheck import recheck
 from harness.scenarios.record import Recorder
 from harness.state import NotObserved, Unknown
 
-SOURCES = [module.SOURCE for module in (blocks, dax, iomem, meminfo, procstat, ptdump, slabinfo, vmstat, zoneinfo)]
+SOURCES = [module.SOURCE for module in (blocks, dax, iomem, meminfo, ptdump, slabinfo, vmstat, zoneinfo)]
 
 
 def test_every_file_that_can_be_garbled_is_read_by_one_invariant() -> None:

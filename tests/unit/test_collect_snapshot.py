@@ -45,13 +45,13 @@ STATE_SOURCES = {
     "dax": b"",
     **{
         name: (RECORDED / f"{name}.txt").read_bytes()
-        for name in ("iomem", "blocks", "meminfo", "zoneinfo", "vmstat", "status", "ptdump", "dmesg")
+        for name in ("iomem", "blocks", "meminfo", "zoneinfo", "vmstat", "ptdump", "dmesg")
     },
 }
 
 
 class RecordedGuest:
-    """Answers like guest-scripts/collect, from recorded sources; "counters" yields status and vmstat."""
+    """Answers like guest-scripts/collect, from recorded sources."""
 
     def __init__(self, sources: Mapping[str, bytes], statuses: Mapping[str, str] | None = None) -> None:
         self.sources = sources
@@ -61,13 +61,12 @@ class RecordedGuest:
     def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> Completed:
         self.asked = command
         _, boundary, *names = command.split()
-        wanted = [part for name in names for part in (("status", "vmstat") if name == "counters" else (name,))]
         out = b""
-        for name in wanted:
+        for name in names:
             status = self.statuses.get(name, "ok" if name in self.sources else "missing")
             out += f"\n@@{boundary} begin {name}\n".encode() + self.sources.get(name, b"")
             out += f"\n@@{boundary} end {name} {status}\n".encode()
-        return Completed(0, out + f"\n@@{boundary} done {len(wanted)}\n".encode(), b"")
+        return Completed(0, out + f"\n@@{boundary} done {len(names)}\n".encode(), b"")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +109,6 @@ def test_facts_with_a_broken_config(config: bytes) -> None:
 def test_state(state: GuestState) -> None:
     assert (state.boot_id, state.uptime, state.auto_online) == ("c0ffee", 12.5, "offline")
     assert isinstance(state.iomem, tuple) and isinstance(state.blocks, tuple) and isinstance(state.zones, tuple)
-    assert isinstance(state.user_page_tables, int) and state.user_page_tables > 0
     assert state.dax == () and isinstance(state.dmesg, tuple)
     assert state.slabs == NotObserved("this kernel has no CONFIG_SLUB_DEBUG")
     assert state.devices == NotObserved("QEMU was not asked")
@@ -133,7 +131,7 @@ def test_a_source_nobody_wanted(facts: KernelFacts) -> None:
     state = collect_state(guest, None, None, facts=facts, deadline=Deadline(5), sources=["iomem"])
     assert guest.asked.split()[2:] == ["boot_id", "uptime", "iomem"]
     assert isinstance(state.iomem, tuple)
-    assert state.page_tables == state.vmstat == state.user_page_tables == NotObserved("not asked for")
+    assert state.page_tables == state.vmstat == NotObserved("not asked for")
 
 
 def test_a_source_that_failed_and_a_log_that_lost_lines(facts: KernelFacts) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from harness.errors import ParseError
 from harness.parsers.meminfo import parse_meminfo
-from harness.parsers.procstat import parse_user_page_tables
 from harness.parsers.slabinfo import HEADER, parse_slabinfo
 from harness.parsers.vmstat import parse_vmstat
 from harness.parsers.zoneinfo import parse_zoneinfo
@@ -180,18 +179,6 @@ def test_slabinfo_values_and_odd_names() -> None:
     assert parse_slabinfo(SLAB) == ()
 
 
-@pytest.mark.parametrize("name", recorded("status.txt"))
-def test_user_page_tables_recorded(name: str) -> None:
-    text = read(name, "status.txt")
-    rows = [int(row.split()[1]) for row in text.splitlines() if row.startswith("VmPTE:")]
-    assert rows and parse_user_page_tables(text) == sum(rows) * KIB
-
-
-def test_user_page_tables_of_processes_and_kernel_threads() -> None:
-    text = "Name:\tinit\nVmPTE:\t      36 kB\nName:\tkthreadd\nPid:\t2\nName:\tsh\nVmPTE:\t 4 kB\nGroups:\t \n"
-    assert parse_user_page_tables(text) == 40 * KIB
-
-
 @pytest.mark.parametrize(
     ("parse", "text", "why"),
     [
@@ -216,12 +203,6 @@ def test_user_page_tables_of_processes_and_kernel_threads() -> None:
         (parse_slabinfo, SLAB + SLAB_ROW.replace("kmalloc-8k", ""), "must be followed by 5 numbers"),
         (parse_slabinfo, SLAB + SLAB_ROW.replace("8192", "x"), "is not an unsigned 64-bit number"),
         (parse_slabinfo, SLAB + SLAB_ROW.replace("slabdata", ""), "it does not have the columns of the header"),
-        (parse_user_page_tables, "", "no process with a VmPTE line"),
-        (parse_user_page_tables, "Name:\tkthreadd\n", "no process with a VmPTE line"),
-        (parse_user_page_tables, "VmPTE:\t 4 kB\n", "before the first 'Name:'"),
-        (parse_user_page_tables, "Name:\tx\nVmPTE:\t 4 kB\nVmPTE:\t 4 kB\n", "VmPTE twice in one process"),
-        (parse_user_page_tables, "Name:\tx\nVmPTE:\t 4 MB\n", "VmPTE is not an amount in kB"),
-        (parse_user_page_tables, "Name:\tx\ncat: error\n\n", "no process with a VmPTE line"),
     ],
 )
 def test_refusals(parse: Callable[[str], Any], text: str, why: str) -> None:

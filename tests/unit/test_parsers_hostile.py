@@ -23,7 +23,6 @@ from harness.parsers.dmesg import parse_dmesg
 from harness.parsers.iomem import parse_iomem
 from harness.parsers.kconfig import parse_config
 from harness.parsers.meminfo import parse_meminfo
-from harness.parsers.procstat import parse_user_page_tables
 from harness.parsers.ptdump import parse_ptdump
 from harness.parsers.slabinfo import parse_slabinfo
 from harness.parsers.vmcoreinfo import parse_vmcoreinfo
@@ -40,7 +39,6 @@ PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "meminfo": (parse_meminfo, "arm64-built/meminfo.txt"),
     "vmstat": (parse_vmstat, "arm64-built/vmstat.txt"),
     "slabinfo": (parse_slabinfo, "arm64-stock/slabinfo.txt"),
-    "status": (parse_user_page_tables, "arm64-built/status.txt"),
     "vmcoreinfo": (parse_vmcoreinfo, "arm64-built/vmstat.txt"),
     "dmesg": (parse_dmesg, "riscv64-stock/dmesg.txt"),
     "config": (parse_config, "arm64-built/meminfo.txt"),

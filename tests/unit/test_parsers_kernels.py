@@ -17,7 +17,6 @@ from harness.parsers.iomem import looks_torn, parse_iomem, render_iomem
 from harness.parsers.kconfig import parse_config
 from harness.parsers.meminfo import parse_meminfo
 from harness.parsers.notes import Notes
-from harness.parsers.procstat import parse_user_page_tables
 from harness.parsers.ptdump import parse_ptdump
 from harness.parsers.slabinfo import parse_slabinfo
 from harness.parsers.vmcoreinfo import parse_vmcoreinfo
@@ -93,11 +92,6 @@ def test_slabinfo(kernel: str, notes: Notes) -> None:
     caches = parse_slabinfo(text, notes)
     assert len(caches) == text.count("\n") - 2
     assert {cache.name: cache.objsize for cache in caches}["kmalloc-4k"] == 4096
-
-
-@on("status")
-def test_status(kernel: str, notes: Notes) -> None:
-    assert parse_user_page_tables(read(kernel, "status"), notes) > 0
 
 
 @on("ptdump")

@@ -24,7 +24,6 @@ from harness.parsers.iomem import looks_torn, parse_iomem, render_iomem
 from harness.parsers.kconfig import parse_config
 from harness.parsers.meminfo import parse_meminfo
 from harness.parsers.notes import MAX_GARBLED, MAX_SHOWN, MAX_UNKNOWN, Notes, printable, summed
-from harness.parsers.procstat import parse_user_page_tables
 from harness.parsers.ptdump import parse_ptdump
 from harness.parsers.slabinfo import parse_slabinfo
 from harness.parsers.vmcoreinfo import parse_vmcoreinfo
@@ -275,12 +274,6 @@ def test_what_config_and_vmcoreinfo_say_beside_their_values() -> None:
     assert [example for _, example in unknown(parse_vmcoreinfo, text)] == ["0x0000000040218000 1024", "=3", "A(b=3"]
 
 
-def test_status_files_with_other_lines() -> None:
-    text = "Name:\tx\nVmPTE:\t 4 kB\ncat error\nNewField:\t1\n"
-    assert parse_user_page_tables(text) == 4096
-    assert unknown(parse_user_page_tables, text) == [("line", "cat error")]
-
-
 def test_slabinfo_with_another_version_and_more_columns() -> None:
     old = read("arm64-stock/slabinfo.txt")
     wanted = parse_slabinfo(old)
@@ -416,7 +409,6 @@ RECORDED: dict[str, tuple[Parser, str]] = {
     "zoneinfo": (parse_zoneinfo, "arm64-dimm-online/zoneinfo.txt"),
     "meminfo": (parse_meminfo, "arm64-built/meminfo.txt"),
     "vmstat": (parse_vmstat, "arm64-built/vmstat.txt"),
-    "status": (parse_user_page_tables, "arm64-built/status.txt"),
     "dax": (parse_dax, "arm64-built/dax-kmem.txt"),
     "ptdump": (lambda text, notes: parse_ptdump(text, ARM64, notes), "arm64-dimm-added/ptdump.txt"),
 }
