@@ -73,7 +73,7 @@ def mem_1(evidence: Evidence) -> Outcome:
     source="memmap_pages_add (mm/sparse-vmemmap.c, v6.12); pagetable_pte_ctor, pagetable_dtor (include/linux/mm.h); "
     "ram_block_discard_range (QEMU 10.0)",
     motive="arm64: mm: call pagetable dtor when freeing hot-removed page tables; 9d8573111024: memmap accounting",
-    reads=("/proc/vmstat", "/proc/slabinfo", "/proc/PID/status"),
+    reads=("/proc/vmstat", "/proc/slabinfo"),
 )
 def mem_2(evidence: Evidence) -> Outcome:
     for state in _boot_and_now(evidence):
