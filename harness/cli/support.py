@@ -72,7 +72,7 @@ def read_cell(device: str, guest: GuestSpec, result: RunResult) -> Cell:
     """What a run says of its cell."""
     works = {Verdict.PASS: "yes", Verdict.KNOWN: "yes", Verdict.SKIPPED: "no"}.get(result.verdict, "FAILED")
     # A known bug on the way is no reason against: the device did all that it was asked for.
-    reason = "" if works == "yes" else result.reason
+    reason = "" if result.verdict is Verdict.PASS else result.reason
     if result.bundle is not None and works == "FAILED":
         reason = f"{reason} (bundle: {result.bundle})"
     return Cell(device, guest.arch, guest.boot, works, result.scenario, reason)

@@ -202,9 +202,14 @@ class KnownBug:
         return last if last is not None and release.branch > last.release.branch else None
 
 
+def bugs_file() -> Path:
+    """The file of known bugs."""
+    return configs_dir() / NAME
+
+
 def known_bugs() -> Mapping[str, KnownBug]:
     """Those of the configs directory by id; raises ConfigError (file, line, key) for a mistake in the file."""
-    path = configs_dir() / NAME
+    path = bugs_file()
     try:
         stamp = path.stat().st_mtime_ns
     except OSError:

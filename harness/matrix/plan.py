@@ -14,8 +14,10 @@ from pathlib import Path
 
 from harness.arch import arch_named
 from harness.arch.modes import PAGING_CHOICES
+from harness.config.bugs import bugs_file
 from harness.config.guest import GuestSpec, problems
 from harness.config.scenario import Scenario, load_scenario
+from harness.config.yaml import read_text
 from harness.errors import ConfigError, UsageError
 from harness.matrix.kernels import expand, with_flavour
 from harness.matrix.spec import MAX_CELLS, Grid, MatrixFile, Setting
@@ -181,7 +183,8 @@ def _with_digest(cell: Cell, scenario_text: str) -> Cell:
         if "/" in part:
             # Where it lies differs from machine to machine, what it is does not.
             fields[name] = hashlib.sha256(Path(part).read_bytes()).hexdigest()
-    parts = (cell.id, json.dumps(fields), scenario_text, str(cell.timeout), str(cell.rounds))
+    # A verdict rests on what is known of kernels, too.
+    parts = (cell.id, json.dumps(fields), scenario_text, str(cell.timeout), str(cell.rounds), read_text(bugs_file()))
     return dataclasses.replace(cell, digest=_hash(parts))
 
 

@@ -195,9 +195,12 @@ class _Run:
         bad = next((step for step in self.steps if step.verdict is verdict and verdict is not Verdict.PASS), None)
         if bad is None:
             return self._finish(verdict, "", None)
-        left = self.total + 1 - len(self.steps) if verdict is Verdict.KNOWN else 0
-        told = f"; steps not done after it: {left}" if left else ""
+        told = f"; steps not done after it: {left}" if (left := self._left(verdict)) else ""
         return self._finish(verdict, f"step {bad.number} ({bad.title}): {_why(bad)}{told}", None)
+
+    def _left(self, verdict: Verdict) -> int:
+        """How many steps were not done after a known bug."""
+        return self.total + 1 - len(self.steps) if verdict is Verdict.KNOWN else 0
 
     def drop(self) -> None:
         """End the guest; its bundle stays only where the user wants all of them."""
@@ -344,7 +347,7 @@ class _Run:
             lacks=lacks,
             unknown=self.unknown,
             bugs=titles(self.watch, self.steps),
-            left=self.total + 1 - len(self.steps) if verdict is Verdict.KNOWN else 0,
+            left=self._left(verdict),
         )
         return self._close_bundle(result)
 

@@ -364,6 +364,8 @@ def test_a_cell_of_the_support_table_says_what_its_run_said(monkeypatch: pytest.
     why = "hot-add needs a guest that boots by acpi"
     assert read_cell("pc-dimm", guest, run_of(Verdict.SKIPPED, why)).works == "no"
     assert read_cell("pc-dimm", guest, run_of(Verdict.PASS)).works == "yes"
+    known = read_cell("pc-dimm", guest, run_of(Verdict.KNOWN, "step 3 (unplug d): known bug some-id"))
+    assert (known.works, known.reason) == ("yes", "step 3 (unplug d): known bug some-id")
     failed = read_cell("pc-dimm", guest, dataclasses.replace(run_of(Verdict.INFRA, "no QEMU"), bundle=Path("b")))
     assert (failed.works, failed.reason) == ("FAILED", "no QEMU (bundle: b)")
     assert table([failed])[1] == ("pc-dimm", "riscv64", "dt", "FAILED", "dimm-cycle", "no QEMU (bundle: b)")

@@ -13,6 +13,7 @@ import yaml
 from harness.arch import ARCHES
 from harness.arch.modes import PAGING_CHOICES, VA_BITS
 from harness.artifacts.kernel_build import known_flavours
+from harness.config.bugs import bugs_file
 from harness.config.guest import load_guest
 from harness.config.places import configs_dir
 from harness.errors import ConfigError, UsageError
@@ -104,6 +105,15 @@ def test_a_qemu_of_ones_own_is_known_by_its_content(tmp_path: Path) -> None:
     assert (cell.id, cell.guest.qemu) == ("arm64.qemu-qemu-system-aarch64/dimm-cycle", str(program))
     program.write_text("two")
     assert plan_of(tmp_path, text).cells[0].digest != cell.digest
+
+
+def test_what_is_known_of_kernels_is_part_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = grid("arch: arm64", "scenario: dimm-cycle")
+    [before] = plan_of(tmp_path, text).cells
+    known = tmp_path / "known-bugs.yaml"
+    known.write_text(bugs_file().read_text() + "# one that was found since\n")
+    monkeypatch.setattr("harness.matrix.plan.bugs_file", lambda: known)
+    assert plan_of(tmp_path, text).cells[0].digest != before.digest
 
 
 def test_kaslr_off_is_a_word_on_the_command_line(tmp_path: Path) -> None:
