@@ -40,6 +40,7 @@ _OPTIONS = (
     ("guest", "FILE", "a YAML guest file, or a name of `memhp list guests`"),
     ("bundle-dir", "DIR", "keep every run's bundle there"),
     ("boot", "HOW", "cold, restore (from a snapshot) or auto (the default: restore if possible)"),
+    ("rounds", "N", "repeat the steps of a soak N times"),
     ("timeout", "S", "seconds for the boot and each step (default 120)"),
 )
 _NEEDS_GUEST = {"memhp_artifacts", "memhp_guest", "memhp_run"}
@@ -163,7 +164,7 @@ def memhp_guest_spec(request: pytest.FixtureRequest) -> GuestSpec:
 @pytest.fixture(scope="session")
 def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
     """How to run; bundles stay where ``--memhp-bundle-dir`` says, or in pytest's temporary directory."""
-    from harness.cli.options import read_seconds, read_start
+    from harness.cli.options import read_rounds, read_seconds, read_start
     from harness.errors import UsageError
     from harness.scenarios.options import RunOptions
 
@@ -172,10 +173,11 @@ def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     try:
         timeout = read_seconds(_option(request.config, "timeout") or "120", "--memhp-timeout")
         start = read_start(_option(request.config, "boot") or "auto", "--memhp-boot")
+        rounds = read_rounds(_option(request.config, "rounds"), "--memhp-rounds")
     except UsageError as error:
         _refuse(error)
     known = not request.config.getoption("--memhp-no-known-bugs")
-    return RunOptions(bundle_dir=bundles, timeout=timeout, start=start, known_bugs=known)
+    return RunOptions(bundle_dir=bundles, timeout=timeout, start=start, rounds=rounds, known_bugs=known)
 
 
 @pytest.fixture(scope="session")

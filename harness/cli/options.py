@@ -177,13 +177,13 @@ def guests_of(arguments: Arguments, usual: Iterable[str] = (DEFAULT_ARCH,)) -> l
     return [guest_of(argparse.Namespace(**{**vars(arguments), "arch": name})) for name in names]
 
 
-def read_rounds(text: str | None) -> int | None:
+def read_rounds(text: str | None, option: str = "--rounds") -> int | None:
     """How often the steps of a soak are repeated, None where nobody says."""
     if text is None:
         return None
-    rounds = read_integer(text, "--rounds")
+    rounds = read_integer(text, option)
     if rounds < 1:
-        raise UsageError(f"--rounds: {rounds} rounds cannot be", hint="at least 1")
+        raise UsageError(f"{option}: {rounds} rounds cannot be", hint="at least 1")
     return rounds
 
 
