@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.check import Verdict
@@ -13,7 +14,7 @@ from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import RecordedRun, load_run
 from harness.scenarios.result import RunResult, StepResult
-from harness.scenarios.verdict import Known, check_step, death, judge, step_result, titles, worst
+from harness.scenarios.verdict import Known, evaluate, step_result, titles, worst
 from harness.state import Unknown
 
 
@@ -24,9 +25,8 @@ def recheck(directory: Path) -> RunResult:
     """
     run = load_run(directory)
     model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
-    boot_checks, evidence = check_step(model, Outcome(), run.boot, "boot")
-    ruling = judge(boot_checks, "done", Outcome(), Known(run.watch), evidence, "boot")
-    steps = [step_result(0, "boot", ruling, 0.0, 0.0, boot_checks)]
+    ruling, checks = evaluate(model, "boot", "done", Outcome(), run.boot, known=Known(run.watch))
+    steps = [step_result(0, "boot", ruling, 0.0, 0.0, checks)]
     before = run.boot
     for step in run.steps:
         for action in step.actions:
@@ -36,25 +36,17 @@ def recheck(directory: Path) -> RunResult:
             else:
                 model.apply(action)
         known = Known(run.watch, step.bugs)
-        if step.outcome.alarms:
-            checks = death(step.outcome, step.title)
-            ruling = judge(checks, step.expect, step.outcome, known, title=step.title)
-            steps.append(step_result(step.number, step.title, ruling, 0.0, 0.0, checks))
-            continue
-        if step.state is None:
-            steps.append(StepResult(step.number, step.title, Verdict.PASS, 0.0, 0.0, (), step.outcome.note))
-            continue
-        checks, evidence = check_step(model, step.outcome, step.state, step.title, before)
-        ruling = judge(checks, step.expect, step.outcome, known, evidence, step.title)
-        changes = describe_changes(before, step.state)
+        ruling, checks = evaluate(model, step.title, step.expect, step.outcome, step.state, before, known)
+        changes = () if step.state is None else describe_changes(before, step.state)
         steps.append(step_result(step.number, step.title, ruling, 0.0, 0.0, checks, changes))
-        before = step.state
+        before = step.state or before
+    verdict, reason = _whole(run, steps)
     return RunResult(
         scenario=str(run.details.get("scenario", directory.name)),
         guest=str(run.details.get("guest", "")),
         arch=run.shape.arch.name,
-        verdict=worst(step.verdict for step in steps) if steps else Verdict.INFRA,
-        reason="re-checked from a bundle",
+        verdict=verdict,
+        reason=reason,
         hint=None,
         seconds=0.0,
         boot_seconds=0.0,
@@ -66,6 +58,21 @@ def recheck(directory: Path) -> RunResult:
         unknown=_unknown(run),
         bugs=titles(run.watch, steps),
     )
+
+
+def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]:
+    """The verdict of all steps; what the bundle has lost, or the run never came to, lets nothing pass."""
+    verdict = worst(step.verdict for step in steps)
+    missing = sorted(set(range(max(run.count or 0, steps[-1].number) + 1)) - {step.number for step in steps})
+    if missing:
+        cut = Verdict.INFRA, f"the bundle lacks step {', '.join(map(str, missing))}"
+    elif run.verdict is Verdict.INFRA:
+        cut = Verdict.INFRA, f"the run itself came to no verdict: {run.reason}"
+    else:
+        cut = Verdict.PASS, ""
+    if verdict is Verdict.FAIL or worst((verdict, cut[0])) is verdict:
+        return verdict, "re-checked from a bundle"
+    return cut
 
 
 def _unknown(run: RecordedRun) -> tuple[Unknown, ...]:

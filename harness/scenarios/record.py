@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.arch import arch_named
-from harness.check import OfflineReport, ResizeReport, TouchReport, UnplugReport
+from harness.check import OfflineReport, ResizeReport, TouchReport, UnplugReport, Verdict
 from harness.check.known import Watch, watch_for
 from harness.collect.store import load_facts, load_state, save_facts, save_raw, save_state
 from harness.config.bugs import NAME as BUGS
@@ -41,6 +41,8 @@ from harness.units import AddrRange
 
 #: layout of the bundle; another number is refused, not guessed at
 FORMAT = 1
+#: how the run ended: ``verdict``, ``reason``, and the number of the last of its ``steps``
+VERDICT = "verdict.json"
 #: where bundles go when nobody says where
 DEFAULT_BUNDLES = Path("memhp-runs")
 
@@ -168,7 +170,11 @@ class RecordedStep:
 
 @dataclass(frozen=True, slots=True)
 class RecordedRun:
-    """A bundle read back; the states are parsed afresh from their files. ``watch`` has the known bugs of its time."""
+    """A bundle read back; the states are parsed afresh from their files. ``watch`` has the known bugs of its time.
+
+    ``verdict``, with its ``reason``, is what the run came to, after the steps up to number ``count``; None where it did
+    not say.
+    """
 
     details: Mapping[str, Any]
     shape: MachineShape
@@ -176,6 +182,9 @@ class RecordedRun:
     boot: GuestState
     steps: tuple[RecordedStep, ...]
     watch: Watch
+    verdict: Verdict | None = None
+    reason: str = ""
+    count: int | None = None
 
 
 def _read_json(path: Path) -> Any:
@@ -200,28 +209,47 @@ def load_run(directory: Path) -> RecordedRun:
     boot = load_state(directory / "states" / "000", facts)
     bugs = directory / BUGS
     watch = watch_for(parse_bugs(read_text(bugs), bugs).values(), facts) if bugs.exists() else Watch()
-    return RecordedRun(details, shape, facts, boot, tuple(_load_steps(directory, shape, facts)), watch)
+    verdict, reason, count = _load_verdict(directory / VERDICT)
+    steps = tuple(_load_steps(directory, shape, facts))
+    return RecordedRun(details, shape, facts, boot, steps, watch, verdict, reason, count)
+
+
+def _load_verdict(path: Path) -> tuple[Verdict | None, str, int | None]:
+    if not path.exists():
+        return None, "", None
+    told = _read_json(path)
+    try:
+        count = told.get("steps")
+        return Verdict(told["verdict"]), str(told["reason"]), None if count is None else int(count)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is damaged: {error}") from None
 
 
 def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts) -> Iterator[RecordedStep]:
-    for path in sorted((directory / "states").iterdir()):
+    for path in sorted((path for path in (directory / "states").iterdir() if path.name.isdecimal()), key=_number):
         if not (path / "step.json").exists():
             continue
         step, again = _read_json(path / "step.json"), None
+        outcome = outcome_from_json(step["outcome"])
         boot = directory / "boots" / path.name
         if boot.is_dir():
             facts = load_facts(boot / "facts", shape.arch)
             again = facts, load_state(boot / "state", facts)
         yield RecordedStep(
-            number=int(path.name),
+            number=_number(path),
             title=step["title"],
             expect=step["expect"],
             actions=tuple(action_from_json(action) for action in step["actions"]),
-            outcome=outcome_from_json(step["outcome"]),
-            state=load_state(path, facts) if (path / "meta.json").exists() else None,
+            outcome=outcome,
+            # A kernel that died has left its console; what was read of it before may be anything.
+            state=load_state(path, facts) if (path / "meta.json").exists() and not outcome.alarms else None,
             bugs=tuple(step.get("bugs", ())),
             again=again,
         )
+
+
+def _number(path: Path) -> int:
+    return int(path.name)
 
 
 def shape_to_json(shape: MachineShape) -> dict[str, object]:

@@ -29,7 +29,7 @@ from harness.scenarios.boot import BootedGuest, Parts
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.pool import do_all
-from harness.scenarios.record import DEFAULT_BUNDLES, Recorder, open_bundle, write_json
+from harness.scenarios.record import DEFAULT_BUNDLES, VERDICT, Recorder, open_bundle, write_json
 from harness.scenarios.relay import Relay
 from harness.scenarios.replay import guest_to_json
 from harness.scenarios.reporter import Reporter
@@ -358,8 +358,10 @@ class _Run:
         if self.options.bundle_dir is None and result.verdict in FINE:
             self._remove_bundle(self.bundle)
             return dataclasses.replace(result, bundle=None)
+        last = max((step.number for step in result.steps), default=0)
+        told = {"verdict": result.verdict.value, "reason": result.reason, "steps": last}
         with contextlib.suppress(OSError):
-            write_json(self.bundle / "verdict.json", {"verdict": result.verdict.value, "reason": result.reason})
+            write_json(self.bundle / VERDICT, told)
         return result
 
     def _remove_bundle(self, bundle: Path) -> None:

@@ -29,7 +29,7 @@ from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.result import StepResult
-from harness.scenarios.verdict import Known, check_step, death, judge, step_result
+from harness.scenarios.verdict import Known, evaluate, step_result
 from harness.state import GuestState, NotObserved, Unknown
 
 #: lines of the console that a kernel's death is told with
@@ -142,8 +142,8 @@ class Session:
             outcome = Outcome(note=error.message, alarms=told, trace=after)
             self.recorder.save_step(self.number, title, self.expect, outcome, None, bugs)
             seconds = time.monotonic() - started
-            checks = death(outcome, title)
-            ruling = judge(checks, self.expect, outcome, Known(self.watch, tuple(bugs)), title=title)
+            known = Known(self.watch, tuple(bugs))
+            ruling, checks = evaluate(self.model, title, self.expect, outcome, None, known=known)
             return step_result(self.number, title, ruling, seconds, seconds, checks)
 
     def _explained(self, error: InfraError) -> InfraError:
@@ -172,7 +172,8 @@ class Session:
             self.unseen = True
             self.recorder.save_step(self.number, title, expect, outcome, None)
             seconds = time.monotonic() - started
-            return step_result(self.number, title, judge((), expect, outcome), seconds, seconds, ())
+            ruling, checks = evaluate(self.model, title, expect, outcome, None)
+            return step_result(self.number, title, ruling, seconds, seconds, checks)
         self._settle(deadline)
         self._rest(outcome, deadline)
         guest_seconds = time.monotonic() - started
@@ -196,8 +197,8 @@ class Session:
         after: GuestState,
         bugs: tuple[str, ...] = (),
     ) -> StepResult:
-        checks, evidence = check_step(self.model, outcome, after, title, before)
-        ruling = judge(checks, expect, outcome, Known(self.watch, bugs), evidence, title)
+        known = Known(self.watch, bugs)
+        ruling, checks = evaluate(self.model, title, expect, outcome, after, before, known)
         changes = describe_changes(before, after)
         memory = memory_map(after, self.guest.shape.arch.ram_base, self.layout.block_size)
         seconds = time.monotonic() - started

@@ -54,6 +54,29 @@ def evidence_of(model: MemoryModel, outcome: Outcome, state: GuestState, before:
     )
 
 
+def evaluate(
+    model: MemoryModel,
+    title: str,
+    expect: str,
+    outcome: Outcome,
+    state: GuestState | None,
+    before: GuestState | None = None,
+    known: Known | None = None,
+) -> tuple[Ruling, tuple[CheckResult, ...]]:
+    """Judge one step, in a live run and when a bundle is checked again: its verdict, and what each invariant found.
+
+    ``state`` was seen after it, ``before`` before it; None if nobody looked, as the step left the guest at work or the
+    kernel died (``outcome.alarms``). ``expect`` is the ending the scenario wants.
+    """
+    if outcome.alarms:
+        checks = death(outcome, title)
+        return judge(checks, expect, outcome, known, title=title), checks
+    if state is None:
+        return judge((), expect, outcome), ()
+    checks, evidence = check_step(model, outcome, state, title, before)
+    return judge(checks, expect, outcome, known, evidence, title), checks
+
+
 def death(outcome: Outcome, title: str) -> tuple[CheckResult, ...]:
     """LOG-1 for a kernel that died: its console is all there is to see of it."""
     findings = tuple(

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A bundle that is checked again comes to the verdict that its run came to, or to none; never to a better one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.check import Verdict
+from harness.errors import UsageError
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.recheck import recheck
+from harness.scenarios.record import VERDICT, outcome_to_json
+
+BUNDLES = Path(__file__).parent / "fixtures" / "bundles"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(BUNDLES / "arm64-dimm", tmp_path / "bundle"))
+
+
+def change(path: Path, **fields: object) -> dict[str, Any]:
+    """The JSON object in ``path``, with ``fields`` set."""
+    value: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(value | fields))
+    return value
+
+
+def drop_snapshot(state: Path) -> None:
+    """Leave of a step what a run leaves of one after which nobody looked."""
+    for path in state.iterdir():
+        if path.name != "step.json":
+            path.unlink()
+
+
+def test_a_refusal_after_which_nobody_looked_is_a_refusal(bundle: Path) -> None:
+    last = bundle / "states" / "005"
+    drop_snapshot(last)
+    outcome = change(last / "step.json")["outcome"]
+    change(last / "step.json", expect="done", outcome=outcome | {"ending": "refused", "note": "memory16: EBUSY"})
+    result = recheck(bundle)
+    assert (result.verdict, result.steps[-1].note) == (Verdict.REFUSED, "memory16: EBUSY")
+
+
+def test_a_kernel_that_died_beside_text_that_nobody_can_parse_is_red(bundle: Path) -> None:
+    last = bundle / "states" / "005"
+    outcome = change(last / "step.json")["outcome"]
+    change(last / "step.json", outcome=outcome | {"alarms": ["Oops [#1]"], "trace": ["Oops [#1]"]})
+    (last / "iomem.txt").write_text("rubbish\n")
+    result = recheck(bundle)
+    assert result.verdict is Verdict.FAIL
+    assert [check.invariant for check in result.steps[-1].checks] == ["LOG-1"]
+
+
+def test_steps_are_in_the_order_of_their_numbers(bundle: Path) -> None:
+    for number in range(5, 0, -1):
+        (bundle / "states" / f"{number:03d}").rename(bundle / "states" / str(number + 995))
+    for number in range(1, 996):
+        step = bundle / "states" / f"{number:03d}"
+        step.mkdir()
+        blank = {"title": "wait", "expect": "done", "actions": [], "outcome": outcome_to_json(Outcome())}
+        (step / "step.json").write_text(json.dumps(blank))
+    result = recheck(bundle)
+    assert [step.number for step in result.steps] == list(range(1001))
+    assert result.verdict is Verdict.PASS, [step for step in result.steps if step.verdict is not Verdict.PASS]
+
+
+@pytest.mark.parametrize(("lost", "said"), [("003", "lacks step 3"), ("005", "lacks step 5")])
+def test_a_bundle_that_lost_a_step_proves_nothing(lost: str, said: str, bundle: Path) -> None:
+    change(bundle / VERDICT, verdict="pass", reason="", steps=5)
+    shutil.rmtree(bundle / "states" / lost)
+    if lost == "003":
+        # What follows rests on what it did.
+        shutil.rmtree(bundle / "states" / "004")
+        shutil.rmtree(bundle / "states" / "005")
+    result = recheck(bundle)
+    assert result.verdict is Verdict.INFRA and said in result.reason
+
+
+def test_a_run_without_a_verdict_gets_none_by_being_checked_again(bundle: Path) -> None:
+    change(bundle / VERDICT, verdict="infra", reason="QEMU was killed by SIGKILL", steps=5)
+    result = recheck(bundle)
+    assert (result.verdict, result.reason) == (
+        Verdict.INFRA,
+        "the run itself came to no verdict: QEMU was killed by SIGKILL",
+    )
+
+
+def test_what_a_run_without_a_verdict_had_found_stays_found(bundle: Path) -> None:
+    change(bundle / VERDICT, verdict="infra", reason="QEMU was killed by SIGKILL", steps=5)
+    iomem = bundle / "states" / "005" / "iomem.txt"
+    iomem.write_text(iomem.read_text().replace("System RAM", "System RAN", 1))
+    assert recheck(bundle).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"verdict": "good", "reason": ""}', '{"verdict": "pass"}'])
+def test_a_damaged_verdict_is_named(text: str, bundle: Path) -> None:
+    (bundle / VERDICT).write_text(text)
+    with pytest.raises(UsageError, match=r"verdict\.json is damaged"):
+        recheck(bundle)
