@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.arch.features import features_of
@@ -161,6 +161,8 @@ def _fit(bug: KnownBug, findings: Sequence[Finding], seen: set[str], evidence: E
             return None
     for sign in bug.breaks:
         if sign.more is not None:
+            if sign.verbs and not any(_in_step(sign.verbs, finding.step) for finding in findings):
+                return None
             amount = sign.more.count or _memmap_pages(fit, sign.more.of, evidence)
             if not amount:
                 return None
@@ -171,6 +173,8 @@ def _fit(bug: KnownBug, findings: Sequence[Finding], seen: set[str], evidence: E
 
 def _matches(sign: Sign, finding: Finding, evidence: Evidence) -> bool:
     if finding.invariant != sign.invariant or sign.where.fullmatch(finding.where) is None:
+        return False
+    if sign.verbs and not _in_step(sign.verbs, finding.step):
         return False
     if sign.invariant == "LOG-1":
         line = bare(finding.observed)
@@ -188,6 +192,11 @@ def _matches(sign: Sign, finding: Finding, evidence: Evidence) -> bool:
         return False
     edges = [device.range.start for device in devices if device.kind == sign.below]
     return not sign.below or (place is not None and place.end in edges)
+
+
+def _in_step(verbs: Collection[str], title: str) -> bool:
+    """Whether the step called ``title``, several side by side maybe, has one of ``verbs``."""
+    return not {part.split()[0] for part in title.split(" | ") if part.strip()}.isdisjoint(verbs)
 
 
 def _shared_leaves(evidence: Evidence) -> tuple[AddrRange, ...]:
@@ -322,10 +331,9 @@ def ended_by(
 
     One that breaks something as well must be among those ``met``.
     """
-    verbs = {part.split()[0] for part in title.split(" | ") if part.strip()}
     for bug in bugs:
         ending = bug.ends
-        if ending is None or ending.how != how or (ending.verbs and not verbs & set(ending.verbs)):
+        if ending is None or ending.how != how or (ending.verbs and not _in_step(ending.verbs, title)):
             continue
         if bug.breaks and bug.id not in met:
             continue

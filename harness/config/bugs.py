@@ -34,7 +34,7 @@ from typing import TypeVar
 from harness.config.guest import DEFAULT_BOOT
 from harness.config.places import configs_dir
 from harness.config.verbs import EXPECTATIONS, INVARIANTS, VERBS
-from harness.config.yaml import Value, parse, read_text
+from harness.config.yaml import Reader, Value, parse, read_text
 from harness.units import format_size
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class Sign:
     struct pages of the memory in which this bug breaks that one, no more and no less; ``within_memmap_of`` is without
     the no less. ``shared_leaf``: the virtual range lies in PMD entries of vmemmap that hold struct pages of several
     devices, or of several sections. ``more`` is by how much the observed number is larger than the expected one:
-    several bugs may add to it.
+    several bugs may add to it. ``verbs`` are those of the steps that it happens in (none: any).
     """
 
     invariant: str
@@ -133,6 +133,7 @@ class Sign:
     shared_leaf: bool = False
     more: Measure | None = None
     optional: bool = False
+    verbs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +360,7 @@ def _read_measure(value: Value) -> Measure:
 def _read_sign(value: Value) -> Sign:
     reader = value.mapping(
         *("invariant", "where", "says", "function", "inside", "below", "memmap-of", "within-memmap-of", "shared-leaf"),
-        *("more", "optional"),
+        *("more", "optional", "at"),
     )
     invariant = reader.take("invariant", lambda one: one.choice(INVARIANTS))
     log = invariant == "LOG-1"
@@ -379,14 +380,19 @@ def _read_sign(value: Value) -> Sign:
         shared_leaf=reader.take("shared-leaf", Value.boolean, False),
         more=reader.take("more", _read_measure, None),
         optional=reader.take("optional", Value.boolean, log),
+        verbs=_take_verbs(reader),
     )
+
+
+def _take_verbs(reader: Reader) -> tuple[str, ...]:
+    return reader.take("at", _one_or_more(lambda one: one.choice(tuple(VERBS))), ())
 
 
 def _read_ending(value: Value) -> Ending:
     reader = value.mapping("as", "at", "says", "function")
     ending = Ending(
         how=reader.take("as", lambda one: one.choice((*EXPECTATIONS, "dead"))),
-        verbs=reader.take("at", _one_or_more(lambda one: one.choice(tuple(VERBS))), ()),
+        verbs=_take_verbs(reader),
         says=reader.take("says", _read_pattern, None),
         function=reader.take("function", Value.line_of_text, ""),
     )

@@ -110,6 +110,17 @@ ALL = [*SEC, *TWO_SOURCES, *COUNT]
 BUG = known_bugs()["add-pages-not-undone"]
 
 
+@pytest.mark.parametrize(("verb", "met"), [("plug-dimm", True), ("[kmem-fault, plug-dimm]", True), ("unplug", False)])
+@pytest.mark.parametrize(
+    "sign", ["{invariant: MEM-2, where: tables, more: -1, at: %s}", "{invariant: BLK-1, where: b, at: %s}"]
+)
+def test_a_bug_of_one_verb_is_none_in_other_steps(sign: str, verb: str, met: bool) -> None:
+    known = bug(f"since: {{version: '6.1'}}\n    breaks: [{sign % verb}]")
+    broken = finding("BLK-1", "b", "x", "y") if "BLK-1" in sign else finding("MEM-2", "tables", "9", "8")
+    found = explain([known], checks(broken), evidence())
+    assert bool(found.met) is met and bool(found.rest) is not met
+
+
 def test_exactly_the_bug_is_explained() -> None:
     found = explain([BUG], checks(*ALL, passed=("PGT-1", "IOM-1")), evidence())
     assert (found.met, found.rest) == (("add-pages-not-undone",), ())
