@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from harness.arch.bootwords import BootWords
 from harness.arch.build import Build
+from harness.release import parse_release
 from harness.state import KernelFacts, NotObserved
 from harness.units import AddrRange, align_down
 
@@ -53,7 +54,9 @@ class KernelFeatures:
     pmem_api: bool | NotObserved
     #: True if the kernel remembers which nodes firmware told it of (mm/numa_memblks.c since v6.12, else phys_to_node).
     keeps_meminfo: bool | NotObserved
-    #: True if struct pages of device-dax compound pages are folded (4917f55b4ef9, v5.19; riscv64 since v6.11).
+    #: True if struct pages of device-dax compound pages are folded (4917f55b4ef9, v5.19): by an option of its own since
+    #: v6.5 (0b6f15824cc7, vmemmap_can_optimize in include/linux/mm.h), which riscv64 selects since v6.11, arm64 never;
+    #: up to v6.2 wherever struct pages lie in vmemmap (__populate_section_memmap, mm/sparse-vmemmap.c, v6.1).
     folds_dax: bool | NotObserved
     #: True if the struct pages of huge pages are folded (HVO, f41f2ed43ca5, v5.14), as the sysctl says after boot.
     folds_hugetlb: bool | NotObserved
@@ -99,7 +102,7 @@ def features_of(facts: KernelFacts) -> KernelFeatures:
         pageblock_order=_pageblock_order(facts, build, max_order),
         pmem_api=build.has("ARCH_HAS_PMEM_API"),
         keeps_meminfo=build.has("NUMA_KEEP_MEMINFO"),
-        folds_dax=build.has("ARCH_WANT_OPTIMIZE_DAX_VMEMMAP"),
+        folds_dax=_folds_dax(facts, build),
         folds_hugetlb=_folds_hugetlb(facts, build, words),
         debug_pagealloc=debug_pagealloc,
         hides_pages=build.has("KFENCE", "DEBUG_PAGEALLOC"),
@@ -157,6 +160,20 @@ def _pageblock_order(facts: KernelFacts, build: Build, max_order: int | NotObser
     if transparent:
         return NotObserved(f"{PAGETYPEINFO} is unknown, and transparent huge pages alone count only since v6.11")
     return limit
+
+
+def _folds_dax(facts: KernelFacts, build: Build) -> bool | NotObserved:
+    own, release = build.has("ARCH_WANT_OPTIMIZE_DAX_VMEMMAP"), parse_release(facts.release)
+    if own is not False:
+        return own
+    # Neither configuration nor image tells these apart: an option that nobody can be asked for is in no .config.
+    if release is None:
+        return NotObserved(f"{facts.release!r} is no version that memhp knows how to compare")
+    if not (5, 19) <= release.branch < (6, 5):
+        return False
+    if release.branch > (6, 2):
+        return NotObserved(f"nobody looked at device-dax memmap of {release}")
+    return build.has("SPARSEMEM_VMEMMAP")
 
 
 def _folds_hugetlb(facts: KernelFacts, build: Build, words: BootWords) -> bool | NotObserved:

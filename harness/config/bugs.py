@@ -35,6 +35,7 @@ from harness.config.guest import DEFAULT_BOOT
 from harness.config.places import configs_dir
 from harness.config.verbs import EXPECTATIONS, INVARIANTS, VERBS
 from harness.config.yaml import Reader, Value, parse, read_text
+from harness.release import Release, parse_release
 from harness.units import format_size
 
 T = TypeVar("T")
@@ -43,42 +44,11 @@ T = TypeVar("T")
 NAME = "known-bugs.yaml"
 #: memory devices, as ``state.MemoryDevice.kind`` has them
 DEVICES = ("dimm", "virtio-mem", "virtio-pmem")
-#: ``rc`` of a release that is no candidate
-_FINAL = 1 << 30
 
-_RELEASE = re.compile(r"([0-9]{1,3})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?(?:-rc([0-9]{1,3}))?")
 _COMMIT = re.compile(r"[0-9a-f]{12,40}")
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MEASURE = re.compile(r"pages of ([A-Z]+-[0-9])|([+-]?[1-9][0-9]{0,11})")
 _ANYWHERE = re.compile(".*")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Release:
-    """A version of Linux: 7.3-rc2 comes before 7.3, which comes before 7.3.1."""
-
-    major: int
-    minor: int
-    patch: int = 0
-    rc: int = _FINAL
-
-    @property
-    def branch(self) -> tuple[int, int]:
-        """The stable branch: 6.12.117 is of 6.12."""
-        return self.major, self.minor
-
-    def __str__(self) -> str:
-        patch = f".{self.patch}" if self.patch else ""
-        return f"{self.major}.{self.minor}{patch}" + ("" if self.rc == _FINAL else f"-rc{self.rc}")
-
-
-def parse_release(text: str) -> Release | None:
-    """The version that ``text`` begins with, such as uname's; None where there is none."""
-    found = _RELEASE.match(text)
-    if found is None:
-        return None
-    major, minor, patch, rc = found.groups()
-    return Release(int(major), int(minor), int(patch or 0), _FINAL if rc is None else int(rc))
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,9 +254,8 @@ def _one_or_more(read: Callable[[Value], T]) -> Callable[[Value], tuple[T, ...]]
 
 def _read_release(value: Value) -> Release:
     text = value.scalar()
-    found = _RELEASE.fullmatch(text)
-    release = parse_release(text)
-    if found is None or release is None:
+    release = parse_release(text, whole=True)
+    if release is None:
         value.fail(f"{text[:40]!r} is no version of Linux", hint="such as 7.3.4 or 7.4-rc2")
     return release
 

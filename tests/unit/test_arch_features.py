@@ -127,6 +127,25 @@ def test_the_size_of_a_pageblock_is_never_a_guess(changes: dict[str, object], wh
 
 
 @pytest.mark.parametrize(
+    ("release", "config", "folds"),
+    [
+        ("6.12.117", {"ARCH_WANT_OPTIMIZE_DAX_VMEMMAP": "y"}, True),
+        ("6.12.117", {"SPARSEMEM_VMEMMAP": "y"}, False),
+        ("6.5-rc1", {"SPARSEMEM_VMEMMAP": "y"}, False),
+        ("6.1.176-memhp", {"SPARSEMEM_VMEMMAP": "y"}, True),
+        ("6.1.0-50-arm64", {"SPARSEMEM_VMEMMAP": "y"}, True),
+        ("6.1.176", {}, False),
+        ("5.15.2", {"SPARSEMEM_VMEMMAP": "y"}, False),
+        ("6.4.3", {"SPARSEMEM_VMEMMAP": "y"}, "nobody looked at device-dax memmap of 6.4.3"),
+        ("next", {"SPARSEMEM_VMEMMAP": "y"}, "'next' is no version"),
+    ],
+)
+def test_whether_the_memmap_of_device_dax_is_folded(release: str, config: dict[str, str], folds: bool | str) -> None:
+    found = features(release=release, config=config).folds_dax
+    assert found is folds if isinstance(folds, bool) else isinstance(found, NotObserved) and folds in found.reason
+
+
+@pytest.mark.parametrize(
     ("config", "cmdline", "file", "folds"),
     [
         ({}, "hugetlb_free_vmemmap=on", None, False),

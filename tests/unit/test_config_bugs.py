@@ -9,10 +9,11 @@ import pytest
 
 from harness.arch import ARCHES
 from harness.check import CATALOGUE
-from harness.config.bugs import Change, KnownBug, Release, known_bugs, parse_bugs, parse_release
+from harness.config.bugs import Change, KnownBug, known_bugs, parse_bugs
 from harness.config.scenario import Step, known_scenarios, load_scenario
 from harness.config.verbs import INVARIANTS
 from harness.errors import ConfigError
+from harness.release import Release, parse_release
 
 HEAD = "bugs:\n  some-bug:\n"
 FIELDS = {

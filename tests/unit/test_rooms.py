@@ -14,7 +14,7 @@ import harness
 ROOT = Path(harness.__file__).parent
 
 #: what every room may import; among themselves these know only errors
-EVERYWHERE = {"errors", "units", "deadline"}
+EVERYWHERE = {"errors", "units", "deadline", "release"}
 
 _BELOW = {
     "proc",
@@ -39,6 +39,7 @@ MAY: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
     "deadline": set(),
+    "release": set(),
     "proc": set(),
     "progress": set(),
     "scratch": set(),
