@@ -26,7 +26,7 @@ RECIPE = "2"
 PACKAGES = ("busybox-static", "dropbear-bin", "ndctl", "daxctl")
 PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/ndctl", "usr/bin/daxctl")
 #: our own, each one C file among the guest-scripts
-TOOLS = ("touch-memory", "hold-memory", "load-keeper", "load-worker", "sleeper")
+TOOLS = ("collector", "touch-memory", "hold-memory", "load-keeper", "load-worker", "sleeper")
 #: likewise, but preloaded into other programs; without a library of its own
 PRELOADS = ("spare-seed",)
 

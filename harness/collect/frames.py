@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The stream that guest-scripts/collect prints: sources between markers that no source can contain."""
+"""What guest-scripts/collector.c prints, or the script collect: sources between markers that no source can contain."""
 
 from __future__ import annotations
 
@@ -75,5 +75,5 @@ def _read_header(part: bytes) -> tuple[str, str, Status | None, str, bytes]:
 
 def _garbled(why: str, shown: bytes) -> GuestError:
     return GuestError(
-        f"cannot understand what the guest's collect script printed: {why}: {shown[:200].decode(errors='replace')!r}"
+        f"cannot understand what the guest's collector printed: {why}: {shown[:200].decode(errors='replace')!r}"
     )

@@ -65,9 +65,10 @@ def clock_jumps(session: Session) -> None:
     time.time_ns = lambda: real_ns() + int(jump[int(real()) % 2] * 1e9)
 
 
-#: the collector of the guest replaced by one that prints 100 MB of nothing
+#: both collectors of the guest, the program and the script, replaced by one that prints 100 MB of nothing
 GARBAGE = (
-    "printf '#!/bin/sh\\nhead -c 100000000 /dev/zero\\n' >/usr/lib/memhp/collect; chmod 755 /usr/lib/memhp/collect"
+    "for c in /usr/bin/collector /usr/lib/memhp/collect; do "
+    "rm $c; printf '#!/bin/sh\\nhead -c 100000000 /dev/zero\\n' >$c; chmod 755 $c; done"
 )
 #: all memory filled by a file, which the OOM killer cannot free
 FULL = "mount -o remount,size=200% /tmp; head -c 4294967296 /dev/zero >/tmp/all"

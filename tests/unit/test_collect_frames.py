@@ -46,5 +46,5 @@ def test_boundaries_differ() -> None:
     ],
 )
 def test_garbled(stream: bytes, message: str) -> None:
-    with pytest.raises(GuestError, match=f"cannot understand what the guest's collect script printed: .*{message}"):
+    with pytest.raises(GuestError, match=f"cannot understand what the guest's collector printed: .*{message}"):
         parse_frames(stream, "B")
