@@ -4,7 +4,7 @@
 ::
 
     MemhpError                   base; carries an optional hint
-     ├─ UsageError               the user asked for something that cannot be meant     exit 2
+     ├─ UsageError               the user made an invalid request     exit 2
      │   ├─ ConfigError          a YAML file is wrong: file, line, key                 exit 2
      │   └─ UnsupportedError     this kernel or QEMU lacks a named ability             exit 2, or a skip
      └─ InfraError               the harness or its world failed: no verdict           exit 3

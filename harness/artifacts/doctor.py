@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What this machine has of all that memhp needs, and the command that mends what it has not.
+"""What this machine has of all that memhp needs, and the commands that fix what is missing.
 
 Nothing is fetched, built or written here.
 """

@@ -24,11 +24,11 @@ from harness.kmem.memory import PhysicalMemory
 from harness.progress import Progress, SilentProgress, Task
 from harness.qemu.memdev import memory_devices
 from harness.scenarios.boot import Connected, Parts, boot_connected, resolve
+from harness.scenarios.memorybudget import peak_memory
 from harness.scenarios.options import RunOptions
 from harness.scenarios.record import Recorder
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.result import RunResult
-from harness.scenarios.room import peak_memory
 from harness.scenarios.runner import run_scenarios
 from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest

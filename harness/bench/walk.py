@@ -18,8 +18,8 @@ from harness.errors import GuestError, UnsupportedError, UsageError
 from harness.guest.blocks import set_auto_online
 from harness.progress import Progress, Task
 from harness.qemu import memdev
-from harness.scenarios.abilities import require_boot, require_config
 from harness.scenarios.boot import BootedGuest, Parts, resolve
+from harness.scenarios.requirements import require_boot, require_config
 from harness.scenarios.start import start_guest
 from harness.scratch import private_directory
 from harness.units import GIB, KIB, format_size

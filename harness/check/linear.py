@@ -74,14 +74,14 @@ def lin_2(evidence: Evidence) -> Outcome:
     return outcome
 
 
-def comes_and_goes(layout: BootLayout) -> frozenset[str]:
+def transient_attributes(layout: BootLayout) -> frozenset[str]:
     """Attributes that free pages of this kernel lose, or may lose: debug_pagealloc makes them inaccessible."""
     never = layout.features.debug_pagealloc is False
     return frozenset() if never else layout.machine.arch.table_rules.validity_words
 
 
 def _ordinary_of(evidence: Evidence) -> Callable[[Pair], Attributes | None]:
-    arch, passing = evidence.layout.machine.arch, comes_and_goes(evidence.layout)
+    arch, passing = evidence.layout.machine.arch, transient_attributes(evidence.layout)
     return lambda pair: _ordinary(pair.boot, arch.writable_word, passing)
 
 
@@ -102,7 +102,7 @@ def _attributes(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     ordinary = _ordinary_of(evidence)(pair)
     if ordinary is None:
         return
-    words, passing = evidence.layout.machine.arch.device_page_words, comes_and_goes(evidence.layout)
+    words, passing = evidence.layout.machine.arch.device_page_words, transient_attributes(evidence.layout)
     code = code_pages(evidence.layout, evidence.views)
     device = tuple(words.get(word, word) for word in ordinary)
     for piece in evidence.expected.linear:

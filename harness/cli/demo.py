@@ -18,8 +18,8 @@ from harness.config.guest import GuestSpec
 from harness.config.scenario import Scenario, load_scenario
 from harness.errors import UnsupportedError, UsageError
 from harness.report.terminal import TerminalReporter
-from harness.scenarios.abilities import require_config
 from harness.scenarios.options import RunOptions
+from harness.scenarios.requirements import require_config
 from harness.scenarios.result import RunResult
 
 #: what Debian's own kernels can do, shown before anything is built

@@ -33,8 +33,8 @@ from harness.report.book import Book, status_of
 from harness.report.files import STDOUT
 from harness.report.terminal import make_console, overall_line
 from harness.report.text import plural
+from harness.scenarios.memorybudget import MemoryBudget
 from harness.scenarios.options import STARTS
-from harness.scenarios.room import Room
 
 #: where results go when nobody says where
 DEFAULT_RESULTS = Path("memhp-results")
@@ -168,7 +168,7 @@ def _run(
             sys.stderr.write(
                 f"memhp: nothing to run: every cell in {root}, begun {store.created[:16]}, has a verdict\n"
             )
-        progress, room = default_progress(), Room.of_host()
+        progress, room = default_progress(), MemoryBudget.of_host()
         broken = prepare(waiting, progress)
         lack = room.lack([cell.memory for cell in waiting], jobs)
         if lack is not None:

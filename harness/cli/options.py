@@ -206,7 +206,7 @@ def read_jobs(text: str | None, usual: int = 1) -> int:
         return usual
     jobs = read_integer(text, "--jobs")
     if not 1 <= jobs <= MAX_JOBS:
-        raise UsageError(f"--jobs: {jobs} at a time cannot be", hint=f"from 1 to {MAX_JOBS}")
+        raise UsageError(f"--jobs: invalid job count: {jobs}", hint=f"from 1 to {MAX_JOBS}")
     return jobs
 
 

@@ -94,7 +94,7 @@ _Add = Callable[[str, str], argparse.ArgumentParser]
 
 
 def _setting_up(add: _Add) -> None:
-    doctor = add("doctor", "show what is there, what is missing and the command that mends it")
+    doctor = add("doctor", "show what is there, what is missing and the command that fixes it")
     _arches(doctor)
     doctor.add_argument("--verify", action="store_true", help="hash every byte of the cache")
     doctor.add_argument("--json", action="store_true", help="print JSON")

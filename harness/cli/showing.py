@@ -185,9 +185,9 @@ def cmdline(arguments: Arguments) -> int:
 def _able(arch: ArchSpec) -> Callable[[QemuBinary], str | None]:
     """A QEMU will do if it can plug every kind of memory device that scenarios use."""
     from harness.qemu import probe
-    from harness.scenarios.abilities import ABILITIES, device_kinds
+    from harness.scenarios.requirements import REQUIREMENTS, device_kinds
 
-    return probe.able(arch, device_kinds(ABILITIES))
+    return probe.able(arch, device_kinds(REQUIREMENTS))
 
 
 def doctor(arguments: Arguments) -> int:

@@ -39,7 +39,7 @@ class _Device:
 class Plan(Generic[S]):
     """The devices of a guest as a scenario adds and removes them.
 
-    ``follow`` reports through ``fail`` what cannot be meant: an id that is used twice or before its device is
+    ``follow`` reports through ``fail`` an invalid request: an id that is used twice or before its device is
     plugged, a size that is not aligned, a device for which there is no room. A step that is expected to be refused may
     ask for the impossible.
     """

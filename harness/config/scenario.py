@@ -34,7 +34,7 @@ from harness.config.cold import ColdDevice
 from harness.config.guest import DEFAULT_BOOT, GuestSpec, problems, read_shape
 from harness.config.places import configs_dir
 from harness.config.plan import Plan
-from harness.config.verbs import ABILITY_NAMES, CAN_FAIL, EXPECTATIONS, SIDE_BY_SIDE, VERBS, title_of
+from harness.config.verbs import CAN_FAIL, EXPECTATIONS, REQUIREMENT_NAMES, SIDE_BY_SIDE, VERBS, title_of
 from harness.config.yaml import Value, parse, read_text, show, suggest
 from harness.errors import ConfigError, UsageError
 
@@ -239,7 +239,7 @@ def _read_name(value: Value) -> str:
 
 
 def _read_needs(value: Value) -> tuple[str, ...]:
-    return tuple(item.choice(ABILITY_NAMES) for item in value.items())
+    return tuple(item.choice(REQUIREMENT_NAMES) for item in value.items())
 
 
 def needs_of(steps: Sequence[Step]) -> tuple[str, ...]:
@@ -320,7 +320,7 @@ def _read_bugs(value: Value) -> tuple[str, ...]:
     known = tuple(known_bugs())
     bugs = tuple(item.choice(known) for item in (value.items() if value.is_list() else (value,)))
     if len(set(bugs)) != len(bugs):
-        value.fail("a bug stands twice")
+        value.fail("duplicate bug")
     return bugs
 
 

@@ -20,8 +20,8 @@ INVARIANTS = (
     *("MEM-2", "LIN-1"),
     *("LIN-2", "LIN-3", "VMM-1", "VMM-2", "PGT-1", "PGT-2", "SEC-1", "SEC-2", "SEC-3", "XCK-1", "LOG-1", "LIV-1"),
 )
-#: what a scenario may need; ``harness.scenarios.abilities`` says what each takes
-ABILITY_NAMES = (
+#: what a scenario may need; ``harness.scenarios.requirements`` says what each takes
+REQUIREMENT_NAMES = (
     *("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory", "folded-hugetlb"),
     *("folded-dax", "node-without-cpu", "proc-kcore", "notifier-errors"),
     *("host-thp", "host-hugetlb-2M", "host-hugetlb-1G", "fault-injection", "sv39"),
@@ -118,7 +118,7 @@ def _read_blocks(value: Value) -> tuple[int, ...]:
     if not blocks:
         value.fail("an empty list of memory blocks", hint="name at least one")
     if len(set(blocks)) != len(blocks):
-        value.fail("a memory block stands twice")
+        value.fail("duplicate memory block")
     return blocks
 
 

@@ -215,7 +215,7 @@ class Value:
             if key.value in own:
                 first = own[key.value][0].start_mark.line + 1
                 raise ConfigError(
-                    f"key {show(key.value)} stands twice",
+                    f"duplicate key {show(key.value)}",
                     file=self.file,
                     line=key.start_mark.line + 1,
                     key=self.key or None,

@@ -21,7 +21,7 @@ from harness.config.yaml import read_text
 from harness.errors import ConfigError, UsageError
 from harness.matrix.kernels import expand, with_flavour
 from harness.matrix.spec import MAX_CELLS, Grid, MatrixFile, Setting
-from harness.scenarios.room import cost
+from harness.scenarios.memorybudget import cost
 from harness.scenarios.runner import count_steps
 
 #: seconds that a cell takes beside its steps, and for each step: two guests at a time on two cores, TCG

@@ -218,7 +218,7 @@ def _axes(value: Value) -> dict[str, tuple[Setting, ...]]:
         labels = [setting.label for setting in settings]
         for setting in settings:
             if labels.count(setting.label) > 1:
-                part.fail(f"{show(setting.text)} stands twice", hint="each value of an axis once")
+                part.fail(f"duplicate value {show(setting.text)}", hint="each value of an axis once")
         found[axis] = settings
     return found
 

@@ -30,9 +30,9 @@ from harness.matrix.store import Done, Store
 from harness.report.files import write_report
 from harness.report.json import dumps, results_to_json
 from harness.report.load import load_results
+from harness.scenarios.memorybudget import MemoryBudget
 from harness.scenarios.options import Start
 from harness.scenarios.result import RunResult
-from harness.scenarios.room import Room
 
 #: seconds between two looks at what is under way
 _TICK = 1.0
@@ -96,13 +96,13 @@ class Workers:
         jobs: int,
         board: Board,
         argv: Callable[[Cell, Path], list[str]] = command,
-        room: Room | None = None,
+        room: MemoryBudget | None = None,
     ) -> None:
         self._store = store
         self._jobs = jobs
         self._board = board
         self._argv = argv
-        self._room = room or Room(None)
+        self._room = room or MemoryBudget(None)
         self._running: list[_Job] = []
 
     def run(self, cells: Sequence[Cell], broken: Mapping[str, str] | None = None) -> list[Done]:

@@ -209,7 +209,7 @@ class Machine:
                 self._child.kill()
             return self._end()
 
-    def epitaph(self) -> str:
+    def exit_report(self) -> str:
         """What is known about QEMU's end: exit status and the tail of stderr; says so if it still runs."""
         if self._child is None:
             return "QEMU was never started"
@@ -245,7 +245,7 @@ class Machine:
             filled = None if snapshot is None else pool.submit(self._fill_memory, snapshot)
             sock = self._spawn(incoming)
             try:
-                self.qmp = QmpSession(sock, log=self.qmp_log, deadline=deadline, epitaph=self.epitaph)
+                self.qmp = QmpSession(sock, log=self.qmp_log, deadline=deadline, exit_report=self.exit_report)
             except (QemuError, DeadlineExpired) as error:
                 raise self._launch_error(error, deadline) from error
             self._cleanup.callback(self.qmp.close)
@@ -302,7 +302,7 @@ class Machine:
                 f"\n{said}" if (said := proc.tail_file(self.stderr_log)) else ""
             )
         else:
-            end = self.epitaph()
+            end = self.exit_report()
         printed = proc.tail_file(self.console_log)
         console = f"\nlast of the console:\n{printed}" if printed else ""
         return LaunchError(f"{shlex.join(self.argv)}\ndid not come up: {end}{console}")

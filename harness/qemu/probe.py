@@ -206,12 +206,12 @@ class _ask:
                 child = proc.spawn(argv, pass_fds=[fd], stdout=folder / "stdout", stderr=stderr)
             stack.enter_context(child)
 
-            def epitaph() -> str:
+            def exit_report() -> str:
                 code = child.wait(Deadline(_QUIT_SECONDS))
                 return f"{shlex.join(argv)} {proc.describe_status(code)}: {proc.tail_file(stderr, lines=5)}"
 
             qmp = stack.enter_context(
-                QmpSession(here, log=folder / "qmp.jsonl", deadline=self._deadline, epitaph=epitaph)
+                QmpSession(here, log=folder / "qmp.jsonl", deadline=self._deadline, exit_report=exit_report)
             )
             self._stack = stack.pop_all()
             return qmp

@@ -59,15 +59,15 @@ class QmpEvent:
 class QmpSession:
     """A connected QMP session over ``sock``; a context manager.
 
-    ``log`` is the file of JSON lines (appended). ``epitaph`` is called from the waiting thread once the connection is
-    lost and returns what is known about QEMU's end: exit status, log tail.
+    ``log`` is the file of JSON lines (appended). ``exit_report`` is called from the waiting thread once the connection
+    is lost and returns what is known about QEMU's end: exit status, log tail.
     """
 
     def __init__(
-        self, sock: socket.socket, *, log: Path, deadline: Deadline, epitaph: Callable[[], str] = lambda: ""
+        self, sock: socket.socket, *, log: Path, deadline: Deadline, exit_report: Callable[[], str] = lambda: ""
     ) -> None:
         """Take over ``sock`` and shake hands; raises QemuError if QEMU hangs up, DeadlineExpired if it is silent."""
-        self._epitaph = epitaph
+        self._exit_report = exit_report
         self._changed = threading.Condition()
         self._events: list[QmpEvent] = []
         self._lost: str | None = None
@@ -218,8 +218,8 @@ class QmpSession:
             raise
 
     def _loss(self, awaited: str) -> QemuError:
-        epitaph = self._epitaph()
-        return QemuError(f"lost QEMU while waiting for {awaited}" + (f": {epitaph}" if epitaph else ""))
+        exit_report = self._exit_report()
+        return QemuError(f"lost QEMU while waiting for {awaited}" + (f": {exit_report}" if exit_report else ""))
 
     async def _connect(self, sock: socket.socket) -> None:
         try:

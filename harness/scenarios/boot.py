@@ -35,7 +35,7 @@ from harness.progress import Progress
 from harness.qemu import probe
 from harness.qemu.machine import Machine
 from harness.qemu.spec import ColdDevice, MachineSpec, NodeSpec
-from harness.scenarios.abilities import device_kinds, require_arch, require_boot, require_config, require_host
+from harness.scenarios.requirements import device_kinds, require_arch, require_boot, require_config, require_host
 from harness.scratch import private_directory
 from harness.state import KernelFacts
 from harness.units import MIB

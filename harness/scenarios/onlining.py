@@ -86,7 +86,7 @@ def _await_growth(session: Session, before: Mapping[str, int], outcome: Outcome,
             outcome.note += f", {grown.note} of {id}"
 
 
-def brought_back(session: Session, id: str, deadline: Deadline) -> None:
+def follow_reonlined_blocks(session: Session, id: str, deadline: Deadline) -> None:
     """Follow the kernel where it brings back what it had taken offline before a block would not go.
 
     acpi_scan_try_to_offline (drivers/acpi/scan.c, v6.12) has all of them online again, each in the zone that is the

@@ -18,9 +18,9 @@ class Outcome:
     not, and the guest was not asked.
     ``pending`` tells that the guest is still at work, so that no state can be expected of it yet. ``note`` says in
     words what a person wants to know of it. ``alarms`` are the console's lines of a kernel that died of the action, so
-    that nothing more could be seen of it, ``trace`` all its lines from there on. ``useless`` says why the step proves
-    nothing although all went well, "" where it does. ``due`` says why a refusal is what this kernel owes, "" if it is
-    not. The reports are evidence for the checks.
+    that nothing more could be seen of it, ``trace`` all its lines from there on. ``inconclusive`` says why the step
+    proves nothing although all went well, "" where it does. ``due`` says why a refusal is what this kernel owes, "" if
+    it is not. The reports are evidence for the checks.
     """
 
     ending: str = "done"
@@ -28,7 +28,7 @@ class Outcome:
     pending: bool = False
     alarms: tuple[str, ...] = ()
     trace: tuple[str, ...] = ()
-    useless: str = ""
+    inconclusive: str = ""
     due: str = ""
     unplugs: list[UnplugReport] = field(default_factory=list)
     resizes: list[ResizeReport] = field(default_factory=list)

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Generic, Protocol, TypeVar
 
 from harness import proc
-from harness.scenarios.room import Room
+from harness.scenarios.memorybudget import MemoryBudget
 
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
@@ -38,7 +38,9 @@ class Job(Protocol[R_co]):
 class _Line(Generic[R]):
     """Who is next: a job is prepared when there is room for its guest, works when its turn comes."""
 
-    def __init__(self, jobs: Sequence[Job[R]], at_work: int, room: Room, done: Callable[[int, R], bool]) -> None:
+    def __init__(
+        self, jobs: Sequence[Job[R]], at_work: int, room: MemoryBudget, done: Callable[[int, R], bool]
+    ) -> None:
         self.jobs = jobs
         self.results: dict[int, R] = {}
         self._at_work = at_work
@@ -123,7 +125,11 @@ def _do_one(job: Job[R], done: Callable[[int, R], bool]) -> R:
 
 
 def do_all(
-    jobs: Sequence[Job[R]], *, at_work: int, room: Room, done: Callable[[int, R], bool] = lambda number, result: False
+    jobs: Sequence[Job[R]],
+    *,
+    at_work: int,
+    room: MemoryBudget,
+    done: Callable[[int, R], bool] = lambda number, result: False,
 ) -> list[R]:
     """Do ``jobs`` in order, ``at_work`` at a time, and return the results in their order.
 

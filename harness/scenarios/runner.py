@@ -23,9 +23,9 @@ from harness.deadline import Deadline
 from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError
 from harness.guest.loads import LOADS
 from harness.progress import Progress, default_progress
-from harness.scenarios.abilities import require_config, require_paging, require_words
 from harness.scenarios.allocsites import allocation_sites, steady_growth
 from harness.scenarios.boot import BootedGuest, Parts
+from harness.scenarios.memorybudget import MemoryBudget, cost, peak_memory
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.pool import do_all
@@ -33,9 +33,9 @@ from harness.scenarios.record import DEFAULT_BUNDLES, VERDICT, Recorder, open_bu
 from harness.scenarios.relay import Relay
 from harness.scenarios.replay import guest_to_json
 from harness.scenarios.reporter import Reporter
+from harness.scenarios.requirements import require_config, require_paging, require_words
 from harness.scenarios.resolver import Resolver
 from harness.scenarios.result import FINE, RunResult, StepResult
-from harness.scenarios.room import Room, cost, peak_memory
 from harness.scenarios.session import Session
 from harness.scenarios.slabs import slab_in_use
 from harness.scenarios.soak import SLAB, Round, counters, slopes, spell, unread
@@ -78,7 +78,7 @@ def run_pairs(
     reporter.phase("preparing the parts")
     for run in runs:
         run.resolve()
-    room = Room.of_host()
+    room = MemoryBudget.of_host()
     lack = room.lack([run.cost for run in runs], options.jobs)
     if lack is not None:
         progress.say(lack)
@@ -318,7 +318,7 @@ class _Run:
         """
         found, (never, sometimes) = (*slopes(seen), *steady_growth(sites)), unread(seen)
         note = "; ".join([*map(spell, found), *(f"not observed: {line}" for line in never)])
-        outcome = Outcome(note=note, slopes=found, useless="; ".join(sometimes))
+        outcome = Outcome(note=note, slopes=found, inconclusive="; ".join(sometimes))
         title = f"slope over {len(seen)} rounds"
         self.reporter.step_started(session.number + 1, self.total, title)
         return self._note_step(session.act(title, lambda session, deadline: outcome))

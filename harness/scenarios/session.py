@@ -150,7 +150,7 @@ class Session:
         """The same error, with how QEMU ended where that is the reason for it."""
         if self.guest.console.trouble() is None and self.guest.machine.qmp.alive:
             return error
-        end = self.guest.machine.epitaph().partition("\n")[0]
+        end = self.guest.machine.exit_report().partition("\n")[0]
         if end in error.message or self.guest.machine.alive:
             return error
         return InfraError(f"{end} ({error.message})", hint="see qemu.stderr and console.log in the bundle")
@@ -212,7 +212,7 @@ class Session:
         self.loads = {
             id: count for id, count in pause_loads(self.guest.shell, deadline=deadline).items() if id in before
         }
-        told, outcome.useless = overlap(before, self.loads)
+        told, outcome.inconclusive = overlap(before, self.loads)
         outcome.note = f"{outcome.note}; {told}" if outcome.note else told
 
     def _settle(self, deadline: Deadline) -> None:

@@ -31,7 +31,7 @@ from harness.qemu import memdev
 from harness.qemu.dump import dump_head
 from harness.scenarios import holds
 from harness.scenarios.dumps import DumpReport
-from harness.scenarios.onlining import brought_back, offline, online
+from harness.scenarios.onlining import follow_reonlined_blocks, offline, online
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session, overlap
 from harness.scenarios.sizes import await_size, resize, settle
@@ -178,7 +178,7 @@ def unplug(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     if refused:
         outcome.refuse(f"the guest keeps {args['id']}: {done.detail}")
         _note_due(session, args["id"], outcome)
-        brought_back(session, args["id"], deadline)
+        follow_reonlined_blocks(session, args["id"], deadline)
     else:
         session.apply(Unplug(args["id"]))
     return outcome
@@ -333,7 +333,7 @@ def _note_due(session: Session, id: str, outcome: Outcome) -> None:
 
 
 def load(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
-    """Start a load; it goes round from here on, but for the snapshots."""
+    """Start a load; it runs until unload, paused during snapshots."""
     values = {name: value for name, value in args.items() if name not in ("id", "kind") and value is not None}
     loads.start_load(session.guest.shell, args["id"], args["kind"], values, deadline=deadline)
     session.loads[args["id"]] = loads.LoadCount(0, 0, True)
@@ -345,9 +345,9 @@ def unload(session: Session, args: Arguments, deadline: Deadline) -> Outcome:
     """End a load; one that had died is no success."""
     start = session.loads.pop(args["id"])
     count = loads.stop_load(session.guest.shell, args["id"], deadline=deadline)
-    _, useless = overlap({args["id"]: start}, {args["id"]: count})
+    _, inconclusive = overlap({args["id"]: start}, {args["id"]: count})
     total = f"{count.rounds} rounds in all" + (f", {count.failures} failed" if count.failures else "")
-    return Outcome(note=total, useless="" if count.running else useless)
+    return Outcome(note=total, inconclusive="" if count.running else inconclusive)
 
 
 def fail_notifier(session: Session, args: Arguments, deadline: Deadline) -> Outcome:

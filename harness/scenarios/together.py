@@ -44,7 +44,7 @@ def side_by_side(branches: Sequence[Branch]) -> Callable[[Session, Deadline], Ou
 
 
 def joined(parts: Sequence[_Done]) -> Outcome:
-    """The outcome that stands for all: done if every one is, else the first that is not; useless without overlap."""
+    """The outcome that stands for all: done if every one is, else the first that is not."""
     outcome = Outcome(pending=any(part.outcome.pending for part in parts))
     for part in parts:
         outcome.unplugs += part.outcome.unplugs
@@ -54,7 +54,7 @@ def joined(parts: Sequence[_Done]) -> Outcome:
             outcome.refuse(f"{part.title}: {part.outcome.note}", part.outcome.ending)
     both = min(part.ended for part in parts) - max(part.started for part in parts)
     if both <= 0:
-        outcome.useless = "no overlap: one had ended before another began"
+        outcome.inconclusive = "no overlap: one had ended before another began"
     if outcome.ending == "done":
         told = [f"{part.title} {part.ended - part.started:.2f} s" for part in parts]
         outcome.note = f"{', '.join(told)}; all at once for {max(both, 0.0):.2f} s"

@@ -13,7 +13,7 @@ from harness.scenarios.dumps import dump_findings
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.result import StepResult
-from harness.scenarios.sameness import unchanged, with_findings
+from harness.scenarios.rollback import unchanged, with_findings
 from harness.scenarios.soak import leaks
 from harness.state import GuestState
 
@@ -166,8 +166,8 @@ def judge(
             return Ruling(Verdict.FAIL, _joined(outcome.note, _beyond(found, checks, outcome, known, evidence)), met)
         if outcome.alarms:
             return Ruling(Verdict.KNOWN, _joined(outcome.note, _named(met)), met, stops=True)
-    if outcome.useless:
-        return Ruling(Verdict.INFRA, outcome.useless, met)
+    if outcome.inconclusive:
+        return Ruling(Verdict.INFRA, outcome.inconclusive, met)
     verdict, note = _ended(expect, outcome)
     cause = None
     if verdict is not Verdict.PASS and evidence is not None:
@@ -227,8 +227,8 @@ def _ended(expect: str, outcome: Outcome) -> tuple[Verdict, str]:
         return Verdict.PASS, outcome.note
     if outcome.ending == "done":
         if expect == "qemu-refused":
-            return Verdict.INFRA, "QEMU accepted what it must refuse"
-        return Verdict.FAIL, "the guest did what it must refuse"
+            return Verdict.INFRA, "expected a refusal, but QEMU complied"
+        return Verdict.FAIL, "expected a refusal, but the guest complied"
     if outcome.ending == "refused" and outcome.due:
         return Verdict.PASS, f"{outcome.note}: {outcome.due}"
     return Verdict.REFUSED, outcome.note

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from harness.check.code import may_split
-from harness.check.linear import comes_and_goes
+from harness.check.linear import transient_attributes
 from harness.check.views import clip
 from harness.selftest.corruption import MemoryCorruption, memory
 from harness.selftest.entries import Place, is_leaf
@@ -107,7 +107,7 @@ def attribute(name: str, find: Callable[[Live], Place]) -> Callable[[Live], str]
         place = find(live)
         after = change.of(place.entry)
         words = frozenset(live.tables.words(place.entry)) ^ frozenset(live.tables.words(after))
-        if words and words <= comes_and_goes(live.scene.evidence.layout):
+        if words and words <= transient_attributes(live.scene.evidence.layout):
             raise Inapplicable("free pages of this kernel lose that anyway (debug_pagealloc)")
         if not words:
             raise Inapplicable("the mapping is like that already, or nothing tells the difference")

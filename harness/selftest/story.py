@@ -14,11 +14,11 @@ from harness.config.verbs import title_of
 from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError
 from harness.progress import Progress, Task
-from harness.scenarios.abilities import ABILITIES, require_config
 from harness.scenarios.boot import BootedGuest, Parts, resolve
 from harness.scenarios.options import RunOptions, Start
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
+from harness.scenarios.requirements import REQUIREMENTS, require_config
 from harness.scenarios.result import StepResult
 from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest
@@ -130,8 +130,8 @@ def resolve_most(spec: GuestSpec, progress: Progress) -> tuple[Parts, dict[str, 
         except UnsupportedError as lack:
             if lack.ability in needs:
                 lacks[lack.ability] = lack.message
-            elif lack.ability == "qemu" and any(ABILITIES[name].device for name in needs):
-                lacks.update({name: lack.message for name in needs if ABILITIES[name].device})
+            elif lack.ability == "qemu" and any(REQUIREMENTS[name].device for name in needs):
+                lacks.update({name: lack.message for name in needs if REQUIREMENTS[name].device})
             else:
                 raise
 

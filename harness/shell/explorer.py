@@ -27,8 +27,8 @@ from harness.report.ptdump import render, select
 from harness.report.sections import render_sections, within
 from harness.report.terminal import finding_lines
 from harness.report.text import WORDS, clean, invariants_line, seconds
-from harness.scenarios.abilities import require_arch, require_boot, require_config, require_host
 from harness.scenarios.outcome import Outcome
+from harness.scenarios.requirements import require_arch, require_boot, require_config, require_host
 from harness.scenarios.result import StepResult
 from harness.scenarios.runner import require_loads, work_of
 from harness.scenarios.session import Session
@@ -145,7 +145,7 @@ class Explorer:
     def do(self, line: str) -> None:
         """Do what ``line`` says.
 
-        Raises UsageError for what cannot be meant, Leave at its end, InfraError if the guest or QEMU is lost.
+        Raises UsageError for an invalid request, Leave at its end, InfraError if the guest or QEMU is lost.
         """
         name, rest = split(line)
         if not name:

@@ -178,7 +178,7 @@ def step_text(name: str, rest: str, known: Known) -> str:
     verb, args = _TRANSLATORS[name](words, known) if name in _TRANSLATORS else _plain(name, words)
     for key, value in named.items():
         if key in args:
-            raise UsageError(f"{key} stands twice", hint=STEPS[name].usage)
+            raise UsageError(f"duplicate argument: {key}", hint=STEPS[name].usage)
         args[key] = value
     body = ", ".join(f"{key}: {value}" for key, value in args.items())
     ending = "" if expect is None else f"\n  expect: {expect}"
@@ -192,14 +192,14 @@ def _read_words(name: str, rest: str) -> tuple[list[str], dict[str, str]]:
         key, equals, value = word.partition("=")
         if equals:
             if key in named:
-                raise UsageError(f"{key} stands twice", hint=STEPS[name].usage)
+                raise UsageError(f"duplicate argument: {key}", hint=STEPS[name].usage)
             if not _WORD.fullmatch(key) or not _WORD.fullmatch(value):
-                raise UsageError(f"{word[:80]!r} cannot be meant", hint=STEPS[name].usage)
+                raise UsageError(f"{word[:80]!r} is invalid", hint=STEPS[name].usage)
             named[key] = value
         elif _WORD.fullmatch(word) or _BLOCKS.fullmatch(word):
             words.append(word)
         else:
-            raise UsageError(f"{word[:80]!r} cannot be meant", hint=STEPS[name].usage)
+            raise UsageError(f"{word[:80]!r} is invalid", hint=STEPS[name].usage)
     return words, named
 
 

@@ -84,7 +84,7 @@ def start(session: Session, wanted: Mapping[str, Mapping[str, int]]) -> list[str
 def stop(session: Session, kinds: Sequence[str]) -> None:
     def end(s: Session, deadline: Deadline) -> Outcome:
         for kind in kinds:
-            assert not steps.unload(s, {"id": kind}, deadline).useless
+            assert not steps.unload(s, {"id": kind}, deadline).inconclusive
         return Outcome()
 
     must(session, f"stop {', '.join(kinds)}", end)

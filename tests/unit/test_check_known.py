@@ -187,7 +187,7 @@ def test_a_step_that_meets_a_known_bug_is_not_red() -> None:
 def test_a_known_bug_excuses_no_other_ending() -> None:
     ruling = judge(checks(*ALL), "done", Outcome(ending="refused", note="EBUSY"), KNOWN, evidence())
     assert (ruling.verdict, ruling.note, ruling.bugs) == (Verdict.REFUSED, "EBUSY", (BUG.id,))
-    ruling = judge(checks(*ALL), "failed", Outcome(useless="no overlap"), KNOWN, evidence())
+    ruling = judge(checks(*ALL), "failed", Outcome(inconclusive="no overlap"), KNOWN, evidence())
     assert (ruling.verdict, ruling.note) == (Verdict.INFRA, "no overlap")
 
 

@@ -114,7 +114,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, status: int = 2) 
         (["run", "--build-dir", "/dev/null"], "memhp: --build-dir: /dev/null is not a directory\n  hint: name a"),
         (["run", "--cpus", "two"], "memhp: --cpus: 'two' is not a whole number\n"),
         (["run", "--boot", "warm"], "memhp: --boot: boot 'warm' is unknown\n  hint: "),
-        (["run", "-j", "0"], "memhp: --jobs: 0 at a time cannot be\n  hint: from 1 to 64\n"),
+        (["run", "-j", "0"], "memhp: --jobs: invalid job count: 0\n  hint: from 1 to 64\n"),
         (["run", "--keep", "-j", "2"], "memhp: --keep takes one guest at a time\n  hint: leave --jobs out\n"),
         (["run", "--keep", "--matrix", "m.yaml"], "memhp: --keep and --matrix exclude each other\n"),
         (["run", "--keep-for", "0", "--keep"], "memhp: --keep-for: '0' is not a number of seconds\n"),

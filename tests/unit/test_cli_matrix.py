@@ -62,7 +62,7 @@ def test_the_plan_is_shown_without_running_anything(
         ("--shard 3/2", "memhp: --shard 3/2: there is no such part\n  hint: 1/2 is the first, 2/2 the last"),
         ("--shard 0/2", "memhp: --shard 0/2: there is no such part"),
         ("--shard half", "memhp: --shard: 'half' is not I/N\n  hint: such as 1/3"),
-        ("-j 0", "memhp: --jobs: 0 at a time cannot be\n  hint: from 1 to 64"),
+        ("-j 0", "memhp: --jobs: invalid job count: 0\n  hint: from 1 to 64"),
         ("-j two", "memhp: --jobs: 'two' is not a whole number"),
         ("dimm-cycle", "memhp: SCENARIO and --matrix exclude each other\n  hint: the matrix file says"),
         ("-a arm64", "memhp: --arch and --matrix exclude each other"),

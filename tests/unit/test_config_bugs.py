@@ -148,7 +148,7 @@ def test_a_mistake_is_named(changes: dict[str, str], line: int, message: str, hi
     ("document", "message"),
     [
         ("bugs:\n  Some Bug: {}\n", "bugs.yaml:2: bugs.Some Bug: 'Some Bug' cannot be an id"),
-        ("bugs:\n  a: {}\n  a: {}\n", "bugs.yaml:3: bugs: key 'a' stands twice"),
+        ("bugs:\n  a: {}\n  a: {}\n", "bugs.yaml:3: bugs: duplicate key 'a'"),
         ("bug:\n  a: {}\n", "bugs.yaml:1: unknown key 'bug'"),
         ("bugs: []\n", "bugs.yaml:1: bugs: expected a mapping, found a list"),
         ("bugs: {\n", "bugs.yaml:2: not YAML"),

@@ -15,7 +15,7 @@ from harness.errors import ConfigError, UsageError
 from harness.guest.loads import LOADS
 from harness.model.actions import ONLINE_TYPES
 from harness.qemu.spec import check_device_id
-from harness.scenarios.abilities import ABILITIES
+from harness.scenarios.requirements import REQUIREMENTS
 from harness.units import GIB, MIB
 
 HEAD = "name: s\nguest: {memory: 1G, maxmem: 4G, slots: 2}\nsteps:\n"
@@ -28,9 +28,9 @@ def read(tmp_path: Path, steps: str, head: str = HEAD) -> Scenario:
 
 
 def test_the_tables_agree_with_the_rooms_that_use_them() -> None:
-    assert set(verbs.ABILITY_NAMES) == set(ABILITIES)
+    assert set(verbs.REQUIREMENT_NAMES) == set(REQUIREMENTS)
     assert set(verbs.POLICIES) == {"offline", *ONLINE_TYPES}
-    assert {need for verb in verbs.VERBS.values() for need in verb.needs} <= set(ABILITIES)
+    assert {need for verb in verbs.VERBS.values() for need in verb.needs} <= set(REQUIREMENTS)
     assert set(verbs.INVARIANTS) == set(CATALOGUE)
     assert set(verbs.CAN_FAIL) <= set(verbs.VERBS)
     assert set(verbs.TAKES_ROOM) <= set(verbs.SIDE_BY_SIDE) <= set(verbs.VERBS)
@@ -155,7 +155,7 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
             "steps[0].online: takes either a device or blocks or boot memory\n  hint: device",
         ),
         ("  - online: {blocks: []}\n", "online.blocks: an empty list of memory blocks\n  hint: name at least one"),
-        ("  - online: {blocks: [3, 3]}\n", "online.blocks: a memory block stands twice"),
+        ("  - online: {blocks: [3, 3]}\n", "online.blocks: duplicate memory block"),
         (
             "  - online: {blocks: [3], first: 1}\n",
             "online.first: counts the blocks of a device, and no device is named",
@@ -179,7 +179,7 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
         ("  - {check: {}, bug: [add-pages-not-undne]}\n", "did you mean 'add-pages-not-undone'?"),
         (
             "  - {check: {}, bug: {arm64: [add-pages-not-undone, add-pages-not-undone]}}\n",
-            "bug.arm64: a bug stands twice",
+            "bug.arm64: duplicate bug",
         ),
         ("  - {check: {}, breaks: [SEC-1]}\n", "unknown key 'breaks'"),
         ("  - offline: {boot: true, blocks: [8]}\n", "offline: takes either a device or blocks or boot memory"),

@@ -53,7 +53,7 @@ def test_what_is_no_plain_document(text: str, message: str) -> None:
         ("hello\n", "f.yaml:1: expected a mapping, found 'hello'"),
         ("a: 1\nmemroy: 2\n", "f.yaml:2: unknown key 'memroy'\n  hint: did you mean 'memory'?"),
         ("a: 1\nzzz: 2\n", "f.yaml:2: unknown key 'zzz'\n  hint: known: a, memory"),
-        ("a: 1\nmemory: 2\n\na: 3\n", "f.yaml:4: key 'a' stands twice\n  hint: the first one is on line 1"),
+        ("a: 1\nmemory: 2\n\na: 3\n", "f.yaml:4: duplicate key 'a'\n  hint: the first one is on line 1"),
         ("? [x]\n: 1\n", "f.yaml:1: a key must be plain text"),
         ("memory: 1\n", "f.yaml:1: key 'a' is missing"),
     ],

@@ -28,7 +28,7 @@ from harness.matrix.workers import Running, Workers, mismatch
 from harness.report.book import status_of
 from harness.report.json import dumps, results_to_json
 from harness.report.trends import Night, trend
-from harness.scenarios.room import Room
+from harness.scenarios.memorybudget import MemoryBudget
 
 NOW = "2026-11-21T00:00:00+00:00"
 #: writes the result that stands beside it, after as long as it is told to take
@@ -124,7 +124,7 @@ def test_cells_run_and_what_finished_is_not_repeated(tmp_path: Path, fakes: Fake
 def test_no_more_cells_at_a_time_than_there_is_memory_for(tmp_path: Path, fakes: Fakes) -> None:
     plan = plan_of(*(cell(name, memory=2) for name in "abc"))
     watch = Watch()
-    done = Workers(open_store(tmp_path / "r", plan, NOW), 3, watch, fakes, Room(3)).run(plan.cells)
+    done = Workers(open_store(tmp_path / "r", plan, NOW), 3, watch, fakes, MemoryBudget(3)).run(plan.cells)
     assert [one.run.verdict for one in done] == [Verdict.PASS] * 3
     assert [event.split()[0] for event in watch.events] == ["started", "finished"] * 3
 

@@ -46,7 +46,7 @@ def peer() -> Iterator[Peer]:
 
 @pytest.fixture
 def qmp(peer: Peer, tmp_path: Path) -> Iterator[QmpSession]:
-    with session(peer, tmp_path, epitaph=lambda: "QEMU was killed by SIGKILL") as made:
+    with session(peer, tmp_path, exit_report=lambda: "QEMU was killed by SIGKILL") as made:
         yield made
 
 
@@ -140,7 +140,7 @@ def test_hang_up_before_the_greeting(tmp_path: Path) -> None:
     peer = Peer(greet=False)
     peer.hang_up()
     with pytest.raises(QemuError, match="lost QEMU while waiting for QMP's greeting: it fell"):
-        session(peer, tmp_path, epitaph=lambda: "it fell")
+        session(peer, tmp_path, exit_report=lambda: "it fell")
     peer.close()
 
 

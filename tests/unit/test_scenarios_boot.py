@@ -11,8 +11,8 @@ from harness.arch import ARM64
 from harness.config.guest import GuestSpec, NodeConfig
 from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.errors import UnsupportedError, UsageError
-from harness.scenarios.abilities import ability, device_kinds, require_boot, require_config
 from harness.scenarios.boot import Parts, cpu_shares, machine_shape, machine_spec
+from harness.scenarios.requirements import device_kinds, require_boot, require_config, requirement
 from harness.units import GIB, MIB
 
 PARTS = Parts(
@@ -66,5 +66,5 @@ def test_a_dimm_needs_acpi() -> None:
 
 
 def test_an_unknown_ability_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="unknown ability 'teleport'"):
-        ability("teleport")
+    with pytest.raises(UsageError, match="unknown requirement 'teleport'"):
+        requirement("teleport")

@@ -12,8 +12,8 @@ import pytest
 
 from harness import proc
 from harness.deadline import Deadline
+from harness.scenarios.memorybudget import MemoryBudget
 from harness.scenarios.pool import AHEAD, do_all
-from harness.scenarios.room import Room
 
 
 class Book:
@@ -59,7 +59,7 @@ class Stand:
 def test_one_at_a_time_with_the_next_one_ready() -> None:
     book = Book()
     first = Stand(book, "a", act=lambda: book.wait("prepare b"))
-    assert do_all([first, Stand(book, "b"), Stand(book, "c")], at_work=1, room=Room(None)) == ["a", "b", "c"]
+    assert do_all([first, Stand(book, "b"), Stand(book, "c")], at_work=1, room=MemoryBudget(None)) == ["a", "b", "c"]
     assert [line for line in book.lines if line.startswith("work")] == ["work a", "work b", "work c"]
     assert book.lines.index("prepare b") < book.lines.index("end a")
     assert book.most_working == 1 and book.most_alive <= 1 + AHEAD
@@ -68,17 +68,19 @@ def test_one_at_a_time_with_the_next_one_ready() -> None:
 def test_two_at_a_time() -> None:
     book = Book()
     jobs = [Stand(book, "a", act=lambda: book.wait("work b")), Stand(book, "b", act=lambda: book.wait("work a"))]
-    assert do_all([*jobs, *(Stand(book, name) for name in "cdef")], at_work=2, room=Room(None)) == list("abcdef")
+    assert do_all([*jobs, *(Stand(book, name) for name in "cdef")], at_work=2, room=MemoryBudget(None)) == list(
+        "abcdef"
+    )
     assert book.most_working == 2 and book.most_alive <= 2 + AHEAD
 
 
 def test_no_more_guests_than_there_is_room_for() -> None:
     book = Book()
     jobs = [Stand(book, name, cost=2) for name in "abcd"]
-    assert do_all(jobs, at_work=4, room=Room(5)) == list("abcd")
+    assert do_all(jobs, at_work=4, room=MemoryBudget(5)) == list("abcd")
     assert book.most_alive <= 2
     book = Book()
-    assert do_all([Stand(book, name, cost=9) for name in "ab"], at_work=4, room=Room(5)) == ["a", "b"]
+    assert do_all([Stand(book, name, cost=9) for name in "ab"], at_work=4, room=MemoryBudget(5)) == ["a", "b"]
     assert book.most_alive == 1
 
 
@@ -89,7 +91,7 @@ def test_enough_is_enough() -> None:
         told.append((number, result))
         return result == "b"
 
-    assert do_all([Stand(book, name) for name in "abcd"], at_work=1, room=Room(None), done=done) == ["a", "b"]
+    assert do_all([Stand(book, name) for name in "abcd"], at_work=1, room=MemoryBudget(None), done=done) == ["a", "b"]
     assert told == [(0, "a"), (1, "b")]
     assert "work c" not in book.lines and book.alive == 0
 
@@ -98,19 +100,19 @@ def test_one_that_is_alone_stays_in_the_thread_where_signals_come() -> None:
     book, seen = Book(), []
     alone = Stand(book, "a", act=lambda: seen.append(threading.current_thread()))
     told: list[object] = []
-    assert do_all([alone], at_work=4, room=Room(None), done=lambda *pair: bool(told.append(pair))) == ["a"]
+    assert do_all([alone], at_work=4, room=MemoryBudget(None), done=lambda *pair: bool(told.append(pair))) == ["a"]
     assert seen == [threading.main_thread()] and told == [(0, "a")]
 
     def interrupted() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        do_all([Stand(book, "b", act=interrupted)], at_work=1, room=Room(None))
+        do_all([Stand(book, "b", act=interrupted)], at_work=1, room=MemoryBudget(None))
     assert book.lines[-1] == "drop b"
 
 
 def test_nothing_to_do() -> None:
-    assert do_all([], at_work=3, room=Room(None)) == []
+    assert do_all([], at_work=3, room=MemoryBudget(None)) == []
 
 
 def test_a_job_that_raises_ends_all_with_their_processes(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_a_job_that_raises_ends_all_with_their_processes(tmp_path: Path) -> None
 
     jobs = [Stand(book, "a", act=long), Stand(book, "b", act=fail), Stand(book, "c")]
     with pytest.raises(RuntimeError, match="boom"):
-        do_all(jobs, at_work=2, room=Room(None))
+        do_all(jobs, at_work=2, room=MemoryBudget(None))
     assert {"drop a", "drop b"} <= set(book.lines) and "work c" not in book.lines
 
 

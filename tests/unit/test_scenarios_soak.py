@@ -14,8 +14,8 @@ from harness.check import CheckResult, Verdict
 from harness.config.scenario import Step
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import outcome_from_json, outcome_to_json
+from harness.scenarios.rollback import unchanged, with_findings
 from harness.scenarios.runner import count_steps, times_of
-from harness.scenarios.sameness import unchanged, with_findings
 from harness.scenarios.soak import Counter, Round, Slope, counters, leaks, slopes, spell, unread
 from harness.scenarios.verdict import judge
 from harness.state import MemoryBlock, NotObserved, Section, SlabCache

@@ -32,7 +32,7 @@ def test_all_of_them_run_at_the_same_time() -> None:
     at = threading.Barrier(2)
     branches: list[Branch] = [("one", meet(Outcome(), at)), ("two", meet(Outcome(), at))]
     outcome = side_by_side(branches)(SESSION, Deadline(10))
-    assert (outcome.ending, outcome.useless) == ("done", "")
+    assert (outcome.ending, outcome.inconclusive) == ("done", "")
     assert outcome.note.startswith("one 0.") and "; all at once for 0." in outcome.note
 
 
@@ -73,6 +73,6 @@ def test_what_did_not_overlap_proves_nothing() -> None:
     from harness.scenarios.together import _Done, joined
 
     outcome = joined([_Done("one", early(SESSION, Deadline(1)), 0.0, 1.0), _Done("two", Outcome(), 1.5, 2.0)])
-    assert outcome.useless == "no overlap: one had ended before another began"
-    assert judge((), "done", outcome) == Ruling(Verdict.INFRA, outcome.useless)
+    assert outcome.inconclusive == "no overlap: one had ended before another began"
+    assert judge((), "done", outcome) == Ruling(Verdict.INFRA, outcome.inconclusive)
     assert outcome_from_json(outcome_to_json(outcome)) == outcome

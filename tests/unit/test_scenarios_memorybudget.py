@@ -9,7 +9,15 @@ import pytest
 
 from harness.config.guest import GuestSpec
 from harness.config.scenario import Step, load_scenario
-from harness.scenarios.room import OVERHEAD, Room, available_memory, cost, parse_available, parse_peak, peak_memory
+from harness.scenarios.memorybudget import (
+    OVERHEAD,
+    MemoryBudget,
+    available_memory,
+    cost,
+    parse_available,
+    parse_peak,
+    peak_memory,
+)
 from harness.units import GIB, MIB
 
 
@@ -53,21 +61,21 @@ def test_a_guest_that_is_filled_up_costs_all_that_is_plugged() -> None:
 
 
 def test_who_is_alone_gets_in_others_only_where_there_is_room() -> None:
-    room = Room(3)
+    room = MemoryBudget(3)
     assert room.enter(5)
     assert not room.enter(1)
     room.leave(5)
     assert room.enter(2) and room.enter(1) and not room.enter(1)
-    assert Room(None).enter(1 << 60) and Room(None).lack([1 << 60], 64) is None
+    assert MemoryBudget(None).enter(1 << 60) and MemoryBudget(None).lack([1 << 60], 64) is None
 
 
 @pytest.mark.parametrize(("total", "fit"), [(4 * GIB, "2 guests"), (GIB, "1 guest at")])
 def test_too_little_memory_is_said(total: int, fit: str) -> None:
-    said = Room(total).lack([2 * GIB] * 8, 4)
+    said = MemoryBudget(total).lack([2 * GIB] * 8, 4)
     assert said is not None and f"memory for {fit}" in said and "not for 4" in said and "may take 2.0G" in said
 
 
 def test_enough_memory_is_not_spoken_of() -> None:
-    assert Room(8 * GIB).lack([2 * GIB] * 8, 4) is None
-    assert Room(2 * GIB).lack([2 * GIB], 4) is None
-    assert Room(2 * GIB).lack([], 4) is None
+    assert MemoryBudget(8 * GIB).lack([2 * GIB] * 8, 4) is None
+    assert MemoryBudget(2 * GIB).lack([2 * GIB], 4) is None
+    assert MemoryBudget(2 * GIB).lack([], 4) is None

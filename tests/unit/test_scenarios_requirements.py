@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UnsupportedError
-from harness.scenarios import abilities
-from harness.scenarios.abilities import require_arch, require_host, require_paging, require_words
+from harness.scenarios import requirements
+from harness.scenarios.requirements import require_arch, require_host, require_paging, require_words
 from harness.state import DmesgLine, NotObserved
 
 
@@ -25,12 +25,12 @@ def test_what_one_architecture_cannot_have() -> None:
 def test_transparent_huge_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modes: str, has: bool) -> None:
     file = tmp_path / "shmem_enabled"
     file.write_text(modes + "\n")
-    monkeypatch.setattr(abilities, "_SHMEM_THP", str(file))
+    monkeypatch.setattr(requirements, "_SHMEM_THP", str(file))
     if has:
         require_host(("host-thp", "acpi-dimm"))
         return
     with pytest.raises(
-        UnsupportedError, match=r"no.*transparent huge pages for shared memory\n  hint: echo advise >/sys"
+        UnsupportedError, match=r"lacks transparent huge pages for shared memory\n  hint: echo advise >/sys"
     ):
         require_host(("host-thp",))
 
@@ -40,7 +40,7 @@ def test_transparent_huge_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 )
 def test_huge_pages(name: str, directory: str, enough: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / directory / "free_hugepages"
-    monkeypatch.setattr(abilities, "_HUGE", f"{tmp_path}/hugepages-{{}}kB")
+    monkeypatch.setattr(requirements, "_HUGE", f"{tmp_path}/hugepages-{{}}kB")
     with pytest.raises(UnsupportedError):
         require_host((f"host-hugetlb-{name}",))
     file.parent.mkdir()

@@ -19,7 +19,7 @@ _HUGE = "/sys/kernel/mm/hugepages/hugepages-{}kB"
 
 
 @dataclass(frozen=True, slots=True)
-class Ability:
+class Requirement:
     """``options`` are kernel options that must all be y or m; ``device`` is the memdev kind QEMU must be able to plug.
 
     ``boot`` names the boot method it takes, None where any will do. ``hint`` is the next step where options are
@@ -39,11 +39,11 @@ class Ability:
     va_bits: int | None = None
 
 
-def _host_pages(name: str, size: int, count: int) -> Ability:
+def _host_pages(name: str, size: int, count: int) -> Requirement:
     def are_free() -> bool:
         return int(_read(f"{_HUGE.format(size // KIB)}/free_hugepages") or 0) >= count
 
-    return Ability(
+    return Requirement(
         f"host-hugetlb-{name}",
         f"{count} free huge pages of {name}",
         (),
@@ -52,42 +52,42 @@ def _host_pages(name: str, size: int, count: int) -> Ability:
     )
 
 
-ABILITIES: dict[str, Ability] = {
+REQUIREMENTS: dict[str, Requirement] = {
     ability.name: ability
     for ability in (
-        Ability(
+        Requirement(
             "acpi-dimm",
             "hot-add and hot-remove of a pc-dimm at run time",
             ("ACPI_HOTPLUG_MEMORY", "MEMORY_HOTREMOVE"),
             device="dimm",
             boot="acpi",
         ),
-        Ability("acpi-node", "memory on a node of one's choice (node=)", ("NUMA", "ACPI_NUMA"), boot="acpi"),
-        Ability(
+        Requirement("acpi-node", "memory on a node of one's choice (node=)", ("NUMA", "ACPI_NUMA"), boot="acpi"),
+        Requirement(
             "node-without-cpu",
             "a node without a CPU, which goes offline with its last memory",
             ("NUMA",),
             arch="arm64",
             elsewhere="QEMU's virt machine of riscv64 wants a CPU on every node (hw/riscv/numa.c, QEMU 10.0)",
         ),
-        Ability("virtio-mem", "virtio-mem", ("VIRTIO_MEM", "MEMORY_HOTREMOVE"), device="virtio-mem"),
-        Ability("virtio-pmem", "virtio-pmem namespaces", ("VIRTIO_PMEM", "BLK_DEV_PMEM"), device="virtio-pmem"),
-        Ability("memmap-on-memory", "a memmap that lies in the memory it describes", ("MHP_MEMMAP_ON_MEMORY",)),
-        Ability(
+        Requirement("virtio-mem", "virtio-mem", ("VIRTIO_MEM", "MEMORY_HOTREMOVE"), device="virtio-mem"),
+        Requirement("virtio-pmem", "virtio-pmem namespaces", ("VIRTIO_PMEM", "BLK_DEV_PMEM"), device="virtio-pmem"),
+        Requirement("memmap-on-memory", "a memmap that lies in the memory it describes", ("MHP_MEMMAP_ON_MEMORY",)),
+        Requirement(
             "folded-hugetlb",
             "folding the memmap of huge pages (HVO)",
             ("HUGETLB_PAGE_OPTIMIZE_VMEMMAP",),
             hint="riscv64 kernels have it; arm64 does not: exchanging the frames of a memmap that is in use would "
             "leave out the break that its page tables take before they make a new entry",
         ),
-        Ability(
+        Requirement(
             "folded-dax",
             "folding the memmap of device-dax memory",
             ("ARCH_WANT_OPTIMIZE_DAX_VMEMMAP", "NVDIMM_DAX", "DEV_DAX"),
             hint="riscv64 kernels have it; arm64 does not ask for it (arch/arm64/Kconfig, v6.12)",
         ),
-        Ability("notifier-errors", "memory notifiers that fail", ("MEMORY_NOTIFIER_ERROR_INJECT", "DEBUG_FS")),
-        Ability(
+        Requirement("notifier-errors", "memory notifiers that fail", ("MEMORY_NOTIFIER_ERROR_INJECT", "DEBUG_FS")),
+        Requirement(
             "host-thp",
             "transparent huge pages for shared memory",
             (),
@@ -97,12 +97,12 @@ ABILITIES: dict[str, Ability] = {
         # As many as the scenarios of the family have plugged at a time.
         _host_pages("2M", 2 * MIB, 256),
         _host_pages("1G", GIB, 2),
-        Ability(
+        Requirement(
             "fault-injection",
             "allocations of slab caches that fail on demand",
             ("FAULT_INJECTION_DEBUG_FS", "FAILSLAB"),
         ),
-        Ability(
+        Requirement(
             "sv39",
             "paging by three levels (Sv39)",
             (),
@@ -111,29 +111,29 @@ ABILITIES: dict[str, Ability] = {
             hint="--cpu rv64,sv57=off,sv48=off",
             va_bits=39,
         ),
-        Ability("proc-kcore", "the kernel's own view of its memory as a core file", ("PROC_KCORE",)),
-        Ability("dax-kmem", "device-dax memory as system RAM", ("NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM")),
+        Requirement("proc-kcore", "the kernel's own view of its memory as a core file", ("PROC_KCORE",)),
+        Requirement("dax-kmem", "device-dax memory as system RAM", ("NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM")),
     )
 }
 
 
-def ability(name: str) -> Ability:
+def requirement(name: str) -> Requirement:
     """The ability called ``name``; raises UsageError."""
     try:
-        return ABILITIES[name]
+        return REQUIREMENTS[name]
     except KeyError:
-        raise UsageError(f"unknown ability {name!r}", hint=f"known: {', '.join(ABILITIES)}") from None
+        raise UsageError(f"unknown requirement {name!r}", hint=f"known: {', '.join(REQUIREMENTS)}") from None
 
 
 def device_kinds(needs: Iterable[str]) -> frozenset[str]:
     """The kinds of memory devices that QEMU must have for ``needs``."""
-    return frozenset(kind for name in needs if (kind := ability(name).device) is not None)
+    return frozenset(kind for name in needs if (kind := requirement(name).device) is not None)
 
 
 def require_boot(needs: Iterable[str], boot: str) -> None:
     """Raise UnsupportedError if a need takes another boot method than ``boot``."""
     for name in needs:
-        wanted = ability(name)
+        wanted = requirement(name)
         if wanted.boot not in (None, boot):
             raise UnsupportedError(
                 name,
@@ -145,7 +145,7 @@ def require_boot(needs: Iterable[str], boot: str) -> None:
 def require_arch(needs: Iterable[str], arch: str) -> None:
     """Raise UnsupportedError if a need cannot be had on ``arch`` at all."""
     for name in needs:
-        wanted = ability(name)
+        wanted = requirement(name)
         if wanted.arch not in (None, arch):
             raise UnsupportedError(name, f"{wanted.meaning}: {wanted.elsewhere}", hint=f"run it with -a {wanted.arch}")
 
@@ -153,7 +153,7 @@ def require_arch(needs: Iterable[str], arch: str) -> None:
 def require_paging(needs: Iterable[str], va_bits: int | None) -> None:
     """Raise UnsupportedError unless the guest came up in the paging mode that a need is of."""
     for name in needs:
-        wanted = ability(name)
+        wanted = requirement(name)
         if wanted.va_bits not in (None, va_bits):
             has = "an unknown number of" if va_bits is None else str(va_bits)
             message = f"{wanted.meaning} has virtual addresses of {wanted.va_bits} bits, this guest {has} bits"
@@ -163,9 +163,9 @@ def require_paging(needs: Iterable[str], va_bits: int | None) -> None:
 def require_host(needs: Iterable[str]) -> None:
     """Raise UnsupportedError if this host lacks a need."""
     for name in needs:
-        wanted = ability(name)
+        wanted = requirement(name)
         if wanted.host is not None and not wanted.host():
-            raise UnsupportedError(name, f"this host has not got {wanted.meaning}", hint=wanted.hint)
+            raise UnsupportedError(name, f"this host lacks {wanted.meaning}", hint=wanted.hint)
 
 
 #: what a kernel says of a word that it does not take: init/main.c, kernel/params.c (v6.1 to v7.3)
@@ -213,7 +213,7 @@ def require_config(needs: Iterable[str], config: Mapping[str, str] | None, kerne
     """Raise UnsupportedError naming every kernel option that is missing; an unknown config passes."""
     build = Build(config)
     for name in needs:
-        wanted = ability(name)
+        wanted = requirement(name)
         missing = build.lacking(wanted.options)
         if missing and not isinstance(missing, NotObserved):
             options = ", ".join(f"CONFIG_{option}" for option in missing)

@@ -73,7 +73,7 @@ def _flat(steps: Sequence[Step]) -> Iterator[Step]:
         yield from _flat(step.args["steps"]) if "steps" in step.args else (step,)
 
 
-class Room:
+class MemoryBudget:
     """Counts what the guests that live now may take; thread-safe. ``total`` bytes None: no bound."""
 
     def __init__(self, total: int | None) -> None:
@@ -82,7 +82,7 @@ class Room:
         self._lock = threading.Lock()
 
     @classmethod
-    def of_host(cls) -> Room:
+    def of_host(cls) -> MemoryBudget:
         """A share of what is available now."""
         available = available_memory()
         return cls(None if available is None else int(available * SHARE))
