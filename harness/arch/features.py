@@ -58,6 +58,9 @@ class KernelFeatures:
     #: v6.5 (0b6f15824cc7, vmemmap_can_optimize in include/linux/mm.h), which riscv64 selects since v6.11, arm64 never;
     #: up to v6.2 wherever struct pages lie in vmemmap (__populate_section_memmap, mm/sparse-vmemmap.c, v6.1).
     folds_dax: bool | NotObserved
+    #: True if added memory of several blocks can hold its own struct pages, each block its own; else of one block alone
+    #: (create_altmaps_and_memory_blocks, mm/memory_hotplug.c; 6b8f0798b85a, v6.8).
+    splits_self_hosted: bool | NotObserved
     #: True if the struct pages of huge pages are folded (HVO, f41f2ed43ca5, v5.14), as the sysctl says after boot.
     folds_hugetlb: bool | NotObserved
     #: True if free pages become inaccessible: debug_pagealloc, built in and on.
@@ -103,6 +106,7 @@ def features_of(facts: KernelFacts) -> KernelFeatures:
         pmem_api=build.has("ARCH_HAS_PMEM_API"),
         keeps_meminfo=build.has("NUMA_KEEP_MEMINFO"),
         folds_dax=_folds_dax(facts, build),
+        splits_self_hosted=_since(facts, (6, 8)),
         folds_hugetlb=_folds_hugetlb(facts, build, words),
         debug_pagealloc=debug_pagealloc,
         hides_pages=build.has("KFENCE", "DEBUG_PAGEALLOC"),
@@ -163,17 +167,23 @@ def _pageblock_order(facts: KernelFacts, build: Build, max_order: int | NotObser
 
 
 def _folds_dax(facts: KernelFacts, build: Build) -> bool | NotObserved:
-    own, release = build.has("ARCH_WANT_OPTIMIZE_DAX_VMEMMAP"), parse_release(facts.release)
+    own, split, folds = build.has("ARCH_WANT_OPTIMIZE_DAX_VMEMMAP"), _since(facts, (6, 5)), _since(facts, (5, 19))
     if own is not False:
         return own
-    # Neither configuration nor image tells these apart: an option that nobody can be asked for is in no .config.
+    # An option that nobody can be asked for is in no .config unless it is on.
+    if split is not False or folds is not True:
+        return folds if isinstance(split, NotObserved) else False
+    if _since(facts, (6, 3)):
+        return NotObserved(f"nobody looked at device-dax memmap of {facts.release}")
+    return build.has("SPARSEMEM_VMEMMAP")
+
+
+def _since(facts: KernelFacts, branch: tuple[int, int]) -> bool | NotObserved:
+    """Whether the kernel is of ``branch`` or later: for what leaves no mark in its configuration, image or files."""
+    release = parse_release(facts.release)
     if release is None:
         return NotObserved(f"{facts.release!r} is no version that memhp knows how to compare")
-    if not (5, 19) <= release.branch < (6, 5):
-        return False
-    if release.branch > (6, 2):
-        return NotObserved(f"nobody looked at device-dax memmap of {release}")
-    return build.has("SPARSEMEM_VMEMMAP")
+    return release.branch >= branch
 
 
 def _folds_hugetlb(facts: KernelFacts, build: Build, words: BootWords) -> bool | NotObserved:

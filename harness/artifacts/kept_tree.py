@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,14 @@ from harness.arch import ArchSpec
 from harness.artifacts.apt import unpack
 from harness.artifacts.cache import Cache, hold_lock, remove_tree
 from harness.artifacts.debian import find_source
-from harness.artifacts.kernel_build import Fragment, KernelBuild, load_fragments, require_tools
+from harness.artifacts.kernel_build import (
+    Fragment,
+    KernelBuild,
+    load_fragments,
+    require_tools,
+    version_of,
+    version_of_tree,
+)
 from harness.artifacts.store import configs
 from harness.config.putback import KernelBug
 from harness.config.selector import PURPOSE, parse_kernel_name
@@ -39,7 +45,6 @@ RECIPE = "1"
 _TOOLS_SECONDS = 60.0
 _PATCH_SECONDS = 60.0
 _BUILD_SECONDS = 4 * 3600.0
-_VERSION = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)$", re.M)
 _CLEAN = "clean"
 
 
@@ -61,7 +66,10 @@ class KeptTree:
     @property
     def version(self) -> str:
         """The kernel's version, such as 7.3.4. Raises ArtefactError if there is no Makefile that says it."""
-        return version_of_tree(self.source)
+        try:
+            return version_of_tree(self.source)
+        except ArtefactError as error:
+            raise ArtefactError(error.message, hint=f"remove {self.place}: it is made again") from error
 
     def image(self, bug: KernelBug | None) -> Path:
         """The Image with ``bug`` put back, or with none; built unless it was before.
@@ -134,7 +142,7 @@ class KeptTree:
         job.compile(self.source, build, out, deadline)
 
     def _options(self) -> str:
-        return "".join(fragment.text for fragment in self.fragments)
+        return "".join(fragment.text_for(version_of(self.version)) for fragment in self.fragments)
 
     def _key(self, bug: KernelBug | None) -> str:
         parts = (RECIPE, self.version, self._options(), "" if bug is None else bug.content)
@@ -143,15 +151,6 @@ class KeptTree:
 
 def _says(path: Path, text: str) -> bool:
     return path.is_file() and path.read_text() == text
-
-
-def version_of_tree(source: Path) -> str:
-    """The version that a kernel's Makefile gives; raises ArtefactError."""
-    makefile = source / "Makefile"
-    found = dict(_VERSION.findall(makefile.read_text())) if makefile.is_file() else {}
-    if len(found) != 3:
-        raise ArtefactError(f"{source} is not a kernel's source", hint=f"remove {source.parent}: it is made again")
-    return ".".join(found[name] for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL"))
 
 
 def place_of(arch: ArchSpec, package: str) -> Path:

@@ -98,7 +98,7 @@ def purpose_kernel(arch: ArchSpec, name: DebianName, progress: Progress) -> Kern
     version = packages[0].version
     inputs = {
         "recipe": f"{RECIPE} {kernel_build.RECIPE}",
-        **{fragment.name: fragment.text for fragment in fragments},
+        **{fragment.name: fragment.text_for(kernel_build.version_of(version)) for fragment in fragments},
         **fingerprints(packages),
     }
     cache = Cache.default()

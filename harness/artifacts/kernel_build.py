@@ -46,6 +46,8 @@ _BUILD_SECONDS = 4 * 3600.0
 _EXPECTED_LINES = 2000
 _OPTION = re.compile(r"CONFIG_(\w+)=(.+)", re.ASCII)
 _OPTIONAL = re.compile(r"# optional(?: (?P<when>before|since) (?P<major>\d+)\.(?P<minor>\d+))?")
+_ONLY = re.compile(r"# only (?P<when>before|since) (?P<major>\d+)\.(?P<minor>\d+)")
+_VERSION = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)$", re.M)
 
 #: a kernel's major and minor number
 Version = tuple[int, int]
@@ -55,29 +57,34 @@ Version = tuple[int, int]
 class Fragment:
     """Part of a configuration. Kernel versions differ in what they know: what is in a paragraph that begins with
     ``# optional`` need not come true, with ``# optional before 6.11`` or ``# optional since 7.2`` in those versions.
+    One that begins with ``# only before 6.9`` is for those versions alone.
     """
 
     name: str
     text: str
+
+    def text_for(self, version: Version) -> str:
+        """What a kernel of ``version`` is configured by: all but the paragraphs for other versions."""
+        paragraphs = self.text.split("\n\n")
+        kept = [part for part in paragraphs if (only := _ONLY.match(part)) is None or _applies(only, version)]
+        return "\n\n".join(kept).rstrip("\n") + "\n"
 
     def options(self, version: Version) -> dict[str, str | None]:
         """Every option without ``CONFIG_`` and the value that it must have in the end: ``n`` for one that must be off,
         None if any will do in a kernel of ``version``."""
         wanted: dict[str, str | None] = {}
         optional = False
-        for line in self.text.splitlines():
+        for line in self.text_for(version).splitlines():
             if not line.strip():
                 optional = False
             elif (comment := _OPTIONAL.match(line)) is not None:
-                optional = _is_optional(comment, version)
+                optional = comment["when"] is None or _applies(comment, version)
             elif (match := _OPTION.fullmatch(line.strip())) is not None:
                 wanted[match[1]] = None if optional else match[2].strip('"')
         return wanted
 
 
-def _is_optional(comment: re.Match[str], version: Version) -> bool:
-    if comment["when"] is None:
-        return True
+def _applies(comment: re.Match[str], version: Version) -> bool:
     limit = (int(comment["major"]), int(comment["minor"]))
     return version < limit if comment["when"] == "before" else version >= limit
 
@@ -88,6 +95,15 @@ def version_of(text: str) -> Version:
     if found is None:
         raise ArtefactError(f"{text!r} is not the version of a kernel")
     return int(found[1]), int(found[2])
+
+
+def version_of_tree(source: Path) -> str:
+    """The version that a kernel's Makefile gives; raises ArtefactError."""
+    makefile = source / "Makefile"
+    found = dict(_VERSION.findall(makefile.read_text())) if makefile.is_file() else {}
+    if len(found) != 3:
+        raise ArtefactError(f"{source} is not a kernel's source: no VERSION, PATCHLEVEL and SUBLEVEL in its Makefile")
+    return ".".join(found[name] for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL"))
 
 
 def is_usual(entry: str, arch: ArchSpec) -> bool:
@@ -207,16 +223,17 @@ class KernelBuild:
         self, source: Path, tree: Path, deadline: Deadline, *, strict: bool, more: Sequence[str] = ()
     ) -> None:
         """The first half of ``make``: nothing but the fragments, and ``more``, lines of a .config, after them."""
+        version = version_of(version_of_tree(source))
         with self.progress.task(f"Configuring the {self.arch.name} kernel {self.version}"):
             self._make(source, tree, deadline, "tinyconfig")
             with (tree / ".config").open("a") as config:
                 for fragment in self.fragments:
-                    config.write(fragment.text)
+                    config.write(fragment.text_for(version))
                 config.writelines(f"{line}\n" for line in more)
             self.complete(source, tree, deadline)
         if not strict:
             return
-        lost = lost_options(parse_config((tree / ".config").read_text()), self.fragments, version_of(self.version))
+        lost = lost_options(parse_config((tree / ".config").read_text()), self.fragments, version)
         if lost:
             raise ArtefactError(
                 f"kernel {self.version} for {self.arch.name} did not take {', '.join(lost)}",

@@ -164,15 +164,20 @@ class BootLayout:
         folds = known(self.features.folds_hugetlb, "whether the memmap of huge pages is folded")
         return folds and size & (size - 1) == 0
 
-    def self_hosted(self) -> int:
-        """Bytes at the head of each block of a DIMM that hold its own struct pages, 0 where they lie elsewhere.
+    def self_hosted(self, size: int) -> int:
+        """Bytes at the head of each block of a DIMM of ``size`` that hold its own struct pages, 0 if they do not.
 
         mhp_supports_memmap_on_memory, memory_block_memmap_on_memory_pages (mm/memory_hotplug.c, v6.12): the
-        memory_hotplug.memmap_on_memory parameter is on, and the struct pages fill whole PMDs and pageblocks.
+        memory_hotplug.memmap_on_memory parameter is on, and the struct pages fill whole PMDs and pageblocks; in old
+        kernels it is of one block.
         """
         mode = self.facts.parameters.get("memory_hotplug.memmap_on_memory", "N").strip()
         needed = self.memmap_bytes(AddrRange.sized(0, self.block_size))
         if mode in ("N", "0", "") or needed % self.paging.leaf_sizes["PMD"]:
+            return 0
+        if size != self.block_size and not known(
+            self.features.splits_self_hosted, "whether memory of several blocks holds its own struct pages"
+        ):
             return 0
         taken = align_up(needed, self.pageblock_size) if mode == "force" else needed
         return 0 if taken % self.pageblock_size or taken == self.block_size else taken

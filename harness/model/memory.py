@@ -170,7 +170,7 @@ class MemoryModel:
         place = self.place(action.size) if action.address is None else AddrRange.sized(action.address, action.size)
         self._add(Dimm(action.id, place, action.node, slot, action.kernel_added))
         if action.kernel_added:
-            self._add_blocks(place, action.node, action.id, self_hosted=self.layout.self_hosted())
+            self._add_blocks(place, action.node, action.id, self_hosted=self.layout.self_hosted(place.size))
 
     def _plug_virtio_mem(self, action: PlugVirtioMem) -> None:
         sub_block, at = max(action.block_size, self.layout.pageblock_size), action.address
@@ -393,10 +393,9 @@ class MemoryModel:
         return sorted(out, key=lambda piece: piece.range)
 
     def _pieces_of(self, device: Device) -> Iterator[LinearPiece]:
-        block, hosted = self.layout.block_size, self.layout.self_hosted()
         match device:
-            case Dimm(kernel_added=True) if hosted:
-                for part in device.range.chunks(block):
+            case Dimm(kernel_added=True) if hosted := self.layout.self_hosted(device.range.size):
+                for part in device.range.chunks(self.layout.block_size):
                     yield LinearPiece(part, device.id, "ram", AddrRange.sized(part.start, hosted))
             case Dimm(kernel_added=True):
                 yield LinearPiece(device.range, device.id, "ram")

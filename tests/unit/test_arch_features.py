@@ -145,6 +145,12 @@ def test_whether_the_memmap_of_device_dax_is_folded(release: str, config: dict[s
     assert found is folds if isinstance(folds, bool) else isinstance(found, NotObserved) and folds in found.reason
 
 
+def test_which_memory_can_hold_its_own_struct_pages() -> None:
+    assert features(release="6.7.12").splits_self_hosted is False
+    assert features(release="6.8-rc1").splits_self_hosted is True
+    assert isinstance(features(release="next").splits_self_hosted, NotObserved)
+
+
 @pytest.mark.parametrize(
     ("config", "cmdline", "file", "folds"),
     [

@@ -217,6 +217,14 @@ def test_options_that_only_some_versions_must_take() -> None:
     assert [version for version, options in seen.items() if options["B"] is None] == [(7, 2), (10, 0)]
 
 
+def test_options_of_some_versions_alone() -> None:
+    usual = "CONFIG_A=y\n\n# optional since 7.2\nCONFIG_B=y\n"
+    part = Fragment("x", usual + "\n# only before 6.9: new default\nCONFIG_C=y\n")
+    assert part.text_for((6, 9)) == usual and "C" not in part.options((7, 3))
+    assert part.text_for((6, 8)) == part.text and part.options((6, 8))["C"] == "y"
+    assert Fragment("x", "# only since 6.9\nCONFIG_C=y\n\nCONFIG_A=y\n").text_for((6, 8)) == "CONFIG_A=y\n"
+
+
 def test_lost_options_are_named() -> None:
     assert lost_options({"A": "y", "NAME": "-hp", "D": "16"}, (FRAGMENT,), V612) == []
     lost = lost_options({"A": "m", "B": "y", "NAME": "-hp", "D": "16"}, (FRAGMENT,), V612)

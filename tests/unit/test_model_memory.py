@@ -122,6 +122,16 @@ def test_memmap_on_memory_hosts_the_memmap_in_each_block() -> None:
     assert len(model.expected().linear) == 2
 
 
+def test_only_a_single_block_could_host_its_memmap_once() -> None:
+    model = model_guest.model(release="6.1.176", parameters={"memory_hotplug.memmap_on_memory": "Y"})
+    model.apply(PlugDimm("dimm0", 256 * MIB))
+    model.apply(PlugDimm("dimm1", BLOCK))
+    assert [(piece.owner, piece.altmap is not None) for piece in model.expected().linear] == [
+        ("dimm0", False),
+        ("dimm1", True),
+    ]
+
+
 def test_virtio_mem_grows_by_blocks_and_sub_blocks() -> None:
     model = model_guest.model()
     model.apply(PlugVirtioMem("vm0", 4 * GIB, 2 * MIB, 0, 0, "rp0"))

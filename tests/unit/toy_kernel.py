@@ -50,6 +50,9 @@ def module_tree(root: Path) -> Path:
 
 #: a kernel whose whole source is a Makefile: configuring takes what it is given less CONFIG_LOST
 TOY = """\
+VERSION = 6
+PATCHLEVEL = 12
+SUBLEVEL = 117
 O ?= .
 tinyconfig:
 \techo '# tiny' > $(O)/.config
