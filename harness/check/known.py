@@ -77,6 +77,13 @@ def _held(when: Conditions, facts: KernelFacts) -> tuple[bool | None, str]:
             unknown = seen.reason
         elif seen != wanted:
             return False, f"it takes CONFIG_{option}={wanted}, this kernel has {seen}"
+    for name, needed in when.features.items():
+        feature: bool | NotObserved = getattr(features, name.replace("-", "_"))
+        if isinstance(feature, NotObserved):
+            unknown = feature.reason
+        elif feature is not needed:
+            takes, has = ("", "has not") if needed else ("no ", "has")
+            return False, f"it takes {takes}{name}, which this kernel {has}"
     return (None, unknown) if unknown else (True, "")
 
 

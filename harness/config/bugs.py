@@ -8,7 +8,8 @@
         title: one line for people
         source: devm_memremap_pages, mm/memremap.c
         arch: [arm64]                     # optional: every architecture
-        when: {page-size: [4K], va-bits: [39], config: {MEMCG: n}, cmdline: word}   # optional: all of it must hold
+        when: {page-size: [4K], va-bits: [39], config: {MEMCG: n}, cmdline: word, features: {folds-dax: true}}
+                                          # optional: all of it must hold
         since: {version: "5.3", commit: 0123456789ab, at-latest: true}     # at-latest: earlier ones may have it
         fixed: [{version: 7.3.5, commit: 0123456789ab}, {version: 6.12.130}]   # optional: one for each stable branch;
                                           # at-latest: versions between checked and this one may have it or not
@@ -33,7 +34,7 @@ from typing import TypeVar
 
 from harness.config.guest import DEFAULT_BOOT
 from harness.config.places import configs_dir
-from harness.config.verbs import EXPECTATIONS, INVARIANTS, VERBS
+from harness.config.verbs import EXPECTATIONS, FEATURES, INVARIANTS, VERBS
 from harness.config.yaml import Reader, Value, parse, read_text
 from harness.release import Release, parse_release
 from harness.units import format_size
@@ -122,12 +123,16 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """On which kernels of its versions a bug is: all of it must hold, what is empty does."""
+    """On which kernels of its versions a bug is: all of it must hold, what is empty does.
+
+    ``features`` are those of FEATURES that a kernel must have, or must not have.
+    """
 
     page_sizes: tuple[int, ...] = ()
     va_bits: tuple[int, ...] = ()
     config: Mapping[str, str] = field(default_factory=dict)
     cmdline: tuple[str, ...] = ()
+    features: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def spelled(self) -> list[str]:
@@ -137,6 +142,7 @@ class Conditions:
             *([" or ".join(map(str, self.va_bits)) + " bits of virtual addresses"] if self.va_bits else []),
             *(f"CONFIG_{name}={value}" for name, value in self.config.items()),
             *self.cmdline,
+            *(name if wanted else f"no {name}" for name, wanted in self.features.items()),
         ]
 
 
@@ -292,13 +298,19 @@ def _read_fixes(since: Change) -> Callable[[Value], tuple[Change, ...]]:
 
 
 def _read_conditions(value: Value) -> Conditions:
-    reader = value.mapping("page-size", "va-bits", "config", "cmdline")
+    reader = value.mapping("page-size", "va-bits", "config", "cmdline", "features")
     return Conditions(
         page_sizes=reader.take("page-size", _one_or_more(lambda one: one.size(multiple=4096, minimum=4096)), ()),
         va_bits=reader.take("va-bits", _one_or_more(lambda one: one.integer(minimum=32, maximum=64)), ()),
         config=reader.take("config", _read_config, {}),
         cmdline=reader.take("cmdline", _one_or_more(Value.line_of_text), ()),
+        features=reader.take("features", _read_features, {}),
     )
+
+
+def _read_features(value: Value) -> Mapping[str, bool]:
+    reader = value.mapping(*FEATURES)
+    return {name: reader.take(name, Value.boolean) for name in reader.values}
 
 
 def _read_config(value: Value) -> Mapping[str, str]:

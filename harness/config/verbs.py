@@ -20,6 +20,12 @@ INVARIANTS = (
     *("MEM-2", "LIN-1"),
     *("LIN-2", "LIN-3", "VMM-1", "VMM-2", "PGT-1", "PGT-2", "SEC-1", "SEC-2", "SEC-3", "XCK-1", "LOG-1", "LIV-1"),
 )
+#: what a kernel must do, or must not, to have a known bug; ``harness.arch.features`` says how each is probed
+FEATURES = (
+    *("pmem-api", "keeps-meminfo", "folds-dax", "splits-self-hosted", "folds-hugetlb", "debug-pagealloc"),
+    *("hides-pages", "lax-image", "unasked-jit", "modules", "keeps-spanned-blocks", "splits-linear-map"),
+    *("keeps-boot-memory", "shares-tails", "pciehp"),
+)
 #: what a scenario may need; ``harness.scenarios.requirements`` says what each takes
 REQUIREMENT_NAMES = (
     *("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory", "folded-hugetlb"),

@@ -115,6 +115,13 @@ def test_debians_kernel_has_no_pciehp_and_takes_pmem_all_the_same(tmp_path: Path
     passes(tmp_path, load_scenario("pmem-kmem"), kernel="debian")
 
 
+def test_struct_pages_of_a_huge_page_that_are_copies_of_its_head(tmp_path: Path) -> None:
+    # It takes a kernel that says that it folds them.
+    result = run(tmp_path, load_scenario("hvo-neighbour"), kernel="purpose:6.12")
+    assert (result.verdict, result.met) == (Verdict.KNOWN, ("unfolded-tails-are-copies-of-the-head",))
+    assert (result.steps[-1].title, result.left) == ("load huge hugetlb count=32", 25)
+
+
 def test_memory_beyond_the_linear_map_must_be_refused(tmp_path: Path) -> None:
     # v6.12 takes it: arch_get_mappable_range() asks __pa() of an address that is_linear_mapping() says no to.
     result = run(tmp_path, TOO_HIGH, cpu=SV39)

@@ -9,6 +9,7 @@ from pathlib import Path
 import model_guest
 import pytest
 
+from harness.arch.features import OPTIMIZE_HUGETLB
 from harness.check import CheckResult, Finding, Verdict
 from harness.check.evidence import Evidence
 from harness.check.known import Watch, died_of, explain, standing, watch_for
@@ -30,6 +31,7 @@ def bug(text: str) -> KnownBug:
 
 MAYBE = None
 BLK = "breaks: [{invariant: BLK-1, where: memory1}]"
+FOLDS = "since: {version: '6.1'}\n    when: {features: {folds-hugetlb: true}}"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,10 @@ BLK = "breaks: [{invariant: BLK-1, where: memory1}]"
         ),
         ("since: {version: '6.1'}\n    when: {cmdline: a.b}", {}, False, "it takes a.b on the command line"),
         ("since: {version: '6.1'}\n    when: {cmdline: a.b}", {"cmdline": "x a.b=1"}, True, "there since 6.1"),
+        (FOLDS, {"files": {OPTIMIZE_HUGETLB: "1"}}, True, "there since 6.1"),
+        (FOLDS, {"files": {OPTIMIZE_HUGETLB: "0"}}, False, "it takes folds-hugetlb, which this kernel has not"),
+        (FOLDS.replace("true", "false"), {"files": {OPTIMIZE_HUGETLB: "1"}}, False, "takes no folds-hugetlb, which"),
+        (FOLDS, {"config": None}, MAYBE, "configuration is unknown"),
     ],
 )
 def test_who_has_a_bug(text: str, changes: dict[str, object], has: bool | None, why: str) -> None:
@@ -366,3 +372,55 @@ def test_a_bug_that_explains_a_part_gives_way_to_the_one_that_explains_all() -> 
     assert explain([BUG, wide], checks(*ALL, block), evidence()).met == ("the-bug",)
     assert explain([BUG, wide], checks(*ALL, passed=("BLK-1",)), evidence()).met == ("add-pages-not-undone",)
     assert explain([BUG, wide], checks(*ALL, block, stray), evidence()).rest == (stray,)
+
+
+COPIES = known_bugs()["unfolded-tails-are-copies-of-the-head"]
+#: what 6.12.117 says of the first huge page that goes back, whose struct pages fill eight pages of vmemmap
+COPIED = tuple(f"14{page:x}{tail}" for page in range(0x024, 0x040, 4) for tail in "00112")
+WHY = "page dumped because: corrupted mapping in tail page"
+
+
+@pytest.mark.parametrize(
+    ("pages", "why", "known"),
+    [
+        (COPIED, WHY, True),
+        (("140503", "ffffc2"), WHY, True),
+        # a page that the huge page's own head describes, and the fifth one of a page of vmemmap
+        ((*COPIED, "140200"), WHY, False),
+        ((*COPIED, "140244"), WHY, False),
+        ((*COPIED, "140250"), WHY, False),
+        # nothing says that a tail was wrong
+        (COPIED, "page dumped because: nonzero mapcount", False),
+    ],
+    ids=["exactly", "anywhere", "the head's", "the fifth", "no first one", "another reason"],
+)
+def test_copies_of_the_head_are_known_by_their_places(pages: tuple[str, ...], why: str, known: bool) -> None:
+    lines = [f"BUG: Bad page state in process load-hugetlb  pfn:{page}" for page in pages]
+    dmesg = [finding("LOG-1", "[8.1]", "no bad page", line, "dmesg") for line in lines]
+    console = [finding("LOG-1", "console", "no", f"[    8.079094] {line}", "serial console") for line in lines]
+    found = explain([COPIES], checks(*dmesg, *console), evidence((lines[0], why)))
+    assert (not found.rest, bool(found.met)) == (known, why == WHY)
+
+
+def test_copies_of_the_head_may_be_too_many_to_be_told() -> None:
+    line = f"BUG: Bad page state in process load-hugetlb  pfn:{COPIED[0]}"
+    told = finding("LOG-1", "[8.1]", "no bad page", line, "dmesg")
+    late = finding("LOG-1", "[70.1]", "no bad page", "BUG: Bad page state: 1060 messages suppressed", "dmesg")
+    assert explain([COPIES], checks(told, late), evidence((line, WHY))).rest == ()
+
+
+@pytest.mark.parametrize(
+    ("release", "has"),
+    [
+        ("6.12.107-hp", False),
+        ("6.12.113", False),
+        ("6.12.114", True),
+        ("6.12.117-hp", True),
+        ("6.18.51", MAYBE),
+        ("7.2.12", False),
+        ("7.3.4-hp", False),
+    ],
+)
+def test_which_kernels_copy_the_head(release: str, has: bool | None) -> None:
+    facts = model_guest.facts(arch="riscv64", release=release, files={OPTIMIZE_HUGETLB: "1"})
+    assert standing(COPIES, facts).has is has

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from harness.arch import ARCHES
+from harness.arch.features import KernelFeatures
 from harness.check import CATALOGUE
 from harness.config.bugs import Change, KnownBug, known_bugs, parse_bugs
 from harness.config.scenario import Step, known_scenarios, load_scenario
-from harness.config.verbs import INVARIANTS
+from harness.config.verbs import FEATURES, INVARIANTS
 from harness.errors import ConfigError
 from harness.release import Release, parse_release
 
@@ -78,10 +80,18 @@ def test_each_stable_branch_has_its_own_fix(release: str, fix: Change | None) ->
 
 
 def test_what_an_entry_says() -> None:
-    when = "{page-size: [4K, 64K], va-bits: 39, config: {MEMCG: n}, cmdline: debug}"
+    words = "config: {MEMCG: n}, cmdline: debug, features: {folds-hugetlb: true, modules: false}"
+    when = f"{{page-size: [4K, 64K], va-bits: 39, {words}}}"
     bug = read(arch="riscv64", when=when, ends="{as: refused, at: offline, says: 'no .*'}", scenario="[a, b]")
     assert bug.arches == ("riscv64",) and bug.scenarios == ("a", "b") and bug.stops
-    assert bug.when.spelled == ["pages of 4K or 64K", "39 bits of virtual addresses", "CONFIG_MEMCG=n", "debug"]
+    assert bug.when.spelled == [
+        "pages of 4K or 64K",
+        "39 bits of virtual addresses",
+        "CONFIG_MEMCG=n",
+        "debug",
+        "folds-hugetlb",
+        "no modules",
+    ]
     assert bug.effects == ["BLK-1", "refused"]
     assert read().arches == tuple(ARCHES) and not read().stops
     assert str(read(since="{version: '6.1', commit: 0123456789ab, at-latest: true}").since) == (
@@ -133,6 +143,8 @@ def test_what_an_entry_says() -> None:
             "use says instead",
         ),
         ({"ends": "{as: done, at: onlin}"}, 9, "ends.at: 'onlin' is none of", "did you mean 'online'?"),
+        ({"when": "{features: {fold-dax: true}}"}, 9, "when.features: unknown key", "did you mean 'folds-dax'?"),
+        ({"when": "{features: {modules: y}}"}, 9, "when.features.modules: expected true or false, found 'y'", None),
         ({"when": "{config: {CONFIG_X: y}}"}, 9, "when.config.CONFIG_X: options are named without CONFIG_", "write X"),
     ],
 )
@@ -179,6 +191,11 @@ def test_every_bug_of_ours_is_shown_by_a_scenario_that_names_it() -> None:
 
 def test_the_invariants_that_can_be_named_are_those_there_are() -> None:
     assert set(INVARIANTS) == set(CATALOGUE)
+
+
+def test_the_features_that_can_be_named_are_yes_or_no() -> None:
+    types = {field.name: field.type for field in dataclasses.fields(KernelFeatures)}
+    assert {types.get(name.replace("-", "_")) for name in FEATURES} == {"bool | NotObserved"}
 
 
 def test_riscv64s_uncounted_tables_of_vmemmap_are_those_of_ptes_alone() -> None:
