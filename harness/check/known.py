@@ -168,7 +168,7 @@ def _fit(bug: KnownBug, findings: Sequence[Finding], seen: set[str], evidence: E
         if found and not _measured(sign, found, fit, evidence):
             return None
     for sign in bug.breaks:
-        if sign.more is not None:
+        if sign.more is not None and _is_counted(sign, evidence):
             if sign.verbs and not any(_in_step(sign.verbs, finding.step) for finding in findings):
                 return None
             amount = sign.more.count or _memmap_pages(fit, sign.more.of, evidence)
@@ -177,6 +177,12 @@ def _fit(bug: KnownBug, findings: Sequence[Finding], seen: set[str], evidence: E
             fit.amounts[sign] = amount
     places = any(fit.found.values())
     return fit if places or (fit.amounts and not fit.found) else None
+
+
+def _is_counted(sign: Sign, evidence: Evidence) -> bool:
+    """Whether this kernel has the counter: 6.1 has no nr_memmap_pages."""
+    vmstat = evidence.observed.vmstat
+    return sign.invariant != "MEM-2" or isinstance(vmstat, NotObserved) or any(map(sign.where.fullmatch, vmstat))
 
 
 def _matches(sign: Sign, finding: Finding, evidence: Evidence) -> bool:

@@ -118,17 +118,26 @@ BUG = known_bugs()["add-pages-not-undone"]
 
 @pytest.mark.parametrize(("verb", "met"), [("plug-dimm", True), ("[kmem-fault, plug-dimm]", True), ("unplug", False)])
 @pytest.mark.parametrize(
-    "sign", ["{invariant: MEM-2, where: tables, more: -1, at: %s}", "{invariant: BLK-1, where: b, at: %s}"]
+    "sign", ["{invariant: MEM-2, where: nr_page_table_pages, more: -1, at: %s}", "{invariant: BLK-1, where: b, at: %s}"]
 )
 def test_a_bug_of_one_verb_is_none_in_other_steps(sign: str, verb: str, met: bool) -> None:
     known = bug(f"since: {{version: '6.1'}}\n    breaks: [{sign % verb}]")
-    broken = finding("BLK-1", "b", "x", "y") if "BLK-1" in sign else finding("MEM-2", "tables", "9", "8")
+    broken = finding("BLK-1", "b", "x", "y") if "BLK-1" in sign else finding("MEM-2", "nr_page_table_pages", "9", "8")
     found = explain([known], checks(broken), evidence())
     assert bool(found.met) is met and bool(found.rest) is not met
 
 
 def test_exactly_the_bug_is_explained() -> None:
     found = explain([BUG], checks(*ALL, passed=("PGT-1", "IOM-1")), evidence())
+    assert (found.met, found.rest) == (("add-pages-not-undone",), ())
+
+
+def test_a_counter_that_the_kernel_does_not_have_is_not_missed() -> None:
+    found = explain([BUG], checks(*SEC, *TWO_SOURCES, passed=("MEM-2",)), evidence())
+    assert found.rest, "a kernel that has it counts what is left behind"
+    old = evidence()
+    state = dataclasses.replace(old.observed, vmstat={"nr_free_pages": 1})
+    found = explain([BUG], checks(*SEC, *TWO_SOURCES, passed=("MEM-2",)), dataclasses.replace(old, observed=state))
     assert (found.met, found.rest) == (("add-pages-not-undone",), ())
 
 
