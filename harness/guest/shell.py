@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import logging
 import os
 import select
 import selectors
@@ -38,6 +39,10 @@ _CHUNK = 1 << 16
 
 _LAST_WORDS = "tail -n 3 /run/dropbear.log"
 _LAST_WORDS_SECONDS = 10.0
+
+
+# What ends a connection is raised as well; without a handler, logging prints paramiko's traceback of it, too.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)
