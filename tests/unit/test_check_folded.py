@@ -84,6 +84,52 @@ def test_folded_and_unfolded_memmaps_pass(where: object) -> None:
     assert complaints(seen(evidence, after)) == [] and balance(seen(evidence, after)) == []
 
 
+def given_back(guest: Guest, *, managed: int, total: int, boot: int) -> Evidence:
+    """``boot`` pages of boot's own memmap are free; zones have ``managed`` pages more, and MemTotal ``total``."""
+    evidence = guest.evidence()
+    before, (first, *others) = evidence.layout.baseline.meminfo, evidence.expected.zones
+    assert not isinstance(before, NotObserved) and not isinstance(evidence.observed.meminfo, NotObserved)
+    memory = before["MemTotal"] + evidence.expected.managed_bytes + total * 4096
+    state = dataclasses.replace(
+        evidence.observed,
+        zones=(dataclasses.replace(first, managed=first.managed + managed), *others),
+        meminfo={**evidence.observed.meminfo, "MemTotal": memory},
+    )
+    return seen(evidence, counted(state, hot=boot, boot=-boot))
+
+
+def statuses(evidence: Evidence) -> list[str]:
+    """What became of ZON-1 and of MEM-1."""
+    checks = [run_check(CATALOGUE[name], evidence) for name in ("ZON-1", "MEM-1")]
+    return [check.status for check in checks if check is not None]
+
+
+@pytest.mark.parametrize(
+    ("managed", "total", "wanted"),
+    [
+        (8, 8, ["pass", "pass"]),
+        (7, 8, ["fail", "pass"]),
+        (9, 8, ["fail", "pass"]),
+        (8, 7, ["pass", "fail"]),
+        (0, 0, ["fail", "fail"]),
+    ],
+)
+def test_frames_of_boots_memmap_that_folding_frees_are_memory_from_then_on(
+    managed: int, total: int, wanted: list[str]
+) -> None:
+    assert statuses(given_back(folding(), managed=0, total=0, boot=0)) == ["pass", "pass"]
+    assert statuses(given_back(folding(), managed=managed, total=total, boot=8)) == wanted
+    assert statuses(given_back(folding(cmdline=""), managed=8, total=8, boot=8)) == ["fail", "fail"]
+
+
+def test_what_is_freed_of_boots_memmap_must_be_counted() -> None:
+    evidence = given_back(folding(), managed=0, total=0, boot=0)
+    assert not isinstance(evidence.observed.vmstat, NotObserved)
+    vmstat = {name: count for name, count in evidence.observed.vmstat.items() if "memmap_boot" not in name}
+    blind = seen(evidence, dataclasses.replace(evidence.observed, vmstat=vmstat))
+    assert statuses(blind) == ["not-observed", "not-observed"]
+
+
 @pytest.mark.parametrize(("cmdline", "load"), [("", "hugetlb"), (ON, "anon"), ("hugetlb_free_vmemmap=off", "hugetlb")])
 def test_without_huge_pages_or_folding_nothing_may_move(cmdline: str, load: str) -> None:
     guest = folding(cmdline, load)
