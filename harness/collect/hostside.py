@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +43,11 @@ def regions(machine: Machine, devices: Iterable[MemoryDevice], fds: Mapping[str,
         device.backend: AddrRange.sized(device.range.start, device.max_size) for device in devices
     }
     return [Region(place, fds[backend]) for backend, place in places.items() if backend in fds]
+
+
+def has_settled(strays: Sequence[int | None], before: int) -> bool:
+    """Whether the last of several counts stands; ``before`` is by how much the one before them did not fit."""
+    return strays[-1] == before or (len(strays) >= _SAME and len(set(strays[-_SAME:])) == 1)
 
 
 def table_format(arch: ArchSpec, facts: KernelFacts) -> TableFormat | NotObserved:
@@ -136,13 +141,20 @@ class KernelView:
         return self._find_roots(memory)
 
     def copy(
-        self, machine: Machine, memory: PhysicalMemory, deadline: Deadline, roots: Indices | NotObserved | None = None
+        self,
+        machine: Machine,
+        memory: PhysicalMemory,
+        deadline: Deadline,
+        roots: Indices | NotObserved | None = None,
+        *,
+        stray: int = 0,
     ) -> KernelCopy | NotObserved:
         """Pause the guest, copy, let it go on; ``roots`` are of a ``look`` just before.
 
         That is repeated while tables are on their way: allocated and not yet in use, or freed by a process that has
-        gone, and not yet given back (RCU). It ends when what is counted is what there is, or stays the same for
-        ``_SAME`` reads. Raises QemuError, DeadlineExpired.
+        gone, and not yet given back (RCU). It ends when as many more are counted than there are as before, ``stray``,
+        or as many for ``_SAME`` reads: that the count fits proves nothing where it did not fit before, as the tables of
+        a process that dies can make up for it. Raises QemuError, DeadlineExpired.
         """
         strays: list[int | None] = []
         idle = threading.Event()
@@ -153,8 +165,7 @@ class KernelView:
             if isinstance(copy, NotObserved) or isinstance(self.counting, NotObserved):
                 return copy
             strays.append(None if isinstance(copy.counted, NotObserved) else copy.counted[1].stray)
-            settled = strays[-1] == 0 or (len(strays) >= _SAME and len(set(strays[-_SAME:])) == 1)
-            if settled or len(strays) == _MOST_READS or deadline.remaining() < 1:
+            if has_settled(strays, stray) or len(strays) == _MOST_READS or deadline.remaining() < 1:
                 return copy.read_as(len(strays))
             idle.wait(_BETWEEN)
             roots = None

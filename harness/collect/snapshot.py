@@ -100,6 +100,7 @@ def collect_state(
     deadline: Deadline,
     sources: Iterable[str] = STATE_SOURCES,
     kernel: KernelView | None = None,
+    stray: int = 0,
     keep: Callable[[Mapping[str, bytes]], None] = lambda raw: None,
 ) -> GuestState:
     """Take a snapshot. ``sources`` (of STATE_SOURCES) are what the guest is asked for.
@@ -107,8 +108,9 @@ def collect_state(
     What the host reads for itself, if ``kernel`` says how, is found while the guest answers and read last, with the
     guest paused for a moment: a kernel that has nothing to do does not change in between. Without ``machine`` or
     ``console`` what they tell is not observed. The kernel log's lines and the console's alarms are those since the last
-    snapshot of this guest. ``keep`` is called with the raw sources if one of them cannot be parsed, before that is
-    raised. Raises GuestError, QemuError, ParseError, DeadlineExpired.
+    snapshot of this guest. ``stray`` is how many more page tables than there are that one counted. ``keep`` is called
+    with the raw sources if one of them cannot be parsed, before that is raised. Raises GuestError, QemuError,
+    ParseError, DeadlineExpired.
     """
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
     with contextlib.ExitStack() as stack:
@@ -121,7 +123,7 @@ def collect_state(
         seen: dict[str, bytes] = {}
         unseen = dict.fromkeys(KERNEL_SOURCES, "nobody looked into the guest's memory")
         if machine is not None and kernel is not None and memory is not None:
-            seen, unseen = kernel_sources(kernel.copy(machine, memory, deadline, roots), memory)
+            seen, unseen = kernel_sources(kernel.copy(machine, memory, deadline, roots, stray=stray), memory)
     raw |= seen
     absent = {name: "QEMU was not asked" for name in ("devices", "backends") if name not in raw}
     absent |= unseen

@@ -30,7 +30,7 @@ from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.result import StepResult
 from harness.scenarios.verdict import Known, evaluate, step_result
-from harness.state import GuestState, NotObserved, Unknown
+from harness.state import GuestState, HostTables, NotObserved, TableCount, Unknown
 
 #: lines of the console that a kernel's death is told with
 MAX_TRACE = 100
@@ -74,7 +74,7 @@ class Session:
 
     def look(self) -> GuestState:
         """One snapshot beside the steps: nothing is checked, and no step compares with it."""
-        return self._collect(self.deadline(), self.recorder.directory / "look")
+        return self._collect(self.deadline(), self.recorder.directory / "look", self.state)
 
     def apply(self, action: Action) -> None:
         """Tell the model and the record what took effect; steps side by side do so one after the other."""
@@ -179,7 +179,7 @@ class Session:
         guest_seconds = time.monotonic() - started
         before = self.state
         try:
-            self.state = self._collect(deadline, self.recorder.step_dir(self.number))
+            self.state = self._collect(deadline, self.recorder.step_dir(self.number), before)
         except ParseError:
             self.recorder.save_step(self.number, title, expect, outcome, None, bugs)
             raise
@@ -234,8 +234,11 @@ class Session:
         except DeadlineExpired as late:
             self.recorder.note(f"step {self.number}: {late.message}")
 
-    def _collect(self, deadline: Deadline, directory: Path) -> GuestState:
-        """A snapshot; text that cannot be parsed is kept in ``directory``, and what is not known is noted."""
+    def _collect(self, deadline: Deadline, directory: Path, before: GuestState | None = None) -> GuestState:
+        """A snapshot; text that cannot be parsed is kept in ``directory``, and what is not known is noted.
+
+        ``before`` is the last one of this boot, if there is one.
+        """
         guest = self.guest
         state = collect_state(
             guest.shell,
@@ -244,6 +247,7 @@ class Session:
             facts=guest.facts,
             deadline=deadline,
             kernel=guest.kernel,
+            stray=_stray(before),
             keep=lambda raw: self.recorder.save_unparsed(directory, raw),
         )
         self._note_unknown(state.unknown)
@@ -255,6 +259,13 @@ class Session:
         self.unknown = summed([*self.unknown, *notes])
         for line in told(self.unknown[known:]):
             self.recorder.note(line)
+
+
+def _stray(state: GuestState | None) -> int:
+    """How many page tables more than there are the kernel counted in ``state``."""
+    tables = None if state is None else state.host_tables
+    count = tables.count if isinstance(tables, HostTables) else None
+    return count.stray if isinstance(count, TableCount) else 0
 
 
 def overlap(before: Mapping[str, LoadCount], after: Mapping[str, LoadCount]) -> tuple[str, str]:
