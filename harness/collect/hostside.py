@@ -33,8 +33,10 @@ from harness.units import AddrRange
 PAUSE = "pause"
 #: raw sources that come from the guest's memory
 KERNEL_SOURCES = (TABLES, SECTIONS, PAUSE)
-#: reads of the page tables that agree where the count does not fit, how many there are at most, seconds between two
-_SAME, _MOST_READS, _BETWEEN = 4, 40, 0.05
+#: reads of the page tables that agree where the count does not fit, and how many there are at most
+_SAME, _MOST_READS = 4, 20
+#: seconds between the first two of them; then twice as long each time, up to the second: a guest may be starved
+_BETWEEN, _LONGEST = 0.05, 0.8
 
 
 def regions(machine: Machine, devices: Iterable[MemoryDevice], fds: Mapping[str, Path]) -> list[Region]:
@@ -157,7 +159,7 @@ class KernelView:
         a process that dies can make up for it. Raises QemuError, DeadlineExpired.
         """
         strays: list[int | None] = []
-        idle = threading.Event()
+        idle, between = threading.Event(), _BETWEEN
         while True:
             roots = self.look(memory) if roots is None else roots
             with machine.paused(deadline):
@@ -167,8 +169,8 @@ class KernelView:
             strays.append(None if isinstance(copy.counted, NotObserved) else copy.counted[1].stray)
             if has_settled(strays, stray) or len(strays) == _MOST_READS or deadline.remaining() < 1:
                 return copy.read_as(len(strays))
-            idle.wait(_BETWEEN)
-            roots = None
+            idle.wait(between)
+            between, roots = min(2 * between, _LONGEST), None
 
     def read(self, memory: PhysicalMemory) -> KernelCopy | NotObserved:
         """Copy from a guest that stands still already."""
