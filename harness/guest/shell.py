@@ -336,6 +336,8 @@ def _loss(
         if trouble is not None:
             return GuestError(f"{trouble.message} ({what})", hint=trouble.hint)
     if deadline.expired:
-        return DeadlineExpired("the guest", deadline.seconds, last_seen=what)
+        # Whether the guest answers somebody else tells a guest that is stuck from a connection that is.
+        words = "" if last_words is None else last_words(Deadline(_LAST_WORDS_SECONDS))
+        return DeadlineExpired("the guest", deadline.seconds, last_seen=what + words)
     last = "" if console is None else f"; the console shows no panic, its last line is {console.tail(1)!r}"
     return GuestError(what + last + ("" if last_words is None else last_words(deadline)))

@@ -147,6 +147,10 @@ class Recorder:
         with (self.directory / "notes.txt").open("a") as notes:
             notes.write(text + "\n")
 
+    def save_monitor(self, text: str) -> None:
+        """What QEMU's monitor told of a guest that got lost."""
+        (self.directory / "monitor.txt").write_text(text)
+
     def step_dir(self, number: int) -> Path:
         return self.directory / "states" / f"{number:03d}"
 

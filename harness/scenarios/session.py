@@ -22,6 +22,7 @@ from harness.model.actions import Action, PlugVirtioMem, Reboot
 from harness.model.booted import booted_model, plugged_devices
 from harness.parsers.notes import summed, told
 from harness.qemu.memdev import wait_size
+from harness.qemu.monitor import monitor_report
 from harness.scenarios.boot import BootedGuest, meet_again
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.memorymap import memory_map
@@ -34,6 +35,8 @@ from harness.state import GuestState, HostTables, NotObserved, TableCount, Unkno
 
 #: lines of the console that a kernel's death is told with
 MAX_TRACE = 100
+#: seconds for what QEMU tells of a guest that got lost
+MONITOR_SECONDS = 5.0
 
 
 class Session:
@@ -136,6 +139,7 @@ class Session:
         except InfraError as error:
             alarms = self.guest.console.new_alarms()
             if not alarms:
+                self._ask_monitor()
                 raise self._explained(error) from error
             trace = self.guest.console.lines(alarms[0].number - 1)[:MAX_TRACE]
             told, after = (tuple(line.text for line in lines) for lines in (alarms, trace))
@@ -154,6 +158,12 @@ class Session:
         if end in error.message or self.guest.machine.alive:
             return error
         return InfraError(f"{end} ({error.message})", hint="see qemu.stderr and console.log in the bundle")
+
+    def _ask_monitor(self) -> None:
+        """Keep what QEMU tells of a guest that got lost, if there still is one."""
+        qmp = self.guest.machine.qmp
+        if qmp.alive:
+            self.recorder.save_monitor(monitor_report(qmp, Deadline(MONITOR_SECONDS)))
 
     def _act(
         self,

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What QEMU can tell of a guest that does not answer any more: its CPUs, its interrupts, its network."""
+
+from __future__ import annotations
+
+from harness.deadline import Deadline
+from harness.errors import InfraError
+from harness.qemu.qmp import QmpSession
+
+_NIC = "/machine/peripheral/nic0/virtio-backend"
+#: hmp-commands-info.hx, QEMU 10.0; the network card's queues are the one that receives, and the one that sends
+_COMMANDS = (
+    "info status",
+    "info cpus",
+    "info registers -a",
+    "info irq",
+    "info pic",
+    "info network",
+    "info usernet",
+    f"info virtio-status {_NIC}",
+    f"info virtio-queue-status {_NIC} 0",
+    f"info virtio-queue-status {_NIC} 1",
+)
+
+
+def monitor_report(qmp: QmpSession, deadline: Deadline) -> str:
+    """The answers of QEMU's human monitor, each below its command; what cannot be had is told, with the reason."""
+    told = []
+    for command in _COMMANDS:
+        try:
+            said = str(qmp.execute("human-monitor-command", {"command-line": command}, deadline=deadline))
+        except InfraError as error:
+            said = f"not to be had: {error.message}"
+        told.append(f"(qemu) {command}\n{said.strip()}\n")
+    return "\n".join(told)
