@@ -29,6 +29,7 @@ _SIGNATURE = re.compile(
     r"NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|not signed|isn't signed|[Ss]ignatures? (?:couldn't|were|by)|clearsigned"
     r"|Hash Sum mismatch|unexpected size"
 )
+_SYNCING = re.compile(r"Mirror sync in progress")
 _STALE = re.compile(r"not valid yet|Release file .*(?:expired|no longer valid)")
 _SPACE = re.compile(r"No space left|enough (?:free )?space")
 _NETWORK = re.compile(
@@ -124,6 +125,11 @@ def apt_error(said: str, mirror: str, suite: str) -> ArtefactError:
         return NoSuite(
             f"{mirror} has no suite {absent[1]}",
             hint="check the name, such as trixie or trixie-backports; else set MEMHP_MIRROR to a mirror that has it",
+        )
+    if _SYNCING.search(text):
+        return ArtefactError(
+            f"{mirror} has lists of packages that are not those that it signed:\n{text}",
+            hint="it is being updated: try again in some hours, or set MEMHP_MIRROR to another mirror",
         )
     if _SIGNATURE.search(text):
         return ArtefactError(

@@ -268,6 +268,11 @@ def test_progress_of_a_download() -> None:
         ("E: Unable to find a source package for x", "Debian s has no package x", "MEMHP_SUITE"),
         ("E: Package 'x' has no installation candidate", "Debian s has no package x", "MEMHP_SUITE"),
         ("E: The repository 'm s InRelease' is not signed.", "what m serves does not verify", "keyring"),
+        (
+            "E: Failed to fetch m/Packages.xz  File has unexpected size (1 != 2). Mirror sync in progress?",
+            "m has lists of packages that are not those that it signed",
+            "some hours",
+        ),
         ("W: GPG error: NO_PUBKEY 6ED0E7B82643E131", "what m serves does not verify", "keyring"),
         ("E: Release file for m is not valid yet (invalid for 3h)", "m is out of date", "clock"),
         ("E: Release file for m is expired (invalid since 3d)", "m is out of date", "clock"),
