@@ -73,14 +73,32 @@ def template(spec: GuestSpec, parts: Parts, timeout: float, progress: Progress) 
         write_initrd(archives, extra, out / INITRD)
         resolved = dataclasses.replace(machine, initrd=out / INITRD)
         with progress.task(f"Booting {spec.name} to be restored from then on"):
-            _put_to_rest(resolved, out, deadline)
-            _try_out(resolved, parts, out, deadline)
+            _boot_cleanly(resolved, parts, out, deadline)
         cache.prune(KIND, KEPT - 1)
 
     what = f"{spec.name} at rest"
     found = cache.get(KIND, spec.arch, inputs(machine, archives, extra), build, progress, what=what)
     cache.use(found)
     return found
+
+
+class UncleanBoot(GuestError):
+    """The kernel has complained while it booted."""
+
+
+def _boot_cleanly(machine: MachineSpec, parts: Parts, out: Path, deadline: Deadline) -> None:
+    """Save a guest whose kernel had nothing to complain of; what a race or a busy host did to it once is not kept."""
+    for last in (False, False, True):
+        try:
+            _put_to_rest(machine, out, deadline)
+            _try_out(machine, parts, out, deadline)
+            return
+        except UncleanBoot:
+            if last:
+                raise
+            for path in out.iterdir():
+                if path.name != INITRD:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def why_not(machine: MachineSpec) -> str | None:
@@ -144,12 +162,12 @@ def _try_out(machine: MachineSpec, parts: Parts, out: Path, deadline: Deadline) 
 
 
 def require_clean(console: Console) -> None:
-    """Raise GuestError if the kernel has complained: every guest restored from it would have to answer for that.
+    """Raise UncleanBoot if the kernel has complained: every guest restored from it would have to answer for that.
 
     A stall on a busy host would be kept for good; a kernel that always complains boots for each verdict.
     """
     if console.alarms:
-        raise GuestError(f"its boot was not clean: {console.alarms[0].text.strip()[:200]}")
+        raise UncleanBoot(f"its boot was not clean: {console.alarms[0].text.strip()[:200]}")
 
 
 @contextlib.contextmanager

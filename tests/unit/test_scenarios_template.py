@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from qemu_peer import spec
@@ -21,8 +22,9 @@ from harness.parsers.dmesg import alarming
 from harness.progress import SilentProgress
 from harness.qemu.spec import ColdDevice, MachineSpec
 from harness.scenarios import start as starting
+from harness.scenarios import template as template_module
 from harness.scenarios.boot import BootedGuest, Parts, archives_of
-from harness.scenarios.template import inputs, require_clean, template, why_not
+from harness.scenarios.template import INITRD, UncleanBoot, inputs, require_clean, template, why_not
 from harness.units import GIB, MIB
 
 
@@ -117,6 +119,28 @@ def test_a_boot_with_complaints_is_not_kept() -> None:
         console.wait_line("stall", Deadline(5))
         with pytest.raises(GuestError, match=r"its boot was not clean: .*rcu_sched self-detected stall"):
             require_clean(console)
+
+
+@pytest.mark.parametrize(("unclean", "kept"), [(0, True), (2, True), (3, False)])
+def test_a_boot_with_complaints_is_tried_again(
+    unclean: int, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boots: list[list[str]] = []
+
+    def put_to_rest(machine: MachineSpec, out: Path, deadline: Deadline) -> None:
+        boots.append(sorted(path.name for path in out.iterdir()))
+        (out / "state").touch()
+        (out / "facts").mkdir()
+        if len(boots) <= unclean:
+            raise UncleanBoot("its boot was not clean")
+
+    monkeypatch.setattr(template_module, "_put_to_rest", put_to_rest)
+    monkeypatch.setattr(template_module, "_try_out", lambda *args: None)
+    (tmp_path / INITRD).touch()
+    machine = cast(MachineSpec, None)
+    with contextlib.nullcontext() if kept else pytest.raises(UncleanBoot):
+        template_module._boot_cleanly(machine, cast(Parts, None), tmp_path, Deadline(5))
+    assert boots == [[INITRD]] * min(unclean + 1, 3), "nothing of the boot before is left"
 
 
 class Stand:
