@@ -28,8 +28,8 @@ QUIT_SECONDS = 5.0
 TERMINATE_SECONDS = 2.0
 #: QEMU hangs up a moment before it can be reaped; its exit status is worth that moment
 _EPITAPH_SECONDS = 3.0
-#: times that QEMU's mappings are looked at before one counts as missing
-_LOOKS = 5
+#: seconds between two looks at QEMU's mappings, before one of a backend counts as missing
+_WAITS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.0)
 
 _FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+22\b", re.MULTILINE)
 _RAMBLOCK = re.compile(
@@ -136,6 +136,19 @@ class Machine:
         ramblock``, or ``gpa2hva`` for virtio-pmem, whose block has no name), that to an inode (/proc/PID/maps), and
         that to a descriptor. Raises QemuError if QEMU is gone or tells no addresses (before 8.1).
         """
+        settle = threading.Event()
+        for wait in _WAITS:
+            # The list of mappings is not read in one piece: one that stays may be missed while others come and go, as
+            # they do for a moment after a device has gone.
+            addresses = self._backend_addresses(deadline)
+            found = self._memfds_at(addresses)
+            if len(found) == len(addresses) or deadline.expired:
+                break
+            settle.wait(wait)
+        return found
+
+    def _backend_addresses(self, deadline: Deadline) -> dict[str, int]:
+        """Where QEMU has mapped each backend of boot RAM and of a memory device."""
         blocks = parse_ramblocks(self.qmp.hmp("info ramblock", deadline=deadline))
         if not blocks:
             raise QemuError(f"QEMU {self.spec.qemu.version} does not tell where it maps its memory", hint="use 8.1 up")
@@ -150,13 +163,7 @@ class Machine:
                 continue
             start = data["memaddr"] if "memaddr" in data else data["addr"]
             addresses[backend] = parse_host_address(self.qmp.hmp(f"gpa2hva {start:#x}", deadline=deadline))
-        found: dict[str, Path] = {}
-        for _ in range(_LOOKS):
-            # The list of mappings is not read in one piece: one that stays may be missed while others come and go.
-            found = self._memfds_at(addresses)
-            if len(found) == len(addresses):
-                break
-        return found
+        return addresses
 
     def _memfds_at(self, addresses: Mapping[str, int]) -> dict[str, Path]:
         """The descriptor, as ``/proc/PID/fd/N``, of the memfd that QEMU has mapped at each address."""
