@@ -26,9 +26,7 @@ RECIPE = "2"
 PACKAGES = ("busybox-static", "dropbear-bin", "ndctl", "daxctl")
 PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/ndctl", "usr/bin/daxctl")
 #: our own, each one C file among the guest-scripts
-TOOLS = ("agent", "touch-memory", "hold-memory", "load-keeper", "load-worker", "sleeper")
-#: what they include
-PARTS = ("agent-blocks", "agent-collect", "agent-log")
+TOOLS = ("collector", "touch-memory", "hold-memory", "load-keeper", "load-worker", "sleeper")
 #: likewise, but preloaded into other programs; without a library of its own
 PRELOADS = ("spare-seed",)
 
@@ -55,8 +53,7 @@ def guest_root(arch: ArchSpec, progress: Progress) -> GuestRoot:
     archive = apt(arch.name)
     packages = archive.closure(PACKAGES, progress)
     sources = [guest_source(f"{name}.c") for name in (*TOOLS, *PRELOADS)]
-    read = [*sources, *(guest_source(f"{name}.h") for name in PARTS)]
-    inputs = {"recipe": RECIPE, **{path.name: path.read_text() for path in read}, **fingerprints(packages)}
+    inputs = {"recipe": RECIPE, **{source.name: source.read_text() for source in sources}, **fingerprints(packages)}
 
     def build(out: Path) -> None:
         work = scratch(out)
