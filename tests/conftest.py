@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: one file, one process: what is done there builds on what was done before, or is over in seconds
 TOGETHER = re.compile(r"tests/unit/\w+\.py|tests/integration/test_readme\.py")
 #: their tests share a guest: one process for each architecture
-GUEST = re.compile(r"(tests/integration/test_(?:agent|guest_session|loads|security)\.py)::.*\[(arm64|riscv64)")
+GUEST = re.compile(r"(tests/integration/test_(?:collector|guest_session|loads|security)\.py)::.*\[(arm64|riscv64)")
 #: the longest of all begins first
 FIRST = "test_readme"
 
