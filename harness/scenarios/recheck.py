@@ -70,7 +70,7 @@ def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]
         cut = Verdict.INFRA, f"the run itself came to no verdict: {run.reason}"
     else:
         cut = Verdict.PASS, ""
-    if verdict is Verdict.FAIL or worst((verdict, cut[0])) is verdict:
+    if worst((verdict, cut[0])) is verdict:
         return verdict, "re-checked from a bundle"
     return cut
 

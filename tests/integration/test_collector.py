@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from needs import need
 
 from harness.collect.frames import Frame, parse_frames
 from harness.collect.snapshot import collect_state
@@ -18,7 +19,6 @@ from harness.guest.blocks import set_auto_online, set_blocks, wait_blocks
 from harness.guest.devices import wait_driver
 from harness.parsers.vmcoreinfo import note_from_kcore
 from harness.qemu import memdev
-from harness.qemu.probe import missing, probe
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
 from harness.units import GIB, MIB
 
@@ -95,16 +95,6 @@ def told_by_both(guest: BootedGuest, sources: Sequence[str], limit: Deadline) ->
         else:
             assert his.data == its.data, name
     return program
-
-
-def need(guest: BootedGuest, parts: Parts, device: str, option: str) -> None:
-    """Skip where QEMU has no such device, or the kernel no such option."""
-    lack = missing(probe(guest.machine.spec.qemu, guest.machine.spec.arch, Deadline(60)), [device])
-    if lack is not None:
-        pytest.skip(lack)
-    config = guest.facts.config or parts.kernel.config
-    if config is not None and option not in config:
-        pytest.skip(f"this kernel has no CONFIG_{option}")
 
 
 def test_at_rest(guest: BootedGuest, limit: Deadline) -> None:

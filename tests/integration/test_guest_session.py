@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from needs import need
 
 from harness.collect.hostside import KernelView
 from harness.collect.snapshot import collect_state
@@ -20,7 +21,6 @@ from harness.guest.blocks import set_auto_online, set_blocks, wait_blocks
 from harness.guest.devices import wait_driver
 from harness.guest.touch import touch_memory
 from harness.qemu import memdev
-from harness.qemu.probe import missing, probe
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
 from harness.state import GuestState, HostTables, NotObserved, TableCount
 from harness.units import GIB, MIB, AddrRange
@@ -45,16 +45,6 @@ def limit() -> Deadline:
 
 def look(guest: BootedGuest, limit: Deadline, kernel: KernelView | None = None) -> GuestState:
     return collect_state(guest.shell, guest.machine, guest.console, facts=guest.facts, deadline=limit, kernel=kernel)
-
-
-def need(guest: BootedGuest, parts: Parts, device: str, option: str) -> None:
-    """Skip where QEMU has no such device, or the kernel no such option."""
-    lack = missing(probe(guest.machine.spec.qemu, guest.machine.spec.arch, Deadline(60)), [device])
-    if lack is not None:
-        pytest.skip(lack)
-    config = guest.facts.config or parts.kernel.config
-    if config is not None and option not in config:
-        pytest.skip(f"this kernel has no CONFIG_{option}")
 
 
 def test_commands(guest: BootedGuest, limit: Deadline) -> None:
