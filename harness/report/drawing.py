@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from markupsafe import Markup
+
 from harness.report.text import clean, seconds
 from harness.report.trends import Night, Trend
 from harness.scenarios.memorymap import MemoryMap
@@ -21,9 +23,12 @@ _LANE, _ROOM = 18.0, 3.0
 _MAX_SPANS = 24
 
 
-def safe(text: object, limit: int = 300) -> str:
-    """``text`` for HTML and SVG, in and out of attributes: no control characters, no markup, not too long."""
-    return escape(clean(text, limit=limit), quote=True)
+def safe(text: object, limit: int = 300) -> Markup:
+    """``text`` for HTML and SVG, in and out of attributes: no control characters, no markup, not too long.
+
+    What is markup already stays as it is.
+    """
+    return text if isinstance(text, Markup) else Markup(escape(clean(text, limit=limit), quote=True))
 
 
 def _rect(x: float, y: float, width: float, height: float, kind: str, title: str) -> str:
@@ -37,18 +42,18 @@ def _label(x: float, y: float, text: str, anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{safe(text)}</text>'
 
 
-def _svg(height: float, parts: Iterable[str], label: str, kind: str) -> str:
-    return (
+def _svg(height: float, parts: Iterable[str], label: str, kind: str) -> Markup:
+    return Markup(
         f'<svg class="{kind}" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{safe(label)}">'
         f"{''.join(parts)}</svg>"
     )
 
 
-def timeline(run: RunResult) -> str:
+def timeline(run: RunResult) -> Markup:
     """A bar for the boot and one for each step, as wide as they took; the dark part is the guest's and QEMU's work."""
     total = run.boot_seconds + sum(step.seconds for step in run.steps)
     if total <= 0:
-        return ""
+        return Markup()
     scale = WIDTH / total
     parts = []
     at = run.boot_seconds * scale
@@ -171,24 +176,24 @@ class Drawings:
         self._names = {found: f"{prefix}m{number}" for number, found in enumerate(dict.fromkeys(maps))}
         self._axis = f"{prefix}a"
 
-    def definitions(self) -> str:
+    def definitions(self) -> Markup:
         """What the drawings below refer to; it shows nothing itself."""
         parts = [f'<g id="{name}">{memory(found, self.scale)}</g>' for found, name in self._names.items()]
-        return f'<svg class="defs" aria-hidden="true"><defs>{"".join(parts)}{self._axis_shapes()}</defs></svg>'
+        return Markup(f'<svg class="defs" aria-hidden="true"><defs>{"".join(parts)}{self._axis_shapes()}</defs></svg>')
 
     def _axis_shapes(self) -> str:
         return f'<g id="{self._axis}">{axis(self.scale)}</g>'
 
-    def memory(self, found: MemoryMap, label: str) -> str:
+    def memory(self, found: MemoryMap, label: str) -> Markup:
         """One map."""
         return _svg(2 * _LANE + _ROOM, [f'<use href="#{self._names[found]}"/>'], label, "memory")
 
-    def axis(self) -> str:
+    def axis(self) -> Markup:
         """The addresses below a map."""
         return _svg(18, [f'<use href="#{self._axis}"/>'], "physical addresses", "axis")
 
 
-def nights(found: Trend) -> str:
+def nights(found: Trend) -> Markup:
     """A square a night, the latest on the right."""
     shown = found.nights[-40:]
     parts = [
@@ -196,7 +201,9 @@ def nights(found: Trend) -> str:
         for number, night in enumerate(shown)
     ]
     width = 12 * len(shown)
-    return f'<svg class="nights" width="{width}" height="14" viewBox="0 0 {width} 14" role="img">{"".join(parts)}</svg>'
+    return Markup(
+        f'<svg class="nights" width="{width}" height="14" viewBox="0 0 {width} 14" role="img">{"".join(parts)}</svg>'
+    )
 
 
 def _night_text(night: Night) -> str:

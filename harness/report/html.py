@@ -1,191 +1,177 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Results as one HTML page that needs nothing else: no script, no font, no picture from anywhere.
 
-All text from a guest is escaped; the page's own content policy forbids everything but its style.
+``templates/`` has what it looks like. Whatever they print is cleaned and escaped; the page's own content policy forbids
+everything but its style.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
+from urllib.parse import quote
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 
 from harness import __version__
 from harness.check import CATALOGUE, Verdict
 from harness.report.book import Book, Entry
 from harness.report.drawing import nights, safe
-from harness.report.runpage import run_section
+from harness.report.runpage import MAX_CHANGES, MAX_FINDINGS, run_page
 from harness.report.tally import findings, overall, tally
-from harness.report.text import WORDS, plural, seconds
+from harness.report.text import WORDS, invariants_line, plural, seconds
 from harness.report.trends import Trend, night_of, trend
+from harness.scenarios.result import FINE
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+#: how the drawings' shapes are coloured, and what that means
+_KINDS = {
+    "ram": "System RAM",
+    "pmem": "persistent memory, dax",
+    "device": "other device memory",
+    "kernel": "blocks online",
+    "movable": "blocks online in Movable",
+    "offline": "blocks offline",
+    "going": "blocks on their way",
+}
 
 
 def to_html(book: Book) -> str:
     """The page for all runs of ``book``."""
-    style = files("harness.report").joinpath("style.css").read_text("utf-8")
-    numbers = {entry.id: number for number, entry in enumerate(book.entries)}
-    parts = [
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{safe(book.title)}</title>',
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-        f'<meta name="viewport" content="width=device-width"><style>{style}</style></head><body>',
-        *_head(book),
-        *_grid(book, numbers),
-        *_broken(book, numbers),
-        *_known(book, numbers),
-        *_trends(book, numbers),
-        *_invariants(book),
-        "<h2>Runs</h2>",
-        *(run_section(entry, number) for number, entry in enumerate(book.entries)),
-        "</body></html>\n",
-    ]
-    return "\n".join(parts)
+    return (
+        _templates()
+        .get_template("report.html")
+        .render(
+            book=book,
+            style=Markup(_read("style.css")),
+            numbers={entry.id: number for number, entry in enumerate(book.entries)},
+            counts=_counts(book),
+            told=_told(book),
+            grids=list(_grids(book)),
+            broken=_broken(book),
+            bugs=_bugs(book),
+            trends=list(_trends(book)),
+            tallies=tally(book.runs),
+            pages=[run_page(entry, number) for number, entry in enumerate(book.entries)],
+        )
+    )
 
 
-def badge(verdict: Verdict) -> str:
-    """The verdict's word on its colour."""
-    return f'<span class="b b-{verdict.value}">{safe(WORDS[verdict])}</span>'
+def _read(name: str) -> str:
+    return files("harness.report").joinpath(name).read_text("utf-8")
 
 
-def _head(book: Book) -> Iterator[str]:
-    runs = book.runs
-    yield f"<h1>{safe(book.title)} {badge(overall(runs)) if runs else ''}</h1>"
+@functools.cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(lambda name: _read(f"templates/{name}")),
+        autoescape=True,
+        # Before it escapes: a guest's text may hold what no page should, and may be long.
+        finalize=safe,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cut"] = safe
+    functions = (invariants_line, nights, overall, plural, quote, seconds)
+    environment.globals |= {function.__name__: function for function in functions}
+    environment.globals |= {"statement": _statement, "since": _since, "words": WORDS, "fine": FINE, "kinds": _KINDS}
+    environment.globals |= {"max_changes": MAX_CHANGES, "max_findings": MAX_FINDINGS}
+    return environment
+
+
+def _statement(invariant: str) -> str:
+    return CATALOGUE[invariant].statement if invariant in CATALOGUE else ""
+
+
+def _counts(book: Book) -> list[str]:
     counts = [
         f"{count} {WORDS[kind] if kind is not Verdict.PASS else 'passed'}"
         for kind in Verdict
-        if (count := sum(run.verdict is kind for run in runs))
+        if (count := sum(run.verdict is kind for run in book.runs))
     ]
-    if book.missing:
-        counts.append(f"{len(book.missing)} not run")
-    kernels = sorted({str(run.facts["kernel"]) for run in runs if "kernel" in run.facts})
-    spent = seconds(sum(run.seconds for run in runs))
-    yield f"<p>{plural(len(runs), 'run')}: {safe(', '.join(counts) or 'none')}; {safe(spent)} of guests.</p>"
-    told = [f"kernel {kernel}" for kernel in kernels] + [f"memhp {__version__}", f"began {book.created[:19]}Z"]
-    yield f'<p class="dim">{safe(" · ".join(told), 2000)}</p>'
+    return [*counts, f"{len(book.missing)} not run"] if book.missing else counts
 
 
-def _grid(book: Book, numbers: Mapping[str, int]) -> Iterator[str]:
+def _told(book: Book) -> list[str]:
+    kernels = sorted({str(run.facts["kernel"]) for run in book.runs if "kernel" in run.facts})
+    return [f"kernel {kernel}" for kernel in kernels] + [f"memhp {__version__}", f"began {book.created[:19]}Z"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """A table of results: a row's cells stand below ``across``, each with its entries, None for one not run."""
+
+    corner: str
+    across: Sequence[str]
+    rows: Mapping[str, Sequence[Sequence[Entry | None]]]
+
+
+def _grids(book: Book) -> Iterator[_Grid]:
     """A table for guests that run the same scenarios, so that hardly a cell is empty; the longer side goes down."""
-    cells: dict[str, dict[str, list[str]]] = {}
+    cells: dict[str, dict[str, list[Entry | None]]] = {}
     for entry in book.entries:
-        told = " ".join([*map(safe, entry.run.met), safe(seconds(entry.run.seconds))])
-        text = f'<a href="#run-{numbers[entry.id]}">{badge(entry.run.verdict)} {told}</a>'
-        cells.setdefault(entry.run.guest, {}).setdefault(entry.run.scenario, []).append(text)
+        cells.setdefault(entry.run.guest, {}).setdefault(entry.run.scenario, []).append(entry)
     for id, _ in book.missing:
         guest, _, scenario = id.rpartition("/")
-        cells.setdefault(guest, {}).setdefault(scenario, []).append('<span class="b b-missing">not run</span>')
+        cells.setdefault(guest, {}).setdefault(scenario, []).append(None)
     groups: dict[frozenset[str], list[str]] = {}
     for guest, row in cells.items():
         groups.setdefault(frozenset(row), []).append(guest)
-    yield '<h2>Matrix</h2><div id="grid">'
     for guests in groups.values():
         scenarios = list(cells[guests[0]])
         if len(scenarios) > len(guests):
-            rows = {name: [cells[guest][name] for guest in guests] for name in scenarios}
-            yield from _grid_table("scenario", guests, rows)
+            yield _Grid("scenario", guests, {name: [cells[guest][name] for guest in guests] for name in scenarios})
         else:
-            rows = {guest: [cells[guest][name] for name in scenarios] for guest in guests}
-            yield from _grid_table("guest", scenarios, rows)
-    yield "</div>"
+            yield _Grid("guest", scenarios, {guest: [cells[guest][name] for name in scenarios] for guest in guests})
 
 
-def _grid_table(corner: str, across: Sequence[str], rows: Mapping[str, Sequence[Sequence[str]]]) -> Iterator[str]:
-    head = "".join(f"<th>{safe(name)}</th>" for name in across)
-    yield f'<div class="wide"><table class="grid"><tr><th>{corner}</th>{head}</tr>'
-    for name, row in rows.items():
-        cells = "".join(f"<td>{''.join(cell)}</td>" for cell in row)
-        yield f'<tr><th class="mono">{safe(name)}</th>{cells}</tr>'
-    yield "</table></div>"
-
-
-def _broken(book: Book, numbers: Mapping[str, int]) -> Iterator[str]:
+def _broken(book: Book) -> dict[str, list[Entry]]:
     """Which invariants are broken, and where."""
     where: dict[str, list[Entry]] = {}
     for entry in book.entries:
-        for name in sorted({found.invariant for found in findings(entry.run)}):
+        for name in {found.invariant for found in findings(entry.run)}:
             where.setdefault(name, []).append(entry)
-    if not where:
-        return
-    yield '<h2>Broken invariants</h2><table id="broken"><tr><th>invariant</th><th>statement</th><th>where</th></tr>'
-    for name, entries in sorted(where.items()):
-        statement = CATALOGUE[name].statement if name in CATALOGUE else ""
-        links = ", ".join(f'<a href="#run-{numbers[entry.id]}">{safe(entry.id)}</a>' for entry in entries)
-        yield f"<tr><td>{safe(name)}</td><td>{safe(statement)}</td><td>{links}</td></tr>"
-    yield "</table>"
+    return dict(sorted(where.items()))
 
 
-def _known(book: Book, numbers: Mapping[str, int]) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class _Bug:
+    id: str
+    title: str
+    met: list[Entry]
+    unseen: list[Entry]
+
+
+def _bugs(book: Book) -> list[_Bug]:
     """Which known bugs were met, which did not show, and where."""
     titles = {id: title for entry in book.entries for id, title in entry.run.bugs.items()}
-    if not titles:
-        return
-    yield '<h2>Known bugs</h2><table id="known"><tr><th>bug</th><th></th><th>met in</th><th>did not show in</th></tr>'
-    for id, title in sorted(titles.items()):
-        met = [entry for entry in book.entries if id in entry.run.met]
-        unseen = [entry for entry in book.entries if id in entry.run.unseen]
-        cells = (
-            ", ".join(f'<a href="#run-{numbers[entry.id]}">{safe(entry.id)}</a>' for entry in found)
-            for found in (met, unseen)
+    return [
+        _Bug(
+            id,
+            title,
+            [entry for entry in book.entries if id in entry.run.met],
+            [entry for entry in book.entries if id in entry.run.unseen],
         )
-        yield f"<tr><td>{safe(id)}</td><td>{safe(title, 500)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-    yield "</table>"
+        for id, title in sorted(titles.items())
+    ]
 
 
-def _trends(book: Book, numbers: Mapping[str, int]) -> Iterator[str]:
+def _trends(book: Book) -> Iterator[tuple[Entry, Trend]]:
     """Each cell over the nights; nothing without earlier ones."""
-    if not book.history:
-        return
-    yield '<h2>Trends</h2><div class="wide"><table id="trends"><tr><th>cell</th><th>nights</th><th>bad since</th>'
-    yield "<th>changes of mind</th><th>time</th><th>earlier nights</th><th></th></tr>"
-    for entry in book.entries:
+    for entry in book.entries if book.history else ():
         tonight = night_of(entry.run)
         # What was merged may lie among the earlier nights as well.
         earlier = [night for night in book.history.get(entry.id, ()) if night.started != tonight.started]
-        found = trend([*earlier, tonight])
-        link = f'<a href="#run-{numbers[entry.id]}">{safe(entry.id)}</a>'
-        yield f"<tr><td>{link}</td><td>{nights(found)}</td>{_trend_cells(found)}</tr>"
-    yield "</table></div>"
-    yield (
-        '<p class="dim">Changes of mind: passed and failed in turn with the same kernel, of so many pairs of nights. '
-        "Earlier nights: the least and the greatest time of those that passed, with how likely one more night of the "
-        "same kind falls outside by chance.</p>"
-    )
+        yield entry, trend([*earlier, tonight])
 
 
-def _trend_cells(found: Trend) -> str:
-    since = ""
-    if found.first_bad is not None:
-        last = "" if found.last_good is None else f"; last good {found.last_good.started[:10]} {found.last_good.kernel}"
-        night = found.first_bad
-        day = "" if night.name.startswith(night.started[:10]) else f"{night.started[:10]} "
-        since = f"{day}{night.name or 'tonight'}, {', '.join(night.broken)}, {night.kernel}{last}"
-    flips = f"{found.flips} of {found.turns}" if found.turns else ""
-    flips = f"<b>{flips}</b>" if found.flaky else flips
-    band = "too few"
-    if found.band is not None:
-        band = f"{found.band[0]:.1f} to {found.band[1]:.1f} s ({found.chance:.0%})"
-    tonight = seconds(found.nights[-1].seconds)
-    return (
-        f'<td>{safe(since, 600)}</td><td>{flips}</td><td class="num">{safe(tonight)}</td>'
-        f'<td class="num">{safe(band)}</td><td>{safe(found.drift)}</td>'
-    )
-
-
-def _invariants(book: Book) -> Iterator[str]:
-    counts = tally(book.runs)
-    if not counts:
-        return
-    yield "<h2>Invariants</h2><details><summary>how often each was checked</summary>"
-    rows: list[Sequence[object]] = []
-    for name, count in counts.items():
-        statement = CATALOGUE[name].statement if name in CATALOGUE else ""
-        why = "; ".join([*count.reasons, *count.notes])
-        rows.append((name, statement, count.passed, count.failed, count.known, count.not_observed, why))
-    head = ("invariant", "statement", "pass", "fail", "known bug", "not observed", "why not; what served alone")
-    yield _table(head, rows)
-    yield "</details>"
-
-
-def _table(head: Iterable[str], rows: Iterable[Sequence[object]]) -> str:
-    body = "".join(f"<tr>{''.join(f'<td>{safe(cell, 2000)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><tr>{''.join(f'<th>{safe(name)}</th>' for name in head)}</tr>{body}</table>"
+def _since(found: Trend) -> str:
+    if found.first_bad is None:
+        return ""
+    last = "" if found.last_good is None else f"; last good {found.last_good.started[:10]} {found.last_good.kernel}"
+    night = found.first_bad
+    day = "" if night.name.startswith(night.started[:10]) else f"{night.started[:10]} "
+    return f"{day}{night.name or 'tonight'}, {', '.join(night.broken)}, {night.kernel}{last}"
