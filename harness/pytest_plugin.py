@@ -24,8 +24,8 @@ import pytest
 
 if TYPE_CHECKING:
     from harness.config.guest import GuestSpec
-    from harness.config.scenario import Scenario
     from harness.scenarios.boot import Parts
+    from harness.scenarios.file import Scenario
     from harness.scenarios.options import RunOptions
     from harness.scenarios.result import RunResult
     from harness.scenarios.session import Session
@@ -78,8 +78,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _scenarios(metafunc: pytest.Metafunc) -> list[Scenario]:
-    from harness.config.scenario import known_scenarios, load_scenario
     from harness.errors import UsageError
+    from harness.scenarios.file import known_scenarios, load_scenario
 
     marked = [name for mark in metafunc.definition.iter_markers("memhp_scenario") for name in mark.args]
     asked = metafunc.config.getoption("memhp_scenario")
@@ -240,9 +240,9 @@ def memhp_run(
     A missing ability skips the test with its name; everything but a pass fails it, with the findings and the bundle.
     """
     from harness.check import Verdict
-    from harness.config.scenario import Scenario, load_scenario
     from harness.errors import MemhpError
     from harness.report.terminal import findings_text
+    from harness.scenarios.file import Scenario, load_scenario
     from harness.scenarios.reporter import SilentReporter
     from harness.scenarios.runner import run_scenarios
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import get_type_hints
 
 from harness.arch.bootwords import BootWords
 from harness.arch.build import Build
@@ -91,6 +92,12 @@ class KernelFeatures:
     shares_tails: bool | NotObserved
     #: True if PCIe slots are powered by pciehp; without it nobody notices what is plugged.
     pciehp: bool | NotObserved
+
+
+#: the features that a kernel has or has not, as files name them: pmem-api
+YES_OR_NO = tuple(
+    name.replace("_", "-") for name, kind in get_type_hints(KernelFeatures).items() if kind == bool | NotObserved
+)
 
 
 def features_of(facts: KernelFacts) -> KernelFeatures:

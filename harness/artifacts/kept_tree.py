@@ -33,7 +33,6 @@ from harness.artifacts.kernel_build import (
     version_of_tree,
 )
 from harness.artifacts.store import configs
-from harness.config.putback import KernelBug
 from harness.config.selector import PURPOSE, parse_kernel_name
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, ConfigError
@@ -46,6 +45,24 @@ _TOOLS_SECONDS = 60.0
 _PATCH_SECONDS = 60.0
 _BUILD_SECONDS = 4 * 3600.0
 _CLEAN = "clean"
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A change of a kernel's source: ``diff`` is a unified diff for ``patch -p1``, which changes ``files`` of the tree.
+
+    ``source`` is the file that it stands in.
+    """
+
+    name: str
+    source: Path
+    diff: str
+    files: tuple[str, ...]
+
+    @property
+    def content(self) -> str:
+        """SHA-256 of what is changed, whatever is said about it."""
+        return hashlib.sha256(self.diff.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +88,7 @@ class KeptTree:
         except ArtefactError as error:
             raise ArtefactError(error.message, hint=f"remove {self.place}: it is made again") from error
 
-    def image(self, bug: KernelBug | None) -> Path:
+    def image(self, bug: Patch | None) -> Path:
         """The Image with ``bug`` put back, or with none; built unless it was before.
 
         Raises ConfigError if the patch does not apply, ArtefactError if it does not build.
@@ -97,7 +114,7 @@ class KeptTree:
         remove_tree(pristine)
 
     @contextlib.contextmanager
-    def _patched(self, bug: KernelBug | None) -> Iterator[None]:
+    def _patched(self, bug: Patch | None) -> Iterator[None]:
         if bug is None:
             yield
             return
@@ -108,7 +125,7 @@ class KeptTree:
         finally:
             self.restore()
 
-    def _keep(self, bug: KernelBug) -> None:
+    def _keep(self, bug: Patch) -> None:
         coming = self.place / "pristine.new"
         remove_tree(coming)
         for name in bug.files:
@@ -118,14 +135,14 @@ class KeptTree:
             shutil.copyfile(self.source / name, coming / name)
         coming.rename(self.place / "pristine")
 
-    def _apply(self, bug: KernelBug) -> None:
+    def _apply(self, bug: Patch) -> None:
         command = ["patch", "-p1", "--fuzz=0", "--forward", "--batch", "--no-backup-if-mismatch", "--reject-file=-"]
         deadline = Deadline(_PATCH_SECONDS)
         done = proc.run(command, cwd=self.source, stdin=bug.diff.encode(), deadline=deadline, check=False)
         if done.returncode != 0:
             raise self._misfit(bug, proc.tail(done.stdout, lines=10) or proc.tail(done.stderr, lines=10))
 
-    def _misfit(self, bug: KernelBug, why: str) -> ConfigError:
+    def _misfit(self, bug: Patch, why: str) -> ConfigError:
         message = f"does not apply to {self.package} {self.version}: {why}"
         return ConfigError(message, file=bug.source, hint="bring it up to date with that source")
 
@@ -144,7 +161,7 @@ class KeptTree:
     def _options(self) -> str:
         return "".join(fragment.text_for(version_of(self.version)) for fragment in self.fragments)
 
-    def _key(self, bug: KernelBug | None) -> str:
+    def _key(self, bug: Patch | None) -> str:
         parts = (RECIPE, self.version, self._options(), "" if bug is None else bug.content)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

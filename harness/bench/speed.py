@@ -17,13 +17,13 @@ from harness.bench.result import BenchResult, Fact, Figure, Section
 from harness.check import Verdict
 from harness.collect.hostside import kernel_sources, regions
 from harness.config.guest import GuestSpec
-from harness.config.scenario import Scenario, read_scenario
 from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError
 from harness.kmem.memory import PhysicalMemory
 from harness.progress import Progress, SilentProgress, Task
 from harness.qemu.memdev import memory_devices
 from harness.scenarios.boot import Connected, Parts, boot_connected, resolve
+from harness.scenarios.file import Scenario, read_scenario
 from harness.scenarios.memorybudget import peak_memory
 from harness.scenarios.options import RunOptions
 from harness.scenarios.record import Recorder

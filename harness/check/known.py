@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from harness.arch.features import features_of
 from harness.arch.modes import VA_BITS
+from harness.check.bugs import Conditions, KnownBug, Sign
 from harness.check.evidence import Evidence
 from harness.check.findings import CheckResult, Finding
-from harness.config.bugs import Conditions, KnownBug, Sign
 from harness.release import parse_release
 from harness.state import KernelFacts, NotObserved
 from harness.units import AddrRange, merge_ranges

@@ -15,9 +15,9 @@ from harness.cli.parser import Arguments
 from harness.cli.reports import check_reports
 from harness.cli.running import finish, open_reporter, run_all
 from harness.config.guest import GuestSpec
-from harness.config.scenario import Scenario, load_scenario
 from harness.errors import UnsupportedError, UsageError
 from harness.report.terminal import TerminalReporter
+from harness.scenarios.file import Scenario, load_scenario
 from harness.scenarios.options import RunOptions
 from harness.scenarios.requirements import require_config
 from harness.scenarios.result import RunResult

@@ -16,12 +16,12 @@ from harness.cli.options import guest_of, guests_of, read_seconds, run_options, 
 from harness.cli.parser import Arguments
 from harness.cli.reports import check_reports, finish_reports, results_stream, wanted
 from harness.config.guest import GuestSpec
-from harness.config.scenario import SNAPSHOT, Scenario, known_scenarios, load_scenario
 from harness.errors import UsageError
 from harness.matrix.history import check_history, read_history
 from harness.report.book import Book, book_of
 from harness.report.tally import exit_status
 from harness.report.terminal import TerminalReporter
+from harness.scenarios.file import SNAPSHOT, Scenario, known_scenarios, load_scenario
 from harness.scenarios.options import RunOptions
 from harness.scenarios.result import RunResult
 

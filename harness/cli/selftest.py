@@ -10,7 +10,6 @@ from harness.arch import ARCHES
 from harness.cli.options import guests_of, read_seconds, start_of
 from harness.cli.parser import Arguments
 from harness.cli.showing import print_columns
-from harness.config.putback import KernelBug, chosen_bugs, known_bugs
 from harness.errors import UsageError
 from harness.progress import default_progress
 from harness.report.files import STDOUT, check_target, write_report
@@ -22,6 +21,7 @@ from harness.selftest.corruption import Corruption
 from harness.selftest.kernelresult import describe_bug, kernels_to_json, line_of, score
 from harness.selftest.kernelresult import exit_status as kernels_exit_status
 from harness.selftest.kernels import KernelTrial, run_kernels
+from harness.selftest.putback import KernelBug, chosen_bugs, known_bugs
 from harness.selftest.result import SelftestResult, describe, exit_status, to_json, to_lines
 from harness.selftest.run import run_selftest
 

@@ -35,7 +35,7 @@ def print_columns(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _scenarios() -> Iterator[dict[str, object]]:
-    from harness.config.scenario import known_scenarios, load_scenario
+    from harness.scenarios.file import known_scenarios, load_scenario
 
     for name, path in known_scenarios().items():
         found = load_scenario(name)
@@ -67,7 +67,7 @@ def _invariants() -> Iterator[dict[str, object]]:
 
 
 def _bugs() -> Iterator[dict[str, object]]:
-    from harness.config.bugs import known_bugs
+    from harness.check.bugs import known_bugs
 
     for bug in known_bugs().values():
         fixed = [str(fix) for fix in bug.fixed]

@@ -13,9 +13,9 @@ from harness.cli.options import arches_of
 from harness.cli.parser import Arguments
 from harness.cli.showing import print_columns
 from harness.config.guest import BOOTS, GuestSpec
-from harness.config.scenario import load_scenario
 from harness.progress import default_progress
 from harness.report.tally import exit_status
+from harness.scenarios.file import load_scenario
 from harness.scenarios.options import RunOptions
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.result import RunResult

@@ -17,7 +17,6 @@ from harness.arch.markers import MarkerSet, marker_set
 from harness.cli.options import GUEST_OPTIONS, guest_of, read_seconds, start_of
 from harness.cli.parser import Arguments
 from harness.collect.store import load_facts, load_state
-from harness.config.scenario import SNAPSHOT
 from harness.errors import InfraError, UsageError
 from harness.report.notepage import dump_tables
 from harness.report.ptdump import Dump, dump_to_json, read_dump, render, select
@@ -32,6 +31,7 @@ from harness.report.sections import (
 )
 from harness.report.tablediff import change_to_json, compare, render_changes
 from harness.report.text import clean
+from harness.scenarios.file import SNAPSHOT
 from harness.scratch import private_directory
 from harness.state import GuestState, KernelFacts, NotObserved, Section
 from harness.units import AddrRange

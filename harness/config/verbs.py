@@ -14,24 +14,6 @@ from harness.units import MIB, format_size
 EXPECTATIONS = ("done", "refused", "failed", "qemu-refused")
 #: what the kernel can be made to fail at, so that everything is as it was before
 CAN_FAIL = ("plug-dimm", "online", "offline", "kmem-fault")
-#: what a known bug can break; ``harness.check`` says what each of them states
-INVARIANTS = (
-    *("QMP-1", "QMP-2", "QMP-3", "IOM-1", "IOM-2", "IOM-3", "BLK-1", "BLK-2", "BLK-3", "ZON-1", "MEM-1"),
-    *("MEM-2", "LIN-1"),
-    *("LIN-2", "LIN-3", "VMM-1", "VMM-2", "PGT-1", "PGT-2", "SEC-1", "SEC-2", "SEC-3", "XCK-1", "LOG-1", "LIV-1"),
-)
-#: what a kernel must do, or must not, to have a known bug; ``harness.arch.features`` says how each is probed
-FEATURES = (
-    *("pmem-api", "keeps-meminfo", "folds-dax", "splits-self-hosted", "folds-hugetlb", "debug-pagealloc"),
-    *("hides-pages", "lax-image", "unasked-jit", "modules", "keeps-spanned-blocks", "splits-linear-map"),
-    *("keeps-boot-memory", "shares-tails", "pciehp"),
-)
-#: what a scenario may need; ``harness.scenarios.requirements`` says what each takes
-REQUIREMENT_NAMES = (
-    *("acpi-dimm", "acpi-node", "virtio-mem", "virtio-pmem", "dax-kmem", "memmap-on-memory", "folded-hugetlb"),
-    *("folded-dax", "node-without-cpu", "proc-kcore", "notifier-errors"),
-    *("host-thp", "host-hugetlb-2M", "host-hugetlb-1G", "fault-injection", "sv39"),
-)
 #: huge pages of the host that a device's memory may be made of; each needs the ability host-NAME
 BACKINGS = ("thp", "hugetlb-2M", "hugetlb-1G")
 #: an address: as high as the machine has room for the device

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.config.scenario import load_scenario
 from harness.errors import InfraError, MemhpError
 from harness.matrix.plan import Cell
 from harness.matrix.workers import scenario_of
 from harness.progress import Progress
+from harness.scenarios.file import load_scenario
 from harness.scenarios.resolver import Resolver
 
 

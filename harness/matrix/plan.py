@@ -14,13 +14,13 @@ from pathlib import Path
 
 from harness.arch import arch_named
 from harness.arch.modes import PAGING_CHOICES
-from harness.config.bugs import bugs_file
+from harness.check.bugs import bugs_file
 from harness.config.guest import GuestSpec, problems
-from harness.config.scenario import Scenario, load_scenario
 from harness.config.yaml import read_text
 from harness.errors import ConfigError, UsageError
 from harness.matrix.kernels import expand, with_flavour
 from harness.matrix.spec import MAX_CELLS, Grid, MatrixFile, Setting
+from harness.scenarios.file import Scenario, load_scenario
 from harness.scenarios.memorybudget import cost
 from harness.scenarios.runner import count_steps
 

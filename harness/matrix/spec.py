@@ -31,10 +31,10 @@ from pathlib import Path
 from harness.arch.modes import PAGING_CHOICES
 from harness.config.guest import BOOTS, DEFAULT_BOOT, MAX_CPUS, MAX_RANDOM_SEED
 from harness.config.places import configs_dir
-from harness.config.scenario import known_scenarios, load_scenario
 from harness.config.selector import is_debian_name
 from harness.config.yaml import Value, load, show, suggest
 from harness.errors import ConfigError, UsageError
+from harness.scenarios.file import known_scenarios, load_scenario
 
 #: what memory_hotplug.memmap_on_memory takes (mm/memory_hotplug.c, set_memmap_mode)
 MEMMAP_MODES = {"off": "0", "on": "1", "force": "force"}

@@ -22,7 +22,6 @@ from typing import Protocol
 import harness
 from harness import proc
 from harness.check import Verdict
-from harness.config.scenario import load_scenario
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, UsageError
 from harness.matrix.plan import Cell
@@ -30,6 +29,7 @@ from harness.matrix.store import Done, Store
 from harness.report.files import write_report
 from harness.report.json import dumps, results_to_json
 from harness.report.load import load_results
+from harness.scenarios.file import load_scenario
 from harness.scenarios.memorybudget import MemoryBudget
 from harness.scenarios.options import Start
 from harness.scenarios.result import RunResult

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.config.guest import GuestSpec
-from harness.config.scenario import Step
+from harness.scenarios.file import Step
 from harness.units import GIB, MIB
 
 #: what a guest takes on the host beside its memory: QEMU, the code it has translated, firmware, the harness's own

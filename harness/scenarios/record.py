@@ -25,10 +25,10 @@ from typing import Any
 
 from harness.arch import arch_named
 from harness.check import OfflineReport, ResizeReport, TouchReport, UnplugReport, Verdict
+from harness.check.bugs import NAME as BUGS
+from harness.check.bugs import parse_bugs
 from harness.check.known import Watch, watch_for
 from harness.collect.store import load_facts, load_state, save_facts, save_raw, save_state
-from harness.config.bugs import NAME as BUGS
-from harness.config.bugs import parse_bugs
 from harness.config.yaml import read_text
 from harness.errors import InfraError, UsageError
 from harness.model.actions import Action, action_from_json, action_to_json

@@ -15,10 +15,10 @@ from harness.artifacts.content import content_of
 from harness.artifacts.kernel import kernel_of
 from harness.config.cold import ColdDevice
 from harness.config.guest import GuestSpec, NodeConfig, problems
-from harness.config.scenario import Scenario, read_scenario
 from harness.errors import UsageError
 from harness.progress import Progress
 from harness.scenarios.boot import Parts
+from harness.scenarios.file import Scenario, read_scenario
 from harness.scenarios.options import STARTS, Start
 
 _HINT = "name the directory of a run; bundles are kept below memhp-runs or --bundle-dir"

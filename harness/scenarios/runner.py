@@ -18,13 +18,13 @@ from harness.arch.modes import VA_BITS
 from harness.check import Verdict
 from harness.check.known import Watch
 from harness.config.guest import GuestSpec
-from harness.config.scenario import LEAST_ROUNDS, Scenario, Step
 from harness.deadline import Deadline
 from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError
 from harness.guest.loads import LOADS
 from harness.progress import Progress, default_progress
 from harness.scenarios.allocsites import allocation_sites, steady_growth
 from harness.scenarios.boot import BootedGuest, Parts
+from harness.scenarios.file import LEAST_ROUNDS, Scenario, Step
 from harness.scenarios.memorybudget import MemoryBudget, cost, peak_memory
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome

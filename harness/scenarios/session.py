@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from harness.check.bugs import NAME as BUGS
+from harness.check.bugs import known_bugs
 from harness.check.known import Watch, watch_for
 from harness.collect.snapshot import collect_state
-from harness.config.bugs import NAME as BUGS
-from harness.config.bugs import known_bugs
 from harness.config.places import configs_dir
 from harness.config.yaml import read_text
 from harness.deadline import Deadline

@@ -14,14 +14,14 @@ from harness.arch import arch_named
 from harness.artifacts.kept_tree import KeptTree, kept_tree
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
-from harness.config.putback import KernelBug
-from harness.config.scenario import Scenario
 from harness.progress import Progress
+from harness.scenarios.file import Scenario
 from harness.scenarios.options import RunOptions
 from harness.scenarios.record import DEFAULT_BUNDLES
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.result import RunResult, StepResult
 from harness.scenarios.runner import run_pairs
+from harness.selftest.putback import KernelBug
 
 #: Debian's source package that the patches are for
 SOURCE = "linux-source-7.3"

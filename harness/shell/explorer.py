@@ -18,7 +18,6 @@ from harness.check import Verdict
 from harness.cli.tables import Snapshot, dump_of, read_range, sections_of, shape_of
 from harness.config.guest import GuestSpec
 from harness.config.plan import Plan
-from harness.config.scenario import Step, needs_of, parse_step
 from harness.config.verbs import LOADS
 from harness.deadline import Deadline
 from harness.errors import ConfigError, QmpRefused, UsageError
@@ -27,6 +26,7 @@ from harness.report.ptdump import render, select
 from harness.report.sections import render_sections, within
 from harness.report.terminal import finding_lines
 from harness.report.text import WORDS, clean, invariants_line, seconds
+from harness.scenarios.file import Step, needs_of, parse_step
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.requirements import require_arch, require_boot, require_config, require_host
 from harness.scenarios.result import StepResult

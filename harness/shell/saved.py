@@ -8,9 +8,9 @@ from pathlib import Path
 
 from harness.config.cold import ColdDevice
 from harness.config.guest import SHAPE_FIELDS, GuestSpec
-from harness.config.scenario import Step
 from harness.config.verbs import VERBS
 from harness.errors import UsageError
+from harness.scenarios.file import Step
 from harness.units import format_size
 
 _SIZES = ("memory", "maxmem")

@@ -12,8 +12,8 @@ import pytest
 
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
-from harness.config.scenario import Scenario, read_scenario
 from harness.scenarios.boot import Parts
+from harness.scenarios.file import Scenario, read_scenario
 from harness.scenarios.options import RunOptions
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.runner import run_scenarios

@@ -17,9 +17,9 @@ import pytest
 from harness.arch import ARM64
 from harness.artifacts.kernel import kernel
 from harness.check import CATALOGUE
-from harness.config.scenario import known_scenarios
 from harness.errors import ArtefactError
 from harness.progress import default_progress
+from harness.scenarios.file import known_scenarios
 
 pytestmark = pytest.mark.memhp_guest
 

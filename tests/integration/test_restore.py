@@ -19,13 +19,13 @@ import pytest
 from harness.artifacts import cache as caching
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
-from harness.config.scenario import read_scenario
 from harness.deadline import Deadline
 from harness.errors import GuestError, LaunchError, QemuError
 from harness.guest.identity import Identity
 from harness.guest.shell import GuestShell
 from harness.progress import SilentProgress
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
+from harness.scenarios.file import read_scenario
 from harness.scenarios.options import RunOptions
 from harness.scenarios.record import Recorder
 from harness.scenarios.reporter import SilentReporter

@@ -18,13 +18,13 @@ import pytest
 
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
-from harness.config.scenario import read_scenario
 from harness.deadline import Deadline
 from harness.errors import InfraError, ParseError
 from harness.parsers.notes import told
 from harness.qemu import memdev
 from harness.scenarios import steps
 from harness.scenarios.boot import Parts, boot_guest
+from harness.scenarios.file import read_scenario
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.recheck import recheck

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.config.scenario import Scenario
+from harness.scenarios.file import Scenario
 from harness.scenarios.result import RunResult
 
 pytestmark = pytest.mark.memhp_guest

@@ -11,9 +11,9 @@ import pytest
 
 from harness.arch import ARCHES, ARM64
 from harness.artifacts.kept_tree import KeptTree, kept_tree, place_of, version_of_tree
-from harness.config.putback import KernelBug, known_bugs, load_bug
 from harness.errors import ArtefactError, ConfigError
 from harness.progress import SilentProgress
+from harness.selftest.putback import KernelBug, known_bugs, load_bug
 
 QUIET = SilentProgress()
 

@@ -11,9 +11,9 @@ import pytest
 
 from harness.arch.features import OPTIMIZE_HUGETLB
 from harness.check import CheckResult, Finding, Verdict
+from harness.check.bugs import KnownBug, known_bugs, parse_bugs
 from harness.check.evidence import Evidence
 from harness.check.known import Watch, died_of, explain, standing, watch_for
-from harness.config.bugs import KnownBug, known_bugs, parse_bugs
 from harness.model.actions import PlugDimm, PlugVirtioPmem
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.verdict import Known, Ruling, judge

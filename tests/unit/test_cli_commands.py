@@ -26,9 +26,9 @@ from harness.cli.showing import lines_of
 from harness.cli.support import read_cell, table
 from harness.config.guest import GuestSpec
 from harness.config.parts import KernelImage
-from harness.config.scenario import Scenario, known_scenarios, load_scenario
 from harness.errors import ArtefactError, InfraError
 from harness.report.terminal import TerminalReporter
+from harness.scenarios.file import Scenario, known_scenarios, load_scenario
 from harness.scenarios.options import RunOptions
 from harness.scenarios.result import RunResult
 

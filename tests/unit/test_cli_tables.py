@@ -21,8 +21,8 @@ from harness.check import Verdict
 from harness.cli import main
 from harness.cli.tables import load_snapshot, read_range
 from harness.config.guest import GuestSpec
-from harness.config.scenario import Scenario
 from harness.errors import UsageError
+from harness.scenarios.file import Scenario
 from harness.scenarios.options import RunOptions
 from harness.scenarios.result import RunResult
 from harness.units import AddrRange

@@ -13,7 +13,7 @@ import yaml
 from harness.arch import ARCHES
 from harness.arch.modes import PAGING_CHOICES, VA_BITS
 from harness.artifacts.kernel_build import known_flavours
-from harness.config.bugs import bugs_file
+from harness.check.bugs import bugs_file
 from harness.config.guest import load_guest
 from harness.config.places import configs_dir
 from harness.errors import ConfigError, UsageError

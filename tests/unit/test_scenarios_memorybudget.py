@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.config.guest import GuestSpec
-from harness.config.scenario import Step, load_scenario
+from harness.scenarios.file import Step, load_scenario
 from harness.scenarios.memorybudget import (
     OVERHEAD,
     MemoryBudget,

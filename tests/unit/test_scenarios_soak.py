@@ -11,7 +11,7 @@ import model_guest
 import pytest
 
 from harness.check import CheckResult, Verdict
-from harness.config.scenario import Step
+from harness.scenarios.file import Step
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import outcome_from_json, outcome_to_json
 from harness.scenarios.rollback import unchanged, with_findings

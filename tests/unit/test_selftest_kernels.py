@@ -7,9 +7,9 @@ import dataclasses
 
 import pytest
 
-from harness.config.putback import known_bugs
 from harness.selftest.kernelresult import exit_status, kernels_to_json, line_of, score
 from harness.selftest.kernels import ALARM, GREEN, MISNAMED, MISSED, NAMED, NO_VERDICT, KernelTrial
+from harness.selftest.putback import known_bugs
 
 BUG = next(bug for bug in known_bugs() if bug.name == "zone-keeps-its-span")
 BAD = KernelTrial(

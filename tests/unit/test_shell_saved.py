@@ -13,10 +13,10 @@ import pytest
 from harness.config.build import OwnBuild
 from harness.config.guest import GuestSpec, NodeConfig, load_guest
 from harness.config.parts import KernelImage
-from harness.config.scenario import parse_step, read_scenario
 from harness.errors import UnsupportedError, UsageError
 from harness.model.devices import Dimm, Pmem, VirtioMem
 from harness.progress import SilentProgress
+from harness.scenarios.file import parse_step, read_scenario
 from harness.scenarios.record import Recorder
 from harness.scenarios.replay import guest_from_json, guest_to_json, read_replay, require_kernel
 from harness.shell.saved import Story, scenario_name

@@ -32,9 +32,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from harness.arch.features import YES_OR_NO
+from harness.check.registry import CATALOGUE
 from harness.config.guest import DEFAULT_BOOT
 from harness.config.places import configs_dir
-from harness.config.verbs import EXPECTATIONS, FEATURES, INVARIANTS, VERBS
+from harness.config.verbs import EXPECTATIONS, VERBS
 from harness.config.yaml import Reader, Value, parse, read_text
 from harness.release import Release, parse_release
 from harness.units import format_size
@@ -125,7 +127,7 @@ class Ending:
 class Conditions:
     """On which kernels of its versions a bug is: all of it must hold, what is empty does.
 
-    ``features`` are those of FEATURES that a kernel must have, or must not have.
+    ``features`` are those of ``arch.features.YES_OR_NO`` that a kernel must have, or must not have.
     """
 
     page_sizes: tuple[int, ...] = ()
@@ -309,7 +311,7 @@ def _read_conditions(value: Value) -> Conditions:
 
 
 def _read_features(value: Value) -> Mapping[str, bool]:
-    reader = value.mapping(*FEATURES)
+    reader = value.mapping(*YES_OR_NO)
     return {name: reader.take(name, Value.boolean) for name in reader.values}
 
 
@@ -343,7 +345,7 @@ def _read_sign(value: Value) -> Sign:
         *("invariant", "where", "says", "function", "inside", "below", "memmap-of", "within-memmap-of", "shared-leaf"),
         *("more", "optional", "at"),
     )
-    invariant = reader.take("invariant", lambda one: one.choice(INVARIANTS))
+    invariant = reader.take("invariant", lambda one: one.choice(CATALOGUE))
     log = invariant == "LOG-1"
     if log and not {"says", "function"} & reader.values.keys():
         value.fail("LOG-1 alone is any trouble at all", hint="give it says, a line of the log, or function")
@@ -356,8 +358,8 @@ def _read_sign(value: Value) -> Sign:
         function=reader.take("function", Value.line_of_text, ""),
         inside=reader.take("inside", lambda one: one.choice(DEVICES), ""),
         below=reader.take("below", lambda one: one.choice(DEVICES), ""),
-        memmap_of=reader.take("memmap-of", lambda one: one.choice(INVARIANTS), ""),
-        within_memmap_of=reader.take("within-memmap-of", lambda one: one.choice(INVARIANTS), ""),
+        memmap_of=reader.take("memmap-of", lambda one: one.choice(CATALOGUE), ""),
+        within_memmap_of=reader.take("within-memmap-of", lambda one: one.choice(CATALOGUE), ""),
         shared_leaf=reader.take("shared-leaf", Value.boolean, False),
         more=reader.take("more", _read_measure, None),
         optional=reader.take("optional", Value.boolean, log),

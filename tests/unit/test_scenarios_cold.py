@@ -9,8 +9,8 @@ import pytest
 
 from harness.config.cold import ColdDevice
 from harness.config.guest import GuestSpec
-from harness.config.scenario import Scenario, read_scenario
 from harness.errors import ConfigError, UsageError
+from harness.scenarios.file import Scenario, read_scenario
 from harness.units import GIB, MIB
 
 HEAD = "name: s\nguest: {memory: 1G, maxmem: 4G, slots: 2}\nsteps:\n"

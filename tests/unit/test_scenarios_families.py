@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from harness.config.guest import GuestSpec
-from harness.config.scenario import known_scenarios, load_scenario, read_scenario
+from harness.scenarios.file import known_scenarios, load_scenario, read_scenario
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 SECTION = README[README.index("\n## Scenarios\n") : README.index("\n## Look closer\n")]

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from harness.artifacts.kept_tree import Patch
+from harness.check import CATALOGUE
 from harness.config.guest import DEFAULT_BOOT
 from harness.config.places import configs_dir
-from harness.config.scenario import Scenario, load_scenario
-from harness.config.verbs import INVARIANTS
 from harness.config.yaml import Value, parse, read_text
 from harness.errors import ConfigError, UsageError
+from harness.scenarios.file import Scenario, load_scenario
 
 T = TypeVar("T")
 
@@ -30,16 +30,13 @@ _TO = re.compile(r"^\+\+\+ b/(\S+)$", re.M)
 
 
 @dataclass(frozen=True, slots=True)
-class KernelBug:
+class KernelBug(Patch):
     """One bug. ``takes_back`` is the upstream commit, of which ``part`` is taken back (empty: all of it).
 
     ``breaks`` says what goes wrong; one of ``scenarios`` must turn red on a guest of each of ``arches`` (with the CPU
-    model ``cpu`` if there is one), and in its first red step all of ``named_by`` must be broken. ``diff`` is the patch
-    itself, which changes ``files`` of the kernel's tree.
+    model ``cpu`` if there is one), and in its first red step all of ``named_by`` must be broken.
     """
 
-    name: str
-    source: Path
     takes_back: str
     part: str
     breaks: str
@@ -47,13 +44,6 @@ class KernelBug:
     cpu: str | None
     scenarios: tuple[Scenario, ...]
     named_by: tuple[str, ...]
-    diff: str
-    files: tuple[str, ...]
-
-    @property
-    def content(self) -> str:
-        """SHA-256 of what is changed, whatever is said about it."""
-        return hashlib.sha256(self.diff.encode()).hexdigest()
 
 
 def load_bug(path: Path) -> KernelBug:
@@ -72,7 +62,7 @@ def load_bug(path: Path) -> KernelBug:
         arches=reader.take("arch", lambda value: _several(value, lambda item: item.choice(tuple(DEFAULT_BOOT)))),
         cpu=reader.take("cpu", Value.line_of_text, None),
         scenarios=reader.take("scenarios", lambda value: _several(value, _read_scenario)),
-        named_by=reader.take("named-by", lambda value: _several(value, lambda item: item.choice(INVARIANTS))),
+        named_by=reader.take("named-by", lambda value: _several(value, lambda item: item.choice(CATALOGUE))),
         diff=diff,
         files=_files(diff, path, header.count("\n") + 3),
     )

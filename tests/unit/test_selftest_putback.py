@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.config.putback import chosen_bugs, known_bugs, load_bug
 from harness.errors import ConfigError, UsageError
+from harness.selftest.putback import chosen_bugs, known_bugs, load_bug
 
 HEADER = """\
 # SPDX-License-Identifier: GPL-2.0-only

@@ -29,14 +29,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from harness.config.bugs import known_bugs
+from harness.check.bugs import known_bugs
 from harness.config.cold import ColdDevice
 from harness.config.guest import DEFAULT_BOOT, GuestSpec, problems, read_shape
 from harness.config.places import configs_dir
 from harness.config.plan import Plan
-from harness.config.verbs import CAN_FAIL, EXPECTATIONS, REQUIREMENT_NAMES, SIDE_BY_SIDE, VERBS, title_of
+from harness.config.verbs import CAN_FAIL, EXPECTATIONS, SIDE_BY_SIDE, VERBS, title_of
 from harness.config.yaml import Value, parse, read_text, show, suggest
 from harness.errors import ConfigError, UsageError
+from harness.scenarios.requirements import REQUIREMENTS
 
 T = TypeVar("T")
 
@@ -239,7 +240,7 @@ def _read_name(value: Value) -> str:
 
 
 def _read_needs(value: Value) -> tuple[str, ...]:
-    return tuple(item.choice(REQUIREMENT_NAMES) for item in value.items())
+    return tuple(item.choice(REQUIREMENTS) for item in value.items())
 
 
 def needs_of(steps: Sequence[Step]) -> tuple[str, ...]:

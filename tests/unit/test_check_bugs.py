@@ -3,19 +3,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
 from harness.arch import ARCHES
-from harness.arch.features import KernelFeatures
-from harness.check import CATALOGUE
-from harness.config.bugs import Change, KnownBug, known_bugs, parse_bugs
-from harness.config.scenario import Step, known_scenarios, load_scenario
-from harness.config.verbs import FEATURES, INVARIANTS
+from harness.check.bugs import Change, KnownBug, known_bugs, parse_bugs
 from harness.errors import ConfigError
 from harness.release import Release, parse_release
+from harness.scenarios.file import Step, known_scenarios, load_scenario
 
 HEAD = "bugs:\n  some-bug:\n"
 FIELDS = {
@@ -187,15 +183,6 @@ def test_every_bug_of_ours_is_shown_by_a_scenario_that_names_it() -> None:
         for scenario in bug.scenarios:
             assert any((scenario, bug.id, arch) in named for arch in bug.arches), f"{scenario} does not name {bug.id}"
     assert {id for _, id, _ in named} == set(known_bugs())
-
-
-def test_the_invariants_that_can_be_named_are_those_there_are() -> None:
-    assert set(INVARIANTS) == set(CATALOGUE)
-
-
-def test_the_features_that_can_be_named_are_yes_or_no() -> None:
-    types = {field.name: field.type for field in dataclasses.fields(KernelFeatures)}
-    assert {types.get(name.replace("-", "_")) for name in FEATURES} == {"bool | NotObserved"}
 
 
 def test_riscv64s_uncounted_tables_of_vmemmap_are_those_of_ptes_alone() -> None:
