@@ -20,7 +20,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, LaunchError, QemuError, UsageError
 from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.qmp import QmpSession
-from harness.qemu.snapshot import copy_sparse, load, new_memory, unpack
+from harness.qemu.snapshot import copy_sparse, load, new_memory, save, unpack
 from harness.qemu.spec import MachineSpec
 
 #: how long QEMU may take to end after ``quit``, then after SIGTERM
@@ -70,9 +70,9 @@ class Machine:
     ) -> Machine:
         """Start ``spec`` with its files below ``workdir`` (made, mode 0700) and return once QMP answers.
 
-        With ``own_memory`` its boot RAM lies in files of ours (``memory``: descriptors by backend), so that
-        ``harness.qemu.snapshot`` can save it. ``snapshot`` is the folder of one that was saved from the same spec: it
-        is restored, with its vCPUs paused. With ``incoming`` QEMU waits for a machine that the caller has it restore.
+        With ``own_memory`` its boot RAM lies in files of ours (``memory``: descriptors by backend), so that it can be
+        saved. ``snapshot`` is the folder of one that was saved from the same spec: it is restored, with its vCPUs
+        paused. With ``incoming`` QEMU waits for a machine that the caller has it restore.
 
         Raises UsageError if a file of the spec is missing, LaunchError (argv, exit status, tails of stderr and
         console) if QEMU does not come up by ``deadline``.
@@ -187,6 +187,16 @@ class Machine:
             yield
         finally:
             self.qmp.execute("cont", deadline=deadline)
+
+    def save(self, directory: Path, deadline: Deadline) -> None:
+        """Stop the machine, which must have been launched with ``own_memory``, and write it to ``directory``.
+
+        Raises QemuError if QEMU cannot migrate it or has no own memory, QmpRefused, DeadlineExpired.
+        """
+        if not self.memory:
+            raise QemuError("the machine's memory is QEMU's own", hint="launch it with own_memory")
+        self.qmp.execute("stop", deadline=deadline)
+        save(self.qmp, self.memory, directory, deadline)
 
     def backend_usage(self, backend: str, deadline: Deadline) -> int:
         """Bytes of host memory that the memfd of ``backend`` holds now; raises QemuError if there is no such one."""

@@ -17,17 +17,13 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.deadline import Deadline
 from harness.errors import QemuError
+from harness.qemu.qmp import QmpSession
 from harness.units import AddrRange
-
-if TYPE_CHECKING:
-    from harness.qemu.machine import Machine
-    from harness.qemu.qmp import QmpSession
 
 STATE = "state"
 #: pages are left out one by one
@@ -38,16 +34,13 @@ _WORDS = PAGE // 8
 _CHUNK = 16 << 20
 
 
-def save(machine: Machine, directory: Path, deadline: Deadline) -> None:
-    """Stop ``machine``, which must have been launched with ``own_memory``, and write it to ``directory``.
+def save(qmp: QmpSession, memory: Mapping[str, int], directory: Path, deadline: Deadline) -> None:
+    """Write a stopped machine to ``directory``, and its ``memory``: descriptors of files by backend.
 
-    Raises QemuError if QEMU cannot migrate it or has no own memory, QmpRefused, DeadlineExpired.
+    Raises QemuError if QEMU cannot migrate it, QmpRefused, DeadlineExpired.
     """
-    if not machine.memory:
-        raise QemuError("the machine's memory is QEMU's own", hint="launch it with own_memory")
-    machine.qmp.execute("stop", deadline=deadline)
-    migrate(machine.qmp, directory / STATE, with_memory=False, deadline=deadline)
-    for name, fd in machine.memory.items():
+    migrate(qmp, directory / STATE, with_memory=False, deadline=deadline)
+    for name, fd in memory.items():
         pack(fd, directory, name)
 
 

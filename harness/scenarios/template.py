@@ -33,7 +33,6 @@ from harness.parsers.dmesg import alarming
 from harness.progress import Progress
 from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.machine import Machine
-from harness.qemu.snapshot import save
 from harness.qemu.spec import MachineSpec
 from harness.scenarios.boot import BootedGuest, Connected, Parts, archives_of, facts_of, machine_shape, machine_spec
 from harness.scratch import private_directory
@@ -149,7 +148,7 @@ def _put_to_rest(machine: MachineSpec, out: Path, deadline: Deadline) -> None:
         running = stack.enter_context(Machine.launch(machine, work, deadline, own_memory=True))
         console = stack.enter_context(Console(running.console, None, alarming))
         wait_asleep(console, deadline)
-        save(running, out, deadline)
+        running.save(out, deadline)
         require_clean(console)
         shutil.copy(running.console_log, out / CONSOLE)
 

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,7 +15,8 @@ from hypothesis import strategies as st
 
 from harness.deadline import Deadline
 from harness.errors import QemuError
-from harness.qemu.snapshot import PAGE, new_memory, pack, save, unpack
+from harness.qemu.machine import Machine
+from harness.qemu.snapshot import PAGE, new_memory, pack, unpack
 from harness.units import MIB
 
 SIZE = 2 * MIB
@@ -97,5 +97,5 @@ def test_what_is_not_whole_is_refused(spoil: Any, message: str, memory: dict[str
 
 def test_a_machine_whose_memory_is_qemus_own_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(QemuError, match="QEMU's own") as caught:
-        save(cast(Any, SimpleNamespace(memory={})), tmp_path, Deadline(1))
+        Machine(cast(Any, None), tmp_path).save(tmp_path, Deadline(1))
     assert caught.value.hint == "launch it with own_memory"
