@@ -13,9 +13,10 @@ from typing import get_type_hints
 
 from harness.arch.bootwords import BootWords
 from harness.arch.build import Build
+from harness.arch.layout import riscv64_shadow
 from harness.release import parse_release
 from harness.state import KernelFacts, NotObserved
-from harness.units import AddrRange, align_down
+from harness.units import AddrRange
 
 _TOP = 1 << 64
 #: the first line of /proc/pagetypeinfo (pagetypeinfo_show, mm/vmstat.c): the same from v2.6.24 on
@@ -268,16 +269,9 @@ def _arm64_shadow(note: Mapping[str, str], build: Build, scale: int) -> AddrRang
     return AddrRange(end - (1 << 64 - int(note["NUMBER(TCR_EL1_T1SZ)"], 0) - scale), end)
 
 
-def _riscv64_shadow(note: Mapping[str, str], build: Build, scale: int) -> AddrRange:
-    """KASAN_SHADOW_START, arch/riscv/include/asm/kasan.h (v6.1 to v7.3): its end is MODULES_LOWEST_VADDR."""
-    bits = int(note["NUMBER(VA_BITS)"])
-    end = int(note["NUMBER(KERNEL_LINK_ADDR)"], 0) - (2 << 30)
-    return AddrRange(align_down(end - (1 << bits - 1 - scale), 1 << bits - 9), end)
-
-
 _Shadow = Callable[[Mapping[str, str], Build, int], AddrRange]
 #: architecture -> KASAN_SHADOW_SCALE_SHIFT by option, and where the shadow is; raises KeyError, ValueError
 _SHADOWS: Mapping[str, tuple[Mapping[str, int], _Shadow]] = {
     "arm64": ({"KASAN_GENERIC": 3, "KASAN_SW_TAGS": 4}, _arm64_shadow),
-    "riscv64": ({"KASAN_GENERIC": 3}, _riscv64_shadow),
+    "riscv64": ({"KASAN_GENERIC": 3}, lambda note, build, scale: riscv64_shadow(note)),
 }

@@ -17,7 +17,8 @@ class KernelLayout:
     virtual address of the struct page of pfn 0 (which may lie below the mapped area); ``struct_page_size`` is bytes.
     ``leaf_levels`` are the levels at which RAM can be mapped: no level that the paging mode folds.
     ``vmemmap_granule`` is the least that populating vmemmap for part of a section maps: a page, or a whole PMD entry.
-    ``linear_window`` and ``vmemmap_window`` are the virtual ranges set aside for the two, most of them not mapped.
+    ``linear_window`` and ``vmemmap_window`` are the virtual ranges set aside for the two, most of them not mapped:
+    KASAN's shadow is no part of either.
     """
 
     linear_start: int
@@ -49,8 +50,6 @@ class KernelLayout:
 
 
 _TOP = 1 << 64
-#: MODULES_LOWEST_VADDR of an unmoved kernel, arch/riscv/include/asm/pgtable.h (v6.12)
-_RISCV_MODULES = _TOP - (4 << 30)
 
 
 def _vmemmap_window(note: Mapping[str, str]) -> AddrRange:
@@ -70,7 +69,16 @@ def has_regions_above_vmemmap(note: Mapping[str, str]) -> bool:
 _VA_BITS_MIN = {16 * KIB: 47}
 
 
-def arm64_layout(note: Mapping[str, str]) -> KernelLayout:
+def arm64_page_end(note: Mapping[str, str], shadow: AddrRange | None) -> int:
+    """PAGE_END, arch/arm64/include/asm/memory.h (v6.1 to v7.3): where KASAN's ``shadow`` begins, None without it.
+
+    Without it, what 52-bit kernels share with lesser hardware ends there. Raises KeyError.
+    """
+    least = min(int(note["NUMBER(VA_BITS)"]), _VA_BITS_MIN.get(int(note["PAGESIZE"]), 48))
+    return shadow.start if shadow is not None else _TOP - (1 << least - 1)
+
+
+def arm64_layout(note: Mapping[str, str], shadow: AddrRange | None) -> KernelLayout:
     """arch_crash_save_vmcoreinfo, arch/arm64/kernel/vmcore_info.c (v6.12); raises KeyError for a missing key."""
     bits = int(note["NUMBER(VA_BITS)"])
     start = _TOP - (1 << bits)
@@ -93,8 +101,7 @@ def arm64_layout(note: Mapping[str, str]) -> KernelLayout:
         leaf_levels=frozenset({"PTE", "PMD", "PUD"}),
         # vmemmap_populate, arch/arm64/mm/mmu.c (v6.12): by pages where a section is partial
         vmemmap_granule=page_size,
-        # PAGE_END, arch/arm64/include/asm/memory.h (v6.12): what 52-bit kernels share with lesser hardware ends there
-        linear_window=AddrRange(start, _TOP - (1 << min(bits, _VA_BITS_MIN.get(page_size, 48)) - 1)),
+        linear_window=AddrRange(start, arm64_page_end(note, shadow)),
         # The same kernel keeps its vmalloc area in the lower part of what 52 bits would use for vmemmap.
         vmemmap_window=AddrRange(max(window.start, int(note["NUMBER(VMALLOC_END)"], 0)), window.end),
     )
@@ -104,12 +111,20 @@ def arm64_layout(note: Mapping[str, str]) -> KernelLayout:
 _SATP_LEAVES = {39: ("PTE", "PMD"), 48: ("PTE", "PMD", "PUD"), 57: ("PTE", "PMD", "PUD", "P4D")}
 
 
-def riscv64_layout(note: Mapping[str, str]) -> KernelLayout:
+def riscv64_shadow(note: Mapping[str, str]) -> AddrRange:
+    """KASAN_SHADOW_START and KASAN_SHADOW_END, arch/riscv/include/asm/kasan.h (v6.1 to v7.3).
+
+    There with KASAN or without: its end is MODULES_LOWEST_VADDR, where no KASLR has moved it, and it takes an eighth of
+    the kernel's half, from the start of an entry of the root table on. Raises KeyError.
+    """
+    bits = int(note["NUMBER(VA_BITS)"])
+    end = int(note["NUMBER(KERNEL_LINK_ADDR)"], 0) - 2 * GIB
+    return AddrRange(align_down(end - (1 << bits - 4), 1 << bits - 9), end)
+
+
+def riscv64_layout(note: Mapping[str, str], shadow: AddrRange | None) -> KernelLayout:
     """arch_crash_save_vmcoreinfo, arch/riscv/kernel/vmcore_info.c (v6.12); raises KeyError for a missing key."""
     bits, start = int(note["NUMBER(VA_BITS)"]), int(note["NUMBER(PAGE_OFFSET)"], 0)
-    # PAGE_END, arch/riscv/mm/init.c (v6.12), with KASAN or without: its shadow is an eighth of the kernel's half, and
-    # ends at the last entry of the root table before the modules and the kernel itself.
-    end = align_down(_RISCV_MODULES, 1 << bits - 9) - (1 << bits - 4)
     return KernelLayout(
         linear_start=start,
         phys_offset=int(note["NUMBER(phys_ram_base)"], 0),
@@ -119,6 +134,7 @@ def riscv64_layout(note: Mapping[str, str]) -> KernelLayout:
         leaf_levels=frozenset(_SATP_LEAVES[bits]),
         # vmemmap_populate, arch/riscv/mm/init.c (v6.12): by PMD entries whatever the size
         vmemmap_granule=2 * MIB,
-        linear_window=AddrRange(start, end),
+        # PAGE_END, arch/riscv/mm/init.c (v6.12), with KASAN or without
+        linear_window=AddrRange(start, riscv64_shadow(note).start),
         vmemmap_window=_vmemmap_window(note),
     )

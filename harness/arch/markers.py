@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from harness.arch.build import Build
 from harness.arch.features import kasan_shadow
-from harness.arch.layout import has_regions_above_vmemmap
+from harness.arch.layout import arm64_page_end, has_regions_above_vmemmap
 from harness.arch.spec import ArchSpec
 from harness.state import NotObserved
-from harness.units import MIB
+from harness.units import MIB, AddrRange
 
 _TOP = 1 << 64
 
@@ -65,13 +65,14 @@ def _number(note: Mapping[str, str], key: str) -> int:
     return int(note[f"NUMBER({key})"], 0)
 
 
-def _shadow(arch: str, note: Mapping[str, str], config: Config) -> tuple[list[tuple[int, str]], tuple[str, ...]]:
-    """KASAN's markers, and why there are none where that is not known."""
+def _shadow(arch: str, note: Mapping[str, str], config: Config) -> tuple[AddrRange | None, tuple[str, ...]]:
+    """KASAN's shadow, and why its markers are left out where that is not known."""
     place = kasan_shadow(arch, note, Build(config))
-    if isinstance(place, NotObserved):
-        return [], (f"KASAN's markers: {place.reason}",)
-    named = [] if place is None else [(place.start, "Kasan shadow start"), (place.end, "Kasan shadow end")]
-    return named, ()
+    return (None, (f"KASAN's markers: {place.reason}",)) if isinstance(place, NotObserved) else (place, ())
+
+
+def _shadow_markers(shadow: AddrRange | None) -> list[tuple[int, str]]:
+    return [] if shadow is None else [(shadow.start, "Kasan shadow start"), (shadow.end, "Kasan shadow end")]
 
 
 _NO_FIXMAP = "the place of 'Fixmap start': the guest has no dump of its own that tells"
@@ -93,9 +94,8 @@ def _arm64(note: Mapping[str, str], config: Config, told: Mapping[str, int]) -> 
     shadow, left_out = _shadow("arm64", note, config)
     found = [
         (offset, "Linear Mapping start"),
-        # PAGE_END is _PAGE_END(VA_BITS_MIN), and so is MODULES_VADDR
-        (shadow[0][0] if shadow else modules, "Linear Mapping end"),
-        *shadow,
+        (arm64_page_end(note, shadow), "Linear Mapping end"),
+        *_shadow_markers(shadow),
         (modules, "Modules start"),
         (_number(note, "MODULES_END"), "Modules end"),
         (_number(note, "VMALLOC_START"), "vmalloc() area"),
@@ -143,7 +143,7 @@ def _riscv64(note: Mapping[str, str], config: Config, told: Mapping[str, int]) -
         (_number(note, "VMALLOC_START"), "vmalloc() area"),
         (_number(note, "VMALLOC_END"), "vmalloc() end"),
         (_number(note, "PAGE_OFFSET"), "Linear mapping"),
-        *shadow,
+        *_shadow_markers(shadow),
         (_number(note, "MODULES_VADDR"), "Modules/BPF mapping"),
         (image, "Kernel mapping"),
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.arch.layout import KernelLayout
 from harness.arch.pagetable import TableFormat
 from harness.arch.tables import TableRules
-from harness.units import GIB
+from harness.units import GIB, AddrRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class ArchSpec:
     flash_size: int
     #: (package, file inside it) of what runs before the kernel or the flash, None where nothing does
     bios: tuple[str, str] | None
-    #: reads a boot's virtual layout from its vmcoreinfo note; raises KeyError, ValueError
-    kernel_layout: Callable[[Mapping[str, str]], KernelLayout]
+    #: a boot's virtual layout, from its vmcoreinfo note and the place of KASAN's shadow; raises KeyError, ValueError
+    kernel_layout: Callable[[Mapping[str, str], AddrRange | None], KernelLayout]
     #: init_mm's page tables in one boot, from its vmcoreinfo note and page size; raises KeyError, ValueError
     table_format: Callable[[Mapping[str, str], int], TableFormat]
     #: what becomes of page tables when memory goes

@@ -100,12 +100,13 @@ class KernelView:
         if isinstance(tables, NotObserved):
             return cls(tables, tables, DirectMap(()), tables)
         assert not isinstance(facts.vmcoreinfo, NotObserved)
+        features = features_of(facts)
+        shadow = None if isinstance(features.shadow, NotObserved) else features.shadow
         try:
-            kernel = machine.spec.arch.kernel_layout(facts.vmcoreinfo)
+            kernel = machine.spec.arch.kernel_layout(facts.vmcoreinfo, shadow)
         except (KeyError, ValueError) as error:
             reason = NotObserved(f"the kernel's vmcoreinfo is not understood: {error}")
             return cls(tables, reason, DirectMap(()), reason)
-        features = features_of(facts)
         # All addresses of the kernel have these bits set: where nothing tells, a pointer with a tag is understood too.
         tag = features.pointer_tag if isinstance(features.pointer_tag, int) else 0xFF << 56
         direct = direct_map(kernel, tag=tag)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 from dataclasses import dataclass
@@ -249,14 +248,10 @@ def boot_layout(machine: MachineShape, facts: KernelFacts, baseline: GuestState)
 def _kernel(machine: MachineShape, facts: KernelFacts) -> KernelLayout | None:
     if isinstance(facts.vmcoreinfo, NotObserved):
         return None
-    try:
-        kernel = machine.arch.kernel_layout(facts.vmcoreinfo)
-    except (KeyError, ValueError):
-        return None
-    window, shadow = kernel.linear_window, features_of(facts).shadow
+    shadow = features_of(facts).shadow
     if isinstance(shadow, NotObserved):
         return None
-    if shadow is not None and shadow.start in window:
-        # PAGE_END is where the shadow begins, arch/arm64/include/asm/memory.h (v6.12).
-        kernel = dataclasses.replace(kernel, linear_window=AddrRange(window.start, shadow.start))
-    return kernel
+    try:
+        return machine.arch.kernel_layout(facts.vmcoreinfo, shadow)
+    except (KeyError, ValueError):
+        return None

@@ -169,7 +169,7 @@ class RecordedGuest:
         self.arch = arch_named(self.data["arch"])
         self.note: dict[str, str] = self.data["note"]
         self.config: dict[str, str] = self.data["config"]
-        self.kernel = self.arch.kernel_layout(self.note)
+        self.kernel = self.arch.kernel_layout(self.note, None)
         self.ram = tuple(AddrRange(*piece) for piece in self.data["ram"])
         self.regions = [
             Region(AddrRange(*piece), directory / f"memory{index}") for index, piece in enumerate(self.data["regions"])

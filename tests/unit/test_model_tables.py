@@ -136,6 +136,8 @@ def test_the_frames_of_a_partial_section_on_its_own_device_are_not_foretold() ->
         (ARM64_4K, {"KASAN_GENERIC": "y", "KASAN_SHADOW_OFFSET": "0xdfff800000000000"}, 0xFFFD8000_00000000),
         (KINDS[1], {"KASAN_SW_TAGS": "y", "KASAN_SHADOW_OFFSET": "0xefff800000000000"}, 0xFFFF7000_00000000),
         (KINDS[1], {"KASAN_HW_TAGS": "y"}, None),
+        (KINDS[4], {"KASAN_GENERIC": "y", "KASAN_SHADOW_OFFSET": "0xdfffffff00000000"}, 0xFFFFFFF7_00000000),
+        (KINDS[5], {"KASAN_GENERIC": "y", "KASAN_SHADOW_OFFSET": "0xdfffffff00000000"}, 0xFFFFEF80_00000000),
         (KINDS[-1], {"KASAN_GENERIC": "y", "KASAN_SHADOW_OFFSET": "0xdfffffff00000000"}, 0xFFDF0000_00000000),
         (KINDS[-1], {}, None),
     ],
