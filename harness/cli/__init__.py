@@ -71,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _complain(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    from harness.report.text import clean
+    from harness.report.text import tell
 
-    sys.stderr.write(f"memhp: {clean(message, limit=20_000, newlines=True)}\n")
+    tell(message)
 
 
 def _command(arguments: Arguments) -> int:

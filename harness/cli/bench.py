@@ -16,7 +16,7 @@ from harness.errors import InfraError, UsageError
 from harness.progress import Progress, default_progress
 from harness.report.files import STDOUT, check_target, write_report
 from harness.report.json import dumps
-from harness.report.text import clean
+from harness.report.text import clean, tell
 
 Bench = Callable[[GuestSpec, BenchOptions, Progress], BenchResult]
 
@@ -46,7 +46,7 @@ def bench(arguments: Arguments) -> int:
         except InfraError as error:
             if status == 0:
                 raise
-            sys.stderr.write(f"memhp: {error}\n")
+            tell(error)
     return status
 
 

@@ -7,13 +7,13 @@ not boot is none of the bug that is looked for; a misspelt option must not make 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from harness.cli.options import guests_of, run_options
 from harness.cli.parser import Arguments
 from harness.errors import MemhpError, UsageError
+from harness.report.text import tell
 from harness.scenarios.options import STARTS
 
 GOOD, BAD, UNTESTABLE, STOP = 0, 1, 125, 128
@@ -29,7 +29,7 @@ def run_bisect(arguments: Arguments, run: Callable[[Arguments], int]) -> int:
     """Run what was asked for and say how it ended in git's terms; raises StopBisection for a wrong request."""
     kernel = arguments.kernel
     if kernel is not None and "/" in kernel and not Path(kernel).expanduser().exists():
-        sys.stderr.write(f"memhp: there is no kernel {kernel}: this commit cannot be tested\n")
+        tell(f"there is no kernel {kernel}: this commit cannot be tested")
         return UNTESTABLE
     if arguments.keep:
         raise StopBisection("--keep and --bisect exclude each other", hint="memhp run --keep shows one commit's guest")
@@ -45,11 +45,11 @@ def run_bisect(arguments: Arguments, run: Callable[[Arguments], int]) -> int:
     try:
         status = run(arguments)
     except MemhpError as error:
-        sys.stderr.write(f"memhp: {error}\n")
+        tell(error)
         status = UNTESTABLE
     if status in (GOOD, BAD):
         return status
-    sys.stderr.write("memhp: no verdict: this commit cannot be tested\n")
+    tell("no verdict: this commit cannot be tested")
     return UNTESTABLE
 
 

@@ -12,7 +12,7 @@ from harness.cli.parser import Arguments
 from harness.cli.reports import check_reports
 from harness.cli.running import finish, open_reporter, run_all
 from harness.report.terminal import make_console
-from harness.report.text import clean
+from harness.report.text import clean, tell
 from harness.scenarios.options import RunOptions
 
 
@@ -33,7 +33,7 @@ def shell(arguments: Arguments) -> int:
     console = make_console(sys.stdout, arguments.color)
     progress = default_progress()
     parts = find_parts(guest, progress)
-    sys.stderr.write(f"memhp: starting {clean(guest.name)}\n")
+    tell(f"starting {guest.name}")
     with open_session(guest, parts, options, progress) as session:
         explorer = Explorer(session, guest, console, interactive=interactive)
         explorer.examine_boot()

@@ -32,7 +32,7 @@ from harness.report.board import CellBoard, plan_line, plan_table
 from harness.report.book import Book, status_of
 from harness.report.files import STDOUT
 from harness.report.terminal import make_console, overall_line
-from harness.report.text import plural
+from harness.report.text import plural, tell
 from harness.scenarios.memorybudget import MemoryBudget
 from harness.scenarios.options import STARTS
 
@@ -165,9 +165,7 @@ def _run(
     with store.lock():
         waiting = [cell for cell in cells if store.finished(cell) is None]
         if not waiting:
-            sys.stderr.write(
-                f"memhp: nothing to run: every cell in {root}, begun {store.created[:16]}, has a verdict\n"
-            )
+            tell(f"nothing to run: every cell in {root}, begun {store.created[:16]}, has a verdict")
         progress, room = default_progress(), MemoryBudget.of_host()
         broken = prepare(waiting, progress)
         lack = room.lack([cell.memory for cell in waiting], jobs)
@@ -179,7 +177,7 @@ def _run(
                 Workers(store, jobs, _Board(board, cells, times, jobs), argv, room).run(cells, broken)
             except BaseException:
                 board.rest()
-                sys.stderr.write(f"memhp: {_progress_line(store.all_done(), cells, root)}\n")
+                tell(_progress_line(store.all_done(), cells, root))
                 raise
         planned = {cell.id for cell in cells}
         return _finish(arguments, book_of_store(store, history, only=planned), root, out)

@@ -18,6 +18,7 @@ from harness.report.json import dumps, results_to_json
 from harness.report.junit import to_junit
 from harness.report.kcidb import to_kcidb
 from harness.report.ktap import to_ktap
+from harness.report.text import tell
 
 #: option of a report -> what writes it
 WRITERS: Mapping[str, Callable[[Book], str]] = {
@@ -67,7 +68,7 @@ def finish_reports(targets: Iterable[tuple[str, str]], book: Book, status: int) 
     try:
         write_reports(targets, book)
     except InfraError as error:
-        sys.stderr.write(f"memhp: {error}\n")
+        tell(error)
         return status or error.exit_status
     return status
 

@@ -8,20 +8,17 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.arch import ArchSpec, arch_named
-from harness.arch.markers import MarkerSet, marker_set
 from harness.cli.options import GUEST_OPTIONS, guest_of, read_seconds, start_of
 from harness.cli.parser import Arguments
 from harness.collect.store import load_facts, load_state
 from harness.errors import InfraError, UsageError
-from harness.report.notepage import dump_tables
-from harness.report.ptdump import Dump, dump_to_json, read_dump, render, select
+from harness.report.observed import Observed, dump_of, read_range, sections_of, shape_of
+from harness.report.ptdump import dump_to_json, render, select
 from harness.report.sections import (
-    SectionShape,
     compare_sections,
     render_section_changes,
     render_sections,
@@ -30,28 +27,15 @@ from harness.report.sections import (
     within,
 )
 from harness.report.tablediff import change_to_json, compare, render_changes
-from harness.report.text import clean
+from harness.report.text import clean, tell
 from harness.scenarios.file import SNAPSHOT
 from harness.scratch import private_directory
-from harness.state import GuestState, KernelFacts, NotObserved, Section
 from harness.units import AddrRange
 
-_TOP = 1 << 64
 _NUMBER = re.compile(r"[0-9]{1,9}")
-_RANGE = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,16})-(?:0[xX])?([0-9a-fA-F]{1,16})")
 _BUNDLE_HINT = "a bundle of memhp run, what memhp collect wrote, or one of its states/NNN"
 #: no facts' meta.json is larger
 _MAX_META = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One saved snapshot: ``label`` is what the user knows it as."""
-
-    label: str
-    arch: ArchSpec
-    facts: KernelFacts
-    state: GuestState
 
 
 def ptdump(arguments: Arguments) -> int:
@@ -87,7 +71,7 @@ def sections(arguments: Arguments) -> int:
     return 0
 
 
-def _about(snapshot: Snapshot) -> dict[str, object]:
+def _about(snapshot: Observed) -> dict[str, object]:
     return {"snapshot": snapshot.label, "arch": snapshot.arch.name, "kernel": snapshot.facts.release}
 
 
@@ -99,93 +83,27 @@ def _print(arguments: Arguments, value: Callable[[], object], lines: Iterable[st
 
 
 def _print_changes(
-    arguments: Arguments, snapshots: Sequence[Snapshot], rows: list[dict[str, object]], lines: Iterable[str]
+    arguments: Arguments, snapshots: Sequence[Observed], rows: list[dict[str, object]], lines: Iterable[str]
 ) -> None:
     old, new = snapshots
     if old.state.boot_id != new.state.boot_id:
-        _tell("the two snapshots are of different boots: addresses need not mean the same")
+        tell("the two snapshots are of different boots: addresses need not mean the same")
     if not rows:
-        _tell("no difference")
+        tell("no difference")
     heads = [f"--- {clean(old.label)}\n", f"+++ {clean(new.label)}\n"] if rows else []
     value = {"old": _about(old), "new": _about(new), "changes": rows}
     _print(arguments, lambda: value, [*heads, *lines])
 
 
-def _tell(text: str) -> None:
-    sys.stderr.write(f"memhp: {clean(text)}\n")
-
-
-def dump_of(snapshot: Snapshot) -> Dump:
-    """The page tables as the host walked them, or what the guest said of them where there is no such walk."""
-    state = snapshot.state
-    places = _markers(snapshot)
-    known = None if isinstance(places, NotObserved) else places
-    walked = state.host_tables
-    if not isinstance(walked, NotObserved) and known is not None:
-        for reason in known.left_out:
-            _tell(f"{snapshot.label}: without {reason}")
-        if walked.faults:
-            _tell(
-                f"{snapshot.label}: the walk found faults in these tables: {len(walked.faults)}; memhp check names them"
-            )
-        return dump_tables(walked, snapshot.arch, snapshot.facts.page_size, known)
-    missing = walked if isinstance(walked, NotObserved) else places
-    assert isinstance(missing, NotObserved)
-    if isinstance(state.page_tables, NotObserved):
-        raise InfraError(
-            f"{snapshot.label}: page tables were not observed: from the host, {clean(missing.reason)}; "
-            f"by the guest, {clean(state.page_tables.reason)}"
-        )
-    _tell(f"{snapshot.label}: this is the guest's own dump, not the host's walk: {missing.reason}")
-    return read_dump(state.raw["ptdump"].decode(errors="replace"), snapshot.arch, known)
-
-
-def _markers(snapshot: Snapshot) -> MarkerSet | NotObserved:
-    note = snapshot.facts.vmcoreinfo
-    if isinstance(note, NotObserved):
-        return note
-    try:
-        dump = snapshot.state.page_tables
-        told = None if isinstance(dump, NotObserved) else dump.markers
-        return marker_set(snapshot.arch, note, snapshot.facts.config, told)
-    except KeyError as error:
-        return NotObserved(f"without {error.args[0]} in the kernel's vmcoreinfo its markers are not known")
-    except ValueError as error:
-        return NotObserved(f"the kernel's vmcoreinfo is not understood: {error}")
-
-
-def sections_of(snapshot: Snapshot) -> tuple[Section, ...]:
-    found = snapshot.state.sections
-    if isinstance(found, NotObserved):
-        raise InfraError(f"{snapshot.label}: sections were not observed: {clean(found.reason)}")
-    return found
-
-
-def shape_of(snapshot: Snapshot) -> SectionShape:
-    mode = snapshot.arch.paging.get(snapshot.facts.page_size)
-    if mode is None:
-        raise InfraError(f"{snapshot.label}: {snapshot.arch.name} has no pages of {snapshot.facts.page_size} bytes")
-    return SectionShape(mode.section_size, snapshot.arch.subsection_size)
-
-
 def _ranges(arguments: Arguments) -> list[AddrRange]:
-    return [read_range(text) for text in arguments.range or ()]
-
-
-def read_range(text: str) -> AddrRange:
-    """The addresses that START-END names, END not included; an END of 0 is the top, as the kernel prints it."""
-    found = _RANGE.fullmatch(text)
-    if found is None:
-        hint = "hexadecimal addresses, END not included, such as 0xffff800080000000-0xffff8000c0000000"
-        raise UsageError(f"--range: {text[:80]!r} is not START-END", hint=hint)
-    start, end = int(found[1], 16), int(found[2], 16) or _TOP
-    if end <= start:
-        raise UsageError(f"--range: {text} ends where it begins, or before", hint="START comes first")
-    return AddrRange(start, end)
+    try:
+        return [read_range(text) for text in arguments.range or ()]
+    except UsageError as error:
+        raise UsageError(f"--range: {error.message}", hint=error.hint) from None
 
 
 @contextlib.contextmanager
-def _chosen(arguments: Arguments) -> Iterator[list[Snapshot]]:
+def _chosen(arguments: Arguments) -> Iterator[list[Observed]]:
     """The snapshot that was asked for, or the two to compare."""
     where = None if arguments.directory is None else Path(arguments.directory)
     guest = any(getattr(arguments, name, None) is not None for name in _GUEST)
@@ -210,7 +128,7 @@ def _chosen(arguments: Arguments) -> Iterator[list[Snapshot]]:
 _GUEST = ("arch", "guest", "node", "machine", *GUEST_OPTIONS)
 
 
-def _to_compare(arguments: Arguments, where: Path | None, guest: bool) -> list[Snapshot]:
+def _to_compare(arguments: Arguments, where: Path | None, guest: bool) -> list[Observed]:
     if guest:
         raise UsageError("--diff compares saved snapshots, not guests to boot", hint="memhp collect saves one")
     if arguments.state is not None:
@@ -232,7 +150,7 @@ def _state_number(text: str, option: str) -> int:
     return int(text)
 
 
-def load_snapshot(directory: Path, state: str | None) -> Snapshot:
+def load_snapshot(directory: Path, state: str | None) -> Observed:
     """The snapshot of a bundle with the number ``state`` (None: its last one), or the one that ``directory`` itself is.
 
     Raises UsageError for what is neither, or has no such snapshot; ParseError for a source that is not understood.
@@ -252,7 +170,7 @@ def load_snapshot(directory: Path, state: str | None) -> Snapshot:
         facts = places[0]
     arch = _arch_of(facts)
     read = load_facts(facts, arch)
-    return Snapshot(str(chosen), arch, read, load_state(chosen, read))
+    return Observed(str(chosen), arch, read, load_state(chosen, read))
 
 
 def _state_of(bundle: Path, number: int | None) -> Path:
@@ -286,7 +204,7 @@ def _arch_of(facts: Path) -> ArchSpec:
 
 
 @contextlib.contextmanager
-def _booted(arguments: Arguments) -> Iterator[Snapshot]:
+def _booted(arguments: Arguments) -> Iterator[Observed]:
     """The one snapshot of a guest that is booted for it, by a run without steps."""
     guest = guest_of(arguments)
     timeout = read_seconds(arguments.timeout, "--timeout")
@@ -302,7 +220,7 @@ def _booted(arguments: Arguments) -> Iterator[Snapshot]:
         if result.bundle is None or not (result.bundle / "states" / "000" / "meta.json").is_file():
             raise InfraError(clean(result.reason) or "the guest gave no snapshot", hint=result.hint)
         found = load_snapshot(result.bundle, None)
-        yield Snapshot(result.guest, found.arch, found.facts, found.state)
+        yield Observed(result.guest, found.arch, found.facts, found.state)
 
 
 COMMANDS: Mapping[str, Callable[[Arguments], int]] = {"ptdump": ptdump, "sections": sections}

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from harness.check import CheckResult, Verdict
 
 #: longer pieces are cut: a guest may print what it likes
@@ -27,6 +29,11 @@ def clean(text: object, *, limit: int = MAX_TEXT, newlines: bool = False) -> str
         char if char.isprintable() or (newlines and char == "\n") else char.encode("unicode_escape").decode()
         for char in cut
     )
+
+
+def tell(text: object) -> None:
+    """Say ``text`` to the user on standard error, apart from the results."""
+    sys.stderr.write(f"memhp: {clean(text, limit=20_000, newlines=True)}\n")
 
 
 def seconds(value: float) -> str:

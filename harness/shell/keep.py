@@ -31,7 +31,7 @@ from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import InfraError, UsageError
 from harness.report.terminal import make_console
-from harness.report.text import clean
+from harness.report.text import clean, tell
 from harness.scenarios.session import Session
 from harness.shell.explorer import Explorer
 from harness.shell.prompt import at_a_terminal, given_lines, state_dir, typed_lines
@@ -303,7 +303,7 @@ def attach_to(kept: Kept, lines: Sequence[str], color: str) -> int:
     if len(told) != 2:
         raise InfraError(f"the keeper of the guest (process {kept.pid}) ended", hint=f"see {kept.bundle}")
     if told[1]:
-        sys.stderr.write("memhp: the guest is still kept\n")
+        tell("the guest is still kept")
     else:
         _await_end(kept)
     return told[0]

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.text import Text
 
 from harness.check import Verdict
 from harness.errors import InfraError, MemhpError, UsageError
 from harness.report.text import clean
+from harness.shell.commands import do
 from harness.shell.explorer import Explorer, Leave
 
 _STATUS = {Verdict.PASS: 0, Verdict.KNOWN: 0, Verdict.FAIL: 1}
@@ -37,7 +38,7 @@ def _one(explorer: Explorer, line: str) -> int | None:
     if not explorer.interactive and line.strip():
         explorer.say(Text(f"> {clean(line.strip())}", style="bold"))
     try:
-        explorer.do(line)
+        do(explorer, line)
     except KeyboardInterrupt:
         if not explorer.interactive:
             raise
@@ -58,8 +59,3 @@ def _complain(explorer: Explorer, error: MemhpError) -> None:
     explorer.say(Text(clean(error.message, limit=20_000, newlines=True), style="red"))
     if error.hint:
         explorer.say(Text(f"  hint: {clean(error.hint, newlines=True)}"))
-
-
-def script(texts: Sequence[str]) -> str:
-    """The texts of several ``-c`` as one."""
-    return ";".join(texts)

@@ -13,43 +13,24 @@ import copy
 import dataclasses
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InfraError, UnsupportedError, UsageError
 from harness.guest.console import Console
-from harness.guest.loads import LoadCount
 from harness.model.devices import Dimm, Pmem, VirtioMem
 from harness.model.memory import MemoryModel
 from harness.parsers.dmesg import alarming
 from harness.qemu.machine import Machine
 from harness.qemu.snapshot import migrate
-from harness.qemu.spec import MachineSpec, backend_id
-from harness.scenarios.boot import BootedGuest
+from harness.qemu.spec import backend_id
 from harness.scenarios.session import Session
 from harness.scratch import private_directory
-from harness.shell.explorer import Explorer, Kept, plan_of
-from harness.state import GuestState
+from harness.shell.explorer import Explorer, Mark, SavedGuest, plan_of
 from harness.units import format_size
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 #: guests that are kept at the same time; each takes the disk space of its used memory
 MAX_SNAPSHOTS = 8
-
-
-@dataclass(frozen=True)
-class Saved:
-    """One snapshot: the file that QEMU wrote, and all that the harness knew of the guest."""
-
-    file: Path
-    guest: BootedGuest
-    model: MemoryModel
-    state: GuestState
-    loads: dict[str, LoadCount]
-    held: set[str]
-    number: int
-    story: tuple[int, int, int]
-    spec: MachineSpec
 
 
 def _name(rest: str, verb: str) -> str:
@@ -80,7 +61,7 @@ def take(explorer: Explorer, rest: str) -> None:
     file, machine = folder / f"{name}.state", session.guest.machine
     with _explained(), machine.paused(deadline):
         migrate(machine.qmp, file, with_memory=True, deadline=deadline)
-    explorer.saved[name] = Saved(
+    explorer.saved[name] = SavedGuest(
         file,
         session.guest,
         copy.deepcopy(session.model),
@@ -91,7 +72,7 @@ def take(explorer: Explorer, rest: str) -> None:
         explorer.story.mark,
         machine.spec if not explorer.saved else next(iter(explorer.saved.values())).spec,
     )
-    explorer.kept = [*(kept for kept in explorer.kept if kept.name != name), Kept(name, session.state)]
+    explorer.kept = [*(kept for kept in explorer.kept if kept.name != name), Mark(name, session.state)]
     explorer.say(f"snapshot {name}: {format_size(_used(file))} on disk")
 
 
@@ -164,7 +145,7 @@ def restore(explorer: Explorer, rest: str) -> None:
     explorer.look(f"restore {name}")
 
 
-def _rewind(explorer: Explorer, session: Session, saved: Saved) -> None:
+def _rewind(explorer: Explorer, session: Session, saved: SavedGuest) -> None:
     session.model = copy.deepcopy(saved.model)
     session.layout = session.model.layout
     session.state, session.loads, session.held = saved.state, dict(saved.loads), set(saved.held)

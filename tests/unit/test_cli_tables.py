@@ -19,9 +19,10 @@ from report_samples import GOOD
 from harness.arch.build import NO_CONFIG
 from harness.check import Verdict
 from harness.cli import main
-from harness.cli.tables import load_snapshot, read_range
+from harness.cli.tables import load_snapshot
 from harness.config.guest import GuestSpec
 from harness.errors import UsageError
+from harness.report.observed import read_range
 from harness.scenarios.file import Scenario
 from harness.scenarios.options import RunOptions
 from harness.scenarios.result import RunResult

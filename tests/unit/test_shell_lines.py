@@ -10,7 +10,7 @@ import pytest
 from harness.config.verbs import VERBS
 from harness.errors import ConfigError, UsageError
 from harness.scenarios.file import parse_step
-from harness.shell.explorer import read_qmp
+from harness.shell.commands import read_qmp
 from harness.shell.lines import COMMANDS, STEPS, Known, completions, help_lines, split, step_text
 from harness.shell.prompt import open_history, split_commands, state_dir
 

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a snapshot tells of page tables and memory sections, for those who print it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from harness.arch import ArchSpec
+from harness.arch.markers import MarkerSet, marker_set
+from harness.errors import InfraError, UsageError
+from harness.report.notepage import dump_tables
+from harness.report.ptdump import Dump, read_dump
+from harness.report.sections import SectionShape
+from harness.report.text import clean, tell
+from harness.state import GuestState, KernelFacts, NotObserved, Section
+from harness.units import AddrRange
+
+_TOP = 1 << 64
+_RANGE = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,16})-(?:0[xX])?([0-9a-fA-F]{1,16})")
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One snapshot of a guest; ``label`` is what the user knows it as."""
+
+    label: str
+    arch: ArchSpec
+    facts: KernelFacts
+    state: GuestState
+
+
+def dump_of(snapshot: Observed) -> Dump:
+    """The page tables as the host walked them, or what the guest said of them where there is no such walk.
+
+    What the reader has to know of them is told on standard error. Raises InfraError if they were not observed at all.
+    """
+    state = snapshot.state
+    places = _markers(snapshot)
+    known = None if isinstance(places, NotObserved) else places
+    walked = state.host_tables
+    if not isinstance(walked, NotObserved) and known is not None:
+        for reason in known.left_out:
+            tell(f"{snapshot.label}: without {reason}")
+        if walked.faults:
+            tell(
+                f"{snapshot.label}: the walk found faults in these tables: {len(walked.faults)}; memhp check names them"
+            )
+        return dump_tables(walked, snapshot.arch, snapshot.facts.page_size, known)
+    missing = walked if isinstance(walked, NotObserved) else places
+    assert isinstance(missing, NotObserved)
+    if isinstance(state.page_tables, NotObserved):
+        raise InfraError(
+            f"{snapshot.label}: page tables were not observed: from the host, {clean(missing.reason)}; "
+            f"by the guest, {clean(state.page_tables.reason)}"
+        )
+    tell(f"{snapshot.label}: this is the guest's own dump, not the host's walk: {missing.reason}")
+    return read_dump(state.raw["ptdump"].decode(errors="replace"), snapshot.arch, known)
+
+
+def _markers(snapshot: Observed) -> MarkerSet | NotObserved:
+    note = snapshot.facts.vmcoreinfo
+    if isinstance(note, NotObserved):
+        return note
+    try:
+        dump = snapshot.state.page_tables
+        told = None if isinstance(dump, NotObserved) else dump.markers
+        return marker_set(snapshot.arch, note, snapshot.facts.config, told)
+    except KeyError as error:
+        return NotObserved(f"without {error.args[0]} in the kernel's vmcoreinfo its markers are not known")
+    except ValueError as error:
+        return NotObserved(f"the kernel's vmcoreinfo is not understood: {error}")
+
+
+def sections_of(snapshot: Observed) -> tuple[Section, ...]:
+    """Its memory sections; raises InfraError if they were not observed."""
+    found = snapshot.state.sections
+    if isinstance(found, NotObserved):
+        raise InfraError(f"{snapshot.label}: sections were not observed: {clean(found.reason)}")
+    return found
+
+
+def shape_of(snapshot: Observed) -> SectionShape:
+    """How large its sections are; raises InfraError for a page size that the architecture does not have."""
+    mode = snapshot.arch.paging.get(snapshot.facts.page_size)
+    if mode is None:
+        raise InfraError(f"{snapshot.label}: {snapshot.arch.name} has no pages of {snapshot.facts.page_size} bytes")
+    return SectionShape(mode.section_size, snapshot.arch.subsection_size)
+
+
+def read_range(text: str) -> AddrRange:
+    """The addresses that START-END names, END not included; an END of 0 is the top, as the kernel prints it.
+
+    Raises UsageError.
+    """
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        hint = "hexadecimal addresses, END not included, such as 0xffff800080000000-0xffff8000c0000000"
+        raise UsageError(f"{text[:80]!r} is not START-END", hint=hint)
+    start, end = int(found[1], 16), int(found[2], 16) or _TOP
+    if end <= start:
+        raise UsageError(f"{text} ends where it begins, or before", hint="START comes first")
+    return AddrRange(start, end)

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a line at the prompt does: a step of a scenario, or one of the other commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from harness.deadline import Deadline
+from harness.errors import QmpRefused, UsageError
+from harness.report.observed import dump_of, read_range, sections_of, shape_of
+from harness.report.ptdump import render, select
+from harness.report.sections import render_sections, within
+from harness.report.text import clean
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.session import Session
+from harness.shell import terminal, views
+from harness.shell.drgn import open_drgn
+from harness.shell.explorer import Explorer, Leave
+from harness.shell.lines import STEPS, help_lines, split, step_text
+from harness.shell.snapshots import restore, take
+from harness.units import AddrRange
+
+_FEW = 20
+#: QMP commands that change nothing
+_HARMLESS = ("query-", "qom-get", "qom-list", "device-list-properties", "qmp_capabilities")
+
+
+def do(explorer: Explorer, line: str) -> None:
+    """Do what ``line`` says.
+
+    Raises UsageError for an invalid request, Leave at its end, InfraError if the guest or QEMU is lost.
+    """
+    name, rest = split(line)
+    if not name:
+        return
+    if name in STEPS:
+        explorer.step(step_text(name, rest, explorer.known()))
+    else:
+        _OTHERS[name](explorer, rest)
+    explorer.record()
+
+
+def _no_words(name: str, rest: str) -> None:
+    if rest:
+        raise UsageError(f"{name} takes no words", hint=f"{name} alone")
+
+
+def _view(name: str, show: Callable[[Explorer], Iterable[Text]]) -> Callable[[Explorer, str], None]:
+    def view(explorer: Explorer, rest: str) -> None:
+        _no_words(name, rest)
+        explorer.say(*show(explorer))
+
+    return view
+
+
+def _range_of(rest: str) -> list[AddrRange]:
+    return [read_range(rest)] if rest else []
+
+
+def _ptdump(explorer: Explorer, rest: str) -> None:
+    is_range = rest[:1].isdigit() and "-" in rest
+    dump = select(
+        dump_of(explorer.snapshot_of_now()),
+        None if is_range else rest or None,
+        _range_of(rest) if is_range else [],
+    )
+    for line in render(dump):
+        explorer.say(Text(clean(line.rstrip("\n"))))
+
+
+def _sections(explorer: Explorer, rest: str) -> None:
+    now = explorer.snapshot_of_now()
+    shape = shape_of(now)
+    for line in render_sections(within(sections_of(now), shape, _range_of(rest)), shape):
+        explorer.say(Text(clean(line.rstrip("\n"))))
+
+
+def _diff(explorer: Explorer, rest: str) -> None:
+    found = [kept for kept in explorer.kept if not rest or kept.name == rest]
+    if not found:
+        known = ", ".join(kept.name for kept in explorer.kept[1:]) or "none yet"
+        raise UsageError(f"there is no snapshot {rest[:40]!r}", hint=f"known: {known}")
+    since = found[-1]
+    lines = views.changes(since.state, explorer.session.state, explorer.block_size)
+    explorer.say(Text(f"since {clean(since.name)}:", style="bold"), *(lines or [Text("  no difference", style="dim")]))
+
+
+def _number(rest: str, name: str) -> int:
+    if not rest:
+        return _FEW
+    if not rest.isdecimal() or not 0 < int(rest[:9]) < 100_000:
+        raise UsageError(f"{name}: {rest[:40]!r} is no number of lines", hint=f"such as {name} 50")
+    return int(rest)
+
+
+def _log(explorer: Explorer, rest: str) -> None:
+    command = f"dmesg | tail -n {_number(rest, 'log')}"
+    said = explorer.session.guest.shell.must(command, deadline=explorer.session.deadline(), limit=1 << 22)
+    explorer.say(*(Text(clean(line)) for line in said.decode(errors="replace").splitlines()))
+
+
+def _console(explorer: Explorer, rest: str) -> None:
+    console = explorer.session.guest.console
+    if rest == "follow":
+        terminal.follow(console, lambda line: explorer.say(Text(clean(line))))
+        return
+    count = _number(rest, "console")
+    explorer.say(*(Text(clean(line.text)) for line in console.lines()[-count:]))
+
+
+def _events(explorer: Explorer, rest: str) -> None:
+    events = explorer.session.guest.machine.qmp.events()
+    chosen = events[-_number(rest, "events") :]
+    start = events[0].monotonic if events else 0.0
+    explorer.say(*(Text(clean(f"{event.monotonic - start:10.3f}  {event}")) for event in chosen))
+    if not events:
+        explorer.say(Text("no event yet", style="dim"))
+
+
+def _ssh(explorer: Explorer, rest: str) -> None:
+    shell, deadline = explorer.session.guest.shell, explorer.session.deadline()
+    if rest:
+        done = shell.run(rest, deadline=deadline, limit=1 << 22)
+        for stream in (done.stdout, done.stderr):
+            explorer.say(*(Text(clean(line)) for line in stream.decode(errors="replace").splitlines()))
+        if done.status:
+            explorer.say(Text(f"status {done.status}", style="yellow"))
+    else:
+        if not explorer.interactive:
+            raise UsageError("ssh needs a terminal", hint="ssh COMMAND runs one command")
+        explorer.say(Text("a shell in the guest; Ctrl-D leaves it", style="dim"))
+        terminal.converse(shell, deadline)
+    explorer.story.remark(f"ssh {clean(rest)}".strip())
+    explorer.look("after ssh")
+
+
+def _qmp(explorer: Explorer, rest: str) -> None:
+    name, arguments = read_qmp(rest)
+    qmp = explorer.session.guest.machine.qmp
+
+    def ask(session: Session, deadline: Deadline) -> Outcome:
+        try:
+            answer = qmp.execute(name, arguments, deadline=deadline)
+        except QmpRefused as refusal:
+            raise UsageError(refusal.message) from None
+        explorer.say(*(Text(clean(line)) for line in json.dumps(answer, indent=1, sort_keys=True).splitlines()))
+        return Outcome()
+
+    if name.startswith(_HARMLESS):
+        ask(explorer.session, explorer.session.deadline())
+        return
+    explorer.story.remark(f"qmp {clean(rest)}")
+    explorer.look(f"qmp {name}", ask)
+
+
+def read_qmp(text: str) -> tuple[str, Mapping[str, Any]]:
+    """The command and the arguments that ``query-status`` or ``{"execute": …, "arguments": {…}}`` means."""
+    if not text:
+        raise UsageError("qmp: what?", hint='qmp query-status, or qmp {"execute": "query-status"}')
+    if not text.startswith("{"):
+        name, _, rest = text.partition(" ")
+        return name, _object(rest) if rest else {}
+    message = _object(text)
+    command, arguments = message.get("execute"), message.get("arguments", {})
+    if not isinstance(command, str) or not isinstance(arguments, dict) or set(message) - {"execute", "arguments"}:
+        raise UsageError("this is no QMP command", hint='{"execute": "query-status", "arguments": {}}')
+    return command, arguments
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"this is no JSON: {error}", hint='such as {"execute": "query-status"}') from None
+    if not isinstance(value, dict):
+        raise UsageError("this is no JSON object", hint='such as {"execute": "query-status"}')
+    return value
+
+
+def _save(explorer: Explorer, rest: str) -> None:
+    if not rest:
+        raise UsageError("save: no file was named", hint="save story.yaml")
+    path = Path(rest).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"{rest[:80]} is no YAML file by its name", hint=f"save {rest[:80]}.yaml")
+    story = explorer.story
+    story.save(path)
+    explorer.say(Text(f"{story.steps} steps in {clean(path)}; memhp run {clean(path)} -a {explorer.spec.arch}"))
+    if story.gaps:
+        explorer.say(Text(f"{story.gaps} things that no scenario can say are left out, see the file", style="yellow"))
+
+
+def _help(explorer: Explorer, rest: str) -> None:
+    explorer.say(*(Text(line) for line in help_lines(rest)))
+
+
+def _quit(explorer: Explorer, rest: str) -> None:
+    raise Leave
+
+
+def _detach(explorer: Explorer, rest: str) -> None:
+    _no_words("detach", rest)
+    if not explorer.attached:
+        raise UsageError("there is no keeper to leave this guest to", hint="memhp run --keep has one")
+    raise Leave(keep=True)
+
+
+def _drgn(explorer: Explorer, rest: str) -> None:
+    open_drgn(explorer, Path(rest) if rest else None)
+
+
+_OTHERS: Mapping[str, Callable[[Explorer, str], None]] = {
+    "iomem": _view("iomem", lambda explorer: views.iomem(explorer.session.state)),
+    "blocks": _view("blocks", lambda explorer: views.blocks(explorer.session.state, explorer.block_size)),
+    "zones": _view("zones", lambda explorer: views.zones(explorer.session.state)),
+    "devices": _view("devices", lambda explorer: views.devices(explorer.session.state)),
+    "map": _view("map", lambda explorer: views.draw_map(explorer.session.state, explorer.block_size)),
+    "sections": _sections,
+    "ptdump": _ptdump,
+    "diff": _diff,
+    "log": _log,
+    "console": _console,
+    "events": _events,
+    "ssh": _ssh,
+    "qmp": _qmp,
+    "snapshot": take,
+    "restore": restore,
+    "drgn": _drgn,
+    "save": _save,
+    "help": _help,
+    "detach": _detach,
+    "quit": _quit,
+}
