@@ -17,6 +17,7 @@ from harness.config.yaml import read_text
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, InfraError, ParseError
 from harness.guest.blocks import wait_blocks
+from harness.guest.devices import RESIZE_QUEUE, wait_work
 from harness.guest.loads import LoadCount, pause_loads, resume_loads
 from harness.model.actions import Action, PlugVirtioMem, Reboot
 from harness.model.booted import booted_model, plugged_devices
@@ -108,6 +109,7 @@ class Session:
         for action in plugged:
             if isinstance(action, PlugVirtioMem):
                 wait_size(self.guest.machine, action.id, action.requested, deadline=deadline)
+                wait_work(self.guest.shell, RESIZE_QUEUE, deadline=deadline)
         return self._collect(deadline, directory)
 
     def check_boot(self) -> StepResult:

@@ -9,6 +9,7 @@ from typing import Any
 from harness.check import ResizeReport
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QmpRefused, UsageError
+from harness.guest.devices import RESIZE_QUEUE, wait_work
 from harness.model.actions import Resize
 from harness.model.devices import VirtioMem
 from harness.model.zones import MOVABLE
@@ -68,6 +69,10 @@ def await_size(session: Session, id: str, requested: int, outcome: Outcome, dead
         memdev.wait_size(session.guest.machine, id, target, deadline=deadline.at_most(session.options.settle))
     except DeadlineExpired as late:
         outcome.note = str(late)
+    try:
+        wait_work(session.guest.shell, RESIZE_QUEUE, deadline=deadline.at_most(session.options.settle))
+    except DeadlineExpired as late:
+        outcome.note = outcome.note or str(late)
     size = memdev.memory_device(session.guest.machine, id, deadline=deadline).size
     outcome.note = outcome.note or f"{format_size(size)} plugged"
     outcome.resizes.append(ResizeReport(id, requested, size))

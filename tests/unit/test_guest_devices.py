@@ -10,7 +10,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UnsupportedError, UsageError
 from harness.guest import pmem
 from harness.guest.blocks import BlockOutcome, error_name, set_auto_online, set_blocks, valid_zones, wait_blocks
-from harness.guest.devices import switch_slot, wait_driver
+from harness.guest.devices import switch_slot, wait_driver, wait_work
 from harness.guest.touch import TouchResult, parse_touch, touch_memory
 from harness.units import MIB, AddrRange
 
@@ -217,6 +217,18 @@ def test_wait_driver() -> None:
         wait_driver(shell, "nd", "namespace0.0", "nd_pmem", deadline=Deadline(5))
     with pytest.raises(UsageError, match="is no name of a bus"):
         wait_driver(shell, "nd", "a b", "nd_pmem", deadline=Deadline(5))
+
+
+def test_wait_work() -> None:
+    shell = CannedShell(said(""), said("kworker/0:2+events_freezable\n", 1), said("", 2, "broken"))
+    wait_work(shell, "events_freezable", deadline=Deadline(5.7))
+    assert shell.asked[0][0] == "/usr/lib/memhp/wait-work events_freezable 5"
+    with pytest.raises(DeadlineExpired, match=r"work of events_freezable to end; last seen: kworker/0:2.events_free"):
+        wait_work(shell, "events_freezable", deadline=Deadline(5))
+    with pytest.raises(GuestError, match=r"wait-work script failed \(status 2\): broken"):
+        wait_work(shell, "events_freezable", deadline=Deadline(5))
+    with pytest.raises(UsageError, match="is no name of a workqueue"):
+        wait_work(shell, "a b", deadline=Deadline(5))
 
 
 def test_a_slot_is_switched() -> None:

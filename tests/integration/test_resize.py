@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""virtio-mem grows in a memory block that is online already: QEMU is done with it before the guest is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from needs import need
+
+from harness.collect.snapshot import collect_state
+from harness.config.guest import GuestSpec
+from harness.deadline import Deadline
+from harness.guest.blocks import set_auto_online, wait_blocks
+from harness.guest.devices import RESIZE_QUEUE, wait_work
+from harness.qemu import memdev
+from harness.scenarios.boot import BootedGuest, Parts, boot_guest
+from harness.units import GIB, MIB
+
+pytestmark = pytest.mark.memhp_guest
+
+BOOT_SECONDS = 120.0
+ROUNDS = 5
+
+
+@pytest.fixture(scope="module")
+def guest(
+    memhp_guest_spec: GuestSpec, memhp_artifacts: Parts, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BootedGuest]:
+    # Each page is filled with zeros on its way to the allocator: the driver is at it for a while.
+    spec = memhp_guest_spec.with_fields({"cmdline": "init_on_free=1"})
+    with boot_guest(spec, memhp_artifacts, tmp_path_factory.mktemp("guest") / "run", BOOT_SECONDS) as guest:
+        yield guest
+
+
+def total(guest: BootedGuest, limit: Deadline) -> int:
+    state = collect_state(guest.shell, None, None, facts=guest.facts, deadline=limit, sources=["meminfo"])
+    assert isinstance(state.meminfo, dict)
+    return state.meminfo["MemTotal"]
+
+
+def resize(guest: BootedGuest, size: int, limit: Deadline) -> None:
+    memdev.resize(guest.machine, "vmem0", size, deadline=limit)
+    while memdev.memory_device(guest.machine, "vmem0", deadline=limit).size != size:
+        limit.check(f"vmem0 to have {size} bytes")
+
+
+def test_the_end_of_the_drivers_work_is_waited_for(guest: BootedGuest, memhp_artifacts: Parts) -> None:
+    need(guest, memhp_artifacts, "virtio-mem-pci", "VIRTIO_MEM")
+    limit = Deadline(120)
+    set_auto_online(guest.shell, "online_movable", deadline=limit)
+    guest.shell.run("modprobe virtio_mem", deadline=limit)
+    memdev.plug_virtio_mem(guest.machine, "vmem0", GIB, deadline=limit, block_size=2 * MIB)
+    size, few = guest.facts.memory_block_size, 2 * MIB
+    where = memdev.memory_device(guest.machine, "vmem0", deadline=limit).range.start
+    resize(guest, few, limit)
+    wait_blocks(guest.shell, states={where // size: "online"}, deadline=limit)
+    wait_work(guest.shell, RESIZE_QUEUE, deadline=limit)
+    before = total(guest, limit)
+    for _ in range(ROUNDS):
+        resize(guest, size, limit)
+        wait_work(guest.shell, RESIZE_QUEUE, deadline=limit)
+        assert total(guest, limit) - before == size - few
+        resize(guest, few, limit)
+        wait_work(guest.shell, RESIZE_QUEUE, deadline=limit)
+        assert total(guest, limit) == before
