@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 from harness.check import Verdict
 from harness.errors import UsageError
 from harness.matrix.plan import Cell
-from harness.matrix.store import FORMAT, VERSION, read_store
+from harness.matrix.store import CODEC, FORMAT, VERSION, read_store
 from harness.report.load import load_results
-from harness.report.trends import Night, night_from_json, night_of
+from harness.report.trends import Night, night_of
 
 History = Mapping[str, tuple[Night, ...]]
 
@@ -44,9 +45,7 @@ def read_history(folder: Path, *, name: str | None = None, but: Path | None = No
 
 
 def _note(found: dict[str, list[Night]], id: str, night: Night, name: str) -> None:
-    found.setdefault(id, []).append(
-        Night(night.started, night.verdict, night.seconds, night.kernel, night.broken, name)
-    )
+    found.setdefault(id, []).append(replace(night, name=name))
 
 
 def _add_store(found: dict[str, list[Night]], path: Path, name: str | None) -> None:
@@ -61,7 +60,7 @@ def _add_store(found: dict[str, list[Night]], path: Path, name: str | None) -> N
             value = json.loads(file.read_bytes())
             if (value["format"], value["version"]) != (FORMAT, VERSION):
                 raise UsageError(f"{file} is of another version", hint="leave that night out of --history")
-            found.setdefault(planned.id, []).append(night_from_json(value["night"], path.name))
+            _note(found, planned.id, CODEC.load(value["night"], Night), path.name)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{file} is damaged: {error}", hint="leave that night out of --history") from None
 

@@ -26,16 +26,18 @@ from pathlib import Path
 from typing import Any
 
 from harness.check import Verdict
+from harness.codec import Codec, override
 from harness.errors import InfraError, UsageError
 from harness.matrix.plan import Cell, Plan
 from harness.report.load import load_results
-from harness.report.trends import night_of, night_to_json
+from harness.report.trends import Night, night_of
 from harness.scenarios.record import write_json
 from harness.scenarios.result import RunResult
 
 FORMAT = "memhp-matrix"
 #: grows when what stands in a directory changes its meaning; another version is refused, not guessed at
 VERSION = 1
+_HEAD = {"format": FORMAT, "version": VERSION}
 _HINT = "name another directory with --results"
 
 
@@ -47,6 +49,27 @@ class Planned:
     axes: Mapping[str, str]
     digest: str
     weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """What ``matrix.json`` holds."""
+
+    name: str
+    digest: str
+    created: str
+    cells: tuple[Planned, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What ``cell.json`` holds; ``night`` is what trends take of the result: many nights are read at once."""
+
+    id: str
+    digest: str
+    seconds: float
+    started: str
+    night: Night
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +105,9 @@ class Store:
         value = _read(folder / "cell.json")
         _check(value, folder / "cell.json")
         try:
+            ended = CODEC.load(value, _Ended)
             [run] = load_results(folder / "result.json")
-            return Done(id, str(value["digest"]), float(value["seconds"]), str(value["started"]), run)
+            return Done(id, ended.digest, ended.seconds, ended.started, run)
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{folder} is damaged: {error}", hint="remove it; it will be run again") from None
 
@@ -113,21 +137,11 @@ class Store:
         return folder
 
     def end(self, cell: Cell, seconds: float, started: str) -> Done:
-        """Note that the cell has ended and return its result, which stands in ``result.json`` by now.
-
-        What trends take of it is noted beside it: many nights are read at once.
-        """
-        value = {
-            "format": FORMAT,
-            "version": VERSION,
-            "id": cell.id,
-            "digest": cell.digest,
-            "seconds": round(seconds, 3),
-            "started": started,
-        }
+        """Note that the cell has ended and return its result, which stands in ``result.json`` by now."""
         folder = self.cell_dir(cell.id)
         [run] = load_results(folder / "result.json")
-        write_json(folder / "cell.json", value | {"night": night_to_json(night_of(run))})
+        ended = _Ended(cell.id, cell.digest, seconds, started, night_of(run))
+        write_json(folder / "cell.json", _HEAD | CODEC.dump(ended))
         return Done(cell.id, cell.digest, seconds, started, run)
 
     @contextlib.contextmanager
@@ -171,26 +185,31 @@ def read_store(root: Path) -> Store:
     value = _read(path)
     _check(value, path)
     try:
-        planned = tuple(
-            Planned(
-                id=_safe_id(cell["id"]),
-                axes={str(axis): str(text) for axis, text in cell["axes"].items()},
-                digest=str(cell["digest"]),
-                weight=float(cell["weight"]),
-            )
-            for cell in value["cells"]
-        )
-        return Store(root, str(value["name"]), str(value["digest"]), planned, str(value["created"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = CODEC.load(value, _Matrix)
+    except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is damaged: {type(error).__name__}: {error}", hint=_HINT) from None
+    return Store(root, found.name, found.digest, found.cells, found.created)
 
 
-def _safe_id(id: object) -> str:
+def _codec() -> Codec:
+    codec = Codec()
+    codec.register_unstructure_hook(float, lambda seconds: round(seconds, 3))
+    codec.describe(Night, since=("name",), name=override(omit=True))
+    codec.describe(_Ended)
+    codec.describe(Planned, id=override(struct_hook=_safe_id))
+    codec.describe(_Matrix)
+    return codec
+
+
+def _safe_id(text: Any, _: type) -> str:
     # It becomes a path: a file from elsewhere must not lead out of the directory.
-    text = str(id)
-    if any(part in ("", ".", "..") for part in text.split("/")) or not text.isprintable():
-        raise ValueError(f"{text[:80]!r} cannot be a cell")
+    if not isinstance(text, str) or any(part in ("", ".", "..") for part in text.split("/")) or not text.isprintable():
+        raise ValueError(f"{str(text)[:80]!r} cannot be a cell")
     return text
+
+
+#: what reads and writes the files of a results directory
+CODEC = _codec()
 
 
 def open_store(root: Path, plan: Plan, created: str) -> Store:
@@ -212,17 +231,7 @@ def open_store(root: Path, plan: Plan, created: str) -> Store:
 
 def write_store(store: Store) -> Store:
     """Write ``matrix.json``; raises UsageError if the directory cannot be written."""
-    value = {
-        "format": FORMAT,
-        "version": VERSION,
-        "name": store.name,
-        "digest": store.digest,
-        "created": store.created,
-        "cells": [
-            {"id": cell.id, "axes": dict(cell.axes), "digest": cell.digest, "weight": round(cell.weight, 1)}
-            for cell in store.planned
-        ],
-    }
+    value = _HEAD | CODEC.dump(_Matrix(store.name, store.digest, store.created, store.planned))
     try:
         store.root.mkdir(parents=True, exist_ok=True)
         (store.root / "cells").mkdir(exist_ok=True)

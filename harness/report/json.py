@@ -13,10 +13,12 @@ from importlib.resources import files
 from typing import Any, cast
 
 from harness import __version__
-from harness.check import CATALOGUE
+from harness.check import CATALOGUE, CheckResult, Finding
+from harness.codec import Codec, override
 from harness.report.tally import Tally, exit_status, overall, tally
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.result import RunResult, StepResult
+from harness.state import Unknown
 
 FORMAT = "memhp-results"
 VERSION = 1
@@ -64,58 +66,12 @@ def _run(run: RunResult) -> dict[str, object]:
     # Most steps leave the memory as another one did, those of a soak above all: each map is written once.
     seen = dict.fromkeys(step.memory for step in run.steps if step.memory is not None)
     maps = {found: number for number, found in enumerate(seen)}
-    return {
-        "scenario": run.scenario,
-        "guest": run.guest,
-        "arch": run.arch,
-        "verdict": run.verdict.value,
-        "reason": run.reason,
-        "hint": run.hint,
-        "started": run.started,
-        "seconds": round(run.seconds, 6),
-        "boot_seconds": round(run.boot_seconds, 6),
-        "seed": run.seed,
-        "known_bugs": {id: {"title": title, "met": id in run.met} for id, title in run.bugs.items()},
-        "steps_left": run.left,
-        "bundle": None if run.bundle is None else str(run.bundle),
-        "facts": _plain(run.facts),
-        "invariants": _tallies(tally([run])),
-        "maps": [_map(found) for found in maps],
-        "unknown": [dataclasses.asdict(note) for note in run.unknown],
-        "steps": [_step(step, maps) for step in run.steps],
-    }
-
-
-def _map(found: MemoryMap) -> dict[str, object]:
-    return {
-        "iomem": [[depth, where.start, where.end, name] for depth, where, name in found.iomem],
-        "blocks": [[where.start, where.end, text] for where, text in found.blocks],
-    }
-
-
-def _step(step: StepResult, maps: Mapping[MemoryMap, int]) -> dict[str, object]:
-    return {
-        "number": step.number,
-        "title": step.title,
-        "verdict": step.verdict.value,
-        "seconds": round(step.seconds, 6),
-        "guest_seconds": round(step.guest_seconds, 6),
-        "note": step.note,
-        "known_bugs": list(step.bugs),
-        "known_bugs_unseen": list(step.unseen),
-        "changes": list(step.changes),
-        "map": None if step.memory is None else maps[step.memory],
-        "checks": [
-            {
-                "invariant": check.invariant,
-                "status": check.status,
-                "reason": check.reason,
-                "note": check.note,
-                "findings": [dataclasses.asdict(finding) for finding in check.findings],
-            }
-            for check in step.checks
-        ],
-    }
+    value: dict[str, Any] = CODEC.dump(run)
+    for id, bug in value["known_bugs"].items():
+        bug["met"] = id in run.met
+    for told, step in zip(value["steps"], run.steps, strict=True):
+        told["map"] = None if step.memory is None else maps[step.memory]
+    return value | {"invariants": _tallies(tally([run])), "maps": [CODEC.dump(found) for found in maps]}
 
 
 def _plain(value: object) -> object:
@@ -127,3 +83,50 @@ def _plain(value: object) -> object:
     if isinstance(value, Iterable) and not isinstance(value, bytes):
         return [_plain(part) for part in value]
     return str(value)
+
+
+def _status(value: Any, _: type) -> str:
+    if value not in ("pass", "fail", "not-observed"):
+        raise ValueError(f"{str(value)[:40]!r} is no status of a check")
+    return str(value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Bug:
+    title: str
+
+
+def _codec() -> Codec:
+    codec = Codec()
+    codec.register_unstructure_hook(float, lambda seconds: round(seconds, 6))
+    codec.describe(Finding)
+    codec.describe(Unknown)
+    codec.describe(CheckResult, since=("note",), status=override(struct_hook=_status))
+    codec.describe(MemoryMap)
+    codec.describe(
+        StepResult,
+        since=("bugs", "unseen"),
+        # These two come from the run's maps; a run that has ended goes on nowhere.
+        memory=override(omit=True),
+        stops=override(omit=True),
+        bugs=override(rename="known_bugs"),
+        unseen=override(rename="known_bugs_unseen"),
+    )
+    codec.describe(
+        RunResult,
+        since=("unknown", "bugs", "left"),
+        family=override(omit=True),
+        lacks=override(omit=True),
+        left=override(rename="steps_left"),
+        facts=override(unstruct_hook=_plain),
+        bugs=override(
+            rename="known_bugs",
+            struct_hook=lambda bugs, _: {id: bug.title for id, bug in codec.structure(bugs, dict[str, _Bug]).items()},
+            unstruct_hook=lambda bugs: {id: {"title": title} for id, title in bugs.items()},
+        ),
+    )
+    return codec
+
+
+#: what reads and writes a run's result
+CODEC = _codec()

@@ -9,9 +9,8 @@ distribution (each of N+1 exchangeable values is as likely as the others to be t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from harness.check import Verdict
 from harness.report.tally import findings
@@ -66,29 +65,6 @@ def night_of(run: RunResult) -> Night:
     broken = {found.invariant for found in findings(run)}
     kernel = f"{run.facts.get('kernel', '')} {run.facts.get('kernel_origin', '')}".strip()
     return Night(run.started, run.verdict, run.seconds, kernel, tuple(sorted(broken)))
-
-
-def night_to_json(night: Night) -> dict[str, object]:
-    """A night as JSON."""
-    return {
-        "started": night.started,
-        "verdict": night.verdict.value,
-        "seconds": round(night.seconds, 3),
-        "kernel": night.kernel,
-        "broken": list(night.broken),
-    }
-
-
-def night_from_json(value: Mapping[str, Any], name: str) -> Night:
-    """Inverse of night_to_json; raises KeyError, TypeError, ValueError."""
-    return Night(
-        started=str(value["started"]),
-        verdict=Verdict(value["verdict"]),
-        seconds=float(value["seconds"]),
-        kernel=str(value["kernel"]),
-        broken=tuple(str(invariant) for invariant in value["broken"]),
-        name=name,
-    )
 
 
 def trend(nights: Sequence[Night]) -> Trend:

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Our records as JSON and back, by cattrs.
+
+What is read was written by another process, perhaps by an earlier memhp or on another machine: a value of another type
+than the declared one is refused, never converted. A range is written as [start, end], in a row of other things
+as two of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, overload
+
+from cattrs import ClassValidationError, Converter, IterableValidationError
+from cattrs.cols import list_structure_factory
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from harness.units import AddrRange
+
+__all__ = ["Codec", "override"]
+
+T = TypeVar("T")
+
+
+class Codec(Converter):
+    """A converter for the records of one kind of file: ``describe`` them, then ``dump`` and ``load``."""
+
+    def __init__(self) -> None:
+        super().__init__(unstruct_collection_overrides={tuple: list})
+        for plain in (str, int, bool):
+            self.register_structure_hook(plain, _exactly)
+        self.register_structure_hook(
+            float, lambda value, _: float(value if type(value) is int else _exactly(value, float))
+        )
+        self.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
+        self.register_structure_hook(Path, lambda value, _: Path(_exactly(value, str)))
+        self.register_unstructure_hook(Path, str)
+        self.register_structure_hook(AddrRange, lambda value, _: AddrRange(*self.structure(value, tuple[int, int])))
+        self.register_unstructure_hook(AddrRange, lambda found: [found.start, found.end])
+        self.register_structure_hook_factory(_is_sequence, self._list)
+        self.register_structure_hook_factory(_is_row, self._row)
+        self.register_unstructure_hook_factory(_is_row, self._flat)
+
+    def describe(self, kind: type, *, since: Collection[str] = (), forbid_extra: bool = False, **fields: Any) -> None:
+        """Every key of ``kind`` must be there, but those of the fields ``since``, which earlier files lack.
+
+        ``fields`` are names or conversions other than the usual ones. What is unknown is skipped, unless
+        ``forbid_extra``.
+        """
+        make: Any = make_dict_structure_fn
+        read = make(kind, self, _cattrs_forbid_extra_keys=forbid_extra, **fields)
+        rules = {field.name: fields.get(field.name, override()) for field in dataclasses.fields(kind)}
+        needed = [rule.rename or name for name, rule in rules.items() if name not in since and not rule.omit]
+
+        def structure(value: Any, _: type) -> Any:
+            found = read(_exactly(value, dict), kind)
+            for name in needed:
+                if name not in value:
+                    raise KeyError(name)
+            return found
+
+        write: Any = make_dict_unstructure_fn
+        self.register_structure_hook(kind, structure)
+        self.register_unstructure_hook(kind, write(kind, self, **fields))
+
+    def dump(self, value: Any, kind: Any = None) -> Any:
+        """``value``, which is declared to be of ``kind``, as what JSON can tell."""
+        return self.unstructure(value, kind)
+
+    @overload
+    def load(self, value: Any, kind: type[T]) -> T: ...
+
+    @overload
+    def load(self, value: Any, kind: Any) -> Any: ...
+
+    def load(self, value: Any, kind: Any) -> Any:
+        """The ``kind`` that ``value``, from JSON, tells.
+
+        Raises KeyError (a key is missing), TypeError or ValueError, each with the path to what is wrong.
+        """
+        try:
+            return self.structure(value, kind)
+        except (ClassValidationError, IterableValidationError) as group:
+            raise _first(group) from None
+
+    def _list(self, kind: Any) -> Any:
+        """cattrs would take text and objects as well."""
+        read, made = list_structure_factory(kind, self), get_origin(kind)
+        return lambda value, _: made(read(_exactly(value, list), kind))
+
+    def _row(self, kind: Any) -> Any:
+        kinds = get_args(kind)
+        width = len(kinds) + kinds.count(AddrRange)
+
+        def read(value: Any, _: Any) -> Any:
+            if len(_exactly(value, list)) != width:
+                raise ValueError(f"{str(value)[:40]} does not have {width} parts")
+            parts = iter(value)
+            taken = ([next(parts), next(parts)] if one is AddrRange else next(parts) for one in kinds)
+            return tuple(self.structure(part, one) for part, one in zip(taken, kinds, strict=True))
+
+        return read
+
+    def _flat(self, kind: Any) -> Any:
+        kinds = get_args(kind)
+
+        def write(row: Any) -> Any:
+            parts = ((self.unstructure(part, one), one) for part, one in zip(row, kinds, strict=True))
+            return [piece for part, one in parts for piece in (part if one is AddrRange else [part])]
+
+        return write
+
+
+def _is_row(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[-1] is not Ellipsis
+
+
+def _is_sequence(kind: Any) -> bool:
+    return get_origin(kind) in (tuple, list)
+
+
+def _exactly(value: Any, kind: type[T]) -> T:
+    if type(value) is not kind:
+        raise TypeError(f"{str(value)[:40]!r} is not of the type {kind.__name__}")
+    return value
+
+
+def _first(error: Exception) -> Exception:
+    """The first of all that is wrong, with the path to it, as the exception that it would be without one."""
+    path = ""
+    while isinstance(error, ClassValidationError | IterableValidationError):
+        group, error = error, error.exceptions[0]
+        for note in getattr(error, "__notes__", ()):
+            if isinstance(group, ClassValidationError) and hasattr(note, "name"):
+                path += f".{note.name}"
+            elif hasattr(note, "index"):
+                path += f"[{note.index}]"
+    path = path.removeprefix(".")
+    if isinstance(error, KeyError):
+        key = f".{error.args[0]}"
+        return KeyError(f"{f'.{path}'.removesuffix(key)}{key}".lstrip("."))
+    kind = type(error) if isinstance(error, TypeError | ValueError) else ValueError
+    return kind(f"{path}: {error}" if path else str(error))
