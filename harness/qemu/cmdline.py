@@ -61,7 +61,7 @@ def command_line(spec: MachineSpec, channels: Channels) -> list[str]:
         argv += ["-no-reboot"]
     if channels.incoming:
         argv += ["-incoming", "defer"]
-    return [*argv, *spec.extra_args]
+    return argv
 
 
 def escape(text: str | Path) -> str:
@@ -160,7 +160,7 @@ def _devices(spec: MachineSpec) -> list[str]:
     port = 0
     for device in spec.cold_devices:
         argv += _backend(backend_id(device.id), device.size, device.backend)
-        argv += ["-device", _memory_device(device, f"rp{port}")]
+        argv += ["-device", _memory_device(device, device.port or f"rp{port}")]
         port += device.kind != "dimm"
     if spec.vmcoreinfo:
         argv += ["-device", "vmcoreinfo"]

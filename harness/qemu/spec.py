@@ -57,6 +57,7 @@ class ColdDevice:
     """A memory device that is there at boot. Sizes and address are bytes.
 
     ``requested`` and ``block_size`` are for virtio-mem alone, ``slot`` for dimm alone; ``node`` not for virtio-pmem.
+    ``port`` is the root port of a virtio device, None for the first that no device before it has taken.
     """
 
     kind: DeviceKind
@@ -67,6 +68,7 @@ class ColdDevice:
     node: int | None = None
     slot: int | None = None
     address: int | None = None
+    port: str | None = None
     backend: BackendOptions = ()
 
 
@@ -101,7 +103,6 @@ class MachineSpec:
     root_ports: int = 4
     cold_devices: tuple[ColdDevice, ...] = ()
     backend: BackendOptions = ()
-    extra_args: tuple[str, ...] = ()
     paused: bool = False
     reboot: bool = True
     vmcoreinfo: bool = True

@@ -12,17 +12,19 @@ import contextlib
 import copy
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError, UsageError
 from harness.guest.console import Console
-from harness.model.devices import Dimm, Pmem, VirtioMem
+from harness.model.devices import Dimm, Pmem
 from harness.model.memory import MemoryModel
 from harness.parsers.dmesg import alarming
 from harness.qemu.machine import Machine
 from harness.qemu.snapshot import migrate
-from harness.qemu.spec import backend_id
+from harness.qemu.spec import BackendOptions, ColdDevice, backend_id
 from harness.scenarios.session import Session
 from harness.scratch import private_directory
 from harness.shell.explorer import Explorer, Mark, SavedGuest, plan_of
@@ -43,20 +45,10 @@ def take(explorer: Explorer, rest: str) -> None:
     """Keep the guest as it is; raises UsageError, UnsupportedError, QemuError."""
     name = _name(rest, "snapshot")
     session = explorer.session
-    stuck = [device.id for device in session.model.devices.values() if isinstance(device, Pmem)]
-    if stuck:
-        raise UnsupportedError(
-            "snapshot",
-            f"QEMU cannot save a guest with a virtio-pmem device: {', '.join(stuck)}",
-            hint=f"unplug {stuck[0]} first",
-        )
     deadline = session.deadline()
-    for id in session.model.devices:
-        backing = {"path": f"/objects/{backend_id(id)}", "property": "hugetlb"}
-        if session.guest.machine.qmp.execute("qom-get", backing, deadline=deadline):
-            raise UnsupportedError("snapshot", f"{id} is made of the host's huge pages", hint=f"unplug {id} first")
     if name not in explorer.saved and len(explorer.saved) >= MAX_SNAPSHOTS:
         raise UsageError(f"{MAX_SNAPSHOTS} snapshots are the most", hint="use one of their names again")
+    devices = devices_of(session.model, backings(session, deadline))
     folder = _folder(explorer)
     file, machine = folder / f"{name}.state", session.guest.machine
     with _explained(), machine.paused(deadline):
@@ -70,7 +62,7 @@ def take(explorer: Explorer, rest: str) -> None:
         set(session.held),
         session.number,
         explorer.story.mark,
-        machine.spec if not explorer.saved else next(iter(explorer.saved.values())).spec,
+        dataclasses.replace(machine.spec, cold_devices=devices),
     )
     explorer.kept = [*(kept for kept in explorer.kept if kept.name != name), Mark(name, session.state)]
     explorer.say(f"snapshot {name}: {format_size(_used(file))} on disk")
@@ -94,24 +86,49 @@ def _explained() -> Iterator[None]:
         raise InfraError(f"the snapshot cannot be written: {error}", hint="TMPDIR names another place") from error
 
 
-def devices_of(model: MemoryModel) -> tuple[str, ...]:
-    """The options that start a machine with the memory devices of ``model``, where they were."""
-    argv: list[str] = []
+def backings(session: Session, deadline: Deadline) -> dict[str, BackendOptions]:
+    """What the memory of each device is made of, as QEMU has it: the host's huge pages, or nothing of note."""
+
+    def ask(id: str, name: str) -> Any:
+        about = {"path": f"/objects/{backend_id(id)}", "property": name}
+        return session.guest.machine.qmp.execute("qom-get", about, deadline=deadline)
+
+    return {
+        id: (("hugetlb", "on"), ("hugetlbsize", format_size(ask(id, "hugetlbsize")))) if ask(id, "hugetlb") else ()
+        for id in session.model.devices
+    }
+
+
+def devices_of(model: MemoryModel, backings: Mapping[str, BackendOptions]) -> tuple[ColdDevice, ...]:
+    """The memory devices of ``model``, for a machine that starts with them where they were.
+
+    Raises UnsupportedError for a virtio-pmem device.
+    """
+    found = []
     for device in model.devices.values():
-        backend = backend_id(device.id)
-        argv += ["-object", f"memory-backend-memfd,id={backend},size={device.range.size},share=on"]
-        common = f"id={device.id},memdev={backend}"
+        if isinstance(device, Pmem):
+            raise UnsupportedError(
+                "snapshot", f"QEMU cannot save the virtio-pmem device {device.id}", hint=f"unplug {device.id} first"
+            )
+        size, start, backend = device.range.size, device.range.start, backings[device.id]
         if isinstance(device, Dimm):
-            options = f"pc-dimm,{common},node={device.node},slot={device.slot},addr={device.range.start:#x}"
-        elif isinstance(device, VirtioMem):
-            options = (
-                f"virtio-mem-pci,{common},bus={device.port},node={device.node},memaddr={device.range.start:#x},"
-                f"block-size={device.block_size},requested-size={device.requested}"
+            made = ColdDevice(
+                "dimm", device.id, size, node=device.node, slot=device.slot, address=start, backend=backend
             )
         else:
-            raise UnsupportedError("snapshot", f"QEMU cannot restore the virtio-pmem device {device.id}")
-        argv += ["-device", options]
-    return tuple(argv)
+            made = ColdDevice(
+                "virtio-mem",
+                device.id,
+                size,
+                requested=device.requested,
+                block_size=device.block_size,
+                node=device.node,
+                address=start,
+                port=device.port,
+                backend=backend,
+            )
+        found.append(made)
+    return tuple(found)
 
 
 def restore(explorer: Explorer, rest: str) -> None:
@@ -122,16 +139,10 @@ def restore(explorer: Explorer, rest: str) -> None:
         raise UsageError(f"there is no snapshot {name!r}", hint=f"known: {', '.join(explorer.saved) or 'none yet'}")
     session = explorer.session
     deadline = session.deadline()
-    spec = dataclasses.replace(
-        saved.spec,
-        # The model has those of the command line as well.
-        cold_devices=(),
-        extra_args=(*saved.spec.extra_args, *devices_of(saved.model)),
-    )
     explorer.restores += 1
     workdir = session.recorder.directory / f"restored-{explorer.restores}"
     with contextlib.ExitStack() as stack:
-        machine = stack.enter_context(Machine.launch(spec, workdir, deadline, incoming=True))
+        machine = stack.enter_context(Machine.launch(saved.spec, workdir, deadline, incoming=True))
         migrate(machine.qmp, saved.file, incoming=True, with_memory=True, deadline=deadline)
         console = stack.enter_context(Console(machine.console, None, alarming, up=True))
         machine.qmp.execute("cont", deadline=deadline)

@@ -101,8 +101,8 @@ def test_devices_backends_and_ports(spec: MachineSpec, tmp_path: Path) -> None:
 
 
 def test_a_bad_option_is_a_launch_error(spec: MachineSpec, tmp_path: Path) -> None:
-    bad = dataclasses.replace(spec, extra_args=("-device", "no-such-device"))
-    with pytest.raises(LaunchError, match=r"(?s)exited with status 1\n.*'no-such-device' is not a valid device"):
+    bad = dataclasses.replace(spec, machine_options=("no-such-option=on",))
+    with pytest.raises(LaunchError, match=r"(?s)exited with status 1\n.*Property '.*no-such-option' not found"):
         Machine.launch(bad, tmp_path / "run", Deadline(20))
 
 

@@ -62,7 +62,7 @@ NUMA = """
 -device virtio-mem-pci,id=v0,memdev=mem-v0,bus=rp0,requested-size=0,block-size=4M,node=2
 -object memory-backend-memfd,id=mem-p0,size=1G,share=on
 -device virtio-pmem-pci,id=p0,memdev=mem-p0,bus=rp1,memaddr=0x200000000
--S -no-reboot -d guest_errors
+-S -no-reboot
 """
 
 
@@ -90,7 +90,6 @@ def test_dt_machine_with_everything() -> None:
             ColdDevice("virtio-pmem", "p0", GIB, address=0x200000000),
         ),
         backend=(("prealloc", "on"),),
-        extra_args=("-d", "guest_errors"),
         paused=True,
         reboot=False,
         vmcoreinfo=False,

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from harness.arch import arch_named
 from harness.config.build import OwnBuild
 from harness.config.guest import GuestSpec, NodeConfig, load_guest
-from harness.config.parts import KernelImage
+from harness.config.parts import KernelImage, QemuBinary
 from harness.errors import UnsupportedError, UsageError
 from harness.model.devices import Dimm, Pmem, VirtioMem
 from harness.progress import SilentProgress
+from harness.qemu.cmdline import Channels, command_line
+from harness.qemu.spec import MachineSpec, NodeSpec
 from harness.scenarios.file import parse_step, read_scenario
 from harness.scenarios.record import Recorder
 from harness.scenarios.replay import guest_from_json, guest_to_json, read_replay, require_kernel
@@ -136,24 +139,30 @@ def test_what_is_no_bundle_cannot_be_run_again(bundle: Path, tmp_path: Path) -> 
         guest_from_json({"arch": "arm64"})
 
 
-def test_devices_are_restored_where_they_were() -> None:
+def test_devices_are_restored_where_they_were_and_of_what_they_were() -> None:
     dimm = Dimm("dimm0", AddrRange.sized(4 * GIB, GIB), 1, 3, True)
     vmem = VirtioMem("v", AddrRange.sized(8 * GIB, 2 * GIB), 0, 2 * MIB, GIB, 2, "rp1", 128 * MIB, 2 * MIB)
     model: Any = SimpleNamespace(devices={"dimm0": dimm, "v": vmem})
-    assert devices_of(model) == (
-        "-object",
-        "memory-backend-memfd,id=mem-dimm0,size=1073741824,share=on",
-        "-device",
-        "pc-dimm,id=dimm0,memdev=mem-dimm0,node=1,slot=3,addr=0x100000000",
-        "-object",
-        "memory-backend-memfd,id=mem-v,size=2147483648,share=on",
-        "-device",
-        "virtio-mem-pci,id=v,memdev=mem-v,bus=rp1,node=0,memaddr=0x200000000,block-size=2097152,"
-        "requested-size=1073741824",
+    machine = MachineSpec(
+        arch=arch_named("arm64"),
+        qemu=QemuBinary(("qemu",), None, "test", "10"),
+        kernel=Path("Image"),
+        boot="dt",
+        maxmem=16 * GIB,
+        slots=8,
+        nodes=(NodeSpec(GIB, (0, 1)), NodeSpec(0)),
+        cold_devices=devices_of(model, {"dimm0": (("hugetlb", "on"), ("hugetlbsize", "2M")), "v": ()}),
     )
+    argv = command_line(machine, Channels(qmp=3, console=4, console_log=Path("log"), incoming=True))
+    assert [word for word in argv if "mem-dimm0" in word or "mem-v" in word] == [
+        "memory-backend-memfd,id=mem-dimm0,size=1G,share=on,hugetlb=on,hugetlbsize=2M",
+        "pc-dimm,id=dimm0,memdev=mem-dimm0,node=1,slot=3,addr=0x100000000",
+        "memory-backend-memfd,id=mem-v,size=2G,share=on",
+        "virtio-mem-pci,id=v,memdev=mem-v,bus=rp1,requested-size=1G,block-size=2M,node=0,memaddr=0x200000000",
+    ]
     pmem = Pmem("p", AddrRange.sized(4 * GIB, GIB), 2, "rp0", 0, True)
-    with pytest.raises(UnsupportedError, match="cannot restore the virtio-pmem device p"):
-        devices_of(SimpleNamespace(devices={"p": pmem}))  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match="cannot save the virtio-pmem device p\n  hint: unplug p first"):
+        devices_of(SimpleNamespace(devices={"p": pmem}), {"p": ()})  # type: ignore[arg-type]
 
 
 def test_a_boot_that_was_undone_is_put_aside_with_its_step(tmp_path: Path) -> None:
