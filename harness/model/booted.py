@@ -13,9 +13,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from harness.errors import UnsupportedError, UsageError
-from harness.model.actions import Action, PlugDimm, PlugVirtioMem
-from harness.model.devices import Device, Dimm, VirtioMem
+from harness.errors import UnsupportedError
+from harness.model.actions import Action
 from harness.model.layout import BootLayout, MachineShape, boot_layout
 from harness.model.memory import MemoryModel
 from harness.state import (
@@ -37,28 +36,11 @@ _MEMMAP = ("nr_memmap", "nr_memmap_pages")
 def plugged_devices(model: MemoryModel) -> tuple[Action, ...]:
     """What ``model``'s machine holds, as actions in the order in which a kernel finds it when it boots.
 
-    DIMMs first (acpi_scan_init), then what is on PCI, port by port, which numbers virtio devices anew. Raises
-    UsageError for a virtio-pmem, whose namespaces outlive a boot in a way that nobody follows here.
+    Virtio devices are numbered anew. Raises UsageError for a device that nobody follows through a boot.
     """
-    ports = {port: number for number, port in enumerate(model.layout.machine.ports)}
-    found: list[tuple[int, Action]] = []
-    for device in model.devices.values():
-        match device:
-            case Dimm():
-                at = device.range.start
-                action: Action = PlugDimm(
-                    device.id, device.range.size, device.node, device.slot, at, device.kernel_added
-                )
-                found.append((-1, action))
-            case VirtioMem():
-                size, at = device.range.size, device.range.start
-                action = PlugVirtioMem(
-                    device.id, size, device.block_size, device.requested, device.node, device.port, at
-                )
-                found.append((ports[device.port], action))
-            case _:
-                raise UsageError(f"nobody follows {device.id} through a boot", hint="unplug it before")
-    return tuple(action for _, action in sorted(found, key=lambda item: item[0]))
+    ports = model.layout.machine.ports
+    found = [(device.replug(), device.boot_rank(ports)) for device in model.devices.values()]
+    return tuple(action for action, _ in sorted(found, key=lambda item: item[1]))
 
 
 def booted_model(
@@ -78,7 +60,7 @@ def booted_model(
         )
     layout = boot_layout(machine, facts, state)
     bare = _follow(layout, plugged)
-    baseline = _without(layout, tuple(bare.devices.values()), bare)
+    baseline = _without(layout, bare)
     return _follow(dataclasses.replace(layout, baseline=baseline), plugged)
 
 
@@ -89,8 +71,8 @@ def _follow(layout: BootLayout, plugged: Iterable[Action]) -> MemoryModel:
     return model
 
 
-def _without(layout: BootLayout, devices: Sequence[Device], model: MemoryModel) -> GuestState:
-    """The state of ``layout`` less all that ``devices`` brought."""
+def _without(layout: BootLayout, model: MemoryModel) -> GuestState:
+    """The state of ``layout`` less all that the devices of ``model`` brought."""
     state, window, expected = layout.baseline, layout.machine.device_window(), model.expected()
     changes: dict[str, object] = {}
     if not isinstance(state.iomem, NotObserved):
@@ -99,7 +81,7 @@ def _without(layout: BootLayout, devices: Sequence[Device], model: MemoryModel) 
     if not isinstance(state.blocks, NotObserved):
         changes["blocks"] = tuple(block for block in state.blocks if not _inside(block, layout, window))
     if not isinstance(state.backends, NotObserved):
-        gone = {device.qmp().backend for device in devices}
+        gone = {device.qmp().backend for device in model.devices.values()}
         changes["backends"] = {id: size for id, size in state.backends.items() if id not in gone}
     if not isinstance(state.vmstat, NotObserved):
         less = {name: state.vmstat[name] - expected.memmap_pages for name in _MEMMAP if name in state.vmstat}

@@ -28,7 +28,9 @@ from harness.guest.overlay import overlay, write_initrd
 from harness.guest.shell import GuestShell
 from harness.guest.wake import wait_asleep, wake
 from harness.kmem.marks import image_marks
-from harness.model.actions import Action, PlugDimm, PlugVirtioMem
+from harness.model.actions import Action
+from harness.model.devices.dimm import PlugDimm
+from harness.model.devices.virtio_mem import PlugVirtioMem
 from harness.model.layout import MachineShape
 from harness.parsers.dmesg import alarming
 from harness.progress import Progress

@@ -10,7 +10,8 @@ from harness.check import OfflineReport
 from harness.deadline import Deadline
 from harness.guest import blocks
 from harness.model.actions import SetBlock
-from harness.model.devices import Dimm, VirtioMem
+from harness.model.devices.dimm import Dimm
+from harness.model.devices.virtio_mem import VirtioMem
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.sizes import await_size

@@ -19,8 +19,9 @@ from harness.errors import DeadlineExpired, InfraError, ParseError
 from harness.guest.blocks import wait_blocks
 from harness.guest.devices import RESIZE_QUEUE, wait_work
 from harness.guest.loads import LoadCount, pause_loads, resume_loads
-from harness.model.actions import Action, PlugVirtioMem, Reboot
+from harness.model.actions import Action, Reboot
 from harness.model.booted import booted_model, plugged_devices
+from harness.model.devices.virtio_mem import PlugVirtioMem
 from harness.parsers.notes import summed, told
 from harness.qemu.memdev import wait_size
 from harness.qemu.monitor import monitor_report

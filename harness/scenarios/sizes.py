@@ -10,8 +10,7 @@ from harness.check import ResizeReport
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QmpRefused, UsageError
 from harness.guest.devices import RESIZE_QUEUE, wait_work
-from harness.model.actions import Resize
-from harness.model.devices import VirtioMem
+from harness.model.devices.virtio_mem import Resize, VirtioMem
 from harness.model.zones import MOVABLE
 from harness.qemu import memdev
 from harness.scenarios.outcome import Outcome

@@ -14,18 +14,12 @@ from harness.errors import DeadlineExpired, QmpRefused, UnsupportedError, UsageE
 from harness.guest import blocks, loads, pmem
 from harness.guest.devices import switch_slot, wait_driver
 from harness.guest.touch import touch_memory
-from harness.model.actions import (
-    PlugDimm,
-    PlugVirtioMem,
-    PlugVirtioPmem,
-    SetAutoOnline,
-    SetDaxState,
-    SetPmemMode,
-    StartLoad,
-    Unplug,
-)
-from harness.model.devices import Dimm, Pmem
-from harness.model.memory import BACKEND_ALIGNMENT
+from harness.model.actions import SetAutoOnline, StartLoad, Unplug
+from harness.model.devices.device import BACKEND_ALIGNMENT
+from harness.model.devices.dimm import Dimm, PlugDimm
+from harness.model.devices.pmem import Pmem, SetDaxState, SetPmemMode
+from harness.model.devices.virtio_mem import PlugVirtioMem
+from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.parsers.elf import load_segments
 from harness.qemu import memdev
 from harness.qemu.dump import dump_head

@@ -20,7 +20,9 @@ from harness.config.verbs import LOADS
 from harness.deadline import Deadline
 from harness.errors import ConfigError, UsageError
 from harness.guest.loads import LoadCount
-from harness.model.devices import Dimm, Pmem, VirtioMem
+from harness.model.devices.dimm import Dimm
+from harness.model.devices.pmem import Pmem
+from harness.model.devices.virtio_mem import VirtioMem
 from harness.model.memory import MemoryModel
 from harness.qemu.spec import MachineSpec
 from harness.report.observed import Observed
@@ -93,7 +95,7 @@ def plan_of(session: Session, spec: GuestSpec) -> Plan[Step]:
         elif isinstance(device, VirtioMem):
             args |= {"max": device.range.size, "block": device.block_size, "requested": device.requested}
             plan.follow(_NOW, "plug-virtio-mem", args, "refused")
-        else:
+        elif isinstance(device, Pmem):
             plan.follow(_NOW, "plug-pmem", args, "refused")
             if device.mode != "raw":
                 plan.follow(_NOW, "namespace", {"id": device.id, "mode": "devdax"}, "done")

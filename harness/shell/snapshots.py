@@ -19,7 +19,8 @@ from typing import Any
 from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError, UsageError
 from harness.guest.console import Console
-from harness.model.devices import Dimm, Pmem
+from harness.model.devices.dimm import Dimm
+from harness.model.devices.pmem import Pmem
 from harness.model.memory import MemoryModel
 from harness.parsers.dmesg import alarming
 from harness.qemu.machine import Machine

@@ -9,7 +9,8 @@ import pytest
 from test_check_host import RISCV, Guest, both, broken, complaints, dumped, elsewhere, split, tables, with_mappings
 
 from harness.check import CATALOGUE, Evidence, run_check
-from harness.model.actions import PlugDimm, SetBlock, StartLoad, action_from_json, action_to_json
+from harness.model.actions import SetBlock, StartLoad, action_from_json, action_to_json
+from harness.model.devices.dimm import PlugDimm
 from harness.state import GuestState, HostMapping, NotObserved
 from harness.units import GIB, MIB, AddrRange
 

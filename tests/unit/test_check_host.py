@@ -13,18 +13,11 @@ from model_guest import ARM64_4K, KINDS, Kind
 from model_kernel import Kernel
 
 from harness.check import CATALOGUE, CheckResult, Evidence, run_check
-from harness.model.actions import (
-    Action,
-    PlugDimm,
-    PlugVirtioMem,
-    PlugVirtioPmem,
-    Resize,
-    SetAutoOnline,
-    SetBlock,
-    SetPmemMode,
-    StartLoad,
-    Unplug,
-)
+from harness.model.actions import Action, SetAutoOnline, SetBlock, StartLoad, Unplug
+from harness.model.devices.dimm import PlugDimm
+from harness.model.devices.pmem import SetPmemMode
+from harness.model.devices.virtio_mem import PlugVirtioMem, Resize
+from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.model.layout import boot_layout
 from harness.model.memory import MemoryModel
 from harness.state import (

@@ -14,7 +14,8 @@ from harness.check import CheckResult, Finding, Verdict
 from harness.check.bugs import KnownBug, known_bugs, parse_bugs
 from harness.check.evidence import Evidence
 from harness.check.known import Watch, died_of, explain, standing, watch_for
-from harness.model.actions import PlugDimm, PlugVirtioPmem
+from harness.model.devices.dimm import PlugDimm
+from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.verdict import Known, Ruling, judge
 from harness.state import DmesgLine, NotObserved

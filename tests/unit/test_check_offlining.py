@@ -10,7 +10,9 @@ import pytest
 from model_guest import ARM64_4K, FIRST, KINDS, Kind
 
 from harness.check import CATALOGUE, Evidence, OfflineReport, run_check
-from harness.model.actions import PlugDimm, PlugVirtioMem, Resize, SetBlock
+from harness.model.actions import SetBlock
+from harness.model.devices.dimm import PlugDimm
+from harness.model.devices.virtio_mem import PlugVirtioMem, Resize
 from harness.model.layout import BootLayout, boot_layout
 from harness.model.memory import MemoryModel
 from harness.state import DmesgLine, HostMapping, HostTables, NotObserved

@@ -7,8 +7,8 @@ import model_guest
 import pytest
 from model_guest import BLOCK
 
-from harness.model.actions import PlugVirtioMem, Resize, SetAutoOnline, SetBlock
-from harness.model.devices import VirtioMem
+from harness.model.actions import SetAutoOnline, SetBlock
+from harness.model.devices.virtio_mem import PlugVirtioMem, Resize, VirtioMem
 from harness.model.memory import MemoryModel
 from harness.units import GIB, MIB
 

@@ -11,8 +11,11 @@ import model_guest
 import pytest
 
 from harness.errors import UnsupportedError, UsageError
-from harness.model.actions import PlugDimm, PlugVirtioMem, PlugVirtioPmem, SetBlock, Unplug
+from harness.model.actions import SetBlock, Unplug
 from harness.model.booted import booted_model, plugged_devices
+from harness.model.devices.dimm import PlugDimm
+from harness.model.devices.virtio_mem import PlugVirtioMem
+from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.model.layout import BootLayout
 from harness.model.memory import MemoryModel
 from harness.scenarios.outcome import Outcome

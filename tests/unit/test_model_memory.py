@@ -12,19 +12,11 @@ from hypothesis import strategies as st
 from model_guest import ARM64_4K, BLOCK, FIRST, KINDS, PAGE, Kind
 
 from harness.errors import UnsupportedError, UsageError
-from harness.model.actions import (
-    PlugDimm,
-    PlugVirtioMem,
-    PlugVirtioPmem,
-    Resize,
-    SetAutoOnline,
-    SetBlock,
-    SetDaxState,
-    SetPmemMode,
-    Unplug,
-    action_from_json,
-    action_to_json,
-)
+from harness.model.actions import SetAutoOnline, SetBlock, Unplug, action_from_json, action_to_json
+from harness.model.devices.dimm import PlugDimm
+from harness.model.devices.pmem import SetDaxState, SetPmemMode
+from harness.model.devices.virtio_mem import PlugVirtioMem, Resize
+from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.model.layout import boot_layout
 from harness.model.memory import MemoryModel
 from harness.state import NotObserved, Zone

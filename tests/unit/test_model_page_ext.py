@@ -8,7 +8,8 @@ import dataclasses
 import model_guest
 import pytest
 
-from harness.model.actions import PlugDimm, SetBlock, Unplug
+from harness.model.actions import SetBlock, Unplug
+from harness.model.devices.dimm import PlugDimm
 from harness.model.layout import boot_layout
 from harness.model.memory import MemoryModel
 from harness.state import DmesgLine, NotObserved

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_guest import BLOCK, FIRST
 
-from harness.model.actions import PlugDimm, PlugVirtioMem, Resize, SetBlock, Unplug
+from harness.model.actions import SetBlock, Unplug
+from harness.model.devices.dimm import PlugDimm
+from harness.model.devices.virtio_mem import PlugVirtioMem, Resize
 from harness.model.memory import MemoryModel
 from harness.model.sections import SectionTable
 from harness.state import IomemEntry

@@ -14,7 +14,9 @@ from model_kernel import Leaf, Tables
 
 from harness.arch import ARM64
 from harness.check.code import moving
-from harness.model.actions import PlugDimm, PlugVirtioPmem, SetPmemMode
+from harness.model.devices.dimm import PlugDimm
+from harness.model.devices.pmem import SetPmemMode
+from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.model.frames import altmap_start
 from harness.model.tables import kept_tables
 from harness.state import NotObserved

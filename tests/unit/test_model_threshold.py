@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import model_guest
 
-from harness.model.actions import PlugVirtioMem, Resize, SetAutoOnline, SetBlock
+from harness.model.actions import SetAutoOnline, SetBlock
+from harness.model.devices.virtio_mem import PlugVirtioMem, Resize
 from harness.model.memory import MemoryModel
 from harness.units import GIB, MIB
 

@@ -15,7 +15,9 @@ from harness.config.build import OwnBuild
 from harness.config.guest import GuestSpec, NodeConfig, load_guest
 from harness.config.parts import KernelImage, QemuBinary
 from harness.errors import UnsupportedError, UsageError
-from harness.model.devices import Dimm, Pmem, VirtioMem
+from harness.model.devices.dimm import Dimm
+from harness.model.devices.virtio_mem import VirtioMem
+from harness.model.devices.virtio_pmem import VirtioPmem
 from harness.progress import SilentProgress
 from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.spec import MachineSpec, NodeSpec
@@ -141,7 +143,7 @@ def test_what_is_no_bundle_cannot_be_run_again(bundle: Path, tmp_path: Path) -> 
 
 def test_devices_are_restored_where_they_were_and_of_what_they_were() -> None:
     dimm = Dimm("dimm0", AddrRange.sized(4 * GIB, GIB), 1, 3, True)
-    vmem = VirtioMem("v", AddrRange.sized(8 * GIB, 2 * GIB), 0, 2 * MIB, GIB, 2, "rp1", 128 * MIB, 2 * MIB)
+    vmem = VirtioMem("v", AddrRange.sized(8 * GIB, 2 * GIB), 2, "rp1", 0, 2 * MIB, 128 * MIB, 2 * MIB, GIB)
     model: Any = SimpleNamespace(devices={"dimm0": dimm, "v": vmem})
     machine = MachineSpec(
         arch=arch_named("arm64"),
@@ -160,7 +162,7 @@ def test_devices_are_restored_where_they_were_and_of_what_they_were() -> None:
         "memory-backend-memfd,id=mem-v,size=2G,share=on",
         "virtio-mem-pci,id=v,memdev=mem-v,bus=rp1,requested-size=1G,block-size=2M,node=0,memaddr=0x200000000",
     ]
-    pmem = Pmem("p", AddrRange.sized(4 * GIB, GIB), 2, "rp0", 0, True)
+    pmem = VirtioPmem("p", AddrRange.sized(4 * GIB, GIB), 2, "rp0", 0, True)
     with pytest.raises(UnsupportedError, match="cannot save the virtio-pmem device p\n  hint: unplug p first"):
         devices_of(SimpleNamespace(devices={"p": pmem}), {"p": ()})  # type: ignore[arg-type]
 

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What every memory device has, and what every action on one does."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from harness.errors import UsageError
+from harness.model.actions import Action
+from harness.model.blocktable import BlockTable
+from harness.model.expected import IomemAddition, LinearPiece
+from harness.model.layout import BootLayout
+from harness.state import MemoryDevice
+from harness.units import MIB, AddrRange, align_up, format_size
+
+#: QEMU aligns memfd-backed memory devices to this on Linux hosts (QEMU_VMALLOC_ALIGN and huge pages aside)
+BACKEND_ALIGNMENT = 2 * MIB
+
+
+@dataclass
+class Device(abc.ABC):
+    """One plugged memory device; ``range`` is its place in guest-physical memory.
+
+    ``kind`` is what query-memory-devices calls it.
+    """
+
+    kind: ClassVar[str]
+
+    id: str
+    range: AddrRange
+
+    def qmp(self) -> MemoryDevice:
+        """Its entry in the answer of query-memory-devices."""
+        return MemoryDevice(
+            id=self.id,
+            kind=self.kind,
+            range=self.range,
+            size=self.range.size,
+            max_size=self.range.size,
+            requested_size=None,
+            block_size=None,
+            node=None,
+            slot=None,
+            backend=f"mem-{self.id}",
+        )
+
+    @abc.abstractmethod
+    def iomem(self, layout: BootLayout) -> Iterable[IomemAddition]:
+        """The lines that it adds to /proc/iomem, a parent before its children."""
+
+    @abc.abstractmethod
+    def linear(self, layout: BootLayout) -> Iterable[LinearPiece]:
+        """What the kernel maps of it, each call of arch_add_memory for itself."""
+
+    def dax_states(self) -> Mapping[str, str]:
+        """The state files of its dax devices that the kmem driver has."""
+        return {}
+
+    def went_online(self, blocks: BlockTable) -> bool:
+        """A block of it was brought online by hand; true if its driver has added more for that."""
+        return False
+
+    def replug(self) -> Action:
+        """The action that brings the device as it is to another boot; raises UsageError if nobody can tell."""
+        raise UsageError(f"nobody follows {self.id} through a boot", hint="unplug it before")
+
+    def boot_rank(self, ports: Sequence[str]) -> int:
+        """When a booting kernel finds it: ACPI's devices (acpi_scan_init) before those on PCI, port by port."""
+        return -1
+
+
+@dataclass
+class VirtioDevice(Device):
+    """A device below PCIe root port ``port``, which the guest calls virtioN."""
+
+    virtio_index: int
+    port: str
+
+    @property
+    def virtio_name(self) -> str:
+        return f"virtio{self.virtio_index}"
+
+    def boot_rank(self, ports: Sequence[str]) -> int:
+        return ports.index(self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAction(Action, abc.ABC):
+    """Something that happens to device ``id``, and to the memory blocks of the guest."""
+
+    id: str
+
+    @abc.abstractmethod
+    def follow(self, devices: dict[str, Device], blocks: BlockTable) -> None:
+        """Do the same to the model's ``devices`` and ``blocks``; raises UsageError if that cannot be."""
+
+
+DeviceT = TypeVar("DeviceT", bound=Device)
+
+
+def plugged(devices: Mapping[str, Device], id: str, kind: type[DeviceT]) -> DeviceT:
+    """The device ``id``; raises UsageError if it is not of ``kind``."""
+    device = devices.get(id)
+    if not isinstance(device, kind):
+        raise UsageError(f"{id} is not a {kind.__name__} that was plugged before")
+    return device
+
+
+def plug(devices: dict[str, Device], device: DeviceT) -> DeviceT:
+    """Add ``device``; raises UsageError if its id is taken."""
+    if device.id in devices:
+        raise UsageError(f"{device.id} is plugged already")
+    devices[device.id] = device
+    return device
+
+
+def free_place(
+    layout: BootLayout, devices: Mapping[str, Device], size: int, alignment: int = BACKEND_ALIGNMENT
+) -> AddrRange:
+    """The lowest gap of the device window (memory_device_get_free_addr, hw/mem/memory-device.c, QEMU 10.0).
+
+    Raises UsageError if nothing fits.
+    """
+    window = layout.machine.device_window()
+    at = align_up(window.start, alignment)
+    for taken in sorted(device.range for device in devices.values()):
+        if AddrRange.sized(at, size).overlaps(taken):
+            at = align_up(taken.end, alignment)
+    if at + size > window.end:
+        raise UsageError(f"no room for {format_size(size)} in the device window {window}")
+    return AddrRange.sized(at, size)
+
+
+def free_index(used: Container[int | None], first: int = 0) -> int:
+    """The lowest number from ``first`` on that is not used."""
+    while first in used:
+        first += 1
+    return first
+
+
+def free_virtio_index(layout: BootLayout, devices: Mapping[str, Device]) -> int:
+    """The number of the next virtio device (virtio_index_ida, drivers/virtio/virtio.c, v6.12)."""
+    used = {device.virtio_index for device in devices.values() if isinstance(device, VirtioDevice)}
+    return free_index(used, layout.machine.virtio_devices)
