@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from harness.arch import ArchSpec
 from harness.config.parts import Firmware, QemuBinary
@@ -17,7 +16,6 @@ from harness.units import MIB, AddrRange, format_size
 __all__ = [
     "BackendOptions",
     "ColdDevice",
-    "DeviceKind",
     "Firmware",
     "MachineSpec",
     "NodeSpec",
@@ -26,8 +24,6 @@ __all__ = [
     "check_size",
     "root_port_slot",
 ]
-
-DeviceKind = Literal["dimm", "virtio-mem", "virtio-pmem"]
 
 #: options of a memory-backend-memfd beside id, size and share, in order: (("prealloc", "on"),)
 BackendOptions = tuple[tuple[str, str], ...]
@@ -60,7 +56,7 @@ class ColdDevice:
     ``port`` is the root port of a virtio device, None for the first that no device before it has taken.
     """
 
-    kind: DeviceKind
+    kind: str
     id: str
     size: int
     requested: int = 0

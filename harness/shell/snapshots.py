@@ -19,7 +19,7 @@ from typing import Any
 from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError, UsageError
 from harness.guest.console import Console
-from harness.model.devices.dimm import Dimm
+from harness.model.devices.device import VirtioDevice
 from harness.model.devices.pmem import Pmem
 from harness.model.memory import MemoryModel
 from harness.parsers.dmesg import alarming
@@ -111,24 +111,21 @@ def devices_of(model: MemoryModel, backings: Mapping[str, BackendOptions]) -> tu
             raise UnsupportedError(
                 "snapshot", f"QEMU cannot save the virtio-pmem device {device.id}", hint=f"unplug {device.id} first"
             )
-        size, start, backend = device.range.size, device.range.start, backings[device.id]
-        if isinstance(device, Dimm):
-            made = ColdDevice(
-                "dimm", device.id, size, node=device.node, slot=device.slot, address=start, backend=backend
+        known = device.qmp()
+        found.append(
+            ColdDevice(
+                known.kind,
+                known.id,
+                known.max_size,
+                requested=known.requested_size or 0,
+                block_size=known.block_size,
+                node=known.node,
+                slot=known.slot,
+                address=known.range.start,
+                port=device.port if isinstance(device, VirtioDevice) else None,
+                backend=backings[known.id],
             )
-        else:
-            made = ColdDevice(
-                "virtio-mem",
-                device.id,
-                size,
-                requested=device.requested,
-                block_size=device.block_size,
-                node=device.node,
-                address=start,
-                port=device.port,
-                backend=backend,
-            )
-        found.append(made)
+        )
     return tuple(found)
 
 
