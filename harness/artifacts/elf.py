@@ -9,12 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.elfheader import PT_DYNAMIC, PT_INTERP, PT_LOAD, ProgramHeader, read_header
 from harness.errors import ArtefactError
 
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_SEGMENT = struct.Struct("<IIQQQQQQ")
 _DYNAMIC = struct.Struct("<qQ")
-_LOAD, _DYNAMIC_SEGMENT, _INTERP = 1, 2, 3
 _NEEDED, _STRTAB, _RPATH, _RUNPATH = 1, 5, 15, 29
 _LINKS_LIMIT = 40
 
@@ -113,18 +111,14 @@ def _candidates(root: Path, folders: Iterable[str], name: str, machine: int) -> 
 
 
 def _parse(data: bytes) -> Elf:
-    ident, _, machine, _, _, table, _, _, _, size, count, *_ = _HEADER.unpack_from(data)
-    if ident[:6] != b"\x7fELF\x02\x01":
-        raise ValueError("wrong magic, class or byte order")
-    segments = [_SEGMENT.unpack_from(data, table + number * size) for number in range(count)]
-    loads = [(vaddr, offset, length) for kind, _, offset, vaddr, _, length, _, _ in segments if kind == _LOAD]
+    header = read_header(data)
     interpreter = None
     entries: list[tuple[int, int]] = []
-    for kind, _, offset, _, _, length, _, _ in segments:
-        if kind == _INTERP:
-            interpreter = data[offset : offset + length].rstrip(b"\0").decode()
-        elif kind == _DYNAMIC_SEGMENT:
-            entries = list(_DYNAMIC.iter_unpack(data[offset : offset + length]))
+    for segment in header.of_kind(PT_INTERP):
+        interpreter = _content(data, segment).rstrip(b"\0").decode()
+    for segment in header.of_kind(PT_DYNAMIC):
+        entries = list(_DYNAMIC.iter_unpack(_content(data, segment)))
+    loads = header.of_kind(PT_LOAD)
     strings = next((_offset_of(value, loads) for tag, value in entries if tag == _STRTAB), 0)
 
     def string(offset: int) -> str:
@@ -133,11 +127,15 @@ def _parse(data: bytes) -> Elf:
 
     needed = tuple(string(value) for tag, value in entries if tag == _NEEDED)
     paths = [string(value) for tag, value in entries if tag in (_RPATH, _RUNPATH)]
-    return Elf(machine, interpreter, needed, tuple(item for text in paths for item in text.split(":")))
+    return Elf(header.machine, interpreter, needed, tuple(item for text in paths for item in text.split(":")))
 
 
-def _offset_of(address: int, loads: Iterable[tuple[int, int, int]]) -> int:
-    for vaddr, offset, length in loads:
-        if vaddr <= address < vaddr + length:
-            return address - vaddr + offset
+def _content(data: bytes, segment: ProgramHeader) -> bytes:
+    return data[segment.offset : segment.offset + segment.file_size]
+
+
+def _offset_of(address: int, loads: Iterable[ProgramHeader]) -> int:
+    for segment in loads:
+        if segment.virtual <= address < segment.virtual + segment.file_size:
+            return address - segment.virtual + segment.offset
     raise ValueError("a table lies outside the file")

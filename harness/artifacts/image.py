@@ -14,6 +14,7 @@ from pathlib import Path
 from harness import proc
 from harness.arch import ARCHES, ArchSpec
 from harness.deadline import Deadline
+from harness.dotconfig import read_config
 from harness.errors import ArtefactError, UsageError
 
 #: bytes that an unpacked image may have
@@ -24,7 +25,6 @@ _CONFIG_START = b"IKCFG_ST"
 _CONFIG_END = b"IKCFG_ED"
 #: init/version-timestamp.c
 _BANNER = re.compile(rb"Linux version (\d[\w.+~-]*) \(")
-_SET = re.compile(r"CONFIG_(\w+)=(.*)", re.ASCII)
 _UNPACK_SECONDS = 120.0
 
 
@@ -102,16 +102,6 @@ def require_arch(name: str, data: bytes, arch: ArchSpec) -> None:
     )
 
 
-def parse_config(text: str) -> dict[str, str]:
-    """Options that a kernel configuration sets, without ``CONFIG_``; strings unquoted."""
-    options: dict[str, str] = {}
-    for line in text.splitlines():
-        match = _SET.fullmatch(line.strip())
-        if match is not None and match[2] != "n":
-            options[match[1]] = re.sub(r"\\(.)", r"\1", match[2][1:-1]) if match[2][:1] == '"' else match[2]
-    return options
-
-
 def embedded_config(data: bytes) -> Mapping[str, str] | None:
     """The configuration that CONFIG_IKCONFIG=y puts into an Image; None if there is none, or it is damaged."""
     start = data.find(_CONFIG_START)
@@ -122,7 +112,7 @@ def embedded_config(data: bytes) -> Mapping[str, str] | None:
         text = gzip.decompress(data[start + len(_CONFIG_START) : end])
     except (OSError, EOFError, zlib.error):
         return None
-    return parse_config(text.decode("utf-8", "replace"))
+    return read_config(text.decode("utf-8", "replace"))
 
 
 def release_of(data: bytes) -> str | None:

@@ -12,7 +12,7 @@ from harness.artifacts import kernel_build
 from harness.artifacts.apt import Package, fingerprints, unpack
 from harness.artifacts.cache import Cache, hash_file, scratch
 from harness.artifacts.debian import find_source, find_stock
-from harness.artifacts.image import embedded_config, parse_config, read_image, release_of, require_arch
+from harness.artifacts.image import embedded_config, read_image, release_of, require_arch
 from harness.artifacts.kernel_tree import is_tree, tree_kernel
 from harness.artifacts.modules import (
     BUILT_IN,
@@ -30,6 +30,7 @@ from harness.config.guest import GuestSpec
 from harness.config.parts import KernelImage
 from harness.config.selector import DEBIAN, IMAGE_PREFIX, PURPOSE, DebianName, is_debian_name, parse_kernel_name
 from harness.deadline import Deadline
+from harness.dotconfig import read_config
 from harness.errors import ArtefactError, InfraError, UsageError
 from harness.progress import Progress
 
@@ -113,7 +114,7 @@ def purpose_kernel(arch: ArchSpec, name: DebianName, progress: Progress) -> Kern
         log.write_bytes(b"")
         job = kernel_build.KernelBuild(arch, fragments, version, work, log, progress)
         job.run(work / "package", out)
-        config = parse_config((out / "config").read_text())
+        config = read_config((out / "config").read_text())
         release = (out / "release").read_text().strip()
         (out / "modules.cpio.gz").write_bytes(builtin_archive(release, config))
         log.unlink()
@@ -207,12 +208,12 @@ def take_apart(arch: ArchSpec, package: Package, tree: Path, out: Path) -> None:
     (out / "config").write_bytes(config.read_bytes())
     (out / "release").write_text(f"{release}\n")
     found = release_tree(trees[0], package.name)
-    (out / "modules.cpio.gz").write_bytes(modules_archive(found, parse_config(config.read_text())))
+    (out / "modules.cpio.gz").write_bytes(modules_archive(found, read_config(config.read_text())))
 
 
 def _from_cache(path: Path, origin: str) -> KernelImage:
     try:
-        config = parse_config((path / "config").read_text())
+        config = read_config((path / "config").read_text())
         release = (path / "release").read_text().strip()
     except OSError as error:
         raise InfraError(f"cannot read {path}: {error.strerror}") from error

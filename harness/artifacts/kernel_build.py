@@ -15,10 +15,10 @@ from pathlib import Path
 
 from harness import proc
 from harness.arch import ArchSpec
-from harness.artifacts.image import parse_config
 from harness.artifacts.qemu_build import HostNeed, missing_packages
 from harness.artifacts.toolchain import Toolchain, cross_gcc
 from harness.deadline import Deadline
+from harness.dotconfig import read_config
 from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress, Task
 
@@ -205,7 +205,7 @@ class KernelBuild:
         shutil.copyfile(tree / ".config", out / "config")
         shutil.copyfile(tree / "include" / "config" / "kernel.release", out / "release")
         (out / "vmlinux").unlink(missing_ok=True)
-        if parse_config((out / "config").read_text()).get("DEBUG_INFO") == "y":
+        if read_config((out / "config").read_text()).get("DEBUG_INFO") == "y":
             shutil.copyfile(tree / "vmlinux", out / "vmlinux")
 
     def unpack(self, package: Path, deadline: Deadline) -> Path:
@@ -233,7 +233,7 @@ class KernelBuild:
             self.complete(source, tree, deadline)
         if not strict:
             return
-        lost = lost_options(parse_config((tree / ".config").read_text()), self.fragments, version)
+        lost = lost_options(read_config((tree / ".config").read_text()), self.fragments, version)
         if lost:
             raise ArtefactError(
                 f"kernel {self.version} for {self.arch.name} did not take {', '.join(lost)}",

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from harness.arch import ArchSpec
 from harness.artifacts.cache import Cache, hash_file, hold_lock
-from harness.artifacts.image import parse_config
 from harness.artifacts.kconfig import require_options
 from harness.artifacts.kernel_build import KernelBuild, load_fragments, require_tools
 from harness.artifacts.modules import (
@@ -34,6 +33,7 @@ from harness.artifacts.toolchain import Toolchain, find_toolchain, used_compiler
 from harness.config.build import OwnBuild
 from harness.config.parts import KernelImage
 from harness.deadline import Deadline
+from harness.dotconfig import read_config
 from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress
 
@@ -163,7 +163,7 @@ class _Job:
             return self._keep(out, cache, progress)
 
     def _check_and_compile(self, out: Path, deadline: Deadline) -> None:
-        config = parse_config((self.site.tree / ".config").read_text())
+        config = read_config((self.site.tree / ".config").read_text())
         require_options(self.own.options, config, self.site.source)
         name = f"--kernel {self.site.source}"
         require_bootable(self.arch, config, name, "-K turns options on")
@@ -175,7 +175,7 @@ class _Job:
 
     def _keep(self, out: Path, cache: Cache, progress: Progress) -> KernelImage:
         """Put what was built where no later build of the tree changes it under a guest's feet."""
-        config = parse_config((out / "config").read_text())
+        config = read_config((out / "config").read_text())
         release = (out / "release").read_text().strip()
         if self.modules is not None:
             found = find_modules(self.modules, release)

@@ -3,19 +3,12 @@
 
 from __future__ import annotations
 
-import re
-
+from harness.dotconfig import option_of
 from harness.errors import ParseError
 from harness.parsers._lines import numbered
 from harness.parsers.notes import STRICT, Notes
 
 SOURCE = "kernel config"
-
-_SET = re.compile(r"CONFIG_(\w+)=(.*)", re.ASCII)
-_UNSET = re.compile(r"# CONFIG_(\w+) is not set", re.ASCII)
-_PLAIN = re.compile(r"[ym]|-?[0-9]{1,20}|0[xX][0-9a-fA-F]{1,16}")
-_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_ESCAPE = re.compile(r"\\(.)")
 
 
 def parse_config(text: str, notes: Notes = STRICT) -> dict[str, str]:
@@ -28,28 +21,16 @@ def parse_config(text: str, notes: Notes = STRICT) -> dict[str, str]:
     options: dict[str, str | None] = {}
     unclear: set[str] = set()
     for _, row in numbered(SOURCE, text, notes):
-        if (off := _UNSET.fullmatch(row)) is not None:
-            name, value = off[1], None
-        elif not row or row.startswith("#"):
+        found = option_of(row)
+        if found is None:
+            if row and not row.startswith("#"):
+                notes.add_unknown(SOURCE, "line", row)
             continue
-        elif (on := _SET.fullmatch(row)) is not None and on[2] == "n":
-            name, value = on[1], None
-        elif on is not None and (read := _value(on[2])) is not None:
-            name, value = on[1], read
-        else:
-            notes.add_unknown(SOURCE, "line", row)
-            continue
+        name, value = found
         if options.setdefault(name, value) != value:
             notes.add_unknown(SOURCE, "option with two values", row)
             unclear.add(name)
-    found = {name: value for name, value in options.items() if value is not None and name not in unclear}
-    if not found:
+    known = {name: value for name, value in options.items() if value is not None and name not in unclear}
+    if not known:
         raise ParseError(SOURCE, 1, text[:200], "sets no option at all")
-    return found
-
-
-def _value(raw: str) -> str | None:
-    if _PLAIN.fullmatch(raw):
-        return raw
-    string = _STRING.fullmatch(raw)
-    return None if string is None else _ESCAPE.sub(r"\1", string[1])
+    return known

@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Iterator
 
+from harness.elfheader import PT_NOTE, read_header
 from harness.errors import ParseError
 from harness.parsers._lines import numbered
 from harness.parsers.notes import STRICT, Notes
@@ -20,12 +21,8 @@ MAX_NOTE = 1 << 16
 
 _LINE = re.compile(r"([A-Za-z_][\w-]*(?:\([^()=]+\))?)=(.*)", re.ASCII)
 
-# Elf64_Ehdr, Elf64_Phdr and Elf_Nhdr of include/uapi/linux/elf.h, little-endian
-_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_PHDR = struct.Struct("<IIQQQQQQ")
+# Elf_Nhdr of include/uapi/linux/elf.h, little-endian
 _NHDR = struct.Struct("<III")
-_MAGIC = b"\x7fELF\x02\x01"
-_PT_NOTE = 4
 _NAME = b"VMCOREINFO\0"
 
 
@@ -56,21 +53,15 @@ def note_from_kcore(data: bytes) -> str:
     ``data`` must reach to the end of the notes (64 KiB is plenty). Raises ParseError if it is no little-endian 64-bit
     ELF file, if a header points outside of it, or if there is no such note.
     """
-    if len(data) < _EHDR.size or not data.startswith(_MAGIC):
-        raise _refuse(0, data, "not a little-endian 64-bit ELF file")
-    fields = _EHDR.unpack_from(data)
-    phoff, phentsize, phnum = fields[5], fields[9], fields[10]
-    if phnum and phentsize != _PHDR.size:
-        raise _refuse(0, data, f"program headers of {phentsize} bytes instead of {_PHDR.size}")
-    if phoff + phnum * _PHDR.size > len(data):
-        raise _refuse(0, data, f"the {phnum} program headers reach beyond the {len(data)} bytes at hand")
-    for number in range(phnum):
-        kind, _, offset, _, _, size, _, _ = _PHDR.unpack_from(data, phoff + number * _PHDR.size)
-        if kind != _PT_NOTE:
-            continue
-        if offset + size > len(data):
-            raise _refuse(offset, data, f"the notes reach beyond the {len(data)} bytes at hand")
-        for name, content in _notes(data, offset, offset + size):
+    try:
+        header = read_header(data)
+    except ValueError as error:
+        raise _refuse(0, data, str(error)) from None
+    for segment in header.of_kind(PT_NOTE):
+        end = segment.offset + segment.file_size
+        if end > len(data):
+            raise _refuse(segment.offset, data, f"the notes reach beyond the {len(data)} bytes at hand")
+        for name, content in _notes(data, segment.offset, end):
             if name == _NAME:
                 return _decode(content)
     raise _refuse(0, data, "no VMCOREINFO note")

@@ -16,7 +16,7 @@ from toy_kernel import BOOTABLE, TOY, image, module_tree
 from harness.arch import ARCHES, ARM64, RISCV64, ArchSpec
 from harness.artifacts import kernel_build
 from harness.artifacts.apt import Package
-from harness.artifacts.image import embedded_config, parse_config, read_image, release_of, require_arch
+from harness.artifacts.image import embedded_config, read_image, release_of, require_arch
 from harness.artifacts.kernel import kernel, take_apart
 from harness.artifacts.kernel_build import (
     Fragment,
@@ -28,6 +28,7 @@ from harness.artifacts.kernel_build import (
     version_of,
 )
 from harness.deadline import Deadline
+from harness.dotconfig import read_config
 from harness.errors import ArtefactError, UsageError
 from harness.progress import SilentProgress
 
@@ -38,7 +39,7 @@ needs_zstd = pytest.mark.skipif(shutil.which("zstd") is None, reason="zstd is no
 needs_cpio = pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
 
 
-CONFIG_SEEN = parse_config(BOOTABLE) | {"DEV_DAX_KMEM": "y", "X": "m"}
+CONFIG_SEEN = read_config(BOOTABLE) | {"DEV_DAX_KMEM": "y", "X": "m"}
 
 
 def zboot(payload: bytes, kind: bytes) -> bytes:
@@ -132,9 +133,9 @@ def test_config_and_release_inside_an_image() -> None:
     assert embedded_config(damaged) is None
 
 
-def test_parse_config() -> None:
+def test_read_config() -> None:
     text = '# CONFIG_A is not set\nCONFIG_B=y\nCONFIG_C="a \\"b\\""\nCONFIG_D=n\nCONFIG_E=0x10\nnoise\n'
-    assert parse_config(text) == {"B": "y", "C": 'a "b"', "E": "0x10"}
+    assert read_config(text) == {"B": "y", "C": 'a "b"', "E": "0x10"}
 
 
 # --- selectors
