@@ -28,8 +28,9 @@ QUIT_SECONDS = 5.0
 TERMINATE_SECONDS = 2.0
 #: QEMU hangs up a moment before it can be reaped; its exit status is worth that moment
 _EPITAPH_SECONDS = 3.0
-#: seconds between two looks at QEMU's mappings, before one of a backend counts as missing
-_WAITS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.0)
+#: how long QEMU may take to free the memory of a device that has gone, and between two looks at it
+_FREED_SECONDS = 20.0
+_BETWEEN = 0.005
 
 _FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+22\b", re.MULTILINE)
 _RAMBLOCK = re.compile(
@@ -53,6 +54,7 @@ class Machine:
         self.console: socket.socket
         self.qmp: QmpSession
         self.memory: dict[str, int] = {}
+        self._dropped: set[str] = set()
         self._child: proc.Child | None = None
         self._cleanup = contextlib.ExitStack()
         self._ending = threading.Lock()
@@ -136,24 +138,47 @@ class Machine:
         ramblock``, or ``gpa2hva`` for virtio-pmem, whose block has no name), that to an inode (/proc/PID/maps), and
         that to a descriptor. Raises QemuError if QEMU is gone or tells no addresses (before 8.1).
         """
-        settle = threading.Event()
-        for wait in _WAITS:
-            # The list of mappings is not read in one piece: one that stays may be missed while others come and go, as
-            # they do for a moment after a device has gone.
-            addresses = self._backend_addresses(deadline)
-            found = self._memfds_at(addresses)
-            if len(found) == len(addresses) or deadline.expired:
-                break
-            settle.wait(wait)
-        return found
+        return self._memfds_at(self._backend_addresses(self._ram_blocks(deadline), deadline))
 
-    def _backend_addresses(self, deadline: Deadline) -> dict[str, int]:
-        """Where QEMU has mapped each backend of boot RAM and of a memory device."""
+    def add_backend(self, name: str, properties: Mapping[str, object], deadline: Deadline) -> None:
+        """Create a memory-backend-memfd called ``name``.
+
+        If there was one of that name before, its memory must be gone first. QEMU keeps it until nobody can look at it
+        any more (RCU; 0.2 s are common), and since v10.0 it gives the memfd that it has noted under a name to the next
+        backend of that name, whose descriptor it then closes as that of the old one (memfd_backend_memory_alloc in
+        backends/hostmem-memfd.c, qemu_ram_free in system/physmem.c).
+
+        Raises QmpRefused, QemuError, DeadlineExpired.
+        """
+        idle, limit = threading.Event(), deadline.at_most(_FREED_SECONDS)
+        while name in self._dropped and (kept := self._unowned_blocks(deadline)):
+            limit.check(f"QEMU to free the memory that {name} had", f"RAM blocks of no device: {len(kept)}")
+            idle.wait(_BETWEEN)
+        arguments = {"qom-type": "memory-backend-memfd", "id": name, **properties}
+        self.qmp.execute("object-add", arguments, deadline=deadline)
+
+    def drop_backend(self, name: str, deadline: Deadline) -> None:
+        """Delete the memory backend ``name``, which no device has any more. Raises QmpRefused, DeadlineExpired."""
+        self.qmp.execute("object-del", {"id": name}, deadline=deadline)
+        self._dropped.add(name)
+
+    def _ram_blocks(self, deadline: Deadline) -> list[tuple[str, int]]:
+        """Name and address of QEMU's RAM blocks."""
         blocks = parse_ramblocks(self.qmp.hmp("info ramblock", deadline=deadline))
         if not blocks:
             raise QemuError(f"QEMU {self.spec.qemu.version} does not tell where it maps its memory", hint="use 8.1 up")
+        return blocks
+
+    def _unowned_blocks(self, deadline: Deadline) -> set[int]:
+        """The addresses of RAM blocks without a name, as those of devices that have gone are, and of no device."""
+        blocks = self._ram_blocks(deadline)
+        nameless = {address for name, address in blocks if not name}
+        return nameless and nameless - set(self._backend_addresses(blocks, deadline).values())
+
+    def _backend_addresses(self, blocks: Iterable[tuple[str, int]], deadline: Deadline) -> dict[str, int]:
+        """Where QEMU has mapped each backend of boot RAM and of a memory device."""
         # virtio-mem's block is called DEVICE-PATH/ID, the others' ID.
-        named = {name.rpartition("/")[2]: address for name, address in blocks.items()}
+        named = {name.rpartition("/")[2]: address for name, address in blocks if name}
         addresses = {backend: named[backend] for backend in self.spec.boot_backends if backend in named}
         for device in self.qmp.execute("query-memory-devices", deadline=deadline):
             data = device["data"]
@@ -333,18 +358,18 @@ def parse_forward(text: str) -> int:
     return int(ports[0])
 
 
-def parse_ramblocks(text: str) -> dict[str, int]:
-    """Map each RAM block's name in HMP's ``info ramblock`` to the address QEMU maps it at; raises QemuError.
+def parse_ramblocks(text: str) -> list[tuple[str, int]]:
+    """The name, "" if it has none, and the address of each RAM block in HMP's ``info ramblock``; raises QemuError.
 
-    Blocks without a name are left out; a QEMU that tells no addresses gives an empty answer.
+    A QEMU that tells no addresses gives an empty answer.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines or "HVA" not in lines[0]:
-        return {}
+        return []
     found = _RAMBLOCK.findall(text)
     if len(found) != len(lines) - 1:
         raise QemuError(f"QEMU lists its RAM blocks in an unknown way:\n{text}")
-    return {name: int(address, 16) for name, address in found if name}
+    return [(name, int(address, 16)) for name, address in found]
 
 
 def parse_host_address(text: str) -> int:

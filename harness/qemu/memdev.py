@@ -188,7 +188,7 @@ def unplug(machine: Machine, device: str, *, deadline: Deadline) -> UnplugOutcom
     )
     if refusal:
         return UnplugOutcome(device, "refused", machine.qmp.events(mark)[: last.seq - mark], refusal)
-    machine.qmp.execute("object-del", {"id": backend}, deadline=deadline)
+    machine.drop_backend(backend, deadline)
     detail = "DEVICE_DELETED"
     if slot is not None and any(_ost(event, device, _EJECT_SOURCES) is not None for event in machine.qmp.events(mark)):
         final = _await_final_ost(machine, slot, last.seq, deadline)
@@ -211,7 +211,7 @@ def await_ejected(machine: Machine, device: str, *, since: int, deadline: Deadli
         deadline=deadline,
         awaited=f"the guest to eject {device}",
     )
-    machine.qmp.execute("object-del", {"id": backend_id(device)}, deadline=deadline)
+    machine.drop_backend(backend_id(device), deadline)
     return UnplugOutcome(device, "deleted", machine.qmp.events(since)[: last.seq - since], "ejected by the guest")
 
 
@@ -352,8 +352,7 @@ def _plug(
     check_device_id(device)
     check_size(f"{driver} {device}", size)
     memdev = backend_id(device)
-    arguments = {"qom-type": "memory-backend-memfd", "id": memdev, "size": size, "share": True, **(backend or {})}
-    machine.qmp.execute("object-add", arguments, deadline=deadline)
+    machine.add_backend(memdev, {"size": size, "share": True, **(backend or {})}, deadline)
     mark = machine.qmp.seq
     given = {name: value for name, value in properties.items() if value is not None}
     try:
@@ -361,7 +360,7 @@ def _plug(
             "device_add", {"driver": driver, "id": device, "memdev": memdev, **given}, deadline=deadline
         )
     except QmpRefused:
-        machine.qmp.execute("object-del", {"id": memdev}, deadline=deadline)
+        machine.drop_backend(memdev, deadline)
         raise
     return mark
 

@@ -119,6 +119,19 @@ def test_blocks(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline) -> 
     wait_blocks(guest.shell, absent=blocks, deadline=limit)
 
 
+def test_a_device_that_comes_again_has_memory_of_its_own(
+    guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline
+) -> None:
+    need(guest, memhp_artifacts, "pc-dimm", "ACPI_HOTPLUG_MEMORY")
+    set_auto_online(guest.shell, "offline", deadline=limit)
+    files = []
+    for _ in range(3):
+        memdev.plug_dimm(guest.machine, "again", guest.facts.memory_block_size, deadline=limit)
+        files.append(guest.machine.backend_fds(limit)["mem-again"].stat().st_ino)
+        assert memdev.unplug(guest.machine, "again", deadline=limit).kind == "deleted"
+    assert len(set(files)) == len(files)
+
+
 @pytest.mark.parametrize("layout", ["mem", "dev"])
 def test_persistent_memory(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline, layout: str) -> None:
     need(guest, memhp_artifacts, "virtio-pmem-pci", "DEV_DAX_KMEM")

@@ -137,8 +137,12 @@ def test_parse_forward() -> None:
 
 
 def test_parse_ramblocks() -> None:
-    assert parse_ramblocks(RAMBLOCKS) == {"ram0": 0x7FE8613FF000, "/rom@etc/acpi/tables": 0x7FE8ABC00000}
-    assert parse_ramblocks("Block Name    PSize\n ram0 4 KiB\n") == {}
+    assert parse_ramblocks(RAMBLOCKS) == [
+        ("ram0", 0x7FE8613FF000),
+        ("", 0x7F2CD3FFF000),
+        ("/rom@etc/acpi/tables", 0x7FE8ABC00000),
+    ]
+    assert parse_ramblocks("Block Name    PSize\n ram0 4 KiB\n") == []
     with pytest.raises(QemuError, match="lists its RAM blocks in an unknown way"):
         parse_ramblocks(RAMBLOCKS + "  what is this\n")
 
@@ -151,7 +155,7 @@ def test_parse_host_address() -> None:
 
 
 def test_find_inodes() -> None:
-    addresses = parse_ramblocks(RAMBLOCKS) | {"nowhere": 4096}
+    addresses = {**dict(parse_ramblocks(RAMBLOCKS)), "nowhere": 4096}
     assert find_inodes(MAPS, addresses) == {"ram0": 2057}
 
 

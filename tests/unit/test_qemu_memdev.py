@@ -115,6 +115,45 @@ def test_plug_refused_by_qemu_leaves_nothing(guest: Machine, peer: Peer) -> None
     assert peer.commands[-1] == ("object-del", {"id": "mem-dimm0"})
 
 
+def ramblocks(*blocks: str) -> str:
+    lines = ["Block Name  PSize  Offset  Used  Total  HVA  RO"]
+    lines += [
+        f"{block}  4 KiB" + "  0x0000000000000000" * 3 + f"  {number:#018x}  rw" for number, block in enumerate(blocks)
+    ]
+    return "\r\n".join([*lines, ""])
+
+
+def test_a_backend_waits_for_the_memory_of_its_namesake(
+    guest: Machine, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer.answers["query-memory-devices"] = devices(PMEM)
+    peer.answers["device_del"] = says(("DEVICE_DELETED", {"device": "dimm0"}))
+    peer.answers["device_add"] = says(("dimm0", 1, 0))
+    unplug(guest)
+    # The other one without a name is virtio-pmem's.
+    lists = [ramblocks("ram0", "", ""), ramblocks("ram0", "", ""), ramblocks("ram0", "")]
+    told: list[str] = []
+
+    def answer(peer: Peer, arguments: dict[str, Any]) -> str:
+        line = arguments["command-line"]
+        told.append(line)
+        return lists.pop(0) if line == "info ramblock" else f"Host virtual address for 0x200000000 (mem-pm0) is {1:#x}"
+
+    peer.answers["human-monitor-command"] = answer
+    assert plug(guest).kind == "done"
+    assert told.count("info ramblock") == 3 and not lists
+    # Nobody is called like that.
+    memdev.plug_dimm(guest, "dimm1", GIB, deadline=Deadline(0.2), await_guest=False)
+    assert told.count("info ramblock") == 3
+    lists = [ramblocks("ram0", "", "")] * 100
+    monkeypatch.setattr("harness.qemu.machine._FREED_SECONDS", 0.2)
+    unplug(guest)
+    with pytest.raises(
+        DeadlineExpired, match="QEMU to free the memory that mem-dimm0 had; last seen: RAM blocks of no"
+    ):
+        plug(guest)
+
+
 def test_plug_that_no_guest_answers(guest: Machine) -> None:
     with pytest.raises(DeadlineExpired, match="the guest's _OST answer to the plug of dimm0") as caught:
         plug(guest, deadline=Deadline(0.3))
