@@ -7,40 +7,56 @@ from harness.check import (
     counters,
     crosscheck,
     devices,
+    dumps,
+    growth,
     iomem,
     life,
     linear,
     offlining,
     pagetables,
+    rollback,
     sections,
     sysfs,
     vmemmap,
 )
-from harness.check.evidence import Evidence, OfflineReport, ResizeReport, TouchReport, UnplugReport
+from harness.check.evidence import (
+    DumpReport,
+    Evidence,
+    OfflineReport,
+    ResizeReport,
+    Slope,
+    TouchReport,
+    UnplugReport,
+)
 from harness.check.findings import CheckResult, Finding, Verdict
 from harness.check.registry import CATALOGUE, Invariant, run_all, run_check, sort_catalogue
 
-sort_catalogue(("QMP", "IOM", "BLK", "ZON", "MEM", "LIN", "VMM", "PGT", "SEC", "XCK", "LOG", "LIV"))
+sort_catalogue(("QMP", "IOM", "BLK", "ZON", "MEM", "LIN", "VMM", "PGT", "SEC", "RBK", "XCK", "LOG", "LIV"))
 
 __all__ = [
     "CATALOGUE",
     "CheckResult",
+    "DumpReport",
     "Evidence",
     "Finding",
     "Invariant",
     "OfflineReport",
     "ResizeReport",
+    "Slope",
     "TouchReport",
     "UnplugReport",
     "Verdict",
     "counters",
     "crosscheck",
     "devices",
+    "dumps",
+    "growth",
     "iomem",
     "life",
     "linear",
     "offlining",
     "pagetables",
+    "rollback",
     "run_all",
     "run_check",
     "sections",

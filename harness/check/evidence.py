@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from fractions import Fraction
 
 from harness.check.views import Views, views_of
 from harness.model.expected import ExpectedState
@@ -53,11 +54,43 @@ class OfflineReport:
     error: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class DumpReport:
+    """The physical ranges of ``source``'s PT_LOAD segments, as far as they lie in ``scope``."""
+
+    source: str
+    scope: AddrRange
+    ranges: tuple[AddrRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """The line through a counter's values over the rounds of a soak: ``each`` per round."""
+
+    name: str
+    each: Fraction
+    unit: str
+
+    @property
+    def leaks(self) -> bool:
+        """True if it is not level."""
+        return self.each != 0
+
+    @property
+    def spelled(self) -> str:
+        """``4096 bytes a round``."""
+        each = self.each
+        number = str(each.numerator) if each.denominator == 1 else f"{float(each):.2f}"
+        return f"{number} {self.unit} a round"
+
+
 @dataclass(frozen=True)
 class Evidence:
     """All that is known about one step: what must be (``expected``) and what was seen (``observed``).
 
-    ``before`` is what was seen at the step before, None where there was none.
+    ``before`` is what was seen at the step before, None where there was none; after an action that ``failed``, nothing
+    may differ from it. ``slopes`` are those over the rounds of a soak, ``unread`` says which of its counters were not
+    read, and why. ``alarms`` are the console's lines of a kernel that died in the step: ``observed`` is older then.
     """
 
     layout: BootLayout
@@ -67,6 +100,11 @@ class Evidence:
     resizes: tuple[ResizeReport, ...] = ()
     touches: tuple[TouchReport, ...] = ()
     offlines: tuple[OfflineReport, ...] = ()
+    dumps: tuple[DumpReport, ...] = ()
+    slopes: tuple[Slope, ...] = ()
+    unread: tuple[str, ...] = ()
+    alarms: tuple[str, ...] = ()
+    failed: bool = False
     before: GuestState | None = None
 
     @functools.cached_property

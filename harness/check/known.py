@@ -182,7 +182,9 @@ def _fit(bug: KnownBug, findings: Sequence[Finding], seen: set[str], evidence: E
 def _is_counted(sign: Sign, evidence: Evidence) -> bool:
     """Whether this kernel has the counter: 6.1 has no nr_memmap_pages."""
     vmstat = evidence.observed.vmstat
-    return sign.invariant != "MEM-2" or isinstance(vmstat, NotObserved) or any(map(sign.where.fullmatch, vmstat))
+    if sign.invariant not in ("MEM-2", "RBK-1") or isinstance(vmstat, NotObserved):
+        return True
+    return any(map(sign.where.fullmatch, vmstat))
 
 
 def _matches(sign: Sign, finding: Finding, evidence: Evidence) -> bool:

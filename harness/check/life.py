@@ -16,8 +16,11 @@ from harness.state import NotObserved
     "no new WARN, BUG, Oops, Internal error, Bad page state, lockdep, KASAN, KFENCE, RCU stall or hung-task line",
     source="lib/bug.c, kernel/panic.c, mm/page_alloc.c bad_page, arch/{arm64,riscv}/kernel/traps.c (v6.12)",
     motive="21f1b85c8912: riscv: mm: Do not call pmd dtor on vmemmap page table teardown (Bad page state)",
+    posthumous=True,
 )
 def log_1(evidence: Evidence) -> Outcome:
+    if evidence.alarms:
+        return [Broken("console", "no alarming line", text, "serial console") for text in evidence.alarms]
     dmesg, console = evidence.observed.dmesg, evidence.observed.console
     broken: list[Broken] = []
     if not isinstance(dmesg, NotObserved):

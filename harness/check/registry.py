@@ -39,6 +39,7 @@ class Invariant:
     """``statement`` is one line; ``source`` the kernel or QEMU code it follows from; ``motive`` the bug it catches.
 
     ``reads`` are the guest's files whose garbled lines are findings of this invariant, whatever else it makes of them.
+    ``posthumous``: it can be told of a kernel that died in the step.
     """
 
     id: str
@@ -47,20 +48,21 @@ class Invariant:
     motive: str
     check: CheckFunction
     reads: tuple[str, ...] = ()
+    posthumous: bool = False
 
 
 CATALOGUE: dict[str, Invariant] = {}
 
 
 def invariant(
-    id: str, statement: str, *, source: str, motive: str, reads: tuple[str, ...] = ()
+    id: str, statement: str, *, source: str, motive: str, reads: tuple[str, ...] = (), posthumous: bool = False
 ) -> Callable[[CheckFunction], CheckFunction]:
     """Register a check under a stable id; no two of them ``read`` the same file."""
 
     def register(check: CheckFunction) -> CheckFunction:
         if id in CATALOGUE:
             raise ValueError(f"invariant {id} is registered twice")
-        CATALOGUE[id] = Invariant(id, statement, source, motive, check, reads)
+        CATALOGUE[id] = Invariant(id, statement, source, motive, check, reads, posthumous)
         return check
 
     return register
@@ -105,8 +107,8 @@ def _garbled(item: Invariant, evidence: Evidence) -> Iterator[Broken]:
 
 
 def run_all(evidence: Evidence, step: str = "") -> Iterator[CheckResult]:
-    """Run every invariant that applies, in the catalogue's order."""
+    """Run every invariant that applies, in the catalogue's order; of a kernel that died, nothing was seen after it."""
     for item in CATALOGUE.values():
-        result = run_check(item, evidence, step)
+        result = run_check(item, evidence, step) if item.posthumous or not evidence.alarms else None
         if result is not None:
             yield result

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from harness.cli.options import guests_of, read_seconds, run_options
 from harness.cli.parser import Arguments
-from harness.cli.running import chosen_scenarios, finish, open_reporter, run_all
+from harness.cli.running import chosen_scenarios, finish, open_reporter
 from harness.errors import UsageError
 from harness.scenarios.result import RunResult
 from harness.scenarios.session import Session
@@ -20,6 +18,8 @@ def run_and_keep(arguments: Arguments) -> int:
         raise UsageError("--keep takes one guest at a time", hint="leave --jobs out")
     pairs = [(scenario, guest) for guest in guests_of(arguments) for scenario in chosen_scenarios(arguments)]
     seconds = read_seconds(arguments.keep_for, "--keep-for")
+    from harness.scenarios.runner import run_pairs
+
     # Before anything has a thread: a fork takes along only the one that calls it.
     from harness.shell.keep import Release, keeping_note, serve, split_off
 
@@ -34,10 +34,9 @@ def run_and_keep(arguments: Arguments) -> int:
                 release(status)
                 serve(session, scenario.apply_to(guest), seconds)
 
-            wanted = dataclasses.replace(options, on_failure=keep)
             passed: list[RunResult] = []
             for scenario, guest in pairs:
-                passed += run_all([scenario], [guest], wanted, reporter)
+                passed += run_pairs([(scenario, guest)], options, reporter, reporter.progress, keep)
                 if release.status is not None:
                     return release.status
             return finish(arguments, reporter, passed)

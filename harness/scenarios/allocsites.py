@@ -11,10 +11,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+from harness.check import Slope
 from harness.deadline import Deadline
 from harness.guest.shell import Shell
 from harness.parsers.alloctraces import parse_alloc_traces
-from harness.scenarios.soak import WARM_UP, Slope
+from harness.scenarios.soak import WARM_UP
 
 #: equal steps of a count that are no accident
 _ENOUGH = 5

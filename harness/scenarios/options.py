@@ -3,14 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    from harness.scenarios.result import RunResult
-    from harness.scenarios.session import Session
+from typing import Literal, get_args
 
 #: auto: restore a guest from a snapshot if that can be done, boot it if not
 Start = Literal["auto", "restore", "cold"]
@@ -24,8 +19,7 @@ class RunOptions:
     ``settle`` is how long the guest may take to show the memory blocks of a step before their absence is a finding;
     ``timeout`` bounds each step and the boot, in seconds. ``seed`` is recorded and feeds everything random. ``rounds``
     is how often the steps of a soak are repeated; None leaves it to the scenario. ``start`` is how guests come to
-    life, ``jobs`` how many of them work at a time. ``on_failure`` is called with the session and the result of a run
-    that does not pass, while its guest still runs. Without ``known_bugs`` a known bug is as red as any other.
+    life, ``jobs`` how many of them work at a time. Without ``known_bugs`` a known bug is as red as any other.
     """
 
     bundle_dir: Path | None = None
@@ -37,4 +31,3 @@ class RunOptions:
     start: Start = "auto"
     jobs: int = 1
     known_bugs: bool = True
-    on_failure: Callable[[Session, RunResult], None] | None = None

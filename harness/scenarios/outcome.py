@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.check import OfflineReport, ResizeReport, TouchReport, UnplugReport
-from harness.scenarios.dumps import DumpReport
-from harness.scenarios.soak import Slope
+from harness.check import DumpReport, OfflineReport, ResizeReport, Slope, TouchReport, UnplugReport
 
 
 @dataclass
@@ -35,6 +33,7 @@ class Outcome:
     touches: list[TouchReport] = field(default_factory=list)
     offlines: list[OfflineReport] = field(default_factory=list)
     slopes: tuple[Slope, ...] = ()
+    unread: tuple[str, ...] = ()
     dumps: tuple[DumpReport, ...] = ()
 
     def refuse(self, note: str, ending: str = "refused") -> None:

@@ -25,7 +25,7 @@ def recheck(directory: Path) -> RunResult:
     """
     run = load_run(directory)
     model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
-    ruling, checks = evaluate(model, "boot", "done", Outcome(), run.boot, known=Known(run.watch))
+    ruling, checks = evaluate(model, "boot", "done", Outcome(), run.boot, run.boot, Known(run.watch))
     steps = [step_result(0, "boot", ruling, 0.0, 0.0, checks)]
     before = run.boot
     for step in run.steps:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.arch import arch_named
-from harness.check import OfflineReport, ResizeReport, TouchReport, UnplugReport, Verdict
+from harness.check import DumpReport, OfflineReport, ResizeReport, Slope, TouchReport, UnplugReport, Verdict
 from harness.check.bugs import NAME as BUGS
 from harness.check.bugs import parse_bugs
 from harness.check.known import Watch, watch_for
@@ -33,9 +33,7 @@ from harness.config.yaml import read_text
 from harness.errors import InfraError, UsageError
 from harness.model.actions import Action, action_from_json, action_to_json
 from harness.model.layout import MachineShape
-from harness.scenarios.dumps import DumpReport
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.soak import Slope
 from harness.state import GuestState, KernelFacts
 from harness.units import AddrRange
 
@@ -301,6 +299,7 @@ def outcome_to_json(outcome: Outcome) -> dict[str, object]:
         "touches": touches,
         "dumps": [[dump.source, *_pair(dump.scope), [_pair(one) for one in dump.ranges]] for dump in outcome.dumps],
         "slopes": [[slope.name, str(slope.each), slope.unit] for slope in outcome.slopes],
+        "unread": list(outcome.unread),
     }
 
 
@@ -338,4 +337,5 @@ def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
             for source, start, end, ranges in value.get("dumps", ())
         ),
         slopes=tuple(_slope(*row) for row in value.get("slopes", ())),
+        unread=tuple(value.get("unread", ())),
     )

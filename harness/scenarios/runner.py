@@ -45,6 +45,8 @@ from harness.scenarios.together import side_by_side
 from harness.scenarios.verdict import titles, worst
 from harness.state import KernelFacts, NotObserved, SlabCache, Unknown
 
+OnFailure = Callable[[Session, RunResult], None]
+
 
 def run_scenarios(
     scenarios: Sequence[Scenario],
@@ -62,17 +64,19 @@ def run_pairs(
     options: RunOptions,
     reporter: Reporter,
     progress: Progress | None = None,
+    on_failure: OnFailure | None = None,
 ) -> list[RunResult]:
     """Run each scenario on a fresh guest, ``options.jobs`` of them at a time; every result is reported as it comes.
 
-    The next guest is made ready meanwhile. A missing ability skips a scenario; a failure of the harness's own world
+    The next guest is made ready meanwhile. ``on_failure`` is called with the session and the result of a run that does
+    not pass, while its guest still runs. A missing ability skips a scenario; a failure of the harness's own world
     ends only that scenario. Raises UsageError for what is wrong with the request itself.
     """
     progress = progress or default_progress()
     relay = Relay(reporter, live=options.jobs == 1)
     resolver = Resolver(progress)
     runs = [
-        _Run(scenario, own, options, relay.reporter(), resolver)
+        _Run(scenario, own, options, relay.reporter(), resolver, on_failure)
         for scenario, own in [(scenario, scenario.apply_to(guest)) for scenario, guest in pairs]
     ]
     reporter.phase("preparing the parts")
@@ -125,13 +129,20 @@ class _Run:
     """One scenario on one guest, from parts to verdict: a ``harness.scenarios.pool.Job``."""
 
     def __init__(
-        self, scenario: Scenario, guest: GuestSpec, options: RunOptions, reporter: Reporter, resolver: Resolver
+        self,
+        scenario: Scenario,
+        guest: GuestSpec,
+        options: RunOptions,
+        reporter: Reporter,
+        resolver: Resolver,
+        on_failure: OnFailure | None,
     ) -> None:
         self.scenario = scenario
         self.guest = guest
         self.options = options
         self.reporter = reporter
         self.resolver = resolver
+        self.on_failure = on_failure
         self.parts: Parts | UnsupportedError | InfraError | None = None
         self.started = datetime.datetime.now(datetime.UTC)
         self.seconds = 0.0
@@ -277,9 +288,9 @@ class _Run:
 
     def _offer(self, session: Session, error: InfraError | None) -> None:
         """A guest that failed may be wanted as it is."""
-        if self.options.on_failure is not None and session.guest.machine.alive:
+        if self.on_failure is not None and session.guest.machine.alive:
             result = self._judged() if error is None else self._finish(Verdict.INFRA, error.message, error.hint)
-            self.options.on_failure(session, result)
+            self.on_failure(session, result)
 
     def _do_steps(self, session: Session) -> None:
         steps = self.scenario.steps_on(self.guest.arch)
@@ -318,7 +329,7 @@ class _Run:
         """
         found, (never, sometimes) = (*slopes(seen), *steady_growth(sites)), unread(seen)
         note = "; ".join([*map(spell, found), *(f"not observed: {line}" for line in never)])
-        outcome = Outcome(note=note, slopes=found, inconclusive="; ".join(sometimes))
+        outcome = Outcome(note=note, slopes=found, unread=(*never, *sometimes), inconclusive="; ".join(sometimes))
         title = f"slope over {len(seen)} rounds"
         self.reporter.step_started(session.number + 1, self.total, title)
         return self._note_step(session.act(title, lambda session, deadline: outcome))

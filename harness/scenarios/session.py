@@ -150,7 +150,7 @@ class Session:
             self.recorder.save_step(self.number, title, self.expect, outcome, None, bugs)
             seconds = time.monotonic() - started
             known = Known(self.watch, tuple(bugs))
-            ruling, checks = evaluate(self.model, title, self.expect, outcome, None, known=known)
+            ruling, checks = evaluate(self.model, title, self.expect, outcome, None, self.state, known)
             return step_result(self.number, title, ruling, seconds, seconds, checks)
 
     def _explained(self, error: InfraError) -> InfraError:
@@ -185,7 +185,7 @@ class Session:
             self.unseen = True
             self.recorder.save_step(self.number, title, expect, outcome, None)
             seconds = time.monotonic() - started
-            ruling, checks = evaluate(self.model, title, expect, outcome, None)
+            ruling, checks = evaluate(self.model, title, expect, outcome, None, self.state)
             return step_result(self.number, title, ruling, seconds, seconds, checks)
         self._settle(deadline)
         self._rest(outcome, deadline)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from harness.check import Finding
+from harness.check import Slope
 from harness.state import GuestState, NotObserved, SlabCache
 
 #: the directory of a memory block in sysfs is made of these (fs/kernfs/dir.c)
@@ -23,20 +23,6 @@ class Counter:
 
     value: int
     unit: str
-
-
-@dataclass(frozen=True, slots=True)
-class Slope:
-    """The line through a counter's values: ``each`` per round."""
-
-    name: str
-    each: Fraction
-    unit: str
-
-    @property
-    def leaks(self) -> bool:
-        """True if it is not level."""
-        return self.each != 0
 
 
 #: what was counted after a round, by name, or why it could not be
@@ -98,17 +84,4 @@ def _fit(name: str, values: Sequence[Counter]) -> Slope:
 
 def spell(slope: Slope) -> str:
     """``nr_memmap 0 bytes a round``."""
-    return f"{slope.name} {_number(slope.each)} {slope.unit} a round"
-
-
-def _number(value: Fraction) -> str:
-    return str(value.numerator) if value.denominator == 1 else f"{float(value):.2f}"
-
-
-def leaks(found: Sequence[Slope], step: str) -> tuple[Finding, ...]:
-    """A finding for each slope: it names the counter and what each round costs."""
-    return tuple(
-        Finding("MEM-2", slope.name, "slope 0", f"{_number(slope.each)} {slope.unit} a round", "least squares", step)
-        for slope in found
-        if slope.leaks
-    )
+    return f"{slope.name} {slope.spelled}"

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.check import TouchReport, UnplugReport
+from harness.check import DumpReport, TouchReport, UnplugReport
 from harness.config.verbs import TOP
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QmpRefused, UnsupportedError, UsageError
@@ -24,7 +24,6 @@ from harness.parsers.elf import load_segments
 from harness.qemu import memdev
 from harness.qemu.dump import dump_head
 from harness.scenarios import holds
-from harness.scenarios.dumps import DumpReport
 from harness.scenarios.onlining import follow_reonlined_blocks, offline, online
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session, overlap

@@ -6,15 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from harness.check import CheckResult, Evidence, Finding, Verdict, run_all
+from harness.check import CheckResult, Evidence, Verdict, run_all
 from harness.check.known import Explained, Watch, died_of, ended_by, explain, log_lines
 from harness.model.memory import MemoryModel
-from harness.scenarios.dumps import dump_findings
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.result import StepResult
-from harness.scenarios.rollback import unchanged, with_findings
-from harness.scenarios.soak import leaks
 from harness.state import GuestState
 
 _RANK = (Verdict.PASS, Verdict.SKIPPED, Verdict.KNOWN, Verdict.REFUSED, Verdict.INFRA, Verdict.FAIL)
@@ -23,21 +20,6 @@ _RANK = (Verdict.PASS, Verdict.SKIPPED, Verdict.KNOWN, Verdict.REFUSED, Verdict.
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """The verdict that stands for several: FAIL, INFRA, REFUSED, KNOWN, SKIPPED, PASS."""
     return max(verdicts, key=_RANK.index, default=Verdict.PASS)
-
-
-def check_step(
-    model: MemoryModel, outcome: Outcome, state: GuestState, title: str, before: GuestState | None = None
-) -> tuple[tuple[CheckResult, ...], Evidence]:
-    """Run every invariant that applies to one step, and say on what; an action that failed must have left the state of
-    ``before``.
-    """
-    evidence = evidence_of(model, outcome, state, before)
-    checks = tuple(run_all(evidence, title))
-    checks = with_findings(checks, leaks(outcome.slopes, title))
-    checks = with_findings(checks, dump_findings(outcome.dumps, state, title))
-    if outcome.ending == "failed" and before is not None:
-        checks = with_findings(checks, unchanged(before, state, title))
-    return checks, evidence
 
 
 def evidence_of(model: MemoryModel, outcome: Outcome, state: GuestState, before: GuestState | None = None) -> Evidence:
@@ -50,6 +32,11 @@ def evidence_of(model: MemoryModel, outcome: Outcome, state: GuestState, before:
         resizes=tuple(outcome.resizes),
         touches=tuple(outcome.touches),
         offlines=tuple(outcome.offlines),
+        dumps=outcome.dumps,
+        slopes=outcome.slopes,
+        unread=outcome.unread,
+        alarms=outcome.alarms,
+        failed=outcome.ending == "failed",
         before=None if before is state else before,
     )
 
@@ -60,7 +47,7 @@ def evaluate(
     expect: str,
     outcome: Outcome,
     state: GuestState | None,
-    before: GuestState | None = None,
+    before: GuestState,
     known: Known | None = None,
 ) -> tuple[Ruling, tuple[CheckResult, ...]]:
     """Judge one step, in a live run and when a bundle is checked again: its verdict, and what each invariant found.
@@ -68,21 +55,11 @@ def evaluate(
     ``state`` was seen after it, ``before`` before it; None if nobody looked, as the step left the guest at work or the
     kernel died (``outcome.alarms``). ``expect`` is the ending the scenario wants.
     """
-    if outcome.alarms:
-        checks = death(outcome, title)
-        return judge(checks, expect, outcome, known, title=title), checks
-    if state is None:
+    if state is None and not outcome.alarms:
         return judge((), expect, outcome), ()
-    checks, evidence = check_step(model, outcome, state, title, before)
+    evidence = evidence_of(model, outcome, state or before, before)
+    checks = tuple(run_all(evidence, title))
     return judge(checks, expect, outcome, known, evidence, title), checks
-
-
-def death(outcome: Outcome, title: str) -> tuple[CheckResult, ...]:
-    """LOG-1 for a kernel that died: its console is all there is to see of it."""
-    findings = tuple(
-        Finding("LOG-1", "console", "no alarming line", text, "serial console", title) for text in outcome.alarms
-    )
-    return (CheckResult("LOG-1", "fail", findings),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
-from harness.check import Evidence, ResizeReport, TouchReport, UnplugReport
+from harness.check import DumpReport, Evidence, ResizeReport, Slope, TouchReport, UnplugReport
 from harness.selftest.corruption import TextCorruption
 from harness.selftest.edits import appended, in_json, source
 from harness.selftest.scene import Inapplicable, Scene
@@ -102,6 +103,27 @@ def _never_used(report: TouchReport) -> TouchReport:
     return TouchReport(report.pages, report.mismatches, tuple((where, 0) for where, _ in report.used))
 
 
+def _dump_lacks(scene: Scene) -> Evidence:
+    return scene.with_reports(dumps=(DumpReport("/proc/kcore", scene.online(), ()),))
+
+
+def _dump_holds(scene: Scene) -> Evidence:
+    gone = scene.removed()
+    return scene.with_reports(dumps=(DumpReport("/proc/kcore", gone, (gone,)),))
+
+
+def _leak(scene: Scene) -> Evidence:
+    return scene.with_reports(slopes=(Slope("slab kernfs_node_cache", Fraction(128), "bytes"),))
+
+
+def _failed(scene: Scene) -> Evidence:
+    """An action that changed something is said to have failed."""
+    before = scene.evidence.before
+    if before is None or before.blocks == scene.evidence.observed.blocks:
+        raise Inapplicable("the step changed no memory block")
+    return scene.with_reports(failed=True)
+
+
 #: a name -> a line of the kernel log that announces trouble, one for each spelling (v6.12)
 _TROUBLE = {
     "warning": "WARNING: CPU: 0 PID: 61 at mm/memory_hotplug.c:1 remove_memory_block+0x1c/0x80",
@@ -193,6 +215,16 @@ CORRUPTIONS: tuple[TextCorruption, ...] = (
         "a block is kept for a leaf that ends with it",
         "BLK-3",
         edit=appended("<4>[   99.000000] [40200000 48000000] splits a leaf entry in vmemmap"),
+    ),
+    _step("dump-lacks-memory", "a crash dump lacks memory that was added", "IOM-4", _dump_lacks),
+    _step("dump-holds-removed", "a crash dump holds memory that was removed", "IOM-4", _dump_holds),
+    _step("slope", "each round of a soak leaves an object of sysfs behind", "MEM-3", _leak),
+    _step("failure-not-undone", "an action that failed leaves something behind", "RBK-1", _failed),
+    _step(
+        "console-death",
+        "the kernel dies in the step",
+        "LOG-1",
+        lambda scene: scene.with_reports(alarms=(_TROUBLE["panic"],)),
     ),
     source(
         "console-oops",

@@ -288,6 +288,24 @@ CORRUPTIONS = [
         lambda text: text + "<4>[ 9999.000001] [80200000 88000000] splits a leaf entry in vmemmap\n",
         "BLK-3",
     ),
+    corruption(
+        "removed range in the dump",
+        "ends",
+        "states/003/step.json",
+        outcome(dumps=[["/proc/kcore", 0, 1 << 32, [[0x40000000, 0x90000000]]]]),
+        "IOM-4",
+    ),
+    corruption(
+        "left by a failure",
+        "ends",
+        "states/005/vmstat.txt",
+        sub("nr_memmap_pages 1024", "nr_memmap_pages 1025"),
+        "MEM-2",
+        "RBK-1",
+    ),
+    corruption(
+        "a slope", "ends", "states/010/step.json", outcome(slopes=[["nr_memmap_pages", "1/3", "bytes"]]), "MEM-3"
+    ),
     corruption("rebooted behind our back", "dimm", f"{ONLINE}/boot_id.txt", sub("^.", "z"), "LIV-1"),
 ]
 

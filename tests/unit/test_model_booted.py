@@ -10,6 +10,7 @@ from pathlib import Path
 import model_guest
 import pytest
 
+from harness.check import run_all
 from harness.errors import UnsupportedError, UsageError
 from harness.model.actions import SetBlock, Unplug
 from harness.model.booted import booted_model, plugged_devices
@@ -20,7 +21,7 @@ from harness.model.layout import BootLayout
 from harness.model.memory import MemoryModel
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import RecordedRun, load_run
-from harness.scenarios.verdict import check_step
+from harness.scenarios.verdict import evidence_of
 from harness.state import GuestState, HostTables, NotObserved, PageTables
 from harness.units import MIB, intersect_ranges, merge_ranges
 
@@ -65,8 +66,8 @@ def test_a_state_less_its_devices_is_the_boot(name: str) -> None:
         assert bare.backends == {id: bare.backends[id] for id in run.boot.backends}  # type: ignore[index,union-attr]
         assert bare.vmstat["nr_memmap_pages"] == run.boot.vmstat["nr_memmap_pages"]  # type: ignore[index]
         assert mapped(bare, booted.layout) == mapped(run.boot, booted.layout)
-        checks, _ = check_step(booted, Outcome(), dataclasses.replace(state, dmesg=(), console=()), "first look")
-        assert not [finding for check in checks for finding in check.findings]
+        evidence = evidence_of(booted, Outcome(), dataclasses.replace(state, dmesg=(), console=()))
+        assert not [finding for check in run_all(evidence, "first look") for finding in check.findings]
     assert tried
 
 

@@ -74,7 +74,6 @@ MAY: dict[str, set[str]] = {
 
 #: circles that are being undone
 _KNOWN_CIRCLES = (
-    ("harness.scenarios.options", "harness.scenarios.session"),
     ("harness.cli.keeping", "harness.cli.running"),
     ("harness.cli.bisect", "harness.cli.running"),
     ("harness.cli.support", "harness.cli.showing"),

@@ -7,7 +7,6 @@ from fractions import Fraction
 
 from harness.parsers.alloctraces import parse_alloc_traces
 from harness.scenarios.allocsites import steady_growth
-from harness.scenarios.soak import leaks
 
 #: of a 7.3 guest with slab_debug=U: two caches, one of them without objects
 TRACES = """\
@@ -32,8 +31,7 @@ def test_what_grows_by_the_same_in_every_round_is_a_leak() -> None:
     rounds[0]["leaks"] = 0  # the first round warms up
     (found,) = steady_growth(rounds)
     assert (found.name, found.each, found.leaks) == ("objects that leaks() allocated", Fraction(16), True)
-    (finding,) = leaks([found], "slope over 8 rounds")
-    assert finding.observed == "16 objects a round" and finding.expected == "slope 0"
+    assert found.spelled == "16 objects a round"
 
 
 def test_who_comes_late_or_loses_one_on_the_way_is_none() -> None:

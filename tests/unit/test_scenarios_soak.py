@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Slopes over the rounds of a soak, and what an action that failed may not leave behind."""
+"""Slopes over the rounds of a soak."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from fractions import Fraction
 import model_guest
 import pytest
 
-from harness.check import CheckResult, Verdict
+from harness.check import CATALOGUE, CheckResult, Slope, Verdict, run_check
 from harness.scenarios.file import Step
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import outcome_from_json, outcome_to_json
-from harness.scenarios.rollback import unchanged, with_findings
 from harness.scenarios.runner import count_steps, times_of
-from harness.scenarios.soak import Counter, Round, Slope, counters, leaks, slopes, spell, unread
-from harness.scenarios.verdict import judge
-from harness.state import MemoryBlock, NotObserved, Section, SlabCache
+from harness.scenarios.soak import Counter, Round, counters, slopes, spell, unread
+from harness.scenarios.verdict import evidence_of, judge
+from harness.state import NotObserved, SlabCache
 
 STATE = model_guest.boot_state()
+
+
+def checked(outcome: Outcome, title: str = "") -> CheckResult | None:
+    return run_check(CATALOGUE["MEM-3"], evidence_of(model_guest.model(), outcome, STATE), title)
 
 
 def rounds(*values: int) -> list[Round]:
@@ -62,8 +65,10 @@ def test_a_counter_that_some_rounds_could_not_read_is_told() -> None:
 
 
 def test_a_leak_names_counter_and_bytes_a_round() -> None:
-    [finding] = leaks(slopes(rounds(0, 0, 4096, 8192)), "slope over 4 rounds")
-    assert (finding.invariant, finding.where, finding.observed) == ("MEM-2", "x", "4096 bytes a round")
+    result = checked(Outcome(slopes=slopes(rounds(0, 0, 4096, 8192))), "slope over 4 rounds")
+    assert result is not None and result.status == "fail"
+    [finding] = result.findings
+    assert (finding.invariant, finding.where, finding.observed) == ("MEM-3", "x", "4096 bytes a round")
     assert (finding.expected, finding.step) == ("slope 0", "slope over 4 rounds")
     assert spell(slopes(rounds(0, 1, 1, 2))[0]) == "x 0.50 bytes a round"
 
@@ -96,37 +101,18 @@ def test_slopes_of_older_bundles_have_a_limit() -> None:
 def test_slopes_survive_json_and_count_as_broken_invariants() -> None:
     outcome = Outcome(slopes=slopes(rounds(0, 0, 1, 3)))
     assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
-    fine = CheckResult("MEM-2", "pass")
-    [joined] = with_findings([fine], leaks(outcome.slopes, ""))
-    assert (joined.status, len(joined.findings)) == ("fail", 1)
-    assert with_findings([fine], ()) == (fine,)
-    [added] = with_findings([], leaks(outcome.slopes, ""))
-    assert (added.invariant, added.status) == ("MEM-2", "fail")
+    result = checked(outcome)
+    assert result is not None and (result.status, len(result.findings)) == ("fail", 1)
+    assert checked(Outcome(slopes=slopes(rounds(7, 1, 1, 1)))) == CheckResult("MEM-3", "pass")
+    assert checked(Outcome()) is None, "a step that ends no soak"
 
 
-def test_what_failed_must_leave_nothing_behind() -> None:
-    assert unchanged(STATE, STATE, "") == ()
-    assert isinstance(STATE.blocks, tuple) and isinstance(STATE.iomem, tuple) and isinstance(STATE.meminfo, dict)
-    more = (*STATE.blocks, MemoryBlock(99, 99, "offline", True, ("Movable",), (0,)))
-    after = dataclasses.replace(
-        STATE,
-        blocks=more,
-        iomem=STATE.iomem[1:],
-        meminfo={**STATE.meminfo, "MemTotal": STATE.meminfo["MemTotal"] + 4096},
-        auto_online="online",
-    )
-    found = {finding.invariant: finding for finding in unchanged(STATE, after, "plug")}
-    assert set(found) == {"BLK-1", "IOM-2", "MEM-1", "BLK-2"}
-    assert "index=99" in found["BLK-1"].observed and found["BLK-1"].expected == "no more than before"
-    assert found["IOM-2"].observed == "less than before"
-    assert {finding.step for finding in found.values()} == {"plug"}
-
-
-def test_counters_of_struct_pages_must_be_as_before() -> None:
-    before = dataclasses.replace(STATE, vmstat={"nr_memmap": 5})
-    [finding] = unchanged(before, dataclasses.replace(STATE, vmstat={"nr_memmap": 6}), "")
-    assert (finding.invariant, finding.where, finding.expected, finding.observed) == ("MEM-2", "nr_memmap", "5", "6")
-    assert unchanged(before, dataclasses.replace(STATE, vmstat=NotObserved("lost")), "") == ()
+def test_a_counter_that_no_round_read_is_not_level() -> None:
+    outcome = Outcome(slopes=slopes(rounds(0, 0, 0, 0)), unread=("slab x: no slabinfo",))
+    assert checked(outcome) == CheckResult("MEM-3", "not-observed", reason="slab x: no slabinfo")
+    leak = checked(dataclasses.replace(outcome, slopes=slopes(rounds(0, 0, 1, 2))))
+    assert leak is not None and leak.status == "fail", "what was read and grows is a leak all the same"
+    assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
 
 
 def test_an_action_that_must_fail_may_not_be_done() -> None:
@@ -141,13 +127,3 @@ def test_rounds_of_a_soak_can_be_chosen_others_cannot() -> None:
     assert (times_of(soak, None), times_of(soak, 500), times_of(soak, 1), times_of(twice, 500)) == (50, 500, 4, 2)
     assert count_steps((soak, twice, look)) == 50 * 2 + 1 + 2 + 1
     assert count_steps((soak, twice, look), 500) == 500 * 2 + 1 + 2 + 1
-
-
-def test_where_a_sections_usage_was_allocated_is_no_state() -> None:
-    section = Section(16, ("present",), 0xFF00, 0x1000, 3)
-    before, moved, gone = (
-        dataclasses.replace(STATE, sections=(dataclasses.replace(section, usage=usage),)) for usage in (0x1000, 0x20, 0)
-    )
-    assert unchanged(before, moved, "") == ()
-    [finding] = unchanged(before, gone, "")
-    assert finding.invariant == "SEC-1"

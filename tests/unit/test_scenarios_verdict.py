@@ -17,7 +17,7 @@ from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import outcome_from_json, outcome_to_json, shape_from_json, shape_to_json
 from harness.scenarios.steps import VERBS, unplug_endings
-from harness.scenarios.verdict import Ruling, death, judge, worst
+from harness.scenarios.verdict import Ruling, evaluate, judge, worst
 from harness.state import IomemEntry, MemoryBlock
 from harness.units import AddrRange
 
@@ -123,7 +123,9 @@ def test_endings_of_an_unplug(kind: str, events: tuple[QmpEvent, ...], endings: 
 
 def test_a_kernel_that_died_is_named_by_its_own_last_words() -> None:
     outcome = Outcome(note="the guest panicked", alarms=("Oops [#1]", "Kernel panic - not syncing: Fatal exception"))
-    [result] = death(outcome, "unplug dimm0")
+    model, seen = model_guest.model(), model_guest.boot_state()
+    ruling, [result] = evaluate(model, "unplug dimm0", "done", outcome, None, seen)
+    assert ruling.verdict is Verdict.FAIL
     assert (result.invariant, result.status) == ("LOG-1", "fail")
     assert [finding.observed for finding in result.findings] == list(outcome.alarms)
     assert {finding.step for finding in result.findings} == {"unplug dimm0"}

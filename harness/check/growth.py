@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""MEM-3: what grows a little in each round of a soak is a leak, however little it is."""
+
+from __future__ import annotations
+
+from harness.check.evidence import Evidence
+from harness.check.registry import Broken, Outcome, invariant
+from harness.state import NotObserved
+
+
+@invariant(
+    "MEM-3",
+    "over the rounds of a soak, every counter, the objects of memory blocks in sysfs and what each allocation site "
+    "holds stay level",
+    source="memory_block_release (drivers/base/memory.c), memmap_pages_add (mm/sparse-vmemmap.c), v6.12",
+    motive="a few bytes that each round leaves behind show in no single step",
+)
+def mem_3(evidence: Evidence) -> Outcome:
+    if not evidence.slopes and not evidence.unread:
+        return None
+    broken = [Broken(slope.name, "slope 0", slope.spelled, "least squares") for slope in evidence.slopes if slope.leaks]
+    return broken or (NotObserved("; ".join(evidence.unread)) if evidence.unread else [])

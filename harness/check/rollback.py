@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""RBK-1: after what failed, everything is as it was: two snapshots compared with each other, not with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from harness.check.evidence import Evidence
+from harness.check.registry import Broken, Outcome, invariant
+from harness.state import GuestState, NotObserved, Section
+
+#: fields of GuestState that only memory hotplug changes
+_FIELDS = ("iomem", "blocks", "auto_online", "zones", "dax", "sections")
+_MEMMAP = ("nr_memmap", "nr_memmap_pages", "nr_memmap_boot", "nr_memmap_boot_pages")
+_SOURCE = "the snapshot before"
+
+
+@invariant(
+    "RBK-1",
+    "an action that failed leaves iomem, memory blocks, policy, zones, dax devices, sections, MemTotal and the "
+    "counters of struct pages as they were",
+    source="the error paths of add_memory_resource, online_pages, offline_pages (mm/memory_hotplug.c, v6.12) and "
+    "dev_dax_kmem_probe (drivers/dax/kmem.c)",
+    motive="add_pages that fails half-way leaves behind the sections that it has added",
+)
+def rbk_1(evidence: Evidence) -> Outcome:
+    """Page tables are not compared: which of their pages may stay is the business of PGT-1."""
+    if not evidence.failed:
+        return None
+    before, after = evidence.before, evidence.observed
+    if before is None:
+        return NotObserved("nobody looked before the step")
+    broken = [*_fields(before, after), *_counters(before, after)]
+    return broken or _unseen(before, after) or []
+
+
+def _unseen(before: GuestState, after: GuestState) -> NotObserved | None:
+    for name in (*_FIELDS, "meminfo", "vmstat"):
+        for state in (before, after):
+            source = getattr(state, name)
+            if isinstance(source, NotObserved):
+                return NotObserved(f"{name}: {source.reason}")
+    return None
+
+
+def _fields(before: GuestState, after: GuestState) -> Iterator[Broken]:
+    for name in _FIELDS:
+        was, now = getattr(before, name), getattr(after, name)
+        if isinstance(was, NotObserved) or isinstance(now, NotObserved):
+            continue
+        if name == "sections":
+            was, now = _without_addresses(was), _without_addresses(now)
+        if was == now:
+            continue
+        if isinstance(was, str):
+            yield Broken(name, was, now, _SOURCE)
+            continue
+        lost = [str(item) for item in was if item not in now]
+        come = [str(item) for item in now if item not in was]
+        yield Broken(name, _some(lost) or "no more than before", _some(come) or "less than before", _SOURCE)
+
+
+def _without_addresses(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Where a section's usage map was allocated is no state: one that came back has another."""
+    return tuple(replace(section, usage=int(section.usage != 0)) for section in sections)
+
+
+def _some(items: Sequence[str]) -> str:
+    return "; ".join(items[:4]) + (f" and {len(items) - 4} more" if len(items) > 4 else "")
+
+
+def _counters(before: GuestState, after: GuestState) -> Iterator[Broken]:
+    if isinstance(before.meminfo, Mapping) and isinstance(after.meminfo, Mapping):
+        was, now = before.meminfo["MemTotal"], after.meminfo["MemTotal"]
+        if was != now:
+            yield Broken("MemTotal", f"{was >> 10} kB", f"{now >> 10} kB", _SOURCE)
+    if isinstance(before.vmstat, Mapping) and isinstance(after.vmstat, Mapping):
+        for name in _MEMMAP:
+            if name in before.vmstat and before.vmstat[name] != after.vmstat.get(name):
+                yield Broken(name, str(before.vmstat[name]), str(after.vmstat.get(name)), _SOURCE)
