@@ -15,7 +15,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import proc
@@ -256,8 +256,7 @@ class _State:
     def depends(self, package: str, progress: Progress) -> list[str]:
         """Names in the Depends field of the newest version of ``package``."""
         self._files(_Request("download", (package,)), progress)
-        arguments = ["show", "--no-all-versions", *_preferring(self._suites), package]
-        said = self._apt("apt-cache", arguments, _QUERY_SECONDS)
+        said = self._ask("apt-cache", ["show", "--no-all-versions", *_preferring(self._suites), package])
         row = re.search(r"^Depends: (.*)$", said, re.MULTILINE)
         return [] if row is None else [name.split()[0] for name in row[1].split(",")]
 
@@ -267,7 +266,7 @@ class _State:
             self._update(progress)
         except OSError as error:
             raise self._disk_error(error) from error
-        return sorted(self._apt("apt-cache", ["pkgnames", prefix], _QUERY_SECONDS).split())
+        return sorted(self._ask("apt-cache", ["pkgnames", prefix]).split())
 
     def age(self) -> float | None:
         """Seconds since the lists were last brought up to date, None if there are none."""
@@ -284,31 +283,35 @@ class _State:
             raise self._disk_error(error) from error
 
     def _resolve(self, request: _Request) -> tuple[PackageFile, ...]:
-        # Asking APT takes most of a second, and the answer is the same as long as the lists are.
-        stamp = (self._root / "updated").read_text()
-        words = request.arguments(self._suites)
-        memo = self._root / "resolved" / f"{hashlib.sha256(repr(words).encode()).hexdigest()[:16]}.json"
-        try:
-            seen = json.loads(memo.read_text())
-            if seen["lists"] == stamp:
-                return tuple(PackageFile(**file) for file in seen["files"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
         # APT takes a name that it does not know for a pattern: linux-source-6.1 is found in linux-source-6.12.
         for name in request.packages if request.mode != "source" else ():
-            if name not in self._apt("apt-cache", ["pkgnames", name], _QUERY_SECONDS).split():
+            if name not in self._ask("apt-cache", ["pkgnames", name]).split():
                 raise no_package(name, self._suites[-1])
         # APT leaves out of its answer what it already has: ask as if it had nothing.
-        nothing = ["-o", f"Dir::Cache::archives={self._root / 'nothing'}"]
-        empty = self._root / "nothing"
-        said = self._apt("apt-get", [*nothing, "--print-uris", *words], _QUERY_SECONDS, cwd=empty)
+        nothing = self._root / "nothing"
+        words = ["-o", f"Dir::Cache::archives={nothing}", "--print-uris", *request.arguments(self._suites)]
+        said = self._ask("apt-get", words, nothing)
         files = parse_uris(said)
         if not files:
             raise ArtefactError(f"APT found nothing to fetch for {' '.join(request.packages)}:\n{said[-2000:]}")
-        partial = memo.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({"lists": stamp, "files": [asdict(file) for file in files]}))
-        partial.replace(memo)
         return files
+
+    def _ask(self, program: str, arguments: Sequence[str], cwd: Path | None = None) -> str:
+        """What APT answers; asking takes most of a second, and the answer is the same as long as the lists are."""
+        stamp = (self._root / "updated").read_text()
+        asked = hashlib.sha256(repr((program, *arguments)).encode()).hexdigest()[:16]
+        memo = self._root / "resolved" / f"{asked}.json"
+        try:
+            seen = json.loads(memo.read_text())
+            if seen["lists"] == stamp:
+                return str(seen["said"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        said = self._apt(program, arguments, _QUERY_SECONDS, cwd=cwd)
+        partial = memo.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps({"lists": stamp, "said": said}))
+        partial.replace(memo)
+        return said
 
     def _update(self, progress: Progress) -> None:
         if self._fresh():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from apt_archive import PROGRAMS, Archive, digest
 
+from harness import proc
 from harness.artifacts import apt, mirror
 from harness.artifacts.apt import Package, PrivateApt, default_suite, fingerprints, keyring, unpack
 from harness.artifacts.apt_words import NetworkError, apt_error, kept_settings, parse_uris, watcher
@@ -172,6 +173,23 @@ def test_lists_are_read_again_when_they_are_a_day_old(archive: Archive, tmp_path
     assert [package.version for package in source.closure(["library"], QUIET)] == ["1.6"]
     age = source.lists_age()
     assert age is not None and age < 60
+
+
+@needs_apt
+def test_apt_is_asked_once_as_long_as_the_lists_are_the_same(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers() -> tuple[object, ...]:
+        source = private(archive, tmp_path)
+        return source.closure(["tool"], QUIET), source.depends("tool", QUIET), source.names("l", QUIET)
+
+    asked: list[object] = []
+    first, run = answers(), proc.run
+    monkeypatch.setattr(proc, "run", lambda argv, **options: asked.append(argv) or run(argv, **options))
+    assert (answers(), asked) == (first, [])
+    make_stale(tmp_path)
+    assert answers() == first
+    assert {"pkgnames", "show", "--print-uris"} < {word for argv in asked for word in argv}
 
 
 @needs_apt
