@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 _MAGIC = "070701"
 _TRAILER = "TRAILER!!!"
-#: PATH_MAX of the kernel, with the NUL: it drops longer names without a word (init/initramfs.c, do_header)
+#: PATH_MAX of the kernel, with the NUL: it silently drops longer names (init/initramfs.c, do_header)
 _MAX_NAME = 4096
 _MAX_SIZE = (1 << 32) - 1
 
@@ -38,7 +38,7 @@ class CpioEntry:
 
 
 def directory(path: str, permissions: int = 0o755) -> CpioEntry:
-    """A directory; one that is there already only changes its permissions."""
+    """A directory; an existing one only changes its permissions."""
     return CpioEntry(path, stat.S_IFDIR | permissions)
 
 
@@ -60,14 +60,13 @@ def character_device(path: str, major: int, minor: int, permissions: int = 0o600
 def pack(entries: Iterable[CpioEntry]) -> bytes:
     """Return an archive of ``entries`` in their order; equal entries give equal bytes.
 
-    Directories must come before what is in them: the kernel makes no parents. Raises ValueError for a path that comes
-    twice.
+    A directory must precede its content: the kernel creates no parents. Raises ValueError for a duplicate path.
     """
     out = bytearray()
     seen: set[str] = set()
     for number, entry in enumerate(entries, 1):
         if entry.path in seen:
-            raise ValueError(f"{entry.path!r} comes twice")
+            raise ValueError(f"duplicate path {entry.path!r}")
         seen.add(entry.path)
         _append(out, number, entry.mode, entry.path, entry.data, entry.device)
     _append(out, 0, 0, _TRAILER, b"", (0, 0))

@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """A point in monotonic time by which everything that is handed this object must be done."""
+    """A point in monotonic time by which all work that shares this object must be done."""
 
     def __init__(self, seconds: float) -> None:
         if seconds < 0:
-            raise ValueError(f"a deadline cannot lie in the past: {seconds}")
+            raise ValueError(f"a deadline cannot be in the past: {seconds}")
         self.seconds = float(seconds)
         self._end = time.monotonic() + seconds
 
@@ -38,7 +38,7 @@ class Deadline:
         return Deadline(min(seconds, self.remaining()))
 
     def check(self, awaited: str, last_seen: str | None = None) -> None:
-        """Raise DeadlineExpired, naming ``awaited``, if the time is over."""
+        """Raise DeadlineExpired, naming ``awaited``, if the time is up."""
         if self.expired:
             raise DeadlineExpired(awaited, self.seconds, last_seen=last_seen)
 
@@ -51,7 +51,7 @@ class Deadline:
     ) -> T:
         """Wait on ``condition`` (taken here) until ``probe`` returns something other than None, and return it.
 
-        Whoever changes what ``probe`` looks at notifies the condition. Raises DeadlineExpired.
+        Code that changes the state read by ``probe`` must notify the condition. Raises DeadlineExpired.
         """
         with condition:
             while True:

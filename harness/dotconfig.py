@@ -31,6 +31,6 @@ def option_of(line: str) -> tuple[str, str | None] | None:
 
 
 def read_config(text: str) -> dict[str, str]:
-    """The options that a configuration sets; lines of no known form are skipped."""
+    """The options that a configuration sets; unrecognised lines are skipped."""
     found = (option_of(line.strip()) for line in text.splitlines())
     return {name: value for name, value in filter(None, found) if value is not None}

@@ -16,7 +16,7 @@ PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE = 1, 2, 3, 4
 
 @dataclass(frozen=True, slots=True)
 class ProgramHeader:
-    """A segment of type ``kind``: where it is in the file, where in memory, and how much of it there."""
+    """A segment of type ``kind``: its place in the file and in memory, and its size in each."""
 
     kind: int
     offset: int
@@ -49,7 +49,7 @@ def read_header(data: bytes) -> ElfHeader:
     if count and size != _PHDR.size:
         raise ValueError(f"program headers of {size} bytes instead of {_PHDR.size}")
     if at + count * _PHDR.size > len(data):
-        raise ValueError(f"the {count} program headers reach beyond the {len(data)} bytes at hand")
+        raise ValueError(f"the {count} program headers reach beyond the {len(data)} bytes that were read")
     table = data[at : at + count * _PHDR.size]
     segments = (
         ProgramHeader(kind, offset, virtual, physical, file_size, room)

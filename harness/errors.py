@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every error the harness raises on purpose.
+"""All errors that the harness raises deliberately.
 
 ::
 
     MemhpError                   base; carries an optional hint
      ├─ UsageError               the user made an invalid request     exit 2
      │   ├─ ConfigError          a YAML file is wrong: file, line, key                 exit 2
-     │   └─ UnsupportedError     this kernel or QEMU lacks a named ability             exit 2, or a skip
-     └─ InfraError               the harness or its world failed: no verdict           exit 3
-         ├─ DeadlineExpired      waited for something that never came
+     │   └─ UnsupportedError     this kernel or QEMU lacks a requirement               exit 2, or a skip
+     └─ InfraError               the harness or its environment failed: no verdict     exit 3
+         ├─ DeadlineExpired      an event did not come in time
          ├─ ArtefactError        fetching, verifying or building a part failed
          ├─ QemuError            QEMU failed
          │   ├─ LaunchError      QEMU did not come up: argv, status, log tails
          │   └─ QmpRefused       QEMU answered a command with an error
          ├─ GuestError           the guest could not be reached or driven
-         └─ ParseError           guest output that no parser understands: source, line, text
+         └─ ParseError           a parser cannot read guest output: source, line, text
 
-What the *kernel under test* does wrong is never an exception: it is a finding (``harness.check``).
-What the *guest refuses* is never an exception either: it is an outcome.
+A bug of the *kernel under test* is never an exception: it is a finding (``harness.check``).
+A *refusal by the guest* is never an exception either: it is an outcome.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 
 class MemhpError(Exception):
-    """Base of all errors raised on purpose; ``hint`` says what to do next."""
+    """Base of all deliberate errors; ``hint`` says what to do next."""
 
     exit_status = 3
 
@@ -40,7 +40,7 @@ class MemhpError(Exception):
 
 
 class UsageError(MemhpError):
-    """The request itself is wrong; nothing was started."""
+    """The request is invalid; nothing was started."""
 
     exit_status = 2
 
@@ -77,11 +77,11 @@ class UnsupportedError(UsageError):
 
 
 class InfraError(MemhpError):
-    """Something of the harness's own world failed; the kernel under test got no verdict."""
+    """The harness or its environment failed; the kernel under test gets no verdict."""
 
 
 class DeadlineExpired(InfraError):
-    """``awaited`` did not come within ``seconds``; ``last_seen`` is the latest thing that did."""
+    """``awaited`` did not come within ``seconds``; ``last_seen`` is the last event that did."""
 
     def __init__(self, awaited: str, seconds: float, *, last_seen: str | None = None, hint: str | None = None) -> None:
         tail = "" if last_seen is None else f"; last seen: {last_seen}"
@@ -114,17 +114,17 @@ class QmpRefused(QemuError):
 
 
 class GuestError(InfraError):
-    """The guest could not be reached, or a command that must work in it did not."""
+    """The guest could not be reached, or a command that must work in it failed."""
 
 
 class ParseError(InfraError):
-    """``text`` (line ``line``, 1-based) of ``source`` is not understood; guessing would hide bugs."""
+    """``text`` (line ``line``, 1-based) of ``source`` cannot be parsed; guessing would hide bugs."""
 
     def __init__(self, source: str, line: int, text: str, why: str) -> None:
         shown = text if len(text) <= 200 else text[:200] + "…"
         super().__init__(
             f"{source}:{line}: {why}: {shown!r}",
-            hint="this kernel prints something the parser has never met; please report it with this line",
+            hint="the parser does not know this output; please report it with this line",
         )
         self.source = source
         self.line = line

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Child processes that cannot outlive us: bounded runs and long-lived children.
+"""Child processes that cannot outlive the harness: bounded runs and long-lived children.
 
 Every child dies with the harness, even if the harness gets SIGKILL: it asks the kernel for PR_SET_PDEATHSIG before it
-becomes the wanted program. That request is tied to the *thread* that forked (prctl(2)), so one daemon thread that
-lives as long as the process does all the forking. Each child leads a session of its own: Ctrl-C on the terminal
-reaches the harness alone, which then ends its children in its own order.
+executes its program. That request is tied to the *thread* that forked (prctl(2)), so one daemon thread that lives as
+long as the process does all the forking. Each child leads its own session: Ctrl-C on the terminal reaches only the
+harness, which then ends its children in order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import IO, Any
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, InfraError
 
-# Programs of their own between fork and the wanted one: preexec_fn is not safe in a process with threads.
+# Helper programs run between fork and the program: preexec_fn is not safe in a process with threads.
 _LAUNCHER = """
 if [ "$PPID" != "$1" ]; then
 	echo "the parent died before its child was ready" >&2
@@ -107,7 +107,7 @@ class _Forker:
         try:
             return future.result()
         except BaseException:
-            # Ctrl-C while the thread was forking: nobody else will ever see that child.
+            # Ctrl-C while the thread was forking: no other code will ever see that child.
             future.add_done_callback(_discard)
             raise
 
@@ -131,7 +131,7 @@ def _fork(
 ) -> subprocess.Popen[bytes]:
     global _forker
     with _forker_lock:
-        # A forked copy of this process has the object, but not its thread.
+        # A forked copy of this process has this object, but not its thread.
         if _forker is None or _forker.pid != os.getpid():
             _forker = _Forker()
         forker = _forker
@@ -158,7 +158,7 @@ def _fork(
 
 
 class Group:
-    """Children that another thread may end all at once: those that a thread starts in its ``with group:``."""
+    """Children started in a thread's ``with group:``, which another thread may end all at once."""
 
     def __init__(self) -> None:
         self._children: weakref.WeakSet[Child] = weakref.WeakSet()
@@ -174,7 +174,7 @@ class Group:
         _group.reset(self._tokens.pop(threading.get_ident()))
 
     def kill(self) -> None:
-        """End every child of the group, and each that is still to come at its birth; whoever waits for one is told."""
+        """Kill every child of the group, and future ones as they start; threads that wait for one are woken."""
         with self._lock:
             self._over = True
             children = list(self._children)
@@ -182,7 +182,7 @@ class Group:
             child.kill()
 
     def add(self, child: Child) -> None:
-        """Make ``child`` one of the group."""
+        """Add ``child`` to the group."""
         with self._lock:
             self._children.add(child)
             over = self._over
@@ -224,7 +224,7 @@ class Child:
 
     @property
     def returncode(self) -> int | None:
-        """As in Completed; None as long as nobody saw the child end (``poll`` looks)."""
+        """As in Completed; None until ``poll`` or another method has seen the child end."""
         return self._popen.returncode
 
     def fileno(self) -> int:
@@ -247,18 +247,18 @@ class Child:
             return self._popen.wait()
 
     def terminate(self) -> None:
-        """Send SIGTERM; nothing happens if the child has ended."""
+        """Send SIGTERM; no effect if the child has ended."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Send SIGKILL to the child and all of its process group; nothing happens if the child has ended."""
+        """Send SIGKILL to the child and its whole process group; no effect if the child has ended."""
         with self._lock:
             if self._popen.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._popen.pid, signal.SIGKILL)
 
     def reap(self) -> int:
-        """Kill the child if it lives, wait for its end, release everything; return the return code. Repeatable."""
+        """Kill the child if it is alive, reap it, release everything; return the return code. May be called again."""
         self.kill()
         with self._lock:
             code = self._popen.wait()
@@ -308,10 +308,10 @@ def run(
     check: bool = True,
     on_line: Callable[[str], None] | None = None,
 ) -> Completed:
-    """Run ``argv`` to its end and return what it said.
+    """Run ``argv`` to its end and return its status and output.
 
     ``log`` gets the command line and both streams appended as they come; ``on_line`` gets each line of stdout,
-    without its newline, as it comes. Whatever ends this call, the child is dead and reaped after it.
+    without its newline, as it comes. However this call ends, the child is dead and reaped.
 
     Raises InfraError (argv, status or signal, tail of stderr) if there is no such program or, with ``check``, if it
     fails; DeadlineExpired (argv, last line seen) if it takes too long.
@@ -391,7 +391,7 @@ def _feed(pipe: IO[bytes], data: memoryview) -> memoryview:
     except BlockingIOError:
         return data
     except BrokenPipeError:
-        # The child does not want the rest; its exit status tells whether that is wrong.
+        # The child does not read the rest; its exit status says whether that is an error.
         return data[:0]
 
 

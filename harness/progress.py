@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Telling the user what takes so long: bars on a terminal, plain lines elsewhere, always on stderr."""
+"""Progress of long work: bars on a terminal, plain lines elsewhere, always on stderr."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-#: seconds of work that deserve a line of their own once they are over
+#: work of at least this many seconds leaves a line when it ends
 _WORTH_TELLING = 2.0
-#: seconds between two lines of one task where there is no terminal
+#: seconds between two lines of one task without a terminal
 _LINE_EVERY = 10.0
 
 
 class Task(Protocol):
-    """One piece of work under way. Its methods may be called from any thread."""
+    """One task in progress. Its methods may be called from any thread."""
 
     def advance(self, amount: float = 1) -> None:
-        """Add ``amount`` to what is done."""
+        """Add ``amount`` to the work done."""
 
     def update(self, *, done: float | None = None, total: float | None = None, note: str | None = None) -> None:
-        """Set what is done, what there is to do, or the few words shown beside the bar."""
+        """Set the work done, the total, or the short note beside the bar."""
 
 
 class Progress(Protocol):
-    """Shows what is under way."""
+    """Shows tasks in progress."""
 
     def task(self, title: str, total: float | None = None) -> AbstractContextManager[Task]:
-        """Show ``title`` as long as the context lasts; ``total`` in any unit, None if it cannot be known."""
+        """Show ``title`` while the context is active; ``total`` is in any unit, None if unknown."""
 
     def say(self, text: str) -> None:
-        """Tell the user one thing that is no error, without disturbing what is shown."""
+        """Print a message that is not an error, without disturbing the display."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -50,7 +50,7 @@ def format_seconds(seconds: float) -> str:
 
 
 class _Count:
-    """What all tasks have in common: how far they are, guarded by a lock."""
+    """The progress of a task, guarded by a lock."""
 
     def __init__(self, total: float | None, changed: Callable[[], None]) -> None:
         self.total = total
@@ -91,7 +91,7 @@ class SilentProgress:
 
 
 class PlainProgress:
-    """Lines: one when a task starts, at most one every ten seconds while it goes on, one when it ends."""
+    """Lines: one when a task starts, at most one every ten seconds while it runs, one when it ends."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -130,7 +130,7 @@ class PlainProgress:
 
 
 class TerminalProgress:
-    """Bars that move while work goes on; work of some length leaves one line behind. NO_COLOR is honoured."""
+    """Moving bars; longer tasks leave one line. NO_COLOR is honoured."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console if console is not None else Console(stderr=True)

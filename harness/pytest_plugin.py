@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """pytest plugin: real guests and scenarios as fixtures.
 
-It loads in every pytest of its environment, so nothing of the harness is imported before a test asks for it.
+It loads in every pytest of its environment, so the harness is only imported when a test needs it.
 
 Fixtures, each built on the one before:
 
-``memhp_guest_spec``  what the ``--memhp-*`` options describe (session; one parameter for each ``--memhp-arch``)
+``memhp_guest_spec``  the guest of the ``--memhp-*`` options (session; one parameter for each ``--memhp-arch``)
 ``memhp_artifacts``   QEMU, kernel, firmware, guest root: fetched or built (session)
 ``memhp_guest``       a booted guest: a ``harness.scenarios.session.Session`` (module)
-``memhp_run``         ``memhp_run(scenario) -> RunResult``: runs it on a guest of its own and fails unless it passes
+``memhp_run``         ``memhp_run(scenario) -> RunResult``: runs it on a new guest and fails unless it passes
 ``memhp_scenario``    one scenario after the other: those of the marker, of ``--memhp-scenario``, or all
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from harness.scenarios.result import RunResult
     from harness.scenarios.session import Session
 
-#: option, its metavar, help; all may be left out
+#: option, its metavar, help; all are optional
 _OPTIONS = (
     ("kernel", "K", "kernel under test: an Image, a source tree, debian, debian:SUITE, or purpose (the default)"),
     ("build-dir", "DIR", "build the tree there (O=)"),
@@ -64,7 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "memhp_guest: needs a real guest: QEMU, a kernel, a guest root")
-    config.addinivalue_line("markers", "memhp_scenario(*names): what the fixture memhp_scenario stands for")
+    config.addinivalue_line("markers", "memhp_scenario(*names): the scenarios for the fixture memhp_scenario")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -111,12 +111,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _refuse(error: Exception) -> NoReturn:
-    """End the whole session: the options themselves are wrong."""
+    """End the whole session: the options are invalid."""
     pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 def _missing(reason: str) -> NoReturn:
-    """Skip for want of a part, but never in CI, where everything has to be there."""
+    """Skip because a part is missing, but never in CI, where everything must be available."""
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
@@ -129,7 +129,7 @@ def _option(config: pytest.Config, name: str) -> str | None:
 
 @pytest.fixture(scope="session")
 def memhp_guest_spec(request: pytest.FixtureRequest) -> GuestSpec:
-    """The guest that the options describe."""
+    """The guest described by the options."""
     from harness.cli.options import read_build_dir, read_file, read_folder, read_kernel, read_qemu
     from harness.config.guest import GuestSpec, find_guest, override
     from harness.errors import UsageError
@@ -163,7 +163,7 @@ def memhp_guest_spec(request: pytest.FixtureRequest) -> GuestSpec:
 
 @pytest.fixture(scope="session")
 def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
-    """How to run; bundles stay where ``--memhp-bundle-dir`` says, or in pytest's temporary directory."""
+    """How to run; bundles are kept in ``--memhp-bundle-dir``, or in pytest's temporary directory."""
     from harness.cli.options import read_rounds, read_seconds, read_start
     from harness.errors import UsageError
     from harness.scenarios.options import RunOptions
@@ -182,7 +182,7 @@ def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def memhp_artifacts(memhp_guest_spec: GuestSpec) -> Parts:
-    """Everything a guest is started from; skips (fails in CI) if a part cannot be had."""
+    """All parts of a guest; skips (fails in CI) if one is unavailable."""
     from harness.errors import ArtefactError, UsageError
     from harness.progress import default_progress
     from harness.qemu.probe import KIND_DEVICES
@@ -200,7 +200,7 @@ def memhp_artifacts(memhp_guest_spec: GuestSpec) -> Parts:
 def memhp_guest(
     request: pytest.FixtureRequest, memhp_guest_spec: GuestSpec, memhp_artifacts: Parts, memhp_options: RunOptions
 ) -> Iterator[Session]:
-    """A booted guest, shared by the tests of a module: do something to it with ``act``, or look with ``state``."""
+    """A booted guest, shared by the tests of a module: change it with ``act``, observe it with ``state``."""
     from harness.errors import MemhpError
 
     assert memhp_options.bundle_dir is not None
@@ -237,7 +237,8 @@ def memhp_run(
 ) -> Callable[[Scenario | Path | str], RunResult]:
     """Run a scenario on a freshly booted guest.
 
-    A missing ability skips the test with its name; everything but a pass fails it, with the findings and the bundle.
+    An unmet requirement skips the test by name; any other verdict but a pass fails it, with the findings and the
+    bundle.
     """
     from harness.check import Verdict
     from harness.errors import MemhpError

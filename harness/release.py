@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Versions of Linux: the one place that reads them."""
+"""Versions of Linux, parsed only here."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-#: ``rc`` of a release that is no candidate
+#: ``rc`` of a final release
 _FINAL = 1 << 30
 
 _RELEASE = re.compile(r"([0-9]{1,3})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?(?:-rc([0-9]{1,3}))?")
@@ -23,7 +23,7 @@ class Release:
 
     @property
     def branch(self) -> tuple[int, int]:
-        """The stable branch: 6.12.117 is of 6.12."""
+        """The stable branch: 6.12.117 belongs to 6.12."""
         return self.major, self.minor
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ class Release:
 
 
 def parse_release(text: str, *, whole: bool = False) -> Release | None:
-    """The version that ``text`` begins with, such as uname's, or with ``whole`` consists of; None if there is none."""
+    """The version at the start of ``text`` (such as uname's), or with ``whole`` all of it; None if there is none."""
     found = _RELEASE.fullmatch(text) if whole else _RELEASE.match(text)
     if found is None:
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Private folders for the time of a run, which even a run that was killed does not leave behind for long."""
+"""Private folders for the duration of a run; later runs remove those of a killed run."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _NEW_LOCK = ".new"
 
 @contextlib.contextmanager
 def private_directory() -> Iterator[Path]:
-    """A new folder that nobody else can look into (mode 0700), removed when the block is left.
+    """A new private folder (mode 0700), removed when the block is left.
 
-    Its maker holds a lock in it, which dies with the process. Folders of ours whose lock nobody holds were left by
-    runs that were killed: they are removed on the way.
+    Its creator holds a lock in it, which ends with the process. Folders of the same user whose lock is free were left
+    by killed runs: they are removed here.
     """
     root = Path(tempfile.gettempdir())
     sweep(root)
-    # A name that is known before there is anything of it: a signal may come between any two instructions.
+    # The name is known before the folder exists: a signal may come between any two instructions.
     path = root / f"{_PREFIX}{secrets.token_hex(8)}"
     try:
         path.mkdir(mode=0o700)
         with (path / _NEW_LOCK).open("w") as lock:
-            # It is held before anybody can find it.
+            # It is locked before anyone can find it.
             fcntl.flock(lock, fcntl.LOCK_EX)
             (path / _NEW_LOCK).rename(path / _LOCK)
             yield path
@@ -41,7 +41,7 @@ def private_directory() -> Iterator[Path]:
 
 
 def sweep(root: Path) -> None:
-    """Remove the folders below ``root`` that nobody uses any more; what cannot be removed stays."""
+    """Remove the unused folders below ``root``; those that cannot be removed stay."""
     for path in root.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if path.lstat().st_uid == os.geteuid() and _is_free(path):
@@ -49,9 +49,9 @@ def sweep(root: Path) -> None:
 
 
 def _is_free(path: Path) -> bool:
-    """False as well for one that is just being made: it has no lock yet."""
+    """False also for a folder that is just being created: it has no lock yet."""
     try:
-        # O_NOFOLLOW: in a folder that all may write to, a name proves nothing.
+        # O_NOFOLLOW: in a world-writable folder, a name proves nothing.
         fd = os.open(path / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return {entry.name for entry in path.iterdir()} <= {_NEW_LOCK} and _is_old(path)
@@ -65,5 +65,5 @@ def _is_free(path: Path) -> bool:
 
 
 def _is_old(path: Path) -> bool:
-    """Older than the moment between the making of a folder and that of its lock; the clock may have been set."""
+    """Older than the time between creating a folder and its lock; the clock may have been set."""
     return abs(time.time() - path.stat().st_mtime) > 60.0

@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class NotObserved:
-    """Stands where a value could not be seen; ``reason`` says why. Never a pass."""
+    """Stands for a value that could not be observed; ``reason`` says why. Never a pass."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Text of the guest that memhp does not know and nothing needs: ``count`` pieces of one ``kind`` in ``source``.
+    """Guest text that memhp does not know and nothing needs: ``count`` pieces of one ``kind`` in ``source``.
 
     ``kind`` is a word such as line, name or column; ``example`` is the first of them, printable and short.
     """
@@ -38,7 +38,7 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Garbled:
-    """Line ``line`` (1-based) of ``source``, which no sound kernel prints: ``text`` is printable and short."""
+    """Line ``line`` (1-based) of ``source``, which no correct kernel prints: ``text`` is printable and short."""
 
     source: str
     line: int
@@ -76,9 +76,9 @@ class Mapping:
     """A run of equal leaf entries of the kernel's page tables, as ptdump prints it.
 
     ``level`` is the kernel's name of the table that holds the leaf: PGD, P4D, PUD, PMD or PTE.
-    ``attrs`` are the attribute words in the order ptdump prints them, absent ones (blank columns) left out;
-    CON (arm64 contiguous hint) is one of them. ``region`` is the name of the marker the run stands under.
-    Runs that are not mapped at all are not represented.
+    ``attrs`` are the attribute words in the order ptdump prints them, without absent ones (blank columns);
+    CON (arm64 contiguous hint) is one of them. ``region`` is the name of the marker above the run.
+    Unmapped runs are not represented.
     """
 
     range: AddrRange
@@ -97,10 +97,10 @@ class PageTables:
 
 @dataclass(frozen=True, slots=True)
 class HostMapping:
-    """A run of leaf entries as they stand in the page tables: adjacent both in virtual and in physical addresses.
+    """A run of leaf entries in the page tables: adjacent both in virtual and in physical addresses.
 
-    ``range`` is virtual, ``physical`` where its first byte leads. ``level`` and ``attrs`` are as in ``Mapping``, so
-    that the two can be compared word by word.
+    ``range`` is virtual, ``physical`` the address behind its first byte. ``level`` and ``attrs`` are as in ``Mapping``,
+    so that the two can be compared word by word.
     """
 
     range: AddrRange
@@ -114,8 +114,8 @@ class TablePage:
     """One page-table page of init_mm.
 
     ``address`` is physical; ``level`` the kernel's name of the table (its entries are of that level); ``range`` the
-    virtual addresses that its entries span; ``entries`` how many of them are not empty. ``counted`` tells whether it
-    is one of nr_page_table_pages, None where nobody looked.
+    virtual addresses that its entries span; ``entries`` how many of them are not empty. ``counted`` says whether it
+    is included in nr_page_table_pages, None if not checked.
     """
 
     address: int
@@ -127,10 +127,10 @@ class TablePage:
 
 @dataclass(frozen=True, slots=True)
 class TableCount:
-    """nr_page_table_pages and the tables that it counts, pages, all of one moment in which the guest stood still.
+    """nr_page_table_pages and the tables that it counts, in pages, all taken during one pause of the guest.
 
-    ``counter`` is exact, with what waits in the CPUs; ``kernel`` are tables of init_mm, ``users`` those of every other
-    mm. ``reads`` is how often it was read until it fitted, or did not change any more.
+    ``counter`` is exact, including pending per-CPU changes; ``kernel`` are tables of init_mm, ``users`` those of every
+    other mm. ``reads`` is how often it was read until the two agreed or were stable.
     """
 
     counter: int
@@ -140,7 +140,7 @@ class TableCount:
 
     @property
     def stray(self) -> int:
-        """How many more are counted than there are; fewer if negative."""
+        """How many more tables are counted than exist; negative if fewer."""
         return self.counter - self.kernel - self.users
 
 
@@ -162,7 +162,7 @@ class TableFault:
 class HostTables:
     """All of init_mm's page tables, walked by the host; every tuple is in the order of virtual addresses.
 
-    ``count`` was taken in the same moment.
+    ``count`` was taken at the same moment.
     """
 
     mappings: tuple[HostMapping, ...]
@@ -190,7 +190,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class SectionFault:
-    """Something in the way of reading sections: ``count`` of them from number ``first`` on.
+    """``count`` sections, starting with number ``first``, that could not be read.
 
     ``address`` is the virtual address at fault.
     """
@@ -203,7 +203,7 @@ class SectionFault:
 
 @dataclass(frozen=True, slots=True)
 class StructPage:
-    """One struct page: ``flags`` as stored, and what is kept in its upper bits (include/linux/page-flags-layout.h)."""
+    """One struct page: ``flags`` as stored, and the fields in its upper bits (include/linux/page-flags-layout.h)."""
 
     pfn: int
     flags: int
@@ -216,7 +216,7 @@ class StructPage:
 class Zone:
     """One zone of one node from /proc/zoneinfo; pages. ``start_pfn`` is None for an unpopulated zone.
 
-    Note that zoneinfo leaves out per-zone details of a zone with no present pages but always prints the counts.
+    Note that zoneinfo omits per-zone details of a zone with no present pages but always prints the counts.
     """
 
     node: int
@@ -229,9 +229,9 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class DmesgLine:
-    """One kernel log line: ``seconds`` since boot, ``level`` 0..7 (None where the source does not carry it).
+    """One kernel log line: ``seconds`` since boot, ``level`` 0..7 (None if the source lacks it).
 
-    ``alarm`` names the class of trouble the line announces (WARN, Oops, …), None for an innocent line.
+    ``alarm`` names the kind of trouble the line reports (WARN, Oops, …), None for a harmless line.
     """
 
     seconds: float
@@ -254,7 +254,7 @@ class SlabCache:
 class MemoryDevice:
     """One entry of QMP's query-memory-devices, flattened.
 
-    ``kind`` is dimm, virtio-mem or virtio-pmem; ``size`` what is plugged now, ``max_size`` the whole region
+    ``kind`` is dimm, virtio-mem or virtio-pmem; ``size`` the currently plugged size, ``max_size`` the whole region
     (equal to ``size`` for dimm and virtio-pmem); ``requested_size`` and ``block_size`` are None except for virtio-mem.
     ``slot`` is None except for dimm; ``node`` is None for virtio-pmem.
     """
@@ -273,14 +273,14 @@ class MemoryDevice:
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """What one booted kernel is, read once per boot; nothing here changes while it runs.
+    """The facts about one booted kernel, read once per boot; none of them change while it runs.
 
-    ``config`` maps option names without CONFIG_ to y, m, a number or a string; None where the kernel does not tell.
+    ``config`` maps option names without CONFIG_ to y, m, a number or a string; None if the kernel does not provide it.
     ``vmcoreinfo`` is the kernel's own key=value note (kernel/vmcore_info.c), NotObserved where it could not be read.
-    ``parameters`` maps ``module.parameter`` to its text for the modules that matter to memory hotplug, ``files`` the
-    path of a file that tells what the kernel does to its first line. ``image`` maps what was looked for in the kernel's
-    image (a text, or a structure's member in its BTF) to whether it is there; a member is left out if there is no BTF.
-    ``unknown`` is what memhp did not understand of all that, and does not need.
+    ``parameters`` maps ``module.parameter`` to its text for the modules that matter to memory hotplug, ``files`` maps
+    the paths of files that show the kernel's behaviour to their first lines. ``image`` maps each text or structure
+    member that was searched in the kernel's image or its BTF to whether it is there; members are omitted without BTF.
+    ``unknown`` is text of these sources that memhp does not know and does not need.
     """
 
     arch: str
@@ -298,7 +298,7 @@ class KernelFacts:
 
 @dataclass(frozen=True, slots=True)
 class DaxDevice:
-    """One /sys/bus/dax/devices entry; ``driver`` is device_dax, kmem or None; ``state`` is None where there is none."""
+    """One /sys/bus/dax/devices entry; ``driver`` is device_dax, kmem or None; ``state`` is None if there is none."""
 
     name: str
     range: AddrRange
@@ -310,16 +310,16 @@ class DaxDevice:
 
 @dataclass(frozen=True)
 class GuestState:
-    """One snapshot: everything seen of the guest between two actions.
+    """One snapshot: everything observed of the guest between two actions.
 
-    ``raw`` keeps the bytes of every source by name, so that a saved snapshot can be parsed and checked again.
-    A source that could not be read is NotObserved with its reason. ``boot_id`` tells boots apart;
-    ``uptime`` is seconds. ``dmesg`` are the lines since the previous snapshot, ``console`` the alarming lines of the
-    serial console since then. ``meminfo`` is bytes; ``backends`` maps the id of each memory backend that
-    QEMU holds to the bytes of host memory in it. ``host_tables`` and ``sections`` (in the order of their
-    numbers), with ``section_faults`` in the way of reading them, were read from the guest's memory on the host while
-    the guest stood still for ``pause`` seconds; ``struct_pages`` (by pfn, the last of each section) a moment later.
-    ``unknown`` counts what memhp does not know of the sources; ``garbled`` are lines in them that no kernel prints.
+    ``raw`` keeps the bytes of every source by name, so that a saved snapshot can be parsed and checked again. A source
+    that could not be read is NotObserved with its reason. ``boot_id`` identifies the boot; ``uptime`` is seconds.
+    ``dmesg`` are the lines since the previous snapshot, ``console`` the alarming lines of the serial console since
+    then. ``meminfo`` is bytes; ``backends`` maps the id of each memory backend that QEMU holds to the bytes of host
+    memory in it. ``host_tables`` and ``sections`` (in the order of their numbers), with the ``section_faults`` met on
+    the way, were read from the guest's memory on the host while the guest was paused for ``pause`` seconds;
+    ``struct_pages`` (by pfn, the last of each section) a moment later. ``unknown`` counts text of the sources that
+    memhp does not know; ``garbled`` are lines that no correct kernel prints.
     """
 
     raw: MappingABC[str, bytes] = field(repr=False)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A private APT: Debian packages of any architecture and release, without root and without touching the host's.
+"""A private APT: fetches Debian packages of any architecture and release without root and without touching the host's.
 
-APT does the fetching and checks the archive's signature with Debian's keyring; nothing is ever installed. Of the
-machine's own APT configuration only what says how to reach a mirror (proxies and the like) is taken over.
+APT fetches the packages and checks the archive's signature with Debian's keyring; nothing is ever installed. Of the
+machine's own APT configuration, only the settings for reaching a mirror (such as proxies) are used.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from harness.deadline import Deadline
 from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress
 
-#: the release that parts come from; ``$MEMHP_SUITE`` overrides
+#: the default release; ``$MEMHP_SUITE`` overrides it
 DEFAULT_SUITE = "trixie"
-#: Debian's releases, each after the one that it follows
+#: Debian's releases, oldest first
 RELEASES = ("bullseye", "bookworm", "trixie", "forky", "duke")
-#: what is added to a release's name for the suite of newer packages that were built for it
+#: suffix of the backports suite
 BACKPORTS = "-backports"
-#: younger lists than this are taken as they are
+#: package lists younger than this are not updated
 LISTS_SECONDS = 24 * 3600.0
-#: after an update that failed for want of a network, the old lists do for so long
+#: seconds before another update is tried after one that failed for lack of a network
 RETRY_SECONDS = 600.0
 
 _KEYRINGS = (
@@ -59,7 +59,7 @@ _SUITE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package file: where it is once it was downloaded, and the hash it has then."""
+    """A package file: its path after the download, and its expected hash."""
 
     name: str
     version: str
@@ -68,7 +68,7 @@ class Package:
 
 
 def default_suite() -> str:
-    """The Debian release that parts come from; raises UsageError if ``$MEMHP_SUITE`` is no name of one."""
+    """The default Debian release; raises UsageError if ``$MEMHP_SUITE`` does not name one."""
     name = os.environ.get("MEMHP_SUITE") or DEFAULT_SUITE
     if not _SUITE_NAME.fullmatch(name):
         raise UsageError(f"MEMHP_SUITE={name!r} is not the name of a Debian release", hint="for example trixie")
@@ -76,7 +76,7 @@ def default_suite() -> str:
 
 
 def suites_to_ask(name: str | None = None) -> tuple[str, ...]:
-    """Where something may be whose suite nobody named: the default release, its backports, the release before it."""
+    """The suites to search if none is named: the default release, its backports, the previous release."""
     release = name or default_suite()
     older = RELEASES[max(0, RELEASES.index(release) - 1) : RELEASES.index(release)] if release in RELEASES else ()
     return (release, f"{release}{BACKPORTS}", *older)
@@ -88,23 +88,23 @@ def keyring() -> Path:
         if path.is_file():
             return path
     raise ArtefactError(
-        f"{_KEYRINGS[0]} is missing: nothing from Debian's archive could be verified",
+        f"{_KEYRINGS[0]} is missing: packages from Debian's archive cannot be verified",
         hint="sudo apt-get install debian-archive-keyring",
     )
 
 
 def fingerprints(packages: Iterable[Package]) -> dict[str, str]:
-    """What a set of packages adds to the key of a part made from them."""
+    """The cache-key inputs for a part made from a set of packages."""
     return {f"package {package.path.name}": package.sha256 for package in packages}
 
 
 class PrivateApt:
     """Packages of one Debian architecture (``amd64``, ``arm64``, ``riscv64``) and suite, with states below ``root``.
 
-    What is asked for comes from ``suite`` itself; what backports depend on may come from the release they are for.
-    Every method brings the package lists up to date first if they are a day old; offline, old lists serve. All raise
-    ArtefactError: unknown package (NoPackage) or suite (NoSuite), no network and no lists, a signature or hash that
-    does not verify, no keyring, disk trouble.
+    Requested packages come from ``suite`` itself; dependencies of backports may come from the underlying release.
+    Every method first updates package lists that are a day old; offline, old lists are used. All raise ArtefactError:
+    unknown package (NoPackage) or suite (NoSuite), no network and no lists, a signature or hash that does not verify,
+    no keyring, a disk error.
     """
 
     def __init__(self, root: Path, arch: str, *, mirror: str | None = None, suite: str | None = None) -> None:
@@ -117,17 +117,17 @@ class PrivateApt:
         self._sources = _State(root, arch, self.mirror, suites, "deb-src")
 
     def closure(self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True) -> list[Package]:
-        """What ``packages``, and all they depend on, take of an empty system; nothing is downloaded."""
+        """``packages`` and all their dependencies on an empty system; nothing is downloaded."""
         return self._binaries.packages(_request(packages, dependencies), progress)
 
     def download(self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True) -> list[Package]:
-        """Download ``packages``, and all they depend on, unless they are here; every file's hash is checked."""
+        """Download ``packages`` and all their dependencies unless present; every file's hash is checked."""
         request = _request(packages, dependencies)
         self._binaries.fetch(request, progress, ", ".join(packages))
         return self._binaries.packages(request, progress)
 
     def names(self, prefix: str, progress: Progress) -> list[str]:
-        """Names of packages that begin with ``prefix``, sorted; some may be of another suite, or only referred to."""
+        """Sorted names of packages that begin with ``prefix``; some may be in another suite or be mere references."""
         return self._binaries.names(prefix, progress)
 
     def depends(self, package: str, progress: Progress) -> list[str]:
@@ -139,8 +139,8 @@ class PrivateApt:
         return self._dsc(source, progress).version
 
     def source(self, source: str, version: str, target: Path, progress: Progress) -> Path:
-        """Download the source package that ``source_version`` told of into ``target`` and return its .dsc."""
-        # Asked for without a version: file names lack the epoch that APT would want in one.
+        """Download the source package that ``source_version`` found into ``target`` and return its .dsc."""
+        # Requested without a version: file names lack the epoch that APT would require.
         files = self._sources.fetch(_Request("source", (source,)), progress, f"the source of {source}")
         now = self._dsc(source, progress).version
         if now != version:
@@ -152,11 +152,11 @@ class PrivateApt:
         return next(target / path.name for path in files if path.suffix == ".dsc")
 
     def lists_age(self) -> float | None:
-        """Seconds since the lists of binary packages were brought up to date, None if there are none."""
+        """Seconds since the lists of binary packages were updated, None if there are none."""
         return self._binaries.age()
 
     def knows_sources(self) -> bool:
-        """Whether lists of source packages are here already; without them nothing can have been built."""
+        """Whether lists of source packages are present; without them nothing can have been built."""
         return self._sources.age() is not None
 
     def _dsc(self, source: str, progress: Progress) -> Package:
@@ -187,17 +187,17 @@ def unpack(packages: Sequence[Package], target: Path, progress: Progress) -> Non
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What is asked of apt-get."""
+    """A request to apt-get."""
 
     mode: str
     packages: tuple[str, ...]
 
     def arguments(self, suites: Sequence[str]) -> list[str]:
-        """The words for apt-get; ``suites`` are the state's, the one that is meant last."""
+        """The arguments for apt-get; ``suites`` are those of the state, the requested one last."""
         extra = [] if self.mode == "download" else ["--yes", "--download-only"]
         if len(suites) == 1:
             return [*extra, self.mode, *self.packages]
-        # APT takes backports by itself only where there is nothing else (NotAutomatic).
+        # APT prefers any other suite over backports (NotAutomatic).
         return [*extra, *_preferring(suites), self.mode, *(f"{name}/{suites[-1]}" for name in self.packages)]
 
 
@@ -225,7 +225,7 @@ class _State:
         self._root = root / self._name
 
     def packages(self, request: _Request, progress: Progress) -> list[Package]:
-        """The files that answer ``request``, wherever they are."""
+        """The files that satisfy ``request``, downloaded or not."""
         archives = self._root / "archives"
         return [
             Package(file.name, file.version, archives / file.file, file.sha256)
@@ -233,7 +233,7 @@ class _State:
         ]
 
     def fetch(self, request: _Request, progress: Progress, what: str) -> list[Path]:
-        """Download what is not there yet, whole and as promised; the paths in order."""
+        """Download missing files and verify them; the paths in order."""
         files = self._files(request, progress)
         folder = self._root / "archives"
         try:
@@ -246,8 +246,8 @@ class _State:
                 for file in lacking:
                     if not _intact(folder / file.file, file):
                         raise ArtefactError(
-                            f"{file.file} from {self._mirror} is not the file that the archive's index promises",
-                            hint="the mirror may be changing at this moment: try again in a few minutes",
+                            f"{file.file} from {self._mirror} does not match the archive's index",
+                            hint="the mirror may be syncing: try again in a few minutes",
                         )
         except OSError as error:
             raise self._disk_error(error) from error
@@ -269,7 +269,7 @@ class _State:
         return sorted(self._ask("apt-cache", ["pkgnames", prefix]).split())
 
     def age(self) -> float | None:
-        """Seconds since the lists were last brought up to date, None if there are none."""
+        """Seconds since the lists were last updated, None if there are none."""
         try:
             return max(0.0, time.time() - (self._root / "updated").stat().st_mtime)
         except OSError:
@@ -283,11 +283,11 @@ class _State:
             raise self._disk_error(error) from error
 
     def _resolve(self, request: _Request) -> tuple[PackageFile, ...]:
-        # APT takes a name that it does not know for a pattern: linux-source-6.1 is found in linux-source-6.12.
+        # APT treats an unknown name as a pattern: linux-source-6.1 matches linux-source-6.12.
         for name in request.packages if request.mode != "source" else ():
             if name not in self._ask("apt-cache", ["pkgnames", name]).split():
                 raise no_package(name, self._suites[-1])
-        # APT leaves out of its answer what it already has: ask as if it had nothing.
+        # APT omits files that it already has: ask with an empty archive directory.
         nothing = self._root / "nothing"
         words = ["-o", f"Dir::Cache::archives={nothing}", "--print-uris", *request.arguments(self._suites)]
         said = self._ask("apt-get", words, nothing)
@@ -323,13 +323,13 @@ class _State:
             self._prepare()
             tried = self._root / "tried"
             what = "source lists" if self._kind == "deb-src" else f"package lists for {self._arch}"
-            # Without the mode APT shrugs at a mirror that it cannot reach.
+            # Without this mode APT exits with 0 if a mirror is unreachable.
             arguments = ["-o", "APT::Update::Error-Mode=any", "update"]
             try:
                 with progress.task(f"Reading Debian's {what} ({self._suites[-1]})", 100) as task:
                     self._apt("apt-get", arguments, _UPDATE_SECONDS, watcher(task))
             except NoSuite:
-                # A name that was misspelt leaves nothing behind.
+                # A misspelt suite leaves nothing behind.
                 if self.age() is None:
                     shutil.rmtree(self._root, ignore_errors=True)
                 raise
@@ -338,7 +338,7 @@ class _State:
                 age = self.age()
                 if age is None:
                     raise
-                progress.say(f"{error.message.splitlines()[0]} going on with package lists {age / 3600:.0f} h old")
+                progress.say(f"{error.message.splitlines()[0]} using package lists {age / 3600:.0f} h old")
                 return
             tried.unlink(missing_ok=True)
             (self._root / "updated").write_text(f"{time.time()}\n")
@@ -359,7 +359,7 @@ class _State:
         except NetworkError:
             raise
         except ArtefactError:
-            # The mirror may have moved on since its lists were read: the next attempt reads them anew.
+            # The mirror may have changed since its lists were read: the next attempt reads them again.
             (self._root / "updated").unlink(missing_ok=True)
             raise
 
@@ -394,7 +394,7 @@ class _State:
             'Acquire::https::Timeout "20";',
         ]
         if os.geteuid() == 0:
-            # The user that APT would become may not read this folder; there is nothing of others' in it.
+            # APT's sandbox user may not be allowed to read this folder; nothing in it belongs to other users.
             rows.append('APT::Sandbox::User "root";')
         return "\n".join(rows) + "\n"
 
@@ -424,7 +424,7 @@ class _State:
     def _disk_error(self, error: OSError) -> ArtefactError:
         return ArtefactError(
             f"cannot use {self._root}: {error.strerror or error}",
-            hint="set MEMHP_CACHE to a folder that you may write to, with some GB free",
+            hint="set MEMHP_CACHE to a writable folder with several GB free",
         )
 
 
@@ -432,7 +432,7 @@ def _intact(path: Path, file: PackageFile) -> bool:
     try:
         if path.stat().st_size == file.size and hash_file(path) == file.sha256:
             return True
-        # APT looks at the size alone and would keep it.
+        # APT only compares the size and would keep it.
         path.unlink()
     except FileNotFoundError:
         pass

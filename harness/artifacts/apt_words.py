@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What APT prints, and what it means: lists of files, progress, complaints."""
+"""APT's output and its meaning: lists of files, progress, errors."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ class NoSuite(ArtefactError):
 
 
 def no_package(name: str, suite: str) -> NoPackage:
-    """The error for a package that ``suite`` has not."""
+    """The error for a package that ``suite`` lacks."""
     return NoPackage(
         f"Debian {suite} has no package {name}",
-        hint="check the name (apt-cache search); a name takes a suite (NAME@SUITE), MEMHP_SUITE sets the default",
+        hint="check the name (apt-cache search); NAME@SUITE selects a suite, MEMHP_SUITE sets the default",
     )
 
 
@@ -88,13 +88,13 @@ def parse_uris(said: str) -> tuple[PackageFile, ...]:
         if match is None:
             continue
         if match[4] is None or "/" in match[2] or match[2].startswith("."):
-            raise ArtefactError(f"APT's answer cannot be trusted, it names no SHA-256 or no plain file: {row[:200]}")
+            raise ArtefactError(f"APT's answer has no SHA-256 or no plain file name: {row[:200]}")
         files.append(PackageFile(match[2], match[1], int(match[3]), match[4]))
     return tuple(sorted(files, key=lambda file: file.file))
 
 
 def kept_settings(dump: str) -> list[str]:
-    """The lines of ``apt-config dump`` that say how to reach a mirror; none that could lower APT's guard."""
+    """The lines of ``apt-config dump`` that say how to reach a mirror; none that could weaken APT's checks."""
     return [
         row
         for row in dump.splitlines()
@@ -114,7 +114,7 @@ def watcher(task: Task) -> Callable[[str], None]:
 
 
 def apt_error(said: str, mirror: str, suite: str) -> ArtefactError:
-    """What APT's complaint ``said`` means, with what to do about it; a NetworkError if the mirror was not reached."""
+    """The error that APT's message ``said`` means, with a hint; a NetworkError if the mirror was not reached."""
     rows = [row for row in said.splitlines() if row.startswith(("E:", "W:", "Err:", "  "))]
     text = "\n".join(rows) or said
     package = _NO_PACKAGE.search(text)
@@ -124,16 +124,16 @@ def apt_error(said: str, mirror: str, suite: str) -> ArtefactError:
     if absent is not None:
         return NoSuite(
             f"{mirror} has no suite {absent[1]}",
-            hint="check the name, such as trixie or trixie-backports; else set MEMHP_MIRROR to a mirror that has it",
+            hint="check the name (for example trixie-backports), or set MEMHP_MIRROR to a mirror that has it",
         )
     if _SYNCING.search(text):
         return ArtefactError(
-            f"{mirror} has lists of packages that are not those that it signed:\n{text}",
-            hint="it is being updated: try again in some hours, or set MEMHP_MIRROR to another mirror",
+            f"the package lists of {mirror} do not match its signature:\n{text}",
+            hint="the mirror is being updated: try again in a few hours, or set MEMHP_MIRROR to another mirror",
         )
     if _SIGNATURE.search(text):
         return ArtefactError(
-            f"what {mirror} serves does not verify:\n{text}",
+            f"files from {mirror} fail verification:\n{text}",
             hint="update the keys (sudo apt-get install debian-archive-keyring), or set MEMHP_MIRROR to another mirror",
         )
     if _STALE.search(text):
@@ -148,11 +148,11 @@ def apt_error(said: str, mirror: str, suite: str) -> ArtefactError:
     if _NETWORK.search(text):
         return NetworkError(
             f"cannot reach {mirror}:\n{text}",
-            hint="check the network and APT's proxy settings, or set MEMHP_MIRROR to a mirror that can be reached",
+            hint="check the network and APT's proxy settings, or set MEMHP_MIRROR to a reachable mirror",
         )
     if _ABSENT.search(text):
         return ArtefactError(
-            f"{mirror} does not serve what is asked of it:\n{text}",
-            hint="try again; else set MEMHP_MIRROR to a complete mirror of Debian, or MEMHP_SUITE to what it has",
+            f"{mirror} does not have the requested files:\n{text}",
+            hint="try again, set MEMHP_MIRROR to a complete Debian mirror, or set MEMHP_SUITE to a suite that it has",
         )
     return ArtefactError(f"APT failed:\n{text}")

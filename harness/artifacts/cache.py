@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Parts built once, kept by the content of what they were made from, and never used unverified.
+"""Parts that are built once, keyed by the content of their inputs, and verified before every use.
 
 ::
 
     ROOT/KIND/NAME-KEY/            one finished entry: its files, read-only, and manifest.json
-    ROOT/KIND/.tmp-NAME-KEY-XXXX/  one being built: its ``out`` becomes the entry, the rest is thrown away
-    ROOT/locks/                    one lock file an entry: whoever builds it holds it
+    ROOT/KIND/.tmp-NAME-KEY-XXXX/  one being built: its ``out`` becomes the entry, the rest is discarded
+    ROOT/locks/                    one lock file per entry, held by its builder
 
-An entry comes into being by one rename, so a reader needs no lock. A builder that was killed leaves a ``.tmp-`` folder
-whose lock nobody holds: the next build in that folder removes it.
+A single rename creates an entry, so readers need no lock. A builder that is killed leaves a ``.tmp-`` folder whose lock
+is free: the next build removes it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from harness.deadline import Deadline
 from harness.errors import ArtefactError
 from harness.progress import Progress
 
-#: raise it when entries or manifests change their form
+#: increase it when the format of entries or manifests changes
 FORMAT = 1
 
 MANIFEST = "manifest.json"
@@ -39,11 +39,11 @@ _LOCK_SECONDS = 4 * 3600.0
 _LOCK_EVERY = 0.2
 
 _HINTS = {
-    errno.ENOSPC: "free some disk space, or set MEMHP_CACHE to a folder with more of it",
+    errno.ENOSPC: "free some disk space, or set MEMHP_CACHE to a folder on a larger disk",
     errno.EDQUOT: "free some of your quota, or set MEMHP_CACHE to a folder elsewhere",
-    errno.EACCES: "set MEMHP_CACHE to a folder that you may write to",
-    errno.EPERM: "set MEMHP_CACHE to a folder that you may write to",
-    errno.EROFS: "set MEMHP_CACHE to a folder that can be written to",
+    errno.EACCES: "set MEMHP_CACHE to a writable folder",
+    errno.EPERM: "set MEMHP_CACHE to a writable folder",
+    errno.EROFS: "set MEMHP_CACHE to a folder on a writable file system",
 }
 
 #: fills an empty folder with the entry's files; ``scratch`` gives it another one to work in
@@ -66,7 +66,7 @@ def cache_root() -> Path:
     if own:
         return Path(own).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
-    # The specification wants a relative path ignored.
+    # The specification says to ignore a relative path.
     return (Path(base) if base and os.path.isabs(base) else Path.home() / ".cache") / "memhp"
 
 
@@ -77,7 +77,7 @@ def hash_file(path: Path) -> str:
 
 
 class Cache:
-    """The cache below one folder, which need not exist yet."""
+    """The cache in one folder, which need not exist yet."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root if root is not None else cache_root()
@@ -102,10 +102,11 @@ class Cache:
         *,
         what: str = "",
     ) -> Path:
-        """The entry made from ``inputs``; built by ``builder`` unless it is there and whole.
+        """The entry made from ``inputs``; built by ``builder`` if it is missing or damaged.
 
-        ``inputs`` are all that the result depends on, as text by label; ``what`` names the part to the user. Two who
-        ask at once build once. Raises ArtefactError if the cache cannot be written, and whatever ``builder`` raises.
+        ``inputs`` is everything the result depends on, as text by label; ``what`` names the part in messages.
+        Concurrent callers build once. Raises ArtefactError if the cache cannot be written, and whatever ``builder``
+        raises.
         """
         path = self.place(kind, name, inputs)
         found = self.find(kind, name, inputs)
@@ -117,20 +118,20 @@ class Cache:
             if found is not None:
                 return found
             if path.exists():
-                progress.say(f"{what}: the copy in the cache is damaged ({verify(path)}); making it again")
+                progress.say(f"{what}: the cached copy is damaged ({verify(path)}); building it again")
             self._sweep(kind, path)
             self._build(path, builder, what, progress)
         return path
 
     def use(self, path: Path) -> None:
-        """Take note that the entry at ``path`` is of use still: ``prune`` removes others first."""
+        """Mark the entry at ``path`` as recently used: ``prune`` removes others first."""
         with contextlib.suppress(OSError):
             os.utime(path)
 
     def prune(self, kind: str, keep: int) -> None:
-        """Remove the entries of ``kind`` that have been of no use for the longest, all but the last ``keep``.
+        """Remove the least recently used entries of ``kind``, all but the last ``keep``.
 
-        Whoever reads one of them at this moment finds it gone.
+        Concurrent readers of a removed entry lose it.
         """
         found = []
         for path in (self.root / kind).glob("*/"):
@@ -159,7 +160,7 @@ class Cache:
         return self.root / "locks" / f"{kind}-{name}"
 
     def _sweep(self, kind: str, path: Path) -> None:
-        """Remove what dead builders left behind: their locks are free."""
+        """Remove the leftovers of dead builders: their locks are free."""
         for temp in path.parent.glob(".tmp-*"):
             owner = temp.name.removeprefix(".tmp-").rpartition("-")[0]
             if owner == path.name:
@@ -176,14 +177,14 @@ class Cache:
             out = temp / "out"
             out.mkdir()
             builder(out)
-            # Before anything is synced: what is gone by then need not reach the disk.
+            # Before the sync: removed files need not reach the disk.
             with progress.task(f"Putting {what} into the cache"):
                 for rest in temp.iterdir():
                     if rest != out:
                         remove_tree(rest)
                 _seal(out)
             if path.exists():
-                # Moving a folder takes the right to write in it: its ``..`` changes.
+                # Moving a folder needs write permission in it: its ``..`` changes.
                 path.chmod(0o755)
                 path.rename(temp / "broken")
             out.rename(path)
@@ -194,15 +195,15 @@ class Cache:
 
 
 def scratch(out: Path) -> Path:
-    """A folder beside ``out``, which a builder was given: on the same disk, and removed when the build is over."""
+    """A folder beside a builder's ``out``: on the same disk, and removed after the build."""
     return Path(tempfile.mkdtemp(dir=out.parent, prefix="work-"))
 
 
 @contextlib.contextmanager
 def hold_lock(path: Path, what: str, progress: Progress) -> Iterator[None]:
-    """Hold the lock on the file ``path``, which dies with its holder; says so if it has to wait for somebody.
+    """Hold the lock on the file ``path``, which ends with its holder; reports progress while it waits.
 
-    ``what`` names what the lock is for. Raises DeadlineExpired after hours, OSError if the file cannot be made.
+    ``what`` names the locked resource. Raises DeadlineExpired after hours, OSError if the file cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -210,7 +211,7 @@ def hold_lock(path: Path, what: str, progress: Progress) -> Iterator[None]:
             with progress.task(f"Waiting for another memhp: {what}"):
                 deadline, pause = Deadline(_LOCK_SECONDS), threading.Event()
                 while not _try_lock(file.fileno()):
-                    deadline.check(f"another memhp that is at work on {what}")
+                    deadline.check(f"another memhp that holds {what}")
                     pause.wait(_LOCK_EVERY)
         yield
 
@@ -218,7 +219,7 @@ def hold_lock(path: Path, what: str, progress: Progress) -> Iterator[None]:
 def verify(path: Path, *, full: bool = False) -> str | None:
     """What is wrong with the entry at ``path``, None if nothing.
 
-    A file whose size and time are those of the manifest is taken as whole unless ``full``; any other is hashed.
+    A file whose size and time match the manifest counts as intact unless ``full``; any other is hashed.
     """
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
@@ -235,7 +236,7 @@ def verify(path: Path, *, full: bool = False) -> str | None:
 
 def _verify_file(path: Path, said: Mapping[str, str | int], full: bool) -> str | None:
     if "link" in said:
-        return None if path.is_symlink() and os.readlink(path) == said["link"] else "not the link it was"
+        return None if path.is_symlink() and os.readlink(path) == said["link"] else "not the original link"
     seen = path.lstat()
     if not stat.S_ISREG(seen.st_mode):
         return "not a file"
@@ -247,7 +248,7 @@ def _verify_file(path: Path, said: Mapping[str, str | int], full: bool) -> str |
 
 
 def _seal(out: Path) -> None:
-    """Write the manifest and make every file read-only and lasting."""
+    """Write the manifest, make every file read-only and sync it to disk."""
     files: dict[str, dict[str, str | int]] = {}
     folders = [out]
     for path in sorted(out.rglob("*")):
@@ -281,7 +282,7 @@ def _sync(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a tree, read-only folders included, as far as it goes."""
+    """Remove a tree, read-only folders included, as far as possible."""
     with contextlib.suppress(OSError):
         for folder, _, _ in os.walk(path):
             os.chmod(folder, 0o700)
@@ -303,4 +304,4 @@ def _explained(what: str) -> Iterator[None]:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         hint = _HINTS.get(error.errno or 0)
-        raise ArtefactError(f"cannot make {what}: {error.strerror or error}{where}", hint=hint) from error
+        raise ArtefactError(f"cannot create {what}: {error.strerror or error}{where}", hint=hint) from error

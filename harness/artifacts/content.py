@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a file or a folder holds, as one hash, wherever it lies and whenever it was made."""
+"""The content of a file or a folder as one hash, independent of location and time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _lock = threading.Lock()
 def content_of(path: Path) -> str:
     """SHA-256 over the content of a file, or over names and contents of all files in a folder, in hexadecimal.
 
-    Files of the cache's entries, which are verified when they are handed out, are taken at their manifest's word if
-    nobody but this user can write to the cache; each other one is read once in the life of this process unless its size
-    or time changes. Raises UsageError if it cannot be read.
+    For files in cache entries, which are verified on lookup, the manifest's hash is used if only this user can write
+    to the cache; any other file is read once per process unless its size or time changes. Raises UsageError if it
+    cannot be read.
     """
     try:
         if not path.is_dir():
@@ -46,7 +46,7 @@ def _file(path: Path) -> str:
 
 
 def _from_manifest(path: Path) -> str | None:
-    """What the manifest of the cache's entry that ``path`` is part of says, None if there is none that fits."""
+    """The hash in the manifest of the cache entry that contains ``path``, None without a matching one."""
     seen, root = path.lstat(), Path(os.path.realpath(cache_root()))
     place = Path(os.path.realpath(path.parent)) / path.name
     if not place.is_relative_to(root) or not _is_private(root):
@@ -62,6 +62,6 @@ def _from_manifest(path: Path) -> str | None:
 
 
 def _is_private(folder: Path) -> bool:
-    """True if nobody but this user can put anything into ``folder``."""
+    """True if only this user can write to ``folder``."""
     seen = folder.stat()
     return seen.st_uid == os.geteuid() and not seen.st_mode & 0o022

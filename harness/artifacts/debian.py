@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which suite of Debian's has what a name means, and which packages it is."""
+"""From a kernel's name to the Debian suite and the packages that provide it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from harness.progress import Progress
 
 T = TypeVar("T")
 
-#: the package that depends on the source of a suite's own kernel
+#: the meta-package for the source of a suite's own kernel
 _SOURCE_META = "linux-source"
-#: a kernel's parts: up to 6.15 its package holds everything, later ones only depend on these (Debian's linux 6.16-1)
+#: a kernel's parts: up to 6.15 one package holds everything, since Debian's linux 6.16-1 it depends on these
 _PART = re.compile(r"linux-(?:base|binary|modules)-\d.*")
 #: meta-package, then the package of one version, then its unsigned twin
 _STEPS = 3
 
 
 def find_source(name: DebianName, usual: str, progress: Progress) -> tuple[PrivateApt, str]:
-    """The APT and the ``linux-source-…`` package that ``name`` means; ``usual`` where it names neither it nor a suite.
+    """The APT and the ``linux-source-…`` package for ``name``; ``usual`` if it names neither a package nor a suite.
 
-    Raises UsageError naming the suites that were asked if none has it.
+    Raises UsageError naming the searched suites if none has it.
     """
 
     def find(source: PrivateApt) -> str:
@@ -44,10 +44,10 @@ def find_source(name: DebianName, usual: str, progress: Progress) -> tuple[Priva
 
 
 def find_stock(arch: ArchSpec, name: DebianName, progress: Progress) -> tuple[PrivateApt, list[str]]:
-    """The APT and the packages, the kernel's own first, that make up the stock kernel ``name``.
+    """The APT and the packages of the stock kernel ``name``, the kernel's own first.
 
     A meta-package depends on it; where Debian signs kernels, an unsigned twin has the same Image. Raises UsageError
-    naming the suites that were asked if none has it.
+    naming the searched suites if none has it.
     """
 
     def find(source: PrivateApt) -> list[str]:
@@ -55,7 +55,7 @@ def find_stock(arch: ArchSpec, name: DebianName, progress: Progress) -> tuple[Pr
             return _parts(source, _newest(source, arch, name.version, progress), progress)
         return _parts(source, name.package or arch.kernel_package, progress)
 
-    # A suite has one kernel of its own: that of another is no answer to `debian`.
+    # `debian` means the suite's own kernel: another suite's kernel will not do.
     suites = suites_to_ask() if name.package or name.version else suites_to_ask()[:1]
     return _first(name, arch.name, suites, find)
 
@@ -74,7 +74,7 @@ def _first(name: DebianName, arch: str, suites: Sequence[str], find: Callable[[P
     told = "; ".join(reason.message for reason in reasons)
     raise UsageError(
         f"--kernel {name.text} is in none of the suites {', '.join(asked)}: {told}",
-        hint="check the name, or name the suite that has it: @SUITE after it",
+        hint="check the name, or append the suite that has it: NAME@SUITE",
     )
 
 
@@ -87,12 +87,12 @@ def _newest(source: PrivateApt, arch: ArchSpec, version: str, progress: Progress
         try:
             source.closure([package], progress, dependencies=False)
         except NoPackage:
-            # Old ones are still referred to, or it is another suite's.
+            # Skips names that are only references, or belong to another suite.
             continue
         return package
     raise NoPackage(
         f"Debian {source.suite} has no package {prefix}…-{arch.name}",
-        hint="check the version; a name takes a suite (debian:VERSION@SUITE)",
+        hint="check the version, or append a suite: debian:VERSION@SUITE",
     )
 
 

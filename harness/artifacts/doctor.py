@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What this machine has of all that memhp needs, and the commands that fix what is missing.
+"""Checks that this machine has everything memhp needs, and names the commands that fix what is missing.
 
 Nothing is fetched, built or written here.
 """
@@ -33,11 +33,11 @@ from harness.errors import ArtefactError, InfraError, MemhpError
 from harness.progress import Progress
 from harness.units import GIB, KIB
 
-#: bytes of disk that building QEMU or a kernel takes at its worst, and of memory that a guest with its devices takes
+#: bytes of disk that building QEMU or a kernel takes at most, and of memory that a guest with its devices takes
 DISK_NEEDED = 4 * GIB
 MEMORY_NEEDED = 2 * GIB
 
-#: what fetching, and building a kernel, need of the host; HOST_NEEDS says what building QEMU needs
+#: host programs for fetching and for building a kernel; see HOST_NEEDS for building QEMU
 COMMON_NEEDS = (
     HostNeed("apt", program="apt-get"),
     HostNeed("dpkg", program="dpkg-deb"),
@@ -60,7 +60,7 @@ _OTHER_DISK = "export MEMHP_CACHE=/a/folder/on/a/larger/disk"
 
 @dataclass(frozen=True, slots=True)
 class DoctorRow:
-    """One thing looked at; ``mend`` is the command that makes it ok, empty if it is."""
+    """One check; ``mend`` is the command that fixes it, empty if it is ok."""
 
     name: str
     status: Literal["ok", "missing", "old"]
@@ -74,11 +74,11 @@ def diagnose(
     """Look at the host, the cache, and the parts for ``arches`` (all).
 
     ``verify`` hashes every byte of the cache instead of comparing sizes and times. ``able`` judges the host's own QEMU;
-    without it that one is only named. Raises ArtefactError if the cache cannot be read.
+    without it, that QEMU is only listed. Raises ArtefactError if the cache cannot be read.
     """
     chosen = tuple(ARCHES.values()) if arches is None else tuple(arches)
     cache = Cache()
-    with progress.task("Looking at this machine"):
+    with progress.task("Checking this machine"):
         rows = [*host_rows(COMMON_NEEDS + HOST_NEEDS), *(row for arch in chosen for row in cross_rows(arch))]
         rows += [keyring_row(), mirror_row(), *python_rows(requirements())]
     entries = _entries(cache, verify, progress)
@@ -88,7 +88,7 @@ def diagnose(
 
 
 def host_rows(needs: Sequence[HostNeed]) -> list[DoctorRow]:
-    """One row for each Debian package that ``needs`` name."""
+    """One row for each Debian package in ``needs``."""
     lacking = missing_packages(Deadline(_ASK_SECONDS), needs)
     rows = {}
     for package in sorted({need.package for need in needs}):
@@ -106,7 +106,7 @@ def cross_rows(arch: ArchSpec) -> list[DoctorRow]:
     if found:
         asked = [compiler, "-print-file-name=libc.a"]
         said = proc.run(asked, deadline=Deadline(_ASK_SECONDS), check=False).stdout.strip()
-    # The compiler repeats the bare name of what it does not find.
+    # The compiler repeats the bare name if it does not find the file.
     library = b"/" in said
     name = f"libc.a for {arch.name}"
     return [
@@ -122,7 +122,7 @@ def _package_row(package: str, has: str, lacks: str) -> DoctorRow:
 
 
 def keyring_row() -> DoctorRow:
-    """The keys that Debian's archive is verified with."""
+    """The keys for verifying Debian's archive."""
     try:
         return DoctorRow("Debian keyring", "ok", str(keyring()), "")
     except ArtefactError as error:
@@ -130,18 +130,18 @@ def keyring_row() -> DoctorRow:
 
 
 def mirror_row() -> DoctorRow:
-    """The archive that parts come from; it is not asked whether it answers."""
+    """The configured Debian mirror; it is not contacted."""
     try:
         uri = urlsplit(debian_mirror())
     except MemhpError as error:
         return DoctorRow("Debian mirror", "missing", error.message, "export MEMHP_MIRROR=http://HOST/debian")
-    # A doctor's report gets pasted into mails: no user name, no password.
+    # Reports get pasted into mails: no user name, no password.
     shown = uri._replace(netloc=uri.netloc.rpartition("@")[2])
     return DoctorRow("Debian mirror", "ok", shown.geturl(), "")
 
 
 def requirements() -> list[str]:
-    """The Python packages memhp asks for, as ``name>=version``: the installed one's, else its checkout's."""
+    """memhp's Python requirements as ``name>=version``: from the installed package, else from the checkout."""
     try:
         wanted = importlib.metadata.requires("memhp") or []
     except importlib.metadata.PackageNotFoundError:
@@ -176,35 +176,35 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _entries(cache: Cache, verify: bool, progress: Progress) -> list[Entry]:
     found = []
     try:
-        with progress.task("Verifying every byte of the cache" if verify else "Looking through the cache") as task:
+        with progress.task("Verifying every byte of the cache" if verify else "Checking the cache") as task:
             for entry in cache.entries(full=verify):
                 task.update(note=entry.path.name)
                 found.append(entry)
     except OSError as error:
         raise ArtefactError(
             f"cannot read the cache {cache.root}: {error.strerror or error}",
-            hint="set MEMHP_CACHE to a folder that is yours",
+            hint="set MEMHP_CACHE to a folder that you own",
         ) from error
     return found
 
 
 def _belongs(entry: Entry, part: str, arch: ArchSpec) -> bool:
     if entry.kind == "kernel" and not is_usual(entry.path.name, arch):
-        # A flavour or another version is no substitute for the kernel that everything else boots.
+        # A flavour or another version does not replace the default kernel.
         return False
     words = entry.path.name.split("-")[:-1]
     return entry.kind == part and (arch.name in words or arch.qemu_target in words)
 
 
 def part_row(part: str, arch: ArchSpec, entries: Sequence[Entry], able: Able | None = None) -> DoctorRow:
-    """Whether the cache has ``part`` for ``arch``; the host's own QEMU counts where ``able`` does not object."""
+    """Whether the cache has ``part`` for ``arch``; the host's own QEMU counts unless ``able`` rejects it."""
     name, get = f"{arch.name} {part}", f"memhp fetch {part} -a {arch.name}"
     mine = [entry for entry in entries if _belongs(entry, part, arch)]
     broken = [entry for entry in mine if entry.broken is not None]
     if broken:
         paths = " ".join(shlex.quote(str(entry.path)) for entry in broken)
         detail = "; ".join(f"{entry.path} is damaged: {entry.broken}" for entry in broken)
-        # The folders of an entry are read-only, too.
+        # An entry's folders are read-only, too.
         return DoctorRow(name, "missing", detail, f"chmod -R u+w {paths} && rm -r {paths} && {get}")
     if mine:
         size = sum(entry.size for entry in mine)
@@ -231,12 +231,12 @@ def _host_qemu(name: str, arch: ArchSpec, able: Able | None, get: str) -> Doctor
         return DoctorRow(name, "missing", f"the host's {path} does not run: {error.message}", get)
     if lack is not None:
         return DoctorRow(name, "old", f"the host's {path}: {lack}", get)
-    unsure = "" if able is not None else "; whether it is able is seen when a guest starts"
+    unsure = "" if able is not None else "; its abilities are checked when a guest starts"
     return DoctorRow(name, "ok", f"the host's {path}, {match[1]}{unsure}", "")
 
 
 def stray_rows(entries: Sequence[Entry], arches: Sequence[ArchSpec]) -> Iterator[DoctorRow]:
-    """A row for each damaged entry that is no part of ``arches``."""
+    """A row for each damaged entry outside the parts for ``arches``."""
     for entry in entries:
         part_of = any(_belongs(entry, part, arch) for part in PARTS for arch in arches)
         if entry.broken is not None and not part_of:
@@ -246,12 +246,12 @@ def stray_rows(entries: Sequence[Entry], arches: Sequence[ArchSpec]) -> Iterator
 
 
 def disk_row(root: Path, needed: int = DISK_NEEDED) -> DoctorRow:
-    """Whether the cache below ``root`` can be written, and has ``needed`` bytes free."""
+    """Whether the cache at ``root`` is writable and has ``needed`` bytes free."""
     place = root
     while not place.is_dir() and place != place.parent:
         place = place.parent
     if not os.access(place, os.W_OK | os.X_OK):
-        return DoctorRow("cache", "missing", f"{place} cannot be written to", "export MEMHP_CACHE=/a/folder/of/yours")
+        return DoctorRow("cache", "missing", f"{place} is not writable", "export MEMHP_CACHE=/a/folder/of/yours")
     free = shutil.disk_usage(place).free
     detail = f"{root}, {_amount(free)} free"
     if free < needed:
@@ -271,8 +271,8 @@ def memory_row(meminfo: Path = Path("/proc/meminfo"), needed: int = MEMORY_NEEDE
 
 
 def accelerator_row() -> DoctorRow:
-    """What runs the guest's instructions: said so that nobody looks for KVM."""
-    return DoctorRow("accelerator", "ok", "QEMU's TCG: guests need no /dev/kvm, and are as slow as that", "")
+    """The accelerator, so that no one looks for KVM."""
+    return DoctorRow("accelerator", "ok", "QEMU's TCG: guests need no /dev/kvm, but run slower than with KVM", "")
 
 
 def _amount(size: int) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which libraries a program of another architecture needs: DT_NEEDED, without running it (elf(5), ld.so(8))."""
+"""The libraries that a program of another architecture needs: DT_NEEDED, without running it (elf(5), ld.so(8))."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LINKS_LIMIT = 40
 
 @dataclass(frozen=True, slots=True)
 class Elf:
-    """What the dynamic loader reads of a file: its interpreter, and the names of the libraries it needs."""
+    """A file's dynamic linking: its interpreter, and the names of the libraries it needs."""
 
     machine: int
     interpreter: str | None
@@ -29,7 +29,7 @@ class Elf:
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """All that some programs need: library name to its file, and the loader's path as the programs name it."""
+    """The dependencies of some programs: library name to its file, and the loader's path as the programs name it."""
 
     interpreter: str
     loader: Path
@@ -48,7 +48,7 @@ def read_elf(path: Path) -> Elf:
 def find_closure(root: Path, programs: Iterable[Path], triplet: str) -> Closure:
     """The loader and all libraries, in the tree ``root``, that ``programs`` there need. ``triplet`` names its folders.
 
-    Raises ArtefactError naming the library that the tree lacks, and who needs it.
+    Raises ArtefactError naming a missing library and the file that needs it.
     """
     folders = [f"usr/lib/{triplet}", f"lib/{triplet}", "usr/lib", "lib"]
     libraries: dict[str, Path] = {}
@@ -65,12 +65,12 @@ def find_closure(root: Path, programs: Iterable[Path], triplet: str) -> Closure:
                 continue
             found = next(_candidates(root, [*own, *folders], name, machine), None)
             if found is None:
-                raise ArtefactError(f"{path.name} needs {name}, which none of the packages has")
+                raise ArtefactError(f"{path.name} needs {name}, which is in none of the packages")
             libraries[name] = found
             waiting.append(found)
     if interpreter is None:
         raise ArtefactError("the programs are static: they have no loader")
-    # Packages of a release whose /lib is a link into /usr carry the file there alone.
+    # Since /lib became a link into /usr, packages have the file only there.
     for place in (interpreter, f"usr{interpreter}"):
         loader = inside(root, place)
         if loader.is_file():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Have the parts of guests ready before they are wanted."""
+"""Fetch or build the parts of guests in advance."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from harness.config.parts import QemuBinary
 from harness.errors import UnsupportedError, UsageError
 from harness.progress import Progress
 
-#: what can be fetched, in the order in which a first run wants it
+#: what can be fetched, in the order in which a first run needs it
 PARTS = ("qemu", "firmware", "guest-root", "kernel", "debian-kernel")
 
-#: for an architecture, the judge of its QEMUs: says why a binary will not do, None if it will
+#: for an architecture, the judge of its QEMUs: why a binary is unsuitable, None if it is suitable
 Able = Callable[[ArchSpec], Callable[[QemuBinary], str | None]]
 
 
@@ -22,18 +22,18 @@ def fetch(
 ) -> list[tuple[str, str, str]]:
     """Fetch or build every part for every architecture, unless the cache has it.
 
-    Returns (part, architecture, where it came from and where it is) for each. Raises UsageError for a part that is
-    none of ``PARTS``, before anything is fetched, and whatever getting a part raises.
+    Returns (part, architecture, origin and path) for each. Raises UsageError for a part that is not in ``PARTS`` before
+    anything is fetched, and whatever fetching a part raises.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
-        raise UsageError(f"no part is called {', '.join(map(repr, unknown))}", hint=f"known: {', '.join(PARTS)}")
+        raise UsageError(f"unknown part: {', '.join(map(repr, unknown))}", hint=f"known: {', '.join(PARTS)}")
     wanted = [part for part in PARTS if part in parts]
     return [(part, arch.name, _fetch_one(part, arch, progress, able)) for arch in arches for part in wanted]
 
 
 def _fetch_one(part: str, arch: ArchSpec, progress: Progress, able: Able) -> str:
-    # Imported one by one: whoever wants a kernel need not have what builds QEMU.
+    # Imported one by one: fetching a kernel must not need the imports for building QEMU.
     if part == "qemu":
         from harness.artifacts.qemu import debian_qemu, find_qemu
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""EDK2 flash images, and what runs before them, from Debian's packages."""
+"""EDK2 flash images, and the firmware that runs before them, from Debian's packages."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from harness.errors import ArtefactError
 from harness.progress import Progress
 from harness.units import format_size
 
-#: part of the cache key: raise it when this module makes something else of the same package
+#: part of the cache key: increase it when this module turns the same package into another result
 RECIPE = "1"
 
 
 def firmware(arch: ArchSpec, progress: Progress) -> Firmware:
-    """Code and variable store for ``arch``; raises ArtefactError if they cannot be had or do not fit the flash."""
+    """Code and variable store for ``arch``; raises ArtefactError if they are unavailable or do not fit the flash."""
     source = apt(host_arch())
     packages = source.closure([arch.firmware_package], progress, dependencies=False)
 
@@ -36,10 +36,10 @@ def firmware(arch: ArchSpec, progress: Progress) -> Firmware:
 
 
 def bios(arch: ArchSpec, progress: Progress) -> Path | None:
-    """What ``-bios`` takes: OpenSBI on riscv64, None where nothing runs before kernel or flash.
+    """The argument of ``-bios``: OpenSBI on riscv64, None where nothing runs before kernel or flash.
 
-    QEMU's own ``-bios default`` would look in a folder that a QEMU built by memhp or by the user may not have. Raises
-    ArtefactError if it cannot be had.
+    QEMU's own ``-bios default`` looks in a folder that a QEMU built by memhp or by the user may not have. Raises
+    ArtefactError if it is unavailable.
     """
     if arch.bios is None:
         return None
@@ -60,7 +60,7 @@ def bios(arch: ArchSpec, progress: Progress) -> Path | None:
 
 
 def take_flash_image(arch: ArchSpec, source: Path, target: Path) -> None:
-    """Copy a flash image; raises ArtefactError if it is missing or not of the size that QEMU takes."""
+    """Copy a flash image; raises ArtefactError if it is missing or does not have the size that QEMU requires."""
     if not source.is_file():
         raise ArtefactError(f"{arch.firmware_package} has no {source.name}")
     size, wanted = source.stat().st_size, arch.flash_size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's userland: busybox, dropbear, ndctl, daxctl, our own programs and the libraries they load; 8 MB packed."""
+"""The guest's userland: busybox, dropbear, ndctl, daxctl, our own programs and their libraries; 8 MB packed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from harness.deadline import Deadline
 from harness.errors import ArtefactError
 from harness.progress import Progress
 
-#: part of the cache key: raise it when the archive is made differently from the same packages
+#: part of the cache key: increase it when the same packages give another archive
 RECIPE = "2"
 
 PACKAGES = ("busybox-static", "dropbear-bin", "ndctl", "daxctl")
 PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/ndctl", "usr/bin/daxctl")
-#: our own, each one C file among the guest-scripts
+#: our own programs, each one C file in guest-scripts
 TOOLS = ("collector", "touch-memory", "hold-memory", "load-keeper", "load-worker", "sleeper")
-#: likewise, but preloaded into other programs; without a library of its own
+#: likewise, but a library preloaded into other programs; it is linked against no other
 PRELOADS = ("spare-seed",)
 
 _COMPILE_SECONDS = 120.0
@@ -45,10 +45,10 @@ _TEXTS = {
 
 
 def guest_root(arch: ArchSpec, progress: Progress) -> GuestRoot:
-    """The cached archive, without /init and keys, which each guest gets for itself.
+    """The cached archive, without /init and keys, which are made for each guest.
 
-    Busybox's other applets get their links in the guest, from the binary itself. Raises ArtefactError if a package
-    cannot be had or the cross compiler is missing.
+    The busybox binary creates the links of its other applets in the guest. Raises ArtefactError if a package is
+    unavailable or the cross compiler is missing.
     """
     archive = apt(arch.name)
     packages = archive.closure(PACKAGES, progress)
@@ -80,7 +80,7 @@ def compile_tool(arch: ArchSpec, source: Path, target: Path) -> None:
     compiler = f"{arch.triplet}-gcc"
     hint = f"sudo apt-get install gcc-{arch.triplet.replace('_', '-')} libc6-dev-{arch.name}-cross"
     if shutil.which(compiler) is None:
-        raise ArtefactError(f"this machine has no {compiler}", hint=hint)
+        raise ArtefactError(f"this machine lacks {compiler}", hint=hint)
     kind = _SHARED if target.suffix == ".so" else ("-static",)
     done = proc.run(
         [compiler, *_FLAGS, *kind, "-o", str(target), str(source)], deadline=Deadline(_COMPILE_SECONDS), check=False
@@ -90,9 +90,9 @@ def compile_tool(arch: ArchSpec, source: Path, target: Path) -> None:
 
 
 def root_entries(root: Path, programs: Sequence[str], triplet: str, tools: Sequence[Path]) -> Iterator[CpioEntry]:
-    """The entries of the archive, in a fixed order, from packages unpacked in ``root`` and our compiled ``tools``.
+    """The entries of the archive in a fixed order, from packages unpacked in ``root`` and our compiled ``tools``.
 
-    Raises ArtefactError for a program or a library that no package brought.
+    Raises ArtefactError for a program or a library that is in none of the packages.
     """
     for program in programs:
         if not (root / program).is_file():
@@ -109,7 +109,7 @@ def root_entries(root: Path, programs: Sequence[str], triplet: str, tools: Seque
         yield regular(program, (root / program).read_bytes(), 0o755)
     for tool in tools:
         yield regular(f"usr/{'lib' if tool.suffix else 'bin'}/{tool.name}", tool.read_bytes(), 0o755)
-    # The loader is asked for by a path below /lib, which is a link here.
+    # Programs name the loader by a path below /lib, which is a link here.
     loader = f"usr{closure.interpreter}".replace("usr/lib64/", "usr/lib/")
     yield regular(loader, closure.loader.read_bytes(), 0o755)
     for name, library in sorted(closure.libraries.items()):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Looking into kernel images: how they are packed, whose they are, and the configuration they carry."""
+"""Reads kernel images: their packing, their architecture, and their embedded configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.deadline import Deadline
 from harness.dotconfig import read_config
 from harness.errors import ArtefactError, UsageError
 
-#: bytes that an unpacked image may have
+#: maximum size of an unpacked image in bytes
 LIMIT = 512 << 20
 
 #: kernel/configs.c
@@ -40,11 +40,11 @@ def read_image(path: Path) -> bytes:
     try:
         return decompress(_payload(data))
     except (ValueError, EOFError, OSError, zlib.error, lzma.LZMAError, ArtefactError) as error:
-        raise UsageError(f"{path} is packed, but cannot be unpacked: {error}") from error
+        raise UsageError(f"cannot unpack {path}: {error}") from error
 
 
 def _payload(data: bytes) -> bytes:
-    """What an EFI zboot image carries (drivers/firmware/efi/libstub/zboot-header.S); anything else as it is."""
+    """The payload of an EFI zboot image (drivers/firmware/efi/libstub/zboot-header.S); anything else unchanged."""
     if data[:2] != b"MZ" or data[4:8] != b"zimg":
         return data
     offset, size = (int.from_bytes(data[at : at + 4], "little") for at in (8, 12))
@@ -54,9 +54,9 @@ def _payload(data: bytes) -> bytes:
 
 
 def decompress(data: bytes) -> bytes:
-    """Unpack gzip, xz, lzma or zstd, told by their first bytes; anything else as it is.
+    """Unpack gzip, xz, lzma or zstd, recognised by their first bytes; anything else unchanged.
 
-    Raises ValueError, OSError or the packer's own error for damaged data, ArtefactError without a zstd program.
+    Raises ValueError, OSError or the decompressor's own error for damaged data, ArtefactError without a zstd program.
     """
     if data[:2] == b"\x1f\x8b":
         gzipped = zlib.decompressobj(31)
@@ -66,9 +66,9 @@ def decompress(data: bytes) -> bytes:
         return _whole(packed.decompress(data, LIMIT + 1), packed.eof)
     if data[:4] == b"\x28\xb5\x2f\xfd":
         if shutil.which("zstd") is None:
-            raise ArtefactError("unpacking it takes zstd", hint="sudo apt-get install zstd")
+            raise ArtefactError("cannot unpack zstd: this machine lacks zstd", hint="sudo apt-get install zstd")
         done = proc.run(["zstd", "-dcq"], stdin=data, deadline=Deadline(_UNPACK_SECONDS), check=False)
-        # The kernel's build appends the size; zstd complains about it after it has unpacked all.
+        # The kernel's build appends the size, which zstd reports as an error after unpacking everything.
         if done.returncode != 0 and not done.stdout:
             raise ValueError(proc.tail(done.stderr, lines=1))
         return _whole(done.stdout, True)
@@ -84,7 +84,7 @@ def _whole(data: bytes, ended: bool) -> bytes:
 
 
 def require_arch(name: str, data: bytes, arch: ArchSpec) -> None:
-    """Raise UsageError unless ``data`` is an Image for ``arch``; ``name`` is what the user calls it."""
+    """Raise UsageError unless ``data`` is an Image for ``arch``; ``name`` is the user's name for it."""
     for other in ARCHES.values():
         offset, magic = other.image_magic
         if data[offset : offset + len(magic)] != magic:
@@ -92,18 +92,18 @@ def require_arch(name: str, data: bytes, arch: ArchSpec) -> None:
         if other is arch:
             return
         raise UsageError(
-            f"{name} is a kernel for {other.name}, the guest is {arch.name}",
+            f"{name} is a kernel for {other.name}, but the guest is {arch.name}",
             hint=f"use -a {other.name}, or give a kernel for {arch.name}",
         )
-    kind = "a vmlinux (ELF)" if data[:4] == b"\x7fELF" else "no kernel Image"
+    kind = "a vmlinux (ELF)" if data[:4] == b"\x7fELF" else "not a kernel Image"
     raise UsageError(
-        f"{name} is {kind}: memhp boots a bare or compressed Image",
-        hint=f"the build leaves it at {arch.image}",
+        f"{name} is {kind}: memhp needs a bare or compressed Image",
+        hint=f"the kernel build writes it to {arch.image}",
     )
 
 
 def embedded_config(data: bytes) -> Mapping[str, str] | None:
-    """The configuration that CONFIG_IKCONFIG=y puts into an Image; None if there is none, or it is damaged."""
+    """The configuration embedded by CONFIG_IKCONFIG=y; None if there is none, or it is damaged."""
     start = data.find(_CONFIG_START)
     end = data.find(_CONFIG_END, start)
     if start < 0 or end < 0:

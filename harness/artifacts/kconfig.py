@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether a kernel took the options that ``-K`` asked for, and if not, why: what its Kconfig files say of them."""
+"""Checks that a kernel accepted the options of ``-K``; if not, explains why from its Kconfig files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from harness.errors import UsageError
 
 _ENTRY = re.compile(r"^(?:menu)?config[ \t]+(\w+)[ \t]*$", re.MULTILINE)
 _DEPENDS = re.compile(r"^[ \t]+depends on[ \t]+(.+)$", re.MULTILINE)
-#: folders of a tree that hold no Kconfig of the kernel's
+#: folders of a tree without Kconfig files of the kernel itself
 _ELSEWHERE = ("Documentation", "tools", ".git")
-#: how much of what an option depends on is quoted
+#: how many characters of an option's dependencies are quoted
 _QUOTED = 300
 
 
@@ -30,7 +30,7 @@ class Definition:
 
 
 def definitions(tree: Path) -> dict[str, list[Definition]]:
-    """Every option that the Kconfig files of ``tree`` define, those of other architectures included."""
+    """Every option defined in the Kconfig files of ``tree``, including other architectures'."""
     found: dict[str, list[Definition]] = {}
     for path in _files(tree):
         text = path.read_text(errors="replace")
@@ -45,7 +45,7 @@ def definitions(tree: Path) -> dict[str, list[Definition]]:
 
 
 def _attributes(text: str) -> str:
-    """What stands below an entry's first line, up to the next line that is not indented."""
+    """The text below an entry's first line, up to the next line that is not indented."""
     rest = re.search(r"^\S", text, re.MULTILINE)
     return text if rest is None else text[: rest.start()]
 
@@ -57,8 +57,8 @@ def _files(tree: Path) -> Iterator[Path]:
 
 
 def require_options(options: Sequence[KernelOption], config: Mapping[str, str], tree: Path) -> None:
-    """Raise UsageError naming each of ``options`` that ``config``, which Kconfig has made of them, has not; the last
-    word on an option counts."""
+    """Raise UsageError naming each of ``options`` that is missing from ``config``, the result of Kconfig; the last
+    setting of an option counts."""
     wanted = {option.name: option for option in options}
     lost = [option for option in wanted.values() if not option.is_in(config.get(option.name))]
     if not lost:
@@ -66,8 +66,8 @@ def require_options(options: Sequence[KernelOption], config: Mapping[str, str], 
     known = definitions(tree)
     told = [_why(option, config, known) for option in lost]
     raise UsageError(
-        "\n  ".join([f"-K: the kernel of {tree} did not take {len(lost)} of {len(wanted)}:", *told]),
-        hint="add what it depends on, with -K as well, or leave it out; nothing was built",
+        "\n  ".join([f"-K: the kernel of {tree} did not accept {len(lost)} of {len(wanted)} options:", *told]),
+        hint="set its dependencies with -K, too, or leave it out; nothing was built",
     )
 
 
@@ -75,9 +75,9 @@ def _why(option: KernelOption, config: Mapping[str, str], known: Mapping[str, Se
     places, have = known.get(option.name), config.get(option.name, "n")
     if not places:
         near = difflib.get_close_matches(option.name, known, n=1)
-        return f"{option.line}: no Kconfig file knows it" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{option.line}: not in any Kconfig file" + (f"; did you mean {near[0]}?" if near else "")
     if option.value == "m" and "MODULES" not in config:
-        return f"{option.line}: it is {have}, for there are no modules without CONFIG_MODULES=y"
+        return f"{option.line}: it is {have}, because modules need CONFIG_MODULES=y"
     told = "; ".join(f"{place.where}{_needs(place)}" for place in places)
     return f"{option.line}: it is {have} ({told})"
 

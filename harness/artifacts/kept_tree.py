@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A kernel tree that is kept, so that a patch is built in the time that its own files take.
+"""A kernel tree that is kept between builds, so that a patch only rebuilds the files it changes.
 
 ::
 
-    ROOT/trees/ARCH-SOURCE/source/     Debian's source, as it was unpacked but for the patch that is at work
-    ROOT/trees/ARCH-SOURCE/build/      what make leaves
-    ROOT/trees/ARCH-SOURCE/pristine/   the files that the patch at work changes, as they were before: whoever opens a
-                                       tree that has them was preceded by somebody who was interrupted
-    ROOT/trees/ARCH-SOURCE/images/     the Image of each patch, and of none
+    ROOT/trees/ARCH-SOURCE/source/     Debian's source with the current patch applied
+    ROOT/trees/ARCH-SOURCE/build/      make's output
+    ROOT/trees/ARCH-SOURCE/pristine/   the originals of the files that the current patch changes: if there are any when
+                                       a tree is opened, an earlier build was interrupted
+    ROOT/trees/ARCH-SOURCE/images/     the Image of each patch, and of the unpatched source
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from harness.deadline import Deadline
 from harness.errors import ArtefactError, ConfigError
 from harness.progress import Progress
 
-#: part of an Image's key: raise it when the same inputs are built differently
+#: part of an Image's key: increase it when the same inputs are built differently
 RECIPE = "1"
 
 _TOOLS_SECONDS = 60.0
@@ -51,7 +51,7 @@ _CLEAN = "clean"
 class Patch:
     """A change of a kernel's source: ``diff`` is a unified diff for ``patch -p1``, which changes ``files`` of the tree.
 
-    ``source`` is the file that it stands in.
+    ``source`` is its file.
     """
 
     name: str
@@ -61,13 +61,13 @@ class Patch:
 
     @property
     def content(self) -> str:
-        """SHA-256 of what is changed, whatever is said about it."""
+        """SHA-256 of the diff alone."""
         return hashlib.sha256(self.diff.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class KeptTree:
-    """One tree, held by whoever opened it; ``package`` is the source package that it was unpacked from."""
+    """One tree, locked while it is open; ``package`` is its source package."""
 
     arch: ArchSpec
     package: str
@@ -82,14 +82,14 @@ class KeptTree:
 
     @property
     def version(self) -> str:
-        """The kernel's version, such as 7.3.4. Raises ArtefactError if there is no Makefile that says it."""
+        """The kernel's version, such as 7.3.4. Raises ArtefactError without a Makefile that gives it."""
         try:
             return version_of_tree(self.source)
         except ArtefactError as error:
-            raise ArtefactError(error.message, hint=f"remove {self.place}: it is made again") from error
+            raise ArtefactError(error.message, hint=f"remove {self.place}: the next run recreates it") from error
 
     def image(self, bug: Patch | None) -> Path:
-        """The Image with ``bug`` put back, or with none; built unless it was before.
+        """The Image with ``bug`` put back, or unpatched; built unless cached.
 
         Raises ConfigError if the patch does not apply, ArtefactError if it does not build.
         """
@@ -104,11 +104,11 @@ class KeptTree:
         return out / "Image"
 
     def restore(self) -> None:
-        """Bring back the files that a patch has changed; there are none unless one is at work or was interrupted."""
+        """Restore the files that a patch has changed, if any."""
         pristine = self.place / "pristine"
         for path in sorted(pristine.rglob("*")):
             target = self.source / path.relative_to(pristine)
-            # Its time must be new, or make would not see that the file has changed.
+            # The file needs a new time stamp, or make would not rebuild it.
             if path.is_file() and target.read_bytes() != path.read_bytes():
                 target.write_bytes(path.read_bytes())
         remove_tree(pristine)
@@ -171,15 +171,15 @@ def _says(path: Path, text: str) -> bool:
 
 
 def place_of(arch: ArchSpec, package: str) -> Path:
-    """Where the tree of a source package is kept."""
+    """The folder of a source package's tree."""
     return Cache.default().root / "trees" / f"{arch.name}-{package}"
 
 
 @contextlib.contextmanager
 def kept_tree(arch: ArchSpec, package: str, progress: Progress) -> Iterator[KeptTree]:
-    """The tree of Debian's source ``package`` for ``arch``, unpacked if need be, without a patch, and held.
+    """The tree of Debian's source ``package`` for ``arch``: unpacked if necessary, unpatched, and locked.
 
-    Raises ArtefactError if it cannot be had, or if the host lacks what building takes.
+    Raises ArtefactError if it is unavailable, or if the host lacks build tools.
     """
     require_tools(arch, Deadline(_TOOLS_SECONDS))
     place, what = place_of(arch, package), f"the {arch.name} tree of {package}"

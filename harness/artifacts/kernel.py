@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which kernel a guest boots: the user's Image, one of Debian's, or one built for this purpose."""
+"""The kernel that a guest boots: the user's Image, a Debian kernel, or the purpose-built one."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from harness.dotconfig import read_config
 from harness.errors import ArtefactError, InfraError, UsageError
 from harness.progress import Progress
 
-#: part of the cache key: raise it when the same package is taken apart differently
+#: part of the cache key: increase it when the same package is unpacked differently
 RECIPE = "2"
 
 _TOOLS_SECONDS = 60.0
-#: where a package's kernel, its configuration and its modules may be, below its root; since Debian's linux 6.16-1 all
-#: three are in one folder
+#: possible paths of a package's kernel, configuration and modules below its root; since Debian's linux 6.16-1 all three
+#: are in one folder
 _IMAGES = ("boot/vmlinu[xz]-*", "usr/lib/modules/*/vmlinu[xz]")
 _CONFIGS = ("boot/config-{}", "usr/lib/modules/{}/config")
 _TREES = ("usr/lib/modules/*/", "lib/modules/*/")
 
 
 def kernel_of(spec: GuestSpec, arch: ArchSpec, progress: Progress) -> KernelImage:
-    """The kernel that a guest is to boot: ``kernel`` with what the guest says of building it and of its modules."""
+    """The kernel that a guest boots: ``kernel`` with the guest's settings for building it and for its modules."""
     return kernel(arch, spec.kernel, progress, spec.build, spec.modules)
 
 
@@ -57,11 +57,12 @@ def kernel(
     build: OwnBuild | None = None,
     modules: Path | None = None,
 ) -> KernelImage:
-    """The kernel that ``selector`` names: a name of ``harness.config.selector`` (None: ``purpose``), or the path of an
-    Image, or of a source tree, which is built as ``build`` says. ``modules`` is where those of an Image or a tree are.
+    """The kernel named by ``selector``: a name of ``harness.config.selector`` (None: ``purpose``), the path of an
+    Image, or that of a source tree, which is built according to ``build``. ``modules`` is the path of an Image's or
+    tree's modules.
 
-    Raises UsageError for what is no kernel for ``arch``, or cannot boot a guest, ArtefactError if it cannot be fetched
-    or built.
+    Raises UsageError for anything but a kernel for ``arch`` that can boot a guest, ArtefactError if it cannot be
+    fetched or built.
     """
     chosen = PURPOSE if selector is None else selector
     build = build or OwnBuild()
@@ -69,12 +70,12 @@ def kernel(
     tree = not is_debian_name(chosen) and is_tree(path)
     if build.said and not tree:
         raise UsageError(
-            f"{', '.join(build.said)}: only a kernel source tree is built to order, and --kernel {chosen} is none",
+            f"{', '.join(build.said)}: these options need a kernel source tree, and --kernel {chosen} is not one",
             hint="--kernel path/to/linux",
         )
     if modules is not None and is_debian_name(chosen):
-        hint = "leave --modules out: memhp fetches or builds them with the kernel"
-        raise UsageError(f"--modules: --kernel {chosen} has modules of its own", hint=hint)
+        hint = "omit --modules: memhp fetches or builds them with the kernel"
+        raise UsageError(f"--modules: --kernel {chosen} brings its own modules", hint=hint)
     if tree:
         image = tree_kernel(arch, path, progress, build, modules)
     elif not is_debian_name(chosen):
@@ -84,14 +85,17 @@ def kernel(
         found = purpose_kernel if name.kind == PURPOSE else debian_kernel
         image = found(arch, name, progress)
     if image.usable is not None:
-        remedy = "build it with what is missing" if tree or modules else "give another kernel, or build it with that"
+        remedy = (
+            "enable these options and build it again"
+            if tree or modules
+            else "use another kernel, or enable these options"
+        )
         require_bootable(arch, image.usable, f"--kernel {chosen}", remedy)
     return image
 
 
 def purpose_kernel(arch: ArchSpec, name: DebianName, progress: Progress) -> KernelImage:
-    """The kernel built from a kernel source package of Debian's and the project's fragments, out of the cache once
-    built."""
+    """The kernel built from a Debian kernel source package and the project's fragments, cached once built."""
     flavours: Sequence[str] = name.flavours
     fragments = kernel_build.load_fragments(arch, configs("kernels"), flavours)
     debian, source = find_source(name, kernel_build.DEFAULT_SOURCE, progress)
@@ -126,7 +130,7 @@ def purpose_kernel(arch: ArchSpec, name: DebianName, progress: Progress) -> Kern
 
 
 def debian_kernel(arch: ArchSpec, name: DebianName, progress: Progress) -> KernelImage:
-    """One of Debian's stock kernels, with the modules that a guest needs."""
+    """A stock Debian kernel with the modules that a guest needs."""
     source, names = find_stock(arch, name, progress)
     packages = source.closure(names, progress, dependencies=False)
     inputs = {"recipe": RECIPE, "modules": " ".join(WANTED), **fingerprints(packages)}
@@ -144,14 +148,14 @@ def debian_kernel(arch: ArchSpec, name: DebianName, progress: Progress) -> Kerne
 
 
 def own_kernel(arch: ArchSpec, path: Path, progress: Progress, modules: Path | None = None) -> KernelImage:
-    """The user's own Image; one that is compressed is unpacked into the cache, for the firmware boots bare ones only.
+    """The user's own Image; a compressed one is unpacked into the cache, because the firmware only boots bare Images.
 
-    Raises UsageError if there is no such file, it is no Image, or one of another architecture, and for ``modules`` that
-    are not its own.
+    Raises UsageError if the file is missing, is not an Image or is one for another architecture, and for ``modules``
+    that do not match it.
     """
     if not path.is_file():
         raise UsageError(
-            f"there is no kernel {path}",
+            f"no such kernel: {path}",
             hint=f"give a path to an Image, '{DEBIAN}', '{PURPOSE}', or a package {IMAGE_PREFIX}…",
         )
     data = read_image(path)
@@ -174,7 +178,7 @@ def own_kernel(arch: ArchSpec, path: Path, progress: Progress, modules: Path | N
         if archive is not None:
             (out / "modules.cpio.gz").write_bytes(archive)
 
-    place = Cache.default().get("own-kernel", arch.name, inputs, build, progress, what=f"what {path} takes")
+    place = Cache.default().get("own-kernel", arch.name, inputs, build, progress, what=f"the parts of {path}")
     return KernelImage(
         image=place / "Image" if packed else path.absolute(),
         origin=str(path),
@@ -186,8 +190,8 @@ def own_kernel(arch: ArchSpec, path: Path, progress: Progress, modules: Path | N
 
 
 def take_apart(arch: ArchSpec, package: Package, tree: Path, out: Path) -> None:
-    """Keep of an unpacked kernel package, or of all that one's parts together, its bare Image, config, release and the
-    modules archive.
+    """Extract the bare Image, config, release and modules archive from an unpacked kernel package, or from all of its
+    parts together.
 
     Raises ArtefactError if it does not hold exactly one kernel for ``arch``.
     """
@@ -195,7 +199,7 @@ def take_apart(arch: ArchSpec, package: Package, tree: Path, out: Path) -> None:
     trees = sorted(path for pattern in _TREES for path in tree.glob(pattern) if path.is_dir())
     if len(images) != 1 or len(trees) != 1:
         raise ArtefactError(
-            f"{package.name} holds {len(images)} kernels and {len(trees)} sets of modules, one of each was expected",
+            f"{package.name} holds {len(images)} kernels and {len(trees)} sets of modules, expected one of each",
             hint=f"name another package, or '{DEBIAN}'",
         )
     data = read_image(images[0])

@@ -22,12 +22,12 @@ from harness.dotconfig import read_config
 from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress, Task
 
-#: the kernel source package of the stable suite's long-term kernel
+#: the source package of the stable suite's long-term kernel
 DEFAULT_SOURCE = "linux-source-6.12"
-#: part of the cache key: raise it when the same inputs are built differently
+#: part of the cache key: increase it when the same inputs are built differently
 RECIPE = "2"
 
-#: what building a kernel needs of the host, besides a compiler for the architecture
+#: host requirements for building a kernel, besides a compiler for the architecture
 HOST_NEEDS = (
     HostNeed("make", program="make"),
     HostNeed("gcc", program="cc"),
@@ -42,7 +42,7 @@ HOST_NEEDS = (
 )
 
 _BUILD_SECONDS = 4 * 3600.0
-#: lines that make prints for an Image with these fragments, measured on 6.12
+#: lines that make prints while it builds an Image with these fragments, measured on 6.12
 _EXPECTED_LINES = 2000
 _OPTION = re.compile(r"CONFIG_(\w+)=(.+)", re.ASCII)
 _OPTIONAL = re.compile(r"# optional(?: (?P<when>before|since) (?P<major>\d+)\.(?P<minor>\d+))?")
@@ -55,23 +55,23 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """Part of a configuration. Kernel versions differ in what they know: what is in a paragraph that begins with
-    ``# optional`` need not come true, with ``# optional before 6.11`` or ``# optional since 7.2`` in those versions.
-    One that begins with ``# only before 6.9`` is for those versions alone.
+    """Part of a configuration. Kernel versions know different options: those in a paragraph that begins with
+    ``# optional`` may be rejected, with ``# optional before 6.11`` or ``# optional since 7.2`` by those versions only.
+    A paragraph that begins with ``# only before 6.9`` applies to those versions only.
     """
 
     name: str
     text: str
 
     def text_for(self, version: Version) -> str:
-        """What a kernel of ``version`` is configured by: all but the paragraphs for other versions."""
+        """The text for a kernel of ``version``: all but the paragraphs for other versions."""
         paragraphs = self.text.split("\n\n")
         kept = [part for part in paragraphs if (only := _ONLY.match(part)) is None or _applies(only, version)]
         return "\n\n".join(kept).rstrip("\n") + "\n"
 
     def options(self, version: Version) -> dict[str, str | None]:
-        """Every option without ``CONFIG_`` and the value that it must have in the end: ``n`` for one that must be off,
-        None if any will do in a kernel of ``version``."""
+        """Every option without ``CONFIG_`` and its required final value: ``n`` for one that must be off, None if a
+        kernel of ``version`` may have any value."""
         wanted: dict[str, str | None] = {}
         optional = False
         for line in self.text_for(version).splitlines():
@@ -93,7 +93,7 @@ def version_of(text: str) -> Version:
     """Major and minor number of a kernel or package version such as ``6.12.117-1``; raises ArtefactError."""
     found = re.match(r"(\d+)\.(\d+)", text)
     if found is None:
-        raise ArtefactError(f"{text!r} is not the version of a kernel")
+        raise ArtefactError(f"{text!r} is not a kernel version")
     return int(found[1]), int(found[2])
 
 
@@ -102,12 +102,14 @@ def version_of_tree(source: Path) -> str:
     makefile = source / "Makefile"
     found = dict(_VERSION.findall(makefile.read_text())) if makefile.is_file() else {}
     if len(found) != 3:
-        raise ArtefactError(f"{source} is not a kernel's source: no VERSION, PATCHLEVEL and SUBLEVEL in its Makefile")
+        raise ArtefactError(
+            f"{source} is not a kernel source tree: no VERSION, PATCHLEVEL and SUBLEVEL in its Makefile"
+        )
     return ".".join(found[name] for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL"))
 
 
 def is_usual(entry: str, arch: ArchSpec) -> bool:
-    """Whether ``entry`` is the name of the cache's entry for ``arch`` that a guest boots where nobody says more."""
+    """Whether ``entry`` is the cache entry of the kernel that a guest for ``arch`` boots by default."""
     return entry.rpartition("-")[0] == f"{arch.name}-{DEFAULT_SOURCE}"
 
 
@@ -123,15 +125,15 @@ def known_flavours(arch: ArchSpec, folder: Path) -> dict[str, Path]:
 
 
 def load_fragments(arch: ArchSpec, folder: Path, flavours: Sequence[str] = ()) -> tuple[Fragment, ...]:
-    """The fragments for ``arch``, in the order in which they apply: what all have, the architecture's, the flavours'.
+    """The fragments for ``arch`` in the order in which they apply: the common ones, the architecture's, the flavours'.
 
-    Raises UsageError for a flavour that ``arch`` has not, ArtefactError if a fragment cannot be read.
+    Raises UsageError for a flavour that ``arch`` lacks, ArtefactError if a fragment cannot be read.
     """
     known = known_flavours(arch, folder)
     for flavour in flavours:
         if flavour not in known:
             hint = f"known: {', '.join(known) or 'none'}"
-            raise UsageError(f"there is no {arch.name} kernel of the flavour {flavour!r}", hint=hint)
+            raise UsageError(f"unknown flavour of the {arch.name} kernel: {flavour!r}", hint=hint)
     names = ["common.config", f"{arch.name}.config", *(known[flavour].name for flavour in flavours)]
     try:
         return tuple(Fragment(name, (folder / name).read_text()) for name in names)
@@ -140,7 +142,7 @@ def load_fragments(arch: ArchSpec, folder: Path, flavours: Sequence[str] = ()) -
 
 
 def lost_options(config: Mapping[str, str], fragments: tuple[Fragment, ...], version: Version) -> list[str]:
-    """The required options that ``config`` does not have as wanted, as ``CONFIG_X=y``; later fragments win."""
+    """The required options that ``config`` does not set as required, as ``CONFIG_X=y``; later fragments win."""
     wanted = {name: value for fragment in fragments for name, value in fragment.options(version).items()}
     return [
         f"CONFIG_{name}={value}"
@@ -150,7 +152,7 @@ def lost_options(config: Mapping[str, str], fragments: tuple[Fragment, ...], ver
 
 
 def require_tools(arch: ArchSpec, deadline: Deadline, *, cross: bool = True) -> None:
-    """Raise ArtefactError, naming what to install, if the host lacks anything that building for ``arch`` takes; with
+    """Raise ArtefactError, naming what to install, if the host lacks anything for building for ``arch``; with
     ``cross``, the cross compiler as well."""
     compiler = HostNeed(f"gcc-{arch.triplet.replace('_', '-')}", program=f"{arch.triplet}-gcc")
     needs = (*HOST_NEEDS, compiler) if cross else HOST_NEEDS
@@ -177,7 +179,7 @@ class KernelBuild:
     def run(self, package: Path, out: Path) -> None:
         """Build from the unpacked source ``package`` and leave Image, config and release in ``out``, see ``make``.
 
-        Raises ArtefactError: required options that did not come true, or the last lines of a failed step.
+        Raises ArtefactError for required options that were not accepted, or with the last lines of a failed step.
         """
         deadline = Deadline(_BUILD_SECONDS)
         source = self.unpack(package, deadline)
@@ -188,16 +190,16 @@ class KernelBuild:
     def make(self, source: Path, tree: Path, out: Path, deadline: Deadline | None = None, *, strict: bool) -> None:
         """Build ``source``, in ``tree``, and leave Image, config and release in ``out``; raises ArtefactError.
 
-        With debug info the unstripped ``vmlinux`` is left there too: debuggers look for it beside the Image. What
-        ``tree`` has from an earlier build is used again. Without ``strict``, options that did not come true are left
-        out: another version may not know them.
+        With debug info the unstripped ``vmlinux`` is left there too: debuggers look for it beside the Image. ``tree``
+        is built incrementally. Without ``strict``, options that were not accepted are ignored: another version may
+        not know them.
         """
         deadline = Deadline(_BUILD_SECONDS) if deadline is None else deadline
         self.configure(source, tree, deadline, strict=strict)
         self.compile(source, tree, out, deadline)
 
     def compile(self, source: Path, tree: Path, out: Path, deadline: Deadline, *, modules: bool = False) -> None:
-        """The second half of ``make``: build what is configured, with ``modules`` those as well."""
+        """The second half of ``make``: build the configured kernel, with ``modules`` its modules, too."""
         targets = ["Image", "modules"] if modules else ["Image"]
         with self.progress.task(f"Building the {self.arch.name} kernel {self.version}", _EXPECTED_LINES) as task:
             self._make(source, tree, deadline, f"-j{os.cpu_count() or 1}", *targets, task=task)
@@ -209,10 +211,10 @@ class KernelBuild:
             shutil.copyfile(tree / "vmlinux", out / "vmlinux")
 
     def unpack(self, package: Path, deadline: Deadline) -> Path:
-        """Unpack the source that ``package`` holds, into ``work``; raises ArtefactError."""
+        """Unpack the source in ``package`` into ``work``; raises ArtefactError."""
         archives = sorted(package.glob("usr/src/linux-source-*.tar.*"))
         if len(archives) != 1:
-            raise ArtefactError(f"the source package holds {len(archives)} archives, one was expected")
+            raise ArtefactError(f"the source package holds {len(archives)} archives, expected one")
         source = self.work / "source"
         source.mkdir()
         with self.progress.task("Unpacking the kernel's source"):
@@ -222,7 +224,7 @@ class KernelBuild:
     def configure(
         self, source: Path, tree: Path, deadline: Deadline, *, strict: bool, more: Sequence[str] = ()
     ) -> None:
-        """The first half of ``make``: nothing but the fragments, and ``more``, lines of a .config, after them."""
+        """The first half of ``make``: configure from the fragments alone, followed by ``more``, lines of a .config."""
         version = version_of(version_of_tree(source))
         with self.progress.task(f"Configuring the {self.arch.name} kernel {self.version}"):
             self._make(source, tree, deadline, "tinyconfig")
@@ -236,17 +238,17 @@ class KernelBuild:
         lost = lost_options(read_config((tree / ".config").read_text()), self.fragments, version)
         if lost:
             raise ArtefactError(
-                f"kernel {self.version} for {self.arch.name} did not take {', '.join(lost)}",
-                hint="see what they depend on, or put them below a line '# optional' in configs/kernels",
+                f"kernel {self.version} for {self.arch.name} did not accept {', '.join(lost)}",
+                hint="add their dependencies, or put them below a line '# optional' in configs/kernels",
             )
 
     def complete(self, source: Path, tree: Path, deadline: Deadline) -> None:
-        """Have Kconfig put right the .config in ``tree`` and add what it says nothing of."""
+        """Let Kconfig complete the .config in ``tree``."""
         self._make(source, tree, deadline, "olddefconfig")
 
     def _make(self, source: Path, tree: Path, deadline: Deadline, *arguments: str, task: Task | None = None) -> None:
         chain = self.chain or cross_gcc(self.arch)
-        # A tree that was configured in place takes no O=, not even its own folder's name.
+        # A tree that was configured in place rejects any O=, even its own folder.
         place = () if tree == source else (f"O={tree}",)
         names = (*place, f"ARCH={self.arch.kernel_arch}", *chain.words)
         self._run("make", deadline, "make", "-C", str(source), *names, *arguments, task=task)
@@ -268,9 +270,9 @@ class KernelBuild:
 
 
 def environment(host: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the build: nothing of ``host`` but where programs and temporary files are; no time, no name.
+    """The environment of the build: of ``host`` only the paths of programs and temporary files; no time, no name.
 
-    KCFLAGS and the like would change the kernel behind the cache key's back.
+    KCFLAGS and the like would change the kernel without changing the cache key.
     """
     kept = {name: host[name] for name in ("PATH", "HOME", "TMPDIR") if name in host}
     return kept | {
@@ -278,6 +280,6 @@ def environment(host: Mapping[str, str]) -> dict[str, str]:
         "KBUILD_BUILD_TIMESTAMP": "1970-01-01",
         "KBUILD_BUILD_USER": "memhp",
         "KBUILD_BUILD_HOST": "memhp",
-        # Else it counts the builds in one folder: the same source gives the same Image (init/Makefile, build-version).
+        # Otherwise builds in one folder are numbered, and the Image is not reproducible (init/Makefile, build-version).
         "KBUILD_BUILD_VERSION": "1",
     }

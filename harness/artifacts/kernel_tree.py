@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A kernel built from the user's own source tree: what a bisection boots, or what he builds himself every day.
+"""A kernel built from the user's own source tree, as for a bisection or in daily work.
 
-Without ``--own-config`` it has the project's options, and the tree itself is not written to. What was built stays, in
-a folder of the cache or in ``--build-dir``, so that the next build compiles only what changed.
+Without ``--own-config`` it gets the project's options, and the tree itself is not written to. The build output is kept
+in a folder of the cache or in ``--build-dir``, so that the next build is incremental.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from harness.dotconfig import read_config
 from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress
 
-#: kernels of trees that are kept, the last ones that were built
+#: how many recently built kernels of trees are kept
 KEPT = 8
-#: what memhp leaves in a build folder that it has configured: nobody else's .config is there
+#: marks a build folder that memhp has configured: the .config there is not the user's
 MARK = ".memhp"
-#: the user's own .config while another one is built from
+#: the user's own .config while memhp builds with another one
 _ASIDE = ".config.before-memhp"
 
 _TOOLS_SECONDS = 60.0
@@ -56,10 +56,10 @@ def is_tree(path: Path) -> bool:
 def tree_kernel(
     arch: ArchSpec, source: Path, progress: Progress, own: OwnBuild | None = None, modules: Path | None = None
 ) -> KernelImage:
-    """Build the tree ``source`` for ``arch`` as it stands now, the way ``own`` says.
+    """Build the tree ``source`` for ``arch`` in its current state according to ``own``.
 
-    The guest gets the modules in ``modules``; without it, those that the build has. Raises UsageError before anything
-    is compiled for what ``own`` asks and cannot be had, ArtefactError if the tree does not build.
+    The guest gets the modules in ``modules``, by default those of the build. Raises UsageError before anything is
+    compiled if ``own`` cannot be satisfied, ArtefactError if the tree does not build.
     """
     own = own or OwnBuild()
     source = source.resolve()
@@ -69,7 +69,7 @@ def tree_kernel(
     what = f"the {arch.name} kernel of {source}"
     try:
         site = _site(arch, source, own, cache)
-        # Modules of the very build are built with it.
+        # Modules from the same build folder are built with the kernel.
         modules = None if modules is not None and modules.resolve() == site.tree else modules
         for folder in (cache.root / "locks", site.tree, site.work):
             folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ class _Site:
 
 
 def _site(arch: ArchSpec, source: Path, own: OwnBuild, cache: Cache) -> _Site:
-    """Where to build; raises UsageError if that cannot be, or would ruin what is the user's."""
+    """Where to build; raises UsageError if that is impossible, or would overwrite the user's files."""
     dirty = (source / ".config").is_file() or (source / "include" / "config").is_dir()
     in_place = own.own_config and own.build_dir is None and (source / ".config").is_file()
     key = hashlib.sha256(str(source if own.build_dir is None else own.build_dir).encode()).hexdigest()[:16]
@@ -102,25 +102,27 @@ def _site(arch: ArchSpec, source: Path, own: OwnBuild, cache: Cache) -> _Site:
     if tree == source and not own.own_config:
         raise UsageError(
             f"--build-dir {tree} is the source tree itself, whose .config memhp would overwrite",
-            hint="--own-config builds there with the tree's own .config; else name another folder",
+            hint="use --own-config to build there with the tree's own .config, or name another folder",
         )
     if tree != source and dirty:
-        hint = "--own-config builds it there, with its own .config; or clean it: make mrproper"
-        raise UsageError(f"--kernel {source} has been configured in place: kbuild builds it nowhere else", hint=hint)
+        hint = "use --own-config to build it there with its own .config, or clean it: make mrproper"
+        raise UsageError(
+            f"--kernel {source} is configured in place: kbuild cannot build it in another folder", hint=hint
+        )
     if not own.own_config and (tree / ".config").is_file() and own.build_dir is not None and not _is_ours(tree):
         raise UsageError(
             f"--build-dir {tree} has a .config that is not memhp's",
-            hint="--own-config builds with it and leaves it as it is; else name an empty folder",
+            hint="use --own-config to build with it unchanged, or name an empty folder",
         )
     if own.own_config and not (tree / ".config").is_file():
         raise UsageError(
             f"--own-config: there is no .config in {own.build_dir or source}",
-            hint="configure the tree first, or name the folder that it is built in: --build-dir DIR",
+            hint="configure the tree first, or name its build folder: --build-dir DIR",
         )
     if own.own_config and (tree / _ASIDE).exists():
         raise UsageError(
-            f"--own-config: a build that was killed has left your own .config as {tree / _ASIDE}",
-            hint=f"mv it back to .config, or remove it if {tree / '.config'} is what you want",
+            f"--own-config: a killed build left your own .config at {tree / _ASIDE}",
+            hint=f"move it back to .config, or remove it to keep {tree / '.config'}",
         )
     return _Site(source, tree, work)
 
@@ -131,7 +133,7 @@ def _is_ours(tree: Path) -> bool:
 
 def _build_of(arch: ArchSpec, site: _Site, own: OwnBuild, chain: Toolchain, progress: Progress) -> KernelBuild:
     if own.own_config and not own.llvm:
-        # kbuild compiles everything anew where the compiler's command is another one.
+        # kbuild recompiles everything if the compiler's command changes.
         chain = used_compiler(site.tree, chain)
     fragments = () if own.own_config else load_fragments(arch, configs("kernels"))
     log = site.work / "log"
@@ -174,7 +176,7 @@ class _Job:
         return self.modules is None and bool(absent_drivers(config, None))
 
     def _keep(self, out: Path, cache: Cache, progress: Progress) -> KernelImage:
-        """Put what was built where no later build of the tree changes it under a guest's feet."""
+        """Copy the build output to a place that later builds of the tree do not change while a guest uses it."""
         config = read_config((out / "config").read_text())
         release = (out / "release").read_text().strip()
         if self.modules is not None:
@@ -203,7 +205,7 @@ class _Job:
 
 @contextlib.contextmanager
 def _own_config(tree: Path, lines: list[str]) -> Iterator[None]:
-    """Have the user's .config with ``lines`` in ``tree``, and his own again afterwards, whatever happens."""
+    """Extend the user's .config in ``tree`` with ``lines``, and restore it afterwards in any case."""
     config, aside = tree / ".config", tree / _ASIDE
     before = config.read_bytes()
     shutil.copy2(config, aside)
@@ -212,7 +214,7 @@ def _own_config(tree: Path, lines: list[str]) -> Iterator[None]:
             config.write_bytes(before + "".join(f"{line}\n" for line in lines).encode())
         yield
     finally:
-        # With a time of now: kbuild must see that what it built is of another one.
+        # With the current time: kbuild must see that its output came from another .config.
         if config.read_bytes() != before:
             config.write_bytes(before)
         aside.unlink()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which Debian mirror this machine uses, from its own APT sources (sources.list(5), both forms)."""
+"""The Debian mirror of this machine, from its own APT sources (sources.list(5), both formats)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.errors import ArtefactError, UsageError
 
 _ETC_APT = Path("/etc/apt")
 
-#: names under which Debian publishes a release, without -updates and the like
+#: Debian's names of releases, without suffixes such as -updates
 RELEASES = frozenset(
     {"oldoldstable", "oldstable", "stable", "testing", "unstable", "sid"}
     | {"buster", "bullseye", "bookworm", "trixie", "forky", "duke"}
@@ -35,9 +35,9 @@ class SourceEntry:
 
 
 def debian_mirror(etc: Path = _ETC_APT) -> str:
-    """The URI of the Debian archive: ``$MEMHP_MIRROR``, or what the machine's own sources name.
+    """The URI of the Debian archive: ``$MEMHP_MIRROR``, or from the machine's own sources.
 
-    Raises UsageError for a MEMHP_MIRROR that is no URI, ArtefactError if no source is Debian's archive.
+    Raises UsageError for a MEMHP_MIRROR that is not a URI, ArtefactError if no source is Debian's archive.
     """
     own = os.environ.get("MEMHP_MIRROR")
     if own:
@@ -57,7 +57,7 @@ def debian_mirror(etc: Path = _ETC_APT) -> str:
 
 
 def read_sources(etc: Path = _ETC_APT) -> Iterator[SourceEntry]:
-    """Every enabled entry for binary packages, in APT's order; what APT would not understand is skipped."""
+    """Every enabled entry for binary packages, in APT's order; entries that APT would reject are skipped."""
     for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
         try:
             text = path.read_text(errors="replace")
@@ -111,10 +111,10 @@ def _is_uri(text: str) -> bool:
 
 
 def _likeness(entry: SourceEntry) -> int:
-    """How much an entry looks like Debian's archive; 0 if it is none.
+    """How much an entry looks like Debian's archive; 0 if it is not.
 
-    Others publish for Debian's releases too, some with ``main`` for a component: Debian's keyring or the archive's
-    usual last folder must show that it is not one of them.
+    Third parties publish packages for Debian's releases too, some with a component ``main``: Debian's keyring or the
+    archive's usual last folder tells Debian's archive apart.
     """
     if not _is_uri(entry.uri) or "main" not in entry.components or not RELEASES & set(entry.suites):
         return 0

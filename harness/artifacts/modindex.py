@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The binary indexes that libkmod reads (libkmod/libkmod-index.c), as depmod would write them.
 
-daxctl and ndctl ask libkmod for drivers, built-in ones too, and give up if any of the indexes is missing.
+daxctl and ndctl ask libkmod for drivers, built-in ones too, and fail if any of the indexes is missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def pack_index(values: Mapping[str, str]) -> bytes:
         for character in key.encode("ascii"):
             node = node.children.setdefault(character, _Node())
         node.value = value
-    # Two words of header, then where the root is: known when all is written.
+    # Two header words, then the offset of the root, which is only known at the end.
     out = bytearray(struct.pack(">III", _MAGIC, _VERSION, 0))
     struct.pack_into(">I", out, 8, _write(root, out))
     return bytes(out)
@@ -44,7 +44,7 @@ def _write(node: _Node, out: bytearray) -> int:
             out += struct.pack(">I", offsets.get(character, 0))
         where |= _CHILDREN
     if node.value is not None:
-        # How many values, then each one's priority and text.
+        # The number of values, then the priority and text of each.
         out += struct.pack(">II", 1, 0) + node.value.encode("ascii") + b"\0"
         where |= _VALUES
     return where

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The few modules of a kernel that a guest needs, as a cpio archive with an order to load them in.
+"""The few modules of a kernel that a guest needs, as a cpio archive with their load order.
 
-They come out of one of Debian's packages, of what ``make modules_install`` has left (INSTALL_MOD_PATH), or of the tree
-that they were built in.
+They come from a Debian package, from the output of ``make modules_install`` (INSTALL_MOD_PATH), or from the tree that
+they were built in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.artifacts.modindex import pack_index
 from harness.cpio import CpioEntry, directory, pack, regular
 from harness.errors import ArtefactError, UsageError
 
-#: what a guest loads, in this order, as far as the kernel has it as a module
+#: what a guest loads, in this order, where the kernel has it as a module
 WANTED = (
     "virtio_pci",
     "virtio_net",
@@ -32,7 +32,7 @@ WANTED = (
     "kmem",
     "memory_notifier_error_inject",
 )
-#: drivers that ndctl and daxctl ask for by name, and the option that builds them in
+#: drivers that ndctl and daxctl request by name, and the option that builds each of them
 BUILT_IN = {
     "dax_pmem": "DEV_DAX_PMEM",
     "device_dax": "DEV_DAX",
@@ -42,7 +42,7 @@ BUILT_IN = {
     "nd_pmem": "BLK_DEV_PMEM",
     "virtio_pmem": "VIRTIO_PMEM",
 }
-#: all drivers that a guest needs or scenarios use, and the option that each of them is
+#: all drivers that a guest needs or scenarios use, and the option of each
 DRIVERS = {
     **BUILT_IN,
     "virtio_pci": "VIRTIO_PCI",
@@ -60,9 +60,9 @@ _TAKES = "--modules takes an INSTALL_MOD_PATH, a lib/modules/RELEASE, or the tre
 
 @dataclass(frozen=True, slots=True)
 class ModuleTree:
-    """The modules of one kernel: ``files`` by name, ``builtin`` the names of what it has built in.
+    """The modules of one kernel: ``files`` by name, ``builtin`` the names of its built-in modules.
 
-    ``origin`` says in words whose they are.
+    ``origin`` describes their source.
     """
 
     origin: str
@@ -72,12 +72,12 @@ class ModuleTree:
 
 
 def module_name(path: Path) -> str:
-    """``virtio_mem`` for .../virtio-mem.ko.xz: the kernel has no dashes in names."""
+    """``virtio_mem`` for .../virtio-mem.ko.xz: the kernel's module names have no dashes."""
     return path.name.split(".ko")[0].replace("-", "_")
 
 
 def depends(module: bytes) -> list[str]:
-    """Names of the modules that a module needs, as its .modinfo has them."""
+    """Names of the modules that a module depends on, from its .modinfo."""
     match = _DEPENDS.search(module)
     return [] if match is None or not match[1] else match[1].decode("ascii", "replace").replace("-", "_").split(",")
 
@@ -89,7 +89,7 @@ def release_tree(path: Path, origin: str) -> ModuleTree:
 
 
 def built_tree(path: Path, origin: str) -> ModuleTree:
-    """The modules in the tree that they were built in, those of its last build (``modules.order``) alone.
+    """The modules in the tree that they were built in, only those of its last build (``modules.order``).
 
     Raises UsageError if its files cannot be read.
     """
@@ -99,13 +99,13 @@ def built_tree(path: Path, origin: str) -> ModuleTree:
         rows = order.read_text().split() if order.is_file() else []
     except OSError as error:
         raise UsageError(f"cannot read {error.filename}: {error.strerror}", hint="build the kernel first") from error
-    # Since v6.3 the file names objects (f65a486821cf, "kbuild: change module.order to list *.o instead of *.ko").
+    # Since v6.3 the file lists objects (f65a486821cf, "kbuild: change module.order to list *.o instead of *.ko").
     files = [path / f"{row.removeprefix('kernel/').rpartition('.')[0]}.ko" for row in rows]
     return ModuleTree(origin, release, {module_name(file): file for file in files if file.is_file()}, _builtin(path))
 
 
 def find_modules(path: Path, release: str | None) -> ModuleTree:
-    """The modules of the kernel ``release`` (None: whichever are there) in ``path``, the argument of ``--modules``.
+    """The modules of the kernel ``release`` (None: any) in ``path``, the argument of ``--modules``.
 
     Raises UsageError if there are none, or only those of another release.
     """
@@ -120,17 +120,17 @@ def find_modules(path: Path, release: str | None) -> ModuleTree:
         found = [release_tree(folder, option) for folder in folders]
     fitting = [tree for tree in found if release in (None, tree.release)]
     if not found:
-        raise UsageError(f"{option}: there are no modules", hint=_TAKES)
+        raise UsageError(f"{option}: no modules found", hint=_TAKES)
     if not fitting:
         others = ", ".join(sorted({tree.release for tree in found}))
         raise UsageError(
-            f"{option} has the modules of {others}, the kernel is {release}",
-            hint="make modules_install of the same build, or name the tree that it was built in",
+            f"{option} has the modules of {others}, but the kernel is {release}",
+            hint="run make modules_install in the same build, or name the kernel's build tree",
         )
     if len(fitting) > 1 and release is None:
         raise UsageError(
-            f"{option} has the modules of {', '.join(tree.release for tree in fitting)}, and the kernel does not tell "
-            "which are its own",
+            f"{option} has the modules of {', '.join(tree.release for tree in fitting)}, and the kernel's own "
+            "release is unknown",
             hint="name one of them: DIR/lib/modules/RELEASE",
         )
     return fitting[0]
@@ -144,15 +144,15 @@ def _builtin(path: Path) -> tuple[str, ...]:
 def modules_archive(tree: ModuleTree, config: Mapping[str, str] | None) -> bytes:
     """A gzipped archive of ``tree`` for a kernel of the configuration ``config`` (None: unknown).
 
-    It has the modules of ``WANTED`` and all they need, unpacked, what modprobe and libkmod look them up in, and the
-    list to load. Raises UsageError for a module of another release, ArtefactError for one that cannot be unpacked, or
-    needs one that is not there.
+    It has the modules of ``WANTED`` and their dependencies, unpacked, the indexes of modprobe and libkmod, and the list
+    to load. Raises UsageError for a module of another release, ArtefactError for one that cannot be unpacked or has a
+    missing dependency.
     """
     modules: dict[str, bytes] = {}
     waiting = [name for name in WANTED if name in tree.files]
     while waiting:
         name = waiting.pop()
-        # What has become built in since may still lie there as a module.
+        # An option that is now built in may have left an old module file.
         if name in modules or name in tree.builtin:
             continue
         modules[name] = _read_module(tree, name)
@@ -164,7 +164,7 @@ def modules_archive(tree: ModuleTree, config: Mapping[str, str] | None) -> bytes
 def _read_module(tree: ModuleTree, name: str) -> bytes:
     path = tree.files.get(name)
     if path is None:
-        raise ArtefactError(f"{tree.origin}: a module of {tree.release} needs {name}, which is not there")
+        raise ArtefactError(f"{tree.origin}: a module of {tree.release} needs {name}, which is missing")
     try:
         data = decompress(path.read_bytes())
     except (ValueError, OSError, EOFError) as error:
@@ -173,14 +173,14 @@ def _read_module(tree: ModuleTree, name: str) -> bytes:
     if magic is not None and magic[1].decode("ascii", "replace") != tree.release:
         other = magic[1].decode("ascii", "replace")
         raise UsageError(
-            f"{tree.origin}: {path.name} is a module of {other}, the kernel is {tree.release}",
-            hint="build or install all modules anew: make modules, make modules_install",
+            f"{tree.origin}: {path.name} is a module of {other}, but the kernel is {tree.release}",
+            hint="build or install all modules again: make modules, make modules_install",
         )
     return data
 
 
 def absent_drivers(config: Mapping[str, str], tree: ModuleTree | None) -> frozenset[str]:
-    """Options of ``config`` that are modules of which ``tree`` (None: there are none) has not got the file."""
+    """Options of ``config`` that are modules whose file ``tree`` (None: no modules) lacks."""
     files = {} if tree is None else tree.files
     return frozenset(option for name, option in DRIVERS.items() if config.get(option) == "m" and name not in files)
 
@@ -190,7 +190,7 @@ def _built_in(config: Mapping[str, str]) -> list[str]:
 
 
 def builtin_archive(release: str, config: Mapping[str, str]) -> bytes:
-    """The archive of a kernel that has its drivers built in: no modules, but libkmod finds that out."""
+    """The archive for a kernel with built-in drivers: no modules, but the indexes that libkmod needs."""
     return _archive(release, {}, _built_in(config))
 
 
@@ -219,7 +219,7 @@ def _entries(release: str, modules: Mapping[str, bytes], builtin: Sequence[str])
 
 
 def load_order(name: str, modules: Mapping[str, bytes]) -> list[str]:
-    """Everything of ``modules`` that ``name`` needs, each before what it needs itself: the order of modules.dep."""
+    """The dependencies of ``name`` among ``modules``, each before its own dependencies: the order of modules.dep."""
     out: list[str] = []
 
     def needs(module: str) -> list[str]:

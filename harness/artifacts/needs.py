@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a kernel must have for a guest of memhp's to come up at all: said before it is built or booted."""
+"""The options that a kernel needs to boot a memhp guest, checked before it is built or booted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from harness.arch import ArchSpec
 from harness.errors import UsageError
 
-#: option -> what it is for
+#: option -> its purpose
 BOOT_NEEDS = {
     "BLK_DEV_INITRD": "the guest's root is an initrd",
     "RD_GZIP": "the initrd is gzipped",
@@ -22,14 +22,14 @@ BOOT_NEEDS = {
     "VIRTIO_PCI": "the network card",
     "VIRTIO_NET": "the network card",
 }
-#: what the guest's init can load
+#: drivers that the guest's init can load
 _DRIVERS = ("VIRTIO_PCI", "VIRTIO_NET")
-#: the guest's console, a line of which says that it is up
+#: the drivers of the guest's console, on which a line says that it is up
 CONSOLES = {"ttyAMA0": "SERIAL_AMBA_PL011_CONSOLE", "ttyS0": "SERIAL_8250_CONSOLE"}
 
 
 def missing_to_boot(arch: ArchSpec, config: Mapping[str, str]) -> dict[str, str]:
-    """What ``config`` lacks, and what each is for; drivers may be modules."""
+    """The options that ``config`` lacks, and their purpose; drivers may be modules."""
     needs = BOOT_NEEDS | {CONSOLES[arch.console]: f"the console {arch.console}"}
     return {
         name: why
@@ -39,11 +39,11 @@ def missing_to_boot(arch: ArchSpec, config: Mapping[str, str]) -> dict[str, str]
 
 
 def require_bootable(arch: ArchSpec, config: Mapping[str, str], name: str, remedy: str) -> None:
-    """Raise UsageError naming what the kernel ``name`` lacks; ``remedy`` says how to get it."""
+    """Raise UsageError naming the options that the kernel ``name`` lacks; ``remedy`` says how to get them."""
     missing = missing_to_boot(arch, config)
     if missing:
         told = ", ".join(f"CONFIG_{option} ({why})" for option, why in missing.items())
         raise UsageError(
-            f"{name} cannot boot a guest of memhp's: it has no {told}",
-            hint=f"{remedy}; a driver that is a module comes with --modules DIR",
+            f"{name} cannot boot a memhp guest: it lacks {told}",
+            hint=f"{remedy}; for drivers that are modules, add --modules DIR",
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which QEMU runs a guest: the user's, the machine's, Debian's newer one, or one built with our patches."""
+"""The QEMU that runs a guest: the user's, the machine's, Debian's newer one, or one built with our patches."""
 
 from __future__ import annotations
 
@@ -24,33 +24,31 @@ from harness.deadline import Deadline
 from harness.errors import ArtefactError, InfraError, UnsupportedError, UsageError
 from harness.progress import Progress
 
-#: says why a binary will not do, None if it will
+#: why a binary is unsuitable, None if it is suitable
 Able = Callable[[QemuBinary], str | None]
 
-#: part of the cache key: raise it when this module makes something else of the same packages
+#: part of the cache key: increase it when this module turns the same packages into another result
 RECIPE = "1"
 
 _VERSION_SECONDS = 30.0
 _VERSION = re.compile(r"QEMU emulator version (\S+)")
-#: loaded by name while a program runs, so that nothing in its file tells
+#: loaded by name at run time, so that the program's file does not list them
 _LOADED_BY_NAME = ("libgcc_s.so.1",)
 
 
 def find_qemu(arch: ArchSpec, *, explicit: str | None, able: Able, progress: Progress) -> QemuBinary:
-    """The first that ``able`` has nothing against: ``explicit`` alone if it is a path; else the machine's own, one
-    built here before, Debian's package, one built now. Where ``explicit`` is ``debian``, the last three;
-    where it is ``debian:SUITE``, that suite's package as it is: our patches are for the default suite's.
+    """The first QEMU that ``able`` accepts. If ``explicit`` is a path, that one alone; otherwise the machine's own, one
+    built here before, Debian's package, one built now. ``debian`` means the last three, ``debian:SUITE`` that suite's
+    package unpatched: our patches are for the default suite's.
 
-    Raises UsageError for a path that is no QEMU and a suite that is none, UnsupportedError telling what each candidate
-    lacks, ArtefactError if one cannot be had.
+    Raises UsageError for a path that is not a QEMU and for an unknown suite, UnsupportedError naming what each
+    candidate lacks, ArtefactError if one cannot be fetched or built.
     """
     if explicit is not None and not is_debian_name(explicit):
         binary = own_qemu(Path(explicit))
         lack = able(binary)
         if lack is not None:
-            raise UnsupportedError(
-                "qemu", f"--qemu {explicit}: {lack}", hint="leave --qemu out, and memhp finds one that can"
-            )
+            raise UnsupportedError("qemu", f"--qemu {explicit}: {lack}", hint="omit --qemu: memhp finds a suitable one")
         return binary
     try:
         return _first_able(arch, explicit, able, progress)
@@ -69,12 +67,12 @@ def _first_able(arch: ArchSpec, explicit: str | None, able: Able, progress: Prog
         reasons.append(f"{candidate.origin}: {lack.partition(': run memhp')[0]}")
     listed = "".join(f"\n  {reason}" for reason in reasons)
     which = f"--qemu {explicit}: none" if explicit else "no QEMU"
-    hint = "leave --qemu out, and memhp finds one that can" if explicit else "give one that does with --qemu"
-    raise UnsupportedError("qemu", f"{which} for {arch.name} will do:{listed}", hint=hint)
+    hint = "omit --qemu: memhp finds a suitable one" if explicit else "name a suitable one with --qemu"
+    raise UnsupportedError("qemu", f"{which} for {arch.name} is suitable:{listed}", hint=hint)
 
 
 def own_qemu(path: Path) -> QemuBinary:
-    """The user's own QEMU; raises UsageError if it is none, or does not run."""
+    """The user's own QEMU; raises UsageError if it is not a QEMU or does not run."""
     if not path.is_file() or not os.access(path, os.X_OK):
         raise UsageError(f"--qemu {path} is not a program", hint="name the qemu-system-… binary itself")
     argv = (str(path.absolute()),)
@@ -85,7 +83,7 @@ def own_qemu(path: Path) -> QemuBinary:
 
 
 def version_of(argv: tuple[str, ...]) -> str:
-    """What ``--version`` says, such as 10.0.13; raises InfraError for a program that does not run or is no QEMU."""
+    """The version from ``--version``, such as 10.0.13; raises InfraError for anything but a QEMU that runs."""
     said = proc.run([*argv, "--version"], deadline=Deadline(_VERSION_SECONDS)).stdout.decode(errors="replace")
     match = _VERSION.search(said)
     if match is None:
@@ -97,7 +95,7 @@ def debian_qemu(arch: ArchSpec, progress: Progress, suite: str | None = None) ->
     """QEMU of ``suite`` (None: the default one) with the libraries it needs, run by its own loader: it works on any
     host release and needs no root.
 
-    Raises ArtefactError if it cannot be had.
+    Raises ArtefactError if it cannot be fetched.
     """
     source = apt(host_arch(), suite)
     program = f"qemu-system-{arch.qemu_target}"
@@ -127,10 +125,10 @@ def _candidates(arch: ArchSpec, explicit: str | None, progress: Progress, reason
         except InfraError as error:
             reasons.append(f"the host's {host}: {error.message}")
     source, cache = apt(host_arch(), suite), Cache.default()
-    # Without patches it would be what Debian has; they are made for the QEMU of the default suite.
+    # Without patches it would equal Debian's; the patches are for the QEMU of the default suite.
     patched = bool(qemu_build.load_recipe(arch).patches) and source.suite == default_suite()
     built = None
-    # Without lists of sources it cannot have been built.
+    # Without source lists it cannot have been built.
     if patched and source.knows_sources():
         built = qemu_build.find_qemu(arch, apt=source, cache=cache, progress=progress)
         if built is not None:
@@ -141,7 +139,7 @@ def _candidates(arch: ArchSpec, explicit: str | None, progress: Progress, reason
 
 
 def _take_over(root: Path, program: str, out: Path) -> None:
-    """Keep of the unpacked packages what the program needs: itself, its libraries in one folder, its data."""
+    """Extract from the unpacked packages the program itself, its libraries into one folder, and its data."""
     triplet = f"{platform.machine()}-linux-gnu"
     binary = root / "usr" / "bin" / program
     if not binary.is_file():

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """QEMU built from Debian's source package, with the patches and the device list of ``configs/qemu``.
 
-Why it has to be built at all is told in ``configs/qemu/README.md``. The steps are those of any QEMU build (unpack,
-patch, configure, ninja); only the one binary is kept. QEMU's configure wants a newer meson than an old host has, so
-meson is a package of the same suite and runs from where it was unpacked.
+``configs/qemu/README.md`` explains why it has to be built. The steps are those of any QEMU build (unpack, patch,
+configure, ninja); only the binary is kept. QEMU's configure needs a newer meson than an old host has, so meson comes
+from a package of the same suite and runs from its unpacked tree.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "qemu"
 SOURCE = "qemu"
 MESON = "meson"
 
-#: part of the cache key: raise it when this module builds or installs differently from the same inputs
+#: part of the cache key: increase it when this module builds or installs the same inputs differently
 RECIPE = 1
 
-#: whatever else QEMU could find on the host and link stays off: the binary needs no more of it than HOST_NEEDS says
+#: optional host libraries stay off: the binary must not depend on anything beyond HOST_NEEDS
 CONFIGURE = (
     "--without-default-features",
     "--enable-tcg",
@@ -63,7 +63,7 @@ _NINJA_STATUS = re.compile(r"\[(\d+)/(\d+)\] ")
 
 @dataclass(frozen=True, slots=True)
 class HostNeed:
-    """Something the host must have: a program, a pkg-config module or a header, and the Debian package it is in."""
+    """A host requirement: a program, a pkg-config module or a header, and its Debian package."""
 
     package: str
     program: str | None = None
@@ -75,7 +75,7 @@ class HostNeed:
         return self.program or self.module or f"<{self.header}>"
 
     def probe(self) -> list[str] | None:
-        """The command that succeeds if the host has it; None if looking for the program is all."""
+        """The command that succeeds if the host has it; None if finding the program is enough."""
         if self.module is not None:
             return ["pkg-config", "--exists", self.module]
         if self.header is not None:
@@ -83,7 +83,7 @@ class HostNeed:
         return None
 
 
-#: in the order in which they are looked for: the libraries are asked for through the programs
+#: in the order of the checks: those for libraries need the programs
 HOST_NEEDS = (
     HostNeed("gcc", program="cc"),
     HostNeed("binutils", program="ld"),
@@ -102,7 +102,7 @@ HOST_NEEDS = (
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What this project adds to one QEMU: ``patches`` in their order, and the list of devices (None: QEMU's own)."""
+    """The project's changes to one QEMU: ``patches`` in order, and the list of devices (None: QEMU's own)."""
 
     target: str
     patches: tuple[Path, ...]
@@ -116,9 +116,9 @@ class Recipe:
         return [*chosen, *CONFIGURE]
 
     def inputs(self, version: str) -> dict[str, str]:
-        """Everything that decides what the binary is: the cache key.
+        """Everything that determines the binary: the cache key.
 
-        The host's release is in it because the binary uses the host's libraries; its patch level is not.
+        It includes the host's release, because the binary uses the host's libraries, but not its patch level.
         """
         made_of = {
             "recipe": str(RECIPE),
@@ -140,9 +140,9 @@ def _host_release() -> str:
 
 
 def load_recipe(arch: ArchSpec, configs: Path = CONFIGS) -> Recipe:
-    """Find the patches and the device list for ``arch`` below ``configs``; one with neither gets QEMU as Debian has it.
+    """Find the patches and the device list for ``arch`` below ``configs``; with neither, QEMU is built as in Debian.
 
-    Raises ArtefactError if there is no such folder at all.
+    Raises ArtefactError if the folder is missing.
     """
     if not configs.is_dir():
         raise ArtefactError(f"QEMU's patches are missing: no folder {configs}", hint="run memhp from its checkout")
@@ -152,7 +152,7 @@ def load_recipe(arch: ArchSpec, configs: Path = CONFIGS) -> Recipe:
 
 
 def missing_packages(deadline: Deadline, needs: Sequence[HostNeed] = HOST_NEEDS) -> tuple[HostNeed, ...]:
-    """What the host lacks of ``needs``."""
+    """Those of ``needs`` that the host lacks."""
 
     def has(need: HostNeed) -> bool:
         command = need.probe()
@@ -181,9 +181,9 @@ def parse_ninja(line: str) -> tuple[int, int] | None:
 
 
 def environment(meson: Path, host: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the build: nothing of ``host`` but where programs and temporary files are.
+    """The environment of the build: of ``host`` only the paths of programs and temporary files.
 
-    CFLAGS and the like would change the binary behind the cache key's back. ``meson`` is the root of its package.
+    CFLAGS and the like would change the binary without changing the cache key. ``meson`` is the root of its package.
     """
     kept = {name: host[name] for name in ("PATH", "HOME", "TMPDIR") if name in host}
     return kept | {
@@ -196,7 +196,7 @@ def environment(meson: Path, host: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One build in ``work``, a scratch folder of its own; every command and its output go to ``log``."""
+    """One build in ``work``, a scratch folder; every command and its output go to ``log``."""
 
     recipe: Recipe
     version: str
@@ -214,11 +214,11 @@ class Build:
 
     def unpack(self, dsc: Path) -> None:
         """Unpack the source package with Debian's own patches (they drop what the repacked source has no blobs for)."""
-        # It checks the hashes. About the signature it only warns: APT has checked the archive's, which covers them.
+        # It checks the hashes. It only warns about the signature: APT has checked the archive's, which covers them.
         self._run("unpacking", ["dpkg-source", "-x", str(dsc), str(self.source)])
 
     def patch(self) -> None:
-        """Apply the project's patches and put its device list where configure looks for it."""
+        """Apply the project's patches and install its device list for configure."""
         for patch in self.recipe.patches:
             command = ["patch", "-p1", "--fuzz=0", "--forward", "--batch", "--no-backup-if-mismatch", "-i", str(patch)]
             self._run(f"applying {patch.name}", command, cwd=self.source)
@@ -266,7 +266,7 @@ class Build:
 def find_qemu(
     arch: ArchSpec, *, apt: PrivateApt, cache: Cache, progress: Progress, configs: Path = CONFIGS
 ) -> QemuBinary | None:
-    """What ``build_qemu`` would return, None if that would have to be built; raises the same errors."""
+    """The result of ``build_qemu`` if it is cached, else None; raises the same errors."""
     recipe = load_recipe(arch, configs)
     version = apt.source_version(SOURCE, progress)
     place = cache.find("qemu", recipe.target, recipe.inputs(version))
@@ -276,11 +276,11 @@ def find_qemu(
 def build_qemu(
     arch: ArchSpec, *, apt: PrivateApt, cache: Cache, progress: Progress, configs: Path = CONFIGS
 ) -> QemuBinary:
-    """QEMU for ``arch``, built unless the cache has it: two to three minutes on two cores.
+    """QEMU for ``arch``, built unless cached: two to three minutes on two cores.
 
-    ``apt`` may be for any architecture: nothing of one is fetched. Raises ArtefactError: the host lacks something (the
-    hint says what to install), a patch does not fit, a step fails (the hint names the log, which is kept then), the
-    result does not run. Raises DeadlineExpired after an hour.
+    ``apt`` may be for any architecture: only source packages are fetched. Raises ArtefactError: the host lacks
+    something (the hint says what to install), a patch does not apply, a step fails (the hint names the log, which is
+    kept), the result does not run. Raises DeadlineExpired after an hour.
     """
     recipe = load_recipe(arch, configs)
     version = apt.source_version(SOURCE, progress)
@@ -323,8 +323,8 @@ def _installed(place: Path, recipe: Recipe, version: str) -> QemuBinary:
         libraries = sorted(need.package for need in HOST_NEEDS if need.program is None)
         raise ArtefactError(
             f"{binary} does not run: it {proc.describe_status(said.returncode)}:\n{proc.tail(said.stderr)}",
-            hint=f"a library it was built with may be gone: sudo apt-get install {' '.join(libraries)}",
+            hint=f"one of its libraries may have been removed: sudo apt-get install {' '.join(libraries)}",
         )
     patches = f"{len(recipe.patches)} patch{'' if len(recipe.patches) == 1 else 'es'}"
-    origin = f"built from Debian's qemu {version} with {patches} of memhp"
+    origin = f"built from Debian's qemu {version} with {patches} from memhp"
     return QemuBinary((str(binary),), None, origin, match[1].decode())

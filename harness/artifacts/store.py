@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where parts come from besides the cache: an APT for each architecture, and the files of this project's checkout."""
+"""Sources of parts besides the cache: an APT for each architecture, and the files of the project's checkout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.deadline import Deadline
 from harness.errors import ArtefactError
 
 _ASK_SECONDS = 30.0
-_WHOLE = "memhp runs from its checkout: pip install -e . in a clone of it"
+_WHOLE = "install memhp from a clone of its repository: pip install -e ."
 
 
 def apt(arch: str, suite: str | None = None) -> PrivateApt:
@@ -27,12 +27,12 @@ def apt(arch: str, suite: str | None = None) -> PrivateApt:
 
 @functools.cache
 def host_arch() -> str:
-    """Debian's name of the machine we run on (amd64, arm64, …)."""
+    """Debian's name of the host architecture (amd64, arm64, …)."""
     return proc.run(["dpkg", "--print-architecture"], deadline=Deadline(_ASK_SECONDS)).stdout.decode().strip()
 
 
 def configs(name: str) -> Path:
-    """A folder below ``configs``; raises ArtefactError if it is not there."""
+    """A folder below ``configs``; raises ArtefactError if it is missing."""
     path = configs_dir() / name
     if not path.is_dir():
         raise ArtefactError(f"no directory {path}", hint=_WHOLE)
@@ -40,7 +40,7 @@ def configs(name: str) -> Path:
 
 
 def guest_source(name: str) -> Path:
-    """A source file among the guest-scripts; raises ArtefactError if it is not there."""
+    """A source file in guest-scripts; raises ArtefactError if it is missing."""
     path = guest_scripts_dir() / name
     if not path.is_file():
         raise ArtefactError(f"no file {path}", hint=_WHOLE)

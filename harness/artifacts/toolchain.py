@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What compiles the user's tree: the cross compiler or LLVM, behind ccache where it is installed."""
+"""The compiler for the user's tree: the cross compiler or LLVM, through ccache if it is installed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from harness.arch import ArchSpec
 from harness.errors import ArtefactError, UsageError
 
-#: what ``make LLVM=1`` runs (Documentation/kbuild/llvm.rst), and the Debian package of each
+#: the programs of ``make LLVM=1`` (Documentation/kbuild/llvm.rst), and the Debian package of each
 LLVM_PROGRAMS = {
     **{"clang": "clang", "ld.lld": "lld"},
     **dict.fromkeys(("llvm-ar", "llvm-nm", "llvm-objcopy", "llvm-objdump", "llvm-readelf", "llvm-strip"), "llvm"),
 }
-#: a kernel with its debug info takes one of these; ccache drops what was used longest ago
+#: enough for a kernel with debug info; ccache drops the least recently used files
 _CCACHE_SIZE = "5G"
-#: the first words of an object's command: all before the first option; ``savedcmd_`` since v6.2, ``cmd_`` before
+#: the words before the first option of an object's command; ``savedcmd_`` since v6.2, ``cmd_`` before
 _COMMAND = re.compile(r"(?:saved)?cmd_\S+ := ((?:[^\s-]\S*\s+)*?[^\s-]\S*)\s+-")
 _CLANG = re.compile(r"(\S+/)?clang(-\d+)?")
 _SUFFIXED = re.compile(r"clang-(\d+)")
@@ -28,7 +28,7 @@ _SUFFIXED = re.compile(r"clang-(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """``words`` for make, variables for its environment, and the ``name`` of what compiles."""
+    """``words`` for make, variables for its environment, and the ``name`` of the compiler."""
 
     name: str
     words: tuple[str, ...]
@@ -36,15 +36,15 @@ class Toolchain:
 
 
 def cross_gcc(arch: ArchSpec) -> Toolchain:
-    """The cross compiler, and nothing before it."""
+    """The cross compiler, without ccache."""
     return Toolchain(f"{arch.triplet}-gcc", (f"CROSS_COMPILE={arch.triplet}-",))
 
 
 def find_toolchain(arch: ArchSpec, llvm: bool, cache: Path) -> Toolchain:
-    """What builds a tree for ``arch``; ccache, if it is installed, has its files and settings below ``cache``.
+    """The toolchain for ``arch``; ccache, if installed, keeps its files and settings below ``cache``.
 
-    None of the user's own settings of ccache reaches the build: some (sloppiness, compiler_check) would let it hand
-    out another object than the compiler makes. Raises UsageError naming what ``--llvm`` takes that is not there.
+    The user's own ccache settings do not apply: some (sloppiness, compiler_check) would let it return objects that the
+    compiler would not produce. Raises UsageError naming the programs that ``--llvm`` needs and this machine lacks.
     """
     plain = _llvm() if llvm else cross_gcc(arch)
     if shutil.which("ccache") is None:
@@ -62,7 +62,7 @@ def find_toolchain(arch: ArchSpec, llvm: bool, cache: Path) -> Toolchain:
 
 
 def _llvm() -> Toolchain:
-    """LLVM without a version in its programs' names, else the newest that has one in all (``clang-19``)."""
+    """LLVM without a version in its programs' names, else the newest complete one with a version (``clang-19``)."""
     versions = sorted(_installed(), reverse=True)
     for suffix in ("", *(f"-{version}" for version in versions)):
         if all(shutil.which(f"{program}{suffix}") for program in LLVM_PROGRAMS):
@@ -71,7 +71,7 @@ def _llvm() -> Toolchain:
     packages = dict.fromkeys(LLVM_PROGRAMS[program] for program in lacking)
     raise UsageError(
         f"--llvm: this machine lacks {', '.join(lacking)}",
-        hint=f"sudo apt-get install {' '.join(packages)}; or leave --llvm out: the cross compiler does as well",
+        hint=f"sudo apt-get install {' '.join(packages)}; or omit --llvm to use the cross compiler",
     )
 
 
@@ -81,9 +81,9 @@ def _installed() -> set[int]:
 
 
 def used_compiler(tree: Path, usual: Toolchain) -> Toolchain:
-    """What has compiled the objects in ``tree``, so that they can be used again; ``usual`` if there are none.
+    """The toolchain that compiled the objects in ``tree``, so that they can be reused; ``usual`` if there are none.
 
-    kbuild keeps each object's command beside it (scripts/Kbuild.include, if_changed) and compiles what has another one.
+    kbuild keeps each object's command beside it (scripts/Kbuild.include, if_changed) and recompiles if it differs.
     """
     try:
         said = (tree / "init" / ".main.o.cmd").read_text()

@@ -29,7 +29,7 @@ def run_bisect(arguments: Arguments, run: Callable[[Arguments], int]) -> int:
     """Run what was asked for and say how it ended in git's terms; raises StopBisection for a wrong request."""
     kernel = arguments.kernel
     if kernel is not None and "/" in kernel and not Path(kernel).expanduser().exists():
-        tell(f"there is no kernel {kernel}: this commit cannot be tested")
+        tell(f"no such kernel: {kernel}: this commit cannot be tested")
         return UNTESTABLE
     if arguments.keep:
         raise StopBisection("--keep and --bisect exclude each other", hint="memhp run --keep shows one commit's guest")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The part of a walk that runs while the guest stands still: every table page is copied, nothing more is done."""
+"""The part of a walk that runs while the guest is paused: it copies every table page and does nothing else."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from harness.kmem._runs import Flags, Indices, Words
 from harness.kmem.memory import PhysicalMemory
 from harness.units import MIB
 
-#: bytes of tables that a guest of any size may have; what it may have beyond grows with its memory
+#: bytes of tables that a guest of any size may have; the rest of the limit grows with its memory
 _LEAST_ROOM = 16 * MIB
-#: tables in proportion to those that mapping all of memory once by single pages takes: linear map, vmemmap, vmalloc,
-#: a KASAN shadow
+#: the limit as a multiple of the tables for mapping all memory once by single pages: linear map, vmemmap, vmalloc, a
+#: KASAN shadow
 _ROOM_FACTOR = 4
 
 
@@ -43,7 +43,7 @@ class TableRows:
 
     @property
     def flat(self) -> Words:
-        """The entries one after another; what has an index here is called an entry's place."""
+        """All entries in one flat array; an index into it is called an entry's place."""
         return self.words.reshape(-1)
 
 
@@ -51,8 +51,8 @@ class TableRows:
 class Refused:
     """Pointers in the tables of one level that were not followed.
 
-    ``place`` of the entry, a ``Refusal`` each, and the ``row`` in the next level of the table that they lead to: -1
-    unless it stands there already.
+    The ``place`` of each entry, its ``Refusal``, and the ``row`` of its table in the next level: -1 unless the table is
+    already there.
     """
 
     place: Indices
@@ -81,9 +81,9 @@ class TableImage:
 def copy_tables(memory: PhysicalMemory, tables: TableFormat) -> TableImage:
     """Copy all table pages, level by level.
 
-    Whatever the tables contain, this ends: a table outside of ``memory``, or one that was met before, is not
-    followed, nor are more tables than a guest with that much memory can have. Raises OutsideMemory if not even the
-    root lies in memory.
+    It terminates whatever the tables contain: it skips tables outside of ``memory`` and tables that it has already
+    copied, and stops at the maximum number of tables for that much memory. Raises OutsideMemory if the root itself is
+    not in memory.
     """
     address = np.array([tables.root], dtype=np.uint64)
     start = np.array([tables.start], dtype=np.uint64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the entries of one level of tables say: runs of mappings, and what is wrong with them."""
+"""Decodes the entries of one level of tables: runs of mappings, and faults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.arch.pagetable import EntryRule, TableLevel
 from harness.kmem._copy import Refusal, TableImage, physical
 from harness.kmem._runs import Flags, Indices, Runs, Words, breaks, changes
 
-#: faults that are reported of one level; broken tables can have millions
+#: maximum number of faults reported for one level; broken tables can have millions
 MAX_FAULTS = 4096
 
 REASONS = {
@@ -79,12 +79,12 @@ def _pieces(image: TableImage, depth: int) -> tuple[_Pieces, Indices]:
     word = words[place]
     empty = word == 0
     used = level.entries - np.bincount(place[empty] // level.entries, minlength=len(rows.starts))
-    # An empty entry never belongs to what follows, even where that counts on from zero.
+    # An empty entry never joins the next run, even one that counts up from zero.
     place, count = place + empty, count - empty
     keep = count > 0
     place, count = place[keep], count[keep]
     pieces = _Pieces(place, count, words[place])
-    # Counting up may carry into the attributes; and in a Svnapot group nothing counts up.
+    # Counting up may carry into the attributes, and entries of a Svnapot group do not count up.
     last = pieces.word + (pieces.count - 1).astype(np.uint64) * np.uint64(step)
     single = (pieces.word ^ last) & ~np.uint64(tables.address[0][0]) != 0
     if tables.napot:
@@ -93,7 +93,7 @@ def _pieces(image: TableImage, depth: int) -> tuple[_Pieces, Indices]:
 
 
 def _split(pieces: _Pieces, chosen: Flags, words: Words) -> _Pieces:
-    """The same with the ``chosen`` ones taken apart into single entries."""
+    """The same with the ``chosen`` pieces split into single entries."""
     if not chosen.any():
         return pieces
     copies = np.where(chosen, pieces.count, 1)
@@ -103,7 +103,7 @@ def _split(pieces: _Pieces, chosen: Flags, words: Words) -> _Pieces:
 
 
 def _kinds(image: TableImage, depth: int, pieces: _Pieces, found: _Faults) -> tuple[Flags, Flags]:
-    """Which pieces lead to tables, and which are mappings as far as ptdump can tell; the rest is a fault."""
+    """The pieces that lead to tables and those that ptdump takes for mappings; all others are faults."""
     tables, level = image.tables, image.tables.levels[depth]
     if depth == len(tables.levels) - 1:
         table = np.zeros(len(pieces.word), dtype=np.bool_)
@@ -164,7 +164,7 @@ def _uneven_counting(image: TableImage, level: TableLevel, pieces: _Pieces, runs
     last = np.append(first[1:], len(fresh)) - 1
     begin, end = pieces.place[first], pieces.place[last] + pieces.count[last]
     shifted = ((runs.start[first] ^ runs.physical[first]) & np.uint64(group * level.entry_span - 1)) != 0
-    # Groups do not cross tables, so that places tell their ends as well as addresses do.
+    # Groups do not cross tables, so places give their ends just as addresses do.
     heads = begin[(begin % group != 0) & ~shifted]
     tails = end[(end % group != 0) & ~shifted] - 1
     found = [heads, tails]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs of page-table entries as arrays: where entries stop counting up, and which runs follow one another."""
+"""Runs of page-table entries as arrays: where entries stop counting up, and which runs are adjacent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Words = NDArray[np.uint64]
 Indices = NDArray[np.intp]
 Flags = NDArray[np.bool_]
 
-#: entries looked at together: with what is computed of them they stay in a CPU's second-level cache
+#: entries per pass: together with the results they fit in a CPU's second-level cache
 _CHUNK = 1 << 15
 
 
@@ -36,7 +36,7 @@ class Runs:
         return Runs(self.start[chosen], self.size[chosen], self.physical[chosen], self.bits[chosen], self.level[chosen])
 
     def joined(self, *, physically: bool = True) -> Runs:
-        """The same with neighbours made one: equal level and bits, adjacent (``physically`` too, unless False)."""
+        """The same with neighbours joined: equal level and bits, adjacent (``physically`` too, unless False)."""
         fresh = changes(self.start, self.size, self.bits)
         fresh[1:] |= self.level[1:] != self.level[:-1]
         if physically:
@@ -63,7 +63,7 @@ def merge(parts: list[Runs]) -> Runs:
 
 
 def breaks(words: Words, step: int, forced: Indices) -> Indices:
-    """Where in ``words`` an entry is not the one before it plus ``step``; 0, and ``forced``, always count.
+    """The indices in ``words`` whose entry is not the previous one plus ``step``; 0 and ``forced`` always count.
 
     ``words`` is one-dimensional. The cost is one pass over it.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The entries of mem_section as they stand in memory: roots, then the pages of entries that they lead to."""
+"""The entries of mem_section in memory: roots, then the pages of entries that they point to."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from harness.state import SectionFault
 
 Indices = NDArray[np.intp]
 
-#: roots in use that are followed; 128 TiB of 128 MiB sections
+#: maximum number of used roots that are followed; 128 TiB of 128 MiB sections
 MAX_ROOTS = 1 << 12
-#: sections in use that are read; 32 TiB of 128 MiB sections
+#: maximum number of used sections that are read; 32 TiB of 128 MiB sections
 MAX_SECTIONS = 1 << 18
-#: faults that are told one by one
+#: maximum number of faults that are reported one by one
 MAX_FAULTS = 1000
 
 _CHUNK = 1 << 18
@@ -41,7 +41,7 @@ class SectionArray:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """All entries with anything in them: section ``numbers``, in order, and ``words`` of shape (n, words per entry)."""
+    """All entries that are not zero: section ``numbers``, in order, and ``words`` of shape (n, words per entry)."""
 
     numbers: Indices
     words: Words
@@ -51,9 +51,9 @@ class Entries:
 def find_roots(memory: PhysicalMemory, direct: DirectMap, array: SectionArray) -> Indices:
     """Indices of the roots that are not zero, in order; none where there are no roots.
 
-    There may be millions, and nearly all of them are zero: 16 MiB to look through on riscv64. But no root that is set
-    ever changes (sparse_index_init, mm/sparse.c, v6.12), so that there is no need for the guest to stand still. Raises
-    as ``read_entries``.
+    There may be millions, nearly all of them zero: 16 MiB to search on riscv64. But a root that is set never changes
+    (sparse_index_init, mm/sparse.c, v6.12), so the guest need not be paused. Raises the same errors as
+    ``read_entries``.
     """
     if not array.extreme:
         return np.zeros(0, dtype=np.intp)
@@ -66,10 +66,10 @@ def find_roots(memory: PhysicalMemory, direct: DirectMap, array: SectionArray) -
 
 
 def read_entries(memory: PhysicalMemory, direct: DirectMap, array: SectionArray, roots: Indices) -> Entries:
-    """Copy all used entries below ``roots`` (all that are used, if the array has no roots).
+    """Copy all used entries below ``roots`` (all used entries, if the array has no roots).
 
-    What cannot be followed becomes a fault, at most MAX_FAULTS of them. Raises Untranslated or OutsideMemory if the
-    array itself cannot be read.
+    A root that cannot be followed becomes a fault, at most MAX_FAULTS of them. Raises Untranslated or OutsideMemory if
+    the array itself cannot be read.
     """
     start = direct.physical(array.address)
     if not array.extreme:
@@ -99,14 +99,14 @@ def _good_roots(
     pointers: Words,
     faults: list[SectionFault],
 ) -> Indices:
-    """Positions in ``indices`` of the roots that lead to entries; faults for the others."""
+    """Positions in ``indices`` of the roots that point to entries; faults for the others."""
     physical, direct_ones = direct.translate(pointers)
     aligned = pointers & np.uint64(7) == 0
     fine = direct_ones & aligned & memory.holds(physical, array.per_root * array.entry_size)
     again = earlier(pointers) >= 0
     for place in np.flatnonzero(~fine | again)[:MAX_FAULTS].tolist():
         if fine[place]:
-            reason = "the page of entries of another root, too"
+            reason = "a page of entries that another root points to, too"
         elif not aligned[place]:
             reason = "a pointer to entries that is not aligned"
         elif not direct_ones[place]:
@@ -123,15 +123,15 @@ def _good_roots(
                 int(indices[first]) * array.per_root,
                 count * array.per_root,
                 int(pointers[first]),
-                f"{count} more roots than anybody has; they were not read",
+                f"{count} more roots than any machine has; they were not read",
             )
         )
     return good[:MAX_ROOTS]
 
 
 def earlier(pointers: Words) -> Indices:
-    """For each pointer the place of the same one before it, -1 for the first of its kind."""
-    # np.unique would do, but its first call imports numpy.ma: ten milliseconds in which the guest stands still.
+    """For each pointer the index of an earlier equal one, -1 for the first."""
+    # np.unique would do, but its first call imports numpy.ma, which extends the guest's pause by ten milliseconds.
     order = np.argsort(pointers, kind="stable")
     found = np.full(len(pointers), -1, dtype=np.intp)
     same = np.flatnonzero(pointers[order][1:] == pointers[order][:-1])
@@ -142,6 +142,6 @@ def earlier(pointers: Words) -> Indices:
 def _bounded(array: SectionArray, numbers: Indices, words: Words, faults: list[SectionFault]) -> Entries:
     left = len(numbers) - MAX_SECTIONS
     if left > 0:
-        reason = f"{left} more sections than anybody has; they were not read"
+        reason = f"{left} more sections than any machine has; they were not read"
         faults.append(SectionFault(int(numbers[MAX_SECTIONS]), left, array.address, reason))
     return Entries(numbers[:MAX_SECTIONS], words[:MAX_SECTIONS], tuple(faults))

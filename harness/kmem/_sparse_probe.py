@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where struct mem_section_usage and its sub-section bitmap are, told by sections whose content is known.
+"""Finds struct mem_section_usage and its sub-section bitmap from sections with known content.
 
-Kernels since v6.8, and stable ones with the same fix, begin struct mem_section_usage with a struct rcu_head. Nothing
-in vmcoreinfo tells. But all sub-sections of boot RAM are present, and so their bits are (subsection_map_init,
+Kernels since v6.8, and stable ones with the same fix, begin struct mem_section_usage with a struct rcu_head.
+vmcoreinfo does not say so. But all sub-sections of boot RAM are present, so their bits are set (subsection_map_init,
 mm/sparse-vmemmap.c, v6.12), while the words before the bitmap are zero until the usage is freed.
 """
 
@@ -19,7 +19,7 @@ from harness.kmem.memory import PhysicalMemory
 from harness.state import NotObserved
 from harness.units import AddrRange
 
-#: bytes in front of the bitmap that are considered: none, or any struct of up to four words
+#: possible offsets of the bitmap in bytes: behind nothing, or behind a struct of up to four words
 _BITMAP_OFFSETS = (0, 8, 16, 24, 32)
 _FULL = np.uint64((1 << 64) - 1)
 
@@ -41,9 +41,9 @@ def find_usage(
     subsection_size: int,
     ram: Iterable[AddrRange],
 ) -> UsagePlace | NotObserved:
-    """The one place at which sections that lie wholly in ``ram`` have bitmaps with all bits set.
+    """The only place at which sections wholly inside ``ram`` have bitmaps with all bits set.
 
-    Most of them must (firmware may have kept a part of some), and nowhere else may a single one have. Raises
+    Most of them must have them there (firmware may reserve part of some), and none anywhere else. Raises
     Untranslated or OutsideMemory if mem_section itself cannot be read.
     """
     whole = [piece.align_inward(section_size) for piece in ram]
@@ -51,7 +51,7 @@ def find_usage(
     entries = read_entries(memory, direct, array, find_roots(memory, direct, array))
     words = entries.words[np.isin(entries.numbers, np.array(numbers, dtype=np.intp))]
     if len(words) == 0:
-        return NotObserved("no section of boot RAM is whole, so that nothing shows where the sub-section bitmap lies")
+        return NotObserved("no section lies wholly in boot RAM, so the sub-section bitmap cannot be located")
     found = {}
     for pointer in range(0, array.entry_size, 8):
         if pointer == map_offset:
@@ -67,12 +67,12 @@ def find_usage(
             return place
     counts = ", ".join(f"{full} at {place.bitmap} behind {place.pointer}" for place, full in found.items()) or "none"
     return NotObserved(
-        f"of {len(words)} whole sections of boot RAM these have all sub-sections, by where the bitmap is: {counts}"
+        f"of {len(words)} whole sections of boot RAM these have all sub-sections, by place of the bitmap: {counts}"
     )
 
 
 def _full(memory: PhysicalMemory, physical: Words, bits: int) -> int:
-    """At how many of the addresses exactly the first ``bits`` of the words there are set."""
+    """The number of addresses at which exactly the first ``bits`` bits are set."""
     count = -(-bits // 64)
     physical = physical[memory.holds(physical, count * 8)]
     cells = physical[:, None] + np.arange(count, dtype=np.uint64) * np.uint64(8)

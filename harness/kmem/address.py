@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From the kernel's virtual addresses to physical ones: by arithmetic where the kernel does so, or by its mappings."""
+"""Translates the kernel's virtual addresses to physical ones: by arithmetic like the kernel, or by its mappings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TOP = 1 << 64
 
 
 class Untranslated(InfraError):
-    """A virtual address that leads nowhere by the means at hand."""
+    """A virtual address that cannot be translated."""
 
     def __init__(self, address: int, why: str) -> None:
         super().__init__(f"kernel address {address:#018x} {why}")
@@ -30,15 +30,15 @@ class Untranslated(InfraError):
 
 
 class Translation(Protocol):
-    """Whatever knows the physical addresses behind virtual ones."""
+    """Translates virtual addresses to physical ones."""
 
     def translate(self, addresses: Words) -> tuple[Words, Flags]:
-        """The physical address of each of ``addresses``, and whether it has one (the first is void if not)."""
+        """The physical address of each of ``addresses``, and whether it has one (if not, the first is meaningless)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Virtual addresses that are ``offset`` (modulo 2**64) above the physical ones behind them."""
+    """Virtual addresses that are ``offset`` (modulo 2**64) above their physical addresses."""
 
     virtual: AddrRange
     offset: int
@@ -46,9 +46,9 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class DirectMap:
-    """Where virtual and physical addresses differ by a constant; the first window that an address is in counts.
+    """Windows in which virtual and physical addresses differ by a constant; the first window with an address counts.
 
-    ``tag`` are the bits of a pointer that hold its KASAN tag; in an address they are all set (see ``KernelFeatures``).
+    ``tag`` is the mask of a pointer's KASAN tag; in an address these bits are all set (see ``KernelFeatures``).
     """
 
     windows: tuple[Window, ...]

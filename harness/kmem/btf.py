@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """BTF: the kernel's own description of its types (Documentation/bpf/btf.rst, v6.12).
 
-A kernel with CONFIG_DEBUG_INFO_BTF carries it in its Image. A hundred thousand types are indexed by number only;
-names are looked up when somebody asks.
+A kernel with CONFIG_DEBUG_INFO_BTF contains it in its Image. A hundred thousand types are indexed by number only;
+names are looked up on demand.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 SOURCE = "BTF"
 
-#: what this module believes of any kernel: vmlinux has 6 MB of BTF at the time of writing
+#: upper limit for any kernel: vmlinux has 6 MB of BTF at the time of writing
 MAX_BLOB = 256 << 20
 _MAX_DEPTH = 32
 _MAX_VISITED = 4096
@@ -66,7 +66,7 @@ class Member:
     """A member of a struct: ``bit_offset`` from the struct's start, ``size`` in bytes (0 for a flexible array).
 
     ``bits`` is the width of a bit field, None for any other member. ``dimensions`` are the lengths of an array, the
-    outermost first; empty for what is none.
+    outermost first; empty for any other member.
     """
 
     bit_offset: int
@@ -85,8 +85,8 @@ class Member:
 class Btf:
     """One BTF blob, as ``find_btf`` returns it.
 
-    Raises ParseError, as all of its methods do, for what the specification does not allow and for kinds of types that
-    it does not know.
+    Raises ParseError, as do all its methods, for anything that the specification does not allow and for kinds of types
+    that it does not define.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -107,7 +107,7 @@ class Btf:
         return len(self._starts)
 
     def size(self, struct: str) -> int | None:
-        """Bytes of struct or union ``struct``; None if there is no such one.
+        """Bytes of struct or union ``struct``; None if there is none.
 
         Raises ParseError if there are several of that name and of different sizes.
         """
@@ -128,9 +128,9 @@ class Btf:
         return self._agreed(f"{struct}.{path}", found)
 
     def enumerators(self, name: str) -> dict[str, int] | None:
-        """Names and values of the enum in which ``name`` stands, in the order of its declaration; None if nowhere.
+        """Names and values of the enum with the enumerator ``name``, in declaration order; None if there is none.
 
-        Anonymous enums count. Raises ParseError if it stands in several enums that are not the same.
+        Anonymous enums count. Raises ParseError if several different enums have it.
         """
         return self._agreed(name, [self._enum(number) for number in self._enums_with(name)])
 
@@ -234,7 +234,7 @@ class Btf:
         return found
 
     def _resolve(self, type_id: int) -> int | None:
-        """The number of what typedefs and qualifiers of ``type_id`` lead to; None for void."""
+        """The number of the type behind the typedefs and qualifiers of ``type_id``; None for void."""
         for _ in range(_MAX_DEPTH):
             if type_id == 0:
                 return None
@@ -270,8 +270,8 @@ class Btf:
 def find_btf(image: bytes) -> bytes | None:
     """The BTF in a bare (unpacked) kernel Image; None if there is none.
 
-    It is told by its header: the magic number, version 1, and two sections of which one follows the other within the
-    image, the strings between two NULs. Code and data of a kernel have the magic number too, but not that.
+    It is recognised by its header: the magic number, version 1, and two adjacent sections within the image, the strings
+    between two NULs. A kernel's code and data contain the magic number too, but not such a header.
     """
     for match in _START.finditer(image):
         header = _header(image, match.start())
@@ -308,7 +308,7 @@ def _header(data: bytes, at: int) -> _Header | None:
 
 
 def _type_starts(words: NDArray[np.uint32]) -> list[int]:
-    """Where each type begins. There is no index: each says how long it is."""
+    """The offset of each type. There is no index: each type gives its own length."""
     total, at = len(words), 0
     starts: list[int] = []
     sizes = [_EXTRA.get(kind) for kind in range(32)]
@@ -318,9 +318,7 @@ def _type_starts(words: NDArray[np.uint32]) -> list[int]:
         info = infos[at + 1] if at + 1 < total else 0
         size = sizes[info >> 24 & 31]
         if size is None:
-            raise ParseError(
-                SOURCE, 1, f"type {len(starts) + 1}", f"a kind of types that is not known: {info >> 24 & 31}"
-            )
+            raise ParseError(SOURCE, 1, f"type {len(starts) + 1}", f"unknown kind of type: {info >> 24 & 31}")
         starts.append(at)
         at += 3 + size[0] + size[1] * (info & 0xFFFF)
     if at != total:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Writing to the memory of a guest that stands still, and putting every byte back. Nothing else in memhp writes there.
+"""Writes to the memory of a paused guest, and restores every byte. Nothing else in memhp writes there.
 
 ::
 
     with machine.paused(deadline), MemoryEditor(regions) as editor:
         with editor.undone():
             editor.write_word(address, entry)
-            ...                                 # look at the guest
+            ...                                 # observe the guest
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class _Edit:
 
 
 class MemoryEditor:
-    """Opens the files that back a guest's memory for writing; ``undo`` takes back all that was written.
+    """Opens the files that back a guest's memory for writing; ``undo`` reverts all writes.
 
-    The guest must be paused as long as anything is edited. Leaving the ``with`` statement undoes what is left and
+    The guest must be paused while anything is edited. Leaving the ``with`` statement undoes all remaining edits and
     closes the files. Raises InfraError for a file that cannot be opened for writing or is too short for its region.
     """
 
@@ -63,7 +63,7 @@ class MemoryEditor:
     def write(self, address: int, data: bytes) -> None:
         """Put ``data`` at physical ``address``; it must lie in one region. Raises OutsideMemory, InfraError."""
         before = self.read(address, len(data))
-        # Noted first: half a write is to be undone as well.
+        # Recorded first: a partial write must be undone as well.
         self._edits.append(_Edit(address, before, bytes(data)))
         self._put(address, data)
 
@@ -72,10 +72,10 @@ class MemoryEditor:
         self.write(address, value.to_bytes(WORD, "little"))
 
     def undo(self) -> None:
-        """Put back what was there before, the last edit first.
+        """Restore the previous content, the last edit first.
 
-        Raises InfraError, once everything is back, if somebody else has written to an edited place meanwhile: then the
-        guest was not standing still.
+        Raises InfraError after restoring everything if someone else has written to an edited place meanwhile: then the
+        guest was not paused.
         """
         changed: list[AddrRange] = []
         while self._edits:
@@ -88,19 +88,19 @@ class MemoryEditor:
             places = ", ".join(map(str, changed))
             raise InfraError(
                 f"the guest's memory changed where it was edited: {places}",
-                hint="the guest must stand still while its memory is edited",
+                hint="the guest must be paused while its memory is edited",
             )
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[MemoryEditor]:
-        """Undo when the block is left, whatever happened in it."""
+        """Undo on leaving the block, also after an exception."""
         try:
             yield self
         finally:
             self.undo()
 
     def close(self) -> None:
-        """Undo what is left, and let go of the files."""
+        """Undo all remaining edits and close the files."""
         try:
             self.undo()
         finally:

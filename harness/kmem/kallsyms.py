@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Addresses of the kernel's symbols, from the table that the kernel carries for itself (scripts/kallsyms.c).
+"""Addresses of the kernel's symbols, from its own symbol table (scripts/kallsyms.c).
 
-vmcoreinfo tells where its parts are (since v6.0, commit 5fd8fea935a1). A symbol's address is its offset from
-kallsyms_relative_base, or, in kernels whose note has no such key (7.2 and later at the least), from the offset's own
-place.
+vmcoreinfo has the addresses of its parts (since v6.0, commit 5fd8fea935a1). A symbol's address is its offset plus
+kallsyms_relative_base or, in kernels whose note lacks that key (at least 7.2 and later), plus the address of the offset
+itself.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from harness.state import NotObserved
 #: a kernel has 0.1 to 0.3 million symbols of 15 bytes on average
 _MAX_SYMBOLS = 4 << 20
 _CHUNK = 1 << 20
-#: bytes that a packed name can take, its length included
+#: maximum bytes of a packed name, including its length
 _LONGEST = 2 + (1 << 15)
 _TOKENS = 256
-#: letters behind the type; the token table of every kernel is below this
+#: size limit of the token table in bytes
 _TOKEN_TABLE = 4096
 
 
 def find_symbols(reader: KernelReader, note: Mapping[str, str], names: Collection[str]) -> dict[str, int] | NotObserved:
-    """The addresses of those of ``names`` that there are; the first one where a name stands for several symbols.
+    """The addresses of those ``names`` that exist; the first one if several symbols share a name.
 
-    ``note`` is vmcoreinfo. Raises Untranslated and OutsideMemory if the table does not lie where the note says.
+    ``note`` is vmcoreinfo. Raises Untranslated and OutsideMemory if the table is not where the note says.
     """
     keys = ("kallsyms_names", "kallsyms_num_syms", "kallsyms_token_table", "kallsyms_token_index", "kallsyms_offsets")
     places = {}
@@ -40,7 +40,7 @@ def find_symbols(reader: KernelReader, note: Mapping[str, str], names: Collectio
         places[key] = int(text, 16)
     count = int.from_bytes(reader.read(places["kallsyms_num_syms"], 4), "little")
     if not 0 < count <= _MAX_SYMBOLS:
-        return NotObserved(f"the kernel's table of symbols tells of {count} symbols")
+        return NotObserved(f"implausible kernel symbol table: {count} symbols")
     tokens = _tokens(reader, places["kallsyms_token_table"], places["kallsyms_token_index"])
     numbers = _numbers(reader, places["kallsyms_names"], count, tokens, frozenset(name.encode() for name in names))
     base = note.get("SYMBOL(kallsyms_relative_base)")
@@ -62,9 +62,9 @@ def _tokens(reader: KernelReader, table: int, index: int) -> list[bytes]:
 def _numbers(
     reader: KernelReader, at: int, count: int, tokens: list[bytes], wanted: frozenset[bytes]
 ) -> dict[str, int]:
-    """The numbers of ``wanted`` symbols, in the order of addresses. The first letter of a symbol is its type."""
+    """The numbers of the ``wanted`` symbols, in address order. The first letter of a symbol is its type."""
     data, starts, ends = _spans(reader, at, count)
-    # Most are told apart by their length, without unpacking them.
+    # Most can be ruled out by their length, without unpacking them.
     sizes = np.array([len(token) for token in tokens], dtype=np.int64)[np.frombuffer(data, dtype=np.uint8)]
     upto = np.concatenate(([0], np.cumsum(sizes)))
     likely = np.isin(upto[ends] - upto[starts], [len(name) + 1 for name in wanted])
@@ -78,7 +78,7 @@ def _numbers(
 
 
 def _spans(reader: KernelReader, at: int, count: int) -> tuple[bytes, Indices, Indices]:
-    """The packed names, and where each begins and ends: each tells its own length, in one byte or two."""
+    """The packed names with their start and end: each begins with its length, in one byte or two."""
     data, starts, ends = reader.read(at, _CHUNK), [], []
     place = 0
     for _ in range(count):

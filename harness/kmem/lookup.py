@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Any address of the kernel's, in the guest's memory: by arithmetic, or down the page tables as hardware goes."""
+"""Reads any kernel address in the guest's memory: by arithmetic, or by a page-table walk as in hardware."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ENTRY = 8
 
 
 class LiveTables:
-    """init_mm's page tables as a translation: each look goes down from the root, in memory as it is then.
+    """init_mm's page tables as a translation: each lookup walks from the root, in the current memory.
 
-    A page of a guest that runs may be gone a moment later: whoever needs it to stay pauses the guest.
+    A page of a running guest may be gone a moment later: a caller that needs it to stay pauses the guest.
     """
 
     def __init__(self, memory: PhysicalMemory, tables: TableFormat) -> None:
@@ -30,7 +30,7 @@ class LiveTables:
         found, done = np.zeros_like(addresses), np.zeros(addresses.shape, dtype=np.bool_)
         going = ~done
         for depth, level in enumerate(tables.levels):
-            # Both halves of the addresses count on from the root's first entry, modulo its entries.
+            # Addresses of both halves index the root modulo its number of entries.
             index = (addresses - np.uint64(tables.start)) >> np.uint64(level.shift) & np.uint64(level.entries - 1)
             place = table + index * np.uint64(_ENTRY)
             going &= self._memory.holds(place, _ENTRY)
@@ -54,9 +54,9 @@ class LiveTables:
 
 
 class KernelReader:
-    """Reads what kernel pointers lead to, in a guest that stands still.
+    """Dereferences kernel pointers in a paused guest.
 
-    Its methods raise Untranslated for a pointer that leads nowhere, and OutsideMemory.
+    Its methods raise Untranslated for a pointer that is not mapped, and OutsideMemory.
     """
 
     def __init__(self, memory: PhysicalMemory, direct: DirectMap, tables: TableFormat) -> None:
@@ -66,7 +66,7 @@ class KernelReader:
         self._known: dict[int, int] = {}
 
     def physical(self, address: int) -> int:
-        """The physical address behind a kernel pointer. The linear map is arithmetic, which is quick."""
+        """The physical address behind a kernel pointer. In the linear map this is fast arithmetic."""
         try:
             return self.direct.physical(address)
         except Untranslated:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a kernel's image has in it that tells what the kernel does: texts it prints, members of its structures."""
+"""Evidence in a kernel's image of what the kernel does: texts it prints, members of its structures."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from harness.errors import ParseError
 from harness.kmem.btf import Btf, find_btf
 from harness.state import NotObserved
 
-#: in every kernel that is not packed (linux_banner, init/version.c)
+#: in every unpacked kernel (linux_banner, init/version.c)
 _BANNER = b"Linux version "
 
 
 def image_marks(image: bytes, texts: Iterable[str], members: Iterable[str]) -> dict[str, bool] | NotObserved:
-    """Whether each of ``texts`` stands in a bare (unpacked) Image, and each ``structure.member`` in its BTF.
+    """Whether each of ``texts`` is in a bare (unpacked) Image, and each ``structure.member`` in its BTF.
 
-    Members are left out if the image has no BTF, or none that can be read. Not observed for what is no bare image.
+    Members are omitted if the image has no readable BTF. Not observed for anything but a bare image.
     """
     if _BANNER not in image:
-        return NotObserved("the kernel's image is packed: what it has in it cannot be searched")
+        return NotObserved("the kernel's image is packed and cannot be searched")
     found = {text: text.encode() in image for text in texts}
     blob = find_btf(image)
     try:

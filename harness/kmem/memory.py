@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from harness.errors import InfraError
 from harness.units import AddrRange, align_down, align_up
 
-#: little-endian whatever the host is: both guests are
+#: little-endian on any host: both guests are
 Words = NDArray[np.uint64]
 
 
@@ -41,8 +41,8 @@ class Region:
 class PhysicalMemory:
     """Reads a guest's memory by physical address, out of the files that back it.
 
-    The files are opened and mapped once; the guest's later writes are seen. Nothing is ever written. Closing it lets
-    go of the files: until then an unplugged backend keeps its host memory. Raises InfraError if a file cannot be
+    The files are opened and mapped once; the guest's later writes are visible. Nothing is ever written. ``close``
+    releases the files: until then an unplugged backend keeps its host memory. Raises InfraError if a file cannot be
     opened, is shorter than its region, or regions overlap.
     """
 
@@ -62,7 +62,7 @@ class PhysicalMemory:
 
     @property
     def ranges(self) -> tuple[AddrRange, ...]:
-        """The physical ranges that can be read, in address order."""
+        """The readable physical ranges in address order."""
         return tuple(mapped.range for mapped in self._mapped)
 
     def read(self, address: int, size: int) -> bytes:
@@ -109,7 +109,7 @@ class PhysicalMemory:
         return out
 
     def close(self) -> None:
-        """Let go of all files; reading afterwards raises OutsideMemory."""
+        """Release all files; reading afterwards raises OutsideMemory."""
         while self._mapped:
             self._mapped.pop().close()
 
@@ -170,7 +170,7 @@ class _Mapped:
         return np.asarray(self.words[first.astype(np.intp)[:, None] + np.arange(count)])
 
     def close(self) -> None:
-        # The array lives in the mapping: it has to go first.
+        # The array refers to the mapping: drop it first.
         del self.words
         self.map.close()
         os.close(self.fd)

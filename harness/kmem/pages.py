@@ -21,9 +21,9 @@ def read_struct_pages(
 ) -> tuple[StructPage | NotObserved, ...]:
     """The struct page of each of ``pfns``, in their order.
 
-    ``vmemmap`` translates its addresses: a ``PageMap`` of the mappings that a page-table walk found. One that is not
-    mapped, or mapped to where there is no memory, is not observed; neither is one that is still poisoned: memory that
-    was added but never online. The zone of a number that the kernel has no zone for is ``zone-N``.
+    ``vmemmap`` translates its addresses: a ``PageMap`` of the mappings that a page-table walk found. A struct page that
+    is not mapped to memory is not observed; neither is one that is still poisoned: memory that was added but never
+    online. A zone number without a name becomes ``zone-N``.
     """
     numbers = np.array(pfns, dtype=np.uint64)
     addresses = np.uint64(layout.vmemmap) + numbers * np.uint64(layout.size)
@@ -38,7 +38,7 @@ def read_struct_pages(
             found.append(NotObserved(f"the struct page of pfn {pfn:#x}, at {address:#x}, is not mapped to memory"))
             continue
         if word == _POISON:
-            found.append(NotObserved(f"the struct page of pfn {pfn:#x} is poisoned: nobody has initialised it"))
+            found.append(NotObserved(f"the struct page of pfn {pfn:#x} is poisoned: it was never initialised"))
             continue
         zone = _field(word, layout.zone)
         found.append(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel's mem_section, read from the guest's memory: a quick copy while the guest stands still, then the rest.
+"""The kernel's mem_section, read from the guest's memory: a quick copy while the guest is paused, then the decoding.
 
 ::
 
@@ -42,7 +42,7 @@ __all__ = [
     "find_roots",
 ]
 
-#: bits of section_mem_map that are never an address: a memmap is page-aligned, and so is pfn 0's place in it
+#: bits of section_mem_map that never hold an address: the memmap, and pfn 0's place relative to it, are page-aligned
 _FLAG_BITS = 12
 _FLAG_MASK = (1 << _FLAG_BITS) - 1
 
@@ -51,7 +51,7 @@ _FLAG_MASK = (1 << _FLAG_BITS) - 1
 class SectionImage:
     """A copy of all used sections: ``bitmaps`` has the words of each one's sub-section bitmap where ``readable``.
 
-    ``direct`` tells whether the usage is a pointer that the kernel can have made at all.
+    ``direct`` says whether the usage is a valid pointer into the linear map.
     """
 
     layout: SparseLayout
@@ -63,7 +63,7 @@ class SectionImage:
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """What mem_section says, in the order of section numbers, and what of it could not be read."""
+    """The content of mem_section in the order of section numbers, and the parts that could not be read."""
 
     sections: tuple[Section, ...]
     faults: tuple[SectionFault, ...]
@@ -74,10 +74,10 @@ def copy_sections(
 ) -> SectionImage:
     """Copy every used entry of mem_section and its sub-section bitmap.
 
-    ``roots`` are those that ``find_roots`` found a moment ago; None looks for them here, which takes longer than all
-    the rest. Those for the physical addresses of ``memory`` are read in any case: only there can the kernel have made
-    new ones since. A pointer that leads nowhere costs what it would have led to, and nothing else. Raises Untranslated
-    or OutsideMemory if mem_section itself cannot be read.
+    ``roots`` are those that ``find_roots`` found just before; with None they are searched here, which takes longer than
+    all the rest. Those for the physical addresses of ``memory`` are always read: only there can the kernel have added
+    roots since. A bad pointer only loses its own target. Raises Untranslated or OutsideMemory if mem_section itself
+    cannot be read.
     """
     array = layout.array
     if roots is None:
@@ -102,10 +102,10 @@ def copy_sections(
 
 
 def decode_sections(image: SectionImage) -> Sections:
-    """Make values of a copy.
+    """Decode a copy.
 
-    A section whose usage cannot be read is there without sub-sections, and is a fault as well; so is one that shares
-    its usage with another. ``mem_map`` is section_mem_map without its low 12 bits, which are all flags.
+    A section whose usage cannot be read is returned without sub-sections and reported as a fault; a usage shared with
+    another section is a fault, too. ``mem_map`` is section_mem_map without its low 12 bits, which are all flags.
     """
     layout, entries = image.layout, image.entries
     usage = (
@@ -149,5 +149,5 @@ def _usage_faults(image: SectionImage, usage: Words) -> list[SectionFault]:
     for at in np.flatnonzero(before >= 0)[:MAX_FAULTS].tolist():
         number, other = (int(image.entries.numbers[readable[place]]) for place in (at, before[at]))
         pointer = int(usage[readable[at]])
-        faults.append(SectionFault(number, 1, pointer, f"the mem_section_usage of section {other}, too"))
+        faults.append(SectionFault(number, 1, pointer, f"shares its mem_section_usage with section {other}"))
     return faults

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How one kernel lays out mem_section, its usage, and struct page.
+"""The layout of mem_section, its usage, and struct page in one kernel.
 
-What BTF tells is taken from there. Without it the vmcoreinfo note and the kernel's configuration tell most; where
-usage and its sub-section bitmap lie is found on the evidence: the sections of boot RAM, whose bits are known. No
-kernel version is looked at. Sources: include/linux/mmzone.h, include/linux/page-flags-layout.h, include/linux/mm.h
-and kernel/vmcore_info.c (v6.12).
+BTF is used where available. Without it, the vmcoreinfo note and the kernel's configuration give most of the layout;
+the usage and its sub-section bitmap are located by evidence: the sections of boot RAM, whose bits are known. The kernel
+version is never used. Sources: include/linux/mmzone.h, include/linux/page-flags-layout.h, include/linux/mm.h and
+kernel/vmcore_info.c (v6.12).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class BitField:
 
 @dataclass(frozen=True, slots=True)
 class PageLayout:
-    """struct page: its ``size`` and the offsets of two members in bytes, and what is in the upper bits of its flags.
+    """struct page: its ``size``, the offsets of two members in bytes, and the fields in the upper bits of its flags.
 
     ``vmemmap`` is the virtual address of the struct page of pfn 0; ``zones`` are the zones' names by number.
     """
@@ -82,7 +82,7 @@ class SparseLayout:
     ``map_offset`` and ``usage.pointer`` are bytes into an entry, ``usage.bitmap`` bytes into struct mem_section_usage;
     ``flags`` are the names of the low bits of section_mem_map by number; ``section_size`` is bytes, and
     ``subsections`` how many a section has. ``usage`` is not observed where the kernel keeps no sub-sections
-    (no SPARSEMEM_VMEMMAP), or where nothing told how; ``page`` likewise.
+    (no SPARSEMEM_VMEMMAP), or where its layout is unknown; likewise ``page``.
     """
 
     array: SectionArray
@@ -96,7 +96,7 @@ class SparseLayout:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A booted guest to look at: its memory, and the physical ranges ``ram`` of its boot RAM, all of them in use."""
+    """A booted guest: its memory, and the physical ranges ``ram`` of its boot RAM, all of them in use."""
 
     memory: PhysicalMemory
     direct: DirectMap
@@ -112,25 +112,25 @@ def sparse_layout(
     btf: Btf | None,
     evidence: Evidence,
 ) -> SparseLayout | NotObserved:
-    """Find out how the kernel that wrote vmcoreinfo ``note`` lays out its sections.
+    """Determine the section layout of the kernel that wrote the vmcoreinfo ``note``.
 
-    ``build`` is its configuration and ``btf`` its BTF, as far as known; one of the two is needed. What remains open
-    is not observed, never guessed. Raises ParseError for broken BTF, OutsideMemory if mem_section itself cannot be
-    read.
+    ``build`` is its configuration and ``btf`` its BTF, if known; one of the two is needed. Anything that cannot be
+    determined is not observed, never guessed. Raises ParseError for broken BTF, OutsideMemory if mem_section itself
+    cannot be read.
     """
     try:
         return _layout(note, kernel, subsection_size, build, btf, evidence)
-    except _Untold as untold:
+    except _Unknown as untold:
         return NotObserved(str(untold))
 
 
-class _Untold(Exception):
-    """Something that nobody tells; the text is the reason."""
+class _Unknown(Exception):
+    """A part of the layout that cannot be determined; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Build:
-    """What follows from how the kernel was configured; ``nodes`` is MAX_NUMNODES, None if nothing tells."""
+    """The parts that depend on the kernel's configuration; ``nodes`` is MAX_NUMNODES, None if unknown."""
 
     flags: tuple[str, ...]
     zones: tuple[str, ...]
@@ -150,7 +150,7 @@ def _layout(
     memory_bits = _number(note, "NUMBER(MAX_PHYSMEM_BITS)", limit=_LONG)
     section_size = 1 << section_bits
     if section_size % subsection_size or memory_bits <= section_bits:
-        raise _Untold(f"the vmcoreinfo note tells sections of {section_bits} bits in a memory of {memory_bits}")
+        raise _Unknown(f"the vmcoreinfo note has sections of {section_bits} bits in a memory of {memory_bits} bits")
     array = _array(note, kernel.page_size, memory_bits - section_bits)
     map_offset = _number(note, "OFFSET(mem_section.section_mem_map)", limit=array.entry_size, unit=8)
     if btf is not None:
@@ -179,33 +179,33 @@ def _layout(
 def _number(note: Mapping[str, str], key: str, *, base: int = 10, limit: int, unit: int = 1) -> int:
     text = note.get(key)
     if text is None:
-        raise _Untold(f"the vmcoreinfo note has no {key}")
+        raise _Unknown(f"the vmcoreinfo note has no {key}")
     try:
         value = int(text, base)
     except ValueError:
         value = -1
     if not 0 <= value < limit or value % unit:
-        raise _Untold(f"the vmcoreinfo note has {key}={text[:40]}")
+        raise _Unknown(f"the vmcoreinfo note has {key}={text[:40]}")
     return value
 
 
 def _array(note: Mapping[str, str], page_size: int, bits: int) -> SectionArray:
-    """Which of the two arrays it is shows in the number of its roots (NR_SECTION_ROOTS, include/linux/mmzone.h)."""
+    """The kind of array, recognised by its number of roots (NR_SECTION_ROOTS, include/linux/mmzone.h)."""
     size = _number(note, "SIZE(mem_section)", limit=page_size + 1)
     roots = _number(note, "LENGTH(mem_section)", limit=_MAX_ROOTS + 1)
     if size < 16 or size & (size - 1):
-        raise _Untold(f"the vmcoreinfo note tells {size} bytes of struct mem_section, which is no power of two")
+        raise _Unknown(f"the vmcoreinfo note has a struct mem_section of {size} bytes, which is not a power of two")
     per_root = page_size // size
     address = _number(note, "SYMBOL(mem_section)", base=16, limit=1 << _LONG)
     if roots == -(-(1 << bits) // per_root):
         return SectionArray(address, True, roots, per_root, size)
     if roots == 1 << bits:
         return SectionArray(address, False, roots, 1, size)
-    raise _Untold(f"the vmcoreinfo note tells {roots} roots of mem_section, which fits neither kind of SPARSEMEM")
+    raise _Unknown(f"the vmcoreinfo note has {roots} roots of mem_section, which fits neither kind of SPARSEMEM")
 
 
 def _same(note: Mapping[str, str], btf: Btf) -> None:
-    """A BTF of another kernel would be worse than none."""
+    """Raise if the BTF belongs to another kernel, which would be worse than none."""
     sizes = {
         f"SIZE({name})": size
         for name in ("mem_section", "page", "pglist_data", "zone")
@@ -218,15 +218,17 @@ def _same(note: Mapping[str, str], btf: Btf) -> None:
     }
     for key, value in (sizes | offsets).items():
         if key in note and note[key] != str(value):
-            raise _Untold(f"the BTF is not that of the running kernel: {key} is {value} there, {note[key]} here")
+            raise _Unknown(
+                f"the BTF is not that of the running kernel: {key} is {value} in the BTF, {note[key]} in the kernel"
+            )
 
 
 def _by_btf(btf: Btf) -> _Build:
     bits, kinds = btf.enumerators(_LAST_BIT), btf.enumerators(_NUMBER_OF_ZONES)
     if bits is None or kinds is None:
-        raise _Untold(f"the kernel's BTF has no {_LAST_BIT if bits is None else _NUMBER_OF_ZONES}")
+        raise _Unknown(f"the kernel's BTF has no {_LAST_BIT if bits is None else _NUMBER_OF_ZONES}")
     zones = _in_order(kinds, _NUMBER_OF_ZONES, _ZONE_NAMES)
-    # struct zonelist has one place for each zone of each node, and one more (MAX_ZONES_PER_ZONELIST).
+    # struct zonelist has one element for each zone of each node, and one more (MAX_ZONES_PER_ZONELIST).
     places = btf.member("zonelist", "_zonerefs")
     nodes, rest = (0, 1) if places is None or not places.dimensions else divmod(places.dimensions[0] - 1, len(zones))
     return _Build(
@@ -241,7 +243,7 @@ def _by_config(build: Build) -> _Build:
     def has(option: str) -> bool:
         answer = build.has(option)
         if isinstance(answer, NotObserved):
-            raise _Untold("the kernel has neither BTF nor a configuration to read (DEBUG_INFO_BTF, IKCONFIG_PROC)")
+            raise _Unknown("the kernel has neither BTF nor a configuration to read (DEBUG_INFO_BTF, IKCONFIG_PROC)")
         return answer
 
     shift = build.number("NODES_SHIFT") if has("NUMA") else 0
@@ -249,7 +251,7 @@ def _by_config(build: Build) -> _Build:
     optional = {"zone-device": "ZONE_DEVICE", "vmemmap-preinit": "SPARSEMEM_VMEMMAP_PREINIT"}
     return _Build(
         flags=_ALWAYS + tuple(name for name, option in optional.items() if has(option)),
-        # No kernel is without these two zones.
+        # Every kernel has these two zones.
         zones=tuple(name for zone, name in _ZONE_NAMES.items() if zone in ("ZONE_NORMAL", "ZONE_MOVABLE") or has(zone)),
         nodes=nodes if _sound_nodes(nodes) else None,
         vmemmap=has("SPARSEMEM_VMEMMAP"),
@@ -265,7 +267,7 @@ def _in_order(values: Mapping[str, int], last: str, names: Mapping[str, str]) ->
     """The names of an enum that counts from 0 to its enumerator ``last``."""
     by_number = {value: name for name, value in values.items() if name != last}
     if len(by_number) != values[last] or sorted(by_number) != list(range(values[last])):
-        raise _Untold(f"the kernel's enum that ends with {last} does not count from 0 on")
+        raise _Unknown(f"the kernel's enum that ends with {last} does not count up from 0")
     ordered = (by_number[number] for number in range(values[last]))
     return tuple(names.get(name, _plain(name)) for name in ordered)
 
@@ -288,14 +290,14 @@ def _usage(btf: Btf, entry_size: int, subsections: int) -> UsagePlace | NotObser
 def _page(note: Mapping[str, str], kernel: KernelLayout, build: _Build) -> PageLayout | NotObserved:
     """Node and zone are kept at the top of page->flags (NODES_PGOFF and ZONES_PGOFF, include/linux/mm.h)."""
     if not build.vmemmap:
-        return NotObserved("without CONFIG_SPARSEMEM_VMEMMAP a page's flags may or may not hold its node")
+        return NotObserved("without CONFIG_SPARSEMEM_VMEMMAP, page flags do not always hold the node")
     if build.nodes is None:
-        return NotObserved("nothing tells how many nodes the kernel is built for")
+        return NotObserved("the kernel's maximum number of nodes is unknown")
     try:
         size = _number(note, "SIZE(page)", limit=kernel.page_size)
         flags = _number(note, "OFFSET(page.flags)", limit=size, unit=8)
         refcount = _number(note, "OFFSET(page._refcount)", limit=size, unit=4)
-    except _Untold as untold:
+    except _Unknown as untold:
         return NotObserved(str(untold))
     node_bits = (build.nodes - 1).bit_length()
     # ZONES_SHIFT, include/linux/page-flags-layout.h

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""NR_PAGETABLE against the tables that there are, all read in one and the same moment of a guest that stands still.
+"""NR_PAGETABLE compared with the existing tables, all read at the same moment in a paused guest.
 
-A table page is counted if a constructor ran for it, and the constructor marks its struct page: the page's type is
-"table" from then on until the destructor runs (pagetable_pte_ctor and its like, include/linux/mm.h; page_type since
-v4.18, commit 6e292b9be7f4; NR_PAGETABLE goes with it in every version from 6.1 to 7.3). So each page tells for itself
-whether this kernel counts it, whatever its region, level and owner:
+A table page is counted if a constructor ran for it, and the constructor marks its struct page: its page type is
+"table" until the destructor runs (pagetable_pte_ctor and its like, include/linux/mm.h; page_type since
+v4.18, commit 6e292b9be7f4; NR_PAGETABLE goes with it in every version from 6.1 to 7.3). So each page shows
+whether this kernel counts it, regardless of region, level and owner:
 
     NR_PAGETABLE == marked tables of init_mm + marked tables of every other mm
 
-Which tables those are differs: PUD tables since v6.6 (55d2a0bd5ead), PGD and P4D tables since v6.14, PTE tables of the
-kernel itself since v6.16. None of that has to be known here.
+Kernels count different tables: PUD tables since v6.6 (55d2a0bd5ead), PGD and P4D tables since v6.14, PTE tables of the
+kernel itself since v6.16. This module does not depend on that.
 
-No kernel tells where task_struct keeps its mm. That is found on the evidence: init_task, init_mm and swapper_pg_dir are
-symbols, and what points to what is known.
+No kernel exports the offset of mm in task_struct. It is found by evidence: init_task, init_mm and swapper_pg_dir are
+symbols, and the pointers between them are known.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.kmem.memory import OutsideMemory, PhysicalMemory
 from harness.state import NotObserved, TableCount
 
 _SYMBOLS = ("init_task", "init_mm", "swapper_pg_dir", "vm_node_stat", "vmstat_text", "idle_threads", "__per_cpu_offset")
-#: one of both: an array of pointers with CONFIG_NUMA, the one node without
+#: one of the two exists: an array of pointers with CONFIG_NUMA, the only node without
 _NODES = ("node_data", "contig_page_data")
 #: struct mm_struct exists for EFI's runtime services too (drivers/firmware/efi/efi.c)
 _OTHERS = ("efi_mm",)
@@ -43,15 +43,15 @@ _TASK_BYTES, _MM_BYTES = 8192, 2048
 _COMM_BYTES = 16
 _MAX_TASKS = 1 << 16
 _MAX_CPUS = 4096
-#: copies for different CPUs are nearer to one another
+#: upper limit for the distance between the copies of different CPUs
 _FAR = 1 << 44
-#: node counters that must be equal for a place to be taken for pglist_data.vm_stat
+#: how many node counters must match before a place counts as pglist_data.vm_stat
 _ALIKE = 24
 
 
 @dataclass(frozen=True, slots=True)
 class PageType:
-    """A struct page is a table's if ``word >> shift & mask == value`` of the 32 bits at byte ``offset`` of it."""
+    """A struct page is a table's if ``word >> shift & mask == value`` for the 32 bits at its byte ``offset``."""
 
     offset: int
     shift: int
@@ -74,10 +74,10 @@ class TaskLayout:
 
 @dataclass(frozen=True, slots=True)
 class CountLayout:
-    """Where one booted kernel keeps what ``count_tables`` reads.
+    """The addresses that ``count_tables`` reads in one booted kernel.
 
-    ``counter`` is the address of vm_node_stat[NR_PAGETABLE], ``deltas`` those of what waits in each CPU to be added
-    to it, ``idle`` those of the pointers to the CPUs' idle tasks, ``others`` those of mms that belong to no task.
+    ``counter`` is the address of vm_node_stat[NR_PAGETABLE], ``deltas`` those of each CPU's pending
+    changes, ``idle`` those of the pointers to the CPUs' idle tasks, ``others`` those of mms without a task.
     ``struct_page`` is bytes, ``vmemmap`` the address of the first one.
     """
 
@@ -92,22 +92,20 @@ class CountLayout:
     struct_page: int
 
 
-class _Untold(Exception):
+class _Unknown(Exception):
     """Something that nobody tells; the text is the reason."""
 
 
 def count_layout(
     reader: KernelReader, note: Mapping[str, str], tables: TableFormat, vmemmap: int, nodes: int
 ) -> CountLayout | NotObserved:
-    """Find out on a guest that stands still; ``note`` is its vmcoreinfo, ``vmemmap`` where pfn 0's struct page is.
+    """Locate them in a paused guest; ``note`` is its vmcoreinfo, ``vmemmap`` the address of pfn 0's struct page.
 
-    ``nodes`` are as many as the kernel can have at most.
-
-    What does not show is not observed, with the reason.
+    ``nodes`` is the kernel's maximum number of nodes. Returns NotObserved with the reason if anything is missing.
     """
     try:
         return _layout(reader, note, tables, vmemmap, nodes)
-    except _Untold as untold:
+    except _Unknown as untold:
         return NotObserved(f"the page tables cannot be counted: {untold}")
     except (Untranslated, OutsideMemory) as error:
         return NotObserved(f"the page tables cannot be counted: {error.message}")
@@ -118,10 +116,10 @@ def _layout(
 ) -> CountLayout:
     found = find_symbols(reader, note, (*_SYMBOLS, *_NODES, *_OTHERS))
     if isinstance(found, NotObserved):
-        raise _Untold(found.reason)
+        raise _Unknown(found.reason)
     missing = [name for name in _SYMBOLS if name not in found]
     if missing:
-        raise _Untold(f"the kernel's symbols have no {', '.join(missing)} (CONFIG_KALLSYMS_ALL)")
+        raise _Unknown(f"the kernel's symbols have no {', '.join(missing)} (CONFIG_KALLSYMS_ALL)")
     offsets = tuple(_cpu_offsets(reader, found["__per_cpu_offset"]))
     item = _item(reader, found["vmstat_text"])
     pgdats = tuple(_pgdats(reader, found, nodes))
@@ -143,15 +141,15 @@ def _layout(
 def _size(note: Mapping[str, str], key: str) -> int:
     text = note.get(key, "")
     if not text.isdecimal() or not 0 < int(text) < 1 << 20:
-        raise _Untold(f"vmcoreinfo tells no {key}")
+        raise _Unknown(f"vmcoreinfo has no {key}")
     return int(text)
 
 
 def _page_type(note: Mapping[str, str]) -> PageType:
-    """PageTable's test, include/linux/page-flags.h. It shares its place with _mapcount.
+    """PageTable's test, include/linux/page-flags.h. The page type shares its word with _mapcount.
 
     Since v6.12 (commit 4ffca5a96678) the upper byte is the type; up to v6.10 a type is a bit that is clear below
-    0xf0000000. vmcoreinfo tells the type of free pages, which shows the scheme.
+    0xf0000000. vmcoreinfo has the type of free pages, which reveals the scheme.
     """
     offset = _size(note, "OFFSET(page._mapcount)")
     buddy = int(note.get("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)", "0")) & 0xFFFFFFFF
@@ -159,22 +157,22 @@ def _page_type(note: Mapping[str, str]) -> PageType:
         return PageType(offset, 24, 0xFF, 0xF2)
     if buddy == 0xFFFFFFFF ^ 0x80:
         return PageType(offset, 0, 0xF0000200, 0xF0000000)
-    raise _Untold(f"this kernel has types of pages that are not known (PAGE_BUDDY_MAPCOUNT_VALUE is {buddy:#x})")
+    raise _Unknown(f"this kernel's page types are unknown (PAGE_BUDDY_MAPCOUNT_VALUE is {buddy:#x})")
 
 
 def _cpu_offsets(reader: KernelReader, array: int) -> Iterator[int]:
-    """What each possible CPU's copy of a variable is away; beyond them the array is empty (setup_per_cpu_areas)."""
+    """The offsets of the possible CPUs' per-CPU areas; the rest of the array is empty (setup_per_cpu_areas)."""
     first = reader.word(array)
     for number in range(_MAX_CPUS):
         offset = reader.word(array + 8 * number)
-        # Where every place of the array is taken, what follows is something else.
+        # If every element of the array is used, other data follows.
         if offset == 0 or abs(offset - first) > _FAR:
             return
         yield offset
 
 
 def _item(reader: KernelReader, texts: int) -> int:
-    """NR_PAGETABLE: the names of a node's counters follow one another (vmstat_text, mm/vmstat.c)."""
+    """NR_PAGETABLE: the names of a node's counters are consecutive (vmstat_text, mm/vmstat.c)."""
     names = []
     for number in range(_MAX_TEXTS):
         at = reader.word(texts + 8 * number)
@@ -183,7 +181,7 @@ def _item(reader: KernelReader, texts: int) -> int:
         if name == _PAGETABLE:
             break
     if _PAGETABLE not in names or _FIRST_OF_NODE not in names:
-        raise _Untold("vmstat_text has no nr_page_table_pages")
+        raise _Unknown("vmstat_text has no nr_page_table_pages")
     return names.index(_PAGETABLE) - names.index(_FIRST_OF_NODE)
 
 
@@ -192,7 +190,7 @@ def _pgdats(reader: KernelReader, found: Mapping[str, int], nodes: int) -> Itera
         yield found["contig_page_data"]
         return
     if "node_data" not in found:
-        raise _Untold("the kernel's symbols have neither node_data nor contig_page_data")
+        raise _Unknown("the kernel's symbols have neither node_data nor contig_page_data")
     for number in range(nodes):
         at = reader.word(found["node_data"] + 8 * number)
         if at:
@@ -202,13 +200,13 @@ def _pgdats(reader: KernelReader, found: Mapping[str, int], nodes: int) -> Itera
 def _stats(reader: KernelReader, total: int, pgdats: tuple[int, ...], size: int) -> int:
     """Bytes into pglist_data of vm_stat: the nodes' counters there add up to vm_node_stat."""
     if not pgdats:
-        raise _Untold("there is no node")
+        raise _Unknown("the kernel has no node")
     wanted = np.array(reader.words(total, _ALIKE), dtype=np.uint64)
     rows = np.array([reader.words(pgdat, size // 8) for pgdat in pgdats], dtype=np.uint64)
     sums = rows.sum(axis=0, dtype=np.uint64)
     hits = [at for at in range(1, len(sums) - _ALIKE + 1) if (sums[at : at + _ALIKE] == wanted).all()]
     if len(hits) != 1:
-        raise _Untold(f"{len(hits)} places in pglist_data hold the counters of vm_node_stat")
+        raise _Unknown(f"{len(hits)} places in pglist_data hold the counters of vm_node_stat")
     return 8 * hits[0]
 
 
@@ -216,22 +214,22 @@ def _task_layout(reader: KernelReader, found: Mapping[str, int], align: int) -> 
     first = found["init_task"]
     words = reader.words(found["init_mm"], _MM_BYTES // 8)
     if found["swapper_pg_dir"] not in words:
-        raise _Untold("init_mm has no pointer to swapper_pg_dir")
+        raise _Unknown("init_mm has no pointer to swapper_pg_dir")
     pgd = 8 * words.index(found["swapper_pg_dir"])
     task = reader.read(first, _TASK_BYTES)
     comm = task.find(b"swapper")
     if comm < 0:
-        raise _Untold("init_task has no name")
+        raise _Unknown("init_task has no name")
     lists = [(len(list(_nodes(reader, first, at, comm))), at) for at in range(0, comm - comm % 8, 8)]
     length, tasks = max(lists)
     if length < 2 or sum(count == length for count, _ in lists) > 1:
-        raise _Untold("init_task has no list of all tasks that can be told from others")
+        raise _Unknown("init_task has no list that is unambiguously the list of all tasks")
     mm = _mm_place(reader, [node - tasks for node in _nodes(reader, first, tasks, comm)], comm, pgd, align)
     return TaskLayout(first, tasks, mm, pgd)
 
 
 def _nodes(reader: KernelReader, first: int, at: int, comm: int) -> Iterator[int]:
-    """The nodes of the list that begins ``at`` bytes into init_task; none if it is not one of tasks."""
+    """The nodes of the list that begins ``at`` bytes into init_task; none if it is not a list of tasks."""
     found: dict[int, None] = {}
     last, node = first + at, reader.word(first + at)
     while node != first + at:
@@ -253,9 +251,10 @@ def _is_task(reader: KernelReader, node: int, last: int, name: int) -> bool:
 
 
 def _mm_place(reader: KernelReader, tasks: list[int], comm: int, pgd: int, align: int) -> int:
-    """Where all of ``tasks`` have their mm: zero in a thread of the kernel; else active_mm, which follows, is the same.
+    """The offset of mm in all ``tasks``: zero in a kernel thread; otherwise equal to active_mm, which follows it.
 
-    Credentials are such a pair too; but every task has those, and they lead to no root table (aligned to its size).
+    The credentials are such a pair too, but every task has them, and they do not point to a root table (aligned to its
+    size).
     """
     rows = [reader.words(task, comm // 8) for task in tasks]
     found = [
@@ -266,7 +265,7 @@ def _mm_place(reader: KernelReader, tasks: list[int], comm: int, pgd: int, align
         and all(not row[at] or (row[at] == row[at + 1] and _has_pgd(reader, row[at] + pgd, align)) for row in rows)
     ]
     if len(found) != 1:
-        raise _Untold(f"{len(found)} places in task_struct may be that of mm")
+        raise _Unknown(f"{len(found)} members of task_struct could be mm")
     return found[0]
 
 
@@ -278,10 +277,10 @@ def _has_pgd(reader: KernelReader, place: int, align: int) -> bool:
 
 
 def count_tables(reader: KernelReader, layout: CountLayout, image: TableImage) -> tuple[frozenset[int], TableCount]:
-    """The physical addresses of those tables in ``image`` that the kernel counts, and the count.
+    """The physical addresses of the tables in ``image`` that the kernel counts, and the count.
 
-    The guest stands still, and has since ``image`` was copied. Raises InfraError if anything leads nowhere, as it may
-    while a process comes or goes.
+    The guest must have been paused since ``image`` was copied. Raises InfraError for a dangling pointer, as may happen
+    while a process starts or exits.
     """
     own = np.concatenate([rows.addresses for rows in image.levels])
     marked = own[_marked(reader, layout, own, image.tables)]
@@ -294,7 +293,7 @@ def count_tables(reader: KernelReader, layout: CountLayout, image: TableImage) -
 
 
 def _roots(reader: KernelReader, layout: CountLayout) -> Iterator[int]:
-    """The root tables of every mm but init_mm: of all processes, and of dead ones that an idle CPU holds on to."""
+    """The root tables of every mm but init_mm: of all processes, and of exited ones still held by an idle CPU."""
     tasks = layout.tasks
     mms = dict.fromkeys(layout.others)
     node = start = tasks.first + tasks.tasks
@@ -314,13 +313,13 @@ def _roots(reader: KernelReader, layout: CountLayout) -> Iterator[int]:
 
 
 def _tables_of(memory: PhysicalMemory, tables: TableFormat, roots: tuple[int, ...]) -> Words:
-    """The tables of user mappings below ``roots``, these included, each once: processes may share some."""
+    """The tables of user mappings below and including ``roots``, each once: processes may share some."""
     level = tables.levels[0]
     at = np.unique(np.array(roots, dtype=np.uint64))
     at = at[memory.holds(at, level.table_size)]
     words = memory.gather(at, level.table_size)
     if tables.both_halves:
-        # The other half is init_mm's.
+        # The other half belongs to init_mm.
         words = words[:, : level.entries // 2]
     found = [at]
     mask, value = (np.uint64(number) for number in tables.table)
@@ -334,7 +333,7 @@ def _tables_of(memory: PhysicalMemory, tables: TableFormat, roots: tuple[int, ..
 
 
 def _marked(reader: KernelReader, layout: CountLayout, addresses: Words, tables: TableFormat) -> Flags:
-    """For each table, whether its struct page says that it is counted; one that has none is not."""
+    """For each table, whether its struct page says that it is counted; one without a struct page is not."""
     pages = addresses // np.uint64(tables.page_size)
     at = np.uint64(layout.vmemmap) + pages * np.uint64(layout.struct_page) + np.uint64(layout.type.offset)
     where, mapped = reader.live.translate(at)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel's page tables, read from the guest's memory: a quick copy while the guest stands still, then the walk.
+"""The kernel's page tables, read from the guest's memory: a quick copy while the guest is paused, then the walk.
 
 ::
 
@@ -24,7 +24,7 @@ from harness.units import AddrRange
 
 __all__ = ["MAX_FAULTS", "MAX_RUNS", "TableImage", "TableRows", "Walk", "copy_tables", "walk"]
 
-#: runs that are kept; the most fragmented kernels (debug_pagealloc, hugetlb vmemmap optimisation) have far fewer
+#: maximum number of runs; the most fragmented kernels (debug_pagealloc, hugetlb vmemmap optimisation) have far fewer
 MAX_RUNS = 1 << 20
 _UNCOUNTED = NotObserved("the page tables were not counted")
 
@@ -42,7 +42,7 @@ class Walk:
     faults: tuple[TableFault, ...]
 
     def to_state(self, counted: tuple[frozenset[int], TableCount] | NotObserved = _UNCOUNTED) -> HostTables:
-        """The same as plain values; ``counted`` is of ``harness.kmem.tablecount.count_tables``."""
+        """The same as plain values; ``counted`` comes from ``harness.kmem.tablecount.count_tables``."""
         if isinstance(counted, NotObserved):
             return HostTables(self.mappings(), self.pages(), self.faults, counted)
         marked, count = counted
@@ -54,15 +54,15 @@ class Walk:
         return _mappings(self.image.tables, self.runs)
 
     def coalesce(self, markers: Sequence[tuple[int, str]]) -> tuple[Mapping, ...]:
-        """The runs as ptdump joins them, see ``harness.arch.pagetable.coalesce``."""
+        """The runs joined as in ptdump, see ``harness.arch.pagetable.coalesce``."""
         joined = _mappings(self.image.tables, self.runs.joined(physically=False))
         return tuple(coalesce(joined, self.image.tables, markers))
 
     def pages(self) -> tuple[TablePage, ...]:
-        """Every table page; those that begin at one virtual address from the root down."""
+        """Every table page; those with the same start address from the root down."""
         found: list[TablePage] = []
         for level, rows, used in zip(self.image.tables.levels, self.image.levels, self.used, strict=True):
-            # The root of both halves spans everything, the addresses between them included.
+            # The root of both halves spans everything, including the addresses between them.
             span = 1 << 64 if not found and self.image.tables.both_halves else level.table_span
             columns = (rows.addresses.tolist(), rows.starts.tolist(), used.tolist())
             found += [
@@ -77,12 +77,12 @@ def walk(image: TableImage) -> Walk:
     """Decode a copy of page tables.
 
     Mappings are what ptdump prints: a PTE that is not empty, valid or not, and an entry of a higher level that the
-    kernel takes for a block. What must not be in a table is a fault, at most ``MAX_FAULTS`` for each level. Of more
-    than ``MAX_RUNS`` runs the rest is left out, which is a fault of the root's.
+    kernel treats as a block. An invalid entry is a fault, at most ``MAX_FAULTS`` per level. Runs beyond ``MAX_RUNS``
+    are dropped, which is reported as a fault of the root.
 
-    A table that is reachable in several ways is a fault, unless all its entries lead to one and the same page: so
-    KASAN maps the shadow of nothing (kasan_populate_early_shadow, mm/kasan/init.c, v6.12). Each further way to it
-    gives one run that covers all of the table, with that page as its physical address.
+    A table that is reachable by several paths is a fault, unless all its entries map the same page: KASAN maps its
+    zero shadow this way (kasan_populate_early_shadow, mm/kasan/init.c, v6.12). Each further path to it gives one run
+    that covers the whole table, with that page as its physical address.
     """
     decoded = [decode(image, depth) for depth in range(len(image.levels))]
     shadows = [_shadows(image, depth) for depth in range(len(image.refused))]
@@ -146,12 +146,12 @@ def _shadows(image: TableImage, depth: int) -> tuple[Runs, tuple[tuple[int, str]
 
 
 def _single_page(image: TableImage, depth: int, row: int) -> int | None:
-    """The PTE to which every way down from a table leads, None if there is no such one."""
+    """The PTE to which every path down from a table leads, None if there is none."""
     tables = image.tables
     mask, value = (np.uint64(number) for number in tables.table)
     for below in range(depth, len(tables.levels) - 1):
         words = image.levels[below].words[row]
-        # Pointers may differ in what they forbid: the kernel sets that only in those that it populates late.
+        # Pointers may differ in the permission bits: the kernel sets them only in tables that it populates late.
         target = physical(tables, words)
         rows = np.flatnonzero(image.levels[below + 1].addresses == target[0])
         if (words & mask != value).any() or (target != target[0]).any() or len(rows) == 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From the results on disk to the book that reports are made from."""
+"""From the results on disk to the book that reports use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.report.book import Book, Entry
 
 
 def book_of_store(store: Store, history: History, *, only: Collection[str] | None = None) -> Book:
-    """The book of all planned cells, or of those whose ids are in ``only`` (one shard's)."""
+    """The book of all planned cells, or only those with ids in ``only`` (one shard)."""
     entries = []
     missing = []
     for planned in store.planned:
@@ -29,7 +29,7 @@ def _entry(store: Store, done: Done, axes: Mapping[str, str]) -> Entry:
     base = f"cells/{done.id}"
     links = [("log", f"{base}/log.txt"), ("guest", f"{base}/guest.yaml"), ("scenario", f"{base}/scenario.yaml")]
     if done.run.bundle is not None:
-        # Results are moved and merged: only the bundle's name is sure.
+        # Results are moved and merged: only the bundle's name is stable.
         bundle = f"{base}/bundles/{done.run.bundle.name}"
         if (store.root / bundle).is_dir():
             links.insert(0, ("bundle", f"{bundle}/"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Earlier nights, read from the directory that keeps them: results directories, and what ``memhp run --json`` wrote."""
+"""Earlier nights, read from a history directory: results directories, and output of ``memhp run --json``."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ History = Mapping[str, tuple[Night, ...]]
 
 
 def check_history(folder: str) -> Path:
-    """``folder`` if it is one; raises UsageError."""
+    """``folder`` if it is a directory; raises UsageError."""
     if not Path(folder).is_dir():
         raise UsageError(f"--history: no directory {folder}", hint="the directory that holds each night's results")
     return Path(folder)
 
 
 def read_history(folder: Path, *, name: str | None = None, but: Path | None = None) -> History:
-    """The nights below ``folder`` by the id of their cells, each in the order of time.
+    """The nights below ``folder`` by cell id, each in chronological order.
 
-    A night is a subdirectory with the results of a matrix (called ``name``, if one is asked for) or a ``*.json`` file
-    of results. ``but`` is tonight's own directory. Raises UsageError for what is damaged or of another version.
+    A night is a subdirectory with the results of a matrix (named ``name``, if given) or a ``*.json`` file of results.
+    ``but`` is tonight's own directory. Raises UsageError for damaged results or those of another version.
     """
     found: dict[str, list[Night]] = {}
     for path in sorted(folder.iterdir()):
@@ -59,14 +59,14 @@ def _add_store(found: dict[str, list[Night]], path: Path, name: str | None) -> N
         try:
             value = json.loads(file.read_bytes())
             if (value["format"], value["version"]) != (FORMAT, VERSION):
-                raise UsageError(f"{file} is of another version", hint="leave that night out of --history")
+                raise UsageError(f"{file} has another version", hint="remove that night from --history")
             _note(found, planned.id, CODEC.load(value["night"], Night), path.name)
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{file} is damaged: {error}", hint="leave that night out of --history") from None
+            raise UsageError(f"{file} is damaged: {error}", hint="remove that night from --history") from None
 
 
 def expected(cells: Sequence[Cell], history: History) -> list[tuple[float, bool]]:
-    """(seconds, measured) for each cell: the median of its nights that passed, or else a guess from its steps."""
+    """(seconds, measured) for each cell: the median of its passing nights, otherwise an estimate from its steps."""
     times = []
     for cell in cells:
         passed = [night.seconds for night in history.get(cell.id, ()) if night.verdict is Verdict.PASS]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kernels as an axis: a directory stands for the Images in it."""
+"""Kernels as an axis: a directory means all Images in it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from harness.config.selector import PURPOSE, is_debian_name, parse_kernel_name
 from harness.errors import ConfigError, MemhpError, UsageError
 from harness.matrix.spec import Setting, label_of
 
-#: files beside Images that are never one
+#: files beside Images that are never Images
 _NO_IMAGE = (".config", ".txt", ".map", ".json", ".md")
 
 
 def expand(setting: Setting, arch: str, source: Path) -> tuple[Setting, ...]:
-    """The kernels for ``arch`` that one value stands for: every Image in a directory, else what was named.
+    """The kernels for ``arch`` of one value: every Image in a directory, otherwise the named kernel.
 
-    Raises ConfigError for a directory without an Image for ``arch``, and for a flavour that it has not.
+    Raises ConfigError for a directory without an Image for ``arch``, and for a flavour that ``arch`` lacks.
     """
     folder = Path(setting.value)
     if "/" not in setting.value or not folder.is_dir():
@@ -36,7 +36,7 @@ def expand(setting: Setting, arch: str, source: Path) -> tuple[Setting, ...]:
             f"{folder} holds no kernel for {arch}",
             file=source,
             line=setting.line,
-            hint="bare or compressed Images, one file each",
+            hint="put bare or compressed Images in it, one file each",
         )
     return tuple(found)
 
@@ -62,8 +62,8 @@ def _is_for(path: Path, arch: str) -> bool:
 
 
 def with_flavour(selector: str | None, flavour: str) -> str | None:
-    """The selector of the same purpose-built kernel with one flavour more; None for a kernel that has its pages fixed
-    (an Image, a package), which is checked once it runs."""
+    """The selector of the same purpose-built kernel with one more flavour; None for a kernel with a fixed page size (an
+    Image, a package), which is checked once it runs."""
     chosen = selector or PURPOSE
     if not is_debian_name(chosen) or parse_kernel_name(chosen).kind != PURPOSE:
         return None

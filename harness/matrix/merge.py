@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Shards' results made one."""
+"""Merges the results of shards."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from harness.matrix.store import Store, copy_cell, read_store, write_store
 
 
 def merge(sources: Sequence[Path], target: Path) -> Store:
-    """Put the results in ``sources``, shards of one matrix, together in the new directory ``target``.
+    """Merge the results in ``sources``, shards of one matrix, into the new directory ``target``.
 
-    Raises UsageError if they are not of one and the same plan, if a cell is in two of them, or if there is something
-    at ``target``; nothing is written then.
+    Raises UsageError if their plans differ, if a cell is in two of them, or if ``target`` exists; nothing is written
+    then.
     """
     stores = [read_store(source) for source in sources]
     if not stores:
         raise UsageError("nothing to merge", hint="memhp merge DIR DIR -o DIR")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"--output: {target} is there already", hint="name a directory that does not exist yet")
+        raise UsageError(f"--output: {target} already exists", hint="name a directory that does not exist yet")
     first = stores[0]
     for store in stores[1:]:
         if (store.name, store.digest) != (first.name, first.digest):
             raise UsageError(
-                f"{first.root} and {store.root} are not parts of one matrix: "
+                f"{first.root} and {store.root} are not shards of one matrix: "
                 f"{first.name} {first.digest[:8]}, {store.name} {store.digest[:8]}",
-                hint="shards of one night are made from the same matrix file, scenarios and kernels",
+                hint="all shards need the same matrix file, scenarios and kernels",
             )
     owners: dict[str, Store] = {}
     for store in stores:
         for id in store.all_done():
             if id in owners:
-                raise UsageError(f"{id} is in {owners[id].root} and in {store.root}", hint="leave one of them out")
+                raise UsageError(f"{id} is in {owners[id].root} and in {store.root}", hint="omit one of them")
             owners[id] = store
     created = min(store.created for store in stores)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the guests of a matrix are started from, fetched and built before the first one starts: once, and in peace."""
+"""The parts of a matrix's guests, fetched and built once before the first one starts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from harness.scenarios.resolver import Resolver
 
 
 def prepare(cells: Sequence[Cell], progress: Progress) -> dict[str, str]:
-    """Have every part that ``cells`` take in the cache.
+    """Fetch or build every part that ``cells`` need.
 
-    Returns the reason for each cell whose parts cannot be had, by its id: a kernel that does not build ends only the
-    cells that boot it. A missing ability is no such reason; the cell's run names it.
+    Returns the reason for each cell whose parts are unavailable, by id: a kernel that does not build only fails the
+    cells that boot it. An unmet requirement is not a reason; the cell's run names it.
     """
     broken: dict[str, str] = {}
     resolver = Resolver(progress)

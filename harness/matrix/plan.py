@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From a matrix file to its cells: one scenario on one guest each, with a name that stays the same every night."""
+"""From a matrix file to its cells: one scenario on one guest each, with a name that is the same every night."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.scenarios.file import Scenario, load_scenario
 from harness.scenarios.memorybudget import cost
 from harness.scenarios.runner import count_steps
 
-#: seconds that a cell takes beside its steps, and for each step: two guests at a time on two cores, TCG
+#: seconds that a cell takes besides its steps, and per step: two guests at a time on two cores, TCG
 BOOT_SECONDS = 9.0
 STEP_SECONDS = 1.6
 
@@ -33,9 +33,9 @@ STEP_SECONDS = 1.6
 class Cell:
     """One scenario on one guest.
 
-    ``id`` is ``GUEST/SCENARIO``; ``axes`` are the texts that stand for it in the matrix file, in the file's order of
-    axes; ``scenario`` is a name or a path; ``steps`` how many there are to do; ``digest`` changes with anything that
-    would make it another cell; ``memory`` is what its guest may take of the host's, bytes.
+    ``id`` is ``GUEST/SCENARIO``; ``axes`` are its values in the matrix file, in the file's order of axes; ``scenario``
+    is a name or a path; ``steps`` is the number of steps; ``digest`` changes with anything that would make it another
+    cell; ``memory`` is the host memory that its guest may take, in bytes.
     """
 
     id: str
@@ -52,43 +52,43 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Where it is kept below the results' ``cells``."""
+        """Its path below the results' ``cells``."""
         return self.id
 
     @property
     def weight(self) -> float:
-        """Seconds that it will take, guessed from its steps alone: the same on every machine."""
+        """Estimated seconds, from its steps alone: the same on every machine."""
         return BOOT_SECONDS + STEP_SECONDS * self.steps
 
     def guest_fields(self) -> dict[str, object]:
-        """The guest as a guest file has it: only what the cell decides, so that the scenario's wishes stand."""
+        """The fields of its guest file: only those that the cell sets, so that the scenario's wishes apply."""
         spec = self.guest
         fields: dict[str, object] = {"arch": spec.arch, "name": spec.name}
         return fields | {name: getattr(spec, name) for name in sorted(spec.explicit - {"name", "arch"})}
 
     def guest_text(self) -> str:
-        """The guest file: YAML, a JSON value a line."""
+        """The guest file: YAML, one JSON value per line."""
         return "".join(f"{name}: {json.dumps(value)}\n" for name, value in self.guest_fields().items())
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All cells of a matrix. ``digest`` tells whether two plans are of the same cells."""
+    """All cells of a matrix. Plans with equal ``digest`` have the same cells."""
 
     name: str
     cells: tuple[Cell, ...]
     digest: str
 
     def cell(self, id: str) -> Cell | None:
-        """The cell called ``id``."""
+        """The cell with this id."""
         return next((cell for cell in self.cells if cell.id == id), None)
 
 
 def make_plan(matrix: MatrixFile) -> Plan:
     """Every cell of the matrix, in the order of its file.
 
-    Cells that two grids have in common are there once. Raises ConfigError, naming file and line, for what cannot be:
-    a paging mode of another architecture, a guest that cannot be built, one name for two different cells, no cell.
+    Cells that two grids share appear once. Raises ConfigError, naming file and line, for an invalid matrix: a paging
+    mode of another architecture, a guest that cannot be built, one name for two different cells, no cell.
     """
     cells: dict[str, Cell] = {}
     for grid in matrix.grids:
@@ -96,13 +96,18 @@ def make_plan(matrix: MatrixFile) -> Plan:
             other = cells.setdefault(cell.id, cell)
             if other.digest != cell.digest:
                 raise ConfigError(
-                    f"{cell.id} stands in another grid with other settings",
+                    f"another grid has {cell.id} with other settings",
                     file=matrix.source,
                     line=grid.line,
-                    hint="give them the same timeout and rounds, or a value of an axis that tells them apart",
+                    hint="give them the same timeout and rounds, or distinguish them by the value of an axis",
                 )
             if len(cells) > MAX_CELLS:
-                raise ConfigError(f"more than {MAX_CELLS} cells", file=matrix.source, line=grid.line, hint="cross less")
+                raise ConfigError(
+                    f"more than {MAX_CELLS} cells",
+                    file=matrix.source,
+                    line=grid.line,
+                    hint="remove values or add exclusions",
+                )
     if not cells:
         raise ConfigError("the matrix is empty: everything is excluded", file=matrix.source, hint="see exclude")
     found = tuple(cells.values())
@@ -181,15 +186,15 @@ def _with_digest(cell: Cell, scenario_text: str) -> Cell:
     for name in ("kernel", "qemu"):
         part = str(fields.get(name, ""))
         if "/" in part:
-            # Where it lies differs from machine to machine, what it is does not.
+            # Its path differs from machine to machine, its content does not.
             fields[name] = hashlib.sha256(Path(part).read_bytes()).hexdigest()
-    # A verdict rests on what is known of kernels, too.
+    # A verdict depends on the known bugs, too.
     parts = (cell.id, json.dumps(fields), scenario_text, str(cell.timeout), str(cell.rounds), read_text(bugs_file()))
     return dataclasses.replace(cell, digest=_hash(parts))
 
 
 def _fields(point: Mapping[str, Setting], arch: str, source: Path) -> dict[str, object]:
-    """The guest's fields that the point decides, those of GuestSpec."""
+    """The fields of GuestSpec that the point sets."""
     fields: dict[str, object] = {}
     words = [point[axis].value for axis in ("memmap_on_memory", "online") if axis in point]
     if "kernel" in point:
@@ -221,7 +226,7 @@ def _set_paging(fields: dict[str, object], setting: Setting, arch: str, source: 
             f"{arch} has no paging mode {setting.text}",
             file=source,
             line=setting.line,
-            hint=f"it has {', '.join(known)}; a grid of its own for each architecture takes no exclusions",
+            hint=f"it has {', '.join(known)}; one grid per architecture needs no exclusions",
         )
     if choice.cpu is not None:
         fields["cpu"] = choice.cpu
@@ -234,14 +239,14 @@ def _set_paging(fields: dict[str, object], setting: Setting, arch: str, source: 
 
 
 def shard_of(plan: Plan, number: int, count: int) -> tuple[Cell, ...]:
-    """Part ``number`` (from 1) of ``count``: as many seconds in each as can be, the same on every machine.
+    """Part ``number`` (from 1) of ``count``: parts of about equal duration, the same on every machine.
 
-    Raises UsageError for a part that there is not.
+    Raises UsageError for a part that does not exist.
     """
     if not count >= 1 or not 1 <= number <= count:
         last = max(count, 1)
         hint = f"1/{last} is the first, {last}/{last} the last"
-        raise UsageError(f"--shard {number}/{count}: there is no such part", hint=hint)
+        raise UsageError(f"--shard {number}/{count}: no such part", hint=hint)
     loads = [(0.0, part) for part in range(1, count + 1)]
     mine = set()
     for cell in sorted(plan.cells, key=lambda cell: (-cell.weight, cell.id)):
@@ -253,7 +258,7 @@ def shard_of(plan: Plan, number: int, count: int) -> tuple[Cell, ...]:
 
 
 def expected_seconds(times: Sequence[float], jobs: int) -> float:
-    """Seconds until the last of ``jobs`` workers is done, the longest cell first."""
+    """Seconds until the last of ``jobs`` workers is done, with the longest cell first."""
     free = [0.0] * max(1, min(jobs, len(times)))
     for seconds in sorted(times, reverse=True):
         heapq.heapreplace(free, free[0] + seconds)

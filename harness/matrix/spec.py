@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Matrix files: what is crossed with what, checked before anything starts.
+"""Matrix files: the axes to combine, checked before anything starts.
 
 ::
 
@@ -15,7 +15,7 @@
         exclude:                         # combinations to leave out
           - {paging: sv39, scenario: dimm-cycle}
         timeout: 300                     # optional: seconds for the boot and each step
-        rounds: 20                       # optional: how often the steps of a soak are repeated
+        rounds: 20                       # optional: repetitions of a soak's steps
 
 Every grid has the axes arch and scenario; the others are kernel, qemu, paging, boot, memmap_on_memory, online, kaslr,
 cpus and cmdline. Kernels and QEMUs are paths, or names of harness.config.selector.
@@ -36,11 +36,11 @@ from harness.config.yaml import Value, load, show, suggest
 from harness.errors import ConfigError, UsageError
 from harness.scenarios.file import known_scenarios, load_scenario
 
-#: what memory_hotplug.memmap_on_memory takes (mm/memory_hotplug.c, set_memmap_mode)
+#: values of memory_hotplug.memmap_on_memory (mm/memory_hotplug.c, set_memmap_mode)
 MEMMAP_MODES = {"off": "0", "on": "1", "force": "force"}
-#: what memhp_default_state= takes (mm/memory_hotplug.c, setup_memhp_default_state)
+#: values of memhp_default_state= (mm/memory_hotplug.c, setup_memhp_default_state)
 POLICIES = ("offline", "online", "online_kernel", "online_movable")
-#: cells of one matrix: more is a mistake
+#: maximum number of cells in one matrix: more is a mistake
 MAX_CELLS = 10_000
 DEFAULT_TIMEOUT = 300.0
 
@@ -49,7 +49,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One value of one axis: ``text`` as written, ``label`` as it stands in a cell's name, ``value`` what it means."""
+    """One value of one axis: ``text`` as written, ``label`` in a cell's name, ``value`` as parsed."""
 
     text: str
     label: str
@@ -59,7 +59,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """One cross product. ``axes`` are in the order of AXES; ``exclude`` maps axes to texts, all of which must fit."""
+    """One cross product. ``axes`` are in the order of AXES; ``exclude`` maps axes to texts, all of which must match."""
 
     name: str
     axes: Mapping[str, tuple[Setting, ...]]
@@ -118,7 +118,7 @@ def _qemu(value: Value) -> Setting:
 
 
 def label_of(text: str) -> str:
-    """``text`` with what cannot stand in a name replaced by dashes."""
+    """``text`` with characters that are not allowed in a name replaced by dashes."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "kernel"
 
 
@@ -146,7 +146,7 @@ def _cpus(value: Value) -> Setting:
 
 _PAGING = [name for choices in PAGING_CHOICES.values() for name in choices]
 
-#: axis -> reader of one value; ``cmdline`` is a mapping and has a reader of its own
+#: axis -> reader of one value; ``cmdline`` is a mapping and has its own reader
 AXES: Mapping[str, Callable[[Value], Setting] | None] = {
     "arch": lambda value: _plain(value, tuple(DEFAULT_BOOT)),
     "kernel": _kernel,
@@ -168,23 +168,23 @@ def load_matrix(what: str) -> MatrixFile:
     if not path.is_file() and "/" not in what:
         path = configs_dir() / f"{what.removesuffix('.yaml')}.yaml"
     if not path.is_file():
-        raise UsageError(f"--matrix: no such file: {what}", hint="such as configs/nightly.yaml")
+        raise UsageError(f"--matrix: no such file: {what}", hint="for example configs/nightly.yaml")
     value = load(path)
     reader = value.mapping("name", "summary", "grids")
     grids = tuple(_grid(item, number) for number, item in enumerate(reader.take("grids", Value.items), 1))
     if not grids:
-        value.fail("the matrix is empty: it has no grids", hint="a grid has axes, arch and scenario among them")
+        value.fail("the matrix is empty: it has no grids", hint="add a grid with the axes arch and scenario")
     names = [grid.name for grid in grids]
     for name in names:
         if names.count(name) > 1:
-            value.fail(f"two grids are called {name!r}", hint="give each a name of its own")
+            value.fail(f"duplicate grid name {name!r}", hint="give each grid its own name")
     return MatrixFile(reader.take("name", _name), reader.take("summary", Value.line_of_text, ""), grids, path.resolve())
 
 
 def _name(value: Value) -> str:
     text = value.line_of_text()
     if not _NAME.fullmatch(text):
-        value.fail(f"{show(text)} cannot be a name", hint="letters, digits, '-', '_' and '.'")
+        value.fail(f"invalid name {show(text)}", hint="use letters, digits, '-', '_' and '.'")
     return text
 
 
@@ -214,11 +214,11 @@ def _axes(value: Value) -> dict[str, tuple[Setting, ...]]:
             continue
         settings = _cmdlines(part) if read is None else _settings(part, axis, read)
         if not settings:
-            part.fail("an axis without values: the matrix is empty", hint="leave the axis out, or name a value")
+            part.fail("an axis without values: the matrix is empty", hint="remove the axis, or add a value")
         labels = [setting.label for setting in settings]
         for setting in settings:
             if labels.count(setting.label) > 1:
-                part.fail(f"duplicate value {show(setting.text)}", hint="each value of an axis once")
+                part.fail(f"duplicate value {show(setting.text)}", hint="list each value of an axis once")
         found[axis] = settings
     return found
 
@@ -234,7 +234,7 @@ def _cmdlines(value: Value) -> tuple[Setting, ...]:
     settings = []
     for name, text in value.mapping().values.items():
         if not _NAME.fullmatch(name):
-            text.fail(f"{show(name)} cannot be a name", hint="cmdline: {plain: '', full: rodata=full}")
+            text.fail(f"invalid name {show(name)}", hint="cmdline: {plain: '', full: rodata=full}")
         settings.append(Setting(name, name, text.text(), text.line))
     return tuple(settings)
 
@@ -247,9 +247,9 @@ def _exclusion(value: Value, axes: Mapping[str, Sequence[Setting]]) -> dict[str,
         for item in found.items() if found.is_list() else (found,):
             text = item.scalar()
             if text not in known:
-                item.fail(f"{show(text)} is no value of this grid's axis {axis}", hint=suggest(text, known))
+                item.fail(f"{show(text)} is not a value of this grid's axis {axis}", hint=suggest(text, known))
             chosen.add(text)
         rule[axis] = frozenset(chosen)
     if not rule:
-        value.fail("this leaves everything out", hint="name at least one axis")
+        value.fail("this excludes everything", hint="name at least one axis")
     return rule

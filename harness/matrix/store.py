@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results of a matrix on disk: what resumes, merges and is compared night by night.
+"""Results of a matrix on disk: they are resumed, merged and compared night by night.
 
 ::
 
-    matrix.json                     format, version, name, what was planned (every shard's cells) and when it began
+    matrix.json                     format, version, name, planned cells (of all shards) and start time
     cells/GUEST/SCENARIO/           one cell
         guest.yaml  scenario.yaml   run it again: memhp run scenario.yaml --guest guest.yaml
-        log.txt  bundles/           what it said, and the bundles of its runs
-        result.json                 what memhp run --json wrote
-        cell.json                   written last: it ended, and how
+        log.txt  bundles/           its output, and the bundles of its runs
+        result.json                 written by memhp run --json
+        cell.json                   written last: how it ended
 
-A cell without ``cell.json`` has not ended, whatever else is there.
+A cell without ``cell.json`` has not ended, whatever other files exist.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from harness.scenarios.record import write_json
 from harness.scenarios.result import RunResult
 
 FORMAT = "memhp-matrix"
-#: grows when what stands in a directory changes its meaning; another version is refused, not guessed at
+#: increased when the meaning of a directory's content changes; other versions are rejected
 VERSION = 1
 _HEAD = {"format": FORMAT, "version": VERSION}
 _HINT = "name another directory with --results"
@@ -43,7 +43,7 @@ _HINT = "name another directory with --results"
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A cell as a results directory remembers it."""
+    """A cell as recorded in a results directory."""
 
     id: str
     axes: Mapping[str, str]
@@ -74,7 +74,7 @@ class _Ended:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A cell that has ended: ``seconds`` is how long its process took, ``started`` ISO 8601 in UTC."""
+    """A cell that has ended: ``seconds`` is its process's duration, ``started`` ISO 8601 in UTC."""
 
     id: str
     digest: str
@@ -84,7 +84,7 @@ class Done:
 
 
 class Store:
-    """A results directory. ``open_store`` makes one for a plan, ``read_store`` reads one that is there."""
+    """A results directory. ``open_store`` creates one for a plan, ``read_store`` reads an existing one."""
 
     def __init__(self, root: Path, name: str, digest: str, planned: tuple[Planned, ...], created: str) -> None:
         self.root = root
@@ -94,11 +94,11 @@ class Store:
         self.created = created
 
     def cell_dir(self, id: str) -> Path:
-        """Where the cell called ``id`` is kept."""
+        """The folder of the cell with this id."""
         return self.root / "cells" / id
 
     def done(self, id: str) -> Done | None:
-        """How the cell ended, None if it has not; raises UsageError for what is damaged or of another version."""
+        """How the cell ended, None if it has not; raises UsageError if damaged or of another version."""
         folder = self.cell_dir(id)
         if not (folder / "cell.json").is_file():
             return None
@@ -109,7 +109,7 @@ class Store:
             [run] = load_results(folder / "result.json")
             return Done(id, ended.digest, ended.seconds, ended.started, run)
         except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{folder} is damaged: {error}", hint="remove it; it will be run again") from None
+            raise UsageError(f"{folder} is damaged: {error}", hint="remove it: the next run repeats the cell") from None
 
     def all_done(self) -> dict[str, Done]:
         """Every planned cell that has ended."""
@@ -117,14 +117,14 @@ class Store:
         return {id: done for id, done in found if done is not None}
 
     def finished(self, cell: Cell) -> Done | None:
-        """The cell's result if there is no need to run it again: it ended with a verdict, and it is the same cell."""
+        """The cell's result if it need not be run again: it ended with a verdict, and it is the same cell."""
         done = self.done(cell.id)
         if done is None or done.digest != cell.digest or done.run.verdict is Verdict.INFRA:
             return None
         return done
 
     def begin(self, cell: Cell, scenario_text: str) -> Path:
-        """An empty folder for the cell, with the files that its process is started from."""
+        """An empty folder for the cell, with the input files of its process."""
         folder = self.cell_dir(cell.id)
         try:
             if folder.exists():
@@ -137,7 +137,7 @@ class Store:
         return folder
 
     def end(self, cell: Cell, seconds: float, started: str) -> Done:
-        """Note that the cell has ended and return its result, which stands in ``result.json`` by now."""
+        """Record that the cell has ended and return its result from ``result.json``."""
         folder = self.cell_dir(cell.id)
         [run] = load_results(folder / "result.json")
         ended = _Ended(cell.id, cell.digest, seconds, started, night_of(run))
@@ -146,7 +146,7 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Nobody else runs or writes cells here meanwhile; raises UsageError if somebody does."""
+        """Lock the directory for running and writing cells; raises UsageError if another process holds the lock."""
         with (self.root / ".lock").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,7 +159,7 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from None
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint=_HINT) from None
     except ValueError as error:
         raise UsageError(f"{path} is damaged: {error}", hint=_HINT) from None
 
@@ -176,11 +176,11 @@ def _check(value: Any, path: Path) -> None:
 
 
 def read_store(root: Path) -> Store:
-    """The results in ``root``; raises UsageError for what is none, is damaged or of another version."""
+    """The results in ``root``; raises UsageError if there are none, or they are damaged or of another version."""
     path = root / "matrix.json"
     if not path.is_file():
         raise UsageError(
-            f"{root} holds no results of a matrix", hint="a directory of memhp run --matrix or memhp merge"
+            f"{root} holds no results of a matrix", hint="name a directory written by memhp run --matrix or memhp merge"
         )
     value = _read(path)
     _check(value, path)
@@ -202,9 +202,9 @@ def _codec() -> Codec:
 
 
 def _safe_id(text: Any, _: type) -> str:
-    # It becomes a path: a file from elsewhere must not lead out of the directory.
+    # It becomes a path: a foreign file must not lead out of the directory.
     if not isinstance(text, str) or any(part in ("", ".", "..") for part in text.split("/")) or not text.isprintable():
-        raise ValueError(f"{str(text)[:80]!r} cannot be a cell")
+        raise ValueError(f"invalid cell id {str(text)[:80]!r}")
     return text
 
 
@@ -213,7 +213,7 @@ CODEC = _codec()
 
 
 def open_store(root: Path, plan: Plan, created: str) -> Store:
-    """The results directory ``root`` for ``plan``: a new one, or the one of an earlier start of the same matrix.
+    """The results directory ``root`` for ``plan``: a new one, or that of an earlier start of the same matrix.
 
     Raises UsageError for a directory that holds something else, another matrix's results or another version's.
     """
@@ -224,7 +224,7 @@ def open_store(root: Path, plan: Plan, created: str) -> Store:
             raise UsageError(f"{root} holds results of the matrix {store.name!r}, not of {plan.name!r}", hint=_HINT)
         created = store.created
     elif root.exists() and (not root.is_dir() or any(entry.name != ".lock" for entry in root.iterdir())):
-        raise UsageError(f"{root} is there already and holds no results of a matrix", hint=_HINT)
+        raise UsageError(f"{root} already exists and holds no results of a matrix", hint=_HINT)
     planned = tuple(Planned(cell.id, cell.axes, cell.digest, cell.weight) for cell in plan.cells)
     return write_store(Store(root, plan.name, plan.digest, planned, created))
 
@@ -237,12 +237,12 @@ def write_store(store: Store) -> Store:
         (store.root / "cells").mkdir(exist_ok=True)
         write_json(store.root / "matrix.json", value)
     except OSError as error:
-        raise UsageError(f"{store.root} cannot be written: {error.strerror}", hint=_HINT) from None
+        raise UsageError(f"cannot write {store.root}: {error.strerror}", hint=_HINT) from None
     return store
 
 
 def copy_cell(source: Path, target: Path) -> None:
-    """A cell's folder once more: by hard links where that can be, else by copies."""
+    """Copy a cell's folder: by hard links where possible, otherwise byte by byte."""
 
     def link(one: str, other: str) -> None:
         try:

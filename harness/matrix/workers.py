@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Cells run: each as a ``memhp run`` of its own, so many at a time, results left on disk.
+"""Runs cells, each as a separate ``memhp run``, several at a time; the results stay on disk.
 
-A cell's process knows nothing of the matrix, and this module nothing of guests: whoever runs the same command line in
-the same folder (``command``) gets the same files.
+A cell's process knows nothing of the matrix, and this module nothing of guests: running the same command line in the
+same folder (``command``) by other means gives the same files.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from harness.scenarios.memorybudget import MemoryBudget
 from harness.scenarios.options import Start
 from harness.scenarios.result import RunResult
 
-#: seconds between two looks at what is under way
+#: seconds between two polls of the running cells
 _TICK = 1.0
-#: seconds that a cell's process has to put its guest away when it is told to end
+#: seconds that a cell's process has to end its guest after SIGTERM
 _FAREWELL = 20.0
-#: so many times what a cell was expected to take ends it, beside its boot's timeout: its own deadlines did not
+#: a cell is killed after this multiple of its expected duration plus its boot timeout: its own deadlines have failed
 _PATIENCE = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A cell under way: for how many seconds, and the last line that it said."""
+    """A running cell: for how many seconds, and the last line of its output."""
 
     cell: Cell
     seconds: float
@@ -52,10 +52,10 @@ class Running:
 
 
 class Board(Protocol):
-    """Who watches the cells run."""
+    """An observer of the running cells."""
 
     def kept(self, done: Done) -> None:
-        """An earlier start has this result already."""
+        """An earlier start already has this result."""
 
     def started(self, cell: Cell) -> None:
         """A cell's process has been started."""
@@ -64,11 +64,11 @@ class Board(Protocol):
         """A cell has ended."""
 
     def tick(self, running: Sequence[Running], waiting: int) -> None:
-        """About once a second: what is under way, and how many cells are still to be started."""
+        """Called about once a second with the running cells and the number of cells still to start."""
 
 
 def command(cell: Cell, folder: Path, start: Start = "auto", known_bugs: bool = True) -> list[str]:
-    """The command line that runs ``cell`` in ``folder``, as ``Store.begin`` left it; the rest as in RunOptions."""
+    """The command line that runs ``cell`` in ``folder``, as prepared by ``Store.begin``; the rest as in RunOptions."""
     words = [sys.executable, "-P", "-m", "harness", "--color", "never", "run", str(folder / "scenario.yaml")]
     words += ["--guest", str(folder / "guest.yaml"), "--bundle-dir", str(folder / "bundles")]
     words += ["--json", str(folder / "result.json"), "--timeout", f"{cell.timeout:g}"]
@@ -106,10 +106,10 @@ class Workers:
         self._running: list[_Job] = []
 
     def run(self, cells: Sequence[Cell], broken: Mapping[str, str] | None = None) -> list[Done]:
-        """Run every cell that has no verdict yet, those that take long first; the results in the order of ``cells``.
+        """Run every cell that has no verdict yet, the longest first; the results are in the order of ``cells``.
 
-        ``broken`` maps ids of cells that cannot be started to the reason. Whatever ends this early leaves no process
-        behind, and every result that there is on disk.
+        ``broken`` maps ids of cells that cannot be started to the reason. If this ends early, no process is left
+        running, and every result so far is on disk.
         """
         results = {}
         waiting = []
@@ -151,7 +151,7 @@ class Workers:
         self._board.started(cell)
 
     def _wait(self) -> list[Done]:
-        """Cells that have ended, after a second at most."""
+        """Cells that have ended, after at most a second."""
         with selectors.DefaultSelector() as selector:
             for job in self._running:
                 selector.register(job.child, selectors.EVENT_READ, job)
@@ -185,7 +185,7 @@ class Workers:
         return Running(job.cell, time.monotonic() - job.clock, last)
 
     def _end_all(self) -> None:
-        """Let every process put its guest away, then end what is left."""
+        """Let every process end its guest, then kill the rest."""
         for job in self._running:
             job.child.terminate()
         limit = Deadline(_FAREWELL)
@@ -197,14 +197,14 @@ class Workers:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, and our own code first: what lies in the current directory is none of it (-P), whatever its name."""
+    """The interpreter with our own code first: modules in the current directory are ignored (-P)."""
     root = str(Path(harness.__file__).parents[1])
     rest = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([root, rest] if rest else [root])}
 
 
 def scenario_of(cell: Cell) -> Path | str:
-    """What ``load_scenario`` takes for the cell's scenario."""
+    """The cell's scenario as an argument of ``load_scenario``."""
     return Path(cell.scenario) if "/" in cell.scenario else cell.scenario
 
 
@@ -213,7 +213,7 @@ def _now() -> str:
 
 
 def _settle(cell: Cell, folder: Path, status: int, seconds: float, started: str) -> None:
-    """Make sure that ``result.json`` has exactly one run, and that it is what the cell stands for."""
+    """Ensure that ``result.json`` has exactly one run, and that it belongs to the cell."""
     try:
         [run] = load_results(folder / "result.json")
     except (UsageError, ValueError):
@@ -227,16 +227,16 @@ def _settle(cell: Cell, folder: Path, status: int, seconds: float, started: str)
 
 
 def mismatch(cell: Cell, run: RunResult) -> str:
-    """Why a run is none of ``cell``: it came up with other pages or another address space. "" if it is."""
+    """Why a run does not belong to ``cell``: another page size or address space. "" if it does."""
     for wanted, fact, unit in ((cell.page_size, "page_size", "byte pages"), (cell.va_bits, "va_bits", "address bits")):
         seen = run.facts.get(fact)
         if wanted is not None and seen is not None and seen != wanted:
-            return f"the guest came up with {seen} {unit}, not with the {wanted} of {cell.axes['paging']}"
+            return f"the guest booted with {seen} {unit}, not with the {wanted} of {cell.axes['paging']}"
     return ""
 
 
 def failed(cell: Cell, reason: str, seconds: float, started: str) -> RunResult:
-    """The result of a cell of which nothing can be said."""
+    """The result of a cell without a verdict."""
     return RunResult(
         scenario=cell.id.rpartition("/")[2],
         guest=cell.guest.name,

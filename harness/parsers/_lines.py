@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What all text parsers share: text is cut into lines before anybody looks at its meaning."""
+"""Shared by all text parsers: splitting text into lines, reading numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.errors import ParseError
 from harness.parsers.notes import STRICT, Notes, printable
 from harness.units import MIB
 
-#: characters; the largest honest source (a page-table dump of a fragmented guest) is far below
+#: in characters; the largest real source (a page-table dump of a fragmented guest) is far smaller
 MAX_CHARS = 64 * MIB
 #: decimal digits of 2**64 - 1
 MAX_DIGITS = 20
@@ -20,9 +20,9 @@ _DECIMAL = re.compile(rf"[0-9]{{1,{MAX_DIGITS}}}")
 
 
 def split_lines(source: str, text: str) -> list[str]:
-    """Cut ``text`` at its newlines and return the lines without them; only a newline ends a line.
+    """Split ``text`` at newlines, the only line ends, and return the lines without them.
 
-    Raises ParseError for text that is too long, or that was cut off (its last line has no newline).
+    Raises ParseError for text that is too long or truncated (its last line has no newline).
     """
     if len(text) > MAX_CHARS:
         raise ParseError(source, 1, text[:200], f"longer than {MAX_CHARS} characters")
@@ -34,24 +34,24 @@ def split_lines(source: str, text: str) -> list[str]:
 
 
 def numbered(source: str, text: str, notes: Notes = STRICT) -> Iterator[tuple[int, str]]:
-    """The lines of ``text`` with their numbers, from 1.
+    """The lines of ``text`` with their numbers, starting at 1.
 
-    What no file of the kernel holds is garbled and comes with escapes in its place: NUL, control characters, and the
-    marks that undecodable bytes leave behind. Raises ParseError as ``split_lines`` does.
+    Characters that no kernel file contains are noted as garbled and escaped: NUL, control characters, and replacement
+    marks of undecodable bytes. Raises ParseError as ``split_lines`` does.
     """
     lines = split_lines(source, text)
     if _FOREIGN.search(text) is not None:
         for at, row in enumerate(lines):
             foreign = _FOREIGN.search(row)
             if foreign is not None:
-                why = f"character {foreign[0]!r} does not belong into this file"
+                why = f"character {foreign[0]!r} does not belong in this file"
                 notes.add_garbled(source, at + 1, row, why)
                 lines[at] = printable(row)
     return enumerate(lines, 1)
 
 
 def decimal(source: str, line: int, text: str, digits: str) -> int:
-    """The unsigned 64-bit number that ``digits`` spells; raises ParseError, which quotes the whole ``text``."""
+    """``digits`` as an unsigned 64-bit number; raises ParseError, which quotes the whole ``text``."""
     if _DECIMAL.fullmatch(digits) is None or int(digits) >= 1 << 64:
         raise ParseError(source, line, text, f"{digits[:40]!r} is not an unsigned 64-bit number")
     return int(digits)

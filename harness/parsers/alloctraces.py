@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """/sys/kernel/debug/slab/CACHE/alloc_traces: who allocated the objects that are in use (slab_debugfs_show, mm/slub.c).
 
-There since v5.14 with CONFIG_SLUB_DEBUG, for caches that keep track of their users (slab_debug=U).
+Available since v5.14 with CONFIG_SLUB_DEBUG, for caches that track their users (slab_debug=U).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ _SITE = re.compile(r" *(\d+) ([\w.]+)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[\w+\])?(?: .
 
 
 def parse_alloc_traces(text: str) -> dict[str, int]:
-    """How many objects in use each function has allocated, in all caches whose files ``text`` is made of.
+    """The number of used objects that each function has allocated, summed over all cache files in ``text``.
 
-    Everything but such lines is left out: call traces, ``No data``, an allocation whose function is not known.
+    All other lines are ignored: call traces, ``No data``, an allocation whose function is unknown.
     """
     found: dict[str, int] = {}
     for line in text.splitlines():

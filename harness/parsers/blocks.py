@@ -14,8 +14,8 @@ from harness.state import MemoryBlock
 SOURCE = "/sys/devices/system/memory"
 
 _LINE = re.compile(r"memory(0|[1-9][0-9]{0,15})/([^/:]+):(.*)", re.ASCII)
-# Any word is a state: which one it must be is for BLK-2 to say. state_show has a spelling for a state it does not know,
-# ERROR-UNKNOWN-n; the numbers behind the words are others since v6.19.
+# Any word is a state: BLK-2 decides which one is right. state_show prints an unknown state as ERROR-UNKNOWN-n; the
+# numbers behind the words changed in v6.19.
 _VALUES = {
     "state": re.compile(r"[!-~]+"),
     "phys_index": re.compile(r"[0-9a-f]{8}|[1-9a-f][0-9a-f]{8,15}"),
@@ -27,7 +27,7 @@ _VALUES = {
 
 @dataclass
 class _Block:
-    """The files of one block, as far as they have been seen, and the line that named it first."""
+    """The files of one block seen so far, and the line that named it first."""
 
     line: int
     row: str
@@ -36,15 +36,15 @@ class _Block:
 
 
 def parse_blocks(text: str, notes: Notes = STRICT) -> tuple[MemoryBlock, ...]:
-    """Return the memory blocks in the order of their numbers.
+    """Return the memory blocks in numerical order.
 
     ``text`` holds one line per file or link, in any order: ``memory32/state:offline``,
     ``memory32/phys_index:00000020`` (hexadecimal), ``memory32/removable:1``,
     ``memory32/valid_zones:Normal Movable``, ``memory32/node:0`` (one for each node link).
 
-    Other files of a block, and whatever is no block (memory_failure), are unknown. Garbled is what
-    drivers/base/memory.c cannot print: another content, a second line in a file, and a block without state or
-    phys_index, which is left out. Raises ParseError for a text without any block.
+    Other files of a block, and names that are not blocks (memory_failure), are unknown. Anything that
+    drivers/base/memory.c cannot print is garbled: another content, a second line in a file, and a block without state
+    or phys_index, which is omitted. Raises ParseError for a text without any block.
     """
     found: dict[int, _Block] = {}
     for line, row in numbered(SOURCE, text, notes):
@@ -56,14 +56,14 @@ def parse_blocks(text: str, notes: Notes = STRICT) -> tuple[MemoryBlock, ...]:
         else:
             _take(found.setdefault(int(match[1]), _Block(line, row)), line, row, match[2], match[3], notes)
     if not found:
-        raise ParseError(SOURCE, 1, text[:200], "no memory block at all")
+        raise ParseError(SOURCE, 1, text[:200], "no memory block")
     blocks = (_freeze(index, found[index], notes) for index in sorted(found))
     return tuple(block for block in blocks if block is not None)
 
 
 def _take(block: _Block, line: int, row: str, name: str, value: str, notes: Notes) -> None:
     if _VALUES[name].fullmatch(value) is None:
-        notes.add_garbled(SOURCE, line, row, f"not a content of {name!r}")
+        notes.add_garbled(SOURCE, line, row, f"not valid content of {name!r}")
     elif name == "node":
         if int(value) in block.nodes:
             notes.add_garbled(SOURCE, line, row, "the same node link twice")

@@ -29,8 +29,8 @@ def parse_dax(text: str, notes: Notes = STRICT) -> tuple[DaxDevice, ...]:
 
     ``text`` holds one line per file: ``dax0.0/resource:0x…``, ``/size:`` and ``/align:`` (bytes, decimal),
     ``/target_node:``, ``/driver:`` (absent while unbound), ``/state:`` where the kernel has it. An empty text is a
-    guest without dax devices. Other files, and lines that are none, are unknown. Garbled is another content, a second
-    line in a file, and a device that lacks one, which is left out. Raises ParseError for a number beyond 64 bits.
+    guest without dax devices. Other files and other lines are unknown. Other content, a second line in a file, and a
+    device that lacks a file (which is omitted) are garbled. Raises ParseError for a number beyond 64 bits.
     """
     found: dict[str, dict[str, str]] = {}
     first: dict[str, tuple[int, str]] = {}
@@ -46,7 +46,7 @@ def parse_dax(text: str, notes: Notes = STRICT) -> tuple[DaxDevice, ...]:
         first.setdefault(device, (line, row))
         files = found.setdefault(device, {})
         if _VALUES[name].fullmatch(value) is None:
-            notes.add_garbled(SOURCE, line, row, f"not a content of {name!r}")
+            notes.add_garbled(SOURCE, line, row, f"not valid content of {name!r}")
         elif name in files:
             notes.add_garbled(SOURCE, line, row, "the same file twice")
         else:

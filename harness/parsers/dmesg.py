@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel log as ``dmesg -r`` prints it (kernel/printk/printk.c, info_print_prefix), and what in it is alarming."""
+"""The kernel log as ``dmesg -r`` prints it (kernel/printk/printk.c, info_print_prefix), and its alarms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOURCE = "dmesg"
 
 _TIME = r"\[ *([0-9]{1,12}\.[0-9]{6})\]"
 _CALLER = r"\[ *[TC][0-9]{1,10}\]"
-#: what else may stand in brackets right behind the time
+#: other fields in brackets that may follow the time
 _MORE = r"(?:\[[^\[\]]{1,40}\])*"
 _LINE = re.compile(rf"(?:<([0-9]{{1,4}})>)?{_TIME}(?:{_CALLER})?({_MORE}) (.*)")
 _BARE = re.compile(r"<([0-9]{1,4})>(.*)")
@@ -24,9 +24,9 @@ def parse_dmesg(text: str, notes: Notes = STRICT) -> tuple[DmesgLine, ...]:
     """Return the lines of the log in order: ``<level>[   12.345678] text``, or with the caller, ``[    T1]``.
 
     ``level`` is the low three bits of the number in angle brackets (the others are syslog's facility), None where there
-    is no such number. A line without any prefix continues the message before it and gets that one's level and time; one
-    without a time stamp gets that one's time. Every line is there, whatever stands in front of it, so that no alarm can
-    hide; a prefix that printk of v6.1 to v7.3 does not write is unknown. An empty text is an empty log.
+    is no such number. A line without any prefix continues the previous message and inherits its level and time; one
+    without a time stamp inherits its time. Every line is kept, whatever its prefix, so that no alarm is lost; a prefix
+    that printk of v6.1 to v7.3 does not write is unknown. An empty text is an empty log.
     """
     out: list[DmesgLine] = []
     for row in split_lines(SOURCE, text):
@@ -51,8 +51,8 @@ def parse_dmesg(text: str, notes: Notes = STRICT) -> tuple[DmesgLine, ...]:
 def alarming(text: str) -> str | None:
     """Return the class of trouble that one line of the kernel log or console announces, or None if it is harmless.
 
-    ``text`` may still carry its level, time stamp and caller. Refusals of memory hotplug (``add_memory failed``, pages
-    that cannot be isolated), failed allocations and a guest without memory are not alarms.
+    ``text`` may still have its level, time stamp and caller. Refusals of memory hotplug (``add_memory failed``, pages
+    that cannot be isolated), failed allocations and out-of-memory kills are not alarms.
     """
     text = text[: _MAX_CHECKED + 64]
     start = _PREFIX.match(text)
@@ -62,13 +62,13 @@ def alarming(text: str) -> str | None:
     return next(name for name, pattern in _COMPILED if pattern.search(body))
 
 
-#: the kernel's longest line (LOG_LINE_MAX): a longer one is no kernel message
+#: the kernel's longest line (LOG_LINE_MAX): a longer one is not a kernel message
 _MAX_CHECKED = 1024
 
 _OOM = r": (?:System is deadlocked on memory|Out of memory: )"
 
 # (class, pattern); the first that matches names the class. A pattern starts with ^ where harmless lines contain the
-# same words further inside. Sources are of v6.12.
+# same words elsewhere. Sources are from v6.12.
 _ALARMS: tuple[tuple[str, str], ...] = (
     # mm/{kasan,kfence}/report.c, kernel/kcsan/report.c, mm/kmsan/report.c; arm64 die("Oops - KASAN")
     ("KASAN", r"\bBUG: KASAN: |Oops - KASAN\b"),
@@ -109,7 +109,7 @@ _ALARMS: tuple[tuple[str, str], ...] = (
     ("debugobjects", r"^ODEBUG: \w+ .*\(active state "),
     # arch/arm64/kernel/traps.c arm64_serror_panic; mm/fault.c
     ("SError", r"\bSError Interrupt on CPU|\bAsynchronous SError Interrupt"),
-    # kernel/panic.c; not the two of mm/oom_kill.c: a guest that was filled up says nothing of its kernel
+    # kernel/panic.c; not the two in mm/oom_kill.c: running out of memory is not a kernel bug
     ("panic", rf"\bKernel panic - not syncing(?!{_OOM})|\bend Kernel panic(?! - not syncing{_OOM})"),
     # arm64: "Internal error: Oops: … [#1]", "Unable to handle kernel …"; riscv: "Oops [#1]", "Oops - … [#1]",
     # "Kernel BUG [#1]"; both: "Insufficient stack space to handle exception!"
@@ -120,8 +120,8 @@ _ALARMS: tuple[tuple[str, str], ...] = (
         r"|^Insufficient stack space to handle exception|^Unhandled (?:64-bit|32-bit) \S+ \S+ exception"
         r"|^Bad mode in |\bUnhandled fault:",
     ),
-    # kernel/panic.c __warn, up to v6.18 and as of v6.19 ("WARNING: file:line at function, CPU#0: …"); before the file
-    # may stand the condition in brackets (CONFIG_DEBUG_BUGVERBOSE_DETAILED)
+    # kernel/panic.c __warn, up to v6.18 and since v6.19 ("WARNING: file:line at function, CPU#0: …"); the condition may
+    # precede the file in brackets (CONFIG_DEBUG_BUGVERBOSE_DETAILED)
     ("WARN", r"^WARNING: (?:CPU: [0-9]+ PID: [0-9]+ at |(?:\[.*\] )?\S+:[0-9]+ at |at )"),
     # arch/{arm64,riscv}/mm/ptdump.c, ptdump_check_wx
     ("W+X", r"\bChecked W\+X mappings: (?:FAILED|failed)|\bFound (?:insecure W\+X|non-UXN) mapping"),

@@ -14,18 +14,16 @@ _TOP = 1 << 64
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One PT_LOAD: ``virtual`` addresses, and the ``physical`` ones that its header gives for them."""
+    """One PT_LOAD: its ``virtual`` addresses, and the ``physical`` ones from its header."""
 
     virtual: AddrRange
     physical: AddrRange
 
 
 def load_segments(data: bytes, source: str) -> tuple[Segment, ...]:
-    """Return the PT_LOAD segments of an ELF file that begins with ``data``.
+    """Return the PT_LOAD segments of an ELF file that begins with ``data``, except those without a physical address.
 
-    One that has no physical address is left out.
-
-    Raises ParseError if it is no little-endian 64-bit ELF file, or if its headers reach beyond ``data``.
+    Raises ParseError if it is not a little-endian 64-bit ELF file, or if its headers reach beyond ``data``.
     """
     try:
         header = read_header(data)
@@ -34,6 +32,6 @@ def load_segments(data: bytes, source: str) -> tuple[Segment, ...]:
     return tuple(
         Segment(AddrRange.sized(segment.virtual, segment.size), AddrRange.sized(segment.physical, segment.size))
         for segment in header.of_kind(PT_LOAD)
-        # Areas of virtual addresses alone have the physical address -1.
+        # Areas without physical memory have the physical address -1.
         if segment.size and segment.physical + segment.size < _TOP and segment.virtual + segment.size <= _TOP
     )

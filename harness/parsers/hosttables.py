@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the host read of a guest's memory, as the text that a snapshot keeps: one line for each thing.
+"""The host's readings of a guest's memory as text for a snapshot: one line per item.
 
 ::
 
@@ -50,7 +50,7 @@ _MARKS = {None: "", True: " counted", False: " uncounted"}
 _FAULT = re.compile(rf"fault {_HEX} ([0-9]{{1,7}}) {_HEX} {_RANGE} ([ -~]+)")
 _PAGE = re.compile(rf"page {_HEX} (?:{_HEX} (-?[0-9]{{1,12}}) ([0-9]{{1,5}}) ([!-~]{{1,20}})|- ([ -~]+))")
 _SECTION_FAULT = re.compile(rf"fault ([0-9]{{1,12}}) ([0-9]{{1,12}}) {_HEX} ([ -~]+)")
-#: as many sub-sections as a section of 512 MiB has
+#: a section of 512 MiB has this many sub-sections
 _BITMAP = r"0x([0-9a-f]{1,64})"
 _SECTION = re.compile(rf"section ([0-9]{{1,12}}) {_HEX} {_HEX} (?:{_BITMAP}|-) ((?:[a-z0-9-]+)(?:,[a-z0-9-]+)*|-)")
 
@@ -80,7 +80,7 @@ def parse_tables(text: str) -> HostTables:
     pages: list[TablePage] = []
     faults: list[TableFault] = []
     words: dict[str, tuple[str, ...]] = {}
-    count: TableCount | NotObserved = NotObserved("this snapshot is older than the count of page tables")
+    count: TableCount | NotObserved = NotObserved("this snapshot predates the count of page tables")
     for line, row in numbered(TABLES, text):
         if found := _MAP.fullmatch(row):
             start, end, physical, level, attrs = found.groups()
@@ -117,7 +117,7 @@ def format_pages(pages: Mapping[int, StructPage | NotObserved] | NotObserved) ->
 
 
 def parse_struct_pages(text: str) -> dict[int, StructPage | NotObserved] | NotObserved:
-    """The struct pages in the text of sections. Raises ParseError for one that is none."""
+    """The struct pages in the text of sections. Raises ParseError for a malformed one."""
     found: dict[int, StructPage | NotObserved] = {}
     for line, row in numbered(SECTIONS, text):
         if row.startswith("pages - "):
@@ -143,7 +143,7 @@ def format_sections(sections: tuple[Section, ...], faults: tuple[SectionFault, .
 
 
 def parse_section_faults(text: str) -> tuple[SectionFault, ...]:
-    """The faults in what ``format_sections`` wrote. Raises ParseError for a fault that is none."""
+    """The faults in the output of ``format_sections``. Raises ParseError for a malformed one."""
     found = []
     for line, row in numbered(SECTIONS, text):
         if row.startswith("fault"):
@@ -155,7 +155,7 @@ def parse_section_faults(text: str) -> tuple[SectionFault, ...]:
 
 
 def parse_sections(text: str) -> tuple[Section, ...]:
-    """The sections in what ``format_sections`` wrote. Raises ParseError for any other line, or one that comes twice."""
+    """The sections in the output of ``format_sections``. Raises ParseError for any other or repeated line."""
     found: dict[int, Section] = {}
     for line, row in numbered(SECTIONS, text):
         if row.startswith(("fault", "page")):

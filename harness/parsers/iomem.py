@@ -15,17 +15,17 @@ from harness.units import AddrRange
 
 SOURCE = "/proc/iomem"
 
-#: values of the kernel's MAX_IORES_LEVEL: whatever is nested deeper is printed at this depth. 5 in v6.1 and v6.12, 8 in
-#: v7.2 and v7.3.
+#: values of the kernel's MAX_IORES_LEVEL: deeper entries are printed at this depth. 5 in v6.1 and v6.12, 8 in v7.2 and
+#: v7.3.
 DEEPEST = (5, 8)
-#: no line is nested deeper than this, whatever the kernel prints
+#: maximum depth of the parsed tree, whatever the kernel prints
 MAX_DEPTH = 32
 
 _LINE = re.compile(r"( *)([0-9a-f]{8,16})-([0-9a-f]{8,16}) : (.*)")
 
 
 class _Node:
-    """An entry whose children are still being collected."""
+    """An entry that is still collecting its children."""
 
     __slots__ = ("children", "depth", "name", "range")
 
@@ -41,15 +41,15 @@ class _Node:
 
 
 def parse_iomem(text: str, notes: Notes = STRICT) -> tuple[IomemEntry, ...]:
-    """Return the top-level entries of ``text``, children nested by the two spaces a level that the kernel prints.
+    """Return the top-level entries of ``text`` with nested children (the kernel indents by two spaces per level).
 
-    Addresses are bytes; the kernel's inclusive ends become half-open, and an end one below its start, which is how the
-    kernel prints a resource without any address, an empty range. Overlapping siblings and children outside their
-    parents are kept as they are (check IOM-3 looks at those).
+    Addresses are bytes; the kernel's inclusive ends become half-open. An end one below its start, as the kernel prints
+    for a resource without addresses, becomes an empty range. Overlapping siblings and children outside their parents
+    are kept unchanged (invariant IOM-3 checks them).
 
-    Garbled is what r_show cannot print: another line, one without a name, a range that runs backwards, an indentation
-    that skips a level. Nesting deeper than any kernel known is unknown. Raises ParseError for an empty text, and when
-    all addresses are zero, which is what a reader without CAP_SYS_ADMIN gets.
+    Lines that r_show cannot print are garbled: malformed, without a name, with a range that runs backwards, with an
+    indentation that skips a level. Nesting deeper than in any known kernel is unknown. Raises ParseError for an empty
+    text, and when all addresses are zero, as for a reader without CAP_SYS_ADMIN.
     """
     nodes: list[_Node] = []
     all_zero = True
@@ -68,17 +68,17 @@ def parse_iomem(text: str, notes: Notes = STRICT) -> tuple[IomemEntry, ...]:
         nodes.append(node)
         all_zero = all_zero and node.range == AddrRange(0, 1)
     if not nodes:
-        raise ParseError(SOURCE, 1, text[:200], "no line with a range; every kernel has at least its RAM here")
+        raise ParseError(SOURCE, 1, text[:200], "no line with a range, but every kernel lists at least its RAM")
     if all_zero:
         raise ParseError(SOURCE, line, row, "all addresses are zero: the reader was not root (CAP_SYS_ADMIN)")
     return tuple(node.freeze() for node in _nest(nodes))
 
 
 def looks_torn(text: str) -> bool:
-    """True if the tree may have changed while ``text`` was read: a line comes twice, or a level is skipped.
+    """True if the tree may have changed while ``text`` was read: a line is repeated, or a level is skipped.
 
-    The kernel gives up its lock between two pages of text and then counts lines from the start (r_start). Read again:
-    what is still there then is no accident.
+    The kernel drops its lock between two pages of text and then counts lines from the start (r_start). Read again: an
+    anomaly that persists is real.
     """
     rows = text.split("\n")
     depths = [(len(row) - len(row.lstrip(" "))) // 2 for row in rows if row]
@@ -103,13 +103,13 @@ def render_iomem(entries: Iterable[IomemEntry]) -> str:
 
 
 def _nest(nodes: list[_Node]) -> list[_Node]:
-    """Put every node below its parent, and return those that have none."""
+    """Attach every node to its parent, and return those without one."""
     deepest = max(node.depth for node in nodes)
     roots: list[_Node] = []
     path: list[_Node] = []
     for node in nodes:
         if node.depth == deepest and deepest in DEEPEST:
-            # The kernel may have run out of levels: then a child stands right behind its parent, as if beside it.
+            # The kernel may have run out of levels: then a child follows its parent at the same depth.
             while len(path) > node.depth and not (path[-1].range.covers(node.range) and len(path) < MAX_DEPTH):
                 path.pop()
         else:
@@ -129,7 +129,7 @@ def _parse_line(line: int, row: str, notes: Notes) -> _Node | None:
         if len(digits) > 8 and digits[0] == "0":
             notes.add_garbled(SOURCE, line, row, f"address {digits} is padded beyond eight digits")
     if indent % 2:
-        notes.add_garbled(SOURCE, line, row, f"indented by {indent} spaces, which is no multiple of two")
+        notes.add_garbled(SOURCE, line, row, f"indented by {indent} spaces, which is not a multiple of two")
     if last + 1 < start:
         notes.add_garbled(SOURCE, line, row, "range runs backwards")
         last = start - 1

@@ -14,9 +14,9 @@ SOURCE = "kernel config"
 def parse_config(text: str, notes: Notes = STRICT) -> dict[str, str]:
     """Return the options that are set, without ``CONFIG_``: ``y``, ``m``, a number as written, or a string unquoted.
 
-    Options that are not set are absent. A line that is neither an option nor a comment is unknown, as are an option of
-    another form and one with two values (which of them would count?): those are left out. Raises ParseError for a text
-    that sets nothing.
+    Options that are not set are absent. A line that is neither an option nor a comment is unknown, as are a malformed
+    option and one with two values (which would count?): those are omitted. Raises ParseError for a text without any
+    option.
     """
     options: dict[str, str | None] = {}
     unclear: set[str] = set()
@@ -32,5 +32,5 @@ def parse_config(text: str, notes: Notes = STRICT) -> dict[str, str]:
             unclear.add(name)
     known = {name: value for name, value in options.items() if value is not None and name not in unclear}
     if not known:
-        raise ParseError(SOURCE, 1, text[:200], "sets no option at all")
+        raise ParseError(SOURCE, 1, text[:200], "sets no option")
     return known

@@ -16,10 +16,10 @@ _LINE = re.compile(r"([^\s:]+): *([0-9]+)( kB)?", re.ASCII)
 
 
 def parse_meminfo(text: str, notes: Notes = STRICT) -> dict[str, int]:
-    """Return the fields by name: bytes, but for HugePages_Total, _Free, _Rsvd and _Surp, which count pages.
+    """Return the fields by name: bytes, except HugePages_Total, _Free, _Rsvd and _Surp, which count pages.
 
-    A field may have any name. One of another form or unit, and one that comes twice (which of the two would count?), is
-    unknown and left out. Raises ParseError when there is no MemTotal to be had.
+    A field may have any name. A malformed field, one with another unit, and a repeated one (which would count?) are
+    unknown and omitted. Raises ParseError without a MemTotal.
     """
     fields: dict[str, int] = {}
     twice: set[str] = set()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What parsers put down beside their values: text that memhp does not know, and lines that no sound kernel prints.
+"""The parsers' notes beside their values: text that memhp does not know, and lines that no sound kernel prints.
 
-What nothing needs is let through, counted, and told once a run, so that somebody can look. What no kernel prints (a
-resource without a name, control characters in one) is evidence against it: a finding, no failure of the harness.
-Text that memhp needs and cannot read is neither: it stays a ParseError.
+Unknown text that nothing needs is accepted, counted, and reported once per run for review. Text that no kernel prints
+(a resource without a name, control characters in a name) is evidence against the kernel: a finding, not a failure of
+the harness. Text that memhp needs and cannot read is neither: it remains a ParseError.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ from dataclasses import replace
 from harness.errors import ParseError
 from harness.state import Garbled, Unknown
 
-#: different things of one source that are told apart; what comes after them is counted with the last
+#: how many kinds of unknown text are distinguished per source; further ones are counted with the last
 MAX_UNKNOWN = 16
-#: garbled lines of one source that are kept; the first ones tell the story
+#: how many garbled lines per source are kept: the first ones
 MAX_GARBLED = 16
-#: characters of a line that are kept
+#: how many characters of a line are kept
 MAX_SHOWN = 160
-#: examples that people are told of each kind
+#: how many examples of each kind are shown
 _EXAMPLES = 3
 
 _DIGITS = re.compile(r"\b(?:0x)?[0-9a-f]*[0-9][0-9a-f]*\b|[0-9]+")
 
 
 def printable(text: str) -> str:
-    """``text`` on one line and not too long, with escapes for whatever a terminal might obey."""
+    """``text`` on one line, shortened, with control characters escaped."""
     cut = text[: MAX_SHOWN + 1]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in cut)
     return shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + "…"
 
 
 class Notes:
-    """The notes of one snapshot, or of one kernel's facts. However long and strange the text is, they stay small."""
+    """The notes of one snapshot, or of one kernel's facts. Their size is bounded for any text."""
 
     def __init__(self) -> None:
         self._unknown: dict[tuple[str, str, str], Unknown] = {}
         self._garbled: dict[str, list[Garbled]] = {}
 
     def add_unknown(self, source: str, kind: str, text: str, count: int = 1) -> None:
-        """Put down that ``source`` has ``text``, of a ``kind`` (line, field, column, …) that memhp does not know."""
+        """Note that ``source`` has ``text`` of a ``kind`` (line, field, column, …) that memhp does not know."""
         _count(self._unknown, Unknown(source, kind, printable(text), count), add=True)
 
     def add_garbled(self, source: str, line: int, text: str, why: str) -> None:
-        """Put down line ``line`` (1-based) of ``source``, which no sound kernel prints."""
+        """Note line ``line`` (1-based) of ``source``, which no sound kernel prints."""
         lines = self._garbled.setdefault(source, [])
         if len(lines) < MAX_GARBLED:
             lines.append(Garbled(source, line, printable(text), why))
 
     @property
     def unknown(self) -> tuple[Unknown, ...]:
-        """Everything unknown, in the order in which it was met."""
+        """Everything unknown, in order of appearance."""
         return tuple(self._unknown.values())
 
     @property
@@ -63,7 +63,7 @@ class Notes:
 
 
 class _Strict(Notes):
-    """For whoever keeps no notes: what is unknown is let through, what is garbled is an error."""
+    """For callers that keep no notes: unknown text is accepted, garbled text is an error."""
 
     def add_unknown(self, source: str, kind: str, text: str, count: int = 1) -> None:
         pass
@@ -76,7 +76,7 @@ STRICT: Notes = _Strict()
 
 
 def summed(notes: Iterable[Unknown]) -> tuple[Unknown, ...]:
-    """One note for each thing in the ``notes`` of many snapshots; ``count`` is the most that one snapshot had."""
+    """The ``notes`` of many snapshots merged by item; ``count`` is the maximum of any snapshot."""
     found: dict[tuple[str, str, str], Unknown] = {}
     for note in notes:
         _count(found, note, add=False)
@@ -84,7 +84,7 @@ def summed(notes: Iterable[Unknown]) -> tuple[Unknown, ...]:
 
 
 def told(notes: Iterable[Unknown]) -> list[str]:
-    """A line for people about each source and kind: how many there are, and some of them."""
+    """A line of text about each source and kind: how many there are, with examples."""
     groups: dict[tuple[str, str], list[Unknown]] = {}
     for note in notes:
         groups.setdefault((note.source, note.kind), []).append(note)
@@ -101,7 +101,7 @@ def _tell(source: str, kind: str, found: Sequence[Unknown]) -> str:
 
 
 def _count(found: dict[tuple[str, str, str], Unknown], note: Unknown, *, add: bool) -> None:
-    """Numbers do not make two lines different things: a counter has another value in every snapshot."""
+    """``text`` without its numbers: a counter has another value in every snapshot."""
     key = (note.source, note.kind, _DIGITS.sub("0", " ".join(note.example.split())))
     same = [known for known in found if known[0] == note.source]
     if key not in found and len(same) >= MAX_UNKNOWN:

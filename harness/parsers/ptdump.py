@@ -2,7 +2,7 @@
 """/sys/kernel/debug/kernel_page_tables: arch/{arm64,riscv}/mm/ptdump.c over mm/ptdump.c.
 
 Both print ``---[ MARKER ]---`` lines and one line per run of equal entries. arm64 prints unmapped runs as well,
-without attributes, so its lines touch; riscv leaves them out and adds the physical address of the run's start.
+without attributes, so its lines are contiguous; riscv omits them and adds the physical address of the run's start.
 An end of zero stands for 2**64.
 """
 
@@ -36,9 +36,9 @@ def _words(text: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """How one architecture prints attributes: words that are known, and of which each ``needed`` group has one.
+    """How one architecture prints attributes: the known words, and the ``needed`` groups, each of which has one word.
 
-    ``blank`` are the words of a column that say "not set", ``columns`` the least number of known words, those included.
+    ``blank`` are the words for a column that is not set, ``columns`` the least number of known words, including those.
     ``holes`` is True if unmapped runs are printed too (without attributes).
     """
 
@@ -49,7 +49,7 @@ class _Format:
     holes: bool
 
 
-# The words of v6.1 to v7.3. In v6.1, riscv has neither N nor MT(…) nor a number behind RSW yet; v6.12 has them.
+# The words of v6.1 to v7.3. In v6.1, riscv lacks N, MT(…) and the number behind RSW; v6.12 has them.
 _FORMATS = {
     "arm64": _Format(
         words=_words(
@@ -75,20 +75,19 @@ def parse_ptdump(text: str, arch: ArchSpec, notes: Notes = STRICT) -> PageTables
     """Return the mapped runs of ``text`` in address order, and the markers.
 
     A run whose entry is present but not valid (arm64 prints ``F`` in the first column, as after set_memory_valid)
-    is a mapping with the attribute ``F``; a run of empty entries is checked and left out. Attribute words are those of
+    is a mapping with the attribute ``F``; a run of empty entries is checked and omitted. Attribute words are those of
     the kernel: arm64 ``F USR ro RW NX x SHD AF NG CON BLK UXN GP`` and a memory type, riscv ``N MT(…) RSW(…) D A G
     U X W R V``.
 
-    The kernel does not print the addresses of its markers. What is returned is the start of the first run printed
-    below (2**64 if there is none): on arm64 the marker itself or the next entry that the walk came to after it, on
-    riscv an upper bound, because unmapped runs are not printed.
+    The kernel does not print the addresses of its markers. The returned address is the start of the first run printed
+    below the marker (2**64 if there is none): on arm64 the marker itself or the next entry of the walk, on riscv an
+    upper bound, because unmapped runs are not printed.
 
-    Another word among the attributes, another line, a marker that comes a second time and a gap where unmapped runs are
-    printed are unknown. Garbled is what note_page cannot print: a size that is not end - start, a run that is empty,
-    unaligned, out of order or overlapping; those are left out. Raises ParseError for a run that cannot be read, for one
-    without the attributes that are needed or before the first marker, for a dump without runs, and, where unmapped runs
-    are printed, for an end before the top of the address space (a dump that was cut off).
-    Raises InfraError for an architecture whose format is not known.
+    Another word among the attributes, another line, a repeated marker, and a gap where unmapped runs are printed are
+    unknown. Runs that note_page cannot print are garbled and omitted: with a size that is not end - start, empty,
+    unaligned, out of order or overlapping. Raises ParseError for a run that cannot be read, lacks needed attributes or
+    precedes the first marker, for a dump without runs, and, where unmapped runs are printed, for an end before the top
+    of the address space (a truncated dump). Raises InfraError for an architecture whose format is unknown.
     """
     form = _FORMATS.get(arch.name)
     if form is None:
@@ -127,9 +126,9 @@ class _Dump:
                     words = self.read_attributes(line, row, attributes or "")
                 self.mappings.append(Mapping(extent, level, words, self.region or ""))
         if self.end is None:
-            raise ParseError(SOURCE, line, row, "a dump without a single run")
+            raise ParseError(SOURCE, line, row, "a dump without any run")
         if self.form.holes and self.end != TOP:
-            raise ParseError(SOURCE, line, row, "the dump ends before the top of the address space: it was cut off")
+            raise ParseError(SOURCE, line, row, "the dump ends before the top of the address space: it is truncated")
         self.markers.update((name, TOP) for name in self.fresh)
         return PageTables(self.markers, tuple(self.mappings))
 
@@ -142,7 +141,7 @@ class _Dump:
             else:
                 self.fresh.append(self.region)
         elif row.startswith("0x"):
-            raise ParseError(SOURCE, line, row, "not a run of page-table entries as any known kernel prints it")
+            raise ParseError(SOURCE, line, row, "not a run of page-table entries in the format of any known kernel")
         else:
             self.notes.add_unknown(SOURCE, "line", row)
 
@@ -155,7 +154,7 @@ class _Dump:
         elif start % self.alignment or end % self.alignment:
             why = f"not aligned to {self.alignment} bytes"
         elif self.end is not None and start < self.end:
-            why = f"overlaps or precedes the run before, which ends at {self.end:#x}"
+            why = f"overlaps or precedes the previous run, which ends at {self.end:#x}"
         elif size != self.size_column(end - start):
             why = f"the size is not end - start, {self.size_column(end - start)}"
         if why:
@@ -183,7 +182,7 @@ class _Dump:
         known = tuple(word for word in found if word in form.words)
         columns = sum(word in form.words or word in form.blank for word in found)
         if columns < form.columns or not all(group & set(known) for group in form.needed):
-            raise ParseError(SOURCE, line, row, "attributes that are needed are not where this architecture has them")
+            raise ParseError(SOURCE, line, row, "needed attributes are missing for this architecture")
         self.words[attributes] = known
         return known
 

@@ -26,11 +26,10 @@ _NEEDED = ("<active_objs>", "<num_objs>", "<objsize>")
 def parse_slabinfo(text: str, notes: Notes = STRICT) -> tuple[SlabCache, ...]:
     """Return the caches in the order printed.
 
-    Columns are found by the names in the file's second line, so that a version with others can be read: what is not of
-    version 2.1 is unknown. A cache's name may come twice: the kernel does not keep two modules from choosing the same
-    one. Garbled is a line that does not have the header's columns, or no name in front of them: its name is the only
-    text in it, and cache_show prints whatever it finds there. Raises ParseError for a header without the columns that
-    are needed, and for numbers that are none.
+    Columns are found by the names in the file's second line, so that versions with other columns can be read: anything
+    beyond version 2.1 is unknown. A cache's name may be repeated: two modules may choose the same one. A line is
+    garbled if it lacks the header's columns or a name in front of them: the name is its only text, and cache_show
+    prints whatever it finds there. Raises ParseError for a header without the needed columns, and for bad numbers.
     """
     rows = numbered(SOURCE, text, notes)
     _, version = next(rows, (1, ""))
@@ -52,21 +51,21 @@ def parse_slabinfo(text: str, notes: Notes = STRICT) -> tuple[SlabCache, ...]:
 
 
 class _Table:
-    """The columns behind a cache's name, and how many words each of the parts behind a colon has."""
+    """The columns behind a cache's name, and the number of words in each part behind a colon."""
 
     def __init__(self, columns: tuple[str, ...], parts: tuple[int, ...]) -> None:
         self.columns = columns
         self.parts = parts
 
     def parse(self, line: int, row: str, notes: Notes) -> SlabCache | None:
-        # From the right: a cache's name may hold spaces and colons.
+        # From the right: a cache's name may contain spaces and colons.
         head, *tail = row.rsplit(" : ", len(self.parts)) if self.parts else [row]
         words = head.rsplit(None, len(self.columns))
         if tuple(len(part.split()) for part in tail) != self.parts:
             notes.add_garbled(SOURCE, line, row, "not a cache: it does not have the columns of the header")
             return None
         if len(words) != len(self.columns) + 1 or words[0] != words[0].strip():
-            notes.add_garbled(SOURCE, line, row, f"a cache's name must be followed by {len(self.columns)} numbers")
+            notes.add_garbled(SOURCE, line, row, f"expected {len(self.columns)} numbers behind a cache's name")
             return None
         numbers = dict(zip(self.columns, words[1:], strict=True))
         active, total, size = (decimal(SOURCE, line, row, numbers[name]) for name in _NEEDED)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel's VMCOREINFO note (kernel/vmcore_info.c), and where /proc/kcore keeps it (fs/proc/kcore.c)."""
+"""The kernel's VMCOREINFO note (kernel/vmcore_info.c), and its place in /proc/kcore (fs/proc/kcore.c)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.units import align_up
 SOURCE = "vmcoreinfo"
 KCORE = "/proc/kcore"
 
-#: room the kernel gives the note: one page, at most 64 KiB
+#: the kernel's limit for the note: one page, at most 64 KiB
 MAX_NOTE = 1 << 16
 
 _LINE = re.compile(r"([A-Za-z_][\w-]*(?:\([^()=]+\))?)=(.*)", re.ASCII)
@@ -29,9 +29,9 @@ _NAME = b"VMCOREINFO\0"
 def parse_vmcoreinfo(text: str, notes: Notes = STRICT) -> dict[str, str]:
     """Return the note's values by key, such as ``PAGESIZE``, ``SYMBOL(mem_section)``, ``OFFSET(zone.vm_stat)``.
 
-    A value reaches from the first ``=`` to the end of its line. Another line is unknown, and so is a key that comes a
-    second time with another value (which of the two would count?): that one is left out. Raises ParseError when
-    OSRELEASE, the first key every kernel writes, is missing.
+    A value extends from the first ``=`` to the end of its line. Another line is unknown, and so is a key that is
+    repeated with another value (which would count?); it is omitted. Raises ParseError when OSRELEASE, the first key of
+    every kernel, is missing.
     """
     values: dict[str, str] = {}
     twice: set[str] = set()
@@ -50,8 +50,8 @@ def parse_vmcoreinfo(text: str, notes: Notes = STRICT) -> dict[str, str]:
 def note_from_kcore(data: bytes) -> str:
     """Return the text of the VMCOREINFO note from the beginning of /proc/kcore.
 
-    ``data`` must reach to the end of the notes (64 KiB is plenty). Raises ParseError if it is no little-endian 64-bit
-    ELF file, if a header points outside of it, or if there is no such note.
+    ``data`` must reach to the end of the notes (64 KiB is plenty). Raises ParseError if it is not a little-endian
+    64-bit ELF file, if a header points outside of it, or if there is no such note.
     """
     try:
         header = read_header(data)
@@ -60,7 +60,7 @@ def note_from_kcore(data: bytes) -> str:
     for segment in header.of_kind(PT_NOTE):
         end = segment.offset + segment.file_size
         if end > len(data):
-            raise _refuse(segment.offset, data, f"the notes reach beyond the {len(data)} bytes at hand")
+            raise _refuse(segment.offset, data, f"the notes reach beyond the {len(data)} bytes that were read")
         for name, content in _notes(data, segment.offset, end):
             if name == _NAME:
                 return _decode(content)
@@ -68,7 +68,7 @@ def note_from_kcore(data: bytes) -> str:
 
 
 def _notes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
-    # The kernel reserves a little more than it fills: what is left is zero, and too short or empty to be a note.
+    # The kernel reserves a little more than it fills: the rest is zero, and too short or empty to be a note.
     while at + _NHDR.size <= end:
         name_size, size, _ = _NHDR.unpack_from(data, at)
         if name_size == 0 and size == 0:

@@ -17,8 +17,8 @@ _LINE = re.compile(r"(\S+) ([0-9]+)", re.ASCII)
 def parse_vmstat(text: str, notes: Notes = STRICT) -> dict[str, int]:
     """Return the counters by name (pages, events or kB, as the name has it).
 
-    A counter may have any name. A line of another form, and a name that comes twice (which of the two would count?), is
-    unknown and left out. Raises ParseError when there is no nr_free_pages, the first counter of every kernel.
+    A counter may have any name. A malformed line and a repeated name (which would count?) are unknown and omitted.
+    Raises ParseError without nr_free_pages, the first counter of every kernel.
     """
     counters: dict[str, int] = {}
     twice: set[str] = set()

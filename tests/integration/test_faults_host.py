@@ -102,7 +102,7 @@ def test_a_damaged_part_is_made_again_and_never_used(
             file.write(b"damage")
     status, out = finish(start(world, "fetch", "guest-root", *guest[:2], cache=cache))
     assert status == 0, out
-    assert "the copy in the cache is damaged" in out
+    assert "the cached copy is damaged" in out
     assert verify(entry, full=True) is None and hash_file(initrd) == whole
     world.assert_clean()
 

@@ -105,7 +105,7 @@ def test_missing_files_and_links(cache: Cache) -> None:
     path = get(cache, Builder())
     path.chmod(0o755)
     (path / "link").unlink()
-    assert verify(path) == "link: not the link it was"
+    assert verify(path) == "link: not the original link"
     (path / "bin").chmod(0o755)
     (path / "bin" / "tool").unlink()
     assert verify(path) == "tool is missing"
@@ -187,7 +187,7 @@ def test_a_present_entry_needs_no_writable_cache(cache: Cache, monkeypatch: pyte
 
 def test_a_cache_that_cannot_be_made_says_where(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtefactError, match=r"cannot make the part: Not a directory: .*file/cache"):
+    with pytest.raises(ArtefactError, match=r"cannot create the part: Not a directory: .*file/cache"):
         get(Cache(tmp_path / "file" / "cache"), Builder())
 
 
@@ -195,7 +195,7 @@ def test_a_cache_that_cannot_be_made_says_where(tmp_path: Path) -> None:
     ("number", "message", "hint"),
     [
         (errno.ENOSPC, "No space left on device: /x/y", "disk space"),
-        (errno.EACCES, "Permission denied: /x/y", "may write to"),
+        (errno.EACCES, "Permission denied: /x/y", "writable folder"),
         (errno.EROFS, "Read-only file system: /x/y", "MEMHP_CACHE"),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_full_or_forbidden_disk_is_explained(cache: Cache, number: int, messag
     def fail(_: Path) -> None:
         raise OSError(number, os.strerror(number), "/x/y")
 
-    with pytest.raises(ArtefactError, match=f"cannot make the part: {message}") as caught:
+    with pytest.raises(ArtefactError, match=f"cannot create the part: {message}") as caught:
         cache.get("kind", "name", {}, fail, QUIET, what="the part")
     assert caught.value.hint is not None
     assert hint in caught.value.hint

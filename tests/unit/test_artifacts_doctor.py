@@ -131,7 +131,7 @@ def test_the_hosts_qemu_counts_if_it_is_able(cache: Cache, tmp_path: Path, monke
     assert doctor.part_row("qemu", ARM64, [], willing).detail == f"the host's {path}, 9.9.1"
     unasked = doctor.part_row("qemu", ARM64, [])
     assert (unasked.status, unasked.mend) == ("ok", "")
-    assert unasked.detail.endswith("9.9.1; whether it is able is seen when a guest starts")
+    assert unasked.detail.endswith("9.9.1; its abilities are checked when a guest starts")
     row = doctor.part_row("qemu", ARM64, [], unwilling)
     assert row.status == "old"
     assert row.detail == f"the host's {path}: QEMU 9.9.1 lacks arm64 memory"
@@ -228,9 +228,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     # Root may write everywhere.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     row = doctor.disk_row(tmp_path)
-    assert row == DoctorRow(
-        "cache", "missing", f"{tmp_path} cannot be written to", "export MEMHP_CACHE=/a/folder/of/yours"
-    )
+    assert row == DoctorRow("cache", "missing", f"{tmp_path} is not writable", "export MEMHP_CACHE=/a/folder/of/yours")
 
 
 def test_memory(tmp_path: Path) -> None:
@@ -250,7 +248,7 @@ def test_a_cache_that_cannot_be_read(cache: Cache, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Cache, "entries", refuse)
     with pytest.raises(ArtefactError, match=f"cannot read the cache {cache.root}: Permission denied") as caught:
         diagnose(QUIET, arches=[ARM64])
-    assert caught.value.hint == "set MEMHP_CACHE to a folder that is yours"
+    assert caught.value.hint == "set MEMHP_CACHE to a folder that you own"
 
 
 def test_the_whole_machine_writes_nothing(cache: Cache) -> None:
@@ -331,7 +329,7 @@ def test_fetch_keeps_a_qemu_that_cannot_plug_memory_where_there_is_no_other(
     sources: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nothing(*_: object, **__: object) -> QemuBinary:
-        raise UnsupportedError("qemu", "no QEMU will do")
+        raise UnsupportedError("qemu", "no QEMU is suitable")
 
     monkeypatch.setattr(sys.modules["harness.artifacts.qemu"], "find_qemu", nothing)
     [(_, _, where)] = fetch(["qemu"], [RISCV64], QUIET, able=unwilling)
@@ -344,7 +342,7 @@ def test_fetch_of_one_part_leaves_the_others(sources: list[tuple[object, ...]]) 
 
 
 def test_fetch_of_an_unknown_part_fetches_nothing(sources: list[tuple[object, ...]]) -> None:
-    with pytest.raises(UsageError, match="no part is called 'kernal', 'x'") as caught:
+    with pytest.raises(UsageError, match="unknown part: 'kernal', 'x'") as caught:
         fetch(["qemu", "kernal", "x"], [ARM64], QUIET, able=willing)
     assert caught.value.hint == "known: qemu, firmware, guest-root, kernel, debian-kernel"
     assert sources == []

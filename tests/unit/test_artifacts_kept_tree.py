@@ -139,7 +139,7 @@ def test_whoever_was_killed_at_work_is_cleaned_up_after(tree: Path, tmp_path: Pa
 
 
 def test_a_tree_of_something_else(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match="is not a kernel's source"):
+    with pytest.raises(ArtefactError, match="is not a kernel source tree"):
         version_of_tree(tmp_path)
 
 

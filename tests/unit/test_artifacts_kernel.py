@@ -84,28 +84,29 @@ def test_a_zstd_image_with_the_size_that_the_kernels_build_appends(tmp_path: Pat
     ids=["gzip", "xz", "zboot"],
 )
 def test_damaged_images(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(UsageError, match=r"Image is packed, but cannot be unpacked"):
+    with pytest.raises(UsageError, match=r"cannot unpack .*/Image: "):
         read_image(written(tmp_path, data))
 
 
 def test_a_kernel_of_the_other_architecture_names_both(tmp_path: Path) -> None:
     path = written(tmp_path, image(RISCV64))
-    with pytest.raises(UsageError, match=r"Image is a kernel for riscv64, the guest is arm64") as caught:
+    with pytest.raises(UsageError, match=r"Image is a kernel for riscv64, but the guest is arm64") as caught:
         kernel(ARM64, str(path), QUIET)
     assert caught.value.hint == "use -a riscv64, or give a kernel for arm64"
 
 
 @pytest.mark.parametrize(
-    ("data", "what"), [(b"\x7fELF" + bytes(4096), r"a vmlinux \(ELF\)"), (b"", "no kernel Image"), (b"x" * 9000, "no ")]
+    ("data", "what"),
+    [(b"\x7fELF" + bytes(4096), r"a vmlinux \(ELF\)"), (b"", "not a kernel Image"), (b"x" * 9000, "not ")],
 )
 def test_what_is_no_image(data: bytes, what: str) -> None:
     with pytest.raises(UsageError, match=f"it is {what}") as caught:
         require_arch("it", data, ARM64)
-    assert caught.value.hint == "the build leaves it at arch/arm64/boot/Image"
+    assert caught.value.hint == "the kernel build writes it to arch/arm64/boot/Image"
 
 
 def test_a_missing_image(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"there is no kernel .*/none") as caught:
+    with pytest.raises(UsageError, match=r"no such kernel: .*/none") as caught:
         kernel(ARM64, str(tmp_path / "none"), QUIET)
     assert caught.value.hint is not None
     assert "'debian'" in caught.value.hint
@@ -191,7 +192,7 @@ def test_a_package_without_a_kernel_or_with_a_foreign_one(tmp_path: Path, tree: 
     package = Package("linux-image-x", "1", tmp_path / "x.deb")
     with pytest.raises(ArtefactError, match="linux-image-x holds 0 kernels and 1 sets of modules"):
         take_apart(ARM64, package, tmp_path, tmp_path)
-    with pytest.raises(UsageError, match="linux-image-x is a kernel for riscv64, the guest is arm64"):
+    with pytest.raises(UsageError, match="linux-image-x is a kernel for riscv64, but the guest is arm64"):
         take_apart(ARM64, package, package_tree(tmp_path, image(RISCV64), tree), tmp_path)
 
 
@@ -239,7 +240,7 @@ def test_lost_options_are_named() -> None:
 
 def test_the_version_of_a_kernel_package() -> None:
     assert version_of("6.12.117-1") == V612 and version_of("7.3~rc2-1~exp1") == (7, 3)
-    with pytest.raises(ArtefactError, match="'next-2026' is not the version of a kernel"):
+    with pytest.raises(ArtefactError, match="'next-2026' is not a kernel version"):
         version_of("next-2026")
 
 
@@ -294,7 +295,7 @@ def test_a_build_leaves_image_config_and_release(tmp_path: Path) -> None:
 
 
 def test_an_option_that_did_not_come_true(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match=r"kernel 6\.12-1 for arm64 did not take CONFIG_LOST=y"):
+    with pytest.raises(ArtefactError, match=r"kernel 6\.12-1 for arm64 did not accept CONFIG_LOST=y"):
         toy_build(tmp_path, "CONFIG_LOST=y\n")
 
 
@@ -320,6 +321,6 @@ def test_flavours_are_fragments_that_apply_last() -> None:
     wanted = load_fragments(ARM64, CONFIGS, ["16k"])
     lost = lost_options({"ARM64_4K_PAGES": "y"}, wanted[-1:], V612)
     assert lost == ["CONFIG_ARM64_4K_PAGES=n", "CONFIG_ARM64_16K_PAGES=y"]
-    with pytest.raises(UsageError, match="there is no riscv64 kernel of the flavour '16k'") as caught:
+    with pytest.raises(UsageError, match="unknown flavour of the riscv64 kernel: '16k'") as caught:
         kernel(RISCV64, "purpose+16k", QUIET)
     assert caught.value.hint == "known: debug, dwarf"

@@ -76,7 +76,7 @@ def test_where_none_will_do_each_reason_is_told(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UnsupportedError) as caught:
         find_qemu(ARM64, explicit=None, able=lambda _: "lacks pc-dimm: run memhp fetch", progress=QUIET)
     assert caught.value.message.splitlines() == [
-        "no QEMU for arm64 will do:",
+        "no QEMU for arm64 is suitable:",
         "  the host's /q: does not run",
         "  Debian's: lacks pc-dimm",
     ]

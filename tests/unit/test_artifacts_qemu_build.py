@@ -315,7 +315,7 @@ def test_the_binary_alone_is_kept_and_found_again(tmp_path: Path) -> None:
     apt = ToyApt(tmp_path / "apt")
     binary = make(tmp_path, apt)
     assert binary.version == "10.0.13"
-    assert binary.origin == "built from Debian's qemu 1:10.0.13 with 1 patch of memhp"
+    assert binary.origin == "built from Debian's qemu 1:10.0.13 with 1 patch from memhp"
     place = Path(binary.argv[0]).parents[1]
     files = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
     assert files == {"bin/qemu-system-aarch64", "manifest.json"}
@@ -350,7 +350,7 @@ def test_a_binary_that_does_not_run_says_what_to_install(tmp_path: Path) -> None
     with pytest.raises(ArtefactError, match=r"(?s)does not run: it exited with status 127:.*libslirp\.so\.0") as caught:
         make(tmp_path, ToyApt(tmp_path / "apt", toy))
     assert caught.value.hint is not None
-    assert caught.value.hint.startswith("a library it was built with may be gone: sudo apt-get install libc6-dev")
+    assert caught.value.hint.startswith("one of its libraries may have been removed: sudo apt-get install libc6-dev")
 
 
 def test_a_machine_without_compiler_is_told_so_before_anything_is_fetched(

@@ -134,7 +134,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, status: int = 2) 
         (["collect", "-o", "/etc"], "memhp: --output: /etc is there already\n  hint: name a directory that does not"),
         (["collect", "-o", "/no/x"], "memhp: --output: no directory /no\n  hint: create it first\n"),
         (["run", "--fail-fast", "--keep-going"], "not allowed with argument --fail-fast"),
-        (["fetch", "firmwear"], "memhp: no part is called 'firmwear'\n  hint: known: qemu"),
+        (["fetch", "firmwear"], "memhp: unknown part: 'firmwear'\n  hint: known: qemu"),
     ],
 )
 def test_usage_errors(runs: Runs, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:

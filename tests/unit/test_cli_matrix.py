@@ -59,8 +59,8 @@ def test_the_plan_is_shown_without_running_anything(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--shard 3/2", "memhp: --shard 3/2: there is no such part\n  hint: 1/2 is the first, 2/2 the last"),
-        ("--shard 0/2", "memhp: --shard 0/2: there is no such part"),
+        ("--shard 3/2", "memhp: --shard 3/2: no such part\n  hint: 1/2 is the first, 2/2 the last"),
+        ("--shard 0/2", "memhp: --shard 0/2: no such part"),
         ("--shard half", "memhp: --shard: 'half' is not I/N\n  hint: such as 1/3"),
         ("-j 0", "memhp: --jobs: invalid job count: 0\n  hint: from 1 to 64"),
         ("-j two", "memhp: --jobs: 'two' is not a whole number"),
@@ -74,7 +74,7 @@ def test_the_plan_is_shown_without_running_anything(
         ("--html /", "memhp: --html: / is a directory"),
         ("--kcidb-origin My-Lab", "memhp: --kcidb-origin: 'My-Lab' cannot be an origin\n  hint: lower-case letters"),
         ("--ktap - --kcidb -", "memhp: --ktap and --kcidb both want standard output"),
-        ("--results /etc", "memhp: /etc is there already and holds no results of a matrix\n  hint: name another"),
+        ("--results /etc", "memhp: /etc already exists and holds no results of a matrix\n  hint: name another"),
     ],
 )
 def test_usage_errors_of_a_matrix(
@@ -150,7 +150,7 @@ def test_a_kernel_that_cannot_be_had_is_skipped_by_a_bisection(
     runs: Runs, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(["run", "dimm-cycle", "--bisect", "--kernel", str(tmp_path / "Image")]) == 125
-    assert "there is no kernel" in capsys.readouterr().err and runs.asked == []
+    assert "no such kernel: " in capsys.readouterr().err and runs.asked == []
     (tmp_path / "Image").write_text("half a kernel")
     for error in (UsageError("it is no kernel"), ArtefactError("it does not build")):
         runs.error = error
@@ -211,7 +211,7 @@ def test_merging_writes_every_report(
     assert names == {"matrix.json", "results.json", "junit.xml", "results.ktap", "kcidb.json", "report.html"}
     assert main(["merge", str(tmp_path / "arm64"), "-o", str(tmp_path / "half")]) == 3
     assert "no result: riscv64/dimm-cycle" in capsys.readouterr().out
-    assert "is there already" in complaint(capsys, "merge", str(tmp_path / "arm64"), "-o", str(whole))
+    assert "already exists" in complaint(capsys, "merge", str(tmp_path / "arm64"), "-o", str(whole))
 
 
 class Terminal(io.StringIO):

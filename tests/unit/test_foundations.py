@@ -176,7 +176,7 @@ def test_backward_ranges_are_refused(ends: tuple[int, int]) -> None:
             errors.ParseError("/proc/iomem", 7, "junk", "no range"),
             errors.InfraError,
             3,
-            "/proc/iomem:7: no range: 'junk'\n  hint: this kernel prints something the parser has never met; "
+            "/proc/iomem:7: no range: 'junk'\n  hint: the parser does not know this output; "
             "please report it with this line",
         ),
     ],
@@ -221,7 +221,7 @@ def test_deadline_runs_down_and_names_what_it_waited_for() -> None:
     roomy.check("x")
     assert not roomy.expired and 59 < roomy.remaining() <= 60
     assert repr(roomy).startswith("Deadline(60 s, ")
-    with pytest.raises(ValueError, match="cannot lie in the past"):
+    with pytest.raises(ValueError, match="cannot be in the past"):
         Deadline(-1)
 
 

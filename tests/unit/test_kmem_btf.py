@@ -255,13 +255,13 @@ def test_broken_blobs_are_refused() -> None:
         Btf(whole[:-1] + b"x")
     writer = one_of_each()
     writer.types.append(struct.pack("<3I", 0, 31 << 24, 0))
-    with pytest.raises(ParseError, match="a kind of types that is not known: 31: 'type 21'"):
+    with pytest.raises(ParseError, match="unknown kind of type: 31: 'type 21'"):
         Btf(writer.blob())
     writer.types[-1] = struct.pack("<3I", 0, STRUCT << 24 | 2, 0)
     with pytest.raises(ParseError, match="the types are cut off"):
         Btf(writer.blob())
     writer.types[-1] = struct.pack("<I", 0)
-    with pytest.raises(ParseError, match="a kind of types that is not known: 0"):
+    with pytest.raises(ParseError, match="unknown kind of type: 0"):
         Btf(writer.blob())
 
 

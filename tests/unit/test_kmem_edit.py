@@ -81,7 +81,7 @@ def test_a_guest_that_writes_meanwhile_is_noticed_and_all_is_put_back(places: li
             guest.write(b"GUEST")
         with pytest.raises(InfraError, match=r"memory changed where it was edited: 00001100-00001105") as caught:
             editor.undo()
-        assert caught.value.hint == "the guest must stand still while its memory is edited"
+        assert caught.value.hint == "the guest must be paused while its memory is edited"
         assert content(places) == before
 
 

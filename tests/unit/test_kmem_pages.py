@@ -82,7 +82,7 @@ def test_what_is_not_there_is_not_observed(guest: SparseGuest) -> None:
         found = read_struct_pages(memory, page_layout(guest), mappings, [1, 2, 3, 64, 1 << 30])
     assert found[0] == StructPage(1, 3 << 60, 1, 0, "Device")
     assert found[1:] == (
-        NotObserved("the struct page of pfn 0x2 is poisoned: nobody has initialised it"),
+        NotObserved("the struct page of pfn 0x2 is poisoned: it was never initialised"),
         NotObserved("the struct page of pfn 0x3, at 0xfffffc00000000c0, is not mapped to memory"),
         NotObserved("the struct page of pfn 0x40, at 0xfffffc0000001000, is not mapped to memory"),
         NotObserved("the struct page of pfn 0x40000000, at 0xfffffc1000000000, is not mapped to memory"),

@@ -126,8 +126,8 @@ def test_a_usage_of_two_sections(guest: SparseGuest) -> None:
     guest.put(guest.entry(19) + 8, pointer)
     faults = read(guest).faults
     assert faults == (
-        SectionFault(19, 1, pointer, "the mem_section_usage of section 16, too"),
-        SectionFault(23, 1, pointer, "the mem_section_usage of section 19, too"),
+        SectionFault(19, 1, pointer, "shares its mem_section_usage with section 16"),
+        SectionFault(23, 1, pointer, "shares its mem_section_usage with section 19"),
     )
 
 
@@ -162,7 +162,7 @@ def test_two_roots_with_one_page(guest: SparseGuest) -> None:
     guest.put(guest.root(5), virtual(guest.pages[0]))
     found = read(guest)
     assert found.faults == (
-        SectionFault(1280, 256, virtual(guest.pages[0]), "the page of entries of another root, too"),
+        SectionFault(1280, 256, virtual(guest.pages[0]), "a page of entries that another root points to, too"),
     )
     assert [one.number for one in found.sections] == list(range(16, 24))
 
@@ -187,13 +187,13 @@ def test_what_nobody_has_is_not_read(guest: SparseGuest, monkeypatch: pytest.Mon
     assert [one.number for one in found.sections] == [*range(16, 24), 300]
     [fault] = found.faults
     assert (fault.first, fault.count) == (512, 512)
-    assert fault.reason == "2 more roots than anybody has; they were not read"
+    assert fault.reason == "2 more roots than any machine has; they were not read"
     monkeypatch.setattr(_sparse_entries, "MAX_ROOTS", 100)
     monkeypatch.setattr(_sparse_entries, "MAX_SECTIONS", 7)
     found = read(guest, layout)
     assert [one.number for one in found.sections] == list(range(16, 23))
     assert found.faults == (
-        SectionFault(23, 4, layout.array.address, "4 more sections than anybody has; they were not read"),
+        SectionFault(23, 4, layout.array.address, "4 more sections than any machine has; they were not read"),
     )
 
 

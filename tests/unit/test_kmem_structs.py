@@ -135,21 +135,21 @@ def test_a_few_odd_sections_do_not_confuse(guest: SparseGuest) -> None:
 
 def test_evidence_that_shows_nothing(guest: SparseGuest) -> None:
     partly = (AddrRange(BASE + 2 * MIB, BASE + 200 * MIB),)
-    assert "no section of boot RAM is whole" in reason(layout_of(find(guest, ram=partly)).usage)
+    assert "no section lies wholly in boot RAM" in reason(layout_of(find(guest, ram=partly)).usage)
     for usage in list(guest.usages.values())[:4]:
         guest.put(usage + 16, 0x7FFF_FFFF_FFFF_FFFF)
     assert reason(layout_of(find(guest)).usage) == (
-        "of 8 whole sections of boot RAM these have all sub-sections, by where the bitmap is: 4 at 16 behind 8"
+        "of 8 whole sections of boot RAM these have all sub-sections, by place of the bitmap: 4 at 16 behind 8"
     )
     for usage in guest.usages.values():
         guest.put(usage + 16, 0)
-    assert reason(layout_of(find(guest)).usage).endswith("by where the bitmap is: none")
+    assert reason(layout_of(find(guest)).usage).endswith("by place of the bitmap: none")
 
 
 def test_evidence_for_two_places_is_for_none(guest: SparseGuest) -> None:
     guest.put(next(iter(guest.usages.values())) + 24, (1 << 64) - 1)
     found = reason(layout_of(find(guest)).usage)
-    assert found.endswith("by where the bitmap is: 8 at 16 behind 8, 1 at 24 behind 8")
+    assert found.endswith("by place of the bitmap: 8 at 16 behind 8, 1 at 24 behind 8")
 
 
 @pytest.mark.parametrize(
@@ -169,14 +169,14 @@ def test_flags_by_configuration(guest: SparseGuest, config: dict[str, str], flag
 def test_without_vmemmap_there_are_no_subsections(guest: SparseGuest) -> None:
     layout = layout_of(find(guest, config={"ZONE_DEVICE": "y"}))
     assert reason(layout.usage) == "the kernel keeps no sub-sections (no CONFIG_SPARSEMEM_VMEMMAP)"
-    assert "may or may not hold its node" in reason(layout.page)
+    assert "page flags do not always hold the node" in reason(layout.page)
     assert layout.array.roots == 32
 
 
 @pytest.mark.parametrize("shift", ["", "11", "many", "-1", "999999"])
 def test_nodes_that_nobody_tells(guest: SparseGuest, shift: str) -> None:
     layout = layout_of(find(guest, config=CONFIG | {"NODES_SHIFT": shift}))
-    assert reason(layout.page) == "nothing tells how many nodes the kernel is built for"
+    assert reason(layout.page) == "the kernel's maximum number of nodes is unknown"
     assert not isinstance(layout.usage, NotObserved)
 
 
@@ -190,16 +190,16 @@ def test_without_numa_the_zone_comes_first(guest: SparseGuest) -> None:
     ("change", "why"),
     [
         ({"NUMBER(SECTION_SIZE_BITS)": None}, "the vmcoreinfo note has no NUMBER(SECTION_SIZE_BITS)"),
-        ({"NUMBER(MAX_PHYSMEM_BITS)": "27"}, "the vmcoreinfo note tells sections of 27 bits in a memory of 27"),
-        ({"NUMBER(SECTION_SIZE_BITS)": "20"}, "the vmcoreinfo note tells sections of 20 bits in a memory of 40"),
+        ({"NUMBER(MAX_PHYSMEM_BITS)": "27"}, "the vmcoreinfo note has sections of 27 bits in a memory of 27"),
+        ({"NUMBER(SECTION_SIZE_BITS)": "20"}, "the vmcoreinfo note has sections of 20 bits in a memory of 40"),
         ({"NUMBER(MAX_PHYSMEM_BITS)": "64"}, "the vmcoreinfo note has NUMBER(MAX_PHYSMEM_BITS)=64"),
         ({"SYMBOL(mem_section)": "mem"}, "the vmcoreinfo note has SYMBOL(mem_section)=mem"),
         (
             {"SIZE(mem_section)": "24"},
-            "the vmcoreinfo note tells 24 bytes of struct mem_section, which is no power of two",
+            "the vmcoreinfo note has a struct mem_section of 24 bytes, which is not a power of two",
         ),
         ({"SIZE(mem_section)": "8192"}, "the vmcoreinfo note has SIZE(mem_section)=8192"),
-        ({"LENGTH(mem_section)": "33"}, "the vmcoreinfo note tells 33 roots of mem_section, which fits neither kind"),
+        ({"LENGTH(mem_section)": "33"}, "the vmcoreinfo note has 33 roots of mem_section, which fits neither kind"),
         ({"LENGTH(mem_section)": "-1"}, "the vmcoreinfo note has LENGTH(mem_section)=-1"),
         ({"OFFSET(mem_section.section_mem_map)": "4"}, "has OFFSET(mem_section.section_mem_map)=4"),
         ({"OFFSET(mem_section.section_mem_map)": "16"}, "has OFFSET(mem_section.section_mem_map)=16"),
@@ -278,14 +278,14 @@ def test_btf_of_a_kernel_without_vmemmap(guest: SparseGuest) -> None:
 
 def test_btf_that_does_not_do(guest: SparseGuest) -> None:
     assert reason(find(guest, btf=kernel_btf(entry_size=32))) == (
-        "the BTF is not that of the running kernel: SIZE(mem_section) is 32 there, 16 here"
+        "the BTF is not that of the running kernel: SIZE(mem_section) is 32 in the BTF, 16 in the kernel"
     )
     assert "SECTION_MAP_LAST_BIT" in reason(find(guest, btf=Btf(Writer().blob())))
     assert reason(find(guest, btf=kernel_btf(last=9))) == (
-        "the kernel's enum that ends with SECTION_MAP_LAST_BIT does not count from 0 on"
+        "the kernel's enum that ends with SECTION_MAP_LAST_BIT does not count up from 0"
     )
     for nodes in (3, 2048):
-        assert "how many nodes" in reason(layout_of(find(guest, btf=kernel_btf(nodes=nodes))).page)
+        assert "maximum number of nodes" in reason(layout_of(find(guest, btf=kernel_btf(nodes=nodes))).page)
     odd = kernel_btf(words=2)
     assert reason(layout_of(find(guest, btf=odd)).usage) == (
         "the kernel's BTF has 16 bytes of bitmap for 64 sub-sections"

@@ -87,8 +87,8 @@ def test_a_kernel_without_a_symbol_says_which(tmp_path: Path, without: str, reas
     [
         ("SYMBOL(kallsyms_offsets)", None, "vmcoreinfo has no SYMBOL(kallsyms_offsets): no CONFIG_KALLSYMS, or older"),
         ("SYMBOL(kallsyms_names)", "ffffffd000000000", "kernel address 0xffffffd000000000 is not mapped"),
-        ("SIZE(pglist_data)", "-1", "vmcoreinfo tells no SIZE(pglist_data)"),
-        ("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)", "7", "this kernel has types of pages that are not known"),
+        ("SIZE(pglist_data)", "-1", "vmcoreinfo has no SIZE(pglist_data)"),
+        ("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)", "7", "this kernel's page types are unknown"),
     ],
 )
 def test_a_note_that_does_not_fit_says_why(tmp_path: Path, key: str, value: str | None, reason: str) -> None:
@@ -105,7 +105,7 @@ def test_no_process_shows_no_place_of_its_mm(tmp_path: Path) -> None:
     guest = CountGuest(tmp_path / "memory")
     guest.add_task("kworker", 0)
     found = guest.look()
-    assert isinstance(found, NotObserved) and "0 places in task_struct may be that of mm" in found.reason
+    assert isinstance(found, NotObserved) and "0 members of task_struct could be mm" in found.reason
 
 
 def test_counters_that_are_nowhere_in_a_node_are_told(tmp_path: Path) -> None:
@@ -142,4 +142,4 @@ def test_a_task_without_a_name_is_none(tmp_path: Path) -> None:
     one = guest.add_task("sh", guest.add_mm((True, True, True)))
     guest.write(one + COMM, struct.pack("<Q", 0xFFFF_FFFF_FFFF_FFFF))
     found = guest.look()
-    assert isinstance(found, NotObserved) and "no list of all tasks" in found.reason
+    assert isinstance(found, NotObserved) and "no list that is unambiguously the list of all tasks" in found.reason

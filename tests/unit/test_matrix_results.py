@@ -248,7 +248,7 @@ def test_a_directory_of_another_kind(tmp_path: Path, change: dict[str, object], 
 
 def test_a_directory_with_something_else_in_it(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="is there already and holds no results of a matrix"):
+    with pytest.raises(UsageError, match="already exists and holds no results of a matrix"):
         open_store(tmp_path, plan_of(cell("a")), NOW)
     with pytest.raises(UsageError, match="holds no results of a matrix"):
         read_store(tmp_path)
@@ -282,12 +282,12 @@ def test_merging_shards(tmp_path: Path, fakes: Fakes) -> None:
     links = dict(book.entries[0].links)
     assert links["bundle"] == "cells/a/dimm-cycle/bundles/1/" and (tmp_path / "whole" / links["console.log"]).is_file()
     assert status_of(dataclasses.replace(book, entries=book.entries[:1])) == 3, "what is missing has no verdict"
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         merge(stores, tmp_path / "whole")
     with pytest.raises(UsageError, match=r"a/dimm-cycle is in .*shard0 and in .*shard0"):
         merge([stores[0], stores[0]], tmp_path / "twice")
     open_store(tmp_path / "other", plan_of(cell("z")), NOW)
-    with pytest.raises(UsageError, match="are not parts of one matrix"):
+    with pytest.raises(UsageError, match="are not shards of one matrix"):
         merge([stores[0], tmp_path / "other"], tmp_path / "mixed")
     with pytest.raises(UsageError, match="holds no results of a matrix"):
         merge([tmp_path / "nowhere"], tmp_path / "none")
@@ -299,9 +299,9 @@ def test_a_guest_that_came_up_otherwise_is_no_result_of_its_cell() -> None:
     assert mismatch(wanted, right) == ""
     assert mismatch(wanted, dataclasses.replace(GOOD, facts={})) == "", "a guest that never came up says nothing"
     four = dataclasses.replace(GOOD, facts={"page_size": 4096, "va_bits": 47})
-    assert mismatch(wanted, four) == "the guest came up with 4096 byte pages, not with the 16384 of 16k-47"
+    assert mismatch(wanted, four) == "the guest booted with 4096 byte pages, not with the 16384 of 16k-47"
     wide = dataclasses.replace(GOOD, facts={"page_size": 16384, "va_bits": 52})
-    assert mismatch(wanted, wide) == "the guest came up with 52 address bits, not with the 47 of 16k-47"
+    assert mismatch(wanted, wide) == "the guest booted with 52 address bits, not with the 47 of 16k-47"
 
 
 def test_earlier_nights_are_read_from_directories_and_files(tmp_path: Path, fakes: Fakes) -> None:
@@ -319,7 +319,7 @@ def test_earlier_nights_are_read_from_directories_and_files(tmp_path: Path, fake
     assert expected(plan.cells, {}) == [(plan.cells[0].weight, False)]
     path = nights / "night0/cells/a/dimm-cycle/cell.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9}))
-    with pytest.raises(UsageError, match="is of another version"):
+    with pytest.raises(UsageError, match="has another version"):
         read_history(nights)
     path.write_text("{")
     with pytest.raises(UsageError, match="is damaged"):

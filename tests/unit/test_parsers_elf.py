@@ -35,7 +35,7 @@ def test_segments_with_a_physical_address() -> None:
         (b"", "not a little-endian 64-bit ELF file"),
         (b"\x7fELF\x01\x01" + bytes(100), "not a little-endian 64-bit ELF file"),
         (core((1, 0, 0, 1), size=32), "program headers of 32 bytes instead of 56"),
-        (core((1, 0, 0, 1), count=9), "the 9 program headers reach beyond the 120 bytes at hand"),
+        (core((1, 0, 0, 1), count=9), "the 9 program headers reach beyond the 120 bytes that were read"),
     ],
 )
 def test_what_is_no_core_file(data: bytes, message: str) -> None:

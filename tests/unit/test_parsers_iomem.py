@@ -59,7 +59,7 @@ def test_overlaps_and_escapes_are_left_for_the_check() -> None:
     [
         ("", 1, "no line with a range"),
         ("00000000-00000000 : System RAM\n  00000000-00000000 : Kernel code\n", 2, "the reader was not root"),
-        ("   00001000-00001fff : x\n", 1, "no multiple of two"),
+        ("   00001000-00001fff : x\n", 1, "not a multiple of two"),
         ("  00001000-00001fff : x\n", 1, "nested 1 levels deep below a line at level -1"),
         ("00001000-00001fff : x\n    00001000-00001fff : y\n", 2, "nested 2 levels deep below a line at level 0"),
         ("00002000-00001ffe : x\n", 1, "range runs backwards"),
@@ -71,10 +71,10 @@ def test_overlaps_and_escapes_are_left_for_the_check() -> None:
         ("00001000-00001fff : x\n\n", 2, "not '<start>-<end> : <name>'"),
         ("00001000-00001fff : x\ncat: read error\n", 2, "not '<start>-<end> : <name>'"),
         ("00001000-00001fff : x", 1, "ends in the middle of a line"),
-        ("00001000-00001fff : x\0\n", 1, "does not belong into this file"),
-        ("00001000-00001fff : ok\n00001000-00001fff : x\udcff\n", 2, "does not belong into this file"),
-        ("00001000-00001fff : x\ufffd\n", 1, "does not belong into this file"),
-        ("00001000-00001fff : x\r\n", 1, "does not belong into this file"),
+        ("00001000-00001fff : x\0\n", 1, "does not belong in this file"),
+        ("00001000-00001fff : ok\n00001000-00001fff : x\udcff\n", 2, "does not belong in this file"),
+        ("00001000-00001fff : x\ufffd\n", 1, "does not belong in this file"),
+        ("00001000-00001fff : x\r\n", 1, "does not belong in this file"),
     ],
 )
 def test_refusals_quote_the_line(text: str, line: int, why: str) -> None:

@@ -221,13 +221,13 @@ PROT = "PMD       RW NX SHD AF NG     BLK UXN    MEM/NORMAL"
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "without a single run"),
-        ("---[ start ]---\n", "without a single run"),
+        ("", "a dump without any run"),
+        ("---[ start ]---\n", "a dump without any run"),
         (arm64_dump((C, TOP, PROT)).removeprefix("---[ start ]---\n"), "a run before the first marker"),
-        (arm64_dump((A, C, PROT), (B, TOP, PROT)), "overlaps or precedes the run before"),
-        (arm64_dump((B, C, PROT), (A, B, PROT)), "overlaps or precedes the run before"),
-        (arm64_dump((A, TOP, PROT), (B, TOP, PROT)), "overlaps or precedes the run before"),
-        (arm64_dump((A, B, PROT)), "it was cut off"),
+        (arm64_dump((A, C, PROT), (B, TOP, PROT)), "overlaps or precedes the previous run"),
+        (arm64_dump((B, C, PROT), (A, B, PROT)), "overlaps or precedes the previous run"),
+        (arm64_dump((A, TOP, PROT), (B, TOP, PROT)), "overlaps or precedes the previous run"),
+        (arm64_dump((A, B, PROT)), "it is truncated"),
         (arm64_dump((C, TOP, PROT))[:-20], "ends in the middle of a line"),
         (arm64_dump((C, TOP, PROT)).replace("1G", "2G"), "the size is not end - start, 1G"),
         (arm64_dump((C, TOP, PROT)).replace("     1G", "  1024M"), "the size is not end - start, 1G"),
@@ -236,12 +236,12 @@ PROT = "PMD       RW NX SHD AF NG     BLK UXN    MEM/NORMAL"
         (arm64_dump((C + 2048, TOP, PROT)), "not aligned to 4096 bytes"),
         (arm64_dump((C, TOP, "PMX")), "not a run of page-table entries"),
         (arm64_dump((C, TOP, PROT)).replace("0xffff", "0xFFFF"), "not a run of page-table entries"),
-        ("cat: can't open 'kernel_page_tables': No such file or directory\n", "without a single run"),
-        (arm64_dump((C, TOP, PROT.replace("RW", "rw"))), "attributes that are needed"),
-        (arm64_dump((C, TOP, PROT.replace("RW", "  "))), "attributes that are needed"),
-        (arm64_dump((C, TOP, PROT.replace("NX", "  "))), "attributes that are needed"),
-        (arm64_dump((C, TOP, "PMD ")), "attributes that are needed"),
-        (RISCV_TEXT, "attributes that are needed"),
+        ("cat: can't open 'kernel_page_tables': No such file or directory\n", "a dump without any run"),
+        (arm64_dump((C, TOP, PROT.replace("RW", "rw"))), "needed attributes are missing"),
+        (arm64_dump((C, TOP, PROT.replace("RW", "  "))), "needed attributes are missing"),
+        (arm64_dump((C, TOP, PROT.replace("NX", "  "))), "needed attributes are missing"),
+        (arm64_dump((C, TOP, "PMD ")), "needed attributes are missing"),
+        (RISCV_TEXT, "needed attributes are missing"),
     ],
 )
 def test_arm64_refusals(text: str, why: str) -> None:
@@ -254,12 +254,12 @@ def test_arm64_refusals(text: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (arm64_dump((C, TOP, PROT)), "attributes that are needed"),
-        (RISCV_TEXT.replace(" .   ..     ..   D A G . . W R V", ""), "attributes that are needed"),
-        (RISCV_TEXT.replace(" .   ..     ..   D A G . . W R V", " D A G . . W R"), "attributes that are needed"),
+        (arm64_dump((C, TOP, PROT)), "needed attributes are missing"),
+        (RISCV_TEXT.replace(" .   ..     ..   D A G . . W R V", ""), "needed attributes are missing"),
+        (RISCV_TEXT.replace(" .   ..     ..   D A G . . W R V", " D A G . . W R"), "needed attributes are missing"),
         (RISCV_TEXT.replace("       32M", "       16M"), "the size is not end - start, 32M"),
-        (RISCV_TEXT.replace("0xff1c0000", "0xff1a0000"), "overlaps or precedes the run before"),
-        ("---[ Fixmap start ]---\n", "without a single run"),
+        (RISCV_TEXT.replace("0xff1c0000", "0xff1a0000"), "overlaps or precedes the previous run"),
+        ("---[ Fixmap start ]---\n", "a dump without any run"),
     ],
 )
 def test_riscv_refusals(text: str, why: str) -> None:

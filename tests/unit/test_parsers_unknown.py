@@ -132,11 +132,11 @@ def test_iomem_with_every_odd_name_that_readers_stumbled_over() -> None:
         ("09000000-09000fff : \n", 2, "a resource without a name"),
         ("09000000-09000fff : Sys\ntem\n", 3, "not '<start>-<end> : <name>'"),
         ("09000000-09000fff : a\n\n", 3, "not '<start>-<end> : <name>'"),
-        ("09000000-09000fff : \x01\x02k\n", 2, r"character '\x01' does not belong into this file"),
-        ("09000000-09000fff : k\ufffd\ufffd\n", 2, "character '\ufffd' does not belong into this file"),
+        ("09000000-09000fff : \x01\x02k\n", 2, r"character '\x01' does not belong in this file"),
+        ("09000000-09000fff : k\ufffd\ufffd\n", 2, "character '\ufffd' does not belong in this file"),
         ("09000000-08fffffe : x\n", 2, "range runs backwards"),
         ("000009000000-000009000fff : x\n", 2, "address 000009000000 is padded beyond eight digits"),
-        ("   40000000-40000fff : x\n", 2, "indented by 3 spaces, which is no multiple of two"),
+        ("   40000000-40000fff : x\n", 2, "indented by 3 spaces, which is not a multiple of two"),
         ("    40000000-40000fff : x\n", 2, "nested 2 levels deep below a line at level 0"),
     ],
 )
@@ -194,10 +194,10 @@ def test_any_word_is_a_state_of_a_block(state: str) -> None:
         ("memory33/phys_index:00000021\n", "memory33 has no state"),
         ("memory32/state:offline\n", "the same file twice"),
         ("memory32/node:0\n", "the same node link twice"),
-        ("memory33/state:\nmemory33/phys_index:00000021\n", "not a content of 'state'"),
+        ("memory33/state:\nmemory33/phys_index:00000021\n", "not valid content of 'state'"),
         (
             "memory32/x:\x07\n",
-            r"character '\x07' does not belong into this file",
+            r"character '\x07' does not belong in this file",
         ),
     ],
 )
@@ -240,8 +240,8 @@ def test_zoneinfo_with_new_lines(after: str, line: str, known: bool) -> None:
 
 def test_zoneinfo_that_no_kernel_prints_is_evidence() -> None:
     first = ZONES.index("Node", 1)
-    assert (1, "this zone comes twice") not in garbled(parse_zoneinfo, ZONES)
-    assert "this zone comes twice" in [why for _, why in garbled(parse_zoneinfo, ZONES + ZONES[:first])]
+    assert (1, "this zone is repeated") not in garbled(parse_zoneinfo, ZONES)
+    assert "this zone is repeated" in [why for _, why in garbled(parse_zoneinfo, ZONES + ZONES[:first])]
     assert parse_zoneinfo(ZONES + ZONES[:first], Notes()) == parse_zoneinfo(ZONES)
 
 
@@ -290,9 +290,9 @@ def test_slabinfo_with_another_version_and_more_columns() -> None:
 def test_a_cache_whose_name_was_freed_is_evidence() -> None:
     old = read("arm64-stock/slabinfo.txt")
     for name, line, why in (
-        ("", 3, "a cache's name must be followed by 5 numbers"),
+        ("", 3, "expected 5 numbers behind a cache's name"),
         ("x\ny", 3, "not a cache: it does not have the columns of the header"),
-        ("x\x10", 3, r"character '\x10' does not belong into this file"),
+        ("x\x10", 3, r"character '\x10' does not belong in this file"),
     ):
         text = re.sub(r"^(#.*\n)\S+", lambda match, name=name: match[1] + name, old, count=1, flags=re.MULTILINE)
         assert (line, why) in garbled(parse_slabinfo, text)
@@ -349,7 +349,7 @@ def test_a_dump_that_no_kernel_prints_is_evidence() -> None:
     rows = DUMP.splitlines(keepends=True)
     at = next(number for number, row in enumerate(rows) if row.startswith("0x") and len(row.split()) > 3)
     for other, why in (
-        (rows[at] + rows[at], "overlaps or precedes the run before"),
+        (rows[at] + rows[at], "overlaps or precedes the previous run"),
         (re.sub(r"-0x\w+", "-" + rows[at][:18], rows[at]), "an empty run, or one that runs backwards"),
         (re.sub(r" \d+([KMG]) ", r" 3\1 ", rows[at]), "the size is not end - start"),
     ):

@@ -63,7 +63,7 @@ def test_values_keep_their_equals_signs() -> None:
         ("", "no OSRELEASE"),
         ("PAGESIZE=4096\n", "no OSRELEASE"),
         (TEXT[:-1], "ends in the middle of a line"),
-        (TEXT + "\0\n", "does not belong into this file"),
+        (TEXT + "\0\n", "does not belong in this file"),
     ],
 )
 def test_text_refusals(text: str, why: str) -> None:
@@ -86,8 +86,8 @@ GOOD = kcore(note(b"VMCOREINFO\0", TEXT.encode()))
         (b"", "not a little-endian 64-bit ELF file"),
         (b"\x7fELF\x02\x01", "not a little-endian 64-bit ELF file"),
         (GOOD.replace(b"\x7fELF\x02\x01", b"\x7fELF\x01\x01", 1), "not a little-endian 64-bit ELF file"),
-        (GOOD[:100], "the 2 program headers reach beyond the 100 bytes at hand"),
-        (GOOD[:200], "the notes reach beyond the 200 bytes at hand"),
+        (GOOD[:100], "the 2 program headers reach beyond the 100 bytes that were read"),
+        (GOOD[:200], "the notes reach beyond the 200 bytes that were read"),
         (kcore(b"", phentsize=32), "program headers of 32 bytes instead of 56"),
         (kcore(b"", phnum=65535), "the 65535 program headers reach beyond"),
         (kcore(b"", phoff=(1 << 64) - 1), "the 2 program headers reach beyond"),
