@@ -4,21 +4,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from harness.check import Verdict
+from harness.config.arguments import Args
 from harness.deadline import Deadline
 from harness.errors import InfraError
 from harness.guest.shell import OUTPUT_LIMIT, Completed, GuestShell
-from harness.scenarios.outcome import Outcome
 from harness.scenarios.result import StepResult
 from harness.scenarios.session import Session
-from harness.scenarios.steps import VERBS
-
-#: one step: verb and arguments
-Act = tuple[str, Mapping[str, Any]]
+from harness.scenarios.verbs import verb_of, work_of
 
 
 class Stopwatch(GuestShell):
@@ -61,7 +57,7 @@ class Times:
 class Cycle:
     """Steps that leave a guest as it was, done again and again."""
 
-    def __init__(self, session: Session, watch: Stopwatch, acts: Sequence[Act]) -> None:
+    def __init__(self, session: Session, watch: Stopwatch, acts: Sequence[Args]) -> None:
         self.session = session
         self.watch = watch
         self.acts = acts
@@ -70,29 +66,24 @@ class Cycle:
     def once(self, *, counts: bool = True) -> None:
         """Do all steps, each checked. Raises InfraError if one does not pass: its time would mean nothing."""
         start, guest = time.monotonic(), 0.0
-        for verb, arguments in self.acts:
-            guest += self._step(verb, arguments)
+        for args in self.acts:
+            guest += self._step(args)
         if counts:
             self.times.wall.append(time.monotonic() - start)
             self.times.guest.append(guest)
 
-    def _step(self, verb: str, arguments: Mapping[str, Any]) -> float:
+    def _step(self, args: Args) -> float:
         """Do one step and return the guest's share.
 
         From the order to its end, which QMP events or the guest's answer tell, all time is the guest's; after it, when
         the state is collected, the time in which a command ran in the guest.
         """
         start, before = time.monotonic(), len(self.watch.spans)
-        result = self.session.act(verb, work(verb, arguments))
+        result = self.session.act(verb_of(args).name, work_of(args))
         require_pass(result)
         ended = start + result.guest_seconds
         later = [(max(ended, begin), end) for begin, end in self.watch.spans[before:] if end > ended]
         return result.guest_seconds + union(later)
-
-
-def work(verb: str, arguments: Mapping[str, Any]) -> Callable[[Session, Deadline], Outcome]:
-    """A step as ``Session.act`` takes it."""
-    return lambda session, deadline: VERBS[verb](session, arguments, deadline)
 
 
 def require_pass(result: StepResult) -> None:

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.bench import BenchOptions
-from harness.bench.cycle import Act, Cycle, Stopwatch, require_pass, work
+from harness.bench.cycle import Cycle, Stopwatch, require_pass
 from harness.bench.host import look_at_host
 from harness.bench.measure import TOTAL, Laps, Spread, paired
 from harness.bench.result import BenchResult, Fact, Figure, Section
 from harness.check import Verdict
 from harness.collect.hostside import kernel_sources, regions
+from harness.config.arguments import Args
+from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError
@@ -33,19 +35,23 @@ from harness.scenarios.runner import run_scenarios
 from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest
 from harness.scenarios.template import restore_connected, restored_spec, template
+from harness.scenarios.verbs import work_of
+from harness.scenarios.verbs.blocks import AutoOnlineArgs, OfflineArgs, OnlineArgs
+from harness.scenarios.verbs.plugging import UnplugArgs
+from harness.scenarios.verbs.virtio_mem import ResizeArgs
 from harness.scratch import private_directory
 from harness.units import MIB, format_size
 
 DIMM, MEM = "acpi-dimm", "virtio-mem"
 #: a cycle leaves the guest as it was
-CYCLES: dict[str, tuple[Act, ...]] = {
+CYCLES: dict[str, tuple[Args, ...]] = {
     DIMM: (
-        ("plug-dimm", {"id": "dimm0", "size": 256 * MIB}),
-        ("online", {"device": "dimm0", "type": "movable"}),
-        ("offline", {"device": "dimm0"}),
-        ("unplug", {"id": "dimm0"}),
+        DimmArgs("dimm0", 256 * MIB),
+        OnlineArgs("dimm0"),
+        OfflineArgs("dimm0"),
+        UnplugArgs("dimm0"),
     ),
-    MEM: (("resize", {"id": "vmem0", "to": 256 * MIB}), ("resize", {"id": "vmem0", "to": 0})),
+    MEM: (ResizeArgs("vmem0", 256 * MIB), ResizeArgs("vmem0", 0)),
 }
 #: scenarios that are run one after the other, then side by side
 RUNS = 4
@@ -178,9 +184,9 @@ class _Bench:
 
     def _cycle(self, session: Session, watch: Stopwatch, ability: str) -> Section:
         policy = "offline" if ability == DIMM else "online_movable"
-        require_pass(session.act("policy", work("auto-online", {"policy": policy})))
+        require_pass(session.act("policy", work_of(AutoOnlineArgs(policy))))
         if ability == MEM:
-            require_pass(session.act("plug", work("plug-virtio-mem", {"id": "vmem0", "max": 512 * MIB})))
+            require_pass(session.act("plug", work_of(VirtioMemArgs("vmem0", 512 * MIB))))
         cycle = Cycle(session, watch, CYCLES[ability])
         cycle.once(counts=False)
         for number in range(self.options.rounds):

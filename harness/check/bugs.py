@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -36,7 +36,6 @@ from harness.arch.features import YES_OR_NO
 from harness.check.registry import CATALOGUE
 from harness.config.guest import DEFAULT_BOOT
 from harness.config.places import configs_dir
-from harness.config.verbs import EXPECTATIONS, VERBS
 from harness.config.yaml import Reader, Value, parse, read_text
 from harness.release import Release, parse_release
 from harness.units import format_size
@@ -47,6 +46,9 @@ T = TypeVar("T")
 NAME = "known-bugs.yaml"
 #: memory devices, as ``state.MemoryDevice.kind`` has them
 DEVICES = ("dimm", "virtio-mem", "virtio-pmem")
+
+#: how a step can end because of a bug: dead is a kernel that dies of it
+ENDINGS = ("done", "refused", "failed", "qemu-refused", "dead")
 
 _COMMIT = re.compile(r"[0-9a-f]{12,40}")
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -111,7 +113,7 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a step ends because of it: ``how`` is one of EXPECTATIONS, or dead.
+    """How a step ends because of it: ``how`` is one of ENDINGS.
 
     ``verbs`` are those it happens to (none: any). ``says`` is a line of the step's kernel log (dead: of the console),
     ``function`` where a kernel died, as its backtrace has it.
@@ -186,28 +188,32 @@ def bugs_file() -> Path:
     return configs_dir() / NAME
 
 
-def known_bugs() -> Mapping[str, KnownBug]:
-    """Those of the configs directory by id; raises ConfigError (file, line, key) for a mistake in the file."""
+def known_bugs(verbs: Collection[str] = ()) -> Mapping[str, KnownBug]:
+    """Those of the configs directory by id; raises ConfigError (file, line, key) for a mistake in the file.
+
+    ``verbs`` are all verbs that there are, of which ``at`` names some; without them any name will do: whoever reads
+    scenarios has read the bugs with them before.
+    """
     path = bugs_file()
     try:
         stamp = path.stat().st_mtime_ns
     except OSError:
         stamp = 0
-    return _read(path, stamp)
+    return _read(path, stamp, tuple(verbs))
 
 
 @functools.lru_cache(maxsize=4)
-def _read(path: Path, stamp: int) -> Mapping[str, KnownBug]:
-    return parse_bugs(read_text(path), path)
+def _read(path: Path, stamp: int, verbs: tuple[str, ...]) -> Mapping[str, KnownBug]:
+    return parse_bugs(read_text(path), path, verbs)
 
 
-def parse_bugs(text: str, path: Path) -> Mapping[str, KnownBug]:
-    """The bugs in ``text``; ``path`` is for messages. Raises ConfigError (file, line, key)."""
+def parse_bugs(text: str, path: Path, verbs: Collection[str] = ()) -> Mapping[str, KnownBug]:
+    """The bugs in ``text``; ``path`` is for messages, ``verbs`` as in ``known_bugs``. Raises ConfigError."""
     listed = parse(text, path).mapping("bugs").take("bugs", lambda value: value.mapping().values)
-    return {id: _read_bug(id, value) for id, value in listed.items()}
+    return {id: _read_bug(id, value, verbs) for id, value in listed.items()}
 
 
-def _read_bug(id: str, value: Value) -> KnownBug:
+def _read_bug(id: str, value: Value, verbs: Collection[str]) -> KnownBug:
     if _ID.fullmatch(id) is None:
         value.fail(f"{id!r} cannot be an id", hint="lower-case words with '-' between them, such as pmem-odd-end")
     reader = value.mapping(
@@ -215,9 +221,9 @@ def _read_bug(id: str, value: Value) -> KnownBug:
         "scenario",
     )
     since = reader.take("since", _read_change)
-    breaks = reader.take("breaks", _listed(_read_sign), ())
+    breaks = reader.take("breaks", _listed(lambda one: _read_sign(one, verbs)), ())
     log = reader.take("log", _read_pattern, None)
-    ends = reader.take("ends", _read_ending, None)
+    ends = reader.take("ends", lambda one: _read_ending(one, verbs), None)
     if not breaks and ends is None:
         value.fail("says neither what it breaks nor how it ends a step", hint="give it breaks, ends or both")
     for number, sign in enumerate(breaks):
@@ -340,7 +346,7 @@ def _read_measure(value: Value) -> Measure:
     return Measure(int(found[2])) if found[2] else Measure(of=found[1])
 
 
-def _read_sign(value: Value) -> Sign:
+def _read_sign(value: Value, verbs: Collection[str]) -> Sign:
     reader = value.mapping(
         *("invariant", "where", "says", "function", "inside", "below", "memmap-of", "within-memmap-of", "shared-leaf"),
         *("more", "optional", "at"),
@@ -363,19 +369,20 @@ def _read_sign(value: Value) -> Sign:
         shared_leaf=reader.take("shared-leaf", Value.boolean, False),
         more=reader.take("more", _read_measure, None),
         optional=reader.take("optional", Value.boolean, log),
-        verbs=_take_verbs(reader),
+        verbs=_take_verbs(reader, verbs),
     )
 
 
-def _take_verbs(reader: Reader) -> tuple[str, ...]:
-    return reader.take("at", _one_or_more(lambda one: one.choice(tuple(VERBS))), ())
+def _take_verbs(reader: Reader, verbs: Collection[str]) -> tuple[str, ...]:
+    read: Callable[[Value], str] = (lambda one: one.choice(verbs)) if verbs else Value.line_of_text
+    return reader.take("at", _one_or_more(read), ())
 
 
-def _read_ending(value: Value) -> Ending:
+def _read_ending(value: Value, verbs: Collection[str]) -> Ending:
     reader = value.mapping("as", "at", "says", "function")
     ending = Ending(
-        how=reader.take("as", lambda one: one.choice((*EXPECTATIONS, "dead"))),
-        verbs=_take_verbs(reader),
+        how=reader.take("as", lambda one: one.choice(ENDINGS)),
+        verbs=_take_verbs(reader, verbs),
         says=reader.take("says", _read_pattern, None),
         function=reader.take("function", Value.line_of_text, ""),
     )

@@ -36,6 +36,7 @@ def print_columns(rows: Sequence[Sequence[str]]) -> None:
 
 def _scenarios() -> Iterator[dict[str, object]]:
     from harness.scenarios.file import known_scenarios, load_scenario
+    from harness.scenarios.steps import count_steps
 
     for name, path in known_scenarios().items():
         found = load_scenario(name)
@@ -44,16 +45,17 @@ def _scenarios() -> Iterator[dict[str, object]]:
             "needs": list(found.needs),
             "summary": found.summary,
             "family": found.family,
-            "steps": sum(step.unrolled() for step in found.steps),
+            "steps": count_steps(found.steps),
             "file": str(path),
         }
 
 
 def _verbs() -> Iterator[dict[str, object]]:
-    from harness.config.verbs import VERBS
+    from harness.config.arguments import parameters
+    from harness.scenarios.verbs import VERBS
 
     for name, verb in VERBS.items():
-        takes = [key if field.required else f"[{key}]" for key, field in verb.fields.items()]
+        takes = [key if known.required else f"[{key}]" for key, known in parameters(verb.arguments).items()]
         yield {"verb": name, "takes": takes, "meaning": verb.summary}
     yield {"verb": "repeat", "takes": ["times", "steps", "[soak]"], "meaning": "do steps several times, one by one"}
     yield {"verb": "parallel", "takes": ["steps"], "meaning": "do steps at the same time: a list in place of arguments"}
@@ -68,8 +70,9 @@ def _invariants() -> Iterator[dict[str, object]]:
 
 def _bugs() -> Iterator[dict[str, object]]:
     from harness.check.bugs import known_bugs
+    from harness.scenarios.verbs import VERBS
 
-    for bug in known_bugs().values():
+    for bug in known_bugs(VERBS).values():
         fixed = [str(fix) for fix in bug.fixed]
         yield {
             "id": bug.id,

@@ -1,30 +1,66 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory devices that are there when the guest boots, in the words of the verbs that plug them later."""
+"""What is asked of a memory device, whether a verb plugs it or it is there when the guest boots."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, ClassVar, Literal
 
-from harness.config.verbs import TOP, VERBS
+from harness.config import arguments as arg
+from harness.config.arguments import Args, Argument, NewDevice, PowerOfTwo
 from harness.config.yaml import Value
+from harness.units import MIB
 
-#: a virtio-pmem is missing: nobody follows its namespaces through a boot
-COLD_VERBS = ("plug-dimm", "plug-virtio-mem")
+#: huge pages of the host that a device's memory may be made of; each needs the requirement host-NAME
+BACKINGS = ("thp", "hugetlb-2M", "hugetlb-1G")
+#: an address: as high as the machine has room for the device
+TOP = "top"
+
+
+def _read_address(value: Value) -> int | Literal["top"]:
+    return "top" if value.is_text(TOP) else value.size()
+
+
+def _spell_address(address: int | str) -> str:
+    return f"{address:#x}" if isinstance(address, int) else address
+
+
+Node = Annotated[int, arg.count()]
+Backing = Annotated[str, arg.choice(*BACKINGS, bare=False)]
+Address = Annotated[int | Literal["top"], Argument(_read_address, _spell_address, "A|top")]
 
 
 @dataclass(frozen=True, slots=True)
-class ColdDevice:
-    """``verb`` with its arguments (``Step.args``) as pairs, sizes in bytes."""
+class DimmArgs(Args):
+    """A pc-dimm; ``slot`` and ``address`` None: QEMU chooses."""
 
-    verb: str
-    pairs: tuple[tuple[str, Any], ...]
+    verb: ClassVar[str] = "plug-dimm"
 
-    @property
-    def args(self) -> Mapping[str, Any]:
-        """The arguments by name."""
-        return dict(self.pairs)
+    id: NewDevice
+    size: Annotated[int, arg.size()]
+    node: Node = 0
+    slot: Annotated[int | None, arg.count(maximum=255)] = None
+    backing: Backing | None = None
+    address: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VirtioMemArgs(Args):
+    """A virtio-mem device with a region of ``max`` bytes, of which ``requested`` are asked for."""
+
+    verb: ClassVar[str] = "plug-virtio-mem"
+
+    id: NewDevice
+    max: Annotated[int, arg.size()]
+    requested: Annotated[int, arg.size(minimum=0, bare=False)] = 0
+    block: PowerOfTwo = 2 * MIB
+    node: Node = 0
+    backing: Backing | None = None
+
+
+#: a device that is there when the guest boots; no virtio-pmem, whose namespaces nobody follows through a boot
+ColdDevice = DimmArgs | VirtioMemArgs
+COLD: dict[str, type[ColdDevice]] = {DimmArgs.verb: DimmArgs, VirtioMemArgs.verb: VirtioMemArgs}
 
 
 def read_devices(value: Value) -> tuple[ColdDevice, ...]:
@@ -33,16 +69,12 @@ def read_devices(value: Value) -> tuple[ColdDevice, ...]:
 
 
 def _read_device(value: Value) -> ColdDevice:
-    reader = value.mapping(*COLD_VERBS)
+    reader = value.mapping(*COLD)
     if len(reader.values) != 1:
         value.fail("one device has exactly one verb", hint="one list item for each device")
     verb, body = next(iter(reader.values.items()))
-    fields = VERBS[verb].fields
-    given = body.mapping(*fields)
-    pairs = tuple(
-        (name, given.take(name, known.read) if known.required else given.take(name, known.read, known.default))
-        for name, known in fields.items()
-    )
-    if dict(pairs).get("address") == TOP:
-        given.values["address"].fail("where the room ends is not known before the machine is", hint="write a number")
-    return ColdDevice(verb, pairs)
+    device = COLD[verb].read(body)
+    if isinstance(device, DimmArgs) and device.address == TOP:
+        at = body.mapping().values["address"]
+        at.fail("where the room ends is not known before the machine is", hint="write a number")
+    return device

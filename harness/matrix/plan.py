@@ -22,7 +22,7 @@ from harness.matrix.kernels import expand, with_flavour
 from harness.matrix.spec import MAX_CELLS, Grid, MatrixFile, Setting
 from harness.scenarios.file import Scenario, load_scenario
 from harness.scenarios.memorybudget import cost
-from harness.scenarios.runner import count_steps
+from harness.scenarios.steps import count_steps
 
 #: seconds that a cell takes besides its steps, and per step: two guests at a time on two cores, TCG
 BOOT_SECONDS = 9.0

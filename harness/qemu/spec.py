@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.arch import ArchSpec
+from harness.config.arguments import id_problem
 from harness.config.parts import Firmware, QemuBinary
-from harness.config.verbs import id_problem
 from harness.errors import UsageError
 from harness.units import MIB, AddrRange, format_size
 

@@ -18,6 +18,7 @@ from harness.artifacts.kernel import kernel_of
 from harness.artifacts.qemu import find_qemu
 from harness.collect.hostside import KernelView
 from harness.collect.snapshot import collect_facts
+from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.config.places import guest_scripts_dir
@@ -147,22 +148,15 @@ def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
 
 def cold_devices(spec: GuestSpec) -> tuple[ColdDevice, ...]:
     """The memory devices on QEMU's command line."""
-    found = []
-    for device in spec.devices:
-        args, dimm = device.args, device.verb == "plug-dimm"
-        found.append(
-            ColdDevice(
-                kind="dimm" if dimm else "virtio-mem",
-                id=args["id"],
-                size=args["size" if dimm else "max"],
-                requested=args.get("requested", 0),
-                block_size=args.get("block"),
-                node=args["node"] or None,
-                slot=args.get("slot"),
-                address=args.get("address"),
-            )
-        )
-    return tuple(found)
+    return tuple(map(_cold_device, spec.devices))
+
+
+def _cold_device(device: DimmArgs | VirtioMemArgs) -> ColdDevice:
+    node = device.node or None
+    if isinstance(device, VirtioMemArgs):
+        return ColdDevice("virtio-mem", device.id, device.max, device.requested, device.block, node)
+    assert not isinstance(device.address, str), "no guest file may say top"
+    return ColdDevice("dimm", device.id, device.size, node=node, slot=device.slot, address=device.address)
 
 
 def cold_actions(spec: MachineSpec) -> tuple[Action, ...]:

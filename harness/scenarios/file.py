@@ -23,81 +23,39 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
 from harness.check.bugs import known_bugs
-from harness.config.cold import ColdDevice
 from harness.config.guest import DEFAULT_BOOT, GuestSpec, problems, read_shape
 from harness.config.places import configs_dir
-from harness.config.plan import Plan
-from harness.config.verbs import CAN_FAIL, EXPECTATIONS, SIDE_BY_SIDE, VERBS, title_of
 from harness.config.yaml import Value, parse, read_text, show, suggest
 from harness.errors import ConfigError, UsageError
 from harness.scenarios.requirements import REQUIREMENTS
+from harness.scenarios.steps import (
+    LEAST_ROUNDS,
+    AnyStep,
+    Parallel,
+    Repeat,
+    Step,
+    WrongStep,
+    count_steps,
+    needs_of_steps,
+    steps_on,
+)
+from harness.scenarios.verbs import VERBS, verb_of
+from harness.scenarios.verbs.plan import Plan
+from harness.scenarios.verbs.verb import EXPECTATIONS
 
 T = TypeVar("T")
+P = TypeVar("P", Step, Parallel)
 
 #: steps of a scenario with every ``repeat`` unrolled
 MAX_STEPS = 100_000
-#: the first round of a soak warms caches up; three more make a line
-LEAST_ROUNDS = 4
 #: keys of a step that say how it is meant to end
 _ENDINGS = ("expect", "bug", "only")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step: ``args`` has every argument of its verb, sizes in bytes, absent ones at their default.
-
-    ``repeat`` is a verb with ``times``, ``steps`` and ``soak``, ``parallel`` one with ``steps``. ``expect`` is how it
-    is meant to end, ``bugs`` are the ids of known bugs that show here on a kernel that has them; ``expect_on`` and
-    ``bugs_on`` are the same by architecture, where that matters: see ``on``; ``only`` is the one architecture it is
-    done on. ``key`` and ``lines`` say where it stands in its file.
-    """
-
-    verb: str
-    args: Mapping[str, Any]
-    line: int
-    expect: str = "done"
-    key: str = ""
-    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
-    bugs: tuple[str, ...] = ()
-    expect_on: Mapping[str, str] = field(default_factory=dict)
-    bugs_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    only: str | None = None
-
-    def on(self, arch: str) -> Step:
-        """The step as it is meant on ``arch``, with the steps inside of it."""
-        args = self.args
-        if "steps" in args:
-            args = {**args, "steps": steps_on(args["steps"], arch)}
-        expect, bugs = self.expect_on.get(arch, self.expect), self.bugs_on.get(arch, self.bugs)
-        return dataclasses.replace(self, args=args, expect=expect, bugs=bugs, expect_on={}, bugs_on={})
-
-    @property
-    def title(self) -> str:
-        """``plug-dimm dimm0 1G``."""
-        if self.verb == "repeat":
-            return f"repeat {self.args['times']} times"
-        if self.verb == "parallel":
-            return " | ".join(step.title for step in self.args["steps"])
-        return title_of(self.verb, self.args, self.expect)
-
-    def unrolled(self) -> int:
-        """How many steps this is once every ``repeat`` is unrolled."""
-        if self.verb != "repeat":
-            return 1
-        inner: Sequence[Step] = self.args["steps"]
-        return int(self.args["times"]) * sum(step.unrolled() for step in inner)
-
-
-def steps_on(steps: Sequence[Step], arch: str) -> tuple[Step, ...]:
-    """``steps`` as they are meant on ``arch``, less those of another one."""
-    return tuple(step.on(arch) for step in steps if step.only in (None, arch))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +67,7 @@ class Scenario:
     summary: str
     guest: Mapping[str, object]
     needs: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[AnyStep, ...]
     source: Path
     text: str = field(default="", compare=False, repr=False)
     guest_lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
@@ -130,39 +88,29 @@ class Scenario:
                 line, key = self.guest_lines.get(blamed), f"guest.{blamed}"
                 raise ConfigError(problem.message, file=self.source, line=line, key=key, hint=problem.hint)
             raise UsageError(f"{self.name}: {problem.message}", hint=problem.hint)
-        plan = Plan(spec, self._fail)
-        _walk([self._cold_step(device) for device in spec.devices], plan)
-        _walk(self.steps_on(spec.arch), plan)
+        line = self.guest_lines.get("devices", 0)
+        cold = [Step(device, line, key="guest.devices") for device in spec.devices]
+        plan = Plan(spec)
+        try:
+            for step in (*cold, *self.steps_on(spec.arch)):
+                step.follow(plan)
+        except WrongStep as wrong:
+            raise self._blamed(wrong) from None
         return spec
 
-    def _cold_step(self, device: ColdDevice) -> Step:
-        return Step(device.verb, device.args, self.guest_lines.get("devices", 0), key="guest.devices")
-
-    def steps_on(self, arch: str) -> tuple[Step, ...]:
+    def steps_on(self, arch: str) -> tuple[AnyStep, ...]:
         """The steps as they are meant on ``arch``."""
         return steps_on(self.steps, arch)
 
-    def _fail(self, step: Step, name: str | None, message: str, hint: str | None) -> NoReturn:
+    def _blamed(self, wrong: WrongStep) -> ConfigError:
+        step, name = wrong.step, wrong.argument
         line = step.line if name is None else step.lines.get(name, step.line)
         key = step.key if name is None else f"{step.key}.{name}"
-        raise ConfigError(message, file=self.source, line=line, key=key, hint=hint)
+        return ConfigError(wrong.problem, file=self.source, line=line, key=key, hint=wrong.hint)
 
 
 #: no steps: one snapshot of the booted guest
 SNAPSHOT = Scenario("collect", "collect", "one snapshot of the booted guest", {}, (), (), Path("collect"))
-
-
-def _walk(steps: Sequence[Step], plan: Plan[Step]) -> None:
-    for step in steps:
-        if step.verb == "repeat":
-            # The second round shows what the first one leaves behind; later rounds show nothing new.
-            for _ in range(min(2, step.args["times"])):
-                _walk(step.args["steps"], plan)
-        elif step.verb == "parallel":
-            plan.check_side_by_side([(inner, inner.verb, inner.args) for inner in step.args["steps"]])
-            _walk(step.args["steps"], plan)
-        else:
-            plan.follow(step, step.verb, step.args, step.expect)
 
 
 def known_scenarios() -> dict[str, Path]:
@@ -201,8 +149,8 @@ def read_scenario(path: Path) -> Scenario:
     guest = reader.get("guest")
     steps = reader.take("steps", _read_steps)
     shape = {} if guest is None else read_shape(guest)
-    cold = [need for device in shape.get("devices", ()) for need in VERBS[device.verb].needs]
-    total = sum(step.unrolled() for step in steps)
+    cold = [need for device in shape.get("devices", ()) for need in verb_of(device).needs]
+    total = count_steps(steps)
     if total > MAX_STEPS:
         value.fail(f"{total} steps once every repeat is unrolled", hint=f"at most {MAX_STEPS}")
     scenario = Scenario(
@@ -210,7 +158,7 @@ def read_scenario(path: Path) -> Scenario:
         family=reader.take("family", _read_name, name),
         summary=reader.take("summary", Value.line_of_text, ""),
         guest=shape,
-        needs=tuple(sorted({*reader.take("needs", _read_needs, ()), *cold, *needs_of(steps)})),
+        needs=tuple(sorted({*reader.take("needs", _read_needs, ()), *cold, *needs_of_steps(steps)})),
         steps=steps,
         source=path,
         text=text,
@@ -221,7 +169,7 @@ def read_scenario(path: Path) -> Scenario:
     return scenario
 
 
-def parse_step(text: str, source: Path) -> Step:
+def parse_step(text: str, source: Path) -> AnyStep:
     """The one step that ``text`` is, written as in a scenario: ``- plug-dimm: {id: dimm0, size: 1G}``.
 
     ``source`` is for messages. Raises ConfigError.
@@ -243,30 +191,14 @@ def _read_needs(value: Value) -> tuple[str, ...]:
     return tuple(item.choice(REQUIREMENTS) for item in value.items())
 
 
-def needs_of(steps: Sequence[Step]) -> tuple[str, ...]:
-    """The abilities that ``steps`` take, each once, sorted."""
-    found: set[str] = set()
-    for step in steps:
-        if "steps" in step.args:
-            found |= set(needs_of(step.args["steps"]))
-        elif step.expect in ("done", "failed"):
-            found |= set(VERBS[step.verb].needs)
-            # Node 0 is where memory goes by itself.
-            if step.args.get("node"):
-                found.add("acpi-node")
-            if step.args.get("backing"):
-                found.add(f"host-{step.args['backing']}")
-    return tuple(sorted(found))
-
-
-def _read_steps(value: Value) -> tuple[Step, ...]:
+def _read_steps(value: Value) -> tuple[AnyStep, ...]:
     steps = tuple(_read_step(item) for item in value.items())
     if not steps:
         value.fail("no steps", hint="a scenario does at least one thing; `- check: {}` only looks")
     return steps
 
 
-def _read_step(value: Value) -> Step:
+def _read_step(value: Value) -> AnyStep:
     reader = value.mapping(*VERBS, "repeat", "parallel", *_ENDINGS)
     verbs = [key for key in reader.values if key not in _ENDINGS]
     if len(verbs) != 1:
@@ -287,17 +219,16 @@ def _read_step(value: Value) -> Step:
     expect_on = reader.take("expect", lambda found: _by_arch(found, lambda one: _read_ending(one, verb)), {})
     bugs_on = reader.take("bug", lambda found: _by_arch(found, _read_bugs), {})
     if verb == "parallel":
-        args: dict[str, Any] = {"steps": _read_parallel(body)}
-        return Step(verb, args, body.line, "done", body.key, {}, (), expect_on, bugs_on)
-    fields = VERBS[verb].fields
-    given = body.mapping(*fields) if fields else _no_arguments(body)
-    args = {
-        name: given.take(name, known.read) if known.required else given.take(name, known.read, known.default)
-        for name, known in fields.items()
-    }
-    lines = {name: found.line for name, found in given.values.items()}
+        beside = _read_parallel(body)
+        return _settled(Parallel(beside, body.line, body.key, bugs_on=bugs_on))
+    args = VERBS[verb].arguments.read(body)
+    lines = {name: found.line for name, found in body.mapping().values.items()}
     only = reader.take("only", lambda found: found.choice(tuple(DEFAULT_BOOT)), None)
-    step = Step(verb, args, body.line, "done", body.key, lines, (), expect_on, bugs_on, only)
+    return _settled(Step(args, body.line, "done", body.key, lines, (), expect_on, bugs_on, only))
+
+
+def _settled(step: P) -> P:
+    """The step itself, if it is the same on every architecture."""
     ways = [step.on(arch) for arch in DEFAULT_BOOT]
     return ways[0] if all(way == ways[0] for way in ways) else step
 
@@ -311,59 +242,42 @@ def _by_arch(value: Value, read: Callable[[Value], T]) -> dict[str, T]:
 
 def _read_ending(value: Value, verb: str) -> str:
     ending = value.choice(EXPECTATIONS)
-    if ending == "failed" and verb not in CAN_FAIL:
-        hint = f"{', '.join(CAN_FAIL)} can; what the guest will not do is refused"
+    can_fail = [one.name for one in VERBS.values() if one.can_fail]
+    if ending == "failed" and verb not in can_fail:
+        hint = f"{', '.join(can_fail)} can; what the guest will not do is refused"
         value.fail(f"the kernel cannot be expected to fail at {verb}", hint=hint)
     return ending
 
 
 def _read_bugs(value: Value) -> tuple[str, ...]:
-    known = tuple(known_bugs())
+    known = tuple(known_bugs(VERBS))
     bugs = tuple(item.choice(known) for item in (value.items() if value.is_list() else (value,)))
     if len(set(bugs)) != len(bugs):
         value.fail("duplicate bug")
     return bugs
 
 
-def _no_arguments(body: Value) -> Any:
-    reader = body.mapping()
-    for name, found in reader.values.items():
-        found.fail(f"unknown key {show(name)}", hint="this verb takes no arguments: write {}")
-    return reader
-
-
 def _read_parallel(body: Value) -> tuple[Step, ...]:
-    steps = _read_steps(body)
+    steps, beside = _read_steps(body), [verb.name for verb in VERBS.values() if verb.parallel]
     if len(steps) < 2:
         body.fail("one step has nothing beside it", hint="parallel takes two steps or more")
+    found = []
     for item, step in zip(body.items(), steps, strict=True):
-        if step.verb not in SIDE_BY_SIDE:
-            item.fail(f"{step.verb} cannot be done side by side", hint=f"known: {', '.join(SIDE_BY_SIDE)}")
+        if not isinstance(step, Step) or step.verb not in beside:
+            item.fail(f"{step.verb} cannot be done side by side", hint=f"known: {', '.join(beside)}")
         if step.expect != "done" or step.expect_on or step.bugs or step.bugs_on:
             item.fail("what is done side by side is meant to be done", hint="leave expect and bug out")
-        if step.verb == "resize" and not step.args["wait"]:
+        if verb_of(step.args).unwaited(step.args):
             item.fail("what is done side by side is waited for", hint="leave wait out")
-    return steps
+        found.append(step)
+    return tuple(found)
 
 
-def _read_repeat(body: Value) -> Step:
+def _read_repeat(body: Value) -> Repeat:
     reader = body.mapping("times", "steps", "soak")
     times = reader.take("times", lambda value: value.integer(minimum=1, maximum=MAX_STEPS))
     soak = reader.take("soak", Value.boolean, False)
     if soak and times < LEAST_ROUNDS:
         message = f"a slope cannot be fitted over {times} rounds"
         reader.values["soak"].fail(message, hint=f"repeat it {LEAST_ROUNDS} times or more")
-    args = {"times": times, "steps": reader.take("steps", _read_steps), "soak": soak}
-    return Step("repeat", args, body.line, "done", body.key)
-
-
-__all__ = [
-    "VERBS",
-    "Scenario",
-    "Step",
-    "known_scenarios",
-    "load_scenario",
-    "needs_of",
-    "parse_step",
-    "read_scenario",
-]
+    return Repeat(times, reader.take("steps", _read_steps), soak)

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
-from harness.scenarios.file import Step
+from harness.scenarios.steps import AnyStep, flat
+from harness.scenarios.verbs.memory import FillArgs, TouchArgs
+from harness.scenarios.verbs.pmem import PmemArgs
 from harness.units import GIB, MIB
 
 #: what a guest takes on the host beside its memory: QEMU, the code it has translated, firmware, the harness's own
@@ -55,22 +58,14 @@ def available_memory(cgroup: Path = _CGROUP) -> int | None:
     return min((bytes for bytes in found if bytes is not None), default=None)
 
 
-def cost(guest: GuestSpec, steps: Sequence[Step] = ()) -> int:
+def cost(guest: GuestSpec, steps: Sequence[AnyStep] = ()) -> int:
     """Bytes of the host's memory that a guest may come to use: its own, what ``steps`` write to, and QEMU's."""
-    done = list(_flat(steps))
-    touched: int = sum(step.args["size"] for step in done if step.verb == "touch")
-    if any(step.verb == "fill" for step in done):
-        plugged = [
-            *(step.args for step in done if step.verb.startswith("plug-")),
-            *(cold.args for cold in guest.devices),
-        ]
-        touched += sum(args["max"] if "max" in args else args["size"] for args in plugged)
+    done = [*guest.devices, *(step.args for step in flat(steps))]
+    touched = sum(args.size for args in done if isinstance(args, TouchArgs))
+    if any(isinstance(args, FillArgs) for args in done):
+        touched += sum(args.size for args in done if isinstance(args, DimmArgs | PmemArgs))
+        touched += sum(args.max for args in done if isinstance(args, VirtioMemArgs))
     return guest.memory + OVERHEAD + touched
-
-
-def _flat(steps: Sequence[Step]) -> Iterator[Step]:
-    for step in steps:
-        yield from _flat(step.args["steps"]) if "steps" in step.args else (step,)
 
 
 class MemoryBudget:

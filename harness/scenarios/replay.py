@@ -13,7 +13,7 @@ from typing import Any
 from harness.arch import arch_named
 from harness.artifacts.content import content_of
 from harness.artifacts.kernel import kernel_of
-from harness.config.cold import ColdDevice
+from harness.config.cold import COLD
 from harness.config.guest import GuestSpec, NodeConfig, problems
 from harness.errors import UsageError
 from harness.progress import Progress
@@ -46,7 +46,7 @@ def guest_to_json(guest: GuestSpec, parts: Parts) -> dict[str, object]:
     fields["kernel_options"] = list(guest.kernel_options)
     fields["nodes"] = [node.memory for node in guest.nodes]
     fields["machine_options"] = list(guest.machine_options)
-    fields["devices"] = [{device.verb: dict(device.args)} for device in guest.devices]
+    fields["devices"] = [{device.verb: dataclasses.asdict(device)} for device in guest.devices]
     fields["explicit"] = sorted(guest.explicit)
     return {
         "spec": fields,
@@ -66,7 +66,7 @@ def guest_from_json(value: Mapping[str, Any]) -> GuestSpec:
     fields["nodes"] = tuple(NodeConfig(int(memory)) for memory in fields["nodes"])
     fields["machine_options"] = tuple(map(str, fields["machine_options"]))
     cold = [pair for device in fields.get("devices", ()) for pair in dict(device).items()]
-    fields["devices"] = tuple(ColdDevice(verb, tuple(args.items())) for verb, args in cold)
+    fields["devices"] = tuple(COLD[verb](**args) for verb, args in cold)
     fields["explicit"] = frozenset(map(str, fields["explicit"]))
     spec = GuestSpec(**fields)
     for problem in problems(spec):

@@ -18,13 +18,11 @@ from harness.arch.modes import VA_BITS
 from harness.check import Verdict
 from harness.check.known import Watch
 from harness.config.guest import GuestSpec
-from harness.deadline import Deadline
 from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError
-from harness.guest.loads import LOADS
 from harness.progress import Progress, default_progress
 from harness.scenarios.allocsites import allocation_sites, steady_growth
 from harness.scenarios.boot import BootedGuest, Parts
-from harness.scenarios.file import LEAST_ROUNDS, Scenario, Step
+from harness.scenarios.file import Scenario
 from harness.scenarios.memorybudget import MemoryBudget, cost, peak_memory
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
@@ -40,8 +38,7 @@ from harness.scenarios.session import Session
 from harness.scenarios.slabs import slab_in_use
 from harness.scenarios.soak import SLAB, Round, counters, slopes, spell, unread
 from harness.scenarios.start import start_guest
-from harness.scenarios.steps import VERBS
-from harness.scenarios.together import side_by_side
+from harness.scenarios.steps import AnyStep, Repeat, count_steps, require_options
 from harness.scenarios.verdict import titles, worst
 from harness.state import KernelFacts, NotObserved, SlabCache, Unknown
 
@@ -93,36 +90,6 @@ def run_pairs(
         return options.fail_fast and result.verdict not in FINE
 
     return do_all(runs, at_work=options.jobs, room=room, done=done)
-
-
-def count_steps(steps: Sequence[Step], rounds: int | None = None) -> int:
-    """How many steps there are to do: every ``repeat`` unrolled, one more at the end of each soak.
-
-    ``rounds`` is how often those of a soak are repeated, None as its scenario says.
-    """
-    total = 0
-    for step in steps:
-        if step.verb == "repeat":
-            total += times_of(step, rounds) * count_steps(step.args["steps"], rounds) + bool(step.args["soak"])
-        else:
-            total += 1
-    return total
-
-
-def times_of(repeat: Step, rounds: int | None) -> int:
-    """How often the steps of ``repeat`` are done; ``rounds`` is for soaks alone."""
-    if repeat.args["soak"] and rounds is not None:
-        return max(rounds, LEAST_ROUNDS)
-    return int(repeat.args["times"])
-
-
-def require_loads(steps: Sequence[Step], config: Mapping[str, str] | None) -> None:
-    """Raise UnsupportedError if a kernel of this configuration cannot do one of the loads; an unknown one passes."""
-    for step in steps:
-        if "steps" in step.args:
-            require_loads(step.args["steps"], config)
-        elif step.verb == "load" and config is not None:
-            LOADS[step.args["kind"]].require(config)
 
 
 class _Run:
@@ -245,7 +212,7 @@ class _Run:
         assert self.parts is not None
         if not isinstance(self.parts, Parts):
             raise self.parts
-        require_loads(self.scenario.steps, self.parts.kernel.config)
+        require_options(self.scenario.steps, self.parts.kernel.config)
         name = f"{self.scenario.name}-{self.guest.arch}"
         self.bundle = open_bundle(self.options.bundle_dir, name, self.started)
         Recorder(self.bundle).start(
@@ -270,7 +237,7 @@ class _Run:
         guest = self._guest
         require_config(self.scenario.needs, guest.facts.config, f"the kernel {guest.facts.release}")
         require_paging(self.scenario.needs, _va_bits(guest.facts))
-        require_loads(self.scenario.steps, guest.facts.config)
+        require_options(self.scenario.steps, guest.facts.config)
         self.facts = describe_guest(guest, self.parts)
         session = Session(guest, self.options, Recorder(self.bundle))
         self.watch = session.watch
@@ -300,27 +267,29 @@ class _Run:
         if self._note_step(dataclasses.replace(boot, note=boot.note or how_started(session.guest, self.boot_seconds))):
             self._play(session, steps)
 
-    def _play(self, session: Session, steps: Sequence[Step]) -> bool:
+    def _play(self, session: Session, steps: Sequence[AnyStep]) -> bool:
         """Do the steps, one after the other, up to the first after which none can follow: then False."""
-        return all(self._repeat(session, step) if step.verb == "repeat" else self._do(session, step) for step in steps)
+        return all(self._do(session, step) for step in steps)
 
-    def _do(self, session: Session, step: Step) -> bool:
+    def _do(self, session: Session, step: AnyStep) -> bool:
+        if isinstance(step, Repeat):
+            return self._repeat(session, step)
         self.reporter.step_started(session.number + 1, self.total, step.title)
-        return self._note_step(session.act(step.title, work_of(step), step.expect, step.bugs))
+        return self._note_step(session.act(step.title, step.run, step.expect, step.bugs))
 
-    def _repeat(self, session: Session, repeat: Step) -> bool:
+    def _repeat(self, session: Session, repeat: Repeat) -> bool:
         seen: list[Round] = []
         sites: list[dict[str, int]] = []
         slab: SlabCache | NotObserved | None = None
-        for _ in range(times_of(repeat, self.options.rounds)):
-            if not self._play(session, repeat.args["steps"]):
+        for _ in range(repeat.rounds(self.options.rounds)):
+            if not self._play(session, repeat.steps):
                 return False
-            if repeat.args["soak"]:
+            if repeat.soak:
                 guest, deadline = session.guest, session.deadline()
                 slab = slab_in_use(guest.shell, guest.facts, SLAB, before=slab, deadline=deadline)
                 seen.append(counters(session.state, slab, session.layout.page_size))
                 sites.append(allocation_sites(guest.shell, deadline))
-        return not repeat.args["soak"] or self._fit(session, seen, sites)
+        return not repeat.soak or self._fit(session, seen, sites)
 
     def _fit(self, session: Session, seen: Sequence[Round], sites: Sequence[Mapping[str, int]]) -> bool:
         """The last step of a soak: is there a slope in any counter, and was every one of them read in each round?
@@ -386,18 +355,6 @@ def how_started(guest: BootedGuest, seconds: float) -> str:
     if guest.restored:
         return f"restored in {seconds:.1f} s"
     return f"booted in {seconds:.1f} s" + (f": {guest.why_booted}" if guest.why_booted else "")
-
-
-def work_of(step: Step) -> Callable[[Session, Deadline], Outcome]:
-    """What ``Session.act`` has to do for ``step``, which is no ``repeat``."""
-    if step.verb == "parallel":
-        return side_by_side([(inner.title, work_of(inner)) for inner in step.args["steps"]])
-    verb = VERBS[step.verb]
-
-    def work(session: Session, deadline: Deadline) -> Outcome:
-        return verb(session, step.args, deadline)
-
-    return work
 
 
 def _why(step: StepResult) -> str:

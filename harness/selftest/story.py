@@ -6,11 +6,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from harness.check import Verdict
+from harness.config.arguments import Args
+from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
-from harness.config.verbs import title_of
 from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError
 from harness.progress import Progress, Task
@@ -22,7 +22,12 @@ from harness.scenarios.requirements import REQUIREMENTS, require_config
 from harness.scenarios.result import StepResult
 from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest
-from harness.scenarios.steps import VERBS
+from harness.scenarios.verbs import title_of, work_of
+from harness.scenarios.verbs.blocks import AutoOnlineArgs, OnlineArgs
+from harness.scenarios.verbs.memory import TouchArgs
+from harness.scenarios.verbs.plugging import UnplugArgs
+from harness.scenarios.verbs.pmem import NamespaceArgs, PmemArgs
+from harness.scenarios.verbs.virtio_mem import ResizeArgs
 from harness.scenarios.verdict import evidence_of
 from harness.scratch import private_directory
 from harness.selftest.scene import Scene
@@ -36,13 +41,12 @@ _NEEDS = (DIMM, MEM, PMEM, DAX)
 class Act:
     """One step: it is left out where one of ``needs`` is missing."""
 
-    verb: str
-    args: Mapping[str, Any]
+    args: Args
     needs: tuple[str, ...]
 
     @property
     def title(self) -> str:
-        return title_of(self.verb, self.args, "done")
+        return title_of(self.args)
 
 
 def acts(block: int) -> tuple[Act, ...]:
@@ -52,25 +56,25 @@ def acts(block: int) -> tuple[Act, ...]:
     The second pmem ends inside of a section.
     """
     return (
-        Act("auto-online", {"policy": "offline"}, ()),
-        Act("plug-dimm", {"id": "dimm0", "size": 2 * block}, (DIMM,)),
-        Act("online", {"device": "dimm0", "type": "movable"}, (DIMM,)),
-        Act("touch", {"device": "dimm0", "size": 16 * MIB}, (DIMM,)),
-        Act("plug-dimm", {"id": "gone", "size": 2 * block}, (DIMM,)),
-        Act("plug-dimm", {"id": "dimm1", "size": 2 * block}, (DIMM,)),
-        Act("auto-online", {"policy": "online_movable"}, (MEM,)),
-        Act("plug-virtio-mem", {"id": "vmem0", "max": 4 * block, "requested": 2 * block + 66 * MIB}, (MEM,)),
-        Act("resize", {"id": "vmem0", "to": block + 66 * MIB}, (MEM,)),
-        Act("plug-pmem", {"id": "pmem0", "size": 4 * block}, (PMEM,)),
-        Act("namespace", {"id": "pmem0", "mode": "devdax", "map": "dev", "align": 2 * MIB}, (PMEM, DAX)),
-        Act("plug-pmem", {"id": "pmem1", "size": 3 * block + 66 * MIB}, (PMEM,)),
-        Act("namespace", {"id": "pmem1", "mode": "devdax", "map": "mem", "align": 2 * MIB}, (PMEM, DAX)),
-        Act("unplug", {"id": "gone"}, (DIMM,)),
+        Act(AutoOnlineArgs("offline"), ()),
+        Act(DimmArgs("dimm0", 2 * block), (DIMM,)),
+        Act(OnlineArgs("dimm0"), (DIMM,)),
+        Act(TouchArgs(device="dimm0", size=16 * MIB), (DIMM,)),
+        Act(DimmArgs("gone", 2 * block), (DIMM,)),
+        Act(DimmArgs("dimm1", 2 * block), (DIMM,)),
+        Act(AutoOnlineArgs("online_movable"), (MEM,)),
+        Act(VirtioMemArgs("vmem0", max=4 * block, requested=2 * block + 66 * MIB), (MEM,)),
+        Act(ResizeArgs("vmem0", block + 66 * MIB), (MEM,)),
+        Act(PmemArgs("pmem0", 4 * block), (PMEM,)),
+        Act(NamespaceArgs("pmem0", "devdax", map="dev", align=2 * MIB), (PMEM, DAX)),
+        Act(PmemArgs("pmem1", 3 * block + 66 * MIB), (PMEM,)),
+        Act(NamespaceArgs("pmem1", "devdax", map="mem", align=2 * MIB), (PMEM, DAX)),
+        Act(UnplugArgs("gone"), (DIMM,)),
     )
 
 
 #: proves that the guest is as alive as before
-FAREWELL = Act("touch", {"size": 16 * MIB}, ())
+FAREWELL = Act(TouchArgs(size=16 * MIB), ())
 
 
 @dataclass
@@ -86,7 +90,7 @@ class Play:
         outcomes: list[Outcome] = []
 
         def work(session: Session, deadline: Deadline) -> Outcome:
-            outcomes.append(VERBS[step.verb](session, step.args, deadline))
+            outcomes.append(work_of(step.args)(session, deadline))
             return outcomes[-1]
 
         result = self.session.act(step.title, work)

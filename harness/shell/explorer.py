@@ -8,15 +8,12 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.text import Text
 
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
-from harness.config.plan import Plan
-from harness.config.verbs import LOADS
 from harness.deadline import Deadline
 from harness.errors import ConfigError, UsageError
 from harness.guest.loads import LoadCount
@@ -29,20 +26,19 @@ from harness.report.observed import Observed
 from harness.report.terminal import finding_lines
 from harness.report.text import WORDS, clean, invariants_line, seconds
 from harness.scenarios.boot import BootedGuest
-from harness.scenarios.file import Step, needs_of, parse_step
+from harness.scenarios.file import parse_step
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.requirements import require_arch, require_boot, require_config, require_host
 from harness.scenarios.result import StepResult
-from harness.scenarios.runner import require_loads, work_of
 from harness.scenarios.session import Session
+from harness.scenarios.steps import Parallel, Repeat, Step, needs_of_steps, require_options
+from harness.scenarios.verbs.plan import DIMM, PMEM, VIRTIO_MEM, Plan, PlannedDevice
+from harness.scenarios.verbs.verb import Known
 from harness.shell import views
-from harness.shell.lines import Known
 from harness.shell.saved import Story
 from harness.state import GuestState
 
 _SOURCE = Path("line")
-#: stands for the steps that led here
-_NOW = Step("check", {}, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,32 +75,17 @@ class Leave(Exception):
         self.keep = keep
 
 
-def _fail(step: Step, name: str | None, message: str, hint: str | None) -> NoReturn:
-    raise UsageError(message if name is None else f"{name}: {message}", hint=hint)
-
-
-def plan_of(session: Session, spec: GuestSpec) -> Plan[Step]:
+def plan_of(session: Session, spec: GuestSpec) -> Plan:
     """What later steps have to make sense after: the devices, loads and held pages that the guest has now."""
-    plan: Plan[Step] = Plan(spec, _fail)
+    plan = Plan(spec, loads=set(session.loads), held=set(session.held))
     for device in session.model.devices.values():
-        args: dict[str, Any] = {"id": device.id, "size": device.range.size, "node": 0}
-        # A refused step is one that need not have been possible.
+        size = device.range.size
         if isinstance(device, Dimm):
-            args |= {"slot": device.slot, "address": None, "node": device.node}
-            plan.follow(_NOW, "plug-dimm", args, "refused")
+            plan.devices[device.id] = PlannedDevice(DIMM, size, slot=device.slot)
         elif isinstance(device, VirtioMem):
-            args |= {"max": device.range.size, "block": device.block_size, "requested": device.requested}
-            plan.follow(_NOW, "plug-virtio-mem", args, "refused")
+            plan.devices[device.id] = PlannedDevice(VIRTIO_MEM, size, device.block_size, device.requested)
         elif isinstance(device, Pmem):
-            plan.follow(_NOW, "plug-pmem", args, "refused")
-            if device.mode != "raw":
-                plan.follow(_NOW, "namespace", {"id": device.id, "mode": "devdax"}, "done")
-            if device.mode == "kmem":
-                plan.follow(_NOW, "kmem", {"id": device.id}, "done")
-    for id in session.loads:
-        plan.follow(_NOW, "load", {"id": id, "kind": next(iter(LOADS))}, "done")
-    for id in session.held:
-        plan.follow(_NOW, "hold", {"id": id, "device": next(iter(session.model.devices))}, "done")
+            plan.devices[device.id] = PlannedDevice(PMEM, size, mode=device.mode)
     return plan
 
 
@@ -159,49 +140,40 @@ class Explorer:
     def step(self, text: str) -> None:
         """Do the step that ``text`` has in a scenario file; raises UsageError for an invalid request."""
         step = self._read(text)
-        wanted = None if "\n  expect:" not in text and not step.expect_on else step.expect
+        wanted = None if "\n  expect:" not in text else step.expect
         trial = copy.deepcopy(self.plan)
-        self._follow(trial, step, step.expect)
+        step.follow(trial)
         ending: list[str] = []
-        work = work_of(step)
 
         def watched(session: Session, deadline: Deadline) -> Outcome:
-            outcome = work(session, deadline)
+            outcome = step.run(session, deadline)
             ending.append(outcome.ending)
             return outcome
 
         result = self.session.act(step.title, watched, wanted, step.bugs)
         came_to = ending[0] if ending else "done"
-        self._follow(self.plan, step, came_to)
+        step.follow(self.plan, came_to)
         self.story.add(text, step, came_to)
         self._tell_step(result, came_to)
 
-    def _read(self, text: str) -> Step:
+    def _read(self, text: str) -> Step | Parallel:
         try:
             step = parse_step(text, _SOURCE).on(self.spec.arch)
         except ConfigError as error:
             raise UsageError(error.message.partition(": ")[2] or error.message, hint=error.hint) from None
-        if step.verb == "repeat":
+        if isinstance(step, Repeat):
             raise UsageError("a repeat cannot be typed here", hint="save the steps, and write it into the file")
         self._require(step)
         return step
 
-    def _require(self, step: Step) -> None:
+    def _require(self, step: Step | Parallel) -> None:
         """Refuse what this kernel cannot do before anything is tried."""
-        facts, needs = self.session.guest.facts, needs_of([step])
+        facts, needs = self.session.guest.facts, needs_of_steps([step])
         require_arch(needs, self.spec.arch)
         require_host(needs)
         require_boot(needs, self.spec.boot)
         require_config(needs, facts.config, f"the kernel {facts.release}")
-        require_loads([step], facts.config)
-
-    def _follow(self, plan: Plan[Step], step: Step, expect: str) -> None:
-        if step.verb == "parallel":
-            plan.check_side_by_side([(part, part.verb, part.args) for part in step.args["steps"]])
-            for part in step.args["steps"]:
-                plan.follow(part, part.verb, part.args, part.expect)
-        else:
-            plan.follow(step, step.verb, step.args, expect)
+        require_options([step], facts.config)
 
     def look(self, title: str, work: Callable[[Session, Deadline], Outcome] | None = None) -> StepResult:
         """Do something that no scenario can say, or nothing, and check; it is shown like any step."""

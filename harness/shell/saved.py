@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.config.arguments import parameters
 from harness.config.cold import ColdDevice
 from harness.config.guest import SHAPE_FIELDS, GuestSpec
-from harness.config.verbs import VERBS
 from harness.errors import UsageError
-from harness.scenarios.file import Step
+from harness.scenarios.steps import Parallel, Step
 from harness.units import format_size
 
 _SIZES = ("memory", "maxmem")
@@ -26,11 +26,11 @@ class Story:
         self.steps = 0
         self.gaps = 0
 
-    def add(self, text: str, step: Step, ending: str) -> None:
-        """Take note of a step, written as ``text``, that ended as ``ending``, one of ``config.verbs.EXPECTATIONS``."""
+    def add(self, text: str, step: Step | Parallel, ending: str) -> None:
+        """Take note of a step, written as ``text``, that ended as ``ending``, one of ``verb.EXPECTATIONS``."""
         self.steps += 1
-        has_expect = "\n  expect:" in text or bool(step.expect_on)
-        if step.verb == "parallel" or has_expect or ending == "done":
+        has_expect = "\n  expect:" in text or isinstance(step, Parallel) or bool(step.expect_on)
+        if has_expect or ending == "done":
             self._lines += text.splitlines()
         else:
             self._lines += [*text.splitlines(), f"  expect: {ending}"]
@@ -106,6 +106,6 @@ def _spell(name: str, value: object) -> str:
 
 
 def _spell_device(device: ColdDevice) -> str:
-    usual = VERBS[device.verb].fields
-    said = [f"{name}: {value}" for name, value in device.pairs if value not in (None, usual[name].default)]
+    values = [(name, getattr(device, name), known.default) for name, known in parameters(type(device)).items()]
+    said = [f"{name}: {value}" for name, value, default in values if value not in (None, default)]
     return f"{{{device.verb}: {{{', '.join(said)}}}}}"

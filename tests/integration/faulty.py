@@ -6,6 +6,7 @@ The verb ``check`` of a scenario is where it happens; everything else is memhp a
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -15,9 +16,10 @@ from typing import Any
 
 from harness.cli import main
 from harness.deadline import Deadline
-from harness.scenarios import steps
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
+from harness.scenarios.verbs import VERBS
+from harness.scenarios.verbs.reboot import CHECK, CheckArgs
 
 
 def qemu_killed(session: Session) -> None:
@@ -99,14 +101,14 @@ STEP_SECONDS = 20.0
 
 
 def _inject(fault: str) -> None:
-    def check(session: Session, args: Mapping[str, Any], deadline: Deadline) -> Outcome:
+    def check(session: Session, args: CheckArgs, deadline: Deadline) -> Outcome:
         FAULTS[fault](session)
         if fault not in PATIENT:
             # The boot may take what it takes on a busy machine; what never comes is waited for no longer than this.
             deadline._end = min(deadline._end, time.monotonic() + STEP_SECONDS)
         return Outcome()
 
-    steps.VERBS["check"] = check
+    VERBS[CHECK.name] = dataclasses.replace(CHECK, run=check)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import pytest
 
 from harness.check import Verdict
+from harness.config.arguments import Args
+from harness.config.cold import DimmArgs
 from harness.deadline import Deadline
 from harness.errors import UnsupportedError, UsageError
 from harness.guest.loads import LOADS, count_loads, pause_loads, start_load, stop_load
-from harness.scenarios import steps
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
+from harness.scenarios.verbs import title_of, work_of
+from harness.scenarios.verbs.blocks import AutoOnlineArgs, OfflineArgs, OnlineArgs
+from harness.scenarios.verbs.load import LoadArgs, UnloadArgs, unload
+from harness.scenarios.verbs.memory import TouchArgs
+from harness.scenarios.verbs.plugging import UnplugArgs
+from harness.scenarios.verbs.reboot import CheckArgs
 from harness.units import KIB, MIB
 
 pytestmark = pytest.mark.memhp_guest
@@ -27,12 +33,12 @@ TOGETHER: list[dict[str, dict[str, int]]] = [
 ]
 
 #: the life of a DIMM
-STEPS: list[tuple[Callable[[Session, Mapping[str, Any], Deadline], Outcome], dict[str, Any]]] = [
-    (steps.plug_dimm, {"id": "dimm0", "size": 256 * MIB}),
-    (steps.online, {"device": "dimm0", "type": "movable"}),
-    (steps.touch, {"device": "dimm0", "size": 16 * MIB}),
-    (steps.offline, {"device": "dimm0"}),
-    (steps.unplug, {"id": "dimm0"}),
+STEPS: list[Args] = [
+    DimmArgs("dimm0", 256 * MIB),
+    OnlineArgs("dimm0"),
+    TouchArgs(device="dimm0", size=16 * MIB),
+    OfflineArgs("dimm0"),
+    UnplugArgs("dimm0"),
 ]
 
 
@@ -53,9 +59,9 @@ def stay(session: Session) -> None:
     zone_statistics(NULL) in alloc_pages_bulk_noprof (mm/page_alloc.c) is what it comes to.
     """
     if "stay" not in session.model.devices and has_dimms(session):
-        must(session, "policy", lambda s, d: steps.auto_online(s, {"policy": "offline"}, d))
-        must(session, "plug", lambda s, d: steps.plug_dimm(s, {"id": "stay", "size": 128 * MIB}, d))
-        must(session, "online", lambda s, d: steps.online(s, {"device": "stay", "type": "movable"}, d))
+        must(session, "policy", work_of(AutoOnlineArgs("offline")))
+        must(session, "plug", work_of(DimmArgs("stay", 128 * MIB)))
+        must(session, "online", work_of(OnlineArgs("stay")))
 
 
 def start(session: Session, wanted: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -74,7 +80,7 @@ def start(session: Session, wanted: Mapping[str, Mapping[str, int]]) -> list[str
 
     def begin(s: Session, deadline: Deadline) -> Outcome:
         for kind in started:
-            steps.load(s, {"id": kind, "kind": kind, **wanted[kind]}, deadline)
+            work_of(LoadArgs(kind, kind, **wanted[kind]))(s, deadline)
         return Outcome()
 
     must(session, f"start {', '.join(started)}", begin)
@@ -84,7 +90,7 @@ def start(session: Session, wanted: Mapping[str, Mapping[str, int]]) -> list[str
 def stop(session: Session, kinds: Sequence[str]) -> None:
     def end(s: Session, deadline: Deadline) -> Outcome:
         for kind in kinds:
-            assert not steps.unload(s, {"id": kind}, deadline).inconclusive
+            assert not unload(s, UnloadArgs(kind), deadline).inconclusive
         return Outcome()
 
     must(session, f"stop {', '.join(kinds)}", end)
@@ -97,12 +103,12 @@ def test_rounds_run_while_a_dimm_comes_and_goes(wanted: dict[str, dict[str, int]
     kinds = start(session, wanted)
     if not kinds:
         pytest.skip("this kernel can do none of them")
-    for verb, words in STEPS if has_dimms(session) else [(steps.check, {})]:
+    for args in STEPS if has_dimms(session) else [CheckArgs()]:
         before = dict(session.loads)
-        must(session, f"{verb.__name__} beside {', '.join(kinds)}", lambda s, d, v=verb, w=words: v(s, w, d))  # type: ignore[misc]
+        must(session, f"{title_of(args)} beside {', '.join(kinds)}", work_of(args))
         for kind in kinds:
             count = session.loads[kind]
-            print(f"{verb.__name__}: {count.rounds - before[kind].rounds} rounds of {kind}, {count}")
+            print(f"{title_of(args)}: {count.rounds - before[kind].rounds} rounds of {kind}, {count}")
             assert count.running and count.rounds > before[kind].rounds and count.failures == 0, (kind, count)
         again = pause_loads(session.guest.shell, deadline=session.deadline())
         assert {kind: again[kind] for kind in kinds} == {kind: session.loads[kind] for kind in kinds}

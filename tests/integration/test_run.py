@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import mmap
 import os
 import re
@@ -17,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from harness.check import Verdict
+from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import InfraError, ParseError
 from harness.parsers.notes import told
 from harness.qemu import memdev
-from harness.scenarios import steps
 from harness.scenarios.boot import Parts, boot_guest
 from harness.scenarios.file import read_scenario
 from harness.scenarios.options import RunOptions
@@ -32,6 +33,11 @@ from harness.scenarios.record import Recorder
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.runner import run_scenarios
 from harness.scenarios.session import Session
+from harness.scenarios.verbs import VERBS
+from harness.scenarios.verbs.blocks import AutoOnlineArgs, OfflineArgs, auto_online, offline
+from harness.scenarios.verbs.dimm import plug_dimm
+from harness.scenarios.verbs.reboot import CHECK
+from harness.scenarios.verbs.virtio_mem import ResizeArgs, plug_virtio_mem, resize
 from harness.units import MIB
 
 pytestmark = pytest.mark.memhp_guest
@@ -142,7 +148,7 @@ def test_a_resource_whose_name_is_no_name_is_a_failure_that_quotes_the_line(
     """What iomem shows of a name that was freed too early: nothing, half of another text, bytes of something else."""
 
     def grow(session: Session, deadline: Deadline) -> Outcome:
-        return steps.plug_virtio_mem(session, {"id": "vm0", "max": 512 * MIB, "requested": 256 * MIB}, deadline)
+        return plug_virtio_mem(session, VirtioMemArgs("vm0", 512 * MIB, requested=256 * MIB), deadline)
 
     def overwrite(session: Session, deadline: Deadline) -> Outcome:
         rename_in_memory(session, whole, name + whole[len(name) :], deadline)
@@ -159,7 +165,7 @@ def test_a_resource_whose_name_is_no_name_is_a_failure_that_quotes_the_line(
 
 def test_a_dimm_that_is_no_whole_memory_block_is_refused_and_changes_nothing(session: Session) -> None:
     def plug(session: Session, deadline: Deadline) -> Outcome:
-        return steps.plug_dimm(session, {"id": "small", "size": 64 * MIB}, deadline)
+        return plug_dimm(session, DimmArgs("small", 64 * MIB), deadline)
 
     result = session.act("plug 64M", plug, "refused")
     assert (result.verdict, broken(result)) == (Verdict.PASS, set())
@@ -167,9 +173,8 @@ def test_a_dimm_that_is_no_whole_memory_block_is_refused_and_changes_nothing(ses
 
 def test_an_unwanted_refusal_is_no_failure_of_the_kernel(session: Session) -> None:
     def offline_everything(session: Session, deadline: Deadline) -> Outcome:
-        return steps.offline(
-            session, {"blocks": (session.layout.machine.arch.ram_base // session.layout.block_size,)}, deadline
-        )
+        first = session.layout.machine.arch.ram_base // session.layout.block_size
+        return offline(session, OfflineArgs(blocks=(first,)), deadline)
 
     result = session.act("offline boot memory", offline_everything)
     assert (result.verdict, broken(result)) == (Verdict.REFUSED, set())
@@ -179,8 +184,8 @@ def test_an_unwanted_refusal_is_no_failure_of_the_kernel(session: Session) -> No
 
 def test_a_shrink_that_kernel_memory_stops_is_no_verdict(session: Session) -> None:
     def grow(session: Session, deadline: Deadline) -> Outcome:
-        steps.auto_online(session, {"policy": "online_kernel"}, deadline)
-        return steps.plug_virtio_mem(session, {"id": "vm0", "max": 512 * MIB, "requested": 256 * MIB}, deadline)
+        auto_online(session, AutoOnlineArgs("online_kernel"), deadline)
+        return plug_virtio_mem(session, VirtioMemArgs("vm0", 512 * MIB, requested=256 * MIB), deadline)
 
     def settle_in(session: Session, deadline: Deadline) -> Outcome:
         script = "for i in $(seq 400); do sleep 1000 & done; sleep 1; echo started"
@@ -188,7 +193,7 @@ def test_a_shrink_that_kernel_memory_stops_is_no_verdict(session: Session) -> No
         return Outcome(pending=True)
 
     def shrink(session: Session, deadline: Deadline) -> Outcome:
-        return steps.resize(session, {"id": "vm0", "to": 0}, deadline)
+        return resize(session, ResizeArgs("vm0", 0), deadline)
 
     assert session.act("grow", grow).verdict is Verdict.PASS
     session.act("let the kernel settle in", settle_in)
@@ -228,7 +233,7 @@ def test_a_panic_in_the_middle_is_a_failure_and_leaves_a_bundle(
         session.guest.shell.run("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", deadline=deadline)
         return Outcome()
 
-    monkeypatch.setitem(steps.VERBS, "check", panic)
+    monkeypatch.setitem(VERBS, "check", dataclasses.replace(CHECK, run=panic))
     file = tmp_path / "one-dimm.yaml"
     file.write_text(DIMM)
     options = RunOptions(bundle_dir=tmp_path / "bundles", timeout=60.0)

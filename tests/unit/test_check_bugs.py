@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from harness.arch import ARCHES
 from harness.check.bugs import Change, KnownBug, known_bugs, parse_bugs
 from harness.errors import ConfigError
 from harness.release import Release, parse_release
-from harness.scenarios.file import Step, known_scenarios, load_scenario
+from harness.scenarios.file import known_scenarios, load_scenario
+from harness.scenarios.steps import AnyStep, Repeat, Step, steps_on
+from harness.scenarios.verbs import VERBS
 
 HEAD = "bugs:\n  some-bug:\n"
 FIELDS = {
@@ -30,7 +33,7 @@ def text(**changes: str) -> str:
 
 
 def read(**changes: str) -> KnownBug:
-    return parse_bugs(text(**changes), Path("bugs.yaml"))["some-bug"]
+    return parse_bugs(text(**changes), Path("bugs.yaml"), VERBS)["some-bug"]
 
 
 @pytest.mark.parametrize(
@@ -168,13 +171,12 @@ def test_a_document_that_is_none(document: str, message: str) -> None:
     assert message in caught.value.message
 
 
-def _named(steps: tuple[Step, ...]) -> set[tuple[str, str]]:
+def _named(steps: Sequence[AnyStep]) -> set[tuple[str, str]]:
     found = set()
     for arch in ARCHES:
-        for step in steps:
-            found |= {(id, arch) for id in step.on(arch).bugs if step.only in (None, arch)}
-            found |= _named(step.args["steps"]) if "steps" in step.args else set()
-    return found
+        for step in steps_on(steps, arch):
+            found |= set() if isinstance(step, Repeat) else {(id, arch) for id in step.bugs}
+    return found.union(*(_named(step.steps) for step in steps if not isinstance(step, Step)))
 
 
 def test_every_bug_of_ours_is_shown_by_a_scenario_that_names_it() -> None:

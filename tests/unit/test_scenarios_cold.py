@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.config.cold import ColdDevice
+from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.errors import ConfigError, UsageError
 from harness.scenarios.file import Scenario, read_scenario
+from harness.scenarios.steps import Repeat
 from harness.units import GIB, MIB
 
 HEAD = "name: s\nguest: {memory: 1G, maxmem: 4G, slots: 2}\nsteps:\n"
@@ -31,8 +32,7 @@ def test_cold_devices_are_there_for_the_steps(tmp_path: Path) -> None:
     scenario = read(tmp_path, "  - online: {device: d}\n  - resize: {id: v, to: 0}\n  - unplug: {id: v}\n", head)
     assert scenario.needs == ("acpi-dimm", "virtio-mem")
     dimm, vmem = scenario.apply_to(GuestSpec.default("arm64")).devices
-    assert isinstance(dimm, ColdDevice) and (dimm.verb, dimm.args["size"]) == ("plug-dimm", 256 * MIB)
-    assert (vmem.verb, vmem.args["max"], vmem.args["requested"]) == ("plug-virtio-mem", GIB, 128 * MIB)
+    assert (dimm, vmem) == (DimmArgs("d", 256 * MIB), VirtioMemArgs("v", GIB, requested=128 * MIB))
     with pytest.raises(ConfigError, match=r"device id 'd' is used twice"):
         read(tmp_path, "  - plug-dimm: {id: d, size: 1G}\n", head)
 
@@ -81,7 +81,8 @@ def test_steps_of_one_architecture(tmp_path: Path) -> None:
     scenario = read(tmp_path, "  - check: {}\n    only: arm64\n" + inner)
     arm, riscv = scenario.steps_on("arm64"), scenario.steps_on("riscv64")
     assert [step.verb for step in arm] == ["check", "repeat"] and [step.verb for step in riscv] == ["repeat"]
-    assert (len(arm[1].args["steps"]), len(riscv[0].args["steps"])) == (1, 2)
+    assert isinstance(arm[1], Repeat) and isinstance(riscv[0], Repeat)
+    assert (len(arm[1].steps), len(riscv[0].steps)) == (1, 2)
     with pytest.raises(ConfigError, match=r"only: 'mips' is none of arm64, riscv64"):
         read(tmp_path, "  - {check: {}, only: mips}\n")
     pair = "{parallel: [{fill: {leave: 64M}}, {plug-dimm: {id: d, size: 1G}}], only: arm64}"

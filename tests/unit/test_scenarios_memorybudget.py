@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
-from harness.scenarios.file import Step, load_scenario
+from harness.scenarios.file import load_scenario
 from harness.scenarios.memorybudget import (
     OVERHEAD,
     MemoryBudget,
@@ -18,6 +19,8 @@ from harness.scenarios.memorybudget import (
     parse_peak,
     peak_memory,
 )
+from harness.scenarios.steps import Repeat, Step
+from harness.scenarios.verbs.memory import FillArgs
 from harness.units import GIB, MIB
 
 
@@ -50,13 +53,10 @@ def test_a_guest_costs_its_memory_what_is_touched_and_qemu() -> None:
 
 
 def test_a_guest_that_is_filled_up_costs_all_that_is_plugged() -> None:
-    def step(verb: str, **args: int) -> Step:
-        return Step(verb, args, 0)
-
     spec = GuestSpec.default("arm64")
-    plugs = [step("plug-dimm", size=GIB), step("plug-virtio-mem", max=2 * GIB)]
+    plugs = [Step(DimmArgs("d", GIB)), Step(VirtioMemArgs("v", 2 * GIB))]
     assert cost(spec, plugs) == GIB + OVERHEAD
-    rounds = Step("repeat", {"times": 2, "steps": (step("fill", leave=MIB),)}, 0)
+    rounds = Repeat(2, (Step(FillArgs(MIB)),))
     assert cost(spec, [*plugs, rounds]) == 4 * GIB + OVERHEAD
 
 

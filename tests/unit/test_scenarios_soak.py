@@ -11,11 +11,11 @@ import model_guest
 import pytest
 
 from harness.check import CATALOGUE, CheckResult, Slope, Verdict, run_check
-from harness.scenarios.file import Step
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import outcome_from_json, outcome_to_json
-from harness.scenarios.runner import count_steps, times_of
 from harness.scenarios.soak import Counter, Round, counters, slopes, spell, unread
+from harness.scenarios.steps import Repeat, Step, count_steps
+from harness.scenarios.verbs.reboot import CheckArgs
 from harness.scenarios.verdict import evidence_of, judge
 from harness.state import NotObserved, SlabCache
 
@@ -121,9 +121,8 @@ def test_an_action_that_must_fail_may_not_be_done() -> None:
 
 
 def test_rounds_of_a_soak_can_be_chosen_others_cannot() -> None:
-    look = Step("check", {}, 1)
-    soak = Step("repeat", {"times": 50, "steps": (look, look), "soak": True}, 1)
-    twice = Step("repeat", {"times": 2, "steps": (look,), "soak": False}, 1)
-    assert (times_of(soak, None), times_of(soak, 500), times_of(soak, 1), times_of(twice, 500)) == (50, 500, 4, 2)
+    look = Step(CheckArgs())
+    soak, twice = Repeat(50, (look, look), soak=True), Repeat(2, (look,))
+    assert (soak.rounds(None), soak.rounds(500), soak.rounds(1), twice.rounds(500)) == (50, 500, 4, 2)
     assert count_steps((soak, twice, look)) == 50 * 2 + 1 + 2 + 1
     assert count_steps((soak, twice, look), 500) == 500 * 2 + 1 + 2 + 1

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.config.verbs import VERBS
 from harness.errors import ConfigError, UsageError
 from harness.scenarios.file import parse_step
+from harness.scenarios.verbs import VERBS
+from harness.scenarios.verbs.verb import Known
 from harness.shell.commands import read_qmp
-from harness.shell.lines import COMMANDS, STEPS, Known, completions, help_lines, split, step_text
+from harness.shell.lines import COMMANDS, STEPS, completions, help_lines, split, step_text
 from harness.shell.prompt import open_history, split_commands, state_dir
 
 KNOWN = Known({"dimm0": "", "vmem0": "", "pmem0": "devdax", "pmem1": "kmem"}, ("ptdump0",), ("held0",))
@@ -36,7 +37,7 @@ def typed(line: str) -> str:
         ("offline boot last=1", "- offline: {boot: true, last: 1}"),
         ("unplug dimm0 expect=refused", "- unplug: {id: dimm0}\n  expect: refused"),
         ("auto-online online_movable", "- auto-online: {policy: online_movable}"),
-        ("touch 64M dimm0", "- touch: {size: 64M, device: dimm0}"),
+        ("touch 64M dimm0", "- touch: {device: dimm0, size: 64M}"),
         ("touch 64M", "- touch: {size: 64M}"),
         ("pmem pmem0 kmem", "- kmem: {id: pmem0}"),
         ("pmem pmem0 devdax map=dev", "- namespace: {id: pmem0, mode: devdax, map: dev}"),
@@ -72,7 +73,7 @@ def test_a_line_is_a_step_of_a_scenario(line: str, text: str) -> None:
         ("plgu dimm 1G", "no command 'plgu'\n  hint: did you mean 'plug'?"),
         ("plug", "plug: too few words\n  hint: plug dimm|vmem|pmem SIZE"),
         ("plug dimm 1G a b", "plug: too many words"),
-        ("plug dim 1G", "plug: 'dim' is no kind of device\n  hint: did you mean 'dimm'?"),
+        ("plug dim 1G", "plug: 'dim' is none of dimm, vmem, pmem\n  hint: did you mean 'dimm'?"),
         ("plug dimm {x}", "'{x}' is invalid"),
         ("plug dimm 1G slot=", "'slot=' is invalid"),
         ("plug dimm 1G slot=1 slot=2", "duplicate argument: slot"),

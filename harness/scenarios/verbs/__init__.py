@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every verb there is, one record each; a file for each group of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from harness.config.arguments import Args
+from harness.deadline import Deadline
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.session import Session
+from harness.scenarios.verbs.blocks import AUTO_ONLINE, OFFLINE, ONLINE
+from harness.scenarios.verbs.dimm import PLUG_DIMM
+from harness.scenarios.verbs.fault import FAIL_NOTIFIER, KMEM_FAULT
+from harness.scenarios.verbs.load import LOAD, UNLOAD
+from harness.scenarios.verbs.memory import FILL, HOLD, OCCUPY, RELEASE, TOUCH
+from harness.scenarios.verbs.plan import Impossible, Plan
+from harness.scenarios.verbs.plugging import UNPLUG
+from harness.scenarios.verbs.pmem import DAX_STATE, DEVDAX, KMEM, NAMESPACE, PLUG_PMEM
+from harness.scenarios.verbs.reboot import CHECK, DUMP, REBOOT
+from harness.scenarios.verbs.verb import AnyVerb, Verb
+from harness.scenarios.verbs.virtio_mem import PLUG_VIRTIO_MEM, RESIZE, SETTLE
+
+A = TypeVar("A", bound=Args)
+
+_ALL: tuple[AnyVerb, ...] = (
+    *(PLUG_DIMM, PLUG_VIRTIO_MEM, PLUG_PMEM, UNPLUG, RESIZE, SETTLE),
+    *(ONLINE, OFFLINE, AUTO_ONLINE, TOUCH, FILL, NAMESPACE, KMEM, KMEM_FAULT, DAX_STATE, DEVDAX),
+    *(LOAD, UNLOAD, HOLD, OCCUPY, RELEASE, FAIL_NOTIFIER, DUMP, REBOOT, CHECK),
+)
+#: every verb by its name
+VERBS: dict[str, AnyVerb] = {verb.name: verb for verb in _ALL}
+_NAMES: Mapping[type[Args], str] = {verb.arguments: verb.name for verb in _ALL}
+
+
+def verb_of(args: A) -> Verb[A]:
+    """The verb whose arguments these are."""
+    return VERBS[_NAMES[type(args)]]
+
+
+def title_of(args: Args, expect: str = "done") -> str:
+    """A step in one line for people: ``plug-dimm dimm0 1G``."""
+    return " ".join([verb_of(args).name, *args.spelled()]) + ("" if expect == "done" else f" ({expect})")
+
+
+def work_of(args: Args) -> Callable[[Session, Deadline], Outcome]:
+    """What ``Session.act`` has to do for a step with these arguments."""
+    verb = verb_of(args)
+    return lambda session, deadline: verb.run(session, args, deadline)
+
+
+def needs_of(args: Args) -> tuple[str, ...]:
+    """The requirements that a step with these arguments has."""
+    verb = verb_of(args)
+    return (*verb.needs, *verb.more_needs(args))
+
+
+def follow(plan: Plan, args: Args, expect: str = "done") -> None:
+    """Take note of a step that is meant to end, or has ended, that way; raises Impossible."""
+    verb_of(args).follow(plan, args, expect)
+
+
+def require_beside(args: Args, earlier: Sequence[Args], later: Sequence[Args]) -> None:
+    """Raise Impossible unless a step can be done at the same time as those that stand before and after it.
+
+    No two of them may name the same thing, and the place of none may depend on another.
+    """
+    verb = verb_of(args)
+    for _, id in args.ids() & {named for other in earlier for named in other.ids()}:
+        raise Impossible(None, f"two steps at once have to do with {id!r}", "do one after the other")
+    movers = [other for other in (*earlier, *later) if verb_of(other).room]
+    if movers and verb.room == "takes" and not verb.placed(args):
+        raise Impossible(None, "where it goes depends on which of two comes first", verb.place_hint)

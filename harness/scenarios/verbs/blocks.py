@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verbs that bring memory blocks online and offline, and what happens to those that are added."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from harness.check import OfflineReport, ResizeReport
+from harness.config import arguments as arg
+from harness.config.arguments import Args, Argument, Device, Patience
+from harness.config.yaml import Value
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, UsageError
+from harness.guest import blocks
+from harness.guest.devices import RESIZE_QUEUE, wait_work
+from harness.model.actions import ONLINE_TYPES, SetAutoOnline, SetBlock
+from harness.model.devices.dimm import Dimm
+from harness.model.devices.virtio_mem import VirtioMem
+from harness.qemu import memdev
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.session import Session
+from harness.scenarios.verbs.plan import Impossible, Plan
+from harness.scenarios.verbs.verb import Known, Line, Verb, Word
+from harness.units import format_size
+
+#: auto_online_blocks (drivers/base/memory.c, online_type_to_str)
+POLICIES = ("offline", *ONLINE_TYPES)
+#: sysfs words for the types a scenario asks for
+ONLINE_WORD = {"kernel": "online_kernel", "movable": "online_movable", "default": "online"}
+#: memory blocks that one line may name
+MAX_BLOCKS = 65536
+
+_NUMBERS = re.compile(r"[0-9]{1,9}(?:-[0-9]{1,9})?(?:,[0-9]{1,9}(?:-[0-9]{1,9})?)*")
+
+
+def _read_blocks(value: Value) -> tuple[int, ...]:
+    found = tuple(item.integer(minimum=0, maximum=1 << 32) for item in value.items())
+    if not found:
+        value.fail("an empty list of memory blocks", hint="name at least one")
+    if len(set(found)) != len(found):
+        value.fail("duplicate memory block")
+    return found
+
+
+def _spell_blocks(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksArgs(Args):
+    """Memory blocks: those of ``device`` or of boot memory, the ``first`` or ``last`` so many of them, or by number."""
+
+    device: Device | None = None
+    boot: Annotated[bool, Argument(Value.boolean, lambda boot: "boot memory", bare=True)] = False
+    blocks: Annotated[tuple[int, ...] | None, Argument(_read_blocks, _spell_blocks, "LIST")] = None
+    first: Annotated[int | None, arg.count(1)] = None
+    last: Annotated[int | None, arg.count(1)] = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineArgs(BlocksArgs):
+    """``type`` is one of ``ONLINE_WORD``."""
+
+    type: Annotated[str, arg.choice(*ONLINE_WORD)] = "movable"
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineArgs(BlocksArgs):
+    """One that is busy is asked ``attempts`` times; one that takes longer than ``patience`` seconds is let be."""
+
+    attempts: Annotated[int, arg.count(1)] = 1
+    patience: Patience | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AutoOnlineArgs(Args):
+    """``policy`` is one of ``POLICIES``."""
+
+    policy: Annotated[str, arg.choice(*POLICIES)]
+
+
+def _follow(plan: Plan, args: BlocksArgs, expect: str) -> None:
+    if [args.device is not None, args.blocks is not None, args.boot].count(True) != 1:
+        message = "takes either a device or blocks or boot memory"
+        raise Impossible(None, message, "device: dimm0, or blocks: [32, 33], or boot: true")
+    for name, number in (("first", args.first), ("last", args.last)):
+        if number is not None and args.blocks is not None:
+            raise Impossible(name, "counts the blocks of a device, and no device is named")
+    if args.first is not None and args.last is not None:
+        raise Impossible("last", "takes either first or last")
+    if args.device is not None:
+        plan.require_blocks(args.device)
+
+
+def online(session: Session, args: OnlineArgs, deadline: Deadline) -> Outcome:
+    """Bring memory blocks online, one after the other, lowest first."""
+    return _set_blocks(session, _chosen_blocks(session, args), ONLINE_WORD[args.type], deadline)
+
+
+def offline(session: Session, args: OfflineArgs, deadline: Deadline) -> Outcome:
+    """Take memory blocks offline, one after the other, lowest first."""
+    chosen = _chosen_blocks(session, args)
+    return _set_blocks(session, chosen, "offline", deadline, attempts=args.attempts, patience=args.patience)
+
+
+def _chosen_blocks(session: Session, args: BlocksArgs) -> tuple[int, ...]:
+    if args.blocks is not None:
+        return args.blocks
+    owned = session.model.boot_blocks() if args.device is None else session.model.blocks_of(args.device)
+    if args.first is not None:
+        return owned[: args.first]
+    return owned[-args.last :] if args.last is not None else owned
+
+
+def _set_blocks(
+    session: Session,
+    chosen: tuple[int, ...],
+    word: str,
+    deadline: Deadline,
+    *,
+    attempts: int = 1,
+    patience: int | None = None,
+) -> Outcome:
+    shell, busy, sizes = session.guest.shell, 0, _sizes(session)
+    outcome = Outcome(note=f"{len(chosen)} memory blocks")
+    for last in reversed(range(attempts)):
+        again = []
+        for done in blocks.set_blocks(shell, chosen, word, deadline=deadline, patience=patience):
+            known = session.model.blocks.get(done.index)
+            if word == "offline" and known is not None and known.zone is not None:
+                outcome.offlines.append(OfflineReport(done.index, done.error))
+            if done.ok:
+                session.apply(SetBlock(done.index, word))
+            elif done.error == "EBUSY" and last:
+                again.append(done.index)
+            else:
+                ending = "failed" if session.expect == "failed" else "refused"
+                outcome.refuse(f"memory{done.index} would not go {word}: {done.error}", ending)
+        chosen, busy = tuple(again), busy + len(again)
+    if outcome.ending == "refused" and word == "offline":
+        outcome.due = due_refusal(session, [report.index for report in outcome.offlines if report.error is not None])
+    if busy and outcome.ending == "done":
+        outcome.note += f", {busy} times one was busy"
+    _await_growth(session, sizes, outcome, deadline)
+    return outcome
+
+
+def due_refusal(session: Session, indexes: Iterable[int]) -> str:
+    """Why each of these online memory blocks must stay online, "" if one of them could go."""
+    blocks, told = session.model.blocks, session.model.kept_blocks()
+    reasons = [told.get(index, "") for index in indexes if index in blocks and blocks[index].zone is not None]
+    return reasons[0] if reasons and all(reasons) else ""
+
+
+def _sizes(session: Session) -> dict[str, int]:
+    return {id: device.size for id, device in session.model.devices.items() if isinstance(device, VirtioMem)}
+
+
+def _await_growth(session: Session, before: Mapping[str, int], outcome: Outcome, deadline: Deadline) -> None:
+    """Wait for what a virtio-mem device adds because less of it is offline now."""
+    for id, size in _sizes(session).items():
+        if size != before[id]:
+            grown = Outcome()
+            await_size(session, id, size, grown, deadline)
+            outcome.note += f", {grown.note} of {id}"
+
+
+def await_size(session: Session, id: str, requested: int, outcome: Outcome, deadline: Deadline) -> None:
+    """Wait for what the model says a virtio-mem driver reaches; where it stops short, the report shows by how much."""
+    device = session.model.devices[id]
+    target = device.size if isinstance(device, VirtioMem) else requested
+    try:
+        memdev.wait_size(session.guest.machine, id, target, deadline=deadline.at_most(session.options.settle))
+    except DeadlineExpired as late:
+        outcome.note = str(late)
+    try:
+        wait_work(session.guest.shell, RESIZE_QUEUE, deadline=deadline.at_most(session.options.settle))
+    except DeadlineExpired as late:
+        outcome.note = outcome.note or str(late)
+    size = memdev.memory_device(session.guest.machine, id, deadline=deadline).size
+    outcome.note = outcome.note or f"{format_size(size)} plugged"
+    outcome.resizes.append(ResizeReport(id, requested, size))
+
+
+def follow_reonlined_blocks(session: Session, id: str, deadline: Deadline) -> None:
+    """Follow the kernel where it brings back what it had taken offline before a block would not go.
+
+    acpi_scan_try_to_offline (drivers/acpi/scan.c, v6.12) has all of them online again, each in the zone that is the
+    default by then. Which of them were offline meanwhile only their new zone tells.
+    """
+    known = session.model.blocks
+    online = [index for index in session.model.blocks_of(id) if known[index].zone is not None]
+    if not isinstance(session.model.devices.get(id), Dimm):
+        return
+    zones = blocks.valid_zones(session.guest.shell, online, deadline=deadline)
+    moved = [index for index in online if len(zones[index]) == 1 and zones[index] != (known[index].zone,)]
+    for word in ("offline", "online"):
+        for index in moved:
+            session.apply(SetBlock(index, word))
+
+
+def auto_online(session: Session, args: AutoOnlineArgs, deadline: Deadline) -> Outcome:
+    """Set the policy for memory that is added from now on."""
+    blocks.set_auto_online(session.guest.shell, args.policy, deadline=deadline)
+    session.apply(SetAutoOnline(args.policy))
+    return Outcome()
+
+
+def _read_what(word: str, known: Known) -> Mapping[str, str]:
+    if word == "boot":
+        return {"boot": "true"}
+    if word in known.devices or not _NUMBERS.fullmatch(word):
+        return {"device": word}
+    numbers: list[int] = []
+    for piece in word.split(","):
+        first, _, last = piece.partition("-")
+        start, end = int(first), int(last or first)
+        if end < start or end - start >= MAX_BLOCKS - len(numbers):
+            raise UsageError(f"{piece} is no range of memory blocks", hint=f"such as 32-39, {MAX_BLOCKS} at most")
+        numbers += range(start, end + 1)
+    return {"blocks": f"[{', '.join(map(str, numbers))}]"}
+
+
+_WHAT = {"what": Word("ID|boot|32-39,42", ("device", "boot", "blocks"), _read_what, ("boot",))}
+
+ONLINE = Verb(
+    "online",
+    "bring memory blocks online: all of a device or of boot memory, its first or last ones, or by number",
+    OnlineArgs,
+    online,
+    Line("online <what> [type]", _WHAT),
+    _follow,
+    parallel=True,
+    can_fail=True,
+)
+OFFLINE = Verb(
+    "offline",
+    "take memory blocks offline: all of a device or of boot memory, its first or last ones, or by number; "
+    "one that is busy (EBUSY) is asked so many times, one that takes longer than patience, in seconds, is let be",
+    OfflineArgs,
+    offline,
+    Line("offline <what>", _WHAT),
+    _follow,
+    parallel=True,
+    can_fail=True,
+)
+AUTO_ONLINE = Verb(
+    "auto-online",
+    "set what becomes of memory that is added",
+    AutoOnlineArgs,
+    auto_online,
+    Line("auto-online <policy>"),
+)

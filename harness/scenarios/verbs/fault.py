@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verbs that make the kernel's own steps fail."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import Annotated
+
+from harness.config import arguments as arg
+from harness.config.arguments import Args, Device
+from harness.deadline import Deadline
+from harness.guest import pmem
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.session import Session
+from harness.scenarios.verbs.plan import Plan
+from harness.scenarios.verbs.pmem import pmem_of, require_mode
+from harness.scenarios.verbs.verb import Line, Verb
+
+#: where CONFIG_MEMORY_NOTIFIER_ERROR_INJECT takes its orders
+_NOTIFIERS = "/sys/kernel/debug/notifier-error-inject/memory/actions"
+_EVENTS = ("going-online", "going-offline")
+
+
+@dataclass(frozen=True, slots=True)
+class KmemFaultArgs(Args):
+    """The allocation that fails is ``step`` later each time; ``memmap`` own has memory hold its own struct pages."""
+
+    id: Device
+    step: Annotated[int, arg.count(1)] = 1
+    of: Annotated[str, arg.choice("slab", "pages")] = "slab"
+    memmap: Annotated[str | None, arg.choice("own")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailNotifierArgs(Args):
+    """The event at which notifiers fail, or none."""
+
+    event: Annotated[str, arg.choice(*_EVENTS, "none")]
+
+
+def _follow_fault(plan: Plan, args: KmemFaultArgs, expect: str) -> None:
+    require_mode(plan, "kmem-fault", args.id, ("devdax",), "namespace with mode: devdax")
+
+
+def kmem_fault(session: Session, args: KmemFaultArgs, deadline: Deadline) -> Outcome:
+    """Fail one allocation of an add, a later one each time; everything is as before, whatever came of it."""
+    name, outcome = pmem_of(session, args.id).dax_name, Outcome()
+    session.faults += args.step
+    done = pmem.to_system_ram(
+        session.guest.shell,
+        name,
+        fail=session.faults,
+        of=args.of,
+        own=args.memmap == "own",
+        deadline=deadline,
+    )
+    said = f"allocation {session.faults}: {'the add went well all the same' if done.ok else done.text}"
+    if done.ok:
+        back = pmem.to_devdax(session.guest.shell, name, deadline=deadline)
+        if not back.ok:
+            outcome.refuse(f"{said}, and {name} would not come back: {back.text}")
+            return outcome
+    outcome.refuse(said, "failed")
+    return outcome
+
+
+def fail_notifier(session: Session, args: FailNotifierArgs, deadline: Deadline) -> Outcome:
+    """Set which memory notifier fails from now on (lib/notifier-error-inject.c, v6.12)."""
+    for event in _EVENTS:
+        code = -errno.ENOMEM if event == args.event else 0
+        name = f"MEM_{event.upper().replace('-', '_')}"
+        session.guest.shell.must(f"echo {code} >{_NOTIFIERS}/{name}/error", deadline=deadline)
+    return Outcome(note="no notifier fails" if args.event == "none" else f"{args.event} fails with ENOMEM")
+
+
+KMEM_FAULT = Verb(
+    "kmem-fault",
+    "hand a devdax device to the kmem driver while an allocation of the kernel's fails, another one each "
+    "time; what went well in spite of it is taken back; memmap: own has the memory hold its own struct pages",
+    KmemFaultArgs,
+    kmem_fault,
+    Line("kmem-fault <id>"),
+    _follow_fault,
+    needs=("dax-kmem", "fault-injection"),
+    can_fail=True,
+)
+FAIL_NOTIFIER = Verb(
+    "fail-notifier",
+    "have the kernel's memory notifiers fail (CONFIG_MEMORY_NOTIFIER_ERROR_INJECT) at an event; none: no more",
+    FailNotifierArgs,
+    fail_notifier,
+    Line("fail-notifier <event>"),
+    needs=("notifier-errors",),
+)

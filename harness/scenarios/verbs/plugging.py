@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the verbs that plug and unplug devices share; and unplug itself, which takes any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from harness.check import UnplugReport
+from harness.config import arguments as arg
+from harness.config.arguments import Args, Device
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, QmpRefused, UsageError
+from harness.guest.devices import switch_slot, wait_driver
+from harness.model.actions import Unplug
+from harness.model.devices.device import BACKEND_ALIGNMENT
+from harness.model.devices.dimm import Dimm
+from harness.model.devices.pmem import Pmem
+from harness.qemu import memdev
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.session import Session
+from harness.scenarios.verbs.blocks import follow_reonlined_blocks
+from harness.scenarios.verbs.plan import VIRTIO_MEM, Impossible, Plan
+from harness.scenarios.verbs.verb import Line, Verb
+from harness.units import GIB, MIB, format_size
+
+#: the pages that the memory of a device is made of; QEMU asks for transparent huge pages by itself
+_PAGES = {f"hugetlb-{format_size(size)}": size for size in (2 * MIB, GIB)}
+
+
+def backend(backing: str | None) -> Mapping[str, object] | None:
+    """The properties of a memory-backend-memfd for ``backing``, one of ``config.cold.BACKINGS``."""
+    size = _PAGES.get(backing or "")
+    return None if size is None else {"hugetlb": True, "hugetlbsize": size}
+
+
+def alignment(backing: str | None) -> int:
+    """What QEMU aligns a device's address to: no less than the pages its memory is made of."""
+    return _PAGES.get(backing or "", BACKEND_ALIGNMENT)
+
+
+def device_needs(node: int, backing: str | None) -> tuple[str, ...]:
+    """The requirements of a device on ``node``, made of ``backing``. Node 0 is where memory goes by itself."""
+    return (*(("acpi-node",) if node else ()), *((f"host-{backing}",) if backing else ()))
+
+
+def power_up(session: Session, id: str, deadline: Deadline) -> None:
+    """Do what pciehp does where the kernel is known to have none: nobody else would find the device."""
+    if session.model.layout.features.pciehp is False:
+        slot = memdev.pci_slot(session.guest.machine, id, deadline=deadline)
+        switch_slot(session.guest.shell, slot, True, deadline=deadline)
+
+
+def await_driver(session: Session, bus: str, device: str, driver: str, outcome: Outcome, deadline: Deadline) -> None:
+    """Wait for a driver to bind; where it never does, the checks show what is missing for it."""
+    try:
+        wait_driver(session.guest.shell, bus, device, driver, deadline=deadline.at_most(session.options.settle))
+    except DeadlineExpired as late:
+        outcome.note = str(late)
+
+
+def note_due(session: Session, id: str, outcome: Outcome) -> None:
+    """A device is kept for good while a memory block of it is online that cannot go offline."""
+    kept = session.model.kept_blocks()
+    held = [index for index in session.model.blocks_of(id) if index in kept and session.model.blocks[index].zone]
+    if held:
+        outcome.due = f"memory{held[0]} stays online, as {kept[held[0]]}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnplugArgs(Args):
+    """``by`` None: qemu, but guest for a virtio-pmem."""
+
+    id: Device
+    by: Annotated[str | None, arg.choice("qemu", "guest")] = None
+
+
+def _follow(plan: Plan, args: UnplugArgs, expect: str) -> None:
+    device = plan.device("id", args.id)
+    if expect != "done":
+        return
+    if device.kind == VIRTIO_MEM and device.requested:
+        message = f"QEMU keeps {args.id!r} as long as {format_size(device.requested)} of it are requested"
+        raise Impossible("id", message, "resize it to 0 first, or expect: qemu-refused")
+    del plan.devices[args.id]
+
+
+def unplug(session: Session, args: UnplugArgs, deadline: Deadline) -> Outcome:
+    """Ask for a device back, and see what the guest makes of it."""
+    outcome, device = Outcome(), session.model.devices.get(args.id)
+    if args.by == "guest" and isinstance(device, Dimm):
+        raise UsageError(f"{args.id} is a DIMM: it has no PCI slot to power off", hint="leave `by` out")
+    try:
+        if args.by == "guest" or (args.by is None and isinstance(device, Pmem)):
+            done = _eject(session, args.id, deadline)
+        else:
+            done = memdev.unplug(session.guest.machine, args.id, deadline=deadline)
+    except QmpRefused as refusal:
+        outcome.refuse(refusal.desc, "qemu-refused")
+        return outcome
+    refused = done.kind == "refused"
+    outcome.note = done.detail
+    outcome.unplugs.append(UnplugReport(args.id, unplug_endings(args.id, done), refused))
+    if refused:
+        outcome.refuse(f"the guest keeps {args.id}: {done.detail}")
+        note_due(session, args.id, outcome)
+        follow_reonlined_blocks(session, args.id, deadline)
+    else:
+        session.apply(Unplug(args.id))
+    return outcome
+
+
+def _eject(session: Session, id: str, deadline: Deadline) -> memdev.UnplugOutcome:
+    """Have the guest power the slot off: QEMU refuses device_del of virtio-pmem (hw/virtio/virtio-md-pci.c, 10.0)."""
+    machine = session.guest.machine
+    mark, slot = machine.qmp.seq, memdev.pci_slot(machine, id, deadline=deadline)
+    switch_slot(session.guest.shell, slot, False, deadline=deadline)
+    return memdev.await_ejected(machine, id, since=mark, deadline=deadline)
+
+
+def unplug_endings(id: str, done: memdev.UnplugOutcome) -> tuple[str, ...]:
+    """The terminal events of an unplug, in order: what QMP-2 counts."""
+    names = [
+        event.name
+        for event in done.events
+        if event.name in ("DEVICE_DELETED", "MEM_UNPLUG_ERROR", "DEVICE_UNPLUG_GUEST_ERROR")
+        and event.data.get("device") == id
+    ]
+    if done.kind == "refused" and not names:
+        names.append("ACPI_OST_REFUSED")
+    return tuple(names)
+
+
+UNPLUG = Verb(
+    "unplug",
+    "hot-remove a device; by qemu asks with device_del, by guest powers its PCI slot off (all a pmem allows)",
+    UnplugArgs,
+    unplug,
+    Line("unplug <id>"),
+    _follow,
+    parallel=True,
+    room="frees",
+)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verb that resets the machine, and the two that only look: dump and check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.check import DumpReport
+from harness.config.arguments import Args
+from harness.deadline import Deadline
+from harness.model.devices.pmem import Pmem
+from harness.parsers.elf import load_segments
+from harness.qemu.dump import dump_head
+from harness.scenarios.outcome import Outcome
+from harness.scenarios.session import Session
+from harness.scenarios.verbs.plan import PMEM, Impossible, Plan
+from harness.scenarios.verbs.verb import Line, Verb
+from harness.units import MIB, AddrRange, intersect_ranges, subtract_ranges
+
+
+@dataclass(frozen=True, slots=True)
+class RebootArgs(Args):
+    """None."""
+
+
+@dataclass(frozen=True, slots=True)
+class DumpArgs(Args):
+    """None."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckArgs(Args):
+    """None."""
+
+
+def _follow_reboot(plan: Plan, args: RebootArgs, expect: str) -> None:
+    for id, device in plan.devices.items():
+        if device.kind == PMEM:
+            raise Impossible(None, f"nobody follows the namespace of {id!r} through a boot", "unplug it before")
+    for id in plan.loads:
+        raise Impossible(None, f"the load {id!r} does not outlive a boot", "unload it before")
+    for id in plan.held:
+        raise Impossible(None, f"nobody holds {id!r} after a boot", "release it before")
+
+
+def reboot(session: Session, args: RebootArgs, deadline: Deadline) -> Outcome:
+    """Reset the machine and meet the guest again, with its devices."""
+    session.reboot(deadline)
+    return Outcome(note=f"another boot, of {len(session.model.devices)} devices as well")
+
+
+def dump(session: Session, args: DumpArgs, deadline: Deadline) -> Outcome:
+    """Read what crash dumps would hold, by the kernel's own account and by QEMU's."""
+    kernel, shape = session.layout.kernel, session.layout.machine
+    head = session.guest.shell.must("head -c 65536 /proc/kcore", deadline=deadline)
+    seen = load_segments(head, "/proc/kcore")
+    if kernel is not None:
+        seen = tuple(one for one in seen if kernel.linear_window.covers(one.virtual))
+    everything = AddrRange(0, max(shape.device_window().end, *(one.physical.end for one in seen)))
+    window = shape.device_window()
+    # QEMU refuses to dump nothing, and boot memory is always there.
+    wanted = AddrRange(shape.arch.ram_base + shape.memory - 2 * MIB, window.end)
+    dumped = load_segments(dump_head(session.guest.machine, wanted, deadline=deadline), "dump-guest-memory")
+    pmem_ranges = [device.range for device in session.model.devices.values() if isinstance(device, Pmem)]
+    outside = subtract_ranges(intersect_ranges([window], [one.physical for one in dumped]), pmem_ranges)
+    told = tuple(sorted(one.physical for one in seen))
+    reports = (DumpReport("/proc/kcore", everything, told), DumpReport("dump-guest-memory", window, tuple(outside)))
+    return Outcome(note=f"{len(told)} segments in /proc/kcore, {len(dumped)} in QEMU's dump", dumps=reports)
+
+
+def check(session: Session, args: CheckArgs, deadline: Deadline) -> Outcome:
+    """Do nothing: look and compare."""
+    return Outcome()
+
+
+REBOOT = Verb(
+    "reboot",
+    "reset the machine with all that is plugged; the steps after it meet another kernel",
+    RebootArgs,
+    reboot,
+    Line("reboot"),
+    _follow_reboot,
+)
+DUMP = Verb(
+    "dump",
+    "compare what a crash dump would hold (/proc/kcore, QEMU's dump-guest-memory) with /proc/iomem",
+    DumpArgs,
+    dump,
+    Line("dump"),
+)
+CHECK = Verb("check", "do nothing; everything is checked after every step anyway", CheckArgs, check, Line("check"))
