@@ -164,7 +164,8 @@ def memhp_guest_spec(request: pytest.FixtureRequest) -> GuestSpec:
 @pytest.fixture(scope="session")
 def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
     """How to run; bundles are kept in ``--memhp-bundle-dir``, or in pytest's temporary directory."""
-    from harness.cli.options import read_rounds, read_seconds, read_start
+    from harness.cli.options import read_start
+    from harness.cli.values import read_rounds, read_seconds
     from harness.errors import UsageError
     from harness.scenarios.options import RunOptions
 
@@ -173,7 +174,8 @@ def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     try:
         timeout = read_seconds(_option(request.config, "timeout") or "120", "--memhp-timeout")
         start = read_start(_option(request.config, "boot") or "auto", "--memhp-boot")
-        rounds = read_rounds(_option(request.config, "rounds"), "--memhp-rounds")
+        said = _option(request.config, "rounds")
+        rounds = None if said is None else read_rounds(said, "--memhp-rounds")
     except UsageError as error:
         _refuse(error)
     known = not request.config.getoption("--memhp-no-known-bugs")

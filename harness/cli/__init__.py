@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line, ``memhp COMMAND``: harness.cli.parser has them all.
+"""The command line, ``memhp COMMAND``: harness.cli.parser has them all, and each has a file of its own here.
 
 Results go to standard output, everything else to standard error. Nothing is imported before it is needed: ``--help``
 answers at once.
@@ -7,14 +7,16 @@ answers at once.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
-from harness.cli.parser import Arguments, parse_arguments
+from harness.cli.arguments import Arguments
+from harness.cli.parser import parse_arguments
 from harness.errors import MemhpError
 
 
@@ -35,14 +37,15 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (0 to 3 as documented; 130, 143, 129 when interrupted)."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    # Not list(): in this package that is the name of a command's module.
+    words = [*(sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in words
     before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = _command(parse_arguments(words))
+        status = _command(*parse_arguments(words))
         sys.stdout.flush()
         return status
     except MemhpError as error:
@@ -76,26 +79,10 @@ def _complain(message: str, debug: bool) -> None:
     tell(message)
 
 
-def _command(arguments: Arguments) -> int:
-    """Find the command's function; each imports what it needs."""
-    commands: Mapping[str, Callable[[Arguments], int]]
-    if arguments.command == "demo":
-        from harness.cli.demo import COMMANDS as commands
-    elif arguments.command == "merge":
-        from harness.cli.matrix import COMMANDS as commands
-    elif arguments.command in ("run", "check", "collect"):
-        from harness.cli.running import COMMANDS as commands
-    elif arguments.command in ("ptdump", "sections"):
-        from harness.cli.tables import COMMANDS as commands
-    elif arguments.command in ("shell", "attach", "replay"):
-        from harness.cli.exploring import COMMANDS as commands
-    elif arguments.command == "bench":
-        from harness.cli.bench import COMMANDS as commands
-    elif arguments.command == "selftest":
-        from harness.cli.selftest import COMMANDS as commands
-    else:
-        from harness.cli.showing import COMMANDS as commands
-    return commands[arguments.command](arguments)
+def _command(name: str, arguments: Arguments) -> int:
+    """Run the command: ``run`` of the module of that name, which imports what it needs."""
+    run: Callable[[Arguments], int] = importlib.import_module(f"harness.cli.{name}").run
+    return run(arguments)
 
 
 __all__ = ["main"]

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from harness.arch import ARCHES
-from harness.bench import BENCHES, DEFAULT_ROUNDS, MAX_ROUNDS, BenchOptions
+from harness.bench import BENCHES, BenchOptions
 from harness.bench.result import BenchResult, to_json, to_lines
-from harness.cli.options import guests_of, read_integer, read_seconds, start_of
-from harness.cli.parser import Arguments
+from harness.cli.arguments import BenchArguments
+from harness.cli.options import guests_of, start_of
 from harness.config.guest import GuestSpec
-from harness.errors import InfraError, UsageError
+from harness.errors import InfraError
 from harness.progress import Progress, default_progress
 from harness.report.files import STDOUT, check_target, write_report
 from harness.report.json import dumps
@@ -24,16 +24,15 @@ Bench = Callable[[GuestSpec, BenchOptions, Progress], BenchResult]
 _MAX_LINE = 1000
 
 
-def bench(arguments: Arguments) -> int:
+def run(arguments: BenchArguments) -> int:
     """memhp bench."""
     if arguments.json is not None:
         check_target(arguments.json, "--json")
-    timeout = read_seconds(arguments.timeout, "--timeout")
-    options = BenchOptions(read_rounds(arguments.rounds), timeout, start_of(arguments))
+    options = BenchOptions(arguments.rounds, arguments.timeout, start_of(arguments))
     measure = find_bench(arguments.name)
     out = sys.stderr if arguments.json == STDOUT else sys.stdout
     results: list[BenchResult] = []
-    for guest in guests_of(arguments, ARCHES):
+    for guest in guests_of(arguments, arguments.arches, ARCHES):
         results.append(measure(guest, options, default_progress()))
         for line in to_lines(results[-1]):
             out.write(f"{clean(line, limit=_MAX_LINE)}\n")
@@ -57,14 +56,3 @@ def find_bench(name: str) -> Bench:
     assert name in BENCHES
     found: Bench = import_module(f"harness.bench.{name}").run
     return found
-
-
-def read_rounds(text: str) -> int:
-    """``--rounds``."""
-    rounds = read_integer(text, "--rounds")
-    if not 1 <= rounds <= MAX_ROUNDS:
-        raise UsageError(f"--rounds: {rounds} rounds cannot be", hint=f"from 1 to {MAX_ROUNDS}; {DEFAULT_ROUNDS} do")
-    return rounds
-
-
-COMMANDS: Mapping[str, Callable[[Arguments], int]] = {"bench": bench}

@@ -7,41 +7,37 @@ not boot is none of the bug that is looked for; a misspelt option must not make 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.cli.options import guests_of, run_options
-from harness.cli.parser import Arguments
+from harness.cli.arguments import RunArguments
+from harness.cli.options import bundle_dir_of, guests_of
+from harness.cli.parser import WrongBisection
+from harness.cli.results import chosen_scenarios
 from harness.errors import MemhpError, UsageError
 from harness.report.text import tell
 from harness.scenarios.options import STARTS
 
-GOOD, BAD, UNTESTABLE, STOP = 0, 1, 125, 128
+GOOD, BAD, UNTESTABLE = 0, 1, 125
 
 
-class StopBisection(UsageError):
-    """The request itself is wrong, whatever the commit."""
-
-    exit_status = STOP
-
-
-def run_bisect(arguments: Arguments, run: Callable[[Arguments], int]) -> int:
-    """Run what was asked for and say how it ended in git's terms; raises StopBisection for a wrong request."""
+def run_bisect(arguments: RunArguments, run: Callable[[RunArguments], int]) -> int:
+    """Run what was asked for and say how it ended in git's terms; raises WrongBisection for a wrong request."""
     kernel = arguments.kernel
     if kernel is not None and "/" in kernel and not Path(kernel).expanduser().exists():
         tell(f"no such kernel: {kernel}: this commit cannot be tested")
         return UNTESTABLE
     if arguments.keep:
-        raise StopBisection("--keep and --bisect exclude each other", hint="memhp run --keep shows one commit's guest")
-    said = arguments.boot or []
-    if not set(said) & set(STARTS):
+        raise WrongBisection("--keep and --bisect exclude each other", hint="memhp run --keep shows one commit's guest")
+    if not set(arguments.boot) & set(STARTS):
         # No kernel is met twice: there is nothing to save a guest for.
-        arguments.boot = [*said, "cold"]
+        arguments = dataclasses.replace(arguments, boot=(*arguments.boot, "cold"))
     try:
-        run_options(arguments)
+        bundle_dir_of(arguments.bundle_dir)
         _check_scenarios(arguments)
     except UsageError as error:
-        raise StopBisection(error.message, hint=error.hint) from None
+        raise WrongBisection(error.message, hint=error.hint) from None
     try:
         status = run(arguments)
     except MemhpError as error:
@@ -53,9 +49,7 @@ def run_bisect(arguments: Arguments, run: Callable[[Arguments], int]) -> int:
     return UNTESTABLE
 
 
-def _check_scenarios(arguments: Arguments) -> None:
-    from harness.cli.running import chosen_scenarios
-
-    for guest in guests_of(arguments):
+def _check_scenarios(arguments: RunArguments) -> None:
+    for guest in guests_of(arguments, arguments.arches):
         for scenario in chosen_scenarios(arguments):
             scenario.apply_to(guest)

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
 
 from harness.arch import arch_named
 from harness.artifacts.cache import Cache
 from harness.artifacts.kernel import kernel
 from harness.artifacts.kernel_build import is_usual
+from harness.cli.arguments import DemoArguments
 from harness.cli.options import arches_of, read_qemu, run_options
-from harness.cli.parser import Arguments
 from harness.cli.reports import check_reports
-from harness.cli.running import finish, open_reporter, run_all
+from harness.cli.results import finish, open_reporter, run_all
 from harness.config.guest import GuestSpec
 from harness.errors import UnsupportedError, UsageError
 from harness.report.terminal import TerminalReporter
@@ -31,7 +30,7 @@ SCENARIOS = (
 )
 
 
-def demo(arguments: Arguments) -> int:
+def run(arguments: DemoArguments) -> int:
     """memhp demo: what needs no building first, then SCENARIOS; side by side, unless --jobs says otherwise."""
     check_reports(arguments)
     guests = _guests(arguments)
@@ -45,8 +44,8 @@ def demo(arguments: Arguments) -> int:
         return finish(arguments, reporter, [*results, *run_all(chosen, guests, options, reporter)])
 
 
-def _guests(arguments: Arguments) -> list[GuestSpec]:
-    guests = [GuestSpec.default(arch.name) for arch in arches_of(arguments)]
+def _guests(arguments: DemoArguments) -> list[GuestSpec]:
+    guests = [GuestSpec.default(arch.name) for arch in arches_of(arguments.arches)]
     if arguments.qemu is None:
         return guests
     if len(guests) > 1:
@@ -88,6 +87,3 @@ def build_kernel(guest: GuestSpec, reporter: TerminalReporter) -> None:
 def _headline(reporter: TerminalReporter, text: str) -> None:
     reporter.rest()
     reporter.console.print(f"── {text}", style="bold")
-
-
-COMMANDS: Mapping[str, Callable[[Arguments], int]] = {"demo": demo}

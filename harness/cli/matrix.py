@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``memhp run --matrix`` and ``memhp merge``."""
+"""``memhp run --matrix``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from harness.cli.options import GUEST_OPTIONS, read_jobs, start_of
-from harness.cli.parser import Arguments
-from harness.cli.reports import all_reports, check_reports, finish_reports, results_stream, wanted
+from harness.cli.arguments import GUEST_OPTIONS, ReportArguments, RunArguments, is_given
+from harness.cli.options import start_of
+from harness.cli.reports import all_reports, check_reports, finish_reports, results_stream
 from harness.errors import UsageError
 from harness.matrix.book import book_of_store
 from harness.matrix.history import History, check_history, expected, read_history
-from harness.matrix.merge import merge as merge_stores
 from harness.matrix.parts import prepare
 from harness.matrix.plan import Cell, Plan, expected_seconds, make_plan, shard_of
 from harness.matrix.spec import load_matrix
@@ -41,28 +40,27 @@ DEFAULT_RESULTS = Path("memhp-results")
 _SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 #: options that a matrix file has instead
 _NOT_HERE = {
-    **{name: option for name, option in GUEST_OPTIONS.items() if name not in ("nodes", "machine_options", "boot")},
-    **{"arch": "--arch", "guest": "--guest", "node": "--node", "machine": "--machine", "bundle_dir": "--bundle-dir"},
-    **{"rounds": "--rounds", "scenarios": "SCENARIO", "all": "--all", "bisect": "--bisect", "fail_fast": "--fail-fast"},
-    "keep": "--keep",
+    **{name: option for name, option in GUEST_OPTIONS.items() if name != "boot"},
+    **{"arches": "--arch", "guest": "--guest", "bundle_dir": "--bundle-dir", "rounds": "--rounds", "all": "--all"},
+    **{"scenarios": "SCENARIO", "bisect": "--bisect", "fail_fast": "--fail-fast", "keep": "--keep"},
 }
 
 
-def run_matrix(arguments: Arguments) -> int:
-    """memhp run --matrix."""
+def run_matrix(arguments: RunArguments, file: str) -> int:
+    """memhp run --matrix ``file``."""
     for name, option in _NOT_HERE.items():
-        if getattr(arguments, name, None):
+        if is_given(getattr(arguments, name)):
             hint = "the matrix file says what is run, and on what"
             raise UsageError(f"{option} and --matrix exclude each other", hint=hint)
-    if set(arguments.boot or ()) - set(STARTS):
+    if set(arguments.boot) - set(STARTS):
         raise UsageError("--boot and --matrix exclude each other", hint=f"but for --boot {'|'.join(STARTS)}")
     check_reports(arguments)
     # A guest has two CPUs, but seldom keeps both busy.
-    jobs = read_jobs(arguments.jobs, os.cpu_count() or 1)
-    plan = make_plan(load_matrix(arguments.matrix))
+    jobs = arguments.jobs or os.cpu_count() or 1
+    plan = make_plan(load_matrix(file))
     cells = _chosen(plan, arguments.shard)
-    root = _default_results(plan, cells) if arguments.results is None else Path(arguments.results)
-    history = _history(arguments, plan.name, root)
+    root = arguments.results or _default_results(plan, cells)
+    history = earlier_nights(arguments.history, plan.name, root)
     times = {cell.id: time for cell, time in zip(cells, expected(cells, history), strict=True)}
     if arguments.list:
         return _show_plan(arguments, cells, times, jobs)
@@ -87,13 +85,14 @@ def _chosen(plan: Plan, shard: str | None) -> tuple[Cell, ...]:
     return shard_of(plan, int(match[1]), int(match[2]))
 
 
-def _history(arguments: Arguments, name: str, root: Path) -> History:
-    if arguments.history is None:
-        return {}
-    return read_history(check_history(arguments.history), name=name, but=root)
+def earlier_nights(folder: str | None, name: str, root: Path) -> History:
+    """The results of the matrix ``name`` below ``folder``, but for those in ``root``; raises UsageError."""
+    return {} if folder is None else read_history(check_history(folder), name=name, but=root)
 
 
-def _show_plan(arguments: Arguments, cells: Sequence[Cell], times: Mapping[str, tuple[float, bool]], jobs: int) -> int:
+def _show_plan(
+    arguments: RunArguments, cells: Sequence[Cell], times: Mapping[str, tuple[float, bool]], jobs: int
+) -> int:
     seconds = [times[cell.id][0] for cell in cells]
     line = plan_line(len(cells), sum(seconds), expected_seconds(seconds, jobs), jobs)
     if arguments.json is not None:
@@ -152,7 +151,7 @@ class _Board:
 
 
 def _run(
-    arguments: Arguments,
+    arguments: RunArguments,
     plan: Plan,
     cells: Sequence[Cell],
     root: Path,
@@ -180,7 +179,7 @@ def _run(
                 tell(_progress_line(store.all_done(), cells, root))
                 raise
         planned = {cell.id for cell in cells}
-        return _finish(arguments, book_of_store(store, history, only=planned), root, out)
+        return finish_matrix(arguments, book_of_store(store, history, only=planned), root, out)
 
 
 def _progress_line(done: Mapping[str, Done], cells: Sequence[Cell], root: Path) -> str:
@@ -188,26 +187,14 @@ def _progress_line(done: Mapping[str, Done], cells: Sequence[Cell], root: Path) 
     return f"{count} of {plural(len(cells), 'cell')} done, results in {root}; the same command goes on from there"
 
 
-def _finish(arguments: Arguments, book: Book, root: Path, out: TextIO) -> int:
+def finish_matrix(arguments: ReportArguments, book: Book, root: Path, out: TextIO) -> int:
+    """Summary, reports, exit status."""
     console = make_console(out, arguments.color)
     for id, _ in book.missing:
         console.print(f"no result: {id}")
     if book.runs:
         console.print(overall_line(book.runs))
-    targets = [*all_reports(root), *wanted(arguments).items()]
+    targets = [*all_reports(root), *arguments.reports.items()]
     status = finish_reports(targets, dataclasses.replace(book, origin=arguments.kcidb_origin), status_of(book))
     console.print(f"results: {root}; open {root / 'report.html'}")
     return status
-
-
-def merge(arguments: Arguments) -> int:
-    """memhp merge."""
-    check_reports(arguments)
-    target = Path(arguments.output)
-    store = merge_stores([Path(name) for name in arguments.directories], target)
-    history = _history(arguments, store.name, target)
-    out = results_stream(arguments)
-    return _finish(arguments, book_of_store(store, history), target, out)
-
-
-COMMANDS: Mapping[str, Callable[[Arguments], int]] = {"merge": merge}

@@ -1,76 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From words on the command line to what the rooms below understand. Raises UsageError that names the option."""
+"""From what was said on the command line to guests and ways to run them. Raises UsageError that names the option."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 from harness.arch import ARCHES, ArchSpec, arch_named
 from harness.artifacts.kernel_tree import is_tree
-from harness.cli.parser import Arguments
+from harness.cli.arguments import GUEST_OPTIONS, GuestArguments, RunningArguments
 from harness.config.guest import GuestSpec, NodeConfig, find_guest, override
 from harness.config.selector import is_debian_name
 from harness.errors import UsageError
 from harness.scenarios.options import STARTS, RunOptions, Start
-from harness.units import parse_size
-
-T = TypeVar("T")
 
 DEFAULT_ARCH = "arm64"
-#: guests at a time: each has a QEMU with two vCPUs and some threads of ours
-MAX_JOBS = 64
-#: field of GuestSpec -> the option that sets it
-GUEST_OPTIONS = {
-    "kernel": "--kernel",
-    "kernel_options": "-K",
-    "build_dir": "--build-dir",
-    "llvm": "--llvm",
-    "own_config": "--own-config",
-    "modules": "--modules",
-    "initrd": "--initrd",
-    "qemu": "--qemu",
-    "memory": "--memory",
-    "maxmem": "--maxmem",
-    "slots": "--slots",
-    "ports": "--ports",
-    "cpus": "--cpus",
-    "nodes": "--node",
-    "boot": "--boot",
-    "cmdline": "--cmdline",
-    "cpu": "--cpu",
-    "machine_options": "--machine",
-    "random_seed": "--random-seed",
-}
-
-
-def read_size(text: str, option: str) -> int:
-    """A size in bytes."""
-    try:
-        return parse_size(text[:80])
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
-
-
-def read_integer(text: str, option: str) -> int:
-    """A whole number."""
-    try:
-        return int(text[:40], 10)
-    except ValueError:
-        raise UsageError(f"{option}: {text[:40]!r} is not a whole number") from None
-
-
-def read_seconds(text: str, option: str) -> float:
-    """A time in seconds, more than nothing and less than a day."""
-    try:
-        value = float(text[:40])
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 86_400:
-        raise UsageError(f"{option}: {text[:40]!r} is not a number of seconds", hint="such as 120, at most 86400")
-    return value
 
 
 def read_file(text: str, option: str) -> Path:
@@ -111,86 +56,13 @@ def read_folder(text: str, option: str) -> Path:
 def read_build_dir(text: str, option: str) -> Path:
     """A directory that is there or can be made."""
     path = Path(text).expanduser().resolve()
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{option}: {path} is not a directory", hint="name a directory; it is created if needed")
+    _require_no_file(path, option)
     return path
 
 
-_READERS: Mapping[str, Callable[[str, str], object]] = {
-    "kernel": read_kernel,
-    "initrd": read_file,
-    "qemu": read_qemu,
-    "modules": read_folder,
-    "build_dir": read_build_dir,
-    "memory": read_size,
-    "maxmem": read_size,
-    "slots": read_integer,
-    "ports": read_integer,
-    "cpus": read_integer,
-    "cmdline": lambda text, option: text,
-    "cpu": lambda text, option: text,
-    "random_seed": read_integer,
-}
-
-
-def guest_of(arguments: Arguments) -> GuestSpec:
-    """The guest that the options describe, on top of a guest file if one is named."""
-    base = _base(arguments)
-    values: dict[str, object] = {
-        name: read(text, GUEST_OPTIONS[name])
-        for name, read in _READERS.items()
-        if (text := getattr(arguments, name, None)) is not None
-    }
-    machines = [word for word in getattr(arguments, "boot", None) or () if word not in STARTS]
-    if machines:
-        values["boot"] = machines[-1]
-    if getattr(arguments, "kernel_options", None):
-        values["kernel_options"] = tuple(arguments.kernel_options)
-    values |= {name: True for name in ("llvm", "own_config") if getattr(arguments, name, False)}
-    if getattr(arguments, "node", None):
-        values["nodes"] = tuple(NodeConfig(read_size(text, "--node")) for text in arguments.node)
-    if getattr(arguments, "machine", None):
-        values["machine_options"] = tuple(arguments.machine)
-    return override(base, values, GUEST_OPTIONS)
-
-
-def _base(arguments: Arguments) -> GuestSpec:
-    named = getattr(arguments, "guest", None)
-    if named is None:
-        return GuestSpec.default(arguments.arch or DEFAULT_ARCH)
-    spec = find_guest(named)
-    if arguments.arch not in (None, spec.arch):
-        raise UsageError(
-            f"--arch {arguments.arch}: the guest {spec.name} is {spec.arch}", hint="leave --arch out with --guest"
-        )
-    return spec
-
-
-def arches_of(arguments: Arguments) -> list[ArchSpec]:
-    """The architectures that were named, each once; all of them if none was."""
-    return [arch_named(name) for name in dict.fromkeys(arguments.arch or ARCHES)]
-
-
-def guests_of(arguments: Arguments, usual: Iterable[str] = (DEFAULT_ARCH,)) -> list[GuestSpec]:
-    """One guest for each architecture that was named, each once; else the one of --guest, or those of ``usual``."""
-    names = dict.fromkeys(arguments.arch or ((None,) if getattr(arguments, "guest", None) else usual))
-    return [guest_of(argparse.Namespace(**{**vars(arguments), "arch": name})) for name in names]
-
-
-def read_rounds(text: str | None, option: str = "--rounds") -> int | None:
-    """How often the steps of a soak are repeated, None where nobody says."""
-    if text is None:
-        return None
-    rounds = read_integer(text, option)
-    if rounds < 1:
-        raise UsageError(f"{option}: {rounds} rounds cannot be", hint="at least 1")
-    return rounds
-
-
-def start_of(arguments: Arguments) -> Start:
-    """How guests come to life: what ``--boot`` says of that, auto if nothing."""
-    said = [word for word in getattr(arguments, "boot", None) or () if word in STARTS]
-    return cast(Start, said[-1]) if said else "auto"
+def _require_no_file(path: Path, option: str) -> None:
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{option}: {path} is not a directory", hint="name a directory; it is created if needed")
 
 
 def read_start(text: str, option: str) -> Start:
@@ -200,33 +72,77 @@ def read_start(text: str, option: str) -> Start:
     return cast(Start, text)
 
 
-def read_jobs(text: str | None, usual: int = 1) -> int:
-    """How many guests work at a time; ``usual`` where nobody says."""
-    if text is None:
-        return usual
-    jobs = read_integer(text, "--jobs")
-    if not 1 <= jobs <= MAX_JOBS:
-        raise UsageError(f"--jobs: invalid job count: {jobs}", hint=f"from 1 to {MAX_JOBS}")
-    return jobs
+_READERS: Mapping[str, Callable[[str, str], object]] = {
+    "kernel": read_kernel,
+    "initrd": read_file,
+    "qemu": read_qemu,
+    "modules": read_folder,
+    "build_dir": read_build_dir,
+}
 
 
-def bundle_dir_of(arguments: Arguments) -> Path | None:
+def guest_of(arguments: GuestArguments, arch: str | None) -> GuestSpec:
+    """The guest that the options describe, on top of a guest file if one is named."""
+    base = _base(arguments.guest, arch)
+    values = arguments.given
+    for name, read in _READERS.items():
+        if name in values:
+            values[name] = read(cast(str, values[name]), GUEST_OPTIONS[name])
+    machines = [word for word in arguments.boot if word not in STARTS]
+    values.pop("boot", None)
+    if machines:
+        values["boot"] = machines[-1]
+    if arguments.nodes:
+        values["nodes"] = tuple(NodeConfig(size) for size in arguments.nodes)
+    return override(base, values, GUEST_OPTIONS)
+
+
+def _base(named: str | None, arch: str | None) -> GuestSpec:
+    if named is None:
+        return GuestSpec.default(arch or DEFAULT_ARCH)
+    spec = find_guest(named)
+    if arch not in (None, spec.arch):
+        raise UsageError(f"--arch {arch}: the guest {spec.name} is {spec.arch}", hint="leave --arch out with --guest")
+    return spec
+
+
+def arches_of(names: Sequence[str]) -> list[ArchSpec]:
+    """The architectures that were named, each once; all of them if none was."""
+    return [arch_named(name) for name in dict.fromkeys(names or ARCHES)]
+
+
+def guests_of(
+    arguments: GuestArguments, arches: Sequence[str], usual: Iterable[str] = (DEFAULT_ARCH,)
+) -> list[GuestSpec]:
+    """One guest for each architecture that was named, each once; else the one of --guest, or those of ``usual``."""
+    names: dict[str | None, None] = dict.fromkeys(arches or ((None,) if arguments.guest else usual))
+    return [guest_of(arguments, name) for name in names]
+
+
+def start_of(arguments: GuestArguments) -> Start:
+    """How guests come to life: what ``--boot`` says of that, auto if nothing."""
+    said = [word for word in arguments.boot if word in STARTS]
+    return cast(Start, said[-1]) if said else "auto"
+
+
+def bundle_dir_of(chosen: Path | None) -> Path | None:
     """Where bundles are kept, None if the user does not say."""
-    chosen = arguments.bundle_dir
-    if chosen is not None and Path(chosen).exists() and not Path(chosen).is_dir():
-        raise UsageError(f"--bundle-dir: {chosen} is not a directory", hint="name a directory; it is created if needed")
-    return None if chosen is None else Path(chosen)
+    if chosen is not None:
+        _require_no_file(chosen, "--bundle-dir")
+    return chosen
 
 
-def run_options(arguments: Arguments, jobs: int = 1) -> RunOptions:
+def run_options(
+    arguments: RunningArguments, *, start: Start = "auto", rounds: int | None = None, jobs: int = 1
+) -> RunOptions:
     """How to run; ``jobs`` at a time where nobody says."""
     return RunOptions(
-        bundle_dir=bundle_dir_of(arguments),
-        seed=read_integer(arguments.seed, "--seed"),
-        timeout=read_seconds(arguments.timeout, "--timeout"),
+        bundle_dir=bundle_dir_of(arguments.bundle_dir),
+        seed=arguments.seed,
+        timeout=arguments.timeout,
         fail_fast=arguments.fail_fast,
-        rounds=read_rounds(getattr(arguments, "rounds", None)),
-        start=start_of(arguments),
-        jobs=read_jobs(arguments.jobs, jobs),
-        known_bugs=getattr(arguments, "known_bugs", True),
+        rounds=rounds,
+        start=start,
+        jobs=jobs if arguments.jobs is None else arguments.jobs,
+        known_bugs=arguments.known_bugs,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can be said on the command line. Imports nothing heavy."""
+"""What can be said on the command line, and what it becomes: one of harness.cli.arguments. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ import argparse
 import difflib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from harness import __version__
 from harness.bench import BENCHES, DEFAULT_BENCH, DEFAULT_ROUNDS
+from harness.cli import arguments as into
+from harness.cli.arguments import Arguments
+from harness.cli.values import (
+    read_bench_rounds,
+    read_integer,
+    read_jobs,
+    read_rounds,
+    read_seconds,
+    read_size,
+    read_state,
+)
 from harness.errors import UsageError
-
-Arguments = argparse.Namespace
 
 EPILOG = """\
 exit status of run, merge, check, collect, replay, shell, attach and demo:
@@ -28,9 +39,6 @@ corruption (--kernels: a kernel's bug) was not named by the right invariant.
 
 first line to try: memhp run -a arm64 --kernel path/to/Image
 """
-
-#: the reports that runs can be written as
-REPORTS = ("json", "junit", "ktap", "kcidb", "html")
 
 _PARTS = ("qemu", "firmware", "guest-root", "kernel", "debian-kernel")
 _LISTS = ("scenarios", "verbs", "invariants", "bugs", "guests", "kernels", "support")
@@ -61,9 +69,29 @@ class _Parser(argparse.ArgumentParser):
         return found, rest
 
 
-def parse_arguments(words: Sequence[str]) -> Arguments:
-    """Parse the command line; raises UsageError. ``--help`` and ``--version`` print and raise SystemExit."""
-    return build_parser().parse_args(list(words))
+class WrongBisection(UsageError):
+    """The request itself is wrong, whatever the commit: the exit status ends ``git bisect run``."""
+
+    exit_status = 128
+
+
+def parse_arguments(words: Sequence[str]) -> tuple[str, Arguments]:
+    """The command's name, and what was said to it; raises UsageError.
+
+    ``--help`` and ``--version`` print and raise SystemExit.
+    """
+    try:
+        found = vars(build_parser().parse_args(list(words)))
+    except UsageError as error:
+        if "--bisect" not in words:
+            raise
+        raise WrongBisection(error.message, hint=error.hint) from None
+    kind: type[Arguments] = found["kind"]
+    values: dict[str, Any] = {field.name: found[field.name] for field in fields(kind)}
+    frozen: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return found["command"], kind(**frozen)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,9 +107,10 @@ def build_parser() -> argparse.ArgumentParser:
     _common(parser, top=True)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
-    def add(name: str, summary: str) -> argparse.ArgumentParser:
+    def add(name: str, kind: type[Arguments], summary: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         made.allow_abbrev = False
+        made.set_defaults(kind=kind)
         _common(made, top=False)
         return made
 
@@ -90,41 +119,47 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_Add = Callable[[str, str], argparse.ArgumentParser]
+_Add = Callable[[str, type[Arguments], str], argparse.ArgumentParser]
 
 
 def _setting_up(add: _Add) -> None:
-    doctor = add("doctor", "show what is there, what is missing and the command that fixes it")
+    doctor = add("doctor", into.DoctorArguments, "show what is there, what is missing and the command that fixes it")
     _arches(doctor)
     doctor.add_argument("--verify", action="store_true", help="hash every byte of the cache")
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    fetch = add("fetch", "fetch or build every part now: QEMU, firmware, guest root, kernels")
+    fetch = add("fetch", into.FetchArguments, "fetch or build every part now: QEMU, firmware, guest root, kernels")
     fetch.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(_PARTS)}; none: all of them")
     _arches(fetch)
     lists = "list scenarios, verbs, invariants, known bugs, guests, kernels, or what works where: support tries all"
-    listing = add("list", lists)
+    listing = add("list", into.ListArguments, lists)
     listing.add_argument("what", choices=_LISTS, help="what to list")
     _arches(listing)
     listing.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _running_them(add: _Add) -> None:
-    run = add("run", "run scenarios on a guest and check the kernel's state after every step")
+    run = add("run", into.RunArguments, "run scenarios on a guest and check the kernel's state after every step")
     run.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="a name, or a YAML file; none: all of them")
     run.add_argument("--all", action="store_true", help="all scenarios (the default)")
     _guest(run, several="repeatable, none: arm64")
     _running(run, jobs="1; of a matrix, one for each CPU")
-    run.add_argument("--rounds", metavar="N", help="repeat the steps of a soak N times (default: as it says)")
+    _value(
+        run, "--rounds", read=read_rounds, metavar="N", help="repeat the steps of a soak N times (default: as it says)"
+    )
     run.add_argument("--bisect", action="store_true", help="end as git bisect run takes it: see memhp --help")
     _keeping(run)
     _matrix(run)
     _reports(run)
-    merge = add("merge", "make one of the results that the shards of a matrix left")
-    merge.add_argument("directories", nargs="+", metavar="DIR", help="what memhp run --matrix --shard wrote")
-    merge.add_argument("-o", "--output", required=True, metavar="DIR", help="directory to create")
+    merge = add("merge", into.MergeArguments, "make one of the results that the shards of a matrix left")
+    merge.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="what memhp run --matrix --shard wrote")
+    merge.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory to create")
     _history(merge)
     _reports(merge)
-    demo = add("demo", "show the main job: Debian's kernel first, then the purpose-built one with every scenario")
+    demo = add(
+        "demo",
+        into.DemoArguments,
+        "show the main job: Debian's kernel first, then the purpose-built one with every scenario",
+    )
     _arches(demo)
     demo.add_argument("--qemu", metavar="Q", help="another qemu-system-*, or debian:SUITE")
     _running(demo, jobs="one for each architecture")
@@ -132,43 +167,58 @@ def _running_them(add: _Add) -> None:
 
 
 def _at_a_prompt(add: _Add) -> None:
-    shell = add("shell", "start a guest and poke at it at a prompt; every step is checked")
+    shell = add("shell", into.ShellArguments, "start a guest and poke at it at a prompt; every step is checked")
     _lines(shell)
-    shell.add_argument("--bundle-dir", metavar="DIR", help="where the session is recorded (default: memhp-runs)")
+    shell.add_argument(
+        "--bundle-dir", type=Path, metavar="DIR", help="where the session is recorded (default: memhp-runs)"
+    )
     _timeout(shell)
     _known_bugs(shell)
     _guest(shell)
-    attach = add("attach", "the prompt of shell on a guest that `run --keep` has left")
+    attach = add("attach", into.AttachArguments, "the prompt of shell on a guest that `run --keep` has left")
     attach.add_argument("bundle", nargs="?", metavar="BUNDLE", help="the run's bundle (none: the newest kept guest)")
     _lines(attach)
-    replay = add("replay", "run what a bundle recorded once more: same steps, same guest, same kernel")
-    replay.add_argument("bundle", metavar="BUNDLE", help="the directory of a run, or of a session of shell")
-    replay.add_argument("--bundle-dir", metavar="DIR", help="keep the bundle there even if it passes")
+    replay = add(
+        "replay", into.ReplayArguments, "run what a bundle recorded once more: same steps, same guest, same kernel"
+    )
+    replay.add_argument("bundle", type=Path, metavar="BUNDLE", help="the directory of a run, or of a session of shell")
+    replay.add_argument("--bundle-dir", type=Path, metavar="DIR", help="keep the bundle there even if it passes")
     _timeout(replay)
     _known_bugs(replay)
     _reports(replay)
 
 
 def _looking(add: _Add) -> None:
-    collect = add("collect", "start a guest and save one snapshot of its state")
-    collect.add_argument("-o", "--output", required=True, metavar="DIR", help="directory to create")
+    collect = add("collect", into.CollectArguments, "start a guest and save one snapshot of its state")
+    collect.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory to create")
     _timeout(collect, "the boot")
     _guest(collect)
-    check = add("check", "check a saved run or snapshot again; no VM needed")
-    check.add_argument("directory", metavar="DIR", help="a bundle of run, or what collect wrote")
+    check = add("check", into.CheckArguments, "check a saved run or snapshot again; no VM needed")
+    check.add_argument("directory", type=Path, metavar="DIR", help="a bundle of run, or what collect wrote")
     _reports(check)
-    tables = add("ptdump", "print a snapshot's page tables, or a guest's, like the kernel's own file; or what changed")
+    tables = add(
+        "ptdump",
+        into.PtdumpArguments,
+        "print a snapshot's page tables, or a guest's, like the kernel's own file; or what changed",
+    )
     tables.add_argument("--region", metavar="NAME", help="only below this marker: its name, or how it begins")
     _tables(tables, "virtual addresses; all runs that touch them (--diff: what changed inside of them)")
-    _tables(add("sections", "print a snapshot's memory sections, or a guest's; or what changed"), "physical addresses")
-    cmdline = add("cmdline", "print QEMU's command line, an option a line, fit for a shell")
+    _tables(
+        add("sections", into.SectionsArguments, "print a snapshot's memory sections, or a guest's; or what changed"),
+        "physical addresses",
+    )
+    cmdline = add("cmdline", into.CmdlineArguments, "print QEMU's command line, an option a line, fit for a shell")
     _guest(cmdline)
 
 
 def _measuring(add: _Add) -> None:
-    bench = add("bench", "measure how long things take, next to the guest doing the same itself")
+    bench = add("bench", into.BenchArguments, "measure how long things take, next to the guest doing the same itself")
     _bench(bench)
-    selftest = add("selftest", "break a live, paused guest on purpose, and what is collected; every lie must be named")
+    selftest = add(
+        "selftest",
+        into.SelftestArguments,
+        "break a live, paused guest on purpose, and what is collected; every lie must be named",
+    )
     _selftest(selftest)
 
 
@@ -194,24 +244,37 @@ def _common(parser: argparse.ArgumentParser, *, top: bool) -> None:
     )
 
 
+def _value(parser: argparse._ActionsContainer, *names: str, read: Callable[[str, str], object], **more: Any) -> None:
+    """An option whose word ``read`` turns into a value; it is told the option's name for its errors."""
+    parser.add_argument(*names, type=lambda text: read(text, names[-1]), **more)
+
+
 def _arches(parser: argparse._ActionsContainer, several: str = "repeatable, none: both") -> None:
-    parser.add_argument("-a", "--arch", action="append", metavar="ARCH", help=f"arm64 or riscv64; {several}")
+    parser.add_argument(
+        "-a", "--arch", dest="arches", action="append", default=[], metavar="ARCH", help=f"arm64 or riscv64; {several}"
+    )
 
 
 def _timeout(parser: argparse._ActionsContainer, what: str = "the boot and each step") -> None:
-    parser.add_argument("--timeout", default="120", metavar="S", help=f"seconds for {what} (default 120)")
+    _value(parser, "--timeout", read=read_seconds, default=120.0, metavar="S", help=f"seconds for {what} (default 120)")
 
 
 def _lines(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-c", dest="lines", action="append", metavar="LINES", help="do these instead, parted by ';'")
+    parser.add_argument(
+        "-c", dest="lines", action="append", default=[], metavar="LINES", help="do these instead, parted by ';'"
+    )
 
 
 def _tables(parser: argparse.ArgumentParser, ranges: str) -> None:
-    parser.add_argument("directory", nargs="?", metavar="DIR", help="a bundle of run, what collect wrote, a states/NNN")
-    parser.add_argument("--state", metavar="N", help="which snapshot of DIR (default: the last one)")
-    parser.add_argument("--range", action="append", metavar="START-END", help=f"only these {ranges} (repeatable)")
+    parser.add_argument(
+        "directory", nargs="?", type=Path, metavar="DIR", help="a bundle of run, what collect wrote, a states/NNN"
+    )
+    _value(parser, "--state", read=read_state, metavar="N", help="which snapshot of DIR (default: the last one)")
+    parser.add_argument(
+        "--range", action="append", default=[], metavar="START-END", help=f"only these {ranges} (repeatable)"
+    )
     pair = "compare two saved snapshots: two directories, or with DIR two of its states by number"
-    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help=pair)
+    parser.add_argument("--diff", nargs=2, default=[], metavar=("A", "B"), help=pair)
     parser.add_argument("--json", action="store_true", help="print JSON")
     _timeout(parser, "the boot of a guest")
     _guest(parser)
@@ -221,7 +284,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     names = "; ".join(f"{name}: {what}" for name, what in BENCHES.items())
     parser.add_argument("name", nargs="?", default=DEFAULT_BENCH, choices=BENCHES, metavar="NAME", help=names)
     rounds = f"rounds that count (default {DEFAULT_ROUNDS})"
-    parser.add_argument("--rounds", default=str(DEFAULT_ROUNDS), metavar="N", help=rounds)
+    _value(parser, "--rounds", read=read_bench_rounds, default=DEFAULT_ROUNDS, metavar="N", help=rounds)
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON (-: standard output)")
     _timeout(parser)
     _guest(parser, several="repeatable, none: both")
@@ -248,36 +311,60 @@ def _guest(parser: argparse.ArgumentParser, *, several: str = "") -> None:
     group.add_argument("--guest", metavar="FILE", help="a YAML guest file, or a name of `memhp list guests`")
     group.add_argument("--kernel", metavar="K", help=_KERNELS)
     options = "an option of the tree's configuration: X, X=m, X=n, X=16, X=text (repeatable)"
-    group.add_argument("-K", dest="kernel_options", action="append", metavar="X=V", help=options)
+    group.add_argument("-K", dest="kernel_options", action="append", default=[], metavar="X=V", help=options)
     group.add_argument("--build-dir", metavar="DIR", help="build the tree there (O=); what it holds is used again")
-    group.add_argument("--llvm", action="store_true", default=None, help="build the tree with LLVM")
+    group.add_argument("--llvm", action="store_true", help="build the tree with LLVM")
     own = "build the tree with its own .config (that of --build-dir, if given), which stays as it is"
-    group.add_argument("--own-config", action="store_true", default=None, help=own)
+    group.add_argument("--own-config", action="store_true", help=own)
     modules = "where the kernel's modules are: an INSTALL_MOD_PATH, a lib/modules/RELEASE, or the tree it was built in"
     group.add_argument("--modules", metavar="DIR", help=modules)
     group.add_argument("--initrd", metavar="FILE", help="an archive to unpack over the guest's root")
     qemu = "another qemu-system-*, debian (with memhp's patches where they are needed), or debian:SUITE (as it is)"
     group.add_argument("--qemu", metavar="Q", help=qemu)
-    group.add_argument("--memory", metavar="SIZE", help="boot memory (default 1G)")
-    group.add_argument("--maxmem", metavar="SIZE", help="boot memory and all memory devices (default 16G)")
-    group.add_argument("--slots", metavar="N", help="DIMM slots (default 8)")
-    group.add_argument("--ports", metavar="N", help="hot-plug ports for virtio devices (default 4)")
-    group.add_argument("--cpus", metavar="N", help="CPUs (default 2)")
-    group.add_argument("--node", action="append", metavar="SIZE", help="a NUMA node with SIZE of the boot memory")
+    _value(group, "--memory", read=read_size, metavar="SIZE", help="boot memory (default 1G)")
+    _value(group, "--maxmem", read=read_size, metavar="SIZE", help="boot memory and all memory devices (default 16G)")
+    _value(group, "--slots", read=read_integer, metavar="N", help="DIMM slots (default 8)")
+    _value(group, "--ports", read=read_integer, metavar="N", help="hot-plug ports for virtio devices (default 4)")
+    _value(group, "--cpus", read=read_integer, metavar="N", help="CPUs (default 2)")
+    _value(
+        group,
+        "--node",
+        dest="nodes",
+        read=read_size,
+        action="append",
+        default=[],
+        metavar="SIZE",
+        help="a NUMA node with SIZE of the boot memory",
+    )
     boot = "acpi (through EDK2) or dt (device tree); cold, restore (from a snapshot) or auto (restore if possible)"
-    group.add_argument("--boot", action="append", metavar="HOW", help=f"{boot}; repeatable")
+    group.add_argument("--boot", action="append", default=[], metavar="HOW", help=f"{boot}; repeatable")
     group.add_argument("--cmdline", metavar="ARGS", help="more arguments for the kernel")
     group.add_argument("--cpu", metavar="MODEL", help="QEMU's -cpu")
-    group.add_argument("--random-seed", metavar="N", help="what QEMU draws for the guest (KASLR) is the same each time")
-    group.add_argument("--machine", action="append", metavar="K=V", help="an option for QEMU's -machine (repeatable)")
+    _value(
+        group,
+        "--random-seed",
+        read=read_integer,
+        metavar="N",
+        help="what QEMU draws for the guest (KASLR) is the same each time",
+    )
+    group.add_argument(
+        "--machine",
+        dest="machine_options",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="an option for QEMU's -machine (repeatable)",
+    )
 
 
 def _running(parser: argparse.ArgumentParser, jobs: str) -> None:
     group = parser.add_argument_group("running")
-    group.add_argument("--bundle-dir", metavar="DIR", help="keep every run's bundle there, not only of failed runs")
-    group.add_argument("--seed", default="0", metavar="N", help="seed of everything random (default 0)")
+    group.add_argument(
+        "--bundle-dir", type=Path, metavar="DIR", help="keep every run's bundle there, not only of failed runs"
+    )
+    _value(group, "--seed", read=read_integer, default=0, metavar="N", help="seed of everything random (default 0)")
     _timeout(group)
-    group.add_argument("-j", "--jobs", metavar="N", help=f"N guests at a time (default: {jobs})")
+    _value(group, "-j", "--jobs", read=read_jobs, metavar="N", help=f"N guests at a time (default: {jobs})")
     ending = group.add_mutually_exclusive_group()
     ending.add_argument("--keep-going", dest="fail_fast", action="store_false", help="run all, come what may (default)")
     ending.add_argument("--fail-fast", action="store_true", help="stop after the first scenario that does not pass")
@@ -297,7 +384,7 @@ def _matrix(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--list", action="store_true", help="show the cells and the expected time, run nothing")
     results = "where results are kept; a second start goes on there (default: memhp-results/NAME-TIME, the latest one "
     results += "if it is unfinished)"
-    group.add_argument("--results", metavar="DIR", help=results)
+    group.add_argument("--results", type=Path, metavar="DIR", help=results)
     _history(group)
 
 
@@ -310,7 +397,14 @@ def _keeping(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a guest that fails")
     keep = "leave the first guest that fails running for `memhp attach`, and end the run there"
     group.add_argument("--keep", action="store_true", help=keep)
-    group.add_argument("--keep-for", default="3600", metavar="S", help="seconds until it is ended (default 3600)")
+    _value(
+        group,
+        "--keep-for",
+        read=read_seconds,
+        default=3600.0,
+        metavar="S",
+        help="seconds until it is ended (default 3600)",
+    )
 
 
 def _reports(parser: argparse.ArgumentParser) -> None:

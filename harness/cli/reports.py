@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from harness.cli.parser import REPORTS, Arguments
+from harness.cli.arguments import ReportArguments
 from harness.errors import InfraError, UsageError
 from harness.report.book import Book
 from harness.report.files import STDOUT, check_target, write_report
@@ -39,15 +39,9 @@ FILES = {
 }
 
 
-def wanted(arguments: Arguments) -> dict[str, str]:
-    """The reports that were asked for, and where they go."""
-    found = ((name, getattr(arguments, name, None)) for name in REPORTS)
-    return {name: target for name, target in found if target is not None}
-
-
-def check_reports(arguments: Arguments) -> None:
+def check_reports(arguments: ReportArguments) -> None:
     """Raise UsageError for reports that cannot be written where they are wanted."""
-    targets = wanted(arguments)
+    targets = arguments.reports
     spoken = [f"--{name}" for name, target in targets.items() if target == STDOUT]
     if len(spoken) > 1:
         raise UsageError(f"{' and '.join(spoken)} both want standard output", hint="give one of them a file")
@@ -58,9 +52,9 @@ def check_reports(arguments: Arguments) -> None:
         raise UsageError(f"--kcidb-origin: {arguments.kcidb_origin[:80]!r} cannot be an origin", hint=hint)
 
 
-def results_stream(arguments: Arguments) -> TextIO:
+def results_stream(arguments: ReportArguments) -> TextIO:
     """Where results are shown: standard output, unless a report wants it for itself."""
-    return sys.stderr if STDOUT in wanted(arguments).values() else sys.stdout
+    return sys.stderr if STDOUT in arguments.reports.values() else sys.stdout
 
 
 def finish_reports(targets: Iterable[tuple[str, str]], book: Book, status: int) -> int:

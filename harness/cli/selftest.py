@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from harness.arch import ARCHES
-from harness.cli.options import guests_of, read_seconds, start_of
-from harness.cli.parser import Arguments
-from harness.cli.showing import print_columns
+from harness.cli.arguments import SelftestArguments
+from harness.cli.options import guests_of, start_of
+from harness.cli.output import print_columns
 from harness.errors import UsageError
 from harness.progress import default_progress
 from harness.report.files import STDOUT, check_target, write_report
@@ -29,7 +29,7 @@ from harness.selftest.run import run_selftest
 _MAX_LINE = 4000
 
 
-def selftest(arguments: Arguments) -> int:
+def run(arguments: SelftestArguments) -> int:
     """memhp selftest."""
     if arguments.json is not None:
         check_target(arguments.json, "--json")
@@ -38,12 +38,11 @@ def selftest(arguments: Arguments) -> int:
     corruptions = chosen(arguments.only)
     if arguments.list:
         return _list(corruptions, arguments.json)
-    timeout = read_seconds(arguments.timeout, "--timeout")
-    guests = guests_of(arguments, ARCHES)
+    guests = guests_of(arguments, arguments.arches, ARCHES)
     out = sys.stderr if arguments.json == STDOUT else sys.stdout
     results: list[SelftestResult] = []
     for guest in guests:
-        results.append(run_selftest(guest, corruptions, timeout, default_progress(), start_of(arguments)))
+        results.append(run_selftest(guest, corruptions, arguments.timeout, default_progress(), start_of(arguments)))
         for line in to_lines(results[-1]):
             out.write(f"{clean(line, limit=_MAX_LINE)}\n")
         out.flush()
@@ -61,14 +60,14 @@ def _list(corruptions: Sequence[Corruption], target: str | None) -> int:
     return 0
 
 
-def _kernels(arguments: Arguments) -> int:
+def _kernels(arguments: SelftestArguments) -> int:
     """memhp selftest --kernels: real bugs put back, one kernel after the other."""
     if arguments.kernel is not None:
         raise UsageError("--kernel and --kernels exclude each other", hint="--kernels builds its own: see --list")
     bugs = chosen_bugs(known_bugs(), arguments.only)
     if arguments.list:
         return _list_bugs(bugs, arguments.json)
-    options = RunOptions(timeout=read_seconds(arguments.timeout, "--timeout"), start=start_of(arguments))
+    options = RunOptions(timeout=arguments.timeout, start=start_of(arguments))
     out = sys.stderr if arguments.json == STDOUT else sys.stdout
     trials: list[KernelTrial] = []
 
@@ -76,7 +75,7 @@ def _kernels(arguments: Arguments) -> int:
         out.write(f"{clean(line, limit=_MAX_LINE)}\n")
         out.flush()
 
-    for guest in guests_of(arguments, ARCHES):
+    for guest in guests_of(arguments, arguments.arches, ARCHES):
         for trial in run_kernels(guest, bugs, options, default_progress()):
             trials.append(trial)
             tell(line_of(trial))
@@ -94,6 +93,3 @@ def _list_bugs(bugs: Sequence[KernelBug], target: str | None) -> int:
     rows = [(bug.name, " ".join(bug.arches), " ".join(bug.named_by), bug.takes_back) for bug in bugs]
     print_columns([("name", "architecture", "named by", "takes back"), *rows])
     return 0
-
-
-COMMANDS: Mapping[str, Callable[[Arguments], int]] = {"selftest": selftest}

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from harness.check import Verdict
+from harness.cli.arguments import ListArguments
 from harness.cli.options import arches_of
-from harness.cli.parser import Arguments
-from harness.cli.showing import print_columns
+from harness.cli.output import print_columns, print_json
 from harness.config.guest import BOOTS, GuestSpec
 from harness.progress import default_progress
 from harness.report.tally import exit_status
@@ -26,7 +24,7 @@ PROOFS = {"pc-dimm": "dimm-cycle", "virtio-mem": "virtio-mem-resize", "virtio-pm
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class SupportCell:
     """One combination: ``works`` is yes, no (it cannot be, ``reason`` says why), or FAILED (``reason`` says where)."""
 
     device: str
@@ -37,13 +35,13 @@ class Cell:
     reason: str
 
 
-def show_support(arguments: Arguments) -> int:
+def show_support(arguments: ListArguments) -> int:
     """Run every cell and print the table; the exit status is that of the runs, where a cell that cannot be is none."""
-    cells: list[Cell] = []
+    cells: list[SupportCell] = []
     results: list[RunResult] = []
     guests = [
         GuestSpec.default(arch.name).with_fields({"boot": boot, "name": f"{arch.name}-{boot}"})
-        for arch in arches_of(arguments)
+        for arch in arches_of(arguments.arches)
         for boot in BOOTS
     ]
     progress = default_progress()
@@ -56,7 +54,7 @@ def show_support(arguments: Arguments) -> int:
                 results.append(result)
                 cells.append(read_cell(device, guest, result))
     if arguments.json:
-        sys.stdout.write(json.dumps([asdict(cell) for cell in cells], indent=2) + "\n")
+        print_json([asdict(cell) for cell in cells])
     else:
         print_columns(table(cells))
     return exit_status([result for result in results if result.verdict is not Verdict.SKIPPED])
@@ -68,17 +66,17 @@ def run_cell(guest: GuestSpec, scenario: str) -> RunResult:
     return result
 
 
-def read_cell(device: str, guest: GuestSpec, result: RunResult) -> Cell:
+def read_cell(device: str, guest: GuestSpec, result: RunResult) -> SupportCell:
     """What a run says of its cell."""
     works = {Verdict.PASS: "yes", Verdict.KNOWN: "yes", Verdict.SKIPPED: "no"}.get(result.verdict, "FAILED")
     # A known bug on the way is no reason against: the device did all that it was asked for.
     reason = "" if result.verdict is Verdict.PASS else result.reason
     if result.bundle is not None and works == "FAILED":
         reason = f"{reason} (bundle: {result.bundle})"
-    return Cell(device, guest.arch, guest.boot, works, result.scenario, reason)
+    return SupportCell(device, guest.arch, guest.boot, works, result.scenario, reason)
 
 
-def table(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+def table(cells: Sequence[SupportCell]) -> list[tuple[str, ...]]:
     """A header and a row for each cell, the reason last."""
     rows = [(cell.device, cell.arch, cell.boot, cell.works, cell.scenario, cell.reason or "-") for cell in cells]
     return [("device", "arch", "boot", "works", "proved by", "reason"), *rows]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import io
 import json
@@ -12,8 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import get_type_hints
 
 import pytest
 from report_samples import BAD, GOOD, INFRA, REFUSED, SKIPPED
@@ -21,8 +24,10 @@ from report_samples import BAD, GOOD, INFRA, REFUSED, SKIPPED
 from harness import __version__
 from harness.arch import ARCHES
 from harness.check import CATALOGUE, Verdict
-from harness.cli import demo, main, running, showing, support
-from harness.cli.showing import lines_of
+from harness.cli import demo, main, support
+from harness.cli.arguments import Arguments
+from harness.cli.cmdline import lines_of
+from harness.cli.parser import build_parser, parse_arguments
 from harness.cli.support import read_cell, table
 from harness.config.guest import GuestSpec
 from harness.config.parts import KernelImage
@@ -283,8 +288,6 @@ def test_collect_keeps_the_bundle_of_a_run_without_steps(
         assert options.bundle_dir is not None
         bundle = options.bundle_dir / "one"
         (bundle / "states" / "000").mkdir(parents=True)
-        import dataclasses
-
         return [dataclasses.replace(GOOD, bundle=bundle)]
 
     vars(sys.modules["harness.scenarios.runner"])["run_scenarios"] = collected
@@ -405,11 +408,12 @@ def test_every_invariant_is_listed_with_its_source(capsys: pytest.CaptureFixture
 
 
 def test_doctor_prints_what_mends_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.artifacts import doctor
+    from harness.artifacts.doctor import DoctorRow
+    from harness.cli import doctor
 
     rows = [
-        doctor.DoctorRow("apt", "ok", "apt-get", ""),
-        doctor.DoctorRow("bc", "missing", "no bc", "apt-get install bc"),
+        DoctorRow("apt", "ok", "apt-get", ""),
+        DoctorRow("bc", "missing", "no bc", "apt-get install bc"),
     ]
     monkeypatch.setattr(doctor, "diagnose", lambda progress, **options: rows)
     assert main(["doctor"]) == 3
@@ -459,6 +463,23 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert found.stderr == b"status 141\n"
 
 
-def test_every_command_has_a_function() -> None:
-    known = set(running.COMMANDS) | set(showing.COMMANDS) | set(demo.COMMANDS)
-    assert known == {"doctor", "fetch", "list", "run", "collect", "check", "cmdline", "demo"}
+def subparsers() -> dict[str, argparse.ArgumentParser]:
+    [commands] = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(commands.choices)
+
+
+@pytest.mark.parametrize("command", sorted(subparsers()))
+def test_every_command_has_a_file_that_takes_what_the_parser_makes(command: str) -> None:
+    parser = subparsers()[command]
+    kind = parser.get_default("kind")
+    assert get_type_hints(import_module(f"harness.cli.{command}").run) == {"arguments": kind, "return": int}
+    said = {action.dest for action in parser._actions} - {"help", "debug"}
+    assert said == {field.name for field in dataclasses.fields(kind)}, "nothing that is said is lost"
+    assert all(value != [] for value in vars(parse_minimal(command)).values()), "what is frozen holds no list"
+
+
+def parse_minimal(command: str) -> Arguments:
+    needed = {"list": ["bugs"], "check": ["d"], "replay": ["d"], "merge": ["d", "-o", "o"], "collect": ["-o", "o"]}
+    name, found = parse_arguments([command, *needed.get(command, [])])
+    assert name == command
+    return found

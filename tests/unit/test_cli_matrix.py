@@ -20,6 +20,7 @@ from test_cli_commands import Runs, complaint
 from test_cli_commands import runs as runs
 
 from harness.cli import main
+from harness.cli.arguments import RunArguments
 from harness.cli.parser import parse_arguments
 from harness.errors import ArtefactError, UsageError
 from harness.matrix.plan import make_plan
@@ -52,7 +53,9 @@ def test_the_plan_is_shown_without_running_anything(
     assert (plan["format"], cell["id"]) == ("memhp-plan", "riscv64/dimm-cycle")
     words = shlex.split(cell["command"])
     assert words[:2] == ["memhp", "run"]
-    assert parse_arguments(words[1:]).json == "cells/riscv64/dimm-cycle/result.json", "the command is one of ours"
+    command, run = parse_arguments(words[1:])
+    assert command == "run" and isinstance(run, RunArguments)
+    assert run.json == "cells/riscv64/dimm-cycle/result.json", "the command is one of ours"
     assert runs.asked == [] and not (tmp_path / "memhp-results").exists()
 
 
@@ -163,7 +166,16 @@ def test_a_bisection_keeps_no_guest(runs: Runs, capsys: pytest.CaptureFixture[st
     assert "--keep and --bisect exclude each other" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["dimm-cycel --bisect", "--bisect --cpus two", "--bisect --memory 3G --node 1G"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "dimm-cycel --bisect",
+        "--bisect --cpus two",
+        "--bisect --cpu",
+        "--kernell x --bisect",
+        "--bisect --memory 3G --node 1G",
+    ],
+)
 def test_a_wrong_request_stops_a_bisection(runs: Runs, capsys: pytest.CaptureFixture[str], words: str) -> None:
     assert main(["run", *words.split()]) == 128
     assert "memhp: " in capsys.readouterr().err and runs.asked == []
@@ -265,10 +277,10 @@ def test_the_examples_for_ci_say_what_there_is(path: Path) -> None:
             assert done.returncode == 0 and "ended_at_any_moment[riscv64]" in done.stdout, done.stdout + done.stderr
             continue
         assert words[0] == ".venv/bin/memhp"
-        arguments = parse_arguments(words[1:])
-        assert arguments.command in ("run", "merge", "selftest")
-        if arguments.command == "run":
-            assert (ROOT / arguments.matrix).is_file()
+        command, arguments = parse_arguments(words[1:])
+        assert command in ("run", "merge", "selftest")
+        if isinstance(arguments, RunArguments):
+            assert arguments.matrix is not None and (ROOT / arguments.matrix).is_file()
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     used = [words.split()[1] for line in lines for words in line.split("&&") if words.split()[0] == "make"]
     assert used and set(used) <= set(targets)

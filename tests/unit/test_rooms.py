@@ -72,14 +72,6 @@ MAY: dict[str, set[str]] = {
 }
 
 
-#: circles that are being undone
-_KNOWN_CIRCLES = (
-    ("harness.cli.keeping", "harness.cli.running"),
-    ("harness.cli.bisect", "harness.cli.running"),
-    ("harness.cli.support", "harness.cli.showing"),
-)
-
-
 def room_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
@@ -165,8 +157,6 @@ def circle_in(sources: Mapping[str, tuple[str, str]]) -> list[str] | None:
         name: {module(found) for _, found in imports_of(source, package)} - {name}
         for name, (package, source) in sources.items()
     }
-    for user, used in _KNOWN_CIRCLES:
-        graph.get(user, set()).discard(used)
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:

@@ -3,21 +3,22 @@
 
 from __future__ import annotations
 
-from harness.cli.options import guests_of, read_seconds, run_options
-from harness.cli.parser import Arguments
-from harness.cli.running import chosen_scenarios, finish, open_reporter
+from harness.cli.arguments import RunArguments
+from harness.cli.options import guests_of, run_options, start_of
+from harness.cli.results import chosen_scenarios, finish, open_reporter
 from harness.errors import UsageError
 from harness.scenarios.result import RunResult
 from harness.scenarios.session import Session
 
 
-def run_and_keep(arguments: Arguments) -> int:
+def run_and_keep(arguments: RunArguments) -> int:
     """Run the scenarios as ``memhp run`` does; see ``harness.shell.keep`` for who owns what is left."""
-    options = run_options(arguments)
+    options = run_options(arguments, start=start_of(arguments), rounds=arguments.rounds)
     if options.jobs > 1:
         raise UsageError("--keep takes one guest at a time", hint="leave --jobs out")
-    pairs = [(scenario, guest) for guest in guests_of(arguments) for scenario in chosen_scenarios(arguments)]
-    seconds = read_seconds(arguments.keep_for, "--keep-for")
+    guests = guests_of(arguments, arguments.arches)
+    pairs = [(scenario, guest) for guest in guests for scenario in chosen_scenarios(arguments)]
+    seconds = arguments.keep_for
     from harness.scenarios.runner import run_pairs
 
     # Before anything has a thread: a fork takes along only the one that calls it.
@@ -28,7 +29,7 @@ def run_and_keep(arguments: Arguments) -> int:
 
             def keep(session: Session, result: RunResult) -> None:
                 reporter.run_finished(result)
-                status = finish(arguments, reporter, [*passed, result])
+                status = finish(arguments, reporter, [*passed, result], arguments.history)
                 assert result.bundle is not None
                 reporter.console.print(keeping_note(result.bundle, seconds))
                 release(status)
@@ -39,6 +40,6 @@ def run_and_keep(arguments: Arguments) -> int:
                 passed += run_pairs([(scenario, guest)], options, reporter, reporter.progress, keep)
                 if release.status is not None:
                     return release.status
-            return finish(arguments, reporter, passed)
+            return finish(arguments, reporter, passed, arguments.history)
 
     return split_off(work)

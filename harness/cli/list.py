@@ -1,37 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands that only show or prepare: list, cmdline, doctor, fetch."""
+"""``memhp list``."""
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from harness.cli.parser import Arguments
+from harness.cli.arguments import ListArguments
+from harness.cli.output import print_columns, print_json
 from harness.units import format_size
-
-if TYPE_CHECKING:
-    from harness.arch import ArchSpec
-    from harness.config.parts import QemuBinary
-
-Rows = list[dict[str, object]]
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
-
-
-def print_columns(rows: Sequence[Sequence[str]]) -> None:
-    """Rows in aligned columns; the last column is as long as it is."""
-    from harness.report.text import clean
-
-    cells = [[clean(cell) for cell in row] for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    for row in cells:
-        padded = [f"{cell:<{width}}" for cell, width in zip(row[:-1], widths, strict=False)]
-        sys.stdout.write("  ".join([*padded, row[-1]]).rstrip() + "\n")
 
 
 def _scenarios() -> Iterator[dict[str, object]]:
@@ -136,16 +112,16 @@ _LISTS: Mapping[str, tuple[Callable[[], Iterable[dict[str, object]]], tuple[str,
 }
 
 
-def show_list(arguments: Arguments) -> int:
+def run(arguments: ListArguments) -> int:
     """memhp list."""
     if arguments.what == "support":
         from harness.cli.support import show_support
 
         return show_support(arguments)
     produce, columns = _LISTS[arguments.what]
-    rows: Rows = list(produce())
+    rows = list(produce())
     if arguments.json:
-        _print_json(rows)
+        print_json(rows)
     else:
         print_columns([columns, *([_cell(row[name]) for name in columns] for row in rows)])
     return 0
@@ -153,80 +129,3 @@ def show_list(arguments: Arguments) -> int:
 
 def _cell(value: object) -> str:
     return ", ".join(value) or "-" if isinstance(value, list) else str(value)
-
-
-def lines_of(argv: Sequence[str]) -> str:
-    """``argv`` for a shell, an option with its value a line, joined by backslashes."""
-    lines: list[list[str]] = [[]]
-    for word in argv:
-        if word.startswith("-") and lines[-1]:
-            lines.append([])
-        lines[-1].append(shlex.quote(word))
-    return " \\\n  ".join(" ".join(line) for line in lines)
-
-
-def cmdline(arguments: Arguments) -> int:
-    """memhp cmdline."""
-    from pathlib import Path
-
-    from harness.cli.options import guest_of
-
-    guest = guest_of(arguments)
-    from harness.progress import default_progress
-    from harness.qemu.cmdline import Channels, command_line
-    from harness.scenarios.boot import machine_spec, resolve
-
-    parts = resolve(guest, (), default_progress())
-    variables = None if parts.firmware is None else parts.firmware.vars
-    # A run hands QEMU two connected sockets; their numbers differ from run to run.
-    channels = Channels(qmp=3, console=4, console_log=Path("console.log"), variables=variables)
-    argv = command_line(machine_spec(guest, parts, parts.root.initrd), channels)
-    sys.stdout.write(lines_of(argv) + "\n")
-    return 0
-
-
-def _able(arch: ArchSpec) -> Callable[[QemuBinary], str | None]:
-    """A QEMU will do if it can plug every kind of memory device that scenarios use."""
-    from harness.qemu import probe
-    from harness.scenarios.requirements import REQUIREMENTS, device_kinds
-
-    return probe.able(arch, device_kinds(REQUIREMENTS))
-
-
-def doctor(arguments: Arguments) -> int:
-    """memhp doctor."""
-    import dataclasses
-
-    from harness.artifacts.doctor import diagnose
-    from harness.cli.options import arches_of
-    from harness.progress import default_progress
-
-    rows = diagnose(default_progress(), verify=arguments.verify, able=_able, arches=arches_of(arguments))
-    if arguments.json:
-        _print_json([dataclasses.asdict(row) for row in rows])
-    else:
-        print_columns([(row.status, row.name, row.detail) for row in rows])
-        mends = [row.mend for row in rows if row.mend]
-        if mends:
-            sys.stdout.write("\nto mend it:\n" + "".join(f"  {mend}\n" for mend in dict.fromkeys(mends)))
-    return 0 if all(row.status == "ok" for row in rows) else 3
-
-
-def fetch(arguments: Arguments) -> int:
-    """memhp fetch."""
-    from harness.artifacts.fetch import PARTS
-    from harness.artifacts.fetch import fetch as fetch_parts
-    from harness.cli.options import arches_of
-    from harness.progress import default_progress
-
-    rows = fetch_parts(arguments.parts or PARTS, arches_of(arguments), default_progress(), able=_able)
-    print_columns(rows)
-    return 0
-
-
-COMMANDS: Mapping[str, Callable[[Arguments], int]] = {
-    "list": show_list,
-    "cmdline": cmdline,
-    "doctor": doctor,
-    "fetch": fetch,
-}

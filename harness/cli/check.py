@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``memhp check``."""
+
+from __future__ import annotations
+
+from harness.cli.arguments import CheckArguments
+from harness.cli.reports import check_reports
+from harness.cli.results import finish, open_reporter
+from harness.errors import UsageError
+
+
+def run(arguments: CheckArguments) -> int:
+    """memhp check."""
+    check_reports(arguments)
+    directory = arguments.directory
+    if not directory.is_dir():
+        raise UsageError(f"no directory {directory}", hint="a bundle of memhp run, or what memhp collect wrote")
+    from harness.scenarios.recheck import recheck
+
+    with open_reporter(arguments) as reporter:
+        result = recheck(directory)
+        reporter.run_started(result.scenario, result.guest)
+        for step in result.steps:
+            reporter.step_finished(step)
+        reporter.run_finished(result)
+        return finish(arguments, reporter, [result])

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``memhp fetch``."""
+
+from __future__ import annotations
+
+from harness.artifacts.fetch import PARTS, fetch
+from harness.cli.arguments import FetchArguments
+from harness.cli.options import arches_of
+from harness.cli.output import print_columns
+from harness.cli.parts import able
+from harness.progress import default_progress
+
+
+def run(arguments: FetchArguments) -> int:
+    """memhp fetch."""
+    print_columns(fetch(arguments.parts or PARTS, arches_of(arguments.arches), default_progress(), able=able))
+    return 0

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``memhp merge``."""
+
+from __future__ import annotations
+
+from harness.cli.arguments import MergeArguments
+from harness.cli.matrix import earlier_nights, finish_matrix
+from harness.cli.reports import check_reports, results_stream
+from harness.matrix.book import book_of_store
+from harness.matrix.merge import merge as merge_stores
+
+
+def run(arguments: MergeArguments) -> int:
+    """memhp merge."""
+    check_reports(arguments)
+    target = arguments.output
+    store = merge_stores(arguments.directories, target)
+    history = earlier_nights(arguments.history, store.name, target)
+    out = results_stream(arguments)
+    return finish_matrix(arguments, book_of_store(store, history), target, out)

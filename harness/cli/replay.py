@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``memhp replay``."""
+
+from __future__ import annotations
+
+from harness.cli.arguments import ReplayArguments
+from harness.cli.options import bundle_dir_of
+from harness.cli.reports import check_reports
+from harness.cli.results import finish, open_reporter, run_all
+from harness.scenarios.options import RunOptions
+from harness.scenarios.replay import read_replay, require_kernel
+
+
+def run(arguments: ReplayArguments) -> int:
+    """memhp replay."""
+    check_reports(arguments)
+    bundles = bundle_dir_of(arguments.bundle_dir)
+    recorded = read_replay(arguments.bundle)
+    options = RunOptions(
+        bundles,
+        recorded.seed,
+        arguments.timeout,
+        rounds=recorded.rounds,
+        start=recorded.start,
+        known_bugs=arguments.known_bugs,
+    )
+    with open_reporter(arguments) as reporter:
+        require_kernel(recorded, reporter.progress)
+        return finish(arguments, reporter, run_all([recorded.scenario], [recorded.guest], options, reporter))

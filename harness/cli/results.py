@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From scenarios and guests to results, and from those to what the user sees of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from harness.cli.arguments import ReportArguments, RunArguments
+from harness.cli.reports import finish_reports, results_stream
+from harness.config.guest import GuestSpec
+from harness.errors import UsageError
+from harness.matrix.history import read_history
+from harness.report.book import book_of
+from harness.report.tally import exit_status
+from harness.report.terminal import TerminalReporter
+from harness.scenarios.file import Scenario, known_scenarios, load_scenario
+from harness.scenarios.options import RunOptions
+from harness.scenarios.result import RunResult
+
+
+@contextlib.contextmanager
+def reporter_on(stream: TextIO, color: str) -> Iterator[TerminalReporter]:
+    """Shows what happens on ``stream``."""
+    reporter = TerminalReporter(stream, sys.stderr, color=color)
+    try:
+        yield reporter
+    finally:
+        reporter.rest()
+
+
+def open_reporter(arguments: ReportArguments) -> contextlib.AbstractContextManager[TerminalReporter]:
+    """Results on standard output, unless a report wants it for itself."""
+    return reporter_on(results_stream(arguments), arguments.color)
+
+
+def finish(
+    arguments: ReportArguments, reporter: TerminalReporter, results: Sequence[RunResult], history: str | None = None
+) -> int:
+    """Summary, reports, exit status; ``history`` is where the report's trends come from."""
+    reporter.summary(results)
+    nights = {} if history is None else read_history(Path(history))
+    book = book_of("memhp", datetime.datetime.now(datetime.UTC).isoformat(), results, nights)
+    book = dataclasses.replace(book, origin=arguments.kcidb_origin)
+    return finish_reports(arguments.reports.items(), book, exit_status(results))
+
+
+def chosen_scenarios(arguments: RunArguments) -> list[Scenario]:
+    """The scenarios that the user named, or all of them; raises UsageError, ConfigError."""
+    if arguments.all and arguments.scenarios:
+        raise UsageError("--all and named scenarios exclude each other", hint="name them, or leave it at --all")
+    names = arguments.scenarios or known_scenarios()
+    if not names:
+        raise UsageError("there are no scenarios", hint="configs/scenarios of the checkout holds them")
+    return [load_scenario(name) for name in names]
+
+
+def run_all(
+    scenarios: Sequence[Scenario], guests: Sequence[GuestSpec], options: RunOptions, reporter: TerminalReporter
+) -> list[RunResult]:
+    """Run every scenario on each of ``guests``, each time on a fresh one."""
+    from harness.scenarios.runner import run_pairs
+
+    pairs = [(scenario, guest) for guest in guests for scenario in scenarios]
+    return run_pairs(pairs, options, reporter, reporter.progress)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Numbers from words of the command line. Raises UsageError that names the option. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+
+from harness.bench import DEFAULT_ROUNDS, MAX_ROUNDS
+from harness.errors import UsageError
+from harness.units import parse_size
+
+#: guests at a time: each has a QEMU with two vCPUs and some threads of ours
+MAX_JOBS = 64
+#: how states of a bundle are numbered
+STATE_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+def read_size(text: str, option: str) -> int:
+    """A size in bytes."""
+    try:
+        return parse_size(text[:80])
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def read_integer(text: str, option: str) -> int:
+    """A whole number."""
+    try:
+        return int(text[:40], 10)
+    except ValueError:
+        raise UsageError(f"{option}: {text[:40]!r} is not a whole number") from None
+
+
+def read_seconds(text: str, option: str) -> float:
+    """A time in seconds, more than nothing and less than a day."""
+    try:
+        value = float(text[:40])
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86_400:
+        raise UsageError(f"{option}: {text[:40]!r} is not a number of seconds", hint="such as 120, at most 86400")
+    return value
+
+
+def read_rounds(text: str, option: str) -> int:
+    """How often the steps of a soak are repeated."""
+    rounds = read_integer(text, option)
+    if rounds < 1:
+        raise UsageError(f"{option}: {rounds} rounds cannot be", hint="at least 1")
+    return rounds
+
+
+def read_bench_rounds(text: str, option: str) -> int:
+    """How many rounds of a benchmark count."""
+    rounds = read_integer(text, option)
+    if not 1 <= rounds <= MAX_ROUNDS:
+        raise UsageError(f"{option}: {rounds} rounds cannot be", hint=f"from 1 to {MAX_ROUNDS}; {DEFAULT_ROUNDS} do")
+    return rounds
+
+
+def read_jobs(text: str, option: str) -> int:
+    """How many guests work at a time."""
+    jobs = read_integer(text, option)
+    if not 1 <= jobs <= MAX_JOBS:
+        raise UsageError(f"{option}: invalid job count: {jobs}", hint=f"from 1 to {MAX_JOBS}")
+    return jobs
+
+
+def read_state(text: str, option: str) -> int:
+    """The number of a state of a bundle."""
+    if STATE_NUMBER.fullmatch(text) is None:
+        raise UsageError(f"{option}: {text[:80]!r} is not the number of a state", hint="such as 0, the booted guest")
+    return int(text)
