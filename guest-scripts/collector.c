@@ -327,6 +327,22 @@ static void kcore(const char *name, const char *path)
 		end(name, "ok");
 }
 
+/* Print the files of each entry of a folder that is chosen, file by file; return how many entries were found. */
+static int put_files(int folder, int (*chosen)(const struct dirent *), const char *const *files, size_t number,
+		     struct dirent ***found)
+{
+	int entries = scandirat(folder, ".", found, chosen, by_name);
+	char path[PATH_MAX];
+
+	for (size_t f = 0; f < number; f++) {
+		for (int e = 0; e < entries; e++) {
+			snprintf(path, sizeof(path), "%s/%s", (*found)[e]->d_name, files[f]);
+			put_lines(folder, path);
+		}
+	}
+	return entries;
+}
+
 static void blocks(const char *name, const char *path)
 {
 	static const char *const files[] = { "state", "phys_index", "removable", "valid_zones" };
@@ -340,13 +356,7 @@ static void blocks(const char *name, const char *path)
 		end(name, "missing");
 		return;
 	}
-	blocks = scandirat(folder, ".", &found, is_block, by_name);
-	for (size_t f = 0; f < COUNT(files); f++) {
-		for (int b = 0; b < blocks; b++) {
-			snprintf(entry, sizeof(entry), "%s/%s", found[b]->d_name, files[f]);
-			put_lines(folder, entry);
-		}
-	}
+	blocks = put_files(folder, is_block, files, COUNT(files), &found);
 	/* A block has a link to each node that it belongs to; a link that leads nowhere is none. */
 	places = scandir(NODES, &nodes, is_node, by_name);
 	for (int b = 0; b < blocks; b++) {
@@ -381,13 +391,7 @@ static void dax(const char *name, const char *path)
 		end(name, "missing");
 		return;
 	}
-	devices = scandirat(folder, ".", &found, is_dax, by_name);
-	for (size_t f = 0; f < COUNT(files); f++) {
-		for (int d = 0; d < devices; d++) {
-			snprintf(entry, sizeof(entry), "%s/%s", found[d]->d_name, files[f]);
-			put_lines(folder, entry);
-		}
-	}
+	devices = put_files(folder, is_dax, files, COUNT(files), &found);
 	for (int d = 0; d < devices; d++) {
 		ssize_t size;
 
