@@ -91,8 +91,10 @@ def make_plan(matrix: MatrixFile) -> Plan:
     mode of another architecture, a guest that cannot be built, one name for two different cells, no cell.
     """
     cells: dict[str, Cell] = {}
+    # A verdict depends on the known bugs, too.
+    known = read_text(bugs_file())
     for grid in matrix.grids:
-        for cell in _cells(grid, matrix.source):
+        for cell in _cells(grid, matrix.source, known):
             other = cells.setdefault(cell.id, cell)
             if other.digest != cell.digest:
                 raise ConfigError(
@@ -121,7 +123,7 @@ def _hash(parts: Iterable[str]) -> str:
     return whole.hexdigest()[:32]
 
 
-def _cells(grid: Grid, source: Path) -> Iterator[Cell]:
+def _cells(grid: Grid, source: Path, known: str) -> Iterator[Cell]:
     scenarios = {setting.value: load_scenario(_named(setting.value)) for setting in grid.axes["scenario"]}
     axes = [axis for axis in grid.axes if axis != "kernel"]
     for values in itertools.product(*(grid.axes[axis] for axis in axes)):
@@ -129,7 +131,8 @@ def _cells(grid: Grid, source: Path) -> Iterator[Cell]:
         for kernel in _kernels(grid, chosen["arch"].value, source):
             point = chosen if kernel is None else _ordered(grid, chosen | {"kernel": kernel})
             if not _excluded(grid, point):
-                yield _cell(grid, point, scenarios[point["scenario"].value], source)
+                scenario = scenarios[point["scenario"].value]
+                yield _with_digest(_cell(grid, point, scenario, source), scenario.text, known)
 
 
 def _named(value: str) -> Path | str:
@@ -165,7 +168,7 @@ def _cell(grid: Grid, point: Mapping[str, Setting], scenario: Scenario, source: 
     steps = count_steps(scenario.steps_on(arch), grid.rounds)
     choice = PAGING_CHOICES[arch][point["paging"].value] if "paging" in point else None
     name = point["scenario"].value
-    cell = Cell(
+    return Cell(
         id=f"{label}/{scenario.name}",
         axes={axis: setting.text for axis, setting in point.items()},
         scenario=name,
@@ -178,18 +181,16 @@ def _cell(grid: Grid, point: Mapping[str, Setting], scenario: Scenario, source: 
         page_size=None if choice is None else choice.page_size,
         memory=cost(scenario.apply_to(spec), scenario.steps_on(arch)),
     )
-    return _with_digest(cell, scenario.text)
 
 
-def _with_digest(cell: Cell, scenario_text: str) -> Cell:
+def _with_digest(cell: Cell, scenario_text: str, known: str) -> Cell:
     fields = cell.guest_fields()
     for name in ("kernel", "qemu"):
         part = str(fields.get(name, ""))
         if "/" in part:
             # Its path differs from machine to machine, its content does not.
             fields[name] = hashlib.sha256(Path(part).read_bytes()).hexdigest()
-    # A verdict depends on the known bugs, too.
-    parts = (cell.id, json.dumps(fields), scenario_text, str(cell.timeout), str(cell.rounds), read_text(bugs_file()))
+    parts = (cell.id, json.dumps(fields), scenario_text, str(cell.timeout), str(cell.rounds), known)
     return dataclasses.replace(cell, digest=_hash(parts))
 
 
