@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, overload
 
 from cattrs import ClassValidationError, Converter, IterableValidationError
-from cattrs.cols import list_structure_factory
+from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_factory
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from harness.units import AddrRange
@@ -40,6 +40,7 @@ class Codec(Converter):
         self.register_structure_hook(AddrRange, lambda value, _: AddrRange(*self.structure(value, tuple[int, int])))
         self.register_unstructure_hook(AddrRange, lambda found: [found.start, found.end])
         self.register_structure_hook_factory(_is_sequence, self._list)
+        self.register_structure_hook_factory(is_mapping, self._mapping)
         self.register_structure_hook_factory(_is_row, self._row)
         self.register_unstructure_hook_factory(_is_row, self._flat)
 
@@ -50,20 +51,25 @@ class Codec(Converter):
         ``forbid_extra``.
         """
         make: Any = make_dict_structure_fn
-        read = make(kind, self, _cattrs_forbid_extra_keys=forbid_extra, **fields)
+        write: Any = make_dict_unstructure_fn
         rules = {field.name: fields.get(field.name, override()) for field in dataclasses.fields(kind)}
         needed = [rule.rename or name for name, rule in rules.items() if name not in since and not rule.omit]
 
-        def structure(value: Any, _: type) -> Any:
-            found = read(_exactly(value, dict), kind)
-            for name in needed:
-                if name not in value:
-                    raise KeyError(name)
-            return found
+        # Made when it is needed for the first time: few of our commands read or write any of it.
+        def reading(_: type) -> Any:
+            read = make(kind, self, _cattrs_forbid_extra_keys=forbid_extra, **fields)
 
-        write: Any = make_dict_unstructure_fn
-        self.register_structure_hook(kind, structure)
-        self.register_unstructure_hook(kind, write(kind, self, **fields))
+            def structure(value: Any, _: type) -> Any:
+                found = read(_exactly(value, dict), kind)
+                for name in needed:
+                    if name not in value:
+                        raise KeyError(name)
+                return found
+
+            return structure
+
+        self.register_structure_hook_factory(lambda one: one is kind, reading)
+        self.register_unstructure_hook_factory(lambda one: one is kind, lambda _: write(kind, self, **fields))
 
     def dump(self, value: Any, kind: Any = None) -> Any:
         """``value``, which is declared to be of ``kind``, as what JSON can tell."""
@@ -89,6 +95,10 @@ class Codec(Converter):
         """cattrs would take text and objects as well."""
         read, made = list_structure_factory(kind, self), get_origin(kind)
         return lambda value, _: made(read(_exactly(value, list), kind))
+
+    def _mapping(self, kind: Any) -> Any:
+        read = mapping_structure_factory(kind, self)
+        return lambda value, _: read(_exactly(value, dict), kind)
 
     def _row(self, kind: Any) -> Any:
         kinds = get_args(kind)

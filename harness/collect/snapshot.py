@@ -9,10 +9,11 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from harness.arch import ArchSpec, arch_named
+from harness.codec import Codec
 from harness.collect.frames import Frame, new_boundary, parse_frames
 from harness.collect.hostside import KERNEL_SOURCES, KernelView, kernel_sources, regions
 from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES
@@ -46,7 +47,6 @@ from harness.parsers.zoneinfo import parse_zoneinfo
 from harness.qemu.machine import Machine
 from harness.qemu.memdev import memory_devices
 from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved
-from harness.units import AddrRange
 
 T = TypeVar("T")
 
@@ -254,7 +254,7 @@ def _ask_qemu(machine: Machine | None, deadline: Deadline) -> tuple[dict[str, by
     devices = memory_devices(machine, deadline=deadline)
     fds = machine.backend_fds(deadline=deadline)
     usage = {name: fd.stat().st_blocks * 512 for name, fd in sorted(fds.items())}
-    raw = {"devices": _to_json([_flat(device) for device in devices]), "backends": _to_json(usage)}
+    raw = {"devices": _to_json(_CODEC.dump(devices)), "backends": _to_json(usage)}
     return raw, regions(machine, devices, fds)
 
 
@@ -331,34 +331,28 @@ def _to_json(value: object) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def _flat(device: MemoryDevice) -> dict[str, Any]:
-    return asdict(device) | {"range": [device.range.start, device.range.end]}
-
-
-def _from_json(source: str, text: str) -> Any:
+def _from_json(source: str, text: str, kind: Any, what: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
         raise ParseError(f"{source}.json", 1, text[:200], f"not JSON: {error}") from None
+    try:
+        return _CODEC.load(value, kind)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ParseError(f"{source}.json", 1, text[:200], f"not {what}: {error}") from None
 
 
 def _parse_devices(text: str) -> tuple[MemoryDevice, ...]:
-    found = _from_json("devices", text)
-    try:
-        return tuple(MemoryDevice(**{**entry, "range": AddrRange(*entry["range"])}) for entry in found)
-    except (TypeError, KeyError, ValueError) as error:
-        raise ParseError("devices.json", 1, text[:200], f"not a list of memory devices: {error}") from None
+    return tuple(_from_json("devices", text, list[MemoryDevice], "a list of memory devices"))
 
 
 def _parse_backends(text: str) -> dict[str, int]:
-    found = _from_json("backends", text)
-    if not isinstance(found, dict) or not all(isinstance(value, int) for value in found.values()):
-        raise ParseError("backends.json", 1, text[:200], "not a map of numbers")
-    return found
+    return dict(_from_json("backends", text, dict[str, int], "a map of numbers"))
 
 
 def _parse_console(text: str) -> tuple[str, ...]:
-    found = _from_json("console", text)
-    if not isinstance(found, list) or not all(isinstance(line, str) for line in found):
-        raise ParseError("console.json", 1, text[:200], "not a list of lines")
-    return tuple(found)
+    return tuple(_from_json("console", text, list[str], "a list of lines"))
+
+
+_CODEC = Codec()
+_CODEC.describe(MemoryDevice, forbid_extra=True)

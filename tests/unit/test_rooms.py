@@ -57,7 +57,7 @@ MAY: dict[str, set[str]] = {
     "guest": {"config", "proc", "cpio", "arch", "state"},
     "parsers": {"state", "arch", "dotconfig", "elfheader"},
     "kmem": {"state", "arch"},
-    "collect": {"guest", "qemu", "parsers", "kmem", "state", "arch"},
+    "collect": {"guest", "qemu", "parsers", "kmem", "state", "arch", "codec"},
     "model": {"state", "arch"},
     "check": {"config", "state", "model", "arch"},
     "scenarios": _BELOW,
