@@ -151,10 +151,6 @@ class PrivateApt:
             shutil.copy(path, target)
         return next(target / path.name for path in files if path.suffix == ".dsc")
 
-    def lists_age(self) -> float | None:
-        """Seconds since the lists of binary packages were updated, None if there are none."""
-        return self._binaries.age()
-
     def knows_sources(self) -> bool:
         """Whether lists of source packages are present; without them nothing can have been built."""
         return self._sources.age() is not None

@@ -102,12 +102,6 @@ class Console:
         return self.alarms_since(0)
 
     @property
-    def panic(self) -> str | None:
-        """The line that announced a kernel panic, or None."""
-        with self._changed:
-            return None if self._panic is None else self._panic.text
-
-    @property
     def boots(self) -> int:
         """How often /init has come to its end, to listen or to sleep: more than once after a reboot."""
         with self._changed:

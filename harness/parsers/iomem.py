@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 
 from harness.errors import ParseError
 from harness.parsers._lines import numbered
@@ -84,22 +83,6 @@ def looks_torn(text: str) -> bool:
     depths = [(len(row) - len(row.lstrip(" "))) // 2 for row in rows if row]
     skipped = any(depth > above + 1 for above, depth in zip([-1, *depths], depths, strict=False))
     return skipped or any(count > 1 for row, count in Counter(rows).items() if row)
-
-
-def render_iomem(entries: Iterable[IomemEntry]) -> str:
-    """The text of /proc/iomem that ``parse_iomem`` turns into ``entries``, byte for byte.
-
-    Raises ValueError for an empty range at address 0, which /proc/iomem cannot express.
-    """
-    out: list[str] = []
-    stack = [(entry, 0) for entry in reversed(tuple(entries))]
-    while stack:
-        entry, depth = stack.pop()
-        if not entry.range.end:
-            raise ValueError(f"iomem cannot express the empty range of {entry.name!r}")
-        out.append(f"{'  ' * depth}{entry.range.start:08x}-{entry.range.end - 1:08x} : {entry.name}\n")
-        stack.extend((child, depth + 1) for child in reversed(entry.children))
-    return "".join(out)
 
 
 def _nest(nodes: list[_Node]) -> list[_Node]:

@@ -223,13 +223,6 @@ class Machine:
         self.qmp.execute("stop", deadline=deadline)
         save(self.qmp, self.memory, directory, deadline)
 
-    def backend_usage(self, backend: str, deadline: Deadline) -> int:
-        """Bytes of host memory that the memfd of ``backend`` holds now; raises QemuError if there is no such one."""
-        found = self.backend_fds(deadline).get(backend)
-        if found is None:
-            raise QemuError(f"QEMU has no memfd of a memory backend {backend!r}")
-        return found.stat().st_blocks * 512
-
     def quit(self, deadline: Deadline) -> int:
         """End QEMU: politely over QMP, then by SIGTERM, then by SIGKILL; reap it and return its return code."""
         with self._ending:

@@ -34,15 +34,13 @@ _QUIT_SECONDS = 5.0
 class QemuAbilities:
     """What one QEMU binary said of itself for one architecture.
 
-    ``device_types`` are all instantiable QOM types, devices and objects alike; ``machine_properties`` those of the
-    architecture's machine; ``commands`` and ``events`` the names in its QMP schema. ``hotplug_refusal`` is what it
-    said when a virtio-mem device was really plugged into its machine, None if that went well. ``sandbox`` is true if
-    it was built with a seccomp filter.
+    ``device_types`` are all instantiable QOM types, devices and objects alike; ``commands`` and ``events`` the names
+    in its QMP schema. ``hotplug_refusal`` is what it said when a virtio-mem device was really plugged into its machine,
+    None if that went well. ``sandbox`` is true if it was built with a seccomp filter.
     """
 
     version: str
     device_types: frozenset[str]
-    machine_properties: frozenset[str]
     commands: frozenset[str]
     events: frozenset[str]
     hotplug_refusal: str | None
@@ -130,13 +128,11 @@ def _probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbilit
         commands, events = parse_schema(qmp.execute("query-qmp-schema", deadline=deadline))
         version = qmp.execute("query-version", deadline=deadline)["qemu"]
         machines = qmp.execute("query-machines", deadline=deadline)
-        machine = _machine_type(arch.machine, machines)
-        properties = qmp.execute("qom-list-properties", {"typename": machine}, deadline=deadline)
+        _require_machine(arch.machine, machines)
     names = frozenset(item["name"] for item in types)
     return QemuAbilities(
         version=f"{version['major']}.{version['minor']}.{version['micro']}",
         device_types=names,
-        machine_properties=frozenset(item["name"] for item in properties),
         commands=commands,
         events=events,
         hotplug_refusal=_try_hotplug(binary, arch, names, deadline),
@@ -144,11 +140,9 @@ def _probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbilit
     )
 
 
-def _machine_type(name: str, machines: Any) -> str:
-    for machine in machines:
-        if name in (machine["name"], machine.get("alias")):
-            return f"{machine['name']}-machine"
-    raise QemuError(f"this QEMU has no machine {name!r}", hint="is it the qemu-system program of the architecture?")
+def _require_machine(name: str, machines: Any) -> None:
+    if not any(name in (machine["name"], machine.get("alias")) for machine in machines):
+        raise QemuError(f"this QEMU has no machine {name!r}", hint="is it the qemu-system program of the architecture?")
 
 
 def _try_hotplug(binary: QemuBinary, arch: ArchSpec, types: frozenset[str], deadline: Deadline) -> str | None:

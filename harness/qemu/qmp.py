@@ -41,13 +41,12 @@ _CLOSE_SECONDS = 5.0
 class QmpEvent:
     """One QMP event.
 
-    ``seq`` counts from 1 within the session; ``monotonic`` and ``wallclock`` are the host's clocks (seconds) when it
-    was read; ``timestamp`` is QEMU's own time (seconds since the epoch).
+    ``seq`` counts from 1 within the session; ``monotonic`` is the host's clock (seconds) when it was read;
+    ``timestamp`` is QEMU's own time (seconds since the epoch).
     """
 
     seq: int
     monotonic: float
-    wallclock: float
     timestamp: float
     name: str
     data: Mapping[str, Any]
@@ -269,7 +268,6 @@ class QmpSession:
             event = QmpEvent(
                 seq=len(self._events) + 1,
                 monotonic=time.monotonic(),
-                wallclock=time.time(),
                 timestamp=stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6,
                 name=str(message["event"]),
                 data=data,

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from iomem_text import render_iomem
 
 from harness.errors import ParseError
-from harness.parsers.iomem import DEEPEST, parse_iomem, render_iomem
+from harness.parsers.iomem import DEEPEST, parse_iomem
 from harness.state import IomemEntry
 from harness.units import AddrRange
 

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from iomem_text import render_iomem
 
 from harness.arch import ARM64, RISCV64
 from harness.errors import ParseError
 from harness.parsers.blocks import parse_blocks
 from harness.parsers.dax import parse_dax
 from harness.parsers.elf import load_segments
-from harness.parsers.iomem import looks_torn, parse_iomem, render_iomem
+from harness.parsers.iomem import looks_torn, parse_iomem
 from harness.parsers.kconfig import parse_config
 from harness.parsers.meminfo import parse_meminfo
 from harness.parsers.notes import MAX_GARBLED, MAX_SHOWN, MAX_UNKNOWN, Notes, printable, summed

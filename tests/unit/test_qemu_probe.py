@@ -23,7 +23,7 @@ ALL = needed_devices(KIND_DEVICES)
 
 
 def abilities(types: frozenset[str], refusal: str | None = None) -> QemuAbilities:
-    return QemuAbilities("10.0.13", types, frozenset(), frozenset(), frozenset(), refusal, True)
+    return QemuAbilities("10.0.13", types, frozenset(), frozenset(), refusal, True)
 
 
 def test_nothing_missing() -> None:

@@ -91,7 +91,7 @@ def test_a_shape_survives_json() -> None:
 
 
 def event(name: str, **data: str) -> QmpEvent:
-    return QmpEvent(1, 0.0, 0.0, 0.0, name, data)
+    return QmpEvent(1, 0.0, 0.0, name, data)
 
 
 @pytest.mark.parametrize(
