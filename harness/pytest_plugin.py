@@ -187,11 +187,11 @@ def memhp_artifacts(memhp_guest_spec: GuestSpec) -> Parts:
     """All parts of a guest; skips (fails in CI) if one is unavailable."""
     from harness.errors import ArtefactError, UsageError
     from harness.progress import default_progress
-    from harness.qemu.probe import KIND_DEVICES
+    from harness.qemu.devices.device import KINDS
     from harness.scenarios.boot import resolve
 
     try:
-        return resolve(memhp_guest_spec, (), default_progress(), kinds=tuple(KIND_DEVICES))
+        return resolve(memhp_guest_spec, (), default_progress(), kinds=tuple(KINDS))
     except ArtefactError as error:
         _missing(str(error))
     except UsageError as error:

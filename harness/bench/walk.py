@@ -18,6 +18,7 @@ from harness.errors import GuestError, UnsupportedError, UsageError
 from harness.guest.blocks import set_auto_online
 from harness.progress import Progress, Task
 from harness.qemu import memdev
+from harness.qemu.devices.dimm import DimmSpec
 from harness.scenarios.boot import BootedGuest, Parts, resolve
 from harness.scenarios.requirements import require_boot, require_config
 from harness.scenarios.start import start_guest
@@ -237,7 +238,7 @@ class _Bench:
         guest = self.readers.guest
         # Onlining would write to every struct page and hand out the memory: none of it is to be touched.
         set_auto_online(guest.shell, "offline", deadline=Deadline(self.options.timeout))
-        done = memdev.plug_dimm(guest.machine, device, size, deadline=Deadline(self.options.timeout))
+        done = memdev.plug(guest.machine, DimmSpec(device, size), deadline=Deadline(self.options.timeout))
         if done.kind != "done":
             raise GuestError(f"the guest does not take {format_size(size)} more memory: {done.detail}")
         self.readers.look_again()

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.qemu.spec import BackendOptions, ColdDevice, MachineSpec, backend_id, root_port_slot
+from harness.qemu.devices.device import BackendOptions, PciDeviceSpec, backend_id, option_text
+from harness.qemu.spec import MachineSpec, root_port_slot
 from harness.units import format_size
 
 #: QEMU's seccomp filter, as strict as a machine without helpers allows
@@ -89,16 +91,12 @@ def _memory(spec: MachineSpec) -> str:
 
 
 def _backend(name: str, size: int, extra: BackendOptions, fd: int | None = None) -> list[str]:
-    options = [
-        ("id", name),
-        ("size", format_size(size)),
-        ("share", "on"),
-        *((key, escape(value)) for key, value in extra),
-    ]
+    made = [f"id={name}", f"size={format_size(size)}", "share=on"]
+    made += [escape(option_text(*option)) for option in extra]
     if fd is None:
-        return ["-object", _join("memory-backend-memfd", options=options)]
+        return ["-object", _join("memory-backend-memfd", *made)]
     # Only a file with a name is left out of a migration (migrate_ram_is_ignored, migration/ram.c).
-    return ["-object", _join("memory-backend-file", options=[*options, ("mem-path", f"/proc/self/fd/{fd}")])]
+    return ["-object", _join("memory-backend-file", *made, f"mem-path=/proc/self/fd/{fd}")]
 
 
 def _boot_ram(spec: MachineSpec, memory: Mapping[str, int]) -> list[str]:
@@ -160,26 +158,11 @@ def _devices(spec: MachineSpec) -> list[str]:
     port = 0
     for device in spec.cold_devices:
         argv += _backend(backend_id(device.id), device.size, device.backend)
-        argv += ["-device", _memory_device(device, device.port or f"rp{port}")]
-        port += device.kind != "dimm"
+        if isinstance(device, PciDeviceSpec):
+            device = dataclasses.replace(device, port=device.port or f"rp{port}")
+            port += 1
+        driver, *options = (option_text(name, value) for name, value in device.device_add().items())
+        argv += ["-device", _join(driver.removeprefix("driver="), *options)]
     if spec.vmcoreinfo:
         argv += ["-device", "vmcoreinfo"]
     return argv
-
-
-def _memory_device(device: ColdDevice, bus: str) -> str:
-    options: list[tuple[str, object]] = [("id", device.id), ("memdev", backend_id(device.id))]
-    if device.kind != "dimm":
-        options.append(("bus", bus))
-    if device.kind == "virtio-mem":
-        options.append(("requested-size", format_size(device.requested)))
-        if device.block_size is not None:
-            options.append(("block-size", format_size(device.block_size)))
-    if device.node is not None:
-        options.append(("node", device.node))
-    if device.slot is not None:
-        options.append(("slot", device.slot))
-    if device.address is not None:
-        name = "addr" if device.kind == "dimm" else "memaddr"
-        options.append((name, f"{device.address:#x}"))
-    return _join("pc-dimm" if device.kind == "dimm" else f"{device.kind}-pci", options=options)

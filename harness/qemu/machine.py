@@ -19,6 +19,7 @@ from harness import proc
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, LaunchError, QemuError, UsageError
 from harness.qemu.cmdline import Channels, command_line
+from harness.qemu.devices.device import parse_memory_devices
 from harness.qemu.qmp import QmpSession
 from harness.qemu.snapshot import copy_sparse, load, new_memory, save, unpack
 from harness.qemu.spec import MachineSpec
@@ -135,15 +136,15 @@ class Machine:
         """Map the id of each memory backend to its memfd, as ``/proc/PID/fd/N``, to be opened or stat'ed.
 
         Those are the backends of boot RAM and of all memory devices. The id leads to QEMU's mapping of it (HMP ``info
-        ramblock``, or ``gpa2hva`` for virtio-pmem, whose block has no name), that to an inode (/proc/PID/maps), and
-        that to a descriptor. Raises QemuError if QEMU is gone or tells no addresses (before 8.1).
+        ramblock``, or ``gpa2hva`` where its block has no name), that to an inode (/proc/PID/maps), and that to a
+        descriptor. Raises QemuError if QEMU is gone or tells no addresses (before 8.1).
         """
         return self._memfds_at(self._backend_addresses(self._ram_blocks(deadline), deadline))
 
-    def add_backend(self, name: str, properties: Mapping[str, object], deadline: Deadline) -> None:
-        """Create a memory-backend-memfd called ``name``.
+    def add_backend(self, arguments: Mapping[str, object], deadline: Deadline) -> None:
+        """Create a memory backend: ``arguments`` are object-add's.
 
-        If there was one of that name before, its memory must be gone first. QEMU keeps it until nobody can look at it
+        If there was one of its name before, its memory must be gone first. QEMU keeps it until nobody can look at it
         any more (RCU; 0.2 s are common), and since v10.0 it gives the memfd that it has noted under a name to the next
         backend of that name, whose descriptor it then closes as that of the old one (memfd_backend_memory_alloc in
         backends/hostmem-memfd.c, qemu_ram_free in system/physmem.c).
@@ -151,10 +152,9 @@ class Machine:
         Raises QmpRefused, QemuError, DeadlineExpired.
         """
         idle, limit = threading.Event(), deadline.at_most(_FREED_SECONDS)
-        while name in self._dropped and (kept := self._unowned_blocks(deadline)):
-            limit.check(f"QEMU to free the memory that {name} had", f"RAM blocks of no device: {len(kept)}")
+        while arguments["id"] in self._dropped and (kept := self._unowned_blocks(deadline)):
+            limit.check(f"QEMU to free the memory that {arguments['id']} had", f"RAM blocks of no device: {len(kept)}")
             idle.wait(_BETWEEN)
-        arguments = {"qom-type": "memory-backend-memfd", "id": name, **properties}
         self.qmp.execute("object-add", arguments, deadline=deadline)
 
     def drop_backend(self, name: str, deadline: Deadline) -> None:
@@ -180,14 +180,12 @@ class Machine:
         # virtio-mem's block is called DEVICE-PATH/ID, the others' ID.
         named = {name.rpartition("/")[2]: address for name, address in blocks if name}
         addresses = {backend: named[backend] for backend in self.spec.boot_backends if backend in named}
-        for device in self.qmp.execute("query-memory-devices", deadline=deadline):
-            data = device["data"]
-            backend = data["memdev"].rpartition("/")[2]
-            if backend in named:
-                addresses[backend] = named[backend]
-                continue
-            start = data["memaddr"] if "memaddr" in data else data["addr"]
-            addresses[backend] = parse_host_address(self.qmp.hmp(f"gpa2hva {start:#x}", deadline=deadline))
+        for device in parse_memory_devices(self.qmp.execute("query-memory-devices", deadline=deadline)):
+            if device.backend in named:
+                addresses[device.backend] = named[device.backend]
+            else:
+                told = self.qmp.hmp(f"gpa2hva {device.range.start:#x}", deadline=deadline)
+                addresses[device.backend] = parse_host_address(told)
         return addresses
 
     def _memfds_at(self, addresses: Mapping[str, int]) -> dict[str, Path]:

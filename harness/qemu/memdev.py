@@ -8,18 +8,20 @@ QmpRefused and has changed nothing. What the guest refuses is an outcome. What n
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QemuError, QmpRefused, UsageError
+from harness.qemu.devices.device import DeviceSpec, PciDeviceSpec, backend_id, parse_memory_devices
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import QmpEvent
-from harness.qemu.spec import backend_id, check_device_id, check_size, root_port_slot
+from harness.qemu.spec import root_port_slot
 from harness.state import MemoryDevice
-from harness.units import AddrRange, format_size
+from harness.units import format_size
 
 #: the guest's last _OST follows DEVICE_DELETED at once: it leaves the same function (acpi_device_hotplug)
 _FINAL_OST_SECONDS = 5.0
@@ -73,33 +75,29 @@ class UnplugOutcome:
     detail: str
 
 
-def plug_dimm(
-    machine: Machine,
-    device: str,
-    size: int,
-    *,
-    deadline: Deadline,
-    node: int | None = None,
-    slot: int | None = None,
-    address: int | None = None,
-    backend: Mapping[str, object] | None = None,
-    await_guest: bool | None = None,
-) -> PlugOutcome:
-    """Plug a pc-dimm of ``size`` bytes and wait for the guest's ACPI ``_OST`` answer.
+def plug(machine: Machine, device: DeviceSpec, *, deadline: Deadline, await_guest: bool | None = None) -> PlugOutcome:
+    """Plug ``device``; for one that ACPI tells the guest of, wait for the guest's ``_OST`` answer.
 
-    ``backend`` adds properties to the memory-backend-memfd (typed as QMP wants them). ``await_guest`` None waits if
-    the machine has ACPI and its CPUs run: otherwise nobody answers.
+    ``await_guest`` None waits if the machine has ACPI and its CPUs run: otherwise nobody answers. A device on PCI has
+    no way to answer: for virtio-mem, wait for its size with ``wait_size``.
 
-    Raises UsageError (id, size), QmpRefused (nothing changed), DeadlineExpired if the guest stays silent.
+    Raises UsageError (id, size, no free root port), QmpRefused (nothing changed), DeadlineExpired if the guest stays
+    silent.
     """
+    if isinstance(device, PciDeviceSpec):
+        device = dataclasses.replace(device, port=device.port or free_root_port(machine, deadline=deadline))
+        mark = _add(machine, device, deadline)
+        return PlugOutcome(device.id, "accepted", machine.qmp.events(mark), f"plugged into {device.port}")
     if await_guest is None:
         status = machine.qmp.execute("query-status", deadline=deadline)
         await_guest = machine.spec.boot == "acpi" and bool(status["running"])
-    properties = {"node": node, "slot": slot, "addr": address}
-    mark = _plug(machine, "pc-dimm", device, size, properties, backend, deadline)
+    mark = _add(machine, device, deadline)
     if not await_guest:
-        return PlugOutcome(device, "accepted", machine.qmp.events(mark), "the guest was not asked")
+        return PlugOutcome(device.id, "accepted", machine.qmp.events(mark), "the guest was not asked")
+    return _await_plugged(machine, device.id, mark, deadline)
 
+
+def _await_plugged(machine: Machine, device: str, mark: int, deadline: Deadline) -> PlugOutcome:
     def verdict(event: QmpEvent) -> tuple[int, QmpEvent] | None:
         ost = _ost(event, device, _PLUG_SOURCES)
         return None if ost in (None, _INSERT_IN_PROGRESS) else (ost or 0, event)
@@ -115,44 +113,6 @@ def plug_dimm(
     if ost == _SUCCESS:
         return PlugOutcome(device, "done", events, "_OST status 0")
     return PlugOutcome(device, "refused", events, describe_ost(ost, _INSERT_STATUS))
-
-
-def plug_virtio_mem(
-    machine: Machine,
-    device: str,
-    max_size: int,
-    *,
-    deadline: Deadline,
-    requested: int = 0,
-    block_size: int | None = None,
-    node: int | None = None,
-    address: int | None = None,
-    bus: str | None = None,
-    backend: Mapping[str, object] | None = None,
-) -> PlugOutcome:
-    """Plug a virtio-mem-pci device that can grow to ``max_size`` bytes; ``bus`` defaults to a free root port.
-
-    Wait for its size with ``wait_size``. Raises UsageError (id, size, no free root port), QmpRefused (nothing changed).
-    """
-    properties = {"requested-size": requested, "block-size": block_size, "node": node, "memaddr": address}
-    return _plug_virtio(machine, "virtio-mem-pci", device, max_size, properties, bus, backend, deadline)
-
-
-def plug_virtio_pmem(
-    machine: Machine,
-    device: str,
-    size: int,
-    *,
-    deadline: Deadline,
-    address: int | None = None,
-    bus: str | None = None,
-    backend: Mapping[str, object] | None = None,
-) -> PlugOutcome:
-    """Plug a virtio-pmem-pci device of ``size`` bytes; ``bus`` defaults to a free root port.
-
-    Raises UsageError (id, size, no free root port), QmpRefused (nothing changed).
-    """
-    return _plug_virtio(machine, "virtio-pmem-pci", device, size, {"memaddr": address}, bus, backend, deadline)
 
 
 def unplug(machine: Machine, device: str, *, deadline: Deadline) -> UnplugOutcome:
@@ -275,35 +235,6 @@ def memory_device(machine: Machine, device: str, *, deadline: Deadline) -> Memor
     raise QemuError(f"QEMU has no memory device {device!r}")
 
 
-def parse_memory_devices(answer: Any) -> tuple[MemoryDevice, ...]:
-    """Flatten the answer of query-memory-devices (QEMU qapi/machine.json, MemoryDeviceInfo); raises QemuError."""
-    found = []
-    try:
-        for item in answer:
-            kind, data = item["type"], item["data"]
-            if kind not in ("dimm", "virtio-mem", "virtio-pmem"):
-                raise QemuError(f"QEMU has a memory device of unknown kind {kind!r}: {data}")
-            address = data["addr" if kind == "dimm" else "memaddr"]
-            max_size = data["max-size" if kind == "virtio-mem" else "size"]
-            found.append(
-                MemoryDevice(
-                    id=data.get("id", ""),
-                    kind=kind,
-                    range=AddrRange.sized(address, max_size),
-                    size=data["size"],
-                    max_size=max_size,
-                    requested_size=data["requested-size"] if kind == "virtio-mem" else None,
-                    block_size=data["block-size"] if kind == "virtio-mem" else None,
-                    node=None if kind == "virtio-pmem" else data["node"],
-                    slot=data["slot"] if kind == "dimm" else None,
-                    backend=data["memdev"].removeprefix("/objects/"),
-                )
-            )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise QemuError(f"QEMU describes its memory devices in an unknown way ({error!r}): {answer}") from error
-    return tuple(sorted(found, key=lambda device: device.range))
-
-
 def free_root_port(machine: Machine, *, deadline: Deadline) -> str:
     """Id of the first root port with nothing plugged in; raises UsageError if all are taken.
 
@@ -324,43 +255,15 @@ def describe_ost(status: int, names: Mapping[int, str]) -> str:
     return f"_OST status {status}: {names.get(status, 'a status the ACPI specification does not name')}"
 
 
-def _plug_virtio(
-    machine: Machine,
-    driver: str,
-    device: str,
-    size: int,
-    properties: Mapping[str, object],
-    bus: str | None,
-    backend: Mapping[str, object] | None,
-    deadline: Deadline,
-) -> PlugOutcome:
-    port = bus or free_root_port(machine, deadline=deadline)
-    mark = _plug(machine, driver, device, size, {**properties, "bus": port}, backend, deadline)
-    return PlugOutcome(device, "accepted", machine.qmp.events(mark), f"plugged into {port}")
-
-
-def _plug(
-    machine: Machine,
-    driver: str,
-    device: str,
-    size: int,
-    properties: Mapping[str, object],
-    backend: Mapping[str, object] | None,
-    deadline: Deadline,
-) -> int:
+def _add(machine: Machine, device: DeviceSpec, deadline: Deadline) -> int:
     """Add backend and device, or neither; return the number of the last event before the device came."""
-    check_device_id(device)
-    check_size(f"{driver} {device}", size)
-    memdev = backend_id(device)
-    machine.add_backend(memdev, {"size": size, "share": True, **(backend or {})}, deadline)
+    device.check()
+    machine.add_backend(device.object_add(), deadline)
     mark = machine.qmp.seq
-    given = {name: value for name, value in properties.items() if value is not None}
     try:
-        machine.qmp.execute(
-            "device_add", {"driver": driver, "id": device, "memdev": memdev, **given}, deadline=deadline
-        )
+        machine.qmp.execute("device_add", device.device_add(), deadline=deadline)
     except QmpRefused:
-        machine.drop_backend(memdev, deadline)
+        machine.drop_backend(backend_id(device.id), deadline)
         raise
     return mark
 

@@ -17,14 +17,14 @@ from harness.arch import ArchSpec
 from harness.config.parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import InfraError, QemuError, QmpRefused, UnsupportedError
+from harness.qemu.devices.device import KINDS
+from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.qemu.qmp import QmpSession
 from harness.scratch import private_directory
 from harness.units import GIB, MIB
 
 #: what memory hotplug needs of any machine, whichever the devices
 BASE_DEVICES = frozenset({"memory-backend-memfd", "pcie-root-port", "virtio-net-pci", "virtio-rng-pci"})
-#: the device type behind each kind of memory device
-KIND_DEVICES = {"dimm": "pc-dimm", "virtio-mem": "virtio-mem-pci", "virtio-pmem": "virtio-pmem-pci"}
 
 _PROBE_SECONDS = 20.0
 _QUIT_SECONDS = 5.0
@@ -80,7 +80,7 @@ def missing(abilities: QemuAbilities, needs: Collection[str], *, hotplug: bool =
     return None
 
 
-def able(arch: ArchSpec, kinds: Collection[str] = tuple(KIND_DEVICES)) -> Callable[[QemuBinary], str | None]:
+def able(arch: ArchSpec, kinds: Collection[str] = tuple(KINDS)) -> Callable[[QemuBinary], str | None]:
     """Return a function that says why a binary cannot serve ``arch`` with memory devices of ``kinds``, or None.
 
     Made for choosing among binaries: one that does not even run is a reason, not an exception.
@@ -107,8 +107,8 @@ def require(binary: QemuBinary, arch: ArchSpec, kinds: Collection[str], deadline
 
 
 def needed_devices(kinds: Collection[str]) -> frozenset[str]:
-    """QOM types that a machine with memory devices of ``kinds`` (dimm, virtio-mem, virtio-pmem) takes."""
-    return BASE_DEVICES | {KIND_DEVICES[kind] for kind in kinds}
+    """QOM types that a machine with memory devices of ``kinds`` takes."""
+    return BASE_DEVICES | {KINDS[kind].driver for kind in kinds}
 
 
 def parse_schema(schema: Any) -> tuple[frozenset[str], frozenset[str]]:
@@ -148,7 +148,8 @@ def _require_machine(name: str, machines: Any) -> None:
 def _try_hotplug(binary: QemuBinary, arch: ArchSpec, types: frozenset[str], deadline: Deadline) -> str | None:
     """Plug virtio-mem into a machine that never runs: what a machine says of itself does not tell (riscv64's takes
     maxmem without a word)."""
-    lacking = sorted({"memory-backend-memfd", "pcie-root-port", "virtio-mem-pci"} - types)
+    device = VirtioMemSpec("vm0", GIB, requested=128 * MIB, port="rp0")
+    lacking = sorted({"memory-backend-memfd", "pcie-root-port", device.driver} - types)
     if lacking:
         return f"no {', '.join(lacking)}"
     machine = ",".join([arch.machine, *arch.machine_options, "memory-backend=ram0"])
@@ -158,12 +159,10 @@ def _try_hotplug(binary: QemuBinary, arch: ArchSpec, types: frozenset[str], dead
         arguments += ["-bios", "none"]
     arguments += ["-object", "memory-backend-memfd,id=ram0,size=128M,share=on"]
     arguments += ["-device", "pcie-root-port,id=rp0,bus=pcie.0,chassis=1,slot=1"]
-    backend = {"qom-type": "memory-backend-memfd", "id": "mem0", "size": GIB, "share": True}
-    device = {"driver": "virtio-mem-pci", "id": "vm0", "memdev": "mem0", "bus": "rp0", "requested-size": 128 * MIB}
     try:
         with _ask(binary, arguments, deadline) as qmp:
-            qmp.execute("object-add", backend, deadline=deadline)
-            qmp.execute("device_add", device, deadline=deadline)
+            qmp.execute("object-add", device.object_add(), deadline=deadline)
+            qmp.execute("device_add", device.device_add(), deadline=deadline)
     except QmpRefused as error:
         return error.desc
     except QemuError as error:

@@ -8,36 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.arch import ArchSpec
-from harness.config.arguments import id_problem
 from harness.config.parts import Firmware, QemuBinary
 from harness.errors import UsageError
+from harness.qemu.devices.device import BackendOptions, DeviceSpec, PciDeviceSpec, check_backend, check_size
 from harness.units import MIB, AddrRange, format_size
 
-__all__ = [
-    "BackendOptions",
-    "ColdDevice",
-    "Firmware",
-    "MachineSpec",
-    "NodeSpec",
-    "backend_id",
-    "check_device_id",
-    "check_size",
-    "root_port_slot",
-]
-
-#: options of a memory-backend-memfd beside id, size and share, in order: (("prealloc", "on"),)
-BackendOptions = tuple[tuple[str, str], ...]
-
-#: every size of boot RAM and of devices is a multiple of this, the sub-section size (mmzone.h) and QEMU's TARGET_PAGE
-GRANULE = 2 * MIB
 #: ACPI_MAX_RAM_SLOTS (QEMU include/hw/acpi/acpi_dev_interface.h)
 MAX_SLOTS = 256
 #: slots of pcie.0 left when the board's own devices have theirs
 MAX_ROOT_PORTS = 24
 #: 512 redistributors is the most QEMU's virt board has room for
 MAX_CPUS = 512
-
-_BACKEND_FIXED = {"id", "size", "share", "qom-type"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +27,6 @@ class NodeSpec:
 
     memory: int
     cpus: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ColdDevice:
-    """A memory device that is there at boot. Sizes and address are bytes.
-
-    ``requested`` and ``block_size`` are for virtio-mem alone, ``slot`` for dimm alone; ``node`` not for virtio-pmem.
-    ``port`` is the root port of a virtio device, None for the first that no device before it has taken.
-    """
-
-    kind: str
-    id: str
-    size: int
-    requested: int = 0
-    block_size: int | None = None
-    node: int | None = None
-    slot: int | None = None
-    address: int | None = None
-    port: str | None = None
-    backend: BackendOptions = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +58,7 @@ class MachineSpec:
     machine_options: tuple[str, ...] = ()
     nodes: tuple[NodeSpec, ...] = ()
     root_ports: int = 4
-    cold_devices: tuple[ColdDevice, ...] = ()
+    cold_devices: tuple[DeviceSpec, ...] = ()
     backend: BackendOptions = ()
     paused: bool = False
     reboot: bool = True
@@ -109,7 +70,7 @@ class MachineSpec:
         _check_boot(self)
         _check_nodes(self)
         _check_devices(self)
-        _check_backend("boot RAM", self.backend)
+        check_backend("boot RAM", self.backend)
 
     @property
     def files(self) -> tuple[tuple[str, Path], ...]:
@@ -137,30 +98,9 @@ class MachineSpec:
         return {name: AddrRange(*ends) for name, ends in zip(self.boot_backends, itertools.pairwise(ends), strict=True)}
 
 
-def backend_id(device_id: str) -> str:
-    """Id of the memory backend that belongs to the device ``device_id``."""
-    return f"mem-{device_id}"
-
-
 def root_port_slot(number: int) -> int:
     """Slot number that the guest sees for root port rp``number``; 0 is the root complex's own."""
     return number + 1
-
-
-def check_device_id(device_id: str) -> None:
-    """Raise UsageError if ``device_id`` cannot be the id of a memory device."""
-    wrong = id_problem(device_id)
-    if wrong is not None:
-        raise UsageError(wrong[0], hint=wrong[1])
-
-
-def check_size(what: str, size: int) -> None:
-    """Raise UsageError unless ``size`` is a positive multiple of 2 MiB."""
-    if size <= 0 or size % GRANULE:
-        raise UsageError(
-            f"{what} of {format_size(size)} is not a positive multiple of {format_size(GRANULE)}",
-            hint="the kernel adds memory in units of at least 2M",
-        )
 
 
 def _check_sizes(spec: MachineSpec) -> None:
@@ -226,12 +166,11 @@ def _check_nodes(spec: MachineSpec) -> None:
 def _check_devices(spec: MachineSpec) -> None:
     ids: set[str] = set()
     for device in spec.cold_devices:
-        check_device_id(device.id)
+        device.require(max(1, len(spec.nodes)), spec.slots)
         if device.id in ids:
             raise UsageError(f"device id {device.id!r} is used twice")
         ids.add(device.id)
-        _check_device(spec, device)
-    dimms = sum(device.kind == "dimm" for device in spec.cold_devices)
+    dimms = sum(not isinstance(device, PciDeviceSpec) for device in spec.cold_devices)
     if dimms > spec.slots:
         raise UsageError(f"{dimms} DIMMs need {dimms} slots, the machine has {spec.slots}")
     ports = len(spec.cold_devices) - dimms
@@ -244,28 +183,3 @@ def _check_devices(spec: MachineSpec) -> None:
             f"boot memory and devices need {format_size(needed)}, the machine has room for {format_size(limit)}",
             hint=f"set maxmem to {format_size(needed)} or more",
         )
-
-
-def _check_device(spec: MachineSpec, device: ColdDevice) -> None:
-    check_size(f"{device.kind} {device.id}", device.size)
-    _check_backend(device.id, device.backend)
-    if device.kind != "virtio-mem" and (device.requested or device.block_size is not None):
-        raise UsageError(f"{device.kind} {device.id} has no requested or block size", hint="only virtio-mem has them")
-    if device.kind != "dimm" and device.slot is not None:
-        raise UsageError(f"{device.kind} {device.id} has no slot", hint="only dimm has one")
-    if device.kind == "virtio-pmem" and device.node is not None:
-        raise UsageError(f"virtio-pmem {device.id} has no node", hint="QEMU's virtio-pmem knows no NUMA node")
-    if device.requested > device.size:
-        raise UsageError(
-            f"virtio-mem {device.id} requests {format_size(device.requested)} of {format_size(device.size)}"
-        )
-    if device.node is not None and not 0 <= device.node < max(1, len(spec.nodes)):
-        raise UsageError(f"{device.kind} {device.id} is on node {device.node}, which the machine has not")
-    if device.slot is not None and not 0 <= device.slot < spec.slots:
-        raise UsageError(f"{device.kind} {device.id} is in slot {device.slot}, the machine has {spec.slots} slots")
-
-
-def _check_backend(what: str, options: BackendOptions) -> None:
-    for name, _ in options:
-        if name in _BACKEND_FIXED:
-            raise UsageError(f"backend option {name!r} of {what} is set by the harness")

@@ -36,8 +36,11 @@ from harness.model.layout import MachineShape
 from harness.parsers.dmesg import alarming
 from harness.progress import Progress
 from harness.qemu import probe
+from harness.qemu.devices.device import DeviceSpec
+from harness.qemu.devices.dimm import DimmSpec
+from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.qemu.machine import Machine
-from harness.qemu.spec import ColdDevice, MachineSpec, NodeSpec
+from harness.qemu.spec import MachineSpec, NodeSpec
 from harness.scenarios.requirements import device_kinds, require_arch, require_boot, require_config, require_host
 from harness.scratch import private_directory
 from harness.state import KernelFacts
@@ -146,17 +149,17 @@ def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
     )
 
 
-def cold_devices(spec: GuestSpec) -> tuple[ColdDevice, ...]:
+def cold_devices(spec: GuestSpec) -> tuple[DeviceSpec, ...]:
     """The memory devices on QEMU's command line."""
     return tuple(map(_cold_device, spec.devices))
 
 
-def _cold_device(device: DimmArgs | VirtioMemArgs) -> ColdDevice:
+def _cold_device(device: DimmArgs | VirtioMemArgs) -> DeviceSpec:
     node = device.node or None
     if isinstance(device, VirtioMemArgs):
-        return ColdDevice("virtio-mem", device.id, device.max, device.requested, device.block, node)
+        return VirtioMemSpec(device.id, device.max, requested=device.requested, block_size=device.block, node=node)
     assert not isinstance(device.address, str), "no guest file may say top"
-    return ColdDevice("dimm", device.id, device.size, node=node, slot=device.slot, address=device.address)
+    return DimmSpec(device.id, device.size, device.address, node=node, slot=device.slot)
 
 
 def cold_actions(spec: MachineSpec) -> tuple[Action, ...]:
@@ -164,13 +167,13 @@ def cold_actions(spec: MachineSpec) -> tuple[Action, ...]:
     out: list[Action] = []
     ports = itertools.count()
     for device in spec.cold_devices:
-        if device.kind == "dimm":
-            added = spec.boot == "acpi"
-            out.append(PlugDimm(device.id, device.size, device.node or 0, device.slot, device.address, added))
-        else:
-            block = device.block_size or 2 * MIB
-            port = f"rp{next(ports)}"
-            out.append(PlugVirtioMem(device.id, device.size, block, device.requested, device.node or 0, port))
+        match device:
+            case DimmSpec():
+                added = spec.boot == "acpi"
+                out.append(PlugDimm(device.id, device.size, device.node or 0, device.slot, device.address, added))
+            case VirtioMemSpec():
+                block, port = device.block_size or 2 * MIB, f"rp{next(ports)}"
+                out.append(PlugVirtioMem(device.id, device.size, block, device.requested, device.node or 0, port))
     return tuple(out)
 
 

@@ -20,12 +20,11 @@ from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError, UsageError
 from harness.guest.console import Console
 from harness.model.devices.device import VirtioDevice
-from harness.model.devices.pmem import Pmem
 from harness.model.memory import MemoryModel
 from harness.parsers.dmesg import alarming
+from harness.qemu.devices.device import KINDS, BackendOptions, DeviceSpec, backend_id
 from harness.qemu.machine import Machine
 from harness.qemu.snapshot import migrate
-from harness.qemu.spec import BackendOptions, ColdDevice, backend_id
 from harness.scenarios.session import Session
 from harness.scratch import private_directory
 from harness.shell.explorer import Explorer, Mark, SavedGuest, plan_of
@@ -100,32 +99,19 @@ def backings(session: Session, deadline: Deadline) -> dict[str, BackendOptions]:
     }
 
 
-def devices_of(model: MemoryModel, backings: Mapping[str, BackendOptions]) -> tuple[ColdDevice, ...]:
+def devices_of(model: MemoryModel, backings: Mapping[str, BackendOptions]) -> tuple[DeviceSpec, ...]:
     """The memory devices of ``model``, for a machine that starts with them where they were.
 
     Raises UnsupportedError for a virtio-pmem device.
     """
     found = []
     for device in model.devices.values():
-        if isinstance(device, Pmem):
-            raise UnsupportedError(
-                "snapshot", f"QEMU cannot save the virtio-pmem device {device.id}", hint=f"unplug {device.id} first"
-            )
-        known = device.qmp()
-        found.append(
-            ColdDevice(
-                known.kind,
-                known.id,
-                known.max_size,
-                requested=known.requested_size or 0,
-                block_size=known.block_size,
-                node=known.node,
-                slot=known.slot,
-                address=known.range.start,
-                port=device.port if isinstance(device, VirtioDevice) else None,
-                backend=backings[known.id],
-            )
-        )
+        known, kind = device.qmp(), KINDS[device.kind]
+        if not kind.migrates:
+            message = f"QEMU cannot save the {kind.name} device {device.id}"
+            raise UnsupportedError("snapshot", message, hint=f"unplug {device.id} first")
+        port = device.port if isinstance(device, VirtioDevice) else None
+        found.append(kind.again(known, port, backings[device.id]))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from harness.config.guest import GuestSpec
 from harness.errors import UnsupportedError
 from harness.progress import Progress
-from harness.qemu.probe import KIND_DEVICES
+from harness.qemu.devices.device import KINDS
 from harness.scenarios.boot import Parts, resolve
 from harness.scenarios.options import RunOptions
 from harness.scenarios.record import Recorder, open_bundle
@@ -23,7 +23,7 @@ from harness.scenarios.start import start_guest
 def find_parts(spec: GuestSpec, progress: Progress) -> Parts:
     """The parts of a guest that can do as much as possible: with every memory device, or as many as this QEMU has."""
     try:
-        return resolve(spec, (), progress, kinds=tuple(KIND_DEVICES))
+        return resolve(spec, (), progress, kinds=tuple(KINDS))
     except UnsupportedError:
         return resolve(spec, (), progress)
 

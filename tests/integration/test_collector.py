@@ -19,6 +19,8 @@ from harness.guest.blocks import set_auto_online, set_blocks, wait_blocks
 from harness.guest.devices import wait_driver
 from harness.parsers.vmcoreinfo import note_from_kcore
 from harness.qemu import memdev
+from harness.qemu.devices.dimm import DimmSpec
+from harness.qemu.devices.virtio_pmem import VirtioPmemSpec
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
 from harness.units import GIB, MIB
 
@@ -110,7 +112,7 @@ def test_with_a_dimm(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline
     need(guest, memhp_artifacts, "pc-dimm", "ACPI_HOTPLUG_MEMORY")
     set_auto_online(guest.shell, "offline", deadline=limit)
     before = told_by_both(guest, SOURCES, limit)
-    assert memdev.plug_dimm(guest.machine, "dimm0", 512 * MIB, deadline=limit).kind == "done"
+    assert memdev.plug(guest.machine, DimmSpec("dimm0", 512 * MIB), deadline=limit).kind == "done"
     size = guest.facts.memory_block_size
     where = memdev.memory_device(guest.machine, "dimm0", deadline=limit).range
     blocks = range(where.start // size, where.end // size)
@@ -130,7 +132,7 @@ def test_with_a_dimm(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline
 
 def test_with_a_dax_device(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline) -> None:
     need(guest, memhp_artifacts, "virtio-pmem-pci", "DEV_DAX_KMEM")
-    memdev.plug_virtio_pmem(guest.machine, "pmem0", GIB, deadline=limit)
+    memdev.plug(guest.machine, VirtioPmemSpec("pmem0", GIB), deadline=limit)
     wait_driver(guest.shell, "nd", "namespace0.0", "nd_pmem", deadline=limit)
     assert pmem.create_devdax(guest.shell, "namespace0.0", map="mem", align=2 * MIB, deadline=limit).ok
     assert b"dax0.0/driver:device_dax\n" in told_by_both(guest, SOURCES, limit)["dax"].data

@@ -21,6 +21,8 @@ from harness.guest.blocks import set_auto_online, set_blocks, wait_blocks
 from harness.guest.devices import wait_driver
 from harness.guest.touch import touch_memory
 from harness.qemu import memdev
+from harness.qemu.devices.dimm import DimmSpec
+from harness.qemu.devices.virtio_pmem import VirtioPmemSpec
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
 from harness.state import GuestState, HostTables, NotObserved, TableCount
 from harness.units import GIB, MIB, AddrRange
@@ -102,7 +104,7 @@ def test_looking_changes_no_counter(guest: BootedGuest, limit: Deadline) -> None
 def test_blocks(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline) -> None:
     need(guest, memhp_artifacts, "pc-dimm", "ACPI_HOTPLUG_MEMORY")
     set_auto_online(guest.shell, "offline", deadline=limit)
-    assert memdev.plug_dimm(guest.machine, "dimm0", GIB, deadline=limit).kind == "done"
+    assert memdev.plug(guest.machine, DimmSpec("dimm0", GIB), deadline=limit).kind == "done"
     block = guest.facts.memory_block_size
     where = memdev.memory_device(guest.machine, "dimm0", deadline=limit).range
     blocks = range(where.start // block, where.end // block)
@@ -126,7 +128,7 @@ def test_a_device_that_comes_again_has_memory_of_its_own(
     set_auto_online(guest.shell, "offline", deadline=limit)
     files = []
     for _ in range(3):
-        memdev.plug_dimm(guest.machine, "again", guest.facts.memory_block_size, deadline=limit)
+        memdev.plug(guest.machine, DimmSpec("again", guest.facts.memory_block_size), deadline=limit)
         files.append(guest.machine.backend_fds(limit)["mem-again"].stat().st_ino)
         assert memdev.unplug(guest.machine, "again", deadline=limit).kind == "deleted"
     assert len(set(files)) == len(files)
@@ -137,7 +139,7 @@ def test_persistent_memory(guest: BootedGuest, memhp_artifacts: Parts, limit: De
     need(guest, memhp_artifacts, "virtio-pmem-pci", "DEV_DAX_KMEM")
     set_auto_online(guest.shell, "offline", deadline=limit)
     if not memdev.memory_devices(guest.machine, deadline=limit):
-        memdev.plug_virtio_pmem(guest.machine, "pmem0", GIB, deadline=limit)
+        memdev.plug(guest.machine, VirtioPmemSpec("pmem0", GIB), deadline=limit)
     wait_driver(guest.shell, "nd", "namespace0.0", "nd_pmem", deadline=limit)
     [namespace] = pmem.namespaces(guest.shell, deadline=limit)
     # "memory" where the kernel gives a raw namespace struct pages (drivers/nvdimm, pmem_should_map_pages).

@@ -19,9 +19,11 @@ from harness.config.parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import LaunchError, QmpRefused
 from harness.qemu import memdev
+from harness.qemu.devices.device import KINDS
+from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.qemu.machine import Machine
-from harness.qemu.probe import KIND_DEVICES, missing, needed_devices, probe
-from harness.qemu.spec import ColdDevice, MachineSpec, NodeSpec
+from harness.qemu.probe import missing, needed_devices, probe
+from harness.qemu.spec import MachineSpec, NodeSpec
 from harness.scenarios.boot import Parts
 from harness.units import GIB, MIB
 
@@ -54,7 +56,7 @@ def spec(binary: QemuBinary, arch: ArchSpec, memhp_artifacts: Parts, tmp_path: P
         maxmem=8 * GIB,
         slots=2,
         nodes=(NodeSpec(256 * MIB, (0,)), NodeSpec(0, (1,))),
-        cold_devices=(ColdDevice("virtio-mem", "cold0", GIB, requested=0, node=1),),
+        cold_devices=(VirtioMemSpec("cold0", GIB, node=1),),
         paused=True,
         sandbox=abilities.sandbox,
     )
@@ -65,7 +67,7 @@ def test_probe_tells_what_every_machine_needs(binary: QemuBinary, arch: ArchSpec
     assert abilities.version[0].isdigit()
     assert {"device_add", "query-memory-devices"} <= abilities.commands
     assert {"ACPI_DEVICE_OST", "DEVICE_DELETED", "MEMORY_DEVICE_SIZE_CHANGE"} <= abilities.events
-    assert set(KIND_DEVICES.values()) - abilities.device_types <= {"virtio-pmem-pci"}
+    assert {kind.driver for kind in KINDS.values()} - abilities.device_types <= {"virtio-pmem-pci"}
 
 
 def test_devices_backends_and_ports(spec: MachineSpec, tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_devices_backends_and_ports(spec: MachineSpec, tmp_path: Path) -> None:
         assert 1024 <= machine.ssh_port(limit) <= 65535
         assert set(machine.backend_fds(limit)) == {"ram0", "mem-cold0"}
         assert memdev.free_root_port(machine, deadline=limit) == "rp1"
-        outcome = memdev.plug_virtio_mem(machine, "vm0", GIB, requested=128 * MIB, node=0, deadline=limit)
+        outcome = memdev.plug(machine, VirtioMemSpec("vm0", GIB, requested=128 * MIB, node=0), deadline=limit)
         assert outcome.kind == "accepted"
         assert memdev.pci_slot(machine, "vm0", deadline=limit) == 2
         cold, hot = memdev.memory_devices(machine, deadline=limit)
@@ -91,7 +93,7 @@ def test_devices_backends_and_ports(spec: MachineSpec, tmp_path: Path) -> None:
         with pytest.raises(QmpRefused, match="cannot exceed"):
             memdev.resize(machine, "vm0", 2 * GIB, deadline=limit)
         with pytest.raises(QmpRefused, match="not enough space"):
-            memdev.plug_virtio_mem(machine, "vm1", 16 * GIB, deadline=limit)
+            memdev.plug(machine, VirtioMemSpec("vm1", 16 * GIB), deadline=limit)
         assert set(machine.backend_fds(limit)) == {"ram0", "mem-cold0", "mem-vm0"}
     assert machine.quit(limit) == 0
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [

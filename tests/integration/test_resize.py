@@ -14,6 +14,7 @@ from harness.deadline import Deadline
 from harness.guest.blocks import set_auto_online, wait_blocks
 from harness.guest.devices import RESIZE_QUEUE, wait_work
 from harness.qemu import memdev
+from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
 from harness.units import GIB, MIB
 
@@ -50,7 +51,7 @@ def test_the_end_of_the_drivers_work_is_waited_for(guest: BootedGuest, memhp_art
     limit = Deadline(120)
     set_auto_online(guest.shell, "online_movable", deadline=limit)
     guest.shell.run("modprobe virtio_mem", deadline=limit)
-    memdev.plug_virtio_mem(guest.machine, "vmem0", GIB, deadline=limit, block_size=2 * MIB)
+    memdev.plug(guest.machine, VirtioMemSpec("vmem0", GIB, block_size=2 * MIB), deadline=limit)
     size, few = guest.facts.memory_block_size, 2 * MIB
     where = memdev.memory_device(guest.machine, "vmem0", deadline=limit).range.start
     resize(guest, few, limit)

@@ -24,6 +24,7 @@ from harness.deadline import Deadline
 from harness.errors import InfraError, ParseError
 from harness.parsers.notes import told
 from harness.qemu import memdev
+from harness.qemu.devices.dimm import DimmSpec
 from harness.scenarios.boot import Parts, boot_guest
 from harness.scenarios.file import read_scenario
 from harness.scenarios.options import RunOptions
@@ -83,7 +84,7 @@ def test_a_line_of_trouble_is_a_failure_and_stays_one_offline(session: Session) 
 
 def test_memory_that_came_behind_our_back_is_found(session: Session) -> None:
     def smuggle(session: Session, deadline: Deadline) -> Outcome:
-        memdev.plug_dimm(session.guest.machine, "dimm0", 256 * MIB, deadline=deadline)
+        memdev.plug(session.guest.machine, DimmSpec("dimm0", 256 * MIB), deadline=deadline)
         return Outcome()
 
     result = session.act("smuggle", smuggle)

@@ -229,6 +229,6 @@ def test_targets_are_not_judged_on_anything_else() -> None:
 def test_a_guest_that_does_not_take_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk_bench, "set_auto_online", lambda *args, **named: None)
     refused = PlugOutcome("bench4G", "refused", (), "_OST status 1: non-specific failure")
-    monkeypatch.setattr(walk_bench.memdev, "plug_dimm", lambda *args, **named: refused)
+    monkeypatch.setattr(walk_bench.memdev, "plug", lambda *args, **named: refused)
     with pytest.raises(GuestError, match="does not take 4G more memory: _OST status 1"):
         bench()._add("bench4G", 4 * GIB)

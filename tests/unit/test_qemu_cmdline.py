@@ -14,7 +14,10 @@ from qemu_peer import spec
 from harness.arch import RISCV64
 from harness.config.parts import Firmware, QemuBinary
 from harness.qemu.cmdline import Channels, command_line, escape
-from harness.qemu.spec import ColdDevice, NodeSpec
+from harness.qemu.devices.dimm import DimmSpec
+from harness.qemu.devices.virtio_mem import VirtioMemSpec
+from harness.qemu.devices.virtio_pmem import VirtioPmemSpec
+from harness.qemu.spec import NodeSpec
 from harness.units import GIB, MIB
 
 CHANNELS = Channels(qmp=5, console=6, console_log=Path("/w/console.log"), variables=Path("/w/vars.fd"))
@@ -85,9 +88,9 @@ def test_dt_machine_with_everything() -> None:
         nodes=(NodeSpec(512 * MIB, (0, 1)), NodeSpec(0, (2, 3)), NodeSpec(512 * MIB)),
         root_ports=2,
         cold_devices=(
-            ColdDevice("dimm", "d0", GIB, node=1, slot=3, address=0x140000000, backend=(("merge", "off"),)),
-            ColdDevice("virtio-mem", "v0", 2 * GIB, block_size=4 * MIB, node=2),
-            ColdDevice("virtio-pmem", "p0", GIB, address=0x200000000),
+            DimmSpec("d0", GIB, node=1, slot=3, address=0x140000000, backend=(("merge", "off"),)),
+            VirtioMemSpec("v0", 2 * GIB, block_size=4 * MIB, node=2),
+            VirtioPmemSpec("p0", GIB, address=0x200000000),
         ),
         backend=(("prealloc", "on"),),
         paused=True,

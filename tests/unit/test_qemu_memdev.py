@@ -13,6 +13,10 @@ from qemu_peer import Peer, Refuse, machine
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QemuError, QmpRefused, UsageError
 from harness.qemu import memdev
+from harness.qemu.devices.device import parse_memory_devices
+from harness.qemu.devices.dimm import DimmSpec
+from harness.qemu.devices.virtio_mem import VirtioMemSpec
+from harness.qemu.devices.virtio_pmem import VirtioPmemSpec
 from harness.qemu.machine import Machine
 from harness.state import MemoryDevice
 from harness.units import GIB, MIB, AddrRange
@@ -60,7 +64,8 @@ def guest(peer: Peer, tmp_path: Path) -> Iterator[Machine]:
 
 
 def plug(guest: Machine, **options: Any) -> memdev.PlugOutcome:
-    return memdev.plug_dimm(guest, "dimm0", GIB, **({"deadline": Deadline(5)} | options))
+    deadline = options.pop("deadline", Deadline(5))
+    return memdev.plug(guest, DimmSpec("dimm0", GIB, **options), deadline=deadline)
 
 
 def unplug(guest: Machine, device: str = "dimm0", seconds: float = 5) -> memdev.UnplugOutcome:
@@ -85,7 +90,7 @@ def says(*events: tuple[Any, ...]) -> Any:
 
 def test_plug_confirmed(guest: Machine, peer: Peer) -> None:
     peer.answers["device_add"] = says(("other", 1, 1), ("dimm0", 3, 1), ("dimm0", 1, 0x80), ("dimm0", 1, 0))
-    outcome = plug(guest, node=1, slot=2, address=0x80000000, backend={"prealloc": True})
+    outcome = plug(guest, node=1, slot=2, address=0x80000000, backend=(("prealloc", True),))
     assert (outcome.kind, outcome.detail, len(outcome.events)) == ("done", "_OST status 0", 4)
     assert peer.commands[1:] == [
         (
@@ -143,7 +148,7 @@ def test_a_backend_waits_for_the_memory_of_its_namesake(
     assert plug(guest).kind == "done"
     assert told.count("info ramblock") == 3 and not lists
     # Nobody is called like that.
-    memdev.plug_dimm(guest, "dimm1", GIB, deadline=Deadline(0.2), await_guest=False)
+    memdev.plug(guest, DimmSpec("dimm1", GIB), deadline=Deadline(0.2), await_guest=False)
     assert told.count("info ramblock") == 3
     lists = [ramblocks("ram0", "", "")] * 100
     monkeypatch.setattr("harness.qemu.machine._FREED_SECONDS", 0.2)
@@ -172,9 +177,9 @@ def test_plug_where_nobody_can_answer(guest: Machine, peer: Peer, tmp_path: Path
 
 def test_plug_checks_first(guest: Machine, peer: Peer) -> None:
     with pytest.raises(UsageError, match="pc-dimm dimm0 of 1M is not a positive multiple of 2M"):
-        memdev.plug_dimm(guest, "dimm0", MIB, deadline=Deadline(5))
+        memdev.plug(guest, DimmSpec("dimm0", MIB), deadline=Deadline(5))
     with pytest.raises(UsageError, match="'a b' cannot be a device id"):
-        memdev.plug_dimm(guest, "a b", GIB, deadline=Deadline(5))
+        memdev.plug(guest, DimmSpec("a b", GIB), deadline=Deadline(5))
     assert [name for name, _ in peer.commands] == ["query-status", "query-status"]
 
 
@@ -283,20 +288,20 @@ def test_virtio_devices_take_the_first_free_port(guest: Machine, peer: Peer) -> 
         return [{"name": "child[0]" if arguments["path"] in taken else "hotplug-handler", "type": "x"}]
 
     peer.answers["qom-list"] = ports
-    outcome = memdev.plug_virtio_mem(guest, "vm1", GIB, requested=128 * MIB, deadline=Deadline(5))
+    outcome = memdev.plug(guest, VirtioMemSpec("vm1", GIB, requested=128 * MIB), deadline=Deadline(5))
     assert (outcome.kind, outcome.detail) == ("accepted", "plugged into rp1")
     device = {"driver": "virtio-mem-pci", "id": "vm1", "memdev": "mem-vm1", "requested-size": 128 * MIB, "bus": "rp1"}
     assert peer.commands[-1] == ("device_add", device)
-    memdev.plug_virtio_pmem(guest, "pm1", GIB, bus="rp3", address=GIB, deadline=Deadline(5))
+    memdev.plug(guest, VirtioPmemSpec("pm1", GIB, GIB, port="rp3"), deadline=Deadline(5))
     device = {"driver": "virtio-pmem-pci", "id": "pm1", "memdev": "mem-pm1", "memaddr": GIB, "bus": "rp3"}
     assert peer.commands[-1] == ("device_add", device)
     taken |= {f"/machine/peripheral/rp{number}/rp{number}" for number in range(4)}
     with pytest.raises(UsageError, match="all 4 root ports are taken"):
-        memdev.plug_virtio_pmem(guest, "pm2", GIB, deadline=Deadline(5))
+        memdev.plug(guest, VirtioPmemSpec("pm2", GIB), deadline=Deadline(5))
 
 
 def test_parse_memory_devices() -> None:
-    assert memdev.parse_memory_devices([PMEM, VMEM, DIMM]) == (
+    assert parse_memory_devices([PMEM, VMEM, DIMM]) == (
         MemoryDevice(
             "dimm0", "dimm", AddrRange.sized(0x80000000, GIB), GIB, GIB, None, None, 1, 2, "mem-dimm0"
         ),
@@ -309,6 +314,6 @@ def test_parse_memory_devices() -> None:
         ),
     )  # fmt: skip
     with pytest.raises(QemuError, match="unknown kind 'sgx-epc'"):
-        memdev.parse_memory_devices([{"type": "sgx-epc", "data": {}}])
+        parse_memory_devices([{"type": "sgx-epc", "data": {}}])
     with pytest.raises(QemuError, match="in an unknown way"):
-        memdev.parse_memory_devices([{"type": "dimm", "data": {}}])
+        parse_memory_devices([{"type": "dimm", "data": {}}])

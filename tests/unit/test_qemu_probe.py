@@ -9,8 +9,8 @@ from harness.arch import ARM64
 from harness.config.parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import QemuError
+from harness.qemu.devices.device import KINDS
 from harness.qemu.probe import (
-    KIND_DEVICES,
     QemuAbilities,
     able,
     missing,
@@ -19,7 +19,7 @@ from harness.qemu.probe import (
     probe,
 )
 
-ALL = needed_devices(KIND_DEVICES)
+ALL = needed_devices(KINDS)
 
 
 def abilities(types: frozenset[str], refusal: str | None = None) -> QemuAbilities:

@@ -10,7 +10,8 @@ import pytest
 from qemu_peer import spec
 
 from harness.errors import UsageError
-from harness.qemu.spec import ColdDevice, NodeSpec, check_device_id
+from harness.qemu.devices.device import KINDS, DeviceSpec
+from harness.qemu.spec import NodeSpec
 from harness.units import GIB, KIB, MIB
 
 
@@ -46,9 +47,12 @@ def test_impossible_machines(changes: dict[str, Any], message: str) -> None:
     assert message in caught.value.message
 
 
-def dimm(**changes: Any) -> ColdDevice:
-    given: dict[str, Any] = {"kind": "dimm", "id": "dimm0", "size": GIB}
-    return ColdDevice(**(given | changes))
+def device(kind: str, **changes: Any) -> DeviceSpec:
+    return KINDS[kind](**({"id": "dimm0", "size": GIB} | changes))
+
+
+def dimm(**changes: Any) -> DeviceSpec:
+    return device("dimm", **changes)
 
 
 @pytest.mark.parametrize(
@@ -61,20 +65,25 @@ def dimm(**changes: Any) -> ColdDevice:
         ([dimm(size=MIB)], "dimm dimm0 of 1M is not a positive multiple of 2M"),
         ([dimm(size=8 * GIB)], "boot memory and devices need 9G, the machine has room for 8G"),
         ([dimm(id=f"d{n}", size=2 * MIB) for n in range(5)], "5 DIMMs need 5 slots, the machine has 4"),
-        ([dimm(requested=GIB)], "dimm dimm0 has no requested or block size"),
         ([dimm(slot=4)], "dimm dimm0 is in slot 4, the machine has 4 slots"),
         ([dimm(node=1)], "dimm dimm0 is on node 1, which the machine has not"),
-        ([dimm(kind="virtio-mem", slot=1)], "virtio-mem dimm0 has no slot"),
-        ([dimm(kind="virtio-mem", requested=2 * GIB)], "virtio-mem dimm0 requests 2G of 1G"),
-        ([dimm(kind="virtio-pmem", node=0)], "virtio-pmem dimm0 has no node"),
-        ([dimm(kind="virtio-pmem", id=f"p{n}") for n in range(5)], "5 virtio devices need 5 root ports"),
+        ([device("virtio-mem", requested=2 * GIB)], "virtio-mem dimm0 requests 2G of 1G"),
+        ([device("virtio-pmem", id=f"p{n}") for n in range(5)], "5 virtio devices need 5 root ports"),
         ([dimm(backend=(("size", "1"),))], "backend option 'size' of dimm0 is set by the harness"),
     ],
 )
-def test_impossible_devices(devices: list[ColdDevice], message: str) -> None:
+def test_impossible_devices(devices: list[DeviceSpec], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         spec(cold_devices=tuple(devices))
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("dimm", {"requested": GIB}), ("virtio-mem", {"slot": 1}), ("virtio-pmem", {"node": 0})]
+)
+def test_what_a_kind_of_device_has_not_cannot_be_said_of_it(kind: str, what: dict[str, int]) -> None:
+    with pytest.raises(TypeError, match=next(iter(what))):
+        device(kind, **what)
 
 
 def test_files_and_backends() -> None:
@@ -93,4 +102,4 @@ def test_no_room_for_devices_is_a_machine_too() -> None:
 
 @pytest.mark.parametrize("name", ["dimm0", "vm-1", "a.b_c", "D"])
 def test_good_ids(name: str) -> None:
-    check_device_id(name)
+    dimm(id=name).check()

@@ -20,7 +20,8 @@ from harness.errors import ArtefactError, GuestError, QemuError, UnsupportedErro
 from harness.guest.console import Console
 from harness.parsers.dmesg import alarming
 from harness.progress import SilentProgress
-from harness.qemu.spec import ColdDevice, MachineSpec
+from harness.qemu.devices.dimm import DimmSpec
+from harness.qemu.spec import MachineSpec
 from harness.scenarios import start as starting
 from harness.scenarios import template as template_module
 from harness.scenarios.boot import BootedGuest, Parts, archives_of
@@ -89,7 +90,7 @@ def test_the_archives_of_a_root_are_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"cold_devices": (ColdDevice("dimm", "d0", 128 * MIB),)}, "memory devices from the start"),
+        ({"cold_devices": (DimmSpec("d0", 128 * MIB),)}, "memory devices from the start"),
         ({"backend": (("prealloc", "on"),)}, "boot memory has options"),
         ({"paused": True}, "not to run by itself"),
         ({}, None),

@@ -10,6 +10,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QmpRefused
 from harness.model.devices.dimm import PlugDimm
 from harness.qemu import memdev
+from harness.qemu.devices.dimm import DimmSpec
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.plan import DIMM, Plan, PlannedDevice, require_aligned
@@ -35,16 +36,8 @@ def plug_dimm(session: Session, args: DimmArgs, deadline: Deadline) -> Outcome:
     if isinstance(address, str):
         address = align_down(session.layout.machine.device_window().end - args.size, session.layout.block_size)
     try:
-        done = memdev.plug_dimm(
-            session.guest.machine,
-            args.id,
-            args.size,
-            deadline=deadline.at_most(session.options.settle),
-            node=args.node,
-            slot=args.slot,
-            address=address,
-            backend=backend(args.backing),
-        )
+        device = DimmSpec(args.id, args.size, address, backend(args.backing), args.node, args.slot)
+        done = memdev.plug(session.guest.machine, device, deadline=deadline.at_most(session.options.settle))
         outcome.note = done.detail
         if done.kind == "refused":
             outcome.refuse(done.detail)

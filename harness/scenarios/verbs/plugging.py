@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from harness.model.devices.device import BACKEND_ALIGNMENT
 from harness.model.devices.dimm import Dimm
 from harness.model.devices.pmem import Pmem
 from harness.qemu import memdev
+from harness.qemu.devices.device import BackendOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.blocks import follow_reonlined_blocks
@@ -29,10 +29,10 @@ from harness.units import GIB, MIB, format_size
 _PAGES = {f"hugetlb-{format_size(size)}": size for size in (2 * MIB, GIB)}
 
 
-def backend(backing: str | None) -> Mapping[str, object] | None:
-    """The properties of a memory-backend-memfd for ``backing``, one of ``config.cold.BACKINGS``."""
+def backend(backing: str | None) -> BackendOptions:
+    """The options of a memory backend for ``backing``, one of ``config.cold.BACKINGS``."""
     size = _PAGES.get(backing or "")
-    return None if size is None else {"hugetlb": True, "hugetlbsize": size}
+    return () if size is None else (("hugetlb", True), ("hugetlbsize", size))
 
 
 def alignment(backing: str | None) -> int:

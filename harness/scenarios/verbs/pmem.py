@@ -14,6 +14,7 @@ from harness.guest import pmem
 from harness.model.devices.pmem import Pmem, SetDaxState, SetPmemMode
 from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.qemu import memdev
+from harness.qemu.devices.virtio_pmem import VirtioPmemSpec
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.blocks import POLICIES
@@ -115,7 +116,8 @@ def pmem_of(session: Session, id: str) -> Pmem:
 def plug_pmem(session: Session, args: PmemArgs, deadline: Deadline) -> Outcome:
     """Hot-plug a virtio-pmem device; its raw namespace comes up by itself."""
     port = memdev.free_root_port(session.guest.machine, deadline=deadline)
-    done = memdev.plug_virtio_pmem(session.guest.machine, args.id, args.size, deadline=deadline, bus=port)
+    made = VirtioPmemSpec(args.id, args.size, port=port)
+    done = memdev.plug(session.guest.machine, made, deadline=deadline)
     power_up(session, args.id, deadline)
     session.apply(PlugVirtioPmem(args.id, args.size, port))
     device = pmem_of(session, args.id)

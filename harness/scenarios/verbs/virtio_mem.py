@@ -15,6 +15,7 @@ from harness.errors import QmpRefused, UsageError
 from harness.model.devices.virtio_mem import PlugVirtioMem, Resize, VirtioMem
 from harness.model.zones import MOVABLE
 from harness.qemu import memdev
+from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.blocks import await_size
@@ -73,17 +74,16 @@ def plug_virtio_mem(session: Session, args: VirtioMemArgs, deadline: Deadline) -
     """Hot-plug a virtio-mem device and wait for what it was asked to bring."""
     machine = session.guest.machine
     port = memdev.free_root_port(machine, deadline=deadline)
-    done = memdev.plug_virtio_mem(
-        machine,
+    device = VirtioMemSpec(
         args.id,
         args.max,
-        deadline=deadline,
+        backend=backend(args.backing),
+        port=port,
         requested=args.requested,
         block_size=args.block,
         node=args.node,
-        bus=port,
-        backend=backend(args.backing),
     )
+    done = memdev.plug(machine, device, deadline=deadline)
     power_up(session, args.id, deadline)
     block = memdev.memory_device(machine, args.id, deadline=deadline).block_size or 2 * MIB
     address = session.model.place(args.max, max(block, alignment(args.backing))).start

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What QEMU's memory devices have in common, and which there are."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
+
+from harness.config.arguments import id_problem
+from harness.errors import QemuError, UsageError
+from harness.state import MemoryDevice
+from harness.units import MIB, AddrRange, format_size
+
+#: options of a memory-backend-memfd beside id, size and share, in order: (("prealloc", True),)
+BackendOptions = tuple[tuple[str, bool | int | str], ...]
+
+#: every size of boot RAM and of devices is a multiple of this, the sub-section size (mmzone.h) and QEMU's TARGET_PAGE
+GRANULE = 2 * MIB
+
+_BACKEND_FIXED = {"id", "size", "share", "qom-type"}
+
+
+@dataclass(frozen=True)
+class DeviceSpec(abc.ABC):
+    """A memory device to be made, there at boot or plugged later. Sizes and address are bytes.
+
+    ``address`` None: QEMU chooses. ``backend`` are options of what its memory is made of.
+    """
+
+    #: what query-memory-devices calls it, and what everybody else does
+    kind: ClassVar[str]
+    name: ClassVar[str]
+    #: its QOM type, and the name of its property for ``address``
+    driver: ClassVar[str]
+    address_property: ClassVar[str] = "memaddr"
+    #: whether QEMU can save a machine that has it
+    migrates: ClassVar[bool] = True
+
+    id: str
+    size: int
+    address: int | None = None
+    backend: BackendOptions = ()
+
+    def properties(self) -> dict[str, int | str | None]:
+        """Its properties in the order of the command line, beside the address; None is left to QEMU."""
+        return {}
+
+    def object_add(self) -> dict[str, object]:
+        """QMP's object-add of its backend."""
+        memdev = backend_id(self.id)
+        return {
+            "qom-type": "memory-backend-memfd",
+            "id": memdev,
+            "size": self.size,
+            "share": True,
+            **dict(self.backend),
+        }
+
+    def device_add(self) -> dict[str, object]:
+        """QMP's device_add; the backend has to be there."""
+        given = {**self.properties(), self.address_property: self.address}
+        base = {"driver": self.driver, "id": self.id, "memdev": backend_id(self.id)}
+        return base | {name: value for name, value in given.items() if value is not None}
+
+    def check(self) -> None:
+        """Raise UsageError if no machine can have it."""
+        wrong = id_problem(self.id)
+        if wrong is not None:
+            raise UsageError(wrong[0], hint=wrong[1])
+        check_size(f"{self.name} {self.id}", self.size)
+        check_backend(self.id, self.backend)
+
+    def require(self, nodes: int, slots: int) -> None:
+        """Raise UsageError unless a machine with so many nodes and slots can have it."""
+        self.check()
+
+    def require_node(self, node: int | None, nodes: int) -> None:
+        if node is not None and not 0 <= node < nodes:
+            raise UsageError(f"{self.name} {self.id} is on node {node}, which the machine has not")
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> MemoryDevice:
+        """What ``data`` of its MemoryDeviceInfo says (QEMU qapi/machine.json); raises KeyError, TypeError."""
+        size = data["size"]
+        return MemoryDevice(
+            id=data.get("id", ""),
+            kind=cls.kind,
+            range=AddrRange.sized(data[cls.address_property], size),
+            size=size,
+            max_size=size,
+            requested_size=None,
+            block_size=None,
+            node=None,
+            slot=None,
+            backend=data["memdev"].removeprefix("/objects/"),
+        )
+
+    @classmethod
+    @abc.abstractmethod
+    def again(cls, known: MemoryDevice, port: str | None, backend: BackendOptions) -> Self:
+        """One that is as ``known`` is, in root port ``port`` if it is on PCI."""
+
+
+@dataclass(frozen=True)
+class PciDeviceSpec(DeviceSpec):
+    """A device on PCI; ``port`` None: the first root port that is free."""
+
+    port: str | None = None
+
+
+DeviceT = TypeVar("DeviceT", bound=DeviceSpec)
+
+#: every kind of memory device that is known, by what query-memory-devices calls it
+KINDS: dict[str, type[DeviceSpec]] = {}
+
+
+def known(kind: type[DeviceT]) -> type[DeviceT]:
+    """Class decorator of a device that QEMU can have."""
+    KINDS[kind.kind] = kind
+    return kind
+
+
+def parse_memory_devices(answer: Any) -> tuple[MemoryDevice, ...]:
+    """Flatten the answer of query-memory-devices (QEMU qapi/machine.json, MemoryDeviceInfo); raises QemuError."""
+    found = []
+    try:
+        for item in answer:
+            kind, data = item["type"], item["data"]
+            if kind not in KINDS:
+                raise QemuError(f"QEMU has a memory device of unknown kind {kind!r}: {data}")
+            found.append(KINDS[kind].parse(data))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise QemuError(f"QEMU describes its memory devices in an unknown way ({error!r}): {answer}") from error
+    return tuple(sorted(found, key=lambda device: device.range))
+
+
+def option_text(name: str, value: object) -> str:
+    """One property as the command line has it."""
+    if isinstance(value, bool):
+        value = "on" if value else "off"
+    elif isinstance(value, int) and name.endswith("addr"):
+        value = f"{value:#x}"
+    elif isinstance(value, int) and name.endswith("size"):
+        value = format_size(value)
+    return f"{name}={value}"
+
+
+def backend_id(device_id: str) -> str:
+    """Id of the memory backend that belongs to the device ``device_id``."""
+    return f"mem-{device_id}"
+
+
+def check_size(what: str, size: int) -> None:
+    """Raise UsageError unless ``size`` is a positive multiple of 2 MiB."""
+    if size <= 0 or size % GRANULE:
+        raise UsageError(
+            f"{what} of {format_size(size)} is not a positive multiple of {format_size(GRANULE)}",
+            hint="the kernel adds memory in units of at least 2M",
+        )
+
+
+def check_backend(what: str, options: BackendOptions) -> None:
+    """Raise UsageError for an option of ``what`` that is no one else's to set."""
+    for name, _ in options:
+        if name in _BACKEND_FIXED:
+            raise UsageError(f"backend option {name!r} of {what} is set by the harness")

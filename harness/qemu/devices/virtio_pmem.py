@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""virtio-pmem (QEMU hw/virtio/virtio-pmem.c)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from harness.qemu.devices.device import BackendOptions, PciDeviceSpec, known
+from harness.state import MemoryDevice
+
+
+@known
+@dataclass(frozen=True)
+class VirtioPmemSpec(PciDeviceSpec):
+    """A virtio-pmem device, which knows no NUMA node."""
+
+    kind: ClassVar[str] = "virtio-pmem"
+    name: ClassVar[str] = "virtio-pmem"
+    driver: ClassVar[str] = "virtio-pmem-pci"
+    migrates: ClassVar[bool] = False
+
+    def properties(self) -> dict[str, int | str | None]:
+        return {"bus": self.port}
+
+    @classmethod
+    def again(cls, known: MemoryDevice, port: str | None, backend: BackendOptions) -> Self:
+        return cls(known.id, known.size, known.range.start, backend, port)
