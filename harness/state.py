@@ -254,9 +254,9 @@ class SlabCache:
 class MemoryDevice:
     """One entry of QMP's query-memory-devices, flattened.
 
-    ``kind`` is dimm, virtio-mem or virtio-pmem; ``size`` the currently plugged size, ``max_size`` the whole region
-    (equal to ``size`` for dimm and virtio-pmem); ``requested_size`` and ``block_size`` are None except for virtio-mem.
-    ``slot`` is None except for dimm; ``node`` is None for virtio-pmem.
+    ``kind`` is its type there; ``size`` the currently plugged size, ``max_size`` the whole region. ``requested_size``
+    and ``block_size`` are of a device that grows and shrinks, None for others; ``slot`` is of DIMMs, ``node`` None
+    where QEMU knows none.
     """
 
     id: str

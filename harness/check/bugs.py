@@ -37,6 +37,7 @@ from harness.check.registry import CATALOGUE
 from harness.config.guest import DEFAULT_BOOT
 from harness.config.places import configs_dir
 from harness.config.yaml import Reader, Value, parse, read_text
+from harness.model.devices.device import KINDS
 from harness.release import Release, parse_release
 from harness.units import format_size
 
@@ -44,8 +45,6 @@ T = TypeVar("T")
 
 #: what the file is called, below the configs directory and in a bundle
 NAME = "known-bugs.yaml"
-#: memory devices, as ``state.MemoryDevice.kind`` has them
-DEVICES = ("dimm", "virtio-mem", "virtio-pmem")
 
 #: how a step can end because of a bug: dead is a kernel that dies of it
 ENDINGS = ("done", "refused", "failed", "qemu-refused", "dead")
@@ -362,8 +361,8 @@ def _read_sign(value: Value, verbs: Collection[str]) -> Sign:
         where=reader.take("where", _read_pattern, _ANYWHERE) if log else reader.take("where", _read_pattern),
         says=reader.take("says", _read_pattern, None),
         function=reader.take("function", Value.line_of_text, ""),
-        inside=reader.take("inside", lambda one: one.choice(DEVICES), ""),
-        below=reader.take("below", lambda one: one.choice(DEVICES), ""),
+        inside=reader.take("inside", lambda one: one.choice(sorted(KINDS)), ""),
+        below=reader.take("below", lambda one: one.choice(sorted(KINDS)), ""),
         memmap_of=reader.take("memmap-of", lambda one: one.choice(CATALOGUE), ""),
         within_memmap_of=reader.take("within-memmap-of", lambda one: one.choice(CATALOGUE), ""),
         shared_leaf=reader.take("shared-leaf", Value.boolean, False),

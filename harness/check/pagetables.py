@@ -166,8 +166,8 @@ def _inside(addresses: Sequence[int], place: AddrRange) -> Sequence[int]:
 
 
 def _memory(evidence: Evidence) -> tuple[AddrRange, ...]:
-    # Of virtio-mem's range only what its driver has added is memory.
-    devices = [device.range for device in evidence.expected.devices if device.kind != "virtio-mem"]
+    # Of a device that grows only what its driver has added is memory.
+    devices = [device.range for device in evidence.expected.devices if device.requested_size is None]
     return merge_ranges([*evidence.layout.machine.node_ranges(), *evidence.expected.hot, *devices])
 
 

@@ -10,7 +10,7 @@ import pytest
 from harness.config.cold import VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.errors import ConfigError, UsageError
-from harness.qemu.spec import check_device_id
+from harness.qemu.devices.dimm import DimmSpec
 from harness.scenarios.file import Scenario, known_scenarios, load_scenario, read_scenario
 from harness.scenarios.steps import Step, count_steps, flat
 from harness.scenarios.verbs.blocks import OnlineArgs
@@ -31,7 +31,7 @@ def read(tmp_path: Path, steps: str, head: str = HEAD) -> Scenario:
 )
 def test_ids_that_the_machine_takes_are_refused_by_both_rooms(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError):
-        check_device_id(name)
+        DimmSpec(name, GIB).check()
     with pytest.raises(
         ConfigError, match=r"s\.yaml:4: steps\[0\]\.plug-dimm\.id: device id .* is taken by the machine"
     ):

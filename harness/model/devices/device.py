@@ -20,6 +20,10 @@ from harness.units import MIB, AddrRange, align_up, format_size
 BACKEND_ALIGNMENT = 2 * MIB
 
 
+#: what query-memory-devices calls each kind of device that is known
+KINDS: set[str] = set()
+
+
 @dataclass
 class Device(abc.ABC):
     """One plugged memory device; ``range`` is its place in guest-physical memory.
@@ -31,6 +35,9 @@ class Device(abc.ABC):
 
     id: str
     range: AddrRange
+
+    def __init_subclass__(cls) -> None:
+        KINDS.update({cls.__dict__["kind"]} if "kind" in cls.__dict__ else ())
 
     def qmp(self) -> MemoryDevice:
         """Its entry in the answer of query-memory-devices."""
