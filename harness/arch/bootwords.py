@@ -19,36 +19,36 @@ class BootWords:
 
     @classmethod
     def of(cls, text: str) -> BootWords:
-        """The words of a command line up to ``--``, behind which they are init's (parse_args, kernel/params.c)."""
+        """The words of a command line up to ``--``; the rest belongs to init (parse_args, kernel/params.c)."""
         return cls(tuple(_split(text)))
 
     def values(self, name: str) -> tuple[str | None, ...]:
-        """What ``name`` was set to, in order; dashes and underscores are alike (parameq, kernel/params.c)."""
+        """The values of ``name``, in order; dashes and underscores are equivalent (parameq, kernel/params.c)."""
         wanted = _plain(name)
         return tuple(value for word, value in self.words if _plain(word) == wanted)
 
     def chosen(self, name: str, known: tuple[str, ...]) -> str | None:
-        """The last value of ``name`` that is one of ``known``: the kernel warns of any other and ignores it."""
+        """The last value of ``name`` that is one of ``known``: the kernel warns about any other and ignores it."""
         return next((value for value in reversed(self.values(name)) if value in known), None)
 
     def switch(self, name: str, default: bool | NotObserved, *, bare: bool | None = None) -> bool | NotObserved:
-        """What the last sound value of ``name`` says, ``default`` if there is none.
+        """The meaning of the last valid value of ``name``, ``default`` if there is none.
 
-        ``bare`` is what the name alone says: None if the kernel ignores it. Not observed for a value that only some
-        kernels take.
+        ``bare`` is the meaning of the name alone: None if the kernel ignores it. Not observed for a value that only
+        some kernels accept.
         """
         for value in reversed(self.values(name)):
             state = bare if value is None else _as_bool(value)
             if state is None and value is not None and value[:1].lower() in _RECENT:
                 return NotObserved(
-                    f"whether this kernel takes {name}={value[:40]} is unknown: v6.12 does not, v7.2 does"
+                    f"unknown whether this kernel accepts {name}={value[:40]}: v6.12 does not, v7.2 does"
                 )
             if state is not None:
                 return state
         return default
 
 
-#: first letters of enable and disable, which kstrtobool did not know in v6.12 and does in v7.2
+#: first letters of enable and disable, which kstrtobool accepts in v7.2, but not in v6.12
 _RECENT = ("e", "d")
 
 
@@ -57,7 +57,7 @@ def _plain(name: str) -> str:
 
 
 def _as_bool(text: str) -> bool | None:
-    """kstrtobool: the first letter tells, or the first two."""
+    """kstrtobool: the first letter decides, or the first two."""
     word = text.lower()
     if word[:1] in ("y", "t", "1") or word[:2] == "on":
         return True
@@ -65,7 +65,7 @@ def _as_bool(text: str) -> bool | None:
 
 
 def _split(text: str) -> Iterator[tuple[str, str | None]]:
-    """next_arg: a quote may open a word or stand in it, and spaces between two of them do not end it."""
+    """next_arg: a quote may open a word or be inside it, and spaces between two quotes do not end it."""
     rest = text.lstrip(_SPACES)
     while rest:
         word, rest = _first_word(rest)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one reader of a kernel's configuration."""
+"""Queries of a kernel's configuration."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 from harness.state import NotObserved
 
-NO_CONFIG = NotObserved("the kernel's configuration is unknown: it has no CONFIG_IKCONFIG_PROC, and no file tells it")
+NO_CONFIG = NotObserved(
+    "the kernel's configuration is unknown: it has no CONFIG_IKCONFIG_PROC, and no configuration file was found"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """How a kernel was configured: options by name without ``CONFIG_``, None if nothing tells.
+    """A kernel's configuration: options by name without ``CONFIG_``, None if unknown.
 
-    What is not observed here is never guessed: each question answers with the reason instead.
+    An unknown configuration is never guessed: each query returns NotObserved with the reason instead.
     """
 
     options: Mapping[str, str] | None
@@ -27,7 +29,7 @@ class Build:
         return any(self.options.get(name) == "y" for name in names)
 
     def value(self, name: str) -> str | NotObserved:
-        """What the option is set to, ``n`` if it is not."""
+        """The value of the option, ``n`` if it is not set."""
         return NO_CONFIG if self.options is None else self.options.get(name, "n")
 
     def lacking(self, names: tuple[str, ...]) -> tuple[str, ...] | NotObserved:
@@ -37,7 +39,7 @@ class Build:
         return tuple(name for name in names if self.options.get(name) not in ("y", "m"))
 
     def number(self, name: str) -> int | NotObserved | None:
-        """The number that the option is set to, None if it is not set; not observed for what is no number."""
+        """The numeric value of the option, None if it is not set; not observed if it is not a number."""
         if self.options is None:
             return NO_CONFIG
         text = self.options.get(name)
@@ -46,4 +48,4 @@ class Build:
         try:
             return int(text, 0)
         except ValueError:
-            return NotObserved(f"CONFIG_{name} is no number: {text[:40]!r}")
+            return NotObserved(f"CONFIG_{name} is not a number: {text[:40]!r}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What one booted kernel does: the only place that knows how kernels differ, and how each difference is probed.
+"""The behaviour of one booted kernel: the only place that knows how kernels differ, and how to probe each difference.
 
-A field is probed by what the kernel tells or shows: its configuration, vmcoreinfo note, command line, or files. The
-comment of a field says since when the rule holds; the version is for the reader, never for the code.
+A field is probed from the kernel's configuration, vmcoreinfo note, command line, or files. The comment of a field says
+since when its rule holds; the version is for the reader, never for the code.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from harness.state import KernelFacts, NotObserved
 from harness.units import AddrRange
 
 _TOP = 1 << 64
-#: the first line of /proc/pagetypeinfo (pagetypeinfo_show, mm/vmstat.c): the same from v2.6.24 on
+#: the first line of /proc/pagetypeinfo (pagetypeinfo_show, mm/vmstat.c): unchanged since v2.6.24
 PAGETYPEINFO = "/proc/pagetypeinfo"
-#: the state of hugetlb_optimize_vmemmap, from v5.19 on
+#: the state of hugetlb_optimize_vmemmap, since v5.19
 OPTIMIZE_HUGETLB = "/proc/sys/vm/hugetlb_optimize_vmemmap"
-#: what is asked of the files of a guest: their first line
+#: the guest files whose first line is read
 FILES = (PAGETYPEINFO, OPTIMIZE_HUGETLB)
 
 _SPLITS_LEAF = "splits a leaf entry in linear map"
@@ -31,30 +31,30 @@ _SPLITS_MAP = "Failed to split linear map"
 _BOOT_MEMORY = "Boot memory [%lx %lx] offlining attempted"
 _KASAN_REPORT = "BUG: KASAN: "
 _VMEMMAP_TAILS = "zone.vmemmap_tails"
-#: what is looked for in a kernel's image: texts, and members of structures
+#: evidence searched in a kernel's image: texts, and members of structures
 IMAGE_TEXTS = (_SPLITS_LEAF, _SPLITS_MAP, _BOOT_MEMORY, _KASAN_REPORT)
 IMAGE_MEMBERS = (_VMEMMAP_TAILS,)
 
 
 @dataclass(frozen=True, slots=True)
 class KernelFeatures:
-    """What this kernel does. A field that could not be probed is NotObserved with the reason, never a guess.
+    """The behaviour of this kernel. A field that could not be probed is NotObserved with the reason, never a guess.
 
-    ``build`` and ``words`` are what most probes read: its configuration and its command line.
+    ``build`` and ``words`` are its configuration and its command line, which most probes read.
     """
 
     build: Build
     words: BootWords
 
     #: Pages of the buddy allocator's largest block, as a power of two: LENGTH(zone.free_area) less one. The option
-    #: ARCH_FORCE_MAX_ORDER does not tell it: it was exclusive up to v6.3 (23baf831a32c, v6.4).
+    #: ARCH_FORCE_MAX_ORDER is not reliable: it was exclusive up to v6.3 (23baf831a32c, v6.4).
     max_order: int | NotObserved
     #: Pages of a pageblock, as a power of two, as /proc/pagetypeinfo says. Without huge pages it is the largest block;
     #: transparent ones count since v6.11; since v6.17 CONFIG_PAGE_BLOCK_MAX_ORDER is a limit (e13e7922d034).
     pageblock_order: int | NotObserved
     #: True if pmem is mapped write-back (ARCH_MEMREMAP_PMEM, include/linux/io.h): arm64 with ARM64_PMEM, since v4.14.
     pmem_api: bool | NotObserved
-    #: True if the kernel remembers which nodes firmware told it of (mm/numa_memblks.c since v6.12, else phys_to_node).
+    #: True if the kernel remembers the nodes described by firmware (mm/numa_memblks.c since v6.12, else phys_to_node).
     keeps_meminfo: bool | NotObserved
     #: True if struct pages of device-dax compound pages are folded (4917f55b4ef9, v5.19): by an option of its own since
     #: v6.5 (0b6f15824cc7, vmemmap_can_optimize in include/linux/mm.h), which riscv64 selects since v6.11, arm64 never;
@@ -67,7 +67,7 @@ class KernelFeatures:
     folds_hugetlb: bool | NotObserved
     #: True if free pages become inaccessible: debug_pagealloc, built in and on.
     debug_pagealloc: bool | NotObserved
-    #: True if single pages of the linear map become inaccessible while nothing happens: KFENCE or debug_pagealloc.
+    #: True if single pages of the linear map become inaccessible at any time: KFENCE or debug_pagealloc.
     hides_pages: bool | NotObserved
     #: True if the kernel's own image may be writable and executable: no STRICT_KERNEL_RWX, or rodata=off.
     lax_image: bool | NotObserved
@@ -75,12 +75,12 @@ class KernelFeatures:
     pointer_tag: int | NotObserved
     #: KASAN's shadow memory, None without it.
     shadow: AddrRange | NotObserved | None
-    #: True if BPF code may be compiled that nobody asked for: all of it, or programs besides socket filters.
+    #: True if BPF code may be compiled unasked: all of it, or programs besides socket filters.
     unasked_jit: bool | NotObserved
     #: True if modules can come and go.
     modules: bool | NotObserved
-    #: True if a block stays online where a leaf of the linear map or of vmemmap reaches beyond it: the kernel has the
-    #: text of its refusal (can_unmap_without_split, arch/arm64/mm/mmu.c; 95a58852b0e5, not in v6.12, in v7.2).
+    #: True if a block stays online if a leaf of the linear map or of vmemmap reaches beyond it: the kernel has the text
+    #: of its refusal (can_unmap_without_split, arch/arm64/mm/mmu.c; 95a58852b0e5, not in v6.12, in v7.2).
     keeps_spanned_blocks: bool | NotObserved
     #: True if the linear map's larger leaves are split while the kernel runs, where the permissions of single pages
     #: change: riscv64 (split_linear_mapping, 311cd2f6e253, v6.7), and arm64 on CPUs with BBML3, whose RAM is mapped by
@@ -91,7 +91,7 @@ class KernelFeatures:
     #: True if folded struct pages of huge pages lead to one page for each zone and order, not to the huge page's own
     #: first one: struct zone has a place for it (vmemmap_get_tail, mm/hugetlb_vmemmap.c, not in v6.12, in v7.2).
     shares_tails: bool | NotObserved
-    #: True if PCIe slots are powered by pciehp; without it nobody notices what is plugged.
+    #: True if PCIe slots are powered by pciehp; without it the guest does not notice plugged devices.
     pciehp: bool | NotObserved
 
 
@@ -132,7 +132,7 @@ def features_of(facts: KernelFacts) -> KernelFeatures:
 
 
 def _all(*answers: bool | NotObserved) -> bool | NotObserved:
-    """True if all are; what is not known does not matter beside one that is False."""
+    """True if all are true; False if any is False, whatever else is unknown."""
     if any(answer is False for answer in answers):
         return False
     return next((answer for answer in answers if isinstance(answer, NotObserved)), True)
@@ -142,7 +142,7 @@ def _in_image(facts: KernelFacts, mark: str) -> bool | NotObserved:
     if isinstance(facts.image, NotObserved):
         return facts.image
     if mark not in facts.image:
-        return NotObserved(f"the kernel's image has no BTF (CONFIG_DEBUG_INFO_BTF) that tells of {mark}")
+        return NotObserved(f"the kernel's image has no BTF (CONFIG_DEBUG_INFO_BTF) for {mark}")
     return facts.image[mark]
 
 
@@ -151,7 +151,7 @@ def _max_order(facts: KernelFacts) -> int | NotObserved:
         return facts.vmcoreinfo
     length = facts.vmcoreinfo.get("LENGTH(zone.free_area)", "")
     if not length.isdecimal() or not 1 <= int(length) <= 32:
-        return NotObserved("the kernel's vmcoreinfo tells no sound LENGTH(zone.free_area)")
+        return NotObserved("the kernel's vmcoreinfo has no plausible LENGTH(zone.free_area)")
     return int(length) - 1
 
 
@@ -178,19 +178,19 @@ def _folds_dax(facts: KernelFacts, build: Build) -> bool | NotObserved:
     own, split, folds = build.has("ARCH_WANT_OPTIMIZE_DAX_VMEMMAP"), _since(facts, (6, 5)), _since(facts, (5, 19))
     if own is not False:
         return own
-    # An option that nobody can be asked for is in no .config unless it is on.
+    # An option without a prompt is only in a .config if it is on.
     if split is not False or folds is not True:
         return folds if isinstance(split, NotObserved) else False
     if _since(facts, (6, 3)):
-        return NotObserved(f"nobody looked at device-dax memmap of {facts.release}")
+        return NotObserved(f"the device-dax memmap of {facts.release} is unknown")
     return build.has("SPARSEMEM_VMEMMAP")
 
 
 def _since(facts: KernelFacts, branch: tuple[int, int]) -> bool | NotObserved:
-    """Whether the kernel is of ``branch`` or later: for what leaves no mark in its configuration, image or files."""
+    """Whether the kernel is ``branch`` or later: for behaviour without a trace in configuration, image or files."""
     release = parse_release(facts.release)
     if release is None:
-        return NotObserved(f"{facts.release!r} is no version that memhp knows how to compare")
+        return NotObserved(f"{facts.release!r} is not a version that memhp can compare")
     return release.branch >= branch
 
 
@@ -199,11 +199,11 @@ def _folds_hugetlb(facts: KernelFacts, build: Build, words: BootWords) -> bool |
     if told in ("0", "1"):
         return told == "1"
     if PAGETYPEINFO in facts.files:
-        # The files were read, and this one is not among them: it is there if any size of huge pages can be folded.
+        # The files were read, and this one is missing: it exists if any size of huge pages can be folded.
         return False
     default = build.has("HUGETLB_PAGE_OPTIMIZE_VMEMMAP_DEFAULT_ON")
-    # A plain module parameter up to v6.13 or so, which its bare name turns on, and an early one later, which it does
-    # not: where that matters the file tells.
+    # Up to about v6.13 a plain module parameter, which its bare name turns on; later an early one, which it does not:
+    # where that matters, the file decides.
     wanted = words.switch("hugetlb_free_vmemmap", default, bare=True)
     return _all(build.has("HUGETLB_PAGE_OPTIMIZE_VMEMMAP"), wanted)
 
@@ -219,7 +219,7 @@ def _lax_image(build: Build, words: BootWords) -> bool | NotObserved:
     strict = build.has("STRICT_KERNEL_RWX")
     if strict is False:
         return True
-    # What some kernels do not know leaves everything as it was before that word.
+    # A kernel ignores a word that it does not know.
     state = words.chosen("rodata", ("on", "off", "full", "noalias"))
     return state == "off" if state is not None else (strict if isinstance(strict, NotObserved) else False)
 

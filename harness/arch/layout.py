@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where a booted kernel keeps its linear map and vmemmap, from its own vmcoreinfo note."""
+"""A booted kernel's linear map and vmemmap, from its own vmcoreinfo note."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class KernelLayout:
 
     ``linear_start`` is the virtual address of physical address ``phys_offset`` (which may be negative); ``vmemmap`` the
     virtual address of the struct page of pfn 0 (which may lie below the mapped area); ``struct_page_size`` is bytes.
-    ``leaf_levels`` are the levels at which RAM can be mapped: no level that the paging mode folds.
-    ``vmemmap_granule`` is the least that populating vmemmap for part of a section maps: a page, or a whole PMD entry.
+    ``leaf_levels`` are the levels at which RAM can be mapped, without folded levels.
+    ``vmemmap_granule`` is the smallest size that populating vmemmap for part of a section maps: a page, or a PMD entry.
     ``linear_window`` and ``vmemmap_window`` are the virtual ranges set aside for the two, most of them not mapped:
     KASAN's shadow is no part of either.
     """
@@ -72,7 +72,7 @@ _VA_BITS_MIN = {16 * KIB: 47}
 def arm64_page_end(note: Mapping[str, str], shadow: AddrRange | None) -> int:
     """PAGE_END, arch/arm64/include/asm/memory.h (v6.1 to v7.3): where KASAN's ``shadow`` begins, None without it.
 
-    Without it, what 52-bit kernels share with lesser hardware ends there. Raises KeyError.
+    Without it, the part that 52-bit kernels share with lesser hardware ends there. Raises KeyError.
     """
     least = min(int(note["NUMBER(VA_BITS)"]), _VA_BITS_MIN.get(int(note["PAGESIZE"]), 48))
     return shadow.start if shadow is not None else _TOP - (1 << least - 1)
@@ -90,7 +90,7 @@ def arm64_layout(note: Mapping[str, str], shadow: AddrRange | None) -> KernelLay
     if "SYMBOL(vmemmap)" in note:
         vmemmap = int(note["SYMBOL(vmemmap)"], 16)
     else:
-        # vmemmap, arch/arm64/include/asm/pgtable.h; the note tells it as of v6.9
+        # vmemmap, arch/arm64/include/asm/pgtable.h; in the note since v6.9
         vmemmap = window.start - offset // page_size * page
     return KernelLayout(
         linear_start=start,
@@ -102,7 +102,7 @@ def arm64_layout(note: Mapping[str, str], shadow: AddrRange | None) -> KernelLay
         # vmemmap_populate, arch/arm64/mm/mmu.c (v6.12): by pages where a section is partial
         vmemmap_granule=page_size,
         linear_window=AddrRange(start, arm64_page_end(note, shadow)),
-        # The same kernel keeps its vmalloc area in the lower part of what 52 bits would use for vmemmap.
+        # The same kernel places its vmalloc area in the lower part of the vmemmap range for 52 bits.
         vmemmap_window=AddrRange(max(window.start, int(note["NUMBER(VMALLOC_END)"], 0)), window.end),
     )
 

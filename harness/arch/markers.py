@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The markers of /sys/kernel/debug/kernel_page_tables: what the regions are called, and where they begin.
+"""The markers of /sys/kernel/debug/kernel_page_tables: names and start addresses of the regions.
 
-address_markers of arch/{arm64,riscv}/mm/ptdump.c, filled in from what the kernel tells of itself (its vmcoreinfo note)
-and from what its headers compute from that (v6.12).
+address_markers of arch/{arm64,riscv}/mm/ptdump.c, computed from the kernel's vmcoreinfo note as in its headers (v6.12).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Config = Mapping[str, str] | None
 
 @dataclass(frozen=True, slots=True)
 class MarkerSet:
-    """The markers of one boot in the order in which the kernel has them, which is that of their addresses.
+    """The markers of one boot in the kernel's order, which is that of their addresses.
 
     ``start`` is the virtual address from which ptdump walks. ``left_out`` has a sentence for each marker that cannot
     be computed exactly.
@@ -37,7 +36,7 @@ class MarkerSet:
 
 
 def markers(arch: str | ArchSpec, note: Mapping[str, str], config: Config) -> tuple[tuple[int, str], ...]:
-    """The (address, name) of every marker that is known; see ``marker_set``."""
+    """The (address, name) of every known marker; see ``marker_set``."""
     return marker_set(arch, note, config).markers
 
 
@@ -46,10 +45,10 @@ def marker_set(
 ) -> MarkerSet:
     """The markers of the boot whose vmcoreinfo is ``note``, of a kernel with ``config`` (None if that is not known).
 
-    ``told`` are the markers that the guest's own dump shows, None without one: how large arm64's fixmap is depends on
-    the kernel's options and its age, and nothing else tells.
+    ``told`` are the markers in the guest's own dump, None without one: the size of arm64's fixmap depends on the
+    kernel's options and version, and has no other source.
 
-    Raises KeyError for a key that the note lacks, ValueError for an architecture or values that are not known.
+    Raises KeyError for a key that the note lacks, ValueError for an unknown architecture or unknown values.
     """
     name = arch if isinstance(arch, str) else arch.name
     if name not in _LAYOUTS:
@@ -57,7 +56,7 @@ def marker_set(
     found = _LAYOUTS[name](note, config, told or {})
     for (lower, before), (upper, after) in itertools.pairwise(found.markers):
         if not 0 <= lower <= upper < _TOP:
-            raise ValueError(f"the marker {before!r} at {lower:#x} does not lie below {after!r} at {upper:#x}")
+            raise ValueError(f"the marker {before!r} at {lower:#x} is not below {after!r} at {upper:#x}")
     return found
 
 
@@ -75,7 +74,7 @@ def _shadow_markers(shadow: AddrRange | None) -> list[tuple[int, str]]:
     return [] if shadow is None else [(shadow.start, "Kasan shadow start"), (shadow.end, "Kasan shadow end")]
 
 
-_NO_FIXMAP = "the place of 'Fixmap start': the guest has no dump of its own that tells"
+_NO_FIXMAP = "the address of 'Fixmap start': only a dump by the guest shows it, and there is none"
 
 
 def _arm64(note: Mapping[str, str], config: Config, told: Mapping[str, int]) -> MarkerSet:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The paging modes that a guest can be given, and what it takes to get there: a CPU, a kernel of another flavour."""
+"""The paging modes of guests, and how to get each: a CPU model, a kernel of another flavour."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from harness.units import KIB
 class PagingChoice:
     """``va_bits`` is how many bits of virtual addresses the kernel uses there.
 
-    ``flavour`` is the flavour of the purpose-built kernel with these pages (None: the plain one has them), ``cpu``
-    QEMU's ``-cpu`` that leads there (None: the architecture's own).
+    ``flavour`` is the flavour of the purpose-built kernel with this page size (None: the plain kernel), ``cpu`` the
+    argument of QEMU's ``-cpu`` for it (None: the architecture's default).
     """
 
     name: str
@@ -30,7 +30,7 @@ class PagingChoice:
 _WITHOUT_LPA2 = "max,pauth-impdef=on,lpa2=off"
 _WITHOUT_LVA = "neoverse-n1"
 
-#: architecture -> its paging modes by name, the one that a guest comes up in by itself first
+#: architecture -> its paging modes by name, the default first
 PAGING_CHOICES: Mapping[str, Mapping[str, PagingChoice]] = {
     arch: {choice.name: choice for choice in choices}
     for arch, choices in {
@@ -52,7 +52,7 @@ PAGING_CHOICES: Mapping[str, Mapping[str, PagingChoice]] = {
 }
 
 #: architecture -> bits of virtual addresses that a booted kernel uses, from its vmcoreinfo note; raises KeyError,
-#: ValueError. arm64's VA_BITS is what it was built for, T1SZ what the CPU let it have; riscv64's VA_BITS is that of the
+#: ValueError. arm64's VA_BITS is the configured size, T1SZ the size in use; riscv64's VA_BITS is that of the
 #: mode in satp (arch/*/kernel/vmcore_info.c).
 VA_BITS: Mapping[str, Callable[[Mapping[str, str]], int]] = {
     "arm64": lambda note: 64 - int(note["NUMBER(TCR_EL1_T1SZ)"], 0),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The shape of a kernel's page tables during one boot: where they begin, and what their entries say."""
+"""The format of a kernel's page tables during one boot: their root, their levels, and their entries."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class EntryRule:
 class TableLevel:
     """One level of tables.
 
-    ``name`` is the kernel's name of the table, ``leaf_name`` what ptdump calls a mapping that stands in it (different
-    only where a level is folded). An entry spans ``1 << shift`` bytes; a table has ``entries`` of them. ``leaves`` is
+    ``name`` is the kernel's name of the table, ``leaf_name`` ptdump's name for a mapping in it (different only for a
+    folded level). An entry spans ``1 << shift`` bytes; a table has ``entries`` of them. ``leaves`` is
     True if an entry may be a mapping. ``group`` is how many entries share one contiguous hint, 0 where none can.
-    ``leaf_rules`` and ``table_rules`` say what is wrong with an entry that is a mapping, or leads to a table.
+    ``leaf_rules`` and ``table_rules`` are the rules for entries that are mappings, or point to tables.
     """
 
     name: str
@@ -46,12 +46,12 @@ class TableLevel:
 
     @property
     def entry_span(self) -> int:
-        """Bytes of virtual addresses behind one entry."""
+        """Bytes of virtual addresses that one entry spans."""
         return 1 << self.shift
 
     @property
     def table_span(self) -> int:
-        """Bytes of virtual addresses behind a whole table."""
+        """Bytes of virtual addresses that a whole table spans."""
         return self.entries << self.shift
 
     @property
@@ -68,9 +68,9 @@ class TableFormat:
     address of its first entry; with ``both_halves`` its second half is that of the sign-extended addresses
     (``va_bits`` wide).
 
-    Above the PTEs an entry leads to a table if ``entry & table[0] == table[1]``; it is a mapping if it does not and
-    has a bit of ``leaf``. A PTE is a mapping if it has a bit of ``attributes``, which are the bits that ptdump tells
-    apart. ``valid`` is the bit without which hardware ignores an entry. The physical address is put together from
+    Above the PTEs an entry points to a table if ``entry & table[0] == table[1]``; otherwise it is a mapping if it has a
+    bit of ``leaf``. A PTE is a mapping if it has a bit of ``attributes``, which are the bits that ptdump distinguishes.
+    ``valid`` is the bit without which hardware ignores an entry. The physical address is composed from
     ``address``, pairs of a mask and how far to shift the bits below it to the left. ``contiguous`` marks the members
     of a group; with ``napot`` they are all the same word, otherwise they count up; hardware lets them differ in
     ``group_ignores``. ``words`` gives the attributes of an entry as ptdump words them; ptdump begins at virtual
@@ -103,23 +103,23 @@ class TableFormat:
         return total
 
     def step(self, level: TableLevel) -> int:
-        """What an entry of ``level`` grows by from one mapping to the next one in physical memory."""
+        """The difference between entries of ``level`` for two mappings adjacent in physical memory."""
         return level.entry_span >> self.address[0][1]
 
 
 def level_names(count: int) -> tuple[str, ...]:
-    """The names of ``count`` levels: the root is the PGD, what is folded lies next to it."""
+    """The names of ``count`` levels: the root is the PGD, the folded levels are next to it."""
     return LEVEL_NAMES[:1] + LEVEL_NAMES[len(LEVEL_NAMES) - count + 1 :]
 
 
 def coalesce(
     mappings: Iterable[HostMapping], tables: TableFormat, markers: Sequence[tuple[int, str]]
 ) -> Iterator[Mapping]:
-    """Join runs the way ptdump does: neighbours of one level and one set of attributes, wherever they lead.
+    """Join runs as ptdump does: neighbours with the same level and attributes, whatever their physical addresses.
 
     ``mappings`` are in address order, ``markers`` the sorted addresses and names of the regions. A run ends at the
-    first entry that begins at or behind a marker (note_page, arch/{arm64,riscv}/mm/ptdump.c, v6.12). What lies below
-    the first marker belongs to it, what lies below ptdump's own start is left out.
+    first entry that begins at or behind a marker (note_page, arch/{arm64,riscv}/mm/ptdump.c, v6.12). Runs below the
+    first marker belong to it, runs below ptdump's own start are omitted.
     """
     spans = {level.leaf_name: level.entry_span for level in tables.levels}
     markers = markers or [(tables.dump_start, "")]

@@ -13,13 +13,13 @@ _VALID, _TABLE_BIT, _USER = 1 << 0, 1 << 1, 1 << 6
 _RDONLY, _SHARED, _AF, _NG = 1 << 7, 3 << 8, 1 << 10, 1 << 11
 _GP, _CONT, _PXN, _UXN = 1 << 50, 1 << 52, 1 << 53, 1 << 54
 _INDEX_SHIFT, _INDEX = 2, 7 << 2
-#: for software alone: dirty, special, devmap, userfaultfd and bit 63 (PTE_SWBITS_MASK)
+#: software bits: dirty, special, devmap, userfaultfd and bit 63 (PTE_SWBITS_MASK)
 _SOFTWARE = 1 << 63 | 0xF << 55
 
-#: PTE_PRESENT_INVALID has the place of nG (v6.12): what is not valid is a mapping with it alone
+#: PTE_PRESENT_INVALID is the bit of nG (v6.12): an invalid entry is only a mapping with this bit
 _PRESENT = _VALID | _NG
 
-#: ptdump's columns: mask, word if all of it is set, word if not
+#: ptdump's columns: mask, word if all its bits are set, word if not
 _COLUMNS = (
     (_VALID, "", "F"),
     (_USER, "USR", ""),
@@ -54,8 +54,8 @@ def arm64_words(entry: int) -> tuple[str, ...]:
 def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
     """init_mm's tables of the boot whose vmcoreinfo is ``note``.
 
-    A kernel for 52-bit addresses falls back to 48 (47 with 16K pages) on hardware that has less; TCR_EL1_T1SZ tells.
-    Where that takes a level away, the root is used as a table of the next level (early_map_kernel,
+    A kernel for 52-bit addresses falls back to 48 (47 with 16K pages) on hardware with fewer; TCR_EL1_T1SZ shows it.
+    If that removes a level, the root is used as a table of the next level (early_map_kernel,
     arch/arm64/kernel/pi/map_kernel.c, v6.9 on), otherwise only its last entries are used. 4K and 16K pages with 52-bit
     addresses imply LPA2 descriptors (ARM64_LPA2, arch/arm64/Kconfig), 64K pages with 52-bit physical addresses LPA's.
 
@@ -63,7 +63,7 @@ def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
     """
     shift = page_size.bit_length() - 1
     if page_size not in (1 << 12, 1 << 14, 1 << 16):
-        raise ValueError(f"arm64 has no pages of {page_size} bytes")
+        raise ValueError(f"invalid page size for arm64: {page_size} bytes")
     configured = int(note["NUMBER(VA_BITS)"])
     used = 64 - int(note["NUMBER(TCR_EL1_T1SZ)"], 0) if "NUMBER(TCR_EL1_T1SZ)" in note else configured
     if not 36 <= used <= configured <= 52:
@@ -72,12 +72,12 @@ def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
     bits = used if count != _level_count(configured, shift) else configured
     large = int(note["NUMBER(MAX_PHYSMEM_BITS)"]) > 48
     address, reserved = _address(shift, lpa=large and shift == 16, lpa2=used > 48 and shift < 16)
-    # ptdump begins with the addresses in use then, and calls a block in a folded PMD by that name.
+    # ptdump then begins with the addresses in use, and names a block in a folded PMD a PMD.
     recent = has_regions_above_vmemmap(note)
     root = int(note["SYMBOL(swapper_pg_dir)"], 16) - int(note["NUMBER(kimage_voffset)"], 0)
     entries = 1 << bits - (shift + (count - 1) * (shift - 3))
     if not 0 <= root < 1 << 52 or root % (entries * ENTRY_SIZE):
-        raise ValueError(f"the kernel's root table cannot be at physical {root:#x}")
+        raise ValueError(f"invalid physical address of the kernel's root table: {root:#x}")
     return TableFormat(
         page_size=page_size,
         root=root,
@@ -104,7 +104,7 @@ def _level_count(bits: int, page_shift: int) -> int:
 
 
 def _address(shift: int, *, lpa: bool, lpa2: bool) -> tuple[tuple[tuple[int, int], ...], int]:
-    """Where the physical address stands in an entry, and the bits that must be zero."""
+    """The position of the physical address in an entry, and the bits that must be zero."""
     below_page = (1 << shift) - (1 << 12)
     if lpa2:
         return (((1 << 50) - (1 << shift), 0), (3 << 8, 42)), below_page
@@ -119,7 +119,7 @@ def _levels(count: int, shift: int, root_entries: int, reserved: int, *, pmd_is_
     for depth, name in enumerate(level_names(count)):
         number = 4 - count + depth
         span = shift + (3 - number) * (shift - 3)
-        # Level 1 is the PUD's even where that is folded into the PGD; blocks there take 4K pages (pud_sect_supported).
+        # Level 1 is the PUD even if it is folded into the PGD; blocks there need 4K pages (pud_sect_supported).
         leaves = number >= 2 or (number == 1 and shift == 12)
         own = {3: "PTE", 2: "PMD", 1: "PUD"}.get(number, name)
         levels.append(
@@ -138,7 +138,7 @@ def _levels(count: int, shift: int, root_entries: int, reserved: int, *, pmd_is_
 
 
 def _leaf_rules(number: int, shift: int, span: int, reserved: int) -> tuple[EntryRule, ...]:
-    free = "a memory type that the kernel has not"
+    free = "a memory type that the kernel does not use"
     rules = [
         EntryRule(reserved, None, "reserved bits are set"),
         EntryRule(_USER, None, "user mode has access"),

@@ -21,7 +21,7 @@ _LEAF = _R | _W | _X
 #: Svpbmt's memory types as ptdump prints them
 _MEMORY_TYPES = ("", "MT(NC)", "MT(IO)", "MT(??)")
 _COLUMNS = ((_D, "D"), (_A, "A"), (_G, "G"), (_U, "U"), (_X, "X"), (_W, "W"), (_R, "R"), (_V, "V"))
-#: entries in a group of 64 KiB, the only size that Svnapot has
+#: entries in a group of 64 KiB, the only size of Svnapot
 _NAPOT_ENTRIES = 16
 
 
@@ -40,18 +40,18 @@ def riscv64_words(entry: int) -> tuple[str, ...]:
 def riscv64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
     """init_mm's tables of the boot whose vmcoreinfo is ``note``.
 
-    VA_BITS is that of the mode in satp: 39, 48 or 57. The root lies in the kernel's image, whose place v6.3 and
-    later tell as va_kernel_pa_offset; an XIP kernel does not. T-Head's own memory types, in bits 59 to 63, are not
-    known here. Raises KeyError if the note lacks a key, ValueError for values that no kernel has.
+    VA_BITS is that of the mode in satp: 39, 48 or 57. The root lies in the kernel's image, whose address is in
+    va_kernel_pa_offset since v6.3, except for XIP kernels. T-Head's own memory types, in bits 59 to 63, are not
+    supported. Raises KeyError if the note lacks a key, ValueError for values that no kernel has.
     """
     if page_size != 1 << _PAGE_SHIFT:
-        raise ValueError(f"riscv64 has no pages of {page_size} bytes")
+        raise ValueError(f"invalid page size for riscv64: {page_size} bytes")
     bits = int(note["NUMBER(VA_BITS)"])
     if bits not in (39, 48, 57):
         raise ValueError(f"riscv64 has no paging mode of {bits} bits")
     root = (int(note["SYMBOL(swapper_pg_dir)"], 16) - int(note["NUMBER(va_kernel_pa_offset)"], 0)) % _TOP
     if root >= 1 << 56 or root % page_size:
-        raise ValueError(f"the kernel's root table cannot be at physical {root:#x}")
+        raise ValueError(f"invalid physical address of the kernel's root table: {root:#x}")
     return TableFormat(
         page_size=page_size,
         root=root,
@@ -106,7 +106,7 @@ def _leaf_rules(shift: int) -> tuple[EntryRule, ...]:
         ]
         return tuple(rules)
     rules.append(EntryRule(_V | _LEAF, _V, "not the entry of a page"))
-    # Svnapot: the lowest four bits of the page number say 64 KiB, and nothing else is defined.
+    # Svnapot: the lowest four bits of the page number encode 64 KiB; no other size is defined.
     rules += [EntryRule(_N | 1 << bit, _N | 1 << bit, _NO_GROUP) for bit in range(_PFN_SHIFT, _PFN_SHIFT + 3)]
     rules.append(EntryRule(_N | 8 << _PFN_SHIFT, _N, _NO_GROUP))
     return tuple(rules)

@@ -46,6 +46,6 @@ RISCV64 = ArchSpec(
     device_page_words={},
     executable_word="X",
     # ACPI's acpi_scan_clear_dep_fn (drivers/acpi/scan.c) and pci_sysfs_init (drivers/pci/pci-sysfs.c, both v6.12) both
-    # create the files of a PCI device's BARs, and either may win.
+    # create the files of a PCI device's BARs, and either may come first.
     boot_race=r"cannot create duplicate filename '/devices/pci[0-9a-f:./]+/resource[0-5](?:_wc)?'",
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an architecture is, as far as memory hotplug can tell."""
+"""The properties of an architecture that matter to memory hotplug."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class ArchSpec:
     name: str
     #: the suffix of qemu-system-*
     qemu_target: str
-    #: ``-machine`` without options that depend on the guest
+    #: ``-machine`` without guest-specific options
     machine: str
-    #: options of ``-machine`` that every guest gets
+    #: options of ``-machine`` for every guest
     machine_options: tuple[str, ...]
     #: ``-cpu``
     cpu: str
@@ -67,13 +67,13 @@ class ArchSpec:
     firmware_code: str
     firmware_vars: str
     flash_size: int
-    #: (package, file inside it) of what runs before the kernel or the flash, None where nothing does
+    #: (package, file inside it) of the firmware that runs before the kernel or the flash, None if there is none
     bios: tuple[str, str] | None
     #: a boot's virtual layout, from its vmcoreinfo note and the place of KASAN's shadow; raises KeyError, ValueError
     kernel_layout: Callable[[Mapping[str, str], AddrRange | None], KernelLayout]
     #: init_mm's page tables in one boot, from its vmcoreinfo note and page size; raises KeyError, ValueError
     table_format: Callable[[Mapping[str, str], int], TableFormat]
-    #: what becomes of page tables when memory goes
+    #: how page tables are freed when memory is removed
     table_rules: TableRules
     #: ptdump words that name the leaf's shape, not its permissions or memory type
     shape_words: frozenset[str]
@@ -84,9 +84,9 @@ class ArchSpec:
     device_page_words: Mapping[str, str]
     #: bytes of one struct page that memory bring-up reserves room for (MAX_STRUCT_PAGE_SIZE, drivers/nvdimm/nd.h)
     max_struct_page: int = 64
-    #: what a line of the kernel log says that is no alarm before a boot's first snapshot: a known race of booting
+    #: a line of the kernel log that is not an alarm before a boot's first snapshot: a known race during boot
     boot_race: str | None = None
-    #: wiggle room QEMU asks of a slot
+    #: extra space that QEMU requires for a slot
     slot_slack: int = GIB
     #: True if QEMU's device tree lists the memory of the last node first (arm_load_dtb, hw/arm/boot.c, QEMU 10.0)
     dt_lists_nodes_backwards: bool = False

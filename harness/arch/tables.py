@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What each architecture does with the kernel's page tables when memory goes, and which parts of them hold still."""
+"""What each architecture does with the kernel's page tables on memory removal, and which parts of them are stable."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 class TableRules:
     """Rules of one architecture; every key is one of the vmcoreinfo note.
 
-    ``preallocates`` tells that every table directly below the root exists from boot on, for all of the linear map's and
-    vmemmap's windows, and is never freed; other empty tables are. ``keeps_edges`` tells that a table which reaches
-    beyond its window is never freed once it exists; other empty tables are.
+    ``preallocates``: every table directly below the root exists from boot on, for the whole windows of the linear map
+    and vmemmap, and is never freed; other empty tables are. ``keeps_edges``: a table that reaches beyond its window is
+    never freed once it exists; other empty tables are.
 
-    ``volatile`` are the (start, end) keys of ranges that change while a guest does nothing in particular: vmalloc and
-    modules. ``image_offset`` is the key of the kernel image's virtual minus physical address; the image lies among the
-    former and holds still. ``validity_words`` are the words of a dump that come and go as single pages of the linear
-    map are made inaccessible (debug_pagealloc, KFENCE).
+    ``volatile`` are the (start, end) keys of ranges that change at any time: vmalloc and modules. ``image_offset`` is
+    the key of the kernel image's virtual minus physical address; the image lies inside the former and is stable.
+    ``validity_words`` are the words of a dump that change when single pages of the linear map become inaccessible
+    (debug_pagealloc, KFENCE).
     """
 
     preallocates: bool

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the user wants a kernel tree built: options, place, compiler, whose configuration."""
+"""The user's settings for building a kernel tree: options, folder, compiler, configuration."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from harness.errors import UsageError
 
 _OPTION = re.compile(r"(?:CONFIG_)?([A-Za-z0-9_]+)(?:=(.*))?", re.DOTALL)
-#: what stands in a configuration without quotes
+#: values that a configuration does not quote
 _PLAIN = re.compile(r"[ymn]|-?\d+|0[xX][0-9a-fA-F]+")
-_EXAMPLE = "such as -K DEBUG_VM, -K VIRTIO_MEM=m, -K NR_CPUS=8 or -K LOCALVERSION=-mine"
+_EXAMPLE = "for example -K DEBUG_VM, -K VIRTIO_MEM=m, -K NR_CPUS=8 or -K LOCALVERSION=-mine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class KernelOption:
         return f'CONFIG_{self.name}="{text}"'
 
     def is_in(self, value: str | None) -> bool:
-        """Whether ``value``, which a configuration has for it (None: it is off or not there), is what was wanted."""
+        """Whether ``value``, its value in a configuration (None: off or absent), is the wanted one."""
         have = "n" if value is None else value
         if have == self.value or (self.quoted and not self.value and value is None):
             return True
@@ -54,7 +54,7 @@ def parse_kernel_option(text: str) -> KernelOption:
     """
     match = _OPTION.fullmatch(text)
     if match is None or not text.isprintable():
-        raise UsageError(f"{text[:80]!r} is no kernel option", hint=_EXAMPLE)
+        raise UsageError(f"{text[:80]!r} is not a kernel option", hint=_EXAMPLE)
     value = "y" if match[2] is None else match[2]
     if len(value) > 1 and value[0] == value[-1] == '"':
         return KernelOption(match[1], value[1:-1], quoted=True)
@@ -63,10 +63,10 @@ def parse_kernel_option(text: str) -> KernelOption:
 
 @dataclass(frozen=True, slots=True)
 class OwnBuild:
-    """What ``-K``, ``--build-dir``, ``--llvm`` and ``--own-config`` say of building a tree.
+    """The settings of ``-K``, ``--build-dir``, ``--llvm`` and ``--own-config``.
 
-    ``build_dir`` None: a folder of memhp's, or the tree itself where it has been configured in place and
-    ``own_config`` takes its .config.
+    ``build_dir`` None: a folder in the cache, or the tree itself if it is configured in place and ``own_config`` uses
+    its .config.
     """
 
     options: tuple[KernelOption, ...] = ()
@@ -76,7 +76,7 @@ class OwnBuild:
 
     @property
     def said(self) -> list[str]:
-        """The options of the command line that were used."""
+        """The command line options that were given."""
         pairs = (
             ("-K", self.options),
             ("--build-dir", self.build_dir),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a user asks of a guest: a frozen GuestSpec, from defaults, a YAML file and command line options."""
+"""The user's description of a guest: a frozen GuestSpec, from defaults, a YAML file and command line options."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ MAX_MAXMEM = 64 * TIB
 MAX_SLOTS = 256
 #: hot-plug ports that fit on QEMU's virt board beside its own devices
 MAX_PORTS = 24
-#: interrupt redistributors that QEMU's virt board has room for
+#: maximum number of interrupt redistributors on QEMU's virt board
 MAX_CPUS = 512
 #: QEMU's -seed is 64 bits wide (qemu_guest_random_seed_main, util/guest-random.c)
 MAX_RANDOM_SEED = (1 << 64) - 1
 BOOTS = ("acpi", "dt")
 
-#: how each architecture boots unless told otherwise: pc-dimm needs ACPI
+#: the default boot method of each architecture: pc-dimm needs ACPI
 DEFAULT_BOOT: Mapping[str, str] = {"arm64": "acpi", "riscv64": "acpi"}
 
 _OPTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*=[^,\s=]+")
@@ -49,7 +49,7 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a GuestSpec; ``field`` is the likeliest to blame, ``also`` have their part in it."""
+    """An error in a GuestSpec; ``field`` is the most likely cause, ``also`` are involved."""
 
     field: str
     message: str
@@ -57,13 +57,13 @@ class Problem:
     also: tuple[str, ...] = ()
 
     def blame(self, given: Container[str]) -> str | None:
-        """The first of the fields that is among those somebody gave."""
+        """The first of the fields that the user set."""
         return next((name for name in (self.field, *self.also) if name in given), None)
 
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
-    """One guest as the user wants it, nothing resolved yet. All sizes are bytes.
+    """One guest as described by the user, nothing resolved yet. All sizes are bytes.
 
     ``kernel`` is a path or a name of ``harness.config.selector`` (None: the purpose-built kernel); ``kernel_options``,
     ``build_dir``, ``llvm`` and ``own_config`` say how a source tree is built (``OwnBuild``), ``modules`` where the
@@ -71,9 +71,9 @@ class GuestSpec:
     ones. ``maxmem`` counts boot memory and all memory devices; ``slots``
     are for DIMMs, ``ports`` for virtio devices that are plugged at the same time. ``nodes`` empty: no NUMA.
     ``devices`` are there at boot. ``cmdline`` is added to the kernel's command line, ``machine_options`` to
-    ``-machine``. ``random_seed`` makes what QEMU draws for the guest the same each time, the kernel's place (KASLR)
-    among it; None: never the same. ``explicit`` names the fields that the user set: a scenario's own wishes give way
-    to them.
+    ``-machine``. ``random_seed`` fixes QEMU's random choices for the guest, including the kernel's address (KASLR);
+    None: different on each boot. ``explicit`` names the fields that the user set: they take precedence over a
+    scenario's wishes.
     """
 
     arch: str
@@ -102,7 +102,7 @@ class GuestSpec:
 
     @classmethod
     def default(cls, arch: str) -> GuestSpec:
-        """The guest for ``arch`` when nobody says more; raises UsageError for an unknown architecture."""
+        """The default guest for ``arch``; raises UsageError for an unknown architecture."""
         if arch not in DEFAULT_BOOT:
             raise UsageError(f"unknown architecture {arch!r}", hint=suggest(arch, DEFAULT_BOOT))
         return cls(arch=arch, name=arch, boot=DEFAULT_BOOT[arch])
@@ -114,7 +114,7 @@ class GuestSpec:
 
     @property
     def build(self) -> OwnBuild:
-        """How the kernel is built if it is a source tree; raises UsageError for an option that is none."""
+        """How the kernel is built if it is a source tree; raises UsageError for an invalid option."""
         options = tuple(parse_kernel_option(text) for text in self.kernel_options)
         return OwnBuild(options, self.build_dir, self.llvm, self.own_config)
 
@@ -125,31 +125,31 @@ class GuestSpec:
 
 
 def problems(spec: GuestSpec) -> Iterator[Problem]:
-    """Everything that is wrong with ``spec``, worst first; nothing if it can be built."""
+    """All errors in ``spec``, worst first; none if it can be built."""
     yield from _size_problems(spec)
     yield from _node_problems(spec)
     for name, low, high in (("cpus", 1, MAX_CPUS), ("slots", 0, MAX_SLOTS), ("ports", 0, MAX_PORTS)):
         value = getattr(spec, name)
         if not low <= value <= high:
-            yield Problem(name, f"{value} {name} cannot be", f"from {low} to {high}")
+            yield Problem(name, f"invalid {name}: {value}", f"from {low} to {high}")
     if spec.boot not in BOOTS:
-        yield Problem("boot", f"boot {spec.boot!r} is unknown", suggest(spec.boot, BOOTS))
+        yield Problem("boot", f"unknown boot method {spec.boot!r}", suggest(spec.boot, BOOTS))
     if not spec.cmdline.isprintable():
         yield Problem("cmdline", "control characters in the kernel command line", "write it on one line")
     if spec.cpu is not None and not _CPU.fullmatch(spec.cpu):
-        yield Problem("cpu", f"{spec.cpu!r} is no QEMU CPU model", "such as max or max,sve=off")
+        yield Problem("cpu", f"{spec.cpu!r} is not a QEMU CPU model", "for example max or max,sve=off")
     if spec.random_seed is not None and not 0 <= spec.random_seed <= MAX_RANDOM_SEED:
-        yield Problem("random_seed", f"{spec.random_seed} cannot be a seed", f"from 0 to {MAX_RANDOM_SEED:#x}")
+        yield Problem("random_seed", f"invalid seed {spec.random_seed}", f"from 0 to {MAX_RANDOM_SEED:#x}")
     yield from _name_problems(spec)
     for option in spec.machine_options:
         if not _OPTION.fullmatch(option):
-            yield Problem("machine_options", f"{option!r} is no machine option", "such as gic-version=3")
+            yield Problem("machine_options", f"{option!r} is not a machine option", "for example gic-version=3")
     if spec.name and not _NAME.fullmatch(spec.name):
-        yield Problem("name", f"{spec.name!r} cannot be a name", "letters, digits, '-', '_' and '.'")
+        yield Problem("name", f"invalid name {spec.name!r}", "use letters, digits, '-', '_' and '.'")
 
 
 def _name_problems(spec: GuestSpec) -> Iterator[Problem]:
-    """Mistakes in names of Debian's and in kernel options: known before anything is fetched or built."""
+    """Errors in Debian names and in kernel options: found before anything is fetched or built."""
     readers: tuple[tuple[str, Callable[[str], object], Sequence[str]], ...] = (
         ("kernel", parse_kernel_name, [spec.kernel] if spec.kernel and is_debian_name(spec.kernel) else []),
         ("qemu", parse_qemu_name, [spec.qemu] if spec.qemu and is_debian_name(spec.qemu) else []),
@@ -187,7 +187,7 @@ def _size_problems(spec: GuestSpec) -> Iterator[Problem]:
         yield Problem(
             "slots",
             f"{spec.slots} slots with maxmem {format_size(spec.maxmem)} and boot memory {format_size(spec.memory)}",
-            "room for memory devices takes both: maxmem above the boot memory and at least one slot",
+            "memory devices need both: maxmem above the boot memory and at least one slot",
             ("maxmem", "memory"),
         )
 
@@ -213,12 +213,12 @@ def _read_nodes(value: Value) -> tuple[NodeConfig, ...]:
         for item in value.items()
     )
     if not nodes:
-        value.fail("an empty list of nodes", hint="leave the key out for a guest without NUMA")
+        value.fail("an empty list of nodes", hint="remove the key for a guest without NUMA")
     return nodes
 
 
 def _read_part(value: Value) -> str:
-    """A path relative to the file where there is one, else a name of harness.config.selector."""
+    """A path relative to the file if it exists, otherwise a name of harness.config.selector."""
     text = value.line_of_text()
     path = (value.file.parent / Path(text).expanduser()).resolve()
     if path.is_file() or (path.is_dir() and not is_debian_name(text)):
@@ -229,7 +229,7 @@ def _read_part(value: Value) -> str:
 
 
 def _read_folder(value: Value) -> Path:
-    """A folder relative to the file; it need not be there."""
+    """A folder relative to the file; it need not exist."""
     return (value.file.parent / Path(value.line_of_text()).expanduser()).resolve()
 
 
@@ -252,7 +252,7 @@ def _read_memory(value: Value) -> int:
     return value.size(multiple=SECTION, minimum=SECTION)
 
 
-#: fields that a scenario may wish for; the rest is the user's alone
+#: fields that a scenario may set; only the user may set the others
 SHAPE_FIELDS = {
     "memory": _read_memory,
     "maxmem": _read_memory,
@@ -296,7 +296,7 @@ def check_values(spec: GuestSpec, value: Value) -> None:
 
 
 def load_guest(path: Path) -> GuestSpec:
-    """Read a guest file; raises ConfigError. Keys are GuestSpec's fields, of which only ``arch`` must be there."""
+    """Read a guest file; raises ConfigError. Keys are GuestSpec's fields, of which only ``arch`` is required."""
     value = load(path)
     reader = value.mapping(*_FILE_FIELDS)
     spec = GuestSpec.default(reader.take("arch", _FILE_FIELDS["arch"]))
@@ -322,14 +322,14 @@ def override(spec: GuestSpec, values: Mapping[str, object], options: Mapping[str
 
 
 def known_guests() -> dict[str, Path]:
-    """Every guest file that can be used by its bare name, sorted."""
+    """The names of all guest files in ``configs``, sorted."""
     return {path.stem: path for path in sorted((configs_dir() / "guests").glob("*.yaml"))}
 
 
 def find_guest(what: str) -> GuestSpec:
     """Load a guest by its name, or from a file: anything with a slash or a .yaml or .yml suffix.
 
-    Raises UsageError for an unknown name, ConfigError for a wrong file.
+    Raises UsageError for an unknown name, ConfigError for an invalid file.
     """
     if "/" in what or what.endswith((".yaml", ".yml")):
         return load_guest(Path(what))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The parts a guest is made of, as the artefacts room hands them over."""
+"""The parts of a guest, as provided by the artifacts room."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class QemuBinary:
-    """A QEMU that can be run: ``argv`` is the command's beginning (its own loader included, where it needs one).
+    """A runnable QEMU: ``argv`` is the start of its command line (including its own loader, if it needs one).
 
-    ``data_dir`` is given with -L where set; ``origin`` says in words where it came from.
+    ``data_dir`` is passed with -L if set; ``origin`` describes its source.
     """
 
     argv: tuple[str, ...]
@@ -23,7 +23,7 @@ class QemuBinary:
 
 @dataclass(frozen=True, slots=True)
 class Firmware:
-    """EDK2 flash images: code, and the variable store's template (never written to)."""
+    """EDK2 flash images: code, and the template of the variable store (never written to)."""
 
     code: Path
     vars: Path
@@ -33,7 +33,7 @@ class Firmware:
 class KernelImage:
     """A bootable Image; ``config`` maps options without CONFIG_, None if unknown; ``modules`` is a cpio of modules.
 
-    ``absent`` are options that ``config`` has as modules, and the guest has no file of.
+    ``absent`` are options that are modules in ``config``, but whose files the guest lacks.
     """
 
     image: Path
@@ -45,7 +45,7 @@ class KernelImage:
 
     @property
     def usable(self) -> Mapping[str, str] | None:
-        """``config`` without ``absent``: what a guest can make use of."""
+        """``config`` without ``absent``: the options available to a guest."""
         if self.config is None:
             return None
         return {name: value for name, value in self.config.items() if name not in self.absent}

@@ -3,13 +3,13 @@
 
 ::
 
-    debian                      the default suite's own        linux-image-…[@SUITE]     that package
-    debian:SUITE                another suite's, such as debian:trixie-backports
-    debian:7.2[@SUITE]          the newest of that version (a kernel; without a suite: from the first that has one)
+    debian                      from the default suite         linux-image-…[@SUITE]     that package
+    debian:SUITE                from another suite, such as debian:trixie-backports
+    debian:7.2[@SUITE]          the newest kernel of that version (without a suite: from the first that has one)
     purpose                     built from the default suite's long-term source
-    purpose:7.3[@SUITE]         from linux-source-7.3; the package's whole name will do as well
+    purpose:7.3[@SUITE]         from linux-source-7.3; the package's full name works as well
     purpose:SUITE               from the source of that suite's own kernel
-    purpose…+FLAVOUR            with a fragment more; repeatable
+    purpose…+FLAVOUR            with one more fragment; repeatable
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ SOURCE_PREFIX = "linux-source-"
 _VERSION = re.compile(r"\d+\.\d+")
 _SUITE = re.compile(r"[a-z][a-z0-9.-]*")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
-_GRAMMAR = "such as debian:trixie-backports, debian:7.2, linux-image-…@SUITE, purpose:7.3 or purpose:6.1@bookworm"
+_GRAMMAR = "for example debian:trixie-backports, debian:7.2, linux-image-…@SUITE, purpose:7.3 or purpose:6.1@bookworm"
 
 
 @dataclass(frozen=True, slots=True)
 class DebianName:
-    """One name, taken apart: ``text`` as it was given.
+    """One parsed name; ``text`` as given.
 
-    ``package`` is what it names, ``version`` a kernel's major and minor number (``7.2``), ``suite`` a release of
-    Debian's; each None where the name leaves it open. ``flavours`` are a purpose-built kernel's.
+    ``package`` is the named package, ``version`` a kernel's major and minor number (``7.2``), ``suite`` a Debian suite;
+    each None if the name does not specify it. ``flavours`` are those of a purpose-built kernel.
     """
 
     kind: Literal["debian", "purpose"]
@@ -48,18 +48,18 @@ class DebianName:
 
 
 def is_debian_name(text: str) -> bool:
-    """Whether ``text`` is a name of this grammar rather than a path; it may have mistakes."""
+    """Whether ``text`` is a name of this grammar rather than a path; it may be invalid."""
     word = re.split("[:@+]", text, maxsplit=1)[0]
     return word in (DEBIAN, PURPOSE) or text.startswith(IMAGE_PREFIX)
 
 
 def parse_kernel_name(text: str) -> DebianName:
-    """Take a kernel's name apart; raises UsageError for one that is against the grammar."""
+    """Parse a kernel's name; raises UsageError for an invalid one."""
     assert is_debian_name(text)
     if text.startswith(IMAGE_PREFIX):
         package, at, suite = text.partition("@")
         return DebianName("debian", text, _package(text, package, IMAGE_PREFIX), suite=_suite(text, suite, at))
-    # Only a purpose-built kernel has flavours: the names of Debian's packages have a plus of their own.
+    # Only a purpose-built kernel has flavours: names of Debian packages may contain a plus.
     plain, *flavours = text.split("+") if text.startswith(PURPOSE) else [text]
     head, at, suite = plain.partition("@")
     kind, colon, what = head.partition(":")
@@ -72,15 +72,15 @@ def parse_kernel_name(text: str) -> DebianName:
     if what.startswith(prefix):
         return DebianName(_kind(kind), text, _package(text, what, prefix), suite=named, flavours=tuple(flavours))
     if named is not None:
-        raise UsageError(f"{text}: {what!r} is no version and no {prefix}… package", hint=_GRAMMAR)
+        raise UsageError(f"{text}: {what!r} is neither a version nor a {prefix}… package", hint=_GRAMMAR)
     return DebianName(_kind(kind), text, suite=_suite(text, what, colon), flavours=tuple(flavours))
 
 
 def parse_qemu_name(text: str) -> DebianName:
-    """Take a QEMU's name apart, ``debian`` or ``debian:SUITE``; raises UsageError for anything else."""
+    """Parse a QEMU's name, ``debian`` or ``debian:SUITE``; raises UsageError for anything else."""
     name = parse_kernel_name(text)
     if name.kind != DEBIAN or name.package is not None or name.version is not None:
-        raise UsageError(f"{text} names no QEMU", hint="debian:SUITE, such as debian:trixie-backports, or a path")
+        raise UsageError(f"{text} does not name a QEMU", hint="use debian:SUITE (such as debian:trixie), or a path")
     return name
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Strict YAML: every value knows its file, line and dotted key, and every mistake is a ConfigError that names them.
+"""Strict YAML: every value knows its file, line and dotted key, and every error is a ConfigError that names them.
 
 The reader works on PyYAML's node graph, not on constructed objects: nothing is guessed from the spelling of a scalar
 (``on`` is text, ``1:30`` is text) and nothing is ever instantiated. Anchors, aliases and merge keys (``<<``) work;
@@ -39,7 +39,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A hint for an unknown ``word``: the nearest known one, or all of them."""
+    """A hint for an unknown ``word``: the closest known one, or all of them."""
     names = list(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
@@ -52,7 +52,7 @@ def show(text: str, limit: int = 80) -> str:
 
 @dataclass(frozen=True)
 class Value:
-    """One node of a document: the file, the dotted key that leads to it and the line it stands on (1-based).
+    """One node of a document: its file, dotted key and line (1-based).
 
     The readers below return a checked Python value or raise ConfigError.
     """
@@ -70,7 +70,7 @@ class Value:
         raise ConfigError(message, file=self.file, line=self.line, key=self.key, hint=hint)
 
     def described(self) -> str:
-        """What stands here, in words: ``a list``, ``'text'``, ``nothing``."""
+        """This value in words: ``a list``, ``'text'``, ``nothing``."""
         kind = self.node.tag.removeprefix(_PREFIX)
         if kind in ("map", "seq", "null"):
             return _NAMES[kind]
@@ -82,19 +82,19 @@ class Value:
         return str(self.node.value)
 
     def is_mapping(self) -> bool:
-        """True if a mapping stands here."""
+        """True if this is a mapping."""
         return isinstance(self.node, yaml.MappingNode)
 
     def is_list(self) -> bool:
-        """True if a list stands here."""
+        """True if this is a list."""
         return isinstance(self.node, yaml.SequenceNode)
 
     def scalar(self) -> str:
-        """Whatever single value stands here, as it is spelled."""
+        """Any scalar, as spelled."""
         return self._scalar("one value")
 
     def is_text(self, text: str) -> bool:
-        """True if exactly ``text`` stands here."""
+        """True if this is exactly ``text``."""
         return isinstance(self.node, yaml.ScalarNode) and self.node.value == text
 
     def _is_null(self) -> bool:
@@ -120,7 +120,7 @@ class Value:
         """One of ``known``, spelled exactly."""
         text = self._scalar(f"one of {', '.join(known)}")
         if text not in known:
-            self.fail(f"{show(text)} is none of {', '.join(known)}", hint=suggest(text, known))
+            self.fail(f"{show(text)} is not one of {', '.join(known)}", hint=suggest(text, known))
         return text
 
     def boolean(self) -> bool:
@@ -269,7 +269,7 @@ def load(path: Path) -> Value:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file of ours; raises ConfigError if it cannot be read, is huge or not UTF-8."""
+    """The text of a configuration file; raises ConfigError if it cannot be read, is too large or not UTF-8."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
@@ -287,7 +287,7 @@ def read_text(path: Path) -> str:
 
 
 def parse(text: str, path: Path) -> Value:
-    """As ``load``, of a text that is in memory; ``path`` is for messages and relative paths."""
+    """Like ``load``, from text in memory; ``path`` is for messages and relative paths."""
     try:
         loader = yaml.SafeLoader(text)
         try:
@@ -307,11 +307,11 @@ def parse(text: str, path: Path) -> Value:
 def _syntax_error(error: yaml.YAMLError, path: Path, text: str) -> ConfigError:
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, int(error.position)) + 1
-        return ConfigError(f"the character {text[int(error.position)]!r} may not stand in YAML", file=path, line=line)
+        return ConfigError(f"the character {text[int(error.position)]!r} is not allowed in YAML", file=path, line=line)
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         line = error.problem_mark.line + 1
         if error.context == "expected a single document in the stream":
-            return ConfigError("a second document starts", file=path, line=line, hint="one document a file")
+            return ConfigError("a second document starts", file=path, line=line, hint="use one document per file")
         what = ", ".join(part for part in (error.context, error.problem) if part)
         return ConfigError(f"not YAML: {what}", file=path, line=line, hint=f"column {error.problem_mark.column + 1}")
     return ConfigError(f"not YAML: {error}", file=path)
@@ -327,7 +327,7 @@ def _check_shape(root: yaml.Node, path: Path) -> None:
         if node.tag not in _PLAIN_TAGS:
             raise ConfigError(f"tag {show(node.tag)} is not allowed", file=path, line=line, hint="write plain values")
         if id(node) in above:
-            raise ConfigError("an alias stands inside what it names", file=path, line=line)
+            raise ConfigError("an alias inside its own anchor", file=path, line=line)
         if id(node) not in heights:
             above.add(id(node))
             children = [part for child in node.value for part in (child if isinstance(child, tuple) else (child,))]

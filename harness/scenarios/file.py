@@ -183,7 +183,7 @@ def parse_step(text: str, source: Path) -> AnyStep:
 def _read_name(value: Value) -> str:
     text = value.line_of_text()
     if not all(char.isalnum() or char in "-_." for char in text) or not text[0].isalnum():
-        value.fail(f"{text!r} cannot be a name", hint="letters, digits, '-', '_' and '.'")
+        value.fail(f"invalid name {text!r}", hint="use letters, digits, '-', '_' and '.'")
     return text
 
 

@@ -69,7 +69,7 @@ class World:
         return [row.split()[1] for row in _listening() if row.split()[9] in sockets]
 
     def assert_clean(self, seconds: float = 10.0) -> None:
-        """Nothing is left, at the latest after ``seconds``: what QEMU's end takes is none of the harness's."""
+        """Nothing is left, at the latest after ``seconds``: QEMU may still be exiting."""
         for pid in self.processes():
             _await_end(pid, seconds)
         assert self.processes() == {}

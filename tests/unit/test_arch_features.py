@@ -78,7 +78,7 @@ def test_options_are_read_in_one_place() -> None:
     assert build.has("A") is True and build.has("B") is False and build.has("C", "A") is True
     assert build.lacking(("A", "B", "C")) == ("C",)
     assert build.number("N") == 16 and build.number("C") is None
-    assert build.number("T") == NotObserved("CONFIG_T is no number: 'text'")
+    assert build.number("T") == NotObserved("CONFIG_T is not a number: 'text'")
     assert {Build(None).has("A"), Build(None).lacking(("A",)), Build(None).number("A")} == {NO_CONFIG}
 
 
@@ -118,7 +118,7 @@ def test_the_kernel_itself_tells_the_size_of_a_pageblock() -> None:
         ({"config": {"TRANSPARENT_HUGEPAGE": "y"}}, "count only since v6.11"),
         ({"config": {}, "vmcoreinfo": {"OSRELEASE": "6.12"}}, r"LENGTH(zone.free_area)"),
         ({"config": {}, "vmcoreinfo": NotObserved("no kcore")}, "no kcore"),
-        ({"config": {"PAGE_BLOCK_MAX_ORDER": "many"}}, "no number: 'many'"),
+        ({"config": {"PAGE_BLOCK_MAX_ORDER": "many"}}, "CONFIG_PAGE_BLOCK_MAX_ORDER is not a number: 'many'"),
     ],
 )
 def test_the_size_of_a_pageblock_is_never_a_guess(changes: dict[str, object], why: str) -> None:
@@ -136,8 +136,8 @@ def test_the_size_of_a_pageblock_is_never_a_guess(changes: dict[str, object], wh
         ("6.1.0-50-arm64", {"SPARSEMEM_VMEMMAP": "y"}, True),
         ("6.1.176", {}, False),
         ("5.15.2", {"SPARSEMEM_VMEMMAP": "y"}, False),
-        ("6.4.3", {"SPARSEMEM_VMEMMAP": "y"}, "nobody looked at device-dax memmap of 6.4.3"),
-        ("next", {"SPARSEMEM_VMEMMAP": "y"}, "'next' is no version"),
+        ("6.4.3", {"SPARSEMEM_VMEMMAP": "y"}, "the device-dax memmap of 6.4.3 is unknown"),
+        ("next", {"SPARSEMEM_VMEMMAP": "y"}, "'next' is not a version"),
     ],
 )
 def test_whether_the_memmap_of_device_dax_is_folded(release: str, config: dict[str, str], folds: bool | str) -> None:

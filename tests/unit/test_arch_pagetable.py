@@ -180,8 +180,8 @@ BLOCK = PAGE & ~2
         ("arm64-64k-52", "PMD", BLOCK | 1 << 16, ["the output address is not aligned"]),
         ("arm64-4k-48", "PTE", PAGE | 1 << 6, ["user mode has access"]),
         ("arm64-4k-48", "PTE", PAGE | 4 << 2, []),
-        ("arm64-4k-48", "PTE", PAGE | 5 << 2, ["a memory type that the kernel has not"]),
-        ("arm64-4k-48", "PTE", PAGE | 6 << 2, ["a memory type that the kernel has not"]),
+        ("arm64-4k-48", "PTE", PAGE | 5 << 2, ["a memory type that the kernel does not use"]),
+        ("arm64-4k-48", "PTE", PAGE | 6 << 2, ["a memory type that the kernel does not use"]),
         ("riscv64-sv48", "PTE", 0x2000_00E7, []),
         ("riscv64-sv48", "PTE", 0x2000_00E6, []),
         ("riscv64-sv48", "PTE", 0x2000_0001, ["not the entry of a page"]),
@@ -229,11 +229,11 @@ def test_without_t1sz_all_configured_bits_are_used() -> None:
 @pytest.mark.parametrize(
     ("note", "page", "why"),
     [
-        (arm64_note(48), 8192, "arm64 has no pages of 8192 bytes"),
+        (arm64_note(48), 8192, "invalid page size for arm64: 8192 bytes"),
         (arm64_note(48, 52), 4096, "52 bits of virtual addresses where the kernel has 48"),
         (arm64_note(60), 4096, "60 bits of virtual addresses where the kernel has 60"),
-        (arm64_note(48, root=BASE + 8), 4096, "root table cannot be at physical 0x40000008"),
-        (arm64_note(48, root=-4096), 4096, "root table cannot be at physical -0x1000"),
+        (arm64_note(48, root=BASE + 8), 4096, "invalid physical address of the kernel's root table: 0x40000008"),
+        (arm64_note(48, root=-4096), 4096, "invalid physical address of the kernel's root table: -0x1000"),
     ],
 )
 def test_an_arm64_note_that_no_kernel_writes(note: dict[str, str], page: int, why: str) -> None:
@@ -252,10 +252,10 @@ def test_a_key_that_riscv64_needs(key: str) -> None:
 @pytest.mark.parametrize(
     ("note", "page", "why"),
     [
-        (riscv64_note(48), 65536, "riscv64 has no pages of 65536 bytes"),
+        (riscv64_note(48), 65536, "invalid page size for riscv64: 65536 bytes"),
         (riscv64_note(32), 4096, "riscv64 has no paging mode of 32 bits"),
-        (riscv64_note(48, root=BASE + 8), 4096, "root table cannot be at physical 0x40000008"),
-        (riscv64_note(48, root=-4096), 4096, "root table cannot be at physical 0xfffffffffffff000"),
+        (riscv64_note(48, root=BASE + 8), 4096, "invalid physical address of the kernel's root table: 0x40000008"),
+        (riscv64_note(48, root=-4096), 4096, "invalid physical address of the kernel's root table: 0xfffffffffffff000"),
     ],
 )
 def test_a_riscv64_note_that_no_kernel_writes(note: dict[str, str], page: int, why: str) -> None:

@@ -94,7 +94,7 @@ def test_usage_errors_of_a_matrix(
         ("--list", "memhp: --list takes --matrix"),
         ("--history /no/such", "memhp: --history: no directory /no/such"),
         ("--rounds 0", "memhp: --rounds: 0 rounds cannot be"),
-        ("--random-seed -1", "memhp: --random-seed: -1 cannot be a seed\n  hint: from 0"),
+        ("--random-seed -1", "memhp: --random-seed: invalid seed -1\n  hint: from 0"),
     ],
 )
 def test_options_that_only_a_matrix_takes(

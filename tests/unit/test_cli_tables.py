@@ -240,7 +240,7 @@ def test_without_the_guests_own_dump_nothing_tells_the_size_of_the_fixmap(
     state = copied / "states" / "002"
     forget(state, "ptdump", "this kernel has no CONFIG_PTDUMP_DEBUGFS")
     _, err = said(capsys, "ptdump", copied)
-    assert err.startswith(f"memhp: {state}: without the place of 'Fixmap start': ")
+    assert err.startswith(f"memhp: {state}: without the address of 'Fixmap start': ")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_entries_that_must_not_be_there_are_counted(copied: Path, capsys: pytest
 def test_a_page_size_that_the_architecture_has_not(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     meta = json.loads((copied / "facts" / "meta.json").read_text())
     (copied / "facts" / "meta.json").write_text(json.dumps(meta | {"page_size": 8192}))
-    assert "arm64 has no pages of 8192 bytes\n" in said(capsys, "sections", copied, status=3)[1]
+    assert "invalid page size for arm64: 8192 bytes\n" in said(capsys, "sections", copied, status=3)[1]
 
 
 def test_facts_next_to_a_lone_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

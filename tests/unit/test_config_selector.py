@@ -56,8 +56,8 @@ def test_what_is_a_path() -> None:
         ("debian:", "debian:: '' is not the name of a Debian suite"),
         ("debian:Trixie", "'Trixie' is not the name of a Debian suite"),
         ("purpose:bash_5", "'bash_5' is not the name of a Debian suite"),
-        ("purpose:bash@trixie", "'bash' is no version and no linux-source-… package"),
-        ("debian:linux-source-6.1@trixie", "'linux-source-6.1' is no version and no linux-image-… package"),
+        ("purpose:bash@trixie", "'bash' is neither a version nor a linux-source-… package"),
+        ("debian:linux-source-6.1@trixie", "'linux-source-6.1' is neither a version nor a linux-image-… package"),
         ("linux-image-", "'linux-image-' is not the name of a Debian package"),
         (f"{IMAGE}@", "'' is not the name of a Debian suite"),
         ("purpose:linux-source-x y", "'linux-source-x y' is not the name of a Debian package"),
@@ -74,7 +74,7 @@ def test_qemu_has_a_suite_and_nothing_else() -> None:
     assert parse_qemu_name("debian:trixie-backports").suite == "trixie-backports"
     assert parse_qemu_name("debian").suite is None
     for text in ("purpose", "debian:7.2", "linux-image-arm64"):
-        with pytest.raises(UsageError, match=f"{text} names no QEMU"):
+        with pytest.raises(UsageError, match=f"{text} does not name a QEMU"):
             parse_qemu_name(text)
 
 
@@ -106,7 +106,7 @@ def test_kernel_options(text: str, wanted: KernelOption, line: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "=y", "A B", "A-B=y", "A=x\ny"])
 def test_what_is_no_kernel_option(text: str) -> None:
-    with pytest.raises(UsageError, match="is no kernel option") as caught:
+    with pytest.raises(UsageError, match="is not a kernel option") as caught:
         parse_kernel_option(text)
     assert "-K VIRTIO_MEM=m" in str(caught.value.hint)
 

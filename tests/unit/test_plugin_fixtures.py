@@ -171,7 +171,7 @@ def test_in_ci_a_missing_part_is_a_failure(outer: pytest.Pytester, monkeypatch: 
         (["--memhp-rounds", "0"], "*--memhp-rounds: 0 rounds cannot be*"),
         (["--memhp-timeout", "0"], "*--memhp-timeout: '0' is not a number of seconds*"),
         (["--memhp-kernel", "debian:X"], "*--memhp-kernel: debian:X: 'X' is not the name of a Debian suite*"),
-        (["--memhp-kernel-option", "A-B"], "*--memhp-kernel-option: 'A-B' is no kernel option*"),
+        (["--memhp-kernel-option", "A-B"], "*--memhp-kernel-option: 'A-B' is not a kernel option*"),
         (["--memhp-modules", "/no"], "*--memhp-modules: no such directory: /no*"),
         (["--memhp-kernel", "debian:riscv"], "*that is a riscv64 kernel*"),
     ],

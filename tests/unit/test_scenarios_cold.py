@@ -83,7 +83,7 @@ def test_steps_of_one_architecture(tmp_path: Path) -> None:
     assert [step.verb for step in arm] == ["check", "repeat"] and [step.verb for step in riscv] == ["repeat"]
     assert isinstance(arm[1], Repeat) and isinstance(riscv[0], Repeat)
     assert (len(arm[1].steps), len(riscv[0].steps)) == (1, 2)
-    with pytest.raises(ConfigError, match=r"only: 'mips' is none of arm64, riscv64"):
+    with pytest.raises(ConfigError, match=r"only: 'mips' is not one of arm64, riscv64"):
         read(tmp_path, "  - {check: {}, only: mips}\n")
     pair = "{parallel: [{fill: {leave: 64M}}, {plug-dimm: {id: d, size: 1G}}], only: arm64}"
     with pytest.raises(ConfigError, match=r"what is done side by side is done on every architecture"):
@@ -93,7 +93,7 @@ def test_steps_of_one_architecture(tmp_path: Path) -> None:
 def test_huge_pages_of_the_host_are_a_need(tmp_path: Path) -> None:
     needs = read(tmp_path, "  - plug-dimm: {id: d, size: 1G, backing: hugetlb-2M}\n").needs
     assert needs == ("acpi-dimm", "host-hugetlb-2M")
-    with pytest.raises(ConfigError, match=r"backing: '4M' is none of thp, hugetlb-2M, hugetlb-1G"):
+    with pytest.raises(ConfigError, match=r"backing: '4M' is not one of thp, hugetlb-2M, hugetlb-1G"):
         read(tmp_path, "  - plug-dimm: {id: d, size: 1G, backing: 4M}\n")
 
 

@@ -142,12 +142,18 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
             "  - online: {blocks: [3], first: 1}\n",
             "online.first: counts the blocks of a device, and no device is named",
         ),
-        ("  - online: {blocks: [3], type: moveable}\n", "online.type: 'moveable' is none of kernel, movable, default"),
-        ("  - auto-online: {policy: 'on'}\n", "policy: 'on' is none of offline, online, online_kernel, online_movable"),
+        (
+            "  - online: {blocks: [3], type: moveable}\n",
+            "online.type: 'moveable' is not one of kernel, movable, default",
+        ),
+        (
+            "  - auto-online: {policy: 'on'}\n",
+            "policy: 'on' is not one of offline, online, online_kernel, online_movable",
+        ),
         ("  - touch: {size: 64G}\n", "touch.size: 64G is more than the guest has"),
         (
             "  - {check: {}, expect: refuse}\n",
-            "expect: 'refuse' is none of done, refused, failed, qemu-refused\n  hint: did you",
+            "expect: 'refuse' is not one of done, refused, failed, qemu-refused\n  hint: did you",
         ),
         ("  - {repeat: {times: 1, steps: [{check: {}}]}, expect: refused}\n", "a repeat has no expectation of its own"),
         ("  - {repeat: {times: 1, steps: [{check: {}}]}, bug: [x]}\n", "bug: a repeat has no expectation of"),
@@ -156,8 +162,8 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
             "the kernel cannot be expected to fail at check\n  hint: plug-dimm, online, offline, kmem-fault can",
         ),
         ("  - {check: {}, expect: {arm: refused}}\n", "expect: unknown key 'arm'\n  hint: did you mean 'arm64'?"),
-        ("  - {check: {}, expect: {riscv64: no}}\n", "s.yaml:4: steps[0].expect.riscv64: 'no' is none of done"),
-        ("  - {check: {}, bug: no-bug}\n", "s.yaml:4: steps[0].bug: 'no-bug' is none of page-table-page-bug-on, "),
+        ("  - {check: {}, expect: {riscv64: no}}\n", "s.yaml:4: steps[0].expect.riscv64: 'no' is not one of done"),
+        ("  - {check: {}, bug: no-bug}\n", "s.yaml:4: steps[0].bug: 'no-bug' is not one of page-table-page-bug-on, "),
         ("  - {check: {}, bug: [add-pages-not-undne]}\n", "did you mean 'add-pages-not-undone'?"),
         (
             "  - {check: {}, bug: {arm64: [add-pages-not-undone, add-pages-not-undone]}}\n",
@@ -244,7 +250,7 @@ PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
             "  - online: {device: p}\n",
             "online.device: 'p' is in raw mode here: it has no memory blocks\n  hint: make",
         ),
-        (PMEM, "  - namespace: {id: p, mode: fsdax}\n", "namespace.mode: 'fsdax' is none of raw, devdax"),
+        (PMEM, "  - namespace: {id: p, mode: fsdax}\n", "namespace.mode: 'fsdax' is not one of raw, devdax"),
         (
             "".join(f"  - plug-pmem: {{id: p{number}, size: 2M}}\n" for number in range(4)),
             "  - plug-pmem: {id: last, size: 2M}\n",
@@ -274,7 +280,7 @@ PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
             "hold.pages: 17 is too large",
         ),
         ("", "  - load: {id: 1x, kind: ptdump}\n", "load.id: '1x' cannot be a load's id\n  hint: a letter, then"),
-        ("", "  - load: {id: x, kind: ptdmp}\n", "load.kind: 'ptdmp' is none of"),
+        ("", "  - load: {id: x, kind: ptdmp}\n", "load.kind: 'ptdmp' is not one of"),
         (
             "",
             "  - load: {id: x, kind: ptdump, cpu: 2}\n",
@@ -324,9 +330,9 @@ def test_steps_that_make_no_sense_after_others(tmp_path: Path, before: str, step
     ("head", "message"),
     [
         ("steps:\n", "s.yaml:1: key 'name' is missing"),
-        ("name: a b\nsteps:\n", "s.yaml:1: name: 'a b' cannot be a name\n  hint: letters, digits"),
+        ("name: a b\nsteps:\n", "s.yaml:1: name: invalid name 'a b'\n  hint: use letters, digits"),
         ("name: s\nnedes: []\nsteps:\n", "s.yaml:2: unknown key 'nedes'\n  hint: did you mean 'needs'?"),
-        ("name: s\nneeds: [kvm]\nsteps:\n", "s.yaml:2: needs[0]: 'kvm' is none of acpi-dimm"),
+        ("name: s\nneeds: [kvm]\nsteps:\n", "s.yaml:2: needs[0]: 'kvm' is not one of acpi-dimm"),
         ("name: s\nguest: {kernel: x}\nsteps:\n", "s.yaml:2: guest: unknown key 'kernel'"),
         ("name: s\nguest: {memory: 1M}\nsteps:\n", "s.yaml:2: guest.memory: 1M is too small"),
         ("name: s\nguest: {maxmem: 512M}\nsteps:\n", "s.yaml:2: guest.maxmem: maxmem 512M is below the boot memory 1G"),

@@ -62,7 +62,7 @@ def test_a_scenario_may_lie_beside_the_patch(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ("---\n---", "---", r"some-bug\.patch: no line '---' between header and diff"),
-        ("riscv64", "riscv", r"some-bug\.patch:7: arch\[0\]: 'riscv' is none of arm64, riscv64"),
+        ("riscv64", "riscv", r"some-bug\.patch:7: arch\[0\]: 'riscv' is not one of arm64, riscv64"),
         ("MEM-2", "MEM-9", r"some-bug\.patch:10: named-by\[0\]: .*MEM-9"),
         ("[MEM-2, LOG-1]", "[]", r"some-bug\.patch:10: named-by: "),
         ("dimm-cycle", "dimm-cycles", r"some-bug\.patch:9: scenarios\[0\]: unknown scenario 'dimm-cycles'"),
