@@ -223,19 +223,17 @@ def help_lines(name: str = "") -> list[str]:
     """What ``help`` prints: all commands, or one. Raises UsageError."""
     if name:
         command = COMMANDS[split(name)[0]]
-        lines = [command.usage, *(f"  {summary}" for _, summary in command.told)]
-        return [*lines, f"  words: {', '.join(command.words)}"] if command.words else lines
+        several = len(command.told) > 1
+        lines = [f"  {label}: {summary}" if several else f"  {summary}" for label, summary in command.told]
+        return [command.usage, *lines, *([f"  words: {', '.join(command.words)}"] if command.words else [])]
     width = max(len(label) for command in COMMANDS.values() for label, _ in command.told)
-
-    def rows(names: Collection[str]) -> list[str]:
-        told = [row for name in names for row in COMMANDS[name].told]
-        return [f"  {label:<{width}}  {summary.partition(';')[0]}" for label, summary in told]
-
+    steps = [(label, summary.partition("; ")[0]) for name in STEPS for label, summary in COMMANDS[name].told]
+    others = [row for name in COMMANDS if name not in STEPS for row in COMMANDS[name].told]
     return [
         "Steps (checked; part of what save writes; expect=refused and the like say how one is meant to end):",
-        *rows(STEPS),
+        *(f"  {label:<{width}}  {summary}" for label, summary in steps),
         "Looking and the rest:",
-        *rows([name for name in COMMANDS if name not in STEPS]),
+        *(f"  {label:<{width}}  {summary}" for label, summary in others),
         "help COMMAND tells how one is written; Tab completes.",
     ]
 

@@ -10,28 +10,19 @@ from harness.config.arguments import Args
 from harness.deadline import Deadline
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
-from harness.scenarios.verbs.blocks import AUTO_ONLINE, OFFLINE, ONLINE
-from harness.scenarios.verbs.dimm import PLUG_DIMM
-from harness.scenarios.verbs.fault import FAIL_NOTIFIER, KMEM_FAULT
-from harness.scenarios.verbs.load import LOAD, UNLOAD
-from harness.scenarios.verbs.memory import FILL, HOLD, OCCUPY, RELEASE, TOUCH
+from harness.scenarios.verbs import blocks, dimm, fault, load, memory, plugging, pmem, reboot, virtio_mem
 from harness.scenarios.verbs.plan import Impossible, Plan
-from harness.scenarios.verbs.plugging import UNPLUG
-from harness.scenarios.verbs.pmem import DAX_STATE, DEVDAX, KMEM, NAMESPACE, PLUG_PMEM
-from harness.scenarios.verbs.reboot import CHECK, DUMP, REBOOT
 from harness.scenarios.verbs.verb import AnyVerb, Verb
-from harness.scenarios.verbs.virtio_mem import PLUG_VIRTIO_MEM, RESIZE, SETTLE
 
 A = TypeVar("A", bound=Args)
 
-_ALL: tuple[AnyVerb, ...] = (
-    *(PLUG_DIMM, PLUG_VIRTIO_MEM, PLUG_PMEM, UNPLUG, RESIZE, SETTLE),
-    *(ONLINE, OFFLINE, AUTO_ONLINE, TOUCH, FILL, NAMESPACE, KMEM, KMEM_FAULT, DAX_STATE, DEVDAX),
-    *(LOAD, UNLOAD, HOLD, OCCUPY, RELEASE, FAIL_NOTIFIER, DUMP, REBOOT, CHECK),
+_GROUPS: tuple[tuple[AnyVerb, ...], ...] = (
+    *(dimm.VERBS, virtio_mem.VERBS, pmem.VERBS, plugging.VERBS, blocks.VERBS),
+    *(memory.VERBS, load.VERBS, fault.VERBS, reboot.VERBS),
 )
 #: every verb by its name
-VERBS: dict[str, AnyVerb] = {verb.name: verb for verb in _ALL}
-_NAMES: Mapping[type[Args], str] = {verb.arguments: verb.name for verb in _ALL}
+VERBS: dict[str, AnyVerb] = {verb.name: verb for group in _GROUPS for verb in group}
+_NAMES: Mapping[type[Args], str] = {verb.arguments: verb.name for verb in VERBS.values()}
 
 
 def verb_of(args: A) -> Verb[A]:

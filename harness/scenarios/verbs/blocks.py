@@ -254,3 +254,5 @@ AUTO_ONLINE = Verb(
     auto_online,
     Line("auto-online <policy>"),
 )
+
+VERBS = (ONLINE, OFFLINE, AUTO_ONLINE)

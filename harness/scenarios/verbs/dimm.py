@@ -86,3 +86,5 @@ PLUG_DIMM = Verb(
     place_hint="give the DIMM an address and a slot",
     can_fail=True,
 )
+
+VERBS = (PLUG_DIMM,)

@@ -93,3 +93,5 @@ FAIL_NOTIFIER = Verb(
     Line("fail-notifier <event>"),
     needs=("notifier-errors",),
 )
+
+VERBS = (KMEM_FAULT, FAIL_NOTIFIER)

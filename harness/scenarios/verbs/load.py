@@ -97,3 +97,5 @@ LOAD = Verb(
     require=lambda args, config: LOADS[args.kind].require(config),
 )
 UNLOAD = Verb("unload", "end a load", UnloadArgs, unload, Line("unload <id>"), _follow_unload)
+
+VERBS = (LOAD, UNLOAD)

@@ -193,3 +193,5 @@ RELEASE = Verb(
     _follow_release,
     parallel=True,
 )
+
+VERBS = (TOUCH, FILL, HOLD, OCCUPY, RELEASE)

@@ -142,3 +142,5 @@ UNPLUG = Verb(
     parallel=True,
     room="frees",
 )
+
+VERBS = (UNPLUG,)

@@ -219,3 +219,5 @@ DEVDAX = Verb(
     needs=("dax-kmem",),
     parallel=True,
 )
+
+VERBS = (PLUG_PMEM, NAMESPACE, KMEM, DAX_STATE, DEVDAX)

@@ -88,4 +88,6 @@ DUMP = Verb(
     dump,
     Line("dump"),
 )
-CHECK = Verb("check", "do nothing; everything is checked after every step anyway", CheckArgs, check, Line("check"))
+CHECK = Verb("check", "only look and check, as is done after every step", CheckArgs, check, Line("check"))
+
+VERBS = (REBOOT, DUMP, CHECK)

@@ -164,3 +164,5 @@ SETTLE = Verb(
     Line("settle <id>"),
     _follow_settle,
 )
+
+VERBS = (PLUG_VIRTIO_MEM, RESIZE, SETTLE)
