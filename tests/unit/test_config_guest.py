@@ -90,7 +90,10 @@ def test_a_kernel_that_is_no_file_is_a_selector(tmp_path: Path) -> None:
         ("arch: arm64\nmemory: 32G\n", "g.yaml:2: memory: maxmem 16G is below the boot memory 32G\n  hint: maxmem"),
         ("arch: arm64\nmaxmem: 512M\n", "g.yaml:2: maxmem: maxmem 512M is below the boot memory 1G"),
         ("arch: arm64\nmaxmem: 128T\n", "g.yaml:2: maxmem: maxmem 128T does not fit the guest's address space"),
-        ("arch: arm64\nslots: 0\n", "g.yaml:2: slots: 0 slots with maxmem 16G and boot memory 1G\n  hint: memory devices need both"),
+        (
+            "arch: arm64\nslots: 0\n",
+            "g.yaml:2: slots: 0 slots with maxmem 16G and boot memory 1G\n  hint: memory devices need both",
+        ),
         ("arch: arm64\nmaxmem: 1G\n", "g.yaml:2: maxmem: 8 slots with maxmem 1G"),
         ("arch: arm64\nslots: 257\n", "g.yaml:2: slots: 257 is too large\n  hint: at most 256"),
         ("arch: arm64\ncpus: 0\n", "g.yaml:2: cpus: 0 is too small\n  hint: at least 1"),
