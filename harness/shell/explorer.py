@@ -17,10 +17,9 @@ from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import ConfigError, UsageError
 from harness.guest.loads import LoadCount
-from harness.model.devices.dimm import Dimm
 from harness.model.devices.pmem import Pmem
-from harness.model.devices.virtio_mem import VirtioMem
 from harness.model.memory import MemoryModel
+from harness.qemu.devices.device import KINDS
 from harness.qemu.spec import MachineSpec
 from harness.report.observed import Observed
 from harness.report.terminal import finding_lines
@@ -32,7 +31,7 @@ from harness.scenarios.requirements import require_arch, require_boot, require_c
 from harness.scenarios.result import StepResult
 from harness.scenarios.session import Session
 from harness.scenarios.steps import Parallel, Repeat, Step, needs_of_steps, require_options
-from harness.scenarios.verbs.plan import DIMM, PMEM, VIRTIO_MEM, Plan, PlannedDevice
+from harness.scenarios.verbs.plan import Plan, PlannedDevice
 from harness.scenarios.verbs.verb import Known
 from harness.shell import views
 from harness.shell.saved import Story
@@ -79,13 +78,11 @@ def plan_of(session: Session, spec: GuestSpec) -> Plan:
     """What later steps have to make sense after: the devices, loads and held pages that the guest has now."""
     plan = Plan(spec, loads=set(session.loads), held=set(session.held))
     for device in session.model.devices.values():
-        size = device.range.size
-        if isinstance(device, Dimm):
-            plan.devices[device.id] = PlannedDevice(DIMM, size, slot=device.slot)
-        elif isinstance(device, VirtioMem):
-            plan.devices[device.id] = PlannedDevice(VIRTIO_MEM, size, device.block_size, device.requested)
-        elif isinstance(device, Pmem):
-            plan.devices[device.id] = PlannedDevice(PMEM, size, mode=device.mode)
+        known, planned = device.qmp(), PlannedDevice(KINDS[device.kind], device.range.size)
+        plan.devices[device.id] = planned
+        planned.slot, planned.requested = known.slot, known.requested_size or 0
+        planned.block = known.block_size or planned.block
+        planned.mode = device.mode if isinstance(device, Pmem) else planned.mode
     return plan
 
 

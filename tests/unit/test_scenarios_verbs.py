@@ -13,6 +13,7 @@ from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.errors import UnsupportedError
 from harness.guest.loads import LOADS
+from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.scenarios.file import parse_step
 from harness.scenarios.requirements import REQUIREMENTS
 from harness.scenarios.steps import Step, require_options
@@ -63,7 +64,7 @@ def test_a_size_is_a_number_of_bytes_all_the_way() -> None:
     assert step.args == VirtioMemArgs("v", 2 * GIB, requested=512 * MIB)
     plan = Plan(GuestSpec.default("arm64"))
     step.follow(plan)
-    assert plan.devices == {"v": PlannedDevice("virtio-mem", 2 * GIB, 2 * MIB, 512 * MIB)}
+    assert plan.devices == {"v": PlannedDevice(VirtioMemSpec, 2 * GIB, 2 * MIB, 512 * MIB)}
 
 
 def test_a_plan_says_no_and_stays_as_it_was() -> None:

@@ -35,8 +35,10 @@ class DeviceSpec(abc.ABC):
     #: its QOM type, and the name of its property for ``address``
     driver: ClassVar[str]
     address_property: ClassVar[str] = "memaddr"
-    #: whether QEMU can save a machine that has it
+    #: whether QEMU can save a machine that has it, whether it unplugs it itself, and whether the guest sees a pmem
     migrates: ClassVar[bool] = True
+    unplugs: ClassVar[bool] = True
+    persistent: ClassVar[bool] = False
 
     id: str
     size: int

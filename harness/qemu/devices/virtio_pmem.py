@@ -19,6 +19,9 @@ class VirtioPmemSpec(PciDeviceSpec):
     name: ClassVar[str] = "virtio-pmem"
     driver: ClassVar[str] = "virtio-pmem-pci"
     migrates: ClassVar[bool] = False
+    # virtio_md_pci_unplug_request, hw/virtio/virtio-md-pci.c (QEMU 10.0)
+    unplugs: ClassVar[bool] = False
+    persistent: ClassVar[bool] = True
 
     def properties(self) -> dict[str, int | str | None]:
         return {"bus": self.port}

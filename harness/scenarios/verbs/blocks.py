@@ -17,8 +17,7 @@ from harness.errors import DeadlineExpired, UsageError
 from harness.guest import blocks
 from harness.guest.devices import RESIZE_QUEUE, wait_work
 from harness.model.actions import ONLINE_TYPES, SetAutoOnline, SetBlock
-from harness.model.devices.dimm import Dimm
-from harness.model.devices.virtio_mem import VirtioMem
+from harness.model.devices.device import VirtioDevice
 from harness.qemu import memdev
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
@@ -156,11 +155,12 @@ def due_refusal(session: Session, indexes: Iterable[int]) -> str:
 
 
 def _sizes(session: Session) -> dict[str, int]:
-    return {id: device.size for id, device in session.model.devices.items() if isinstance(device, VirtioMem)}
+    known = [device.qmp() for device in session.model.devices.values()]
+    return {device.id: device.size for device in known if device.requested_size is not None}
 
 
 def _await_growth(session: Session, before: Mapping[str, int], outcome: Outcome, deadline: Deadline) -> None:
-    """Wait for what a virtio-mem device adds because less of it is offline now."""
+    """Wait for what a device adds because less of it is offline now."""
     for id, size in _sizes(session).items():
         if size != before[id]:
             grown = Outcome()
@@ -170,8 +170,7 @@ def _await_growth(session: Session, before: Mapping[str, int], outcome: Outcome,
 
 def await_size(session: Session, id: str, requested: int, outcome: Outcome, deadline: Deadline) -> None:
     """Wait for what the model says a virtio-mem driver reaches; where it stops short, the report shows by how much."""
-    device = session.model.devices[id]
-    target = device.size if isinstance(device, VirtioMem) else requested
+    target = session.model.devices[id].qmp().size
     try:
         memdev.wait_size(session.guest.machine, id, target, deadline=deadline.at_most(session.options.settle))
     except DeadlineExpired as late:
@@ -193,7 +192,7 @@ def follow_reonlined_blocks(session: Session, id: str, deadline: Deadline) -> No
     """
     known = session.model.blocks
     online = [index for index in session.model.blocks_of(id) if known[index].zone is not None]
-    if not isinstance(session.model.devices.get(id), Dimm):
+    if isinstance(session.model.devices.get(id), VirtioDevice):
         return
     zones = blocks.valid_zones(session.guest.shell, online, deadline=deadline)
     moved = [index for index in online if len(zones[index]) == 1 and zones[index] != (known[index].zone,)]

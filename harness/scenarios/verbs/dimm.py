@@ -13,7 +13,7 @@ from harness.qemu import memdev
 from harness.qemu.devices.dimm import DimmSpec
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
-from harness.scenarios.verbs.plan import DIMM, Plan, PlannedDevice, require_aligned
+from harness.scenarios.verbs.plan import Plan, PlannedDevice, require_aligned
 from harness.scenarios.verbs.plugging import alignment, backend, device_needs
 from harness.scenarios.verbs.verb import Line, Verb
 from harness.units import AddrRange, align_down
@@ -27,7 +27,7 @@ def _follow(plan: Plan, args: DimmArgs, expect: str) -> None:
     if isinstance(args.address, int):
         require_aligned("address", args.address, unit)
     if expect != "qemu-refused":
-        plan.add(args.id, PlannedDevice(DIMM, args.size, slot=args.slot), args.node, "size")
+        plan.add(args.id, PlannedDevice(DimmSpec, args.size, slot=args.slot), args.node, "size")
 
 
 def plug_dimm(session: Session, args: DimmArgs, deadline: Deadline) -> Outcome:

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness.config.arguments import GRANULE
 from harness.config.guest import SECTION, GuestSpec
 from harness.config.yaml import size_problem, suggest
 from harness.errors import UsageError
+from harness.qemu.devices.device import KINDS, DeviceSpec, PciDeviceSpec
 from harness.units import align_up, format_size
-
-DIMM, VIRTIO_MEM, PMEM = "pc-dimm", "virtio-mem", "virtio-pmem"
 
 
 class Impossible(UsageError):
@@ -29,9 +28,9 @@ class Impossible(UsageError):
 
 @dataclass
 class PlannedDevice:
-    """``mode`` is of virtio-pmem alone; ``requested`` and ``block`` of virtio-mem alone; sizes are bytes."""
+    """``mode`` is of persistent memory alone; ``requested`` and ``block`` of what grows; sizes are bytes."""
 
-    kind: str
+    kind: type[DeviceSpec]
     size: int
     block: int = GRANULE
     requested: int = 0
@@ -51,13 +50,21 @@ class Plan:
     loads: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
 
-    def device(self, argument: str, id: str, kind: str | None = None) -> PlannedDevice:
+    def device(self, argument: str, id: str, kind: type[DeviceSpec] | None = None) -> PlannedDevice:
         """The device ``id``, of ``kind`` if that is given."""
         device = self.devices.get(id)
         if device is None:
             raise Impossible(argument, f"no device {id!r} is plugged here", suggest(id, self.devices))
-        if kind is not None and device.kind != kind:
-            raise Impossible(argument, f"{id!r} is a {device.kind}, this takes a {kind}")
+        if kind is not None and device.kind is not kind:
+            raise Impossible(argument, f"{id!r} is a {device.kind.name}, this takes a {kind.name}")
+        return device
+
+    def pmem(self, argument: str, id: str) -> PlannedDevice:
+        """The device ``id``, which is persistent memory."""
+        device = self.device(argument, id)
+        if not device.kind.persistent:
+            known = " or ".join(kind.name for kind in KINDS.values() if kind.persistent)
+            raise Impossible(argument, f"{id!r} is a {device.kind.name}, this takes a {known}")
         return device
 
     def add(self, id: str, device: PlannedDevice, node: int, size_argument: str) -> None:
@@ -89,17 +96,17 @@ class Plan:
                 f"{format_size(spec.room)} for memory devices are left",
                 f"set the guest's maxmem to {format_size(needed)} or more",
             )
-        if device.kind == DIMM:
-            self._require_slot(device)
+        dimms = [other for other in self.devices.values() if not issubclass(other.kind, PciDeviceSpec)]
+        if not issubclass(device.kind, PciDeviceSpec):
+            self._require_slot(device, dimms)
             return
-        ports = sum(other.kind != DIMM for other in self.devices.values())
+        ports = len(self.devices) - len(dimms)
         if ports >= spec.ports:
             message = f"all {spec.ports} hot-plug ports for virtio devices are taken"
             raise Impossible(None, message, f"set the guest's ports to {ports + 1} or more")
 
-    def _require_slot(self, device: PlannedDevice) -> None:
+    def _require_slot(self, device: PlannedDevice, dimms: Sequence[PlannedDevice]) -> None:
         slots = self.spec.slots
-        dimms = [other for other in self.devices.values() if other.kind == DIMM]
         if len(dimms) >= slots:
             raise Impossible(None, f"all {slots} memory slots are taken", f"set the guest's slots to {slots + 1}")
         if device.slot is None:
@@ -112,7 +119,7 @@ class Plan:
     def require_blocks(self, id: str) -> None:
         """The device ``id`` has memory blocks."""
         device = self.device("device", id)
-        if device.kind == PMEM and device.mode != "kmem":
+        if device.kind.persistent and device.mode != "kmem":
             message = f"{id!r} is in {device.mode} mode here: it has no memory blocks"
             raise Impossible("device", message, "make it system RAM with kmem first")
 

@@ -14,14 +14,12 @@ from harness.errors import DeadlineExpired, QmpRefused, UsageError
 from harness.guest.devices import switch_slot, wait_driver
 from harness.model.actions import Unplug
 from harness.model.devices.device import BACKEND_ALIGNMENT
-from harness.model.devices.dimm import Dimm
-from harness.model.devices.pmem import Pmem
 from harness.qemu import memdev
-from harness.qemu.devices.device import BackendOptions
+from harness.qemu.devices.device import KINDS, BackendOptions, DeviceSpec, PciDeviceSpec
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.blocks import follow_reonlined_blocks
-from harness.scenarios.verbs.plan import VIRTIO_MEM, Impossible, Plan
+from harness.scenarios.verbs.plan import Impossible, Plan
 from harness.scenarios.verbs.verb import Line, Verb
 from harness.units import GIB, MIB, format_size
 
@@ -70,7 +68,7 @@ def note_due(session: Session, id: str, outcome: Outcome) -> None:
 
 @dataclass(frozen=True, slots=True)
 class UnplugArgs(Args):
-    """``by`` None: qemu, but guest for a virtio-pmem."""
+    """``by`` None: qemu, but guest for what QEMU does not unplug."""
 
     id: Device
     by: Annotated[str | None, arg.choice("qemu", "guest")] = None
@@ -80,7 +78,7 @@ def _follow(plan: Plan, args: UnplugArgs, expect: str) -> None:
     device = plan.device("id", args.id)
     if expect != "done":
         return
-    if device.kind == VIRTIO_MEM and device.requested:
+    if device.requested:
         message = f"QEMU keeps {args.id!r} as long as {format_size(device.requested)} of it are requested"
         raise Impossible("id", message, "resize it to 0 first, or expect: qemu-refused")
     del plan.devices[args.id]
@@ -89,10 +87,11 @@ def _follow(plan: Plan, args: UnplugArgs, expect: str) -> None:
 def unplug(session: Session, args: UnplugArgs, deadline: Deadline) -> Outcome:
     """Ask for a device back, and see what the guest makes of it."""
     outcome, device = Outcome(), session.model.devices.get(args.id)
-    if args.by == "guest" and isinstance(device, Dimm):
-        raise UsageError(f"{args.id} is a DIMM: it has no PCI slot to power off", hint="leave `by` out")
+    kind = DeviceSpec if device is None else KINDS[device.kind]
+    if args.by == "guest" and device is not None and not issubclass(kind, PciDeviceSpec):
+        raise UsageError(f"{args.id} is a {kind.name}: it has no PCI slot to power off", hint="leave `by` out")
     try:
-        if args.by == "guest" or (args.by is None and isinstance(device, Pmem)):
+        if args.by == "guest" or (args.by is None and not kind.unplugs):
             done = _eject(session, args.id, deadline)
         else:
             done = memdev.unplug(session.guest.machine, args.id, deadline=deadline)
@@ -112,7 +111,7 @@ def unplug(session: Session, args: UnplugArgs, deadline: Deadline) -> Outcome:
 
 
 def _eject(session: Session, id: str, deadline: Deadline) -> memdev.UnplugOutcome:
-    """Have the guest power the slot off: QEMU refuses device_del of virtio-pmem (hw/virtio/virtio-md-pci.c, 10.0)."""
+    """Have the guest power the slot off."""
     machine = session.guest.machine
     mark, slot = machine.qmp.seq, memdev.pci_slot(machine, id, deadline=deadline)
     switch_slot(session.guest.shell, slot, False, deadline=deadline)

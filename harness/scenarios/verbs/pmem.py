@@ -18,7 +18,7 @@ from harness.qemu.devices.virtio_pmem import VirtioPmemSpec
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.blocks import POLICIES
-from harness.scenarios.verbs.plan import PMEM, Impossible, Plan, PlannedDevice, require_aligned
+from harness.scenarios.verbs.plan import Impossible, Plan, PlannedDevice, require_aligned
 from harness.scenarios.verbs.plugging import await_driver, note_due, power_up
 from harness.scenarios.verbs.verb import Line, Verb
 
@@ -69,7 +69,7 @@ class DaxStateArgs(Args):
 
 def require_mode(plan: Plan, verb: str, id: str, wanted: tuple[str, ...], before: str) -> PlannedDevice:
     """The virtio-pmem ``id`` is in one of the modes that ``verb`` takes it from; ``before`` would bring it there."""
-    device = plan.device("id", id, PMEM)
+    device = plan.pmem("id", id)
     if device.mode not in wanted:
         message = f"{id!r} is in {device.mode} mode here, {verb} takes it from {' or '.join(wanted)}"
         raise Impossible("id", message, f"the step before it would be {before}")
@@ -80,23 +80,23 @@ def _follow_plug(plan: Plan, args: PmemArgs, expect: str) -> None:
     plan.require_new(args.id)
     require_aligned("size", args.size, GRANULE)
     if expect != "qemu-refused":
-        plan.add(args.id, PlannedDevice(PMEM, args.size), 0, "size")
+        plan.add(args.id, PlannedDevice(VirtioPmemSpec, args.size), 0, "size")
 
 
 def _follow_namespace(plan: Plan, args: NamespaceArgs, expect: str) -> None:
-    plan.device("id", args.id, PMEM)
+    plan.pmem("id", args.id)
     if expect == "done":
         require_mode(plan, "namespace", args.id, ("raw", "devdax"), "devdax").mode = args.mode
 
 
 def _follow_kmem(plan: Plan, args: KmemArgs, expect: str) -> None:
-    plan.device("id", args.id, PMEM)
+    plan.pmem("id", args.id)
     if expect == "done":
         require_mode(plan, "kmem", args.id, ("devdax",), "namespace with mode: devdax").mode = "kmem"
 
 
 def _follow_devdax(plan: Plan, args: DevdaxArgs, expect: str) -> None:
-    plan.device("id", args.id, PMEM)
+    plan.pmem("id", args.id)
     if expect == "done":
         require_mode(plan, "devdax", args.id, ("kmem",), "kmem").mode = "devdax"
 

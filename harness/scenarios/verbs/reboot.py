@@ -13,7 +13,7 @@ from harness.parsers.elf import load_segments
 from harness.qemu.dump import dump_head
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
-from harness.scenarios.verbs.plan import PMEM, Impossible, Plan
+from harness.scenarios.verbs.plan import Impossible, Plan
 from harness.scenarios.verbs.verb import Line, Verb
 from harness.units import MIB, AddrRange, intersect_ranges, subtract_ranges
 
@@ -35,7 +35,7 @@ class CheckArgs(Args):
 
 def _follow_reboot(plan: Plan, args: RebootArgs, expect: str) -> None:
     for id, device in plan.devices.items():
-        if device.kind == PMEM:
+        if device.kind.persistent:
             raise Impossible(None, f"nobody follows the namespace of {id!r} through a boot", "unplug it before")
     for id in plan.loads:
         raise Impossible(None, f"the load {id!r} does not outlive a boot", "unload it before")

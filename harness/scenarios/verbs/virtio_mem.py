@@ -19,7 +19,7 @@ from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.blocks import await_size
-from harness.scenarios.verbs.plan import VIRTIO_MEM, Impossible, Plan, PlannedDevice, require_aligned
+from harness.scenarios.verbs.plan import Impossible, Plan, PlannedDevice, require_aligned
 from harness.scenarios.verbs.plugging import alignment, await_driver, backend, device_needs, power_up
 from harness.scenarios.verbs.verb import Line, Verb
 from harness.units import MIB, format_size
@@ -52,7 +52,7 @@ def _require_requested(argument: str, device: PlannedDevice, requested: int, exp
 
 def _follow_plug(plan: Plan, args: VirtioMemArgs, expect: str) -> None:
     plan.require_new(args.id)
-    device = PlannedDevice(VIRTIO_MEM, args.max, args.block, args.requested)
+    device = PlannedDevice(VirtioMemSpec, args.max, args.block, args.requested)
     require_aligned("max", args.max, args.block)
     _require_requested("requested", device, args.requested, expect)
     if expect != "qemu-refused":
@@ -60,14 +60,14 @@ def _follow_plug(plan: Plan, args: VirtioMemArgs, expect: str) -> None:
 
 
 def _follow_resize(plan: Plan, args: ResizeArgs, expect: str) -> None:
-    device = plan.device("id", args.id, VIRTIO_MEM)
+    device = plan.device("id", args.id, VirtioMemSpec)
     _require_requested("to", device, args.to, expect)
     if expect != "qemu-refused":
         device.requested = args.to
 
 
 def _follow_settle(plan: Plan, args: SettleArgs, expect: str) -> None:
-    plan.device("id", args.id, VIRTIO_MEM)
+    plan.device("id", args.id, VirtioMemSpec)
 
 
 def plug_virtio_mem(session: Session, args: VirtioMemArgs, deadline: Deadline) -> Outcome:
