@@ -9,9 +9,9 @@ as two of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, overload
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from cattrs import ClassValidationError, Converter, IterableValidationError
 from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_factory
@@ -44,12 +44,21 @@ class Codec(Converter):
         self.register_structure_hook_factory(_is_row, self._row)
         self.register_unstructure_hook_factory(_is_row, self._flat)
 
-    def describe(self, kind: type, *, since: Collection[str] = (), forbid_extra: bool = False, **fields: Any) -> None:
+    def describe(
+        self,
+        kind: type,
+        *,
+        since: Collection[str] = (),
+        formerly: Mapping[str, str] | None = None,
+        forbid_extra: bool = False,
+        **fields: Any,
+    ) -> None:
         """Every key of ``kind`` must be there, but those of the fields ``since``, which earlier files lack.
 
-        ``fields`` are names or conversions other than the usual ones. What is unknown is skipped, unless
-        ``forbid_extra``.
+        ``formerly`` has keys of earlier files and what they are called now. ``fields`` are names or conversions other
+        than the usual ones. What is unknown is skipped, unless ``forbid_extra``.
         """
+        names = formerly or {}
         make: Any = make_dict_structure_fn
         write: Any = make_dict_unstructure_fn
         rules = {field.name: fields.get(field.name, override()) for field in dataclasses.fields(kind)}
@@ -60,7 +69,8 @@ class Codec(Converter):
             read = make(kind, self, _cattrs_forbid_extra_keys=forbid_extra, **fields)
 
             def structure(value: Any, _: type) -> Any:
-                found = read(_exactly(value, dict), kind)
+                value = {names.get(key, key): part for key, part in _exactly(value, dict).items()}
+                found = read(value, kind)
                 for name in needed:
                     if name not in value:
                         raise KeyError(name)
@@ -70,6 +80,25 @@ class Codec(Converter):
 
         self.register_structure_hook_factory(lambda one: one is kind, reading)
         self.register_unstructure_hook_factory(lambda one: one is kind, lambda _: write(kind, self, **fields))
+
+    def describe_row(self, kind: type) -> None:
+        """``kind`` is written as a list of its fields."""
+
+        def row() -> Any:
+            hints = get_type_hints(kind)
+            return tuple[tuple(hints[field.name] for field in dataclasses.fields(kind))]  # type: ignore[misc]
+
+        def reading(_: type) -> Any:
+            read = self.get_structure_hook(row())
+            return lambda value, _: kind(*read(value, None))
+
+        def writing(_: type) -> Any:
+            names = [field.name for field in dataclasses.fields(kind)]
+            write = self.get_unstructure_hook(row())
+            return lambda value: write([getattr(value, name) for name in names])
+
+        self.register_structure_hook_factory(lambda one: one is kind, reading)
+        self.register_unstructure_hook_factory(lambda one: one is kind, writing)
 
     def dump(self, value: Any, kind: Any = None) -> Any:
         """``value``, which is declared to be of ``kind``, as what JSON can tell."""

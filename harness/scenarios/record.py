@@ -21,13 +21,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from harness.arch import arch_named
+from harness.arch import ArchSpec, arch_named
 from harness.check import DumpReport, OfflineReport, ResizeReport, Slope, TouchReport, UnplugReport, Verdict
 from harness.check.bugs import NAME as BUGS
 from harness.check.bugs import parse_bugs
 from harness.check.known import Watch, watch_for
+from harness.codec import Codec
 from harness.collect.store import load_facts, load_state, save_facts, save_raw, save_state
 from harness.config.yaml import read_text
 from harness.errors import InfraError, UsageError
@@ -35,7 +36,8 @@ from harness.model.actions import Action, action_from_json, action_to_json
 from harness.model.layout import MachineShape
 from harness.scenarios.outcome import Outcome
 from harness.state import GuestState, KernelFacts
-from harness.units import AddrRange
+
+T = TypeVar("T")
 
 #: layout of the bundle; another number is refused, not guessed at
 FORMAT = 1
@@ -84,7 +86,7 @@ class Recorder:
 
     def save_guest(self, shape: MachineShape, facts: KernelFacts) -> None:
         """The machine and its kernel."""
-        write_json(self.directory / "machine.json", shape_to_json(shape))
+        write_json(self.directory / "machine.json", CODEC.dump(shape))
         save_facts(self.directory / "facts", facts)
 
     def save_boot(self, state: GuestState) -> None:
@@ -118,14 +120,8 @@ class Recorder:
         if state is not None:
             save_state(directory, state)
         directory.mkdir(parents=True, exist_ok=True)
-        step = {
-            "title": title,
-            "expect": expect,
-            "bugs": list(bugs),
-            "actions": [action_to_json(action) for action in self._actions.get(number, [])],
-            "outcome": outcome_to_json(outcome),
-        }
-        write_json(directory / "step.json", step)
+        step = _Step(title, expect, tuple(self._actions.get(number, ())), outcome, tuple(bugs))
+        write_json(directory / "step.json", CODEC.dump(step))
 
     def undo(self, number: int) -> None:
         """Put the steps after ``number`` aside, as ``undone-N``: the guest is back where it was then."""
@@ -198,6 +194,14 @@ def _read_json(path: Path) -> Any:
         raise UsageError(f"{path} is damaged: {error}") from None
 
 
+def _read(path: Path, kind: type[T]) -> T:
+    value = _read_json(path)
+    try:
+        return CODEC.load(value, kind)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+
+
 def load_run(directory: Path) -> RecordedRun:
     """Read a bundle; raises UsageError for what is none, ParseError for a source that cannot be understood."""
     details = _read_json(directory / "run.json")
@@ -206,7 +210,7 @@ def load_run(directory: Path) -> RecordedRun:
             f"{directory} was written in format {details.get('format')}, this memhp reads {FORMAT}",
             hint="use the memhp that wrote it",
         )
-    shape = shape_from_json(_read_json(directory / "machine.json"))
+    shape = _read(directory / "machine.json", MachineShape)
     facts = load_facts(directory / "facts", shape.arch)
     boot = load_state(directory / "states" / "000", facts)
     bugs = directory / BUGS
@@ -219,33 +223,28 @@ def load_run(directory: Path) -> RecordedRun:
 def _load_verdict(path: Path) -> tuple[Verdict | None, str, int | None]:
     if not path.exists():
         return None, "", None
-    told = _read_json(path)
-    try:
-        count = told.get("steps")
-        return Verdict(told["verdict"]), str(told["reason"]), None if count is None else int(count)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is damaged: {error}") from None
+    told = _read(path, _Ending)
+    return told.verdict, told.reason, told.steps
 
 
 def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts) -> Iterator[RecordedStep]:
     for path in sorted((path for path in (directory / "states").iterdir() if path.name.isdecimal()), key=_number):
         if not (path / "step.json").exists():
             continue
-        step, again = _read_json(path / "step.json"), None
-        outcome = outcome_from_json(step["outcome"])
+        step, again = _read(path / "step.json", _Step), None
         boot = directory / "boots" / path.name
         if boot.is_dir():
             facts = load_facts(boot / "facts", shape.arch)
             again = facts, load_state(boot / "state", facts)
         yield RecordedStep(
             number=_number(path),
-            title=step["title"],
-            expect=step["expect"],
-            actions=tuple(action_from_json(action) for action in step["actions"]),
-            outcome=outcome,
+            title=step.title,
+            expect=step.expect,
+            actions=step.actions,
+            outcome=step.outcome,
             # A kernel that died has left its console; what was read of it before may be anything.
-            state=load_state(path, facts) if (path / "meta.json").exists() and not outcome.alarms else None,
-            bugs=tuple(step.get("bugs", ())),
+            state=load_state(path, facts) if (path / "meta.json").exists() and not step.outcome.alarms else None,
+            bugs=step.bugs,
             again=again,
         )
 
@@ -254,57 +253,50 @@ def _number(path: Path) -> int:
     return int(path.name)
 
 
-def shape_to_json(shape: MachineShape) -> dict[str, object]:
-    """The machine's shape as JSON."""
-    fields = {f.name: getattr(shape, f.name) for f in dataclasses.fields(shape)}
-    return {**fields, "arch": shape.arch.name, "cold": [action_to_json(action) for action in shape.cold]}
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What ``step.json`` holds."""
+
+    title: str
+    expect: str
+    actions: tuple[Action, ...]
+    outcome: Outcome
+    bugs: tuple[str, ...] = ()
 
 
-def shape_from_json(value: Mapping[str, Any]) -> MachineShape:
-    """Inverse of shape_to_json."""
-    return MachineShape(
-        arch=arch_named(value["arch"]),
-        node_memory=tuple(value["node_memory"]),
-        max_memory=value["max_memory"],
-        slots=value["slots"],
-        ports=tuple(value["ports"]),
-        virtio_devices=value["virtio_devices"],
-        acpi=value.get("acpi", True),
-        cpu_nodes=None if value.get("cpu_nodes") is None else tuple(value["cpu_nodes"]),
-        cold=tuple(action_from_json(action) for action in value.get("cold", ())),
-    )
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """What ``verdict.json`` holds."""
+
+    verdict: Verdict
+    reason: str
+    steps: int | None = None
 
 
-def outcome_to_json(outcome: Outcome) -> dict[str, object]:
-    """What an action came to, as JSON."""
-    touches = [
-        {
-            "pages": touch.pages,
-            "mismatches": touch.mismatches,
-            "used": [[where.start, where.end, used] for where, used in touch.used],
-        }
-        for touch in outcome.touches
-    ]
-    return {
-        "ending": outcome.ending,
-        "note": outcome.note,
-        "pending": outcome.pending,
-        "alarms": list(outcome.alarms),
-        "trace": list(outcome.trace),
-        "inconclusive": outcome.inconclusive,
-        "due": outcome.due,
-        "offlines": [[report.index, report.error] for report in outcome.offlines],
-        "unplugs": [dataclasses.asdict(report) for report in outcome.unplugs],
-        "resizes": [dataclasses.asdict(report) for report in outcome.resizes],
-        "touches": touches,
-        "dumps": [[dump.source, *_pair(dump.scope), [_pair(one) for one in dump.ranges]] for dump in outcome.dumps],
-        "slopes": [[slope.name, str(slope.each), slope.unit] for slope in outcome.slopes],
-        "unread": list(outcome.unread),
-    }
+def _codec() -> Codec:
+    codec = Codec()
+    codec.register_structure_hook(ArchSpec, lambda name, _: arch_named(codec.structure(name, str)))
+    codec.register_unstructure_hook(ArchSpec, lambda arch: arch.name)
+    codec.register_structure_hook_func(_is_action, lambda value, _: action_from_json(value))
+    codec.register_unstructure_hook_func(_is_action, action_to_json)
+    codec.describe(MachineShape, since=("acpi", "cpu_nodes", "cold"))
+    codec.describe(UnplugReport)
+    codec.describe(ResizeReport, since=("qemu_refused",))
+    codec.describe(TouchReport)
+    codec.describe_row(OfflineReport)
+    codec.describe_row(DumpReport)
+    codec.register_structure_hook(Slope, lambda row, _: _slope(*codec.structure(row, list[str])))
+    codec.register_unstructure_hook(Slope, lambda slope: [slope.name, str(slope.each), slope.unit])
+    older = {"ending", "note", "pending", "unplugs", "resizes", "touches"}
+    newer = {field.name for field in dataclasses.fields(Outcome)} - older
+    codec.describe(Outcome, since=newer, formerly={"useless": "inconclusive"})
+    codec.describe(_Step, since=("bugs",))
+    codec.describe(_Ending, since=("steps",))
+    return codec
 
 
-def _pair(place: AddrRange) -> list[int]:
-    return [place.start, place.end]
+def _is_action(kind: Any) -> bool:
+    return kind is Action
 
 
 def _slope(name: str, each: str, *rest: str) -> Slope:
@@ -314,28 +306,5 @@ def _slope(name: str, each: str, *rest: str) -> Slope:
     return Slope(name, Fraction(0) if any(abs(found) <= Fraction(limit) for limit in limits) else found, unit)
 
 
-def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
-    """Inverse of outcome_to_json."""
-
-    def used(rows: Sequence[Sequence[int]]) -> tuple[tuple[AddrRange, int], ...]:
-        return tuple((AddrRange(start, end), size) for start, end, size in rows)
-
-    return Outcome(
-        ending=value["ending"],
-        note=value["note"],
-        pending=value["pending"],
-        alarms=tuple(value.get("alarms", ())),
-        trace=tuple(value.get("trace", ())),
-        inconclusive=value.get("inconclusive", value.get("useless", "")),
-        due=value.get("due", ""),
-        offlines=[OfflineReport(index, error) for index, error in value.get("offlines", ())],
-        unplugs=[UnplugReport(r["id"], tuple(r["endings"]), r["refused"]) for r in value["unplugs"]],
-        resizes=[ResizeReport(**report) for report in value["resizes"]],
-        touches=[TouchReport(t["pages"], t["mismatches"], used(t["used"])) for t in value["touches"]],
-        dumps=tuple(
-            DumpReport(source, AddrRange(start, end), tuple(AddrRange(*one) for one in ranges))
-            for source, start, end, ranges in value.get("dumps", ())
-        ),
-        slopes=tuple(_slope(*row) for row in value.get("slopes", ())),
-        unread=tuple(value.get("unread", ())),
-    )
+#: what reads and writes a bundle's JSON
+CODEC = _codec()

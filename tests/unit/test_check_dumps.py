@@ -9,7 +9,7 @@ import model_guest
 
 from harness.check import CATALOGUE, CheckResult, DumpReport, Evidence, run_check
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.record import outcome_from_json, outcome_to_json
+from harness.scenarios.record import CODEC
 from harness.state import GuestState, IomemEntry, NotObserved
 from harness.units import AddrRange
 
@@ -57,4 +57,4 @@ def test_what_is_missing_and_what_is_too_much() -> None:
 
 def test_a_bundle_keeps_them() -> None:
     outcome = Outcome(dumps=(DumpReport("QEMU", AddrRange(1, 9), (AddrRange(2, 3), AddrRange(4, 5))),))
-    assert outcome_from_json(outcome_to_json(outcome)) == outcome  # type: ignore[arg-type]
+    assert CODEC.load(CODEC.dump(outcome), Outcome) == outcome

@@ -84,3 +84,25 @@ def test_an_error_says_where_it_is(change: dict[str, object], error: type[Except
 def test_a_key_that_is_missing_at_the_top() -> None:
     with pytest.raises(KeyError, match=r"^'kept'$"):
         codec().load({name: value for name, value in JSON.items() if name != "kept"}, Whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    name: str
+    where: AddrRange
+    parts: tuple[AddrRange, ...]
+
+
+def test_a_record_that_is_a_row() -> None:
+    made = Codec()
+    made.describe_row(Row)
+    found = Row("a", AddrRange(1, 2), (AddrRange(3, 4),))
+    assert made.dump(found) == ["a", 1, 2, [[3, 4]]] and made.load(["a", 1, 2, [[3, 4]]], Row) == found
+    with pytest.raises(ValueError, match="does not have 4 parts"):
+        made.load(["a", 1, 2], Row)
+
+
+def test_what_a_key_was_called_formerly() -> None:
+    made = Codec()
+    made.describe(Part, since=("late",), formerly={"title": "name"})
+    assert made.load({"title": "a", "places": []}, Part) == Part("a")

@@ -14,7 +14,7 @@ from harness.check import Verdict
 from harness.errors import UsageError
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.recheck import recheck
-from harness.scenarios.record import VERDICT, outcome_to_json
+from harness.scenarios.record import CODEC, VERDICT
 
 BUNDLES = Path(__file__).parent / "fixtures" / "bundles"
 
@@ -63,7 +63,7 @@ def test_steps_are_in_the_order_of_their_numbers(bundle: Path) -> None:
     for number in range(1, 996):
         step = bundle / "states" / f"{number:03d}"
         step.mkdir()
-        blank = {"title": "wait", "expect": "done", "actions": [], "outcome": outcome_to_json(Outcome())}
+        blank = {"title": "wait", "expect": "done", "actions": [], "outcome": CODEC.dump(Outcome())}
         (step / "step.json").write_text(json.dumps(blank))
     result = recheck(bundle)
     assert [step.number for step in result.steps] == list(range(1001))

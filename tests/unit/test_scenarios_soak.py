@@ -12,7 +12,7 @@ import pytest
 
 from harness.check import CATALOGUE, CheckResult, Slope, Verdict, run_check
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.record import outcome_from_json, outcome_to_json
+from harness.scenarios.record import CODEC
 from harness.scenarios.soak import Counter, Round, counters, slopes, spell, unread
 from harness.scenarios.steps import Repeat, Step, count_steps
 from harness.scenarios.verbs.reboot import CheckArgs
@@ -94,13 +94,13 @@ def test_what_is_counted() -> None:
 
 
 def test_slopes_of_older_bundles_have_a_limit() -> None:
-    value = outcome_to_json(Outcome()) | {"slopes": [["x", "5/2", "3", "bytes"], ["y", "4", "3", "bytes"]]}
-    assert outcome_from_json(value).slopes == (Slope("x", Fraction(0), "bytes"), Slope("y", Fraction(4), "bytes"))
+    value = CODEC.dump(Outcome()) | {"slopes": [["x", "5/2", "3", "bytes"], ["y", "4", "3", "bytes"]]}
+    assert CODEC.load(value, Outcome).slopes == (Slope("x", Fraction(0), "bytes"), Slope("y", Fraction(4), "bytes"))
 
 
 def test_slopes_survive_json_and_count_as_broken_invariants() -> None:
     outcome = Outcome(slopes=slopes(rounds(0, 0, 1, 3)))
-    assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
+    assert CODEC.load(json.loads(json.dumps(CODEC.dump(outcome))), Outcome) == outcome
     result = checked(outcome)
     assert result is not None and (result.status, len(result.findings)) == ("fail", 1)
     assert checked(Outcome(slopes=slopes(rounds(7, 1, 1, 1)))) == CheckResult("MEM-3", "pass")
@@ -112,7 +112,7 @@ def test_a_counter_that_no_round_read_is_not_level() -> None:
     assert checked(outcome) == CheckResult("MEM-3", "not-observed", reason="slab x: no slabinfo")
     leak = checked(dataclasses.replace(outcome, slopes=slopes(rounds(0, 0, 1, 2))))
     assert leak is not None and leak.status == "fail", "what was read and grows is a leak all the same"
-    assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
+    assert CODEC.load(json.loads(json.dumps(CODEC.dump(outcome))), Outcome) == outcome
 
 
 def test_an_action_that_must_fail_may_not_be_done() -> None:

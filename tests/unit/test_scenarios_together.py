@@ -12,7 +12,7 @@ from harness.check import Verdict
 from harness.deadline import Deadline
 from harness.errors import GuestError
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.record import outcome_from_json, outcome_to_json
+from harness.scenarios.record import CODEC
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.parallel import Branch, side_by_side
 from harness.scenarios.verdict import Ruling, judge
@@ -75,4 +75,4 @@ def test_what_did_not_overlap_proves_nothing() -> None:
     outcome = joined([_Done("one", early(SESSION, Deadline(1)), 0.0, 1.0), _Done("two", Outcome(), 1.5, 2.0)])
     assert outcome.inconclusive == "no overlap: one had ended before another began"
     assert judge((), "done", outcome) == Ruling(Verdict.INFRA, outcome.inconclusive)
-    assert outcome_from_json(outcome_to_json(outcome)) == outcome
+    assert CODEC.load(CODEC.dump(outcome), Outcome) == outcome

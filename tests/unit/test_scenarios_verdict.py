@@ -10,11 +10,12 @@ import model_guest
 import pytest
 
 from harness.check import CheckResult, ResizeReport, TouchReport, UnplugReport, Verdict
+from harness.model.layout import MachineShape
 from harness.qemu.memdev import UnplugOutcome
 from harness.qemu.qmp import QmpEvent
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.record import outcome_from_json, outcome_to_json, shape_from_json, shape_to_json
+from harness.scenarios.record import CODEC
 from harness.scenarios.verbs.plugging import unplug_endings
 from harness.scenarios.verdict import Ruling, evaluate, judge, worst
 from harness.state import IomemEntry, MemoryBlock
@@ -82,12 +83,12 @@ def test_an_outcome_survives_json() -> None:
         resizes=[ResizeReport("v", 5, 4, "why")],
         touches=[TouchReport(3, 0, ((AddrRange(0, 4096), 7),))],
     )
-    assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
+    assert CODEC.load(json.loads(json.dumps(CODEC.dump(outcome))), Outcome) == outcome
 
 
 def test_a_shape_survives_json() -> None:
     shape = model_guest.shape()
-    assert shape_from_json(json.loads(json.dumps(shape_to_json(shape)))) == shape
+    assert CODEC.load(json.loads(json.dumps(CODEC.dump(shape))), MachineShape) == shape
 
 
 def event(name: str, **data: str) -> QmpEvent:
@@ -124,4 +125,4 @@ def test_a_kernel_that_died_is_named_by_its_own_last_words() -> None:
     assert (result.invariant, result.status) == ("LOG-1", "fail")
     assert [finding.observed for finding in result.findings] == list(outcome.alarms)
     assert {finding.step for finding in result.findings} == {"unplug dimm0"}
-    assert outcome_from_json(outcome_to_json(outcome)) == outcome
+    assert CODEC.load(CODEC.dump(outcome), Outcome) == outcome
