@@ -37,12 +37,13 @@ class Codec(Converter):
         self.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
         self.register_structure_hook(Path, lambda value, _: Path(_exactly(value, str)))
         self.register_unstructure_hook(Path, str)
-        self.register_structure_hook(AddrRange, lambda value, _: AddrRange(*self.structure(value, tuple[int, int])))
+        self.register_structure_hook(AddrRange, lambda value, _: AddrRange(*ends(value, None)))
         self.register_unstructure_hook(AddrRange, lambda found: [found.start, found.end])
         self.register_structure_hook_factory(_is_sequence, self._list)
         self.register_structure_hook_factory(is_mapping, self._mapping)
         self.register_structure_hook_factory(_is_row, self._row)
         self.register_unstructure_hook_factory(_is_row, self._flat)
+        ends = self.get_structure_hook(tuple[int, int])
 
     def describe(
         self,
@@ -69,8 +70,9 @@ class Codec(Converter):
             read = make(kind, self, _cattrs_forbid_extra_keys=forbid_extra, **fields)
 
             def structure(value: Any, _: type) -> Any:
-                value = {names.get(key, key): part for key, part in _exactly(value, dict).items()}
-                found = read(value, kind)
+                if names:
+                    value = {names.get(key, key): part for key, part in _exactly(value, dict).items()}
+                found = read(_exactly(value, dict), kind)
                 for name in needed:
                     if name not in value:
                         raise KeyError(name)
@@ -132,22 +134,24 @@ class Codec(Converter):
     def _row(self, kind: Any) -> Any:
         kinds = get_args(kind)
         width = len(kinds) + kinds.count(AddrRange)
+        hooks = [(one, self.get_structure_hook(one)) for one in kinds]
 
         def read(value: Any, _: Any) -> Any:
             if len(_exactly(value, list)) != width:
                 raise ValueError(f"{str(value)[:40]} does not have {width} parts")
             parts = iter(value)
-            taken = ([next(parts), next(parts)] if one is AddrRange else next(parts) for one in kinds)
-            return tuple(self.structure(part, one) for part, one in zip(taken, kinds, strict=True))
+            return tuple(
+                hook([next(parts), next(parts)] if one is AddrRange else next(parts), one) for one, hook in hooks
+            )
 
         return read
 
     def _flat(self, kind: Any) -> Any:
-        kinds = get_args(kind)
+        hooks = [(one, self.get_unstructure_hook(one)) for one in get_args(kind)]
 
         def write(row: Any) -> Any:
-            parts = ((self.unstructure(part, one), one) for part, one in zip(row, kinds, strict=True))
-            return [piece for part, one in parts for piece in (part if one is AddrRange else [part])]
+            parts = ((one, hook(part)) for part, (one, hook) in zip(row, hooks, strict=True))
+            return [piece for one, part in parts for piece in (part if one is AddrRange else [part])]
 
         return write
 
