@@ -37,13 +37,12 @@ class Codec(Converter):
         self.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
         self.register_structure_hook(Path, lambda value, _: Path(_exactly(value, str)))
         self.register_unstructure_hook(Path, str)
-        self.register_structure_hook(AddrRange, lambda value, _: AddrRange(*ends(value, None)))
+        self.register_structure_hook_factory(lambda kind: kind is AddrRange, self._range)
         self.register_unstructure_hook(AddrRange, lambda found: [found.start, found.end])
         self.register_structure_hook_factory(_is_sequence, self._list)
         self.register_structure_hook_factory(is_mapping, self._mapping)
         self.register_structure_hook_factory(_is_row, self._row)
         self.register_unstructure_hook_factory(_is_row, self._flat)
-        ends = self.get_structure_hook(tuple[int, int])
 
     def describe(
         self,
@@ -121,6 +120,10 @@ class Codec(Converter):
             return self.structure(value, kind)
         except (ClassValidationError, IterableValidationError) as group:
             raise _first(group) from None
+
+    def _range(self, kind: Any) -> Any:
+        read = self.get_structure_hook(tuple[int, int])
+        return lambda value, _: AddrRange(*read(value, kind))
 
     def _list(self, kind: Any) -> Any:
         """cattrs would take text and objects as well."""

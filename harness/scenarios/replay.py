@@ -13,16 +13,16 @@ from typing import Any
 from harness.arch import arch_named
 from harness.artifacts.content import content_of
 from harness.artifacts.kernel import kernel_of
+from harness.codec import Codec, override
 from harness.config.cold import COLD
 from harness.config.guest import GuestSpec, NodeConfig, problems
 from harness.errors import UsageError
 from harness.progress import Progress
 from harness.scenarios.boot import Parts
 from harness.scenarios.file import Scenario, read_scenario
-from harness.scenarios.options import STARTS, Start
+from harness.scenarios.options import Start
 
 _HINT = "name the directory of a run; bundles are kept below memhp-runs or --bundle-dir"
-_PATHS = ("initrd", "build_dir", "modules")
 #: no run.json is larger
 _MAX_RUN = 1 << 20
 
@@ -41,37 +41,66 @@ class Replay:
 
 def guest_to_json(guest: GuestSpec, parts: Parts) -> dict[str, object]:
     """What ``run.json`` keeps of a guest: its spec, and the kernel with its SHA-256."""
-    fields = {field.name: getattr(guest, field.name) for field in dataclasses.fields(guest)}
-    fields |= {name: None if fields[name] is None else str(fields[name]) for name in _PATHS}
-    fields["kernel_options"] = list(guest.kernel_options)
-    fields["nodes"] = [node.memory for node in guest.nodes]
-    fields["machine_options"] = list(guest.machine_options)
-    fields["devices"] = [{device.verb: dataclasses.asdict(device)} for device in guest.devices]
-    fields["explicit"] = sorted(guest.explicit)
-    return {
-        "spec": fields,
-        "kernel": {
-            "origin": parts.kernel.origin,
-            "path": str(parts.kernel.image.absolute()),
-            "sha256": content_of(parts.kernel.image),
-        },
-    }
+    image = parts.kernel.image
+    kernel = _Kernel(parts.kernel.origin, str(image.absolute()), content_of(image))
+    return {"spec": _CODEC.dump(guest), "kernel": _CODEC.dump(kernel)}
 
 
 def guest_from_json(value: Mapping[str, Any]) -> GuestSpec:
     """The spec that ``guest_to_json`` has written; raises KeyError, TypeError or ValueError for anything else."""
-    fields = dict(value)
-    fields |= {name: Path(fields[name]) for name in _PATHS if fields.get(name) is not None}
-    fields["kernel_options"] = tuple(map(str, fields.get("kernel_options", ())))
-    fields["nodes"] = tuple(NodeConfig(int(memory)) for memory in fields["nodes"])
-    fields["machine_options"] = tuple(map(str, fields["machine_options"]))
-    cold = [pair for device in fields.get("devices", ()) for pair in dict(device).items()]
-    fields["devices"] = tuple(COLD[verb](**args) for verb, args in cold)
-    fields["explicit"] = frozenset(map(str, fields["explicit"]))
-    spec = GuestSpec(**fields)
+    spec = _CODEC.load(value, GuestSpec)
     for problem in problems(spec):
         raise ValueError(problem.message)
     return spec
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    origin: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What ``run.json`` tells, as far as it is needed to run it again."""
+
+    spec: GuestSpec
+    kernel: _Kernel
+    seed: int = 0
+    rounds: int | None = None
+    start: Start = "auto"
+
+
+def _codec() -> Codec:
+    codec = Codec()
+    codec.register_structure_hook(NodeConfig, lambda memory, _: NodeConfig(codec.structure(memory, int)))
+    codec.register_unstructure_hook(NodeConfig, lambda node: node.memory)
+    always = {"arch", "nodes", "machine_options", "explicit"}
+    codec.describe(
+        GuestSpec,
+        since={field.name for field in dataclasses.fields(GuestSpec)} - always,
+        forbid_extra=True,
+        devices=override(
+            struct_hook=lambda found, _: tuple(
+                COLD[verb](**args)
+                for device in codec.structure(found, list[dict[str, dict[str, Any]]])
+                for verb, args in device.items()
+            ),
+            unstruct_hook=lambda devices: [{device.verb: dataclasses.asdict(device)} for device in devices],
+        ),
+        explicit=override(
+            struct_hook=lambda names, _: frozenset(codec.structure(names, list[str])), unstruct_hook=sorted
+        ),
+    )
+    codec.describe(_Kernel, since=("origin", "path"))
+    codec.describe(
+        _Run, since=("seed", "rounds", "start"), spec=override(struct_hook=lambda spec, _: guest_from_json(spec))
+    )
+    return codec
+
+
+_CODEC = _codec()
 
 
 def read_replay(bundle: Path) -> Replay:
@@ -82,12 +111,7 @@ def read_replay(bundle: Path) -> Replay:
     path = bundle / "run.json"
     try:
         with path.open("rb") as file:
-            details = json.loads(file.read(_MAX_RUN))
-        spec, booted = guest_from_json(details["spec"]), dict(details["kernel"])
-        seed, rounds = int(details.get("seed", 0)), details.get("rounds")
-        digest, start = str(booted["sha256"]), details.get("start", "auto")
-        if start not in STARTS:
-            raise ValueError(f"no way to start is called {start!r}")
+            run = _CODEC.load(json.loads(file.read(_MAX_RUN)), _Run)
     except OSError as error:
         raise UsageError(f"{bundle} is no bundle: {path.name}: {error.strerror}", hint=_HINT) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -95,7 +119,8 @@ def read_replay(bundle: Path) -> Replay:
         raise UsageError(f"{bundle} does not tell which guest it ran on ({what})", hint=_HINT) from None
     if not (bundle / "scenario.yaml").is_file() or not (bundle / "scenario.yaml").read_bytes().strip():
         raise UsageError(f"{bundle} has no scenario to run again", hint=_HINT)
-    return Replay(read_scenario(bundle / "scenario.yaml"), spec, seed, rounds, digest, start)
+    scenario = read_scenario(bundle / "scenario.yaml")
+    return Replay(scenario, run.spec, run.seed, run.rounds, run.kernel.sha256, run.start)
 
 
 def require_kernel(replay: Replay, progress: Progress) -> None:
