@@ -78,7 +78,7 @@ def test_a_plan_says_no_and_stays_as_it_was() -> None:
         (ResizeArgs("d", 0), "id", "'d' is a pc-dimm, this takes a virtio-mem"),
         (HoldArgs("x", "d"), "id", "something is held as 'x' already"),
         (OnlineArgs(), None, "takes either a device or blocks or boot memory"),
-        (KmemFaultArgs("d"), "id", "'d' is a pc-dimm, this takes a virtio-pmem"),
+        (KmemFaultArgs("d"), "id", "'d' is a pc-dimm, this takes persistent memory"),
     ):
         with pytest.raises(Impossible) as caught:
             follow(plan, args)

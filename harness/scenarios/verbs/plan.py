@@ -10,7 +10,7 @@ from harness.config.arguments import GRANULE
 from harness.config.guest import SECTION, GuestSpec
 from harness.config.yaml import size_problem, suggest
 from harness.errors import UsageError
-from harness.qemu.devices.device import KINDS, DeviceSpec, PciDeviceSpec
+from harness.qemu.devices.device import DeviceSpec, PciDeviceSpec
 from harness.units import align_up, format_size
 
 
@@ -63,8 +63,7 @@ class Plan:
         """The device ``id``, which is persistent memory."""
         device = self.device(argument, id)
         if not device.kind.persistent:
-            known = " or ".join(kind.name for kind in KINDS.values() if kind.persistent)
-            raise Impossible(argument, f"{id!r} is a {device.kind.name}, this takes a {known}")
+            raise Impossible(argument, f"{id!r} is a {device.kind.name}, this takes persistent memory")
         return device
 
     def add(self, id: str, device: PlannedDevice, node: int, size_argument: str) -> None:
