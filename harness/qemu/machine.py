@@ -28,7 +28,7 @@ from harness.qemu.spec import MachineSpec
 QUIT_SECONDS = 5.0
 TERMINATE_SECONDS = 2.0
 #: QEMU hangs up a moment before it can be reaped; its exit status is worth that moment
-_EPITAPH_SECONDS = 3.0
+_EXIT_SECONDS = 3.0
 #: how long QEMU may take to free the memory of a device that has gone, and between two looks at it
 _FREED_SECONDS = 20.0
 _BETWEEN = 0.005
@@ -82,7 +82,7 @@ class Machine:
         """
         for role, path in spec.files:
             if not path.is_file():
-                raise UsageError(f"the {role} {path} is no file", hint="check the path, or run memhp fetch")
+                raise UsageError(f"the {role} {path} is not a file", hint="check the path, or run memhp fetch")
         machine = cls(spec, workdir)
         try:
             machine._start(deadline, own_memory or snapshot is not None, snapshot, incoming or snapshot is not None)
@@ -166,7 +166,9 @@ class Machine:
         """Name and address of QEMU's RAM blocks."""
         blocks = parse_ramblocks(self.qmp.hmp("info ramblock", deadline=deadline))
         if not blocks:
-            raise QemuError(f"QEMU {self.spec.qemu.version} does not tell where it maps its memory", hint="use 8.1 up")
+            raise QemuError(
+                f"QEMU {self.spec.qemu.version} does not tell where it maps its memory", hint="use QEMU 8.1 or later"
+            )
         return blocks
 
     def _unowned_blocks(self, deadline: Deadline) -> set[int]:
@@ -247,7 +249,7 @@ class Machine:
         if self._child is None:
             return "QEMU was never started"
         with contextlib.suppress(DeadlineExpired):
-            self._child.wait(Deadline(_EPITAPH_SECONDS))
+            self._child.wait(Deadline(_EXIT_SECONDS))
         code = self._child.returncode
         said = proc.tail_file(self.stderr_log)
         return ("QEMU still runs" if code is None else f"QEMU {proc.describe_status(code)}") + (
@@ -269,7 +271,9 @@ class Machine:
     def _start(self, deadline: Deadline, own_memory: bool, snapshot: Path | None, incoming: bool) -> None:
         self.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if stat.S_IMODE(self.workdir.stat().st_mode) & 0o077:
-            raise UsageError(f"others can look into {self.workdir}", hint=f"chmod 700 {shlex.quote(str(self.workdir))}")
+            raise UsageError(
+                f"{self.workdir} is accessible to other users", hint=f"chmod 700 {shlex.quote(str(self.workdir))}"
+            )
         if own_memory:
             self.memory = new_memory({name: place.size for name, place in self.spec.boot_ram().items()})
             self._cleanup.callback(self._close_memory)
@@ -359,7 +363,7 @@ def parse_ramblocks(text: str) -> list[tuple[str, int]]:
         return []
     found = _RAMBLOCK.findall(text)
     if len(found) != len(lines) - 1:
-        raise QemuError(f"QEMU lists its RAM blocks in an unknown way:\n{text}")
+        raise QemuError(f"QEMU's list of RAM blocks has an unknown format:\n{text}")
     return [(name, int(address, 16)) for name, address in found]
 
 

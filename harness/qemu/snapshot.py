@@ -72,7 +72,7 @@ def migrate(qmp: QmpSession, file: Path, *, incoming: bool = False, with_memory:
         awaited=f"the machine to be {done}",
     )
     if event.data["status"] == "failed":
-        told = qmp.execute("query-migrate", deadline=deadline).get("error-desc", "it does not tell why")
+        told = qmp.execute("query-migrate", deadline=deadline).get("error-desc", "no reason given")
         raise QemuError(f"QEMU's machine cannot be {done}: {told}")
 
 
@@ -130,7 +130,7 @@ def unpack(directory: Path, name: str, fd: int) -> None:
         with (directory / f"{name}.pages").open("rb") as pages:
             length = os.fstat(pages.fileno()).st_size
             if size != os.fstat(fd).st_size or length != sum(run.size for run in runs):
-                raise QemuError(f"the saved memory of {name} is not of this machine, or not whole")
+                raise QemuError(f"the saved memory of {name} does not match this machine, or is incomplete")
             if not runs:
                 return
             with mmap.mmap(pages.fileno(), length, prot=mmap.PROT_READ) as data, memoryview(data) as view:

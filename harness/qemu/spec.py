@@ -106,11 +106,11 @@ def root_port_slot(number: int) -> int:
 def _check_sizes(spec: MachineSpec) -> None:
     check_size("boot memory", spec.memory)
     if not 1 <= spec.cpus <= MAX_CPUS:
-        raise UsageError(f"{spec.cpus} CPUs cannot be", hint=f"from 1 to {MAX_CPUS}")
+        raise UsageError(f"invalid CPU count: {spec.cpus}", hint=f"from 1 to {MAX_CPUS}")
     if not 0 <= spec.slots <= MAX_SLOTS:
-        raise UsageError(f"{spec.slots} memory slots cannot be", hint=f"from 0 to {MAX_SLOTS}")
+        raise UsageError(f"invalid slot count: {spec.slots}", hint=f"from 0 to {MAX_SLOTS}")
     if not 0 <= spec.root_ports <= MAX_ROOT_PORTS:
-        raise UsageError(f"{spec.root_ports} root ports cannot be", hint=f"from 0 to {MAX_ROOT_PORTS}")
+        raise UsageError(f"invalid root port count: {spec.root_ports}", hint=f"from 0 to {MAX_ROOT_PORTS}")
     if spec.maxmem is None:
         if spec.slots:
             raise UsageError(f"{spec.slots} memory slots without maxmem", hint="set maxmem above the boot memory")
@@ -156,11 +156,11 @@ def _check_nodes(spec: MachineSpec) -> None:
             if not 0 <= cpu < spec.cpus:
                 raise UsageError(f"node {number} has CPU {cpu}, the machine has CPUs 0 to {spec.cpus - 1}")
             if cpu in seen:
-                raise UsageError(f"CPU {cpu} stands in two NUMA nodes")
+                raise UsageError(f"CPU {cpu} is in two NUMA nodes")
             seen.add(cpu)
     if len(seen) != spec.cpus:
         homeless = min(set(range(spec.cpus)) - seen)
-        raise UsageError(f"CPU {homeless} stands in no NUMA node", hint="name every CPU in one node")
+        raise UsageError(f"CPU {homeless} is in no NUMA node", hint="name every CPU in one node")
 
 
 def _check_devices(spec: MachineSpec) -> None:

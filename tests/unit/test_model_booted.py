@@ -89,7 +89,7 @@ def test_devices_in_the_order_a_kernel_finds_them() -> None:
 def test_what_is_not_followed_through_a_boot() -> None:
     model = model_guest.model()
     model.apply(PlugVirtioPmem("pmem", 256 * MIB, "rp0"))
-    with pytest.raises(UsageError, match=r"nobody follows pmem through a boot\n  hint: unplug it before"):
+    with pytest.raises(UsageError, match=r"pmem is not tracked across a reboot\n  hint: unplug it first"):
         plugged_devices(model)
     model.apply(Unplug("pmem"))
     assert plugged_devices(model) == ()

@@ -120,13 +120,13 @@ def test_launch_that_never_answers(files: dict[str, Any], tmp_path: Path) -> Non
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the kernel /k/Image is no file"):
+    with pytest.raises(UsageError, match="the kernel /k/Image is not a file"):
         Machine.launch(spec(), tmp_path, Deadline(1))
 
 
 def test_workdir_open_to_others(files: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o755)
-    with pytest.raises(UsageError, match="others can look into"):
+    with pytest.raises(UsageError, match="is accessible to other users"):
         Machine.launch(spec(**files), tmp_path / "run", Deadline(1))
 
 
@@ -143,7 +143,7 @@ def test_parse_ramblocks() -> None:
         ("/rom@etc/acpi/tables", 0x7FE8ABC00000),
     ]
     assert parse_ramblocks("Block Name    PSize\n ram0 4 KiB\n") == []
-    with pytest.raises(QemuError, match="lists its RAM blocks in an unknown way"):
+    with pytest.raises(QemuError, match="list of RAM blocks has an unknown format"):
         parse_ramblocks(RAMBLOCKS + "  what is this\n")
 
 

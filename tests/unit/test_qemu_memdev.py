@@ -315,5 +315,5 @@ def test_parse_memory_devices() -> None:
     )  # fmt: skip
     with pytest.raises(QemuError, match="unknown kind 'sgx-epc'"):
         parse_memory_devices([{"type": "sgx-epc", "data": {}}])
-    with pytest.raises(QemuError, match="in an unknown way"):
+    with pytest.raises(QemuError, match="list of memory devices has an unknown format"):
         parse_memory_devices([{"type": "dimm", "data": {}}])

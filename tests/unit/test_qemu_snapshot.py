@@ -80,8 +80,8 @@ def test_any_memory_comes_back(pages: dict[int, bytes], tmp_path_factory: pytest
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "ram0.pages").write_bytes(b"x"), "not of this machine, or not whole"),
-        (lambda folder: (folder / "ram0.map").write_text('{"size": 4096, "runs": []}'), "not of this machine"),
+        (lambda folder: (folder / "ram0.pages").write_bytes(b"x"), "does not match this machine, or is incomplete"),
+        (lambda folder: (folder / "ram0.map").write_text('{"size": 4096, "runs": []}'), "does not match this machine"),
         (lambda folder: (folder / "ram0.map").write_text("{}"), "cannot be read: 'size'"),
         (lambda folder: (folder / "ram0.map").write_text("hello"), "cannot be read"),
         (lambda folder: (folder / "ram0.pages").unlink(), "cannot be read"),

@@ -72,7 +72,7 @@ class Device(abc.ABC):
 
     def replug(self) -> Action:
         """The action that brings the device as it is to another boot; raises UsageError if nobody can tell."""
-        raise UsageError(f"nobody follows {self.id} through a boot", hint="unplug it before")
+        raise UsageError(f"{self.id} is not tracked across a reboot", hint="unplug it first")
 
     def boot_rank(self, ports: Sequence[str]) -> int:
         """When a booting kernel finds it: ACPI's devices (acpi_scan_init) before those on PCI, port by port."""

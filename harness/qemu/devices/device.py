@@ -80,7 +80,7 @@ class DeviceSpec(abc.ABC):
 
     def require_node(self, node: int | None, nodes: int) -> None:
         if node is not None and not 0 <= node < nodes:
-            raise UsageError(f"{self.name} {self.id} is on node {node}, which the machine has not")
+            raise UsageError(f"{self.name} {self.id} is on node {node}, which the machine lacks")
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> MemoryDevice:
@@ -134,7 +134,7 @@ def parse_memory_devices(answer: Any) -> tuple[MemoryDevice, ...]:
                 raise QemuError(f"QEMU has a memory device of unknown kind {kind!r}: {data}")
             found.append(KINDS[kind].parse(data))
     except (KeyError, TypeError, AttributeError) as error:
-        raise QemuError(f"QEMU describes its memory devices in an unknown way ({error!r}): {answer}") from error
+        raise QemuError(f"QEMU's list of memory devices has an unknown format ({error!r}): {answer}") from error
     return tuple(sorted(found, key=lambda device: device.range))
 
 
