@@ -1,43 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which tests stay together when several processes share the work (pytest-xdist, -n 2)."""
+"""Which tests are left out by --quick, and which stay together when several processes share the work (pytest-xdist).
+
+The markers that say so are in pyproject.toml.
+"""
 
 from __future__ import annotations
 
-import re
+import json
+import os
 import signal
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
+    from xdist.workermanage import WorkerController
 
-#: one file, one process: what is done there builds on what was done before, or is over in seconds
-TOGETHER = re.compile(r"tests/unit/\w+\.py|tests/integration/test_readme\.py")
-#: their tests share a guest: one process for each architecture
-GUEST = re.compile(r"(tests/integration/test_(?:collector|guest_session|loads|security)\.py)::.*\[(arm64|riscv64)")
-#: the longest of all begins first
-FIRST = "test_readme"
+#: a file here is over in seconds: one process does it all
+UNIT = Path(__file__).parent / "unit"
 
-#: what --quick leaves out, by node id
-LONG = re.compile(
-    "|".join(
-        (
-            # The harness's own world is the same with a guest of either architecture.
-            r"integration/test_(?:bench|faults|faults_host|loads|matrix|restore|run|security|selftest|shell)\.py.*\[riscv64",
-            # Other tests do the same, or the like, on the way.
-            r"test_readme\.py.*\[(?:make demo|.*(?:list support|selftest|bench --json|pytest tests/kernel|-j 2\]))",
-            r"test_readme\.py.*(?:sv57=off|--kernel debian|pmem-kmem -a arm64|--boot=cold|bench walk)",
-            r"\[arm64-(?:qmp-stalled|network-stalled)\]|full_disk_is_no_verdict\[arm64-0\.[19]\]",
-            r"test_every_paging_mode\[(?!acpi-virtio-mem-resize-sv39)",
-            r"test_every_interrupt_controller\[(?!aplic-imsic)",
-            r"oom-deadlock|oom-kill|finds_the_first_bad_commit|test_many_runs|test_drgn|test_kernels_put_back",
-            # One scenario of each kind of device, or of what is hardest to get right.
-            r"kernel/test_scenarios\.py.*\[arm64-(?!dimm-refused-zone|pmem-kmem|sub-section\])",
-            r"kernel/test_scenarios\.py.*\[riscv64-(?!dimm-cycle|sub-section-shared|virtio-mem-acpi)",
-        )
-    )
-)
+_groups = pytest.StashKey[Path]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,29 +35,65 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def arch_of(item: pytest.Item) -> str | None:
+    """The architecture of the guest that the test was parametrized with."""
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None else callspec.params.get("memhp_guest_spec")
+
+
+def is_long(item: pytest.Item) -> bool:
+    """True if --quick leaves it out."""
+    arches = item.config.getoption("memhp_arch") or ()
+    again = item.get_closest_marker("either_arch") is not None and arch_of(item) in arches[1:]
+    return again or item.get_closest_marker("long") is not None
+
+
+def group_of(item: pytest.Item) -> str | None:
+    """Tests of the same group are done by the same process, in order; None is a group of its own."""
+    file = item.path.relative_to(item.config.rootpath).as_posix()
+    if item.path.parent == UNIT or item.get_closest_marker("one_process") is not None:
+        return file
+    if item.get_closest_marker("shared_guest") is not None:
+        return f"{file} {arch_of(item)}"
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        left_out = [item for item in items if is_long(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+    told: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if told is not None:
+        groups = {item.nodeid: group for item in items if (group := group_of(item)) is not None}
+        (Path(told["memhp_groups"]) / f"{os.getpid()}.json").write_text(json.dumps(groups))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerController) -> None:
+    """Tell a worker where to write the groups of its tests: the scheduler sees their ids only, not their markers."""
+    config = node.config
+    if _groups not in config.stash:
+        folder = tempfile.TemporaryDirectory(prefix="memhp-groups-")
+        config.add_cleanup(folder.cleanup)
+        config.stash[_groups] = Path(folder.name)
+    node.workerinput["memhp_groups"] = str(config.stash[_groups])
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     from xdist.scheduler import LoadScopeScheduling
 
     # --dist loadgroup of pytest-xdist 3.8 does nothing with pytest 9: it writes to a field that is no more.
     class Scheduling(LoadScopeScheduling):
+        groups: dict[str, str] | None = None
+
         def _split_scope(self, nodeid: str) -> str:
-            return scope_of(nodeid)
+            if self.groups is None:
+                # Every worker has collected the same tests by now.
+                written = min(config.stash[_groups].glob("*.json"))
+                self.groups = json.loads(written.read_text())
+            return self.groups.get(nodeid, nodeid)
 
     return Scheduling(config, log)
-
-
-def scope_of(nodeid: str) -> str:
-    """Tests with the same answer are done by the same process, in order."""
-    together, guest = TOGETHER.search(nodeid), GUEST.search(nodeid)
-    if together is not None:
-        return together[0]
-    return nodeid if guest is None else f"{guest[1]} {guest[2]}"
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("quick"):
-        left_out = [item for item in items if LONG.search(item.nodeid)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
-    items.sort(key=lambda item: item.path.stem != FIRST)

@@ -15,7 +15,7 @@ from harness.progress import SilentProgress
 from harness.scenarios.boot import Parts
 from harness.units import GIB
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
 
 ROUNDS = 2
 GROWTH = (GIB, 4 * GIB)

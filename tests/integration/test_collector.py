@@ -24,7 +24,7 @@ from harness.qemu.devices.virtio_pmem import VirtioPmemSpec
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
 from harness.units import GIB, MIB
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.shared_guest]
 
 BOOT_SECONDS = 120.0
 SCRIPT, PROGRAM = "/usr/lib/memhp/collect", "/usr/bin/collector"

@@ -11,7 +11,7 @@ from typist import Typist
 
 from harness.artifacts.cache import Cache
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.long]
 
 BUILT = 1800.0
 SHOWN = 120.0

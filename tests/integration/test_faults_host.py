@@ -20,7 +20,7 @@ from leftovers import MEMHP, World
 from harness.artifacts.cache import cache_root, hash_file, verify
 from harness.scenarios.boot import Parts
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
 
 SCENARIO = """
 name: host
@@ -148,7 +148,9 @@ def test_a_part_that_cannot_be_kept_is_no_verdict(
     world.assert_clean()
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.1, marks=pytest.mark.long), 0.5, pytest.param(0.9, marks=pytest.mark.long)]
+)
 def test_a_full_disk_is_no_verdict(share: float, world: World, guest: list[str]) -> None:
     require_mounts()
     bundles = world.root / "bundles"

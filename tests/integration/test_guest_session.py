@@ -27,7 +27,7 @@ from harness.scenarios.boot import BootedGuest, Parts, boot_guest
 from harness.state import GuestState, HostTables, NotObserved, TableCount
 from harness.units import GIB, MIB, AddrRange
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.shared_guest]
 
 BOOT_SECONDS = 120.0
 

@@ -14,7 +14,7 @@ from harness.cli import main
 from harness.config.guest import GuestSpec
 from harness.selftest.kernels import SOURCE
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.long]
 
 #: of each architecture one that is quickly built, and named early
 BUGS = {"arm64": "arm64-hot-memory-untagged", "riscv64": "riscv64-altmap-not-handed-on"}

@@ -23,7 +23,7 @@ from harness.scenarios.verbs.plugging import UnplugArgs
 from harness.scenarios.verbs.reboot import CheckArgs
 from harness.units import KIB, MIB
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch, pytest.mark.shared_guest]
 
 #: kinds of loads that run together, with what they are asked for
 TOGETHER: list[dict[str, dict[str, int]]] = [

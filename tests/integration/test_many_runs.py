@@ -18,7 +18,7 @@ from harness.scenarios.options import RunOptions
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.runner import run_scenarios
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.long]
 
 DIMM = "plug-dimm: {id: dimm0, size: 256M}"
 #: what is run: how often, what it must come to on either architecture, what it needs, its steps

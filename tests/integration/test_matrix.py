@@ -21,7 +21,7 @@ from harness.errors import ArtefactError
 from harness.progress import default_progress
 from harness.scenarios.boot import Parts
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
 
 MATRIX = """
 name: tiny
@@ -106,6 +106,7 @@ def test_the_same_seed_puts_the_kernel_at_the_same_place(
     assert notes[0] == notes[1]
 
 
+@pytest.mark.long
 def test_git_finds_the_first_bad_commit_past_one_that_does_not_boot(tmp_path: Path, memhp_artifacts: Parts) -> None:
     if shutil.which("git") is None:
         pytest.skip("git is not installed")

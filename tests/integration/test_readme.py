@@ -21,7 +21,7 @@ from harness.errors import ArtefactError
 from harness.progress import default_progress
 from harness.scenarios.file import known_scenarios
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.one_process, pytest.mark.first]
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -162,6 +162,24 @@ EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
 }
 
 
+#: other tests do the same, or the like, on the way
+LONG = {
+    ".venv/bin/memhp bench --json bench.json --rounds 3",
+    ".venv/bin/memhp bench walk -a arm64",
+    ".venv/bin/memhp cmdline -a arm64 --kernel debian:bookworm",
+    ".venv/bin/memhp list support",
+    ".venv/bin/memhp run dimm-cycle -a arm64 --boot=cold",
+    ".venv/bin/memhp run dimm-cycle virtio-mem-resize -a arm64 -j 2",
+    ".venv/bin/memhp run dimm-cycle virtio-mem-resize pmem-kmem -a arm64 --json out.json",
+    ".venv/bin/memhp run dimm-cycle virtio-mem-resize pmem-kmem -a riscv64 --cpu rv64,sv57=off,sv48=off",
+    ".venv/bin/memhp run virtio-mem-resize -a arm64 --kernel debian --junit out.xml",
+    ".venv/bin/memhp run virtio-mem-resize -a arm64 --kernel debian --qemu debian:trixie-backports",
+    ".venv/bin/memhp selftest",
+    ".venv/bin/pytest tests/kernel -k virtio-mem --memhp-kernel path/to/Image --memhp-arch arm64",
+    "make demo",
+}
+
+
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory that looks like the checkout, with a kernel and a scenario where the README says."""
@@ -185,9 +203,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_command_is_expected() -> None:
     assert list(EXPECTED) == COMMANDS
+    assert set(COMMANDS) > LONG
 
 
-@pytest.mark.parametrize("command", EXPECTED)
+@pytest.mark.parametrize(
+    "command", [pytest.param(command, marks=[pytest.mark.long] if command in LONG else []) for command in EXPECTED]
+)
 def test_command(command: str, desk: Path) -> None:
     statuses, check = EXPECTED[command]
     output = ""

@@ -34,7 +34,7 @@ from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest
 from harness.scenarios.template import KIND, restore_guest, template
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
 
 SECONDS = 120.0
 CYCLE = """

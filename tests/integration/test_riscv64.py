@@ -84,22 +84,40 @@ def passes(tmp_path: Path, scenario: Scenario | str, **fields: object) -> RunRes
     return result
 
 
-@pytest.mark.parametrize("cpu", [SV48, SV39], ids=["sv48", "sv39"])
+#: the one that --quick takes
+QUICK = ("acpi", "virtio-mem-resize", SV39)
+
+
 @pytest.mark.parametrize(
-    ("boot", "name"),
+    ("boot", "name", "cpu"),
     [
-        ("acpi", "dimm-cycle"),
-        ("acpi", "virtio-mem-resize"),
-        ("acpi", "pmem-kmem"),
-        ("dt", "virtio-mem-resize"),
-        ("dt", "pmem-kmem"),
+        pytest.param(
+            *(boot, name, cpu),
+            id=f"{boot}-{name}-{mode}",
+            marks=[] if (boot, name, cpu) == QUICK else [pytest.mark.long],
+        )
+        for boot, name in (
+            ("acpi", "dimm-cycle"),
+            ("acpi", "virtio-mem-resize"),
+            ("acpi", "pmem-kmem"),
+            ("dt", "virtio-mem-resize"),
+            ("dt", "pmem-kmem"),
+        )
+        for mode, cpu in (("sv48", SV48), ("sv39", SV39))
     ],
 )
-def test_every_paging_mode(cpu: str, boot: str, name: str, tmp_path: Path) -> None:
+def test_every_paging_mode(boot: str, name: str, cpu: str, tmp_path: Path) -> None:
     passes(tmp_path, load_scenario(name), cpu=cpu, boot=boot)
 
 
-@pytest.mark.parametrize(("aia", "cpus"), [("none", 1), ("aplic", 4), ("aplic-imsic", 3)])
+@pytest.mark.parametrize(
+    ("aia", "cpus"),
+    [
+        pytest.param("none", 1, marks=pytest.mark.long),
+        pytest.param("aplic", 4, marks=pytest.mark.long),
+        ("aplic-imsic", 3),
+    ],
+)
 def test_every_interrupt_controller(aia: str, cpus: int, tmp_path: Path) -> None:
     passes(tmp_path, SHORT, machine_options=(f"aia={aia}",), cpus=cpus)
 

@@ -41,7 +41,7 @@ from harness.scenarios.verbs.reboot import CHECK
 from harness.scenarios.verbs.virtio_mem import ResizeArgs, plug_virtio_mem, resize
 from harness.units import MIB
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
 
 DIMM = """
 name: one-dimm

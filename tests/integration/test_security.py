@@ -14,7 +14,7 @@ from harness.guest.shell import GuestShell
 from harness.scenarios.session import Session
 from harness.units import MIB
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch, pytest.mark.shared_guest]
 
 
 @pytest.mark.parametrize("wrong", ["host", "client"])

@@ -14,7 +14,7 @@ from harness.selftest.result import exit_status, to_lines
 from harness.selftest.run import run_selftest
 from harness.selftest.trial import INAPPLICABLE, NAMED
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
 
 #: distinct corruptions of live memory, and of text, that any guest must have something for
 ENOUGH = 40

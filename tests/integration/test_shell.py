@@ -12,7 +12,7 @@ import pytest
 from leftovers import MEMHP, World
 from typist import Typist
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
 
 SHOWN = 240.0
 
