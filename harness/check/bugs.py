@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.arch.features import YES_OR_NO
+from harness.check.findings import EXPECTATIONS
 from harness.check.registry import CATALOGUE
 from harness.config.guest import DEFAULT_BOOT
 from harness.config.places import configs_dir
@@ -47,7 +48,7 @@ T = TypeVar("T")
 NAME = "known-bugs.yaml"
 
 #: how a step can end because of a bug: dead is a kernel that dies of it
-ENDINGS = ("done", "refused", "failed", "qemu-refused", "dead")
+ENDINGS = (*EXPECTATIONS, "dead")
 
 _COMMIT = re.compile(r"[0-9a-f]{12,40}")
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

@@ -23,6 +23,10 @@ class Verdict(enum.Enum):
     INFRA = "infra"
 
 
+#: how a step can be meant to end: done, refused by the guest, tried by the guest in vain, refused by QEMU
+EXPECTATIONS = ("done", "refused", "failed", "qemu-refused")
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One broken invariant: ``where`` is an address range, block, zone or file; ``source`` who showed it."""

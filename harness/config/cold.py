@@ -73,8 +73,9 @@ def _read_device(value: Value) -> ColdDevice:
     if len(reader.values) != 1:
         value.fail("one device has exactly one verb", hint="one list item for each device")
     verb, body = next(iter(reader.values.items()))
-    device = COLD[verb].read(body)
+    device, given = COLD[verb].read(body), body.mapping().values
     if isinstance(device, DimmArgs) and device.address == TOP:
-        at = body.mapping().values["address"]
-        at.fail("where the room ends is not known before the machine is", hint="write a number")
+        given["address"].fail("where the room ends is not known before the machine is", hint="write a number")
+    if device.backing is not None:
+        given["backing"].fail("a device that is there at boot is made of ordinary pages", hint="plug it in a step")
     return device

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.check.bugs import known_bugs
+from harness.check.findings import EXPECTATIONS
 from harness.config.guest import DEFAULT_BOOT, GuestSpec, problems, read_shape
 from harness.config.places import configs_dir
 from harness.config.yaml import Value, parse, read_text, show, suggest
@@ -47,7 +48,6 @@ from harness.scenarios.steps import (
 )
 from harness.scenarios.verbs import VERBS, verb_of
 from harness.scenarios.verbs.plan import Plan
-from harness.scenarios.verbs.verb import EXPECTATIONS
 
 T = TypeVar("T")
 P = TypeVar("P", Step, Parallel)

@@ -10,7 +10,7 @@ from harness.check import DumpReport, OfflineReport, ResizeReport, Slope, TouchR
 
 @dataclass
 class Outcome:
-    """How it ended: ``ending`` is one of ``scenarios.verbs.verb.EXPECTATIONS``.
+    """How it ended: ``ending`` is one of ``check.findings.EXPECTATIONS``.
 
     done: the guest did it; refused: the guest would not; failed: it tried, and had to give up; qemu-refused: QEMU would
     not, and the guest was not asked.

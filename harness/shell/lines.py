@@ -12,11 +12,12 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.check.findings import EXPECTATIONS
 from harness.config.arguments import parameters
 from harness.config.yaml import suggest
 from harness.errors import UsageError
 from harness.scenarios.verbs import VERBS
-from harness.scenarios.verbs.verb import EXPECTATIONS, AnyVerb, Known
+from harness.scenarios.verbs.verb import AnyVerb, Known
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Story:
         self.gaps = 0
 
     def add(self, text: str, step: Step | Parallel, ending: str) -> None:
-        """Take note of a step, written as ``text``, that ended as ``ending``, one of ``verb.EXPECTATIONS``."""
+        """Take note of a step, written as ``text``, that ended as ``ending``, one of ``findings.EXPECTATIONS``."""
         self.steps += 1
         has_expect = "\n  expect:" in text or isinstance(step, Parallel) or bool(step.expect_on)
         if has_expect or ending == "done":

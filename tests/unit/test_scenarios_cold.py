@@ -44,6 +44,10 @@ def test_cold_devices_are_there_for_the_steps(tmp_path: Path) -> None:
         ("[{plug-pmem: {id: d, size: 1G}}]", r"unknown key 'plug-pmem'"),
         ("[{}]", r"one device has exactly one verb\n  hint: one list item for each device"),
         ("[{plug-dimm: {id: d, size: 1G, address: top}}]", r"where the room ends is not known before the machine is"),
+        (
+            "[{plug-dimm: {id: d, size: 1G, backing: thp}}]",
+            r"devices\[0\]\.plug-dimm\.backing: a device that is there at boot",
+        ),
     ],
 )
 def test_wrong_cold_devices(tmp_path: Path, devices: str, message: str) -> None:

@@ -15,9 +15,6 @@ from harness.scenarios.verbs.plan import Plan
 
 A = TypeVar("A", bound=Args)
 
-#: how a step can be meant to end: done, refused by the guest, tried by the guest in vain, refused by QEMU
-EXPECTATIONS = ("done", "refused", "failed", "qemu-refused")
-
 
 @dataclass(frozen=True, slots=True)
 class Known:
