@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What each architecture's page-table entries can be made to say, and how its dump prints that."""
+"""The corruptions of each architecture's page-table entries, and of its dump."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is done to an entry: bits are cleared, then set, then turned around."""
+    """A change of an entry: bits are cleared, then set, then toggled."""
 
     clear: int = 0
     set: int = 0
@@ -22,7 +22,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class DumpEdit:
-    """A regular expression for a line of the dump, and what it is replaced by."""
+    """A regular expression for a line of the dump, and its replacement."""
 
     pattern: str
     by: str
@@ -32,8 +32,8 @@ class DumpEdit:
 class ArchBits:
     """One architecture's share of the corruptions.
 
-    ``leaf`` has changes of a mapping by name, an architecture leaves out what it has not; ``table`` those of an entry
-    that leads to a table. ``page`` makes a mapping of a higher level one of the lowest, ``block`` the other way round.
+    ``leaf`` has changes of a mapping by name, without those that the architecture lacks; ``table`` those of an entry
+    that points to a table. ``page`` turns a mapping of a higher level into one of the lowest, ``block`` the reverse.
     ``junk`` is an entry above the lowest level that is neither empty, nor a table, nor a mapping. ``dump`` has edits of
     a line of /sys/kernel/debug/kernel_page_tables by name.
     """
@@ -77,7 +77,7 @@ _ARM64 = ArchBits(
         "uncached": DumpEdit(r"MEM/NORMAL(-TAGGED)?", "MEM/NORMAL-NC"),
         "contiguous-lost": DumpEdit(r" CON ", "     "),
         "not-accessed": DumpEdit(r" AF ", "    "),
-        # What is not mapped has a line, too (note_page, mm/ptdump.c).
+        # Unmapped ranges have a line, too (note_page, mm/ptdump.c).
         "gone": DumpEdit(r"^(0x\S+ +\S+ \w+).*$", r"\1"),
     },
 )

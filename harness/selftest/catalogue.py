@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""All corruptions, and which of them were asked for."""
+"""All corruptions, and their selection by name."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ CATALOGUE: tuple[Corruption, ...] = (
 
 
 def chosen(patterns: Sequence[str]) -> tuple[Corruption, ...]:
-    """The corruptions with a name like one of ``patterns`` (* and ? as in a shell), in the catalogue's order.
+    """The corruptions whose names match one of ``patterns`` (* and ? as in a shell), in the catalogue's order.
 
-    No pattern chooses all. Raises UsageError for a pattern that is like no name.
+    Without patterns, all. Raises UsageError for a pattern that matches no name.
     """
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(item.name, pattern) for item in CATALOGUE):

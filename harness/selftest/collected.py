@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Lies in what the guest's own files say: iomem, memory blocks, zones, counters and the dump of the page tables."""
+"""Corruptions of the guest's files: iomem, memory blocks, zones, counters and the dump of the page tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IOMEM, BLOCKS, POLICY, ZONES, MEMINFO, VMSTAT, DUMP, BOOT, WALK = (
 
 
 def _dimm_line(by: Callable[[AddrRange], str]) -> Edit:
-    """The line of a DIMM becomes something else; ``by`` has the indentation as group 1, the name as group 2."""
+    """Replace the line of a DIMM; ``by`` has the indentation as group 1, the name as group 2."""
 
     def edit(scene: Scene, text: str) -> str:
         where = scene.device("dimm").range
@@ -58,7 +58,7 @@ def _backwards(where: AddrRange) -> str:
 
 
 def _virtio_mem_outside(scene: Scene, text: str) -> str:
-    """What virtio-mem added stands beside its device instead of below it."""
+    """Memory that virtio-mem added is beside its device instead of below it."""
     return replace(text, r"^ +([0-9a-f]+-[0-9a-f]+ : System RAM \(virtio_mem\))$", r"\1")
 
 
@@ -72,7 +72,7 @@ def _intruder(scene: Scene, text: str) -> str:
 
 
 def _overlap(scene: Scene, text: str) -> str:
-    """The first top-level line that has no children grows into the next one."""
+    """Extend the first top-level line without children into the next one."""
     match = re.search(r"^([0-9a-f]+)-[0-9a-f]+ : (.*)\n(?=([0-9a-f]+)-)", text, re.MULTILINE)
     if match is None:
         raise Inapplicable("every line has children")
@@ -102,13 +102,13 @@ _IOMEM = (
     source("iomem-hot-split", IOMEM, "hot-added memory has two lines", "IOM-1", edit=_dimm_line(_split)),
     source("iomem-name-freed", IOMEM, "hot-added memory has a name without letters", "IOM-1", "IOM-3", edit=_named("")),
     source("iomem-name-torn", IOMEM, "a newline is in a name", "IOM-1", "IOM-3", edit=_named("Sys\ntem RAM")),
-    source("iomem-name-rubbish", IOMEM, "rubbish is in a name", "IOM-1", "IOM-3", edit=_named("System\x02\x7f RAM")),
+    source("iomem-name-rubbish", IOMEM, "garbage in a name", "IOM-1", "IOM-3", edit=_named("System\x02\x7f RAM")),
     source("iomem-backwards", IOMEM, "a range runs backwards", "IOM-1", "IOM-3", edit=_dimm_line(_backwards)),
     source("iomem-not-nested", IOMEM, "virtio-mem's memory is not below its device", "IOM-1", edit=_virtio_mem_outside),
     source("iomem-dax-lost", IOMEM, "a DAX device has no line", "IOM-1", edit=replaced(r"^ *\S+ : dax\S+\n", "")),
     source("iomem-left-behind", IOMEM, "removed memory has a line again", "IOM-2", edit=_removed_is_back),
     source("iomem-boot-lost", IOMEM, "a line of boot is gone", "IOM-2", edit=replaced(r"^ +\S+ : Kernel data\n", "")),
-    source("iomem-intruder", IOMEM, "something is there that nobody added", "IOM-2", edit=_intruder),
+    source("iomem-intruder", IOMEM, "an unexpected line is there", "IOM-2", edit=_intruder),
     source("iomem-overlap", IOMEM, "two neighbours overlap", "IOM-2", "IOM-3", edit=_overlap),
     source("iomem-child-outside", IOMEM, "a child ends behind its parent", "IOM-2", "IOM-3", edit=_child_outside),
 )
@@ -140,7 +140,7 @@ def _block_left(scene: Scene, text: str) -> str:
 
 
 def _blocks_swapped(scene: Scene, text: str) -> str:
-    """An online and an offline block have changed places."""
+    """Swap an online and an offline block."""
     one, other = scene.block("online").index, scene.block("offline").index
 
     def turn(match: re.Match[str]) -> str:
@@ -202,7 +202,7 @@ _BLOCKS = (
     source(
         "block-state-rubbish",
         BLOCKS,
-        "rubbish is in a block's state",
+        "garbage in a block's state",
         "BLK-1",
         edit=_online("state", "memory{index}/state:on\x01line\n"),
     ),
@@ -213,7 +213,7 @@ _BLOCKS = (
         "BLK-1",
         edit=_online("state", "memory{index}/state:online\nmemory{index}/state:online\n"),
     ),
-    source("block-states-swapped", BLOCKS, "two blocks have changed places", "BLK-2", edit=_blocks_swapped),
+    source("block-states-swapped", BLOCKS, "two blocks are swapped", "BLK-2", edit=_blocks_swapped),
     source("policy", POLICY, "another auto-online policy", "BLK-2", edit=_other_policy),
 )
 
@@ -226,7 +226,7 @@ def _zone(field: str, by: int) -> Edit:
 
 
 def _memmap(by: int) -> Edit:
-    """The kernel counts other pages of memmap than it has, once some were freed."""
+    """A wrong count of memmap pages, after some were freed."""
 
     def edit(scene: Scene, text: str) -> str:
         if not scene.removed():
@@ -237,7 +237,7 @@ def _memmap(by: int) -> Edit:
 
 
 def _table_count(by: int) -> Edit:
-    """The kernel counts other page tables than it has."""
+    """A wrong count of page tables."""
 
     def edit(scene: Scene, text: str) -> str:
         tables = observed(scene.evidence.observed.host_tables)
@@ -248,18 +248,20 @@ def _table_count(by: int) -> Edit:
 
 
 _COUNTERS = (
-    source("zone-managed", ZONES, "a page is not managed", "ZON-1", edit=_zone("managed", -1)),
-    source("zone-present", ZONES, "a page more is present", "ZON-1", edit=_zone("present", 1)),
-    source("zone-spanned", ZONES, "a zone spans a section too much", "ZON-1", edit=_zone("spanned", 1 << 15)),
-    source("zone-start", ZONES, "a zone begins a section later", "ZON-1", edit=_zone("start_pfn", 1 << 15)),
+    source("zone-managed", ZONES, "one managed page is missing", "ZON-1", edit=_zone("managed", -1)),
+    source("zone-present", ZONES, "one present page too many", "ZON-1", edit=_zone("present", 1)),
+    source("zone-spanned", ZONES, "a zone spans one section too many", "ZON-1", edit=_zone("spanned", 1 << 15)),
+    source("zone-start", ZONES, "a zone begins one section too late", "ZON-1", edit=_zone("start_pfn", 1 << 15)),
+    source("zone-twice", ZONES, "a zone is repeated", "ZON-1", edit=replaced(r"(?s)\A(Node .*?\n)(?=Node )", r"\1\1")),
+    source("zone-rubbish", ZONES, "garbage in a zone's name", "ZON-1", edit=replaced(r"^(Node 0.*)$", "\\1\x01")),
+    source("total-rubbish", MEMINFO, "garbage in a name", "MEM-1", edit=replaced(r"^MemFree", "Mem\x1bFree")),
+    source("vmstat-rubbish", VMSTAT, "garbage in a name", "MEM-2", edit=replaced(r"^nr_free_pages", "nr\x08_free")),
     source(
-        "zone-twice", ZONES, "a zone is there twice", "ZON-1", edit=replaced(r"(?s)\A(Node .*?\n)(?=Node )", r"\1\1")
+        "total-less", MEMINFO, "MemTotal is one page too small", "MEM-1", edit=added_to(r"^(MemTotal: +)(\d+) kB", -4)
     ),
-    source("zone-rubbish", ZONES, "rubbish is in a zone's name", "ZON-1", edit=replaced(r"^(Node 0.*)$", "\\1\x01")),
-    source("total-rubbish", MEMINFO, "rubbish is in a name", "MEM-1", edit=replaced(r"^MemFree", "Mem\x1bFree")),
-    source("vmstat-rubbish", VMSTAT, "rubbish is in a name", "MEM-2", edit=replaced(r"^nr_free_pages", "nr\x08_free")),
-    source("total-less", MEMINFO, "MemTotal lacks a page", "MEM-1", edit=added_to(r"^(MemTotal: +)(\d+) kB", -4)),
-    source("total-more", MEMINFO, "MemTotal has a page more", "MEM-1", edit=added_to(r"^(MemTotal: +)(\d+) kB", 4)),
+    source(
+        "total-more", MEMINFO, "MemTotal is one page too large", "MEM-1", edit=added_to(r"^(MemTotal: +)(\d+) kB", 4)
+    ),
     source(
         "memmap-leaked",
         VMSTAT,
@@ -283,9 +285,9 @@ _COUNTERS = (
         "MEM-2",
         edit=added_to(r"^(nr_memmap_boot(?:_pages)? )(\d+)$", -1),
     ),
-    source("table-overcounted", WALK, "a page table more is counted than there is", "MEM-2", edit=_table_count(1)),
-    source("table-undercounted", WALK, "a page table is uncounted that is there", "MEM-2", edit=_table_count(-1)),
-    source("rebooted", BOOT, "the guest has rebooted behind our back", "LIV-1", edit=replaced(r"^.{8}", "00000000")),
+    source("table-overcounted", WALK, "one page table too many is counted", "MEM-2", edit=_table_count(1)),
+    source("table-undercounted", WALK, "one page table too few is counted", "MEM-2", edit=_table_count(-1)),
+    source("rebooted", BOOT, "the guest has rebooted unexpectedly", "LIV-1", edit=replaced(r"^.{8}", "00000000")),
 )
 
 # the dump of the page tables -------------------------------------------------------------------------------------
@@ -317,12 +319,12 @@ def _hot_memmap(scene: Scene) -> int:
 
 
 def _boot(scene: Scene) -> int:
-    """The end of an online block of boot memory: code and constants lie elsewhere."""
+    """The end of an online block of boot memory, without code and constants."""
     return _kernel(scene).linear(scene.block_range(scene.block("online", hot=False))).end - 1
 
 
 def _lines(find: Callable[[Scene], int], change: Callable[[Scene, str], str]) -> Edit:
-    """Change the line with the address that ``find`` finds."""
+    """Change the line with the address returned by ``find``."""
 
     def edit(scene: Scene, text: str) -> str:
         match = _line_of(text, find(scene))
@@ -336,7 +338,7 @@ def _attribute(name: str) -> Callable[[Scene, str], str]:
         arch = scene.evidence.layout.machine.arch
         edit = BITS[arch.name].dump.get(name)
         if edit is None:
-            raise Inapplicable(f"{arch.name} has no such attribute")
+            raise Inapplicable(f"{arch.name} lacks this attribute")
         return replace(line, edit.pattern, edit.by)
 
     return change
@@ -381,7 +383,7 @@ _PAGE_TABLES = (
     source(
         "dump-other-level", DUMP, "memory is mapped at another level", "LIN-3", "XCK-1", edit=_lines(_hot, _other_level)
     ),
-    source("dump-run-twice", DUMP, "the dump goes back to where it was", "XCK-1", edit=_lines(_hot, _twice)),
+    source("dump-run-twice", DUMP, "the dump repeats a run", "XCK-1", edit=_lines(_hot, _twice)),
     source(
         "dump-memmap-gone", DUMP, "memmap is not mapped", "VMM-1", "XCK-1", edit=_lines(_hot_memmap, _attribute("gone"))
     ),

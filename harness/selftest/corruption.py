@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a corruption is: one lie, and the invariants that must name it."""
+"""A corruption: one change, and the invariants that must name it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from harness.selftest.scene import Scene
 
 @dataclass(frozen=True, slots=True)
 class MemoryCorruption:
-    """Something wrong in the memory of a paused guest.
+    """A corruption of the memory of a paused guest.
 
-    ``apply`` does it and says where; it raises Inapplicable where this guest has nothing to do it to. ``broken`` are
-    the invariants that must name it, as far as they are observed on the guest at all.
+    ``apply`` performs it and returns where; it raises Inapplicable if this guest has no target for it. ``broken`` are
+    the invariants that must name it, if they are observed on the guest.
     """
 
     name: str
@@ -28,9 +28,9 @@ class MemoryCorruption:
 
 @dataclass(frozen=True, slots=True)
 class TextCorruption:
-    """Something wrong in what was collected: ``edit`` gives the evidence of a scene with the lie in it.
+    """A corruption of a collected source: ``edit`` returns the evidence of a scene with it.
 
-    ``target`` is the source that is edited. As with MemoryCorruption, Inapplicable is raised where there is nothing.
+    ``target`` is the edited source. As with MemoryCorruption, Inapplicable is raised if there is no target.
     """
 
     name: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Corruptions of how the kernel counts its page tables: the counter itself, and the type of a table's struct page."""
+"""Corruptions of the kernel's page-table count: the counter itself, and the page type of a table's struct page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _counter(by: int) -> Callable[[Live], str]:
 
 
 def _mark(counted: bool) -> Callable[[Live], str]:
-    """The first table that is ``counted`` or not becomes the opposite, and the counter stays."""
+    """Flip the page type of the first table that is ``counted`` or not; the counter stays."""
 
     def apply(live: Live) -> str:
         layout, page = live.counting, _table(live, counted)
@@ -33,7 +33,7 @@ def _mark(counted: bool) -> Callable[[Live], str]:
         at = layout.vmemmap + page.address // live.tables.page_size * layout.struct_page + kind.offset
         address = _reader(live).physical(at)
         shift = kind.shift + address % 8 * 8
-        # No type at all is -1, in every scheme there was.
+        # No page type is -1 in every scheme.
         bits = kind.mask if counted else kind.value
         word = live.editor.read_word(address - address % 8) & ~(kind.mask << shift)
         live.editor.write_word(address - address % 8, word | bits << shift)
@@ -54,8 +54,8 @@ def _reader(live: Live) -> KernelReader:
 
 
 CORRUPTIONS: tuple[MemoryCorruption, ...] = (
-    memory("tables-overcounted", COUNTER, "a page table more is counted than there are", "MEM-2", apply=_counter(1)),
-    memory("tables-undercounted", COUNTER, "a page table less is counted than there are", "MEM-2", apply=_counter(-1)),
-    memory("table-dtor-skipped", PAGES, "a table is counted no more, the counter has it", "MEM-2", apply=_mark(True)),
-    memory("table-ctor-skipped", PAGES, "a table is counted, the counter has it not", "MEM-2", apply=_mark(False)),
+    memory("tables-overcounted", COUNTER, "one page table too many is counted", "MEM-2", apply=_counter(1)),
+    memory("tables-undercounted", COUNTER, "one page table too few is counted", "MEM-2", apply=_counter(-1)),
+    memory("table-dtor-skipped", PAGES, "a counted table has no type", "MEM-2", apply=_mark(True)),
+    memory("table-ctor-skipped", PAGES, "an uncounted table has the type", "MEM-2", apply=_mark(False)),
 )

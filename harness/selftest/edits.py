@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What lies in collected text are made of."""
+"""Building blocks for corruptions of collected text."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ from harness.selftest.corruption import TextCorruption
 from harness.selftest.scene import Inapplicable, Scene
 from harness.units import AddrRange
 
-#: another text for a source
+#: returns another text for a source
 Edit = Callable[[Scene, str], str]
 
 
 def source(name: str, target: str, summary: str, *broken: str, edit: Edit) -> TextCorruption:
-    """A corruption of the source ``target`` as it was collected."""
+    """A corruption of the collected source ``target``."""
 
     def apply(scene: Scene) -> Evidence:
         before = scene.text(target)
         after = edit(scene, before)
         if after == before:
-            raise Inapplicable(f"{target} is like that already")
+            raise Inapplicable(f"{target} is already like that")
         return scene.with_sources({target: after.encode()})
 
     return TextCorruption(name, target, summary, frozenset(broken), apply)
 
 
 def replace(text: str, pattern: str, by: str) -> str:
-    """Replace the first match of ``pattern``, in which ^ and $ are ends of lines. Raises Inapplicable for none."""
+    """Replace the first match of ``pattern`` (^ and $ match at lines). Raises Inapplicable without a match."""
     after, hits = re.subn(pattern, by, text, count=1, flags=re.MULTILINE)
     if not hits:
-        raise Inapplicable(f"no line is like {pattern}")
+        raise Inapplicable(f"no line matches {pattern}")
     return after
 
 
 def replaced(pattern: str, by: str) -> Edit:
-    """``replace``, wherever that is."""
+    """``replace`` as an edit."""
     return lambda scene, text: replace(text, pattern, by)
 
 
 def added_to(pattern: str, by: int) -> Edit:
-    """Add ``by`` to the number that group 2 of ``pattern`` finds behind group 1."""
+    """Add ``by`` to the number in group 2 of ``pattern``."""
 
     def edit(scene: Scene, text: str) -> str:
         match = re.search(pattern, text, re.MULTILINE)
         if match is None:
-            raise Inapplicable(f"no line is like {pattern}")
+            raise Inapplicable(f"no line matches {pattern}")
         return f"{text[: match.start(2)]}{int(match[2]) + by}{text[match.end(2) :]}"
 
     return edit
 
 
 def appended(line: str) -> Edit:
-    """One line more."""
+    """Append a line."""
     return lambda scene, text: f"{text}{line}\n"
 
 
 def in_json(change: Callable[[Scene, Any], Any]) -> Edit:
-    """Change what a JSON source says."""
+    """Change the value of a JSON source."""
     return lambda scene, text: json.dumps(change(scene, json.loads(text)))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Single entries of a guest's page tables: where the one for an address stands, and what it says."""
+"""Single entries of a guest's page tables: their address and content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ReadWord = Callable[[int], int]
 class Place:
     """Entry ``index`` of the table at physical ``table``, ``depth`` levels below the root.
 
-    ``range`` are the virtual addresses it stands for, ``entry`` its content.
+    ``range`` are the virtual addresses it spans, ``entry`` its content.
     """
 
     depth: int
@@ -37,7 +37,7 @@ class Place:
 
 
 def locate(read: ReadWord, tables: TableFormat, address: int) -> tuple[Place, ...]:
-    """The entries that lead to a virtual address, from the root down to a mapping or an empty entry."""
+    """The entries on the walk to a virtual address, from the root down to a mapping or an empty entry."""
     found: list[Place] = []
     table = tables.root
     for depth, level in enumerate(tables.levels):
@@ -52,7 +52,7 @@ def locate(read: ReadWord, tables: TableFormat, address: int) -> tuple[Place, ..
 
 
 def leads_to_table(tables: TableFormat, place: Place) -> bool:
-    """True if the entry leads to another table."""
+    """True if the entry points to another table."""
     mask, value = tables.table
     return place.depth < len(tables.levels) - 1 and place.entry & mask == value
 
@@ -70,5 +70,5 @@ def with_physical(tables: TableFormat, entry: int, physical: int) -> int:
         part = physical >> shift if shift >= 0 else physical << -shift
         entry = entry & ~mask | part & mask
     if tables.physical(entry) != physical:
-        raise ValueError(f"no page-table entry can lead to physical {physical:#x}")
+        raise ValueError(f"no page-table entry can hold physical {physical:#x}")
     return entry

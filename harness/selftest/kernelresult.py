@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What came of the kernels with real bugs put back, for people and as JSON."""
+"""The results for kernels with real bugs put back, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ VERSION = 1
 
 
 def exit_status(trials: Sequence[KernelTrial]) -> int:
-    """0: all bugs named, the clean kernel green. 1: a bug was not named as it must be, or the clean kernel was red.
+    """0: all bugs named, the clean kernel green. 1: a bug was missed or misnamed, or the clean kernel was red.
 
-    3: nothing was tried, or one of them came to no verdict.
+    3: nothing was tried, or a trial got no verdict.
     """
     statuses = {trial.status for trial in trials}
     if statuses & {MISSED, MISNAMED, ALARM}:
@@ -25,7 +25,7 @@ def exit_status(trials: Sequence[KernelTrial]) -> int:
 
 
 def line_of(trial: KernelTrial) -> str:
-    """One trial, for people."""
+    """One trial as text."""
     took = f"built in {trial.built:.1f} s, ran {trial.ran:.1f} s"
     start = f"{trial.arch} {trial.kernel}"
     if trial.bug is None:
@@ -36,7 +36,7 @@ def line_of(trial: KernelTrial) -> str:
         return f"{start}: {trial.bug.name} named by {_where(trial)}; {took}"
     if trial.status == MISNAMED:
         wanted = ", ".join(trial.bug.named_by)
-        return f"{start}: {trial.bug.name} MISNAMED: {wanted} expected, broken are {_where(trial)}; {took}"
+        return f"{start}: {trial.bug.name} MISNAMED: expected {wanted}, found {_where(trial)}; {took}"
     names = ", ".join(scenario.name for scenario in trial.bug.scenarios)
     if trial.status == MISSED:
         return f"{start}: {trial.bug.name} MISSED: {names} passed; {took}; {trial.image}"
@@ -48,7 +48,7 @@ def _where(trial: KernelTrial) -> str:
 
 
 def score(trials: Sequence[KernelTrial]) -> list[str]:
-    """For each architecture how many bugs were named, and whether the clean kernel was green."""
+    """Per architecture, how many bugs were named, and whether the clean kernel was green."""
     lines = []
     for arch in dict.fromkeys(trial.arch for trial in trials):
         own = [trial for trial in trials if trial.arch == arch]

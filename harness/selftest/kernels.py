@@ -26,12 +26,12 @@ from harness.selftest.putback import KernelBug
 #: Debian's source package that the patches are for
 SOURCE = "linux-source-7.3"
 
-#: how a trial can end: the bug was named as it must be, by something else alone, or by nobody; no verdict
+#: how a trial can end: the bug was named by the right invariants, only by others, or not at all; no verdict
 NAMED, MISNAMED, MISSED, NO_VERDICT = "named", "misnamed", "missed", "no verdict"
-#: and one of the clean kernel: it passed, or something was named
+#: and a trial of the clean kernel: it passed, or a finding was reported
 GREEN, ALARM = "green", "alarm"
 
-#: of the clean kernel some bugs are known, too (configs/known-bugs.yaml)
+#: the clean kernel has known bugs, too (configs/known-bugs.yaml)
 _GREEN = (Verdict.PASS, Verdict.KNOWN)
 
 
@@ -39,8 +39,8 @@ _GREEN = (Verdict.PASS, Verdict.KNOWN)
 class KernelTrial:
     """One kernel on one architecture: with ``bug`` put back, or clean (None) with one of the scenarios.
 
-    ``number`` and ``step`` are the first red step of ``scenario``, ``broken`` what it broke there; of a trial that did
-    not turn red they are those of its last scenario, and 0 and empty. ``built`` and ``ran`` are seconds.
+    ``number`` and ``step`` are the first red step of ``scenario``, ``broken`` the invariants broken there; without a
+    red step, ``scenario`` is the last one, and they are 0 and empty. ``built`` and ``ran`` are seconds.
     """
 
     arch: str
@@ -60,7 +60,7 @@ class KernelTrial:
 def run_kernels(
     guest: GuestSpec, bugs: Sequence[KernelBug], options: RunOptions, progress: Progress
 ) -> Iterator[KernelTrial]:
-    """Try the clean kernel, then each of ``bugs`` that are for the architecture of ``guest``, as they come.
+    """Try the clean kernel, then each of ``bugs`` for the architecture of ``guest``; yield trials as they end.
 
     Raises ConfigError for a patch that does not apply, ArtefactError for a kernel that cannot be built.
     """
@@ -100,7 +100,7 @@ def _trial(tree: KeptTree, guest: GuestSpec, bug: KernelBug, options: RunOptions
     image = str(tree.image(bug))
     built, ran = time.monotonic() - clock, 0.0
     status = MISSED
-    # No such kernel is met twice: there is nothing to save a guest for.
+    # Each kernel is booted once: a saved guest would be of no use.
     options = dataclasses.replace(options, start="cold" if options.start == "auto" else options.start)
     for scenario in bug.scenarios:
         result = _run((scenario, _guest_of(guest, bug, image)), options, progress)
@@ -121,7 +121,7 @@ def _run(pair: tuple[Scenario, GuestSpec], options: RunOptions, progress: Progre
 
 
 def _drop(result: RunResult) -> None:
-    """A kernel that is red on purpose needs no bundle; what nobody understands keeps its own."""
+    """A kernel that is red as expected needs no bundle; unexpected results keep theirs."""
     assert result.bundle is not None
     shutil.rmtree(result.bundle, ignore_errors=True)
     with contextlib.suppress(OSError):
@@ -129,7 +129,7 @@ def _drop(result: RunResult) -> None:
 
 
 def _red(result: RunResult) -> StepResult | None:
-    """The step that decided a run that did not pass."""
+    """The step that decided the verdict of a run that did not pass."""
     return next((step for step in result.steps if step.verdict is result.verdict and step.verdict not in _GREEN), None)
 
 

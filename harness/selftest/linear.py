@@ -30,14 +30,14 @@ def _boot(live: Live) -> Place:
 
 
 def _boot_block(live: Live) -> Place:
-    """The same by a mapping above the lowest level, which nobody may split."""
+    """The same for a mapping above the lowest level that the kernel does not split."""
     evidence = live.scene.evidence
     if may_split(evidence.layout, evidence.expected, observed(evidence.views.walk)):
-        raise Inapplicable("loaded code may have split boot memory's mappings")
+        raise Inapplicable("the kernel may have split boot memory's mappings")
     for place in _boot_leaves(live):
         if not live.is_lowest(place):
             return place
-    raise Inapplicable("this kernel maps boot memory by single pages anyway")
+    raise Inapplicable("this kernel maps boot memory by single pages")
 
 
 def _boot_leaves(live: Live) -> Iterator[Place]:
@@ -53,7 +53,7 @@ def _boot_leaves(live: Live) -> Iterator[Place]:
 
 
 def removed(live: Live) -> Place:
-    """The empty entry where removed memory was mapped."""
+    """The empty entry that mapped removed memory."""
     return live.gap(live.linear(live.scene.removed()).start)
 
 
@@ -68,10 +68,10 @@ def _stale_leaf(live: Live) -> str:
 
 
 def _stale_table(live: Live) -> str:
-    """All of a table as it was before the memory went."""
+    """A whole table as it was before the memory was removed."""
     place, model = removed(live), hot(live)
     if live.is_lowest(place):
-        raise Inapplicable("the tables of removed memory have others to serve")
+        raise Inapplicable("the tables of removed memory are shared with other memory")
     child = first_below(live, place)
     entry = live.leaf_entry(model, child, live.view.kernel.physical(place.range).start)
     live.put(place, live.table_entry(live.new_table(_filled(live, child, entry))))
@@ -97,20 +97,20 @@ def _outside(live: Live) -> str:
 
 
 def attribute(name: str, find: Callable[[Live], Place]) -> Callable[[Live], str]:
-    """Change one attribute of a mapping; inapplicable if the architecture has none, or it can change at any time."""
+    """Change one attribute of a mapping; inapplicable if the architecture lacks it, or it can change at any time."""
 
     def apply(live: Live) -> str:
         change = live.bits.leaf.get(name)
         arch = live.scene.evidence.layout.machine.arch
         if change is None:
-            raise Inapplicable(f"{arch.name} has no such attribute")
+            raise Inapplicable(f"{arch.name} lacks this attribute")
         place = find(live)
         after = change.of(place.entry)
         words = frozenset(live.tables.words(place.entry)) ^ frozenset(live.tables.words(after))
         if words and words <= transient_attributes(live.scene.evidence.layout):
-            raise Inapplicable("free pages of this kernel lose that anyway (debug_pagealloc)")
+            raise Inapplicable("this kernel removes it from free pages (debug_pagealloc)")
         if not words:
-            raise Inapplicable("the mapping is like that already, or nothing tells the difference")
+            raise Inapplicable("the mapping is already like that, or the difference is not observable")
         live.put(place, after)
         return str(place)
 
@@ -118,7 +118,7 @@ def attribute(name: str, find: Callable[[Live], Place]) -> Callable[[Live], str]
 
 
 def _group_turned(live: Live) -> str:
-    """The contiguous hint of a whole group: lost if it was there, else set."""
+    """Toggle the contiguous hint of a whole group."""
     place = hot(live)
     group = _require_group(live, place)
     first = live.leaf(place.range.start // (group * place.range.size) * group * place.range.size)
@@ -129,7 +129,7 @@ def _group_turned(live: Live) -> str:
 
 
 def _one_of_a_group(live: Live) -> str:
-    """One entry of a group differs from the others in the hint."""
+    """Make one entry of a group differ from the others in the hint."""
     place = hot(live)
     _require_group(live, place)
     live.put(place, place.entry ^ live.tables.contiguous)
@@ -144,12 +144,12 @@ def _require_group(live: Live, place: Place) -> int:
 
 
 def _split(find: Callable[[Live], Place]) -> Callable[[Live], str]:
-    """A block becomes a table of smaller mappings that say the same."""
+    """Split a block into a table of equivalent smaller mappings."""
 
     def apply(live: Live) -> str:
         place = find(live)
         if live.is_lowest(place):
-            raise Inapplicable("this kernel maps memory by single pages anyway")
+            raise Inapplicable("this kernel maps memory by single pages")
         child = first_below(live, place)
         entry = live.leaf_entry(place, child, live.physical(place))
         live.put(place, live.table_entry(live.new_table(_filled(live, child, entry))))
@@ -159,12 +159,12 @@ def _split(find: Callable[[Live], Place]) -> Callable[[Live], str]:
 
 
 def _filled(live: Live, child: Place, entry: int) -> list[int]:
-    """All mappings of a table like ``child`` is in, ``entry`` being the first."""
+    """All mappings of a table at the level of ``child``, starting with ``entry``."""
     return [entry + number * live.tables.step(child.level) for number in range(child.level.entries)]
 
 
 def _merged(ranges: Callable[[Live], Iterator[AddrRange]]) -> Callable[[Live], str]:
-    """A table that maps one range evenly becomes a block that says the same."""
+    """Merge a table that maps one uniform range into an equivalent block."""
 
     def apply(live: Live) -> str:
         for piece in ranges(live):
@@ -173,13 +173,13 @@ def _merged(ranges: Callable[[Live], Iterator[AddrRange]]) -> Callable[[Live], s
                 first = live.leaf(place.range.start)
                 live.put(place, live.leaf_entry(first, place, live.physical(first)))
                 return str(place)
-        raise Inapplicable("no table maps its range evenly, or this kernel uses the largest mappings anyway")
+        raise Inapplicable("no table maps a uniform range, or this kernel already uses the largest mappings")
 
     return apply
 
 
 def _even_table(live: Live, piece: AddrRange) -> Place | None:
-    """The entry of a table whose mappings are one run, and which could be a block."""
+    """The entry of a table whose mappings form one run and could be a block."""
     arch = live.scene.evidence.layout.machine.arch
     for leaf in clip(live.view.leaves, piece):
         assert isinstance(leaf, HostMapping)
@@ -206,24 +206,24 @@ def _boot_pieces(live: Live) -> Iterator[AddrRange]:
     yield from live.scene.evidence.layout.machine.node_ranges()
 
 
-#: attribute -> what it means, and the invariants beside LIN-2 and XCK-1 that see it
+#: attribute -> its description, and the invariants besides LIN-2 and XCK-1 that see it
 _ATTRIBUTES: dict[str, tuple[str, tuple[str, ...]]] = {
     "read-only": ("hot-added memory is read-only", ()),
     "executable": ("hot-added memory is writable and executable", ()),
     "uncached": ("hot-added memory is mapped uncached", ()),
-    "device-memory": ("hot-added memory is mapped as a device's", ()),
+    "device-memory": ("hot-added memory is mapped as device memory", ()),
     "untagged": ("hot-added memory is mapped without memory tags", ()),
-    "unknown-memory-type": ("a mapping has a memory type that the kernel has not", ("PGT-2",)),
+    "unknown-memory-type": ("a mapping has a memory type that the kernel does not use", ("PGT-2",)),
     "not-accessed": ("a mapping has lost its access flag", ()),
     "not-dirty": ("a mapping has lost its dirty flag", ()),
-    "other-address-space": ("a mapping is global where others are not, or the other way round", ()),
+    "other-address-space": ("a mapping is global unlike others, or the reverse", ()),
     "not-shareable": ("a mapping is not shareable", ()),
     "user-executable": ("user mode may execute hot-added memory", ()),
     "user-accessible": ("user mode has access to hot-added memory", ("PGT-2",)),
-    "guarded": ("a mapping is guarded for branch targets where others are not, or the other way round", ()),
+    "guarded": ("a mapping is guarded for branch targets unlike others, or the reverse", ()),
     "software-bits": ("a mapping has other software bits", ()),
     "write-only": ("a mapping can be written but not read", ("PGT-2",)),
-    "not-valid": ("a mapping is not valid any more, but still there", ()),
+    "not-valid": ("a mapping is no longer valid, but present", ()),
 }
 
 CORRUPTIONS: tuple[MemoryCorruption, ...] = (
@@ -249,12 +249,12 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
         "XCK-1",
         apply=_stale_table,
     ),
-    memory("linear-wrong-frame", TARGET, "a mapping leads to its neighbour's frame", "LIN-1", apply=_wrong_frame),
+    memory("linear-wrong-frame", TARGET, "a mapping points to its neighbour's frame", "LIN-1", apply=_wrong_frame),
     memory(
-        "linear-boot-alias", TARGET, "a mapping of hot-added memory leads to boot memory", "LIN-1", apply=_boot_alias
+        "linear-boot-alias", TARGET, "a mapping of hot-added memory points to boot memory", "LIN-1", apply=_boot_alias
     ),
-    memory("linear-swapped", TARGET, "two mappings lead to each other's frames", "LIN-1", apply=swapped(hot)),
-    memory("linear-outside", TARGET, "a mapping leads to where there is no memory", "LIN-1", "PGT-2", apply=_outside),
+    memory("linear-swapped", TARGET, "two mappings point to each other's frames", "LIN-1", apply=swapped(hot)),
+    memory("linear-outside", TARGET, "a mapping points outside of memory", "LIN-1", "PGT-2", apply=_outside),
     *(
         memory(f"linear-{name}", TARGET, summary, "LIN-2", *also, "XCK-1", apply=attribute(name, hot))
         for name, (summary, also) in _ATTRIBUTES.items()
@@ -279,7 +279,7 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "linear-group-turned",
         TARGET,
-        "a group of entries has the contiguous hint where it must not, or has it not where it must",
+        "a group of entries has the contiguous hint where it must not, or lacks it where it must have it",
         "LIN-3",
         "XCK-1",
         apply=_group_turned,

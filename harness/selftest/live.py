@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest that stands still while its memory is edited: where things are in it, and fresh looks at it."""
+"""A paused guest whose memory is edited: addresses in it, and fresh snapshots of it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from harness.selftest.scene import Inapplicable, Scene, observed
 from harness.state import HostMapping, HostTables, NotObserved
 from harness.units import GIB, AddrRange, align_down, align_up, merge_ranges
 
-#: bytes of boot memory that are searched for unused pages at a time
+#: bytes of boot memory searched for unused pages at a time
 _CHUNK = 1 << 20
-#: unused pages that are looked for: no corruption takes more
+#: number of unused pages to find: no corruption needs more
 _SPARES = 4
 
 
 class Live:
-    """The guest of ``scene``, paused. Corruptions go through ``put`` and ``editor``; who calls them undoes.
+    """The paused guest of ``scene``. Corruptions use ``put`` and ``editor``; their caller undoes them.
 
-    ``untouched`` is what the first look showed. Raises Inapplicable if the host cannot read this kernel's page tables.
+    ``untouched`` is the first snapshot. Raises Inapplicable if the host cannot read this kernel's page tables.
     """
 
     def __init__(self, scene: Scene, view: KernelView, memory: PhysicalMemory, editor: MemoryEditor) -> None:
@@ -44,7 +44,7 @@ class Live:
         self.untouched = self.look()
 
     def look(self) -> Evidence:
-        """The scene, with what the host reads for itself taken afresh."""
+        """The scene with fresh host-side sources."""
         found, _ = kernel_sources(self._view.read(self.memory), self.memory)
         return self.scene.with_sources({name: data for name, data in found.items() if name != PAUSE})
 
@@ -52,12 +52,12 @@ class Live:
 
     @property
     def bits(self) -> ArchBits:
-        """What this architecture's entries can be made to say."""
+        """The corruptions of this architecture's entries."""
         return BITS[self.scene.evidence.layout.machine.arch.name]
 
     @functools.cached_property
     def view(self) -> View:
-        """The page tables as they were when the guest was paused."""
+        """The page tables at the time of the pause."""
         pair = observed(self.scene.evidence.views.walk)
         now: View = pair.now
         return now
@@ -70,31 +70,31 @@ class Live:
 
     @property
     def sparse(self) -> SparseLayout:
-        """How mem_section is laid out. Raises Inapplicable if that is not known."""
+        """The layout of mem_section. Raises Inapplicable if it is unknown."""
         found: SparseLayout = observed(self._view.sparse)
         return found
 
     @property
     def usage(self) -> UsagePlace:
-        """Where the sub-section bitmaps are. Raises Inapplicable if that is not known."""
+        """The place of the sub-section bitmaps. Raises Inapplicable if it is unknown."""
         found: UsagePlace = observed(self.sparse.usage)
         return found
 
     @property
     def page(self) -> PageLayout:
-        """How struct page is laid out. Raises Inapplicable if that is not known."""
+        """The layout of struct page. Raises Inapplicable if it is unknown."""
         found: PageLayout = observed(self.sparse.page)
         return found
 
     @property
     def counting(self) -> CountLayout:
-        """How page tables are counted. Raises Inapplicable if that is not known."""
+        """How page tables are counted. Raises Inapplicable if it is unknown."""
         found: CountLayout = observed(self._view.counting)
         return found
 
     @property
     def nowhere(self) -> int:
-        """A physical address at which there is no memory and never can be."""
+        """A physical address that can never have memory."""
         return align_up(self.scene.evidence.layout.machine.device_window().end, GIB) + GIB
 
     def linear(self, physical: AddrRange) -> AddrRange:
@@ -112,7 +112,7 @@ class Live:
     # page tables -------------------------------------------------------------------------------------------------
 
     def path(self, address: int) -> tuple[Place, ...]:
-        """The entries that lead to a virtual address now, from the root down."""
+        """The entries on the current walk to a virtual address, from the root down."""
         return locate(self.editor.read_word, self.tables, address)
 
     def leaf(self, address: int) -> Place:
@@ -123,7 +123,7 @@ class Live:
         return place
 
     def gap(self, address: int) -> Place:
-        """The empty entry to which a virtual address leads. Raises Inapplicable if it is mapped."""
+        """The empty entry for a virtual address. Raises Inapplicable if it is mapped."""
         place = self.path(address)[-1]
         if place.entry:
             raise Inapplicable(f"virtual {address:#x} is mapped")
@@ -134,13 +134,13 @@ class Live:
         return place.depth == len(self.tables.levels) - 1
 
     def put(self, place: Place, entry: int) -> None:
-        """Overwrite an entry. Raises Inapplicable if it says that already."""
+        """Overwrite an entry. Raises Inapplicable if it already has that content."""
         if self.editor.read_word(place.address) == entry:
-            raise Inapplicable(f"the {place} is like that already")
+            raise Inapplicable(f"the {place} is already like that")
         self.editor.write_word(place.address, entry)
 
     def physical(self, place: Place) -> int:
-        """Where an entry leads."""
+        """The physical address in an entry."""
         return self.tables.physical(place.entry)
 
     def leading_to(self, entry: int, physical: int) -> int:
@@ -148,7 +148,7 @@ class Live:
         return with_physical(self.tables, entry, physical)
 
     def table_entry(self, table: int) -> int:
-        """An entry that leads to a table, as this kernel writes it."""
+        """An entry that points to a table, as this kernel writes it."""
         for place in self.path(self.view.kernel.linear(self.boot_memory()[0]).start):
             if leads_to_table(self.tables, place):
                 return self.leading_to(place.entry, table)
@@ -157,10 +157,10 @@ class Live:
     def leaf_entry(self, model: Place, place: Place, physical: int) -> int:
         """A mapping like ``model``, but for the level of ``place`` and with another physical address.
 
-        A contiguous hint is left out. Raises Inapplicable if no mapping can stand there.
+        Without a contiguous hint. Raises Inapplicable if that level has no mappings.
         """
         if not place.level.leaves:
-            raise Inapplicable(f"no mapping can stand in a {place.level.name}")
+            raise Inapplicable(f"a {place.level.name} has no mappings")
         if self.is_lowest(model) == self.is_lowest(place):
             change = Change()
         else:
@@ -169,18 +169,18 @@ class Live:
         return self.leading_to(entry, align_down(physical, place.level.entry_span))
 
     def new_table(self, entries: Sequence[int] = ()) -> int:
-        """A page that nobody uses, with ``entries`` (the rest is empty); its physical address."""
+        """Fill an unused page with ``entries`` (the rest is empty); return its physical address."""
         page = self.spare()
         if entries:
             self.editor.write(page, b"".join(entry.to_bytes(ENTRY_SIZE, "little") for entry in entries))
         return page
 
     def begin(self) -> None:
-        """All unused pages are free to be taken again."""
+        """Make all unused pages available again."""
         self._spares = []
 
     def spare(self) -> int:
-        """The physical address of a page of boot memory that is all zero and of no concern to any invariant."""
+        """The physical address of a page of boot memory that is all zero and that no invariant covers."""
         page = next((page for page in self._unused if page not in self._spares), None)
         if page is None:
             raise Inapplicable("there is no unused page of boot memory")
@@ -212,7 +212,7 @@ class Live:
         return tuple(found)
 
     def _section_memory(self) -> Iterator[AddrRange]:
-        """What mem_section takes: much of it is zero, and is looked at all the same."""
+        """The memory of mem_section: much of it is zero, but it is read anyway."""
         sparse = self._view.sparse
         if isinstance(sparse, NotObserved):
             return
@@ -234,7 +234,7 @@ class Live:
     # sections ----------------------------------------------------------------------------------------------------
 
     def section_entry(self, number: int) -> int:
-        """The physical address of an entry of mem_section. Raises Inapplicable if nothing is there to hold it."""
+        """The physical address of an entry of mem_section. Raises Inapplicable if its root is missing."""
         array = self.sparse.array
         start = self.direct.physical(array.address)
         if not array.extreme:
@@ -246,7 +246,7 @@ class Live:
         return self.direct.physical(pointer) + index * array.entry_size
 
     def section_root(self, number: int) -> int:
-        """The physical address of the pointer to the page of entries with a section's."""
+        """The physical address of the root of a section's entry."""
         array = self.sparse.array
         if not array.extreme:
             raise Inapplicable("this kernel's mem_section has no roots (no CONFIG_SPARSEMEM_EXTREME)")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Lies in what QEMU says, in what the console said, and in how steps are said to have ended."""
+"""Corruptions of QEMU's answers, of the console, and of the reported ends of steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEVICES, BACKENDS, CONSOLE, DMESG, STEP = "devices", "backends", "console", "dme
 
 
 def _device(kind: str, change: Callable[[Scene, dict[str, Any]], dict[str, Any]]) -> Callable[[Scene, Any], Any]:
-    """Change what is said of the first device of a kind."""
+    """Change the report of the first device of a kind."""
 
     def apply(scene: Scene, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
         id = scene.device(kind).id
@@ -63,7 +63,7 @@ def _step(name: str, summary: str, broken: str, edit: Callable[[Scene], Evidence
 
 
 def _unplugs(*endings: str, refused: bool = False) -> Callable[[Scene], Evidence]:
-    """The first unplug of the step ended otherwise."""
+    """Change the end of the step's first unplug."""
 
     def edit(scene: Scene) -> Evidence:
         unplugs = scene.evidence.unplugs
@@ -75,7 +75,7 @@ def _unplugs(*endings: str, refused: bool = False) -> Callable[[Scene], Evidence
 
 
 def _resize(short: int, refused: str | None = None) -> Callable[[Scene], Evidence]:
-    """The virtio-mem device was asked for what it has, and ended ``short`` bytes away from that."""
+    """The virtio-mem device was asked for its current size, and ended ``short`` bytes away from it."""
 
     def edit(scene: Scene) -> Evidence:
         device = scene.device("virtio-mem")
@@ -124,7 +124,7 @@ def _failed(scene: Scene) -> Evidence:
     return scene.with_reports(failed=True)
 
 
-#: a name -> a line of the kernel log that announces trouble, one for each spelling (v6.12)
+#: name -> a kernel log line that reports trouble, one for each spelling (v6.12)
 _TROUBLE = {
     "warning": "WARNING: CPU: 0 PID: 61 at mm/memory_hotplug.c:1 remove_memory_block+0x1c/0x80",
     "bug": "kernel BUG at mm/sparse-vmemmap.c:1!",
@@ -142,9 +142,9 @@ _TROUBLE = {
 }
 
 CORRUPTIONS: tuple[TextCorruption, ...] = (
-    source("device-moved", DEVICES, "a DIMM is elsewhere", "QMP-1", edit=in_json(_device("dimm", _moved))),
-    source("device-lost", DEVICES, "a device is not there", "QMP-1", edit=in_json(_lost)),
-    source("device-intruder", DEVICES, "a device is there that nobody plugged", "QMP-1", edit=in_json(_twice)),
+    source("device-moved", DEVICES, "a DIMM has another address", "QMP-1", edit=in_json(_device("dimm", _moved))),
+    source("device-lost", DEVICES, "a device is missing", "QMP-1", edit=in_json(_lost)),
+    source("device-intruder", DEVICES, "an unexpected device is there", "QMP-1", edit=in_json(_twice)),
     source(
         "device-slot",
         DEVICES,
@@ -162,14 +162,14 @@ CORRUPTIONS: tuple[TextCorruption, ...] = (
     source(
         "device-plugged-size",
         DEVICES,
-        "virtio-mem has plugged a block less",
+        "virtio-mem has plugged one block too few",
         "QMP-1",
         edit=in_json(_device("virtio-mem", lambda scene, item: {"size": item["size"] - item["block_size"]})),
     ),
     source(
         "device-requested-size",
         DEVICES,
-        "virtio-mem was asked for something else",
+        "virtio-mem has another requested size",
         "QMP-1",
         edit=in_json(_device("virtio-mem", lambda scene, item: {"requested_size": 0})),
     ),
@@ -178,7 +178,7 @@ CORRUPTIONS: tuple[TextCorruption, ...] = (
     source(
         "backend-too-full",
         BACKENDS,
-        "unplugged blocks still take memory of the host",
+        "unplugged blocks still use host memory",
         "MEM-2",
         edit=in_json(_backend_full),
     ),
@@ -191,20 +191,20 @@ CORRUPTIONS: tuple[TextCorruption, ...] = (
     _step("unplug-never-ended", "an unplug never ended", "QMP-2", _unplugs()),
     _step(
         "unplug-refused-but-gone",
-        "an unplug ended with the device's removal, and the device is still there",
+        "an unplug ended with the device's removal, but the device is still there",
         "QMP-2",
         _unplugs("DEVICE_DELETED", refused=True),
     ),
     _step("resize-short", "a resize stopped short", "QMP-3", _resize(2 * MIB)),
-    _step("resize-refused-but-done", "QEMU refused a resize, and did it", "QMP-3", _resize(-2 * MIB, "not now")),
+    _step("resize-refused-but-done", "QEMU refused a resize, but performed it", "QMP-3", _resize(-2 * MIB, "not now")),
     _step(
         "unplug-deleted-without-event",
         "a device that the guest keeps is gone",
         "QMP-2",
         _unplugs("ACPI_OST_REFUSED"),
     ),
-    _step("touch-mismatch", "memory has lost what was written to it", "LIV-1", _touched(_mismatch)),
-    _step("touch-never-used", "online memory is never handed out", "LIV-1", _touched(_never_used)),
+    _step("touch-mismatch", "memory has lost its content", "LIV-1", _touched(_mismatch)),
+    _step("touch-never-used", "online memory is never allocated", "LIV-1", _touched(_never_used)),
     *(
         source(f"log-{name}", DMESG, "the kernel complains", "LOG-1", edit=appended(f"<4>[   99.000000] {line}"))
         for name, line in _TROUBLE.items()
@@ -229,7 +229,7 @@ CORRUPTIONS: tuple[TextCorruption, ...] = (
     source(
         "console-oops",
         CONSOLE,
-        "the console shows an Oops that the log has not",
+        "the console shows an Oops that the log lacks",
         "LOG-1",
         edit=in_json(lambda scene, lines: [*lines, _TROUBLE["oops-riscv"]]),
     ),

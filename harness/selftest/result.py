@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What came of all corruptions on one guest: the mutation score, for people and as JSON."""
+"""The results of all corruptions on one guest: the mutation score, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class SelftestResult:
-    """The ``trials`` on one guest; ``lacks`` says which devices it could not be given, and why."""
+    """The ``trials`` on one guest; ``lacks`` are the devices that it could not have, with the reason."""
 
     arch: str
     guest: str
@@ -27,29 +27,29 @@ class SelftestResult:
 
     @property
     def applied(self) -> tuple[Trial, ...]:
-        """The trials of corruptions that this guest has something for."""
+        """The trials of corruptions that apply to this guest."""
         return tuple(trial for trial in self.trials if trial.status != INAPPLICABLE)
 
     @property
     def named(self) -> int:
-        """How many corruptions were named by all invariants that must, and gone when undone."""
+        """How many corruptions were named by all required invariants, and left no trace when undone."""
         return sum(trial.status == NAMED for trial in self.applied)
 
     @property
     def perfect(self) -> bool:
-        """True if there was something to corrupt and all of it was named."""
+        """True if corruptions applied and all of them were named."""
         return 0 < len(self.applied) == self.named
 
 
 def exit_status(results: Sequence[SelftestResult]) -> int:
-    """0: all perfect. 1: a corruption was not named, or left a trace. 3: nothing could be corrupted on some guest."""
+    """0: all named. 1: a corruption was not named, or left a trace. 3: nothing could be corrupted on some guest."""
     if any(result.named < len(result.applied) for result in results):
         return 1
     return 0 if all(result.perfect for result in results) else 3
 
 
 def to_lines(result: SelftestResult) -> Iterator[str]:
-    """For people: what was missed first, then what could not be tried, then how many each invariant named."""
+    """As text: missed corruptions first, then those not tried, then the number that each invariant named."""
     for trial in result.trials:
         if trial.status not in (NAMED, INAPPLICABLE):
             yield f"{result.guest}: {trial.status}: {trial.corruption.name}: {trial.where}: {trial.reason}"
@@ -68,7 +68,7 @@ def score(result: SelftestResult) -> str:
     """The mutation score in one line."""
     if not result.applied:
         return f"{result.guest}: nothing could be corrupted"
-    # Rounded down: 100 % is all of them.
+    # Rounded down: 100 % means all of them.
     percent = 100 * result.named // len(result.applied)
     memory = sum(isinstance(trial.corruption, MemoryCorruption) for trial in result.applied)
     return (
@@ -86,7 +86,7 @@ def _not_tried(result: SelftestResult) -> dict[str, list[str]]:
 
 
 def to_json(results: Sequence[SelftestResult]) -> dict[str, object]:
-    """All trials on all guests; ``score`` is the share of the corruptions that were named."""
+    """All trials on all guests; ``score`` is the fraction of named corruptions."""
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The whole test of the oracle on one guest."""
+"""The complete test of the oracle on one guest."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from harness.selftest.trial import INAPPLICABLE, Trial, require_sound, try_memor
 def run_selftest(
     spec: GuestSpec, corruptions: Sequence[Corruption], timeout: float, progress: Progress, start: Start = "auto"
 ) -> SelftestResult:
-    """Start a guest and try ``corruptions`` on it, those of its memory while it is paused; then it must be as alive.
+    """Start a guest and try ``corruptions`` on it, those of its memory while it is paused; then it must still work.
 
-    ``timeout`` is for each step, seconds. Raises what booting raises, InfraError if the guest is not sound before
-    anything was corrupted, if it does not stand still, or if it does not survive what was undone.
+    ``timeout`` is seconds per step. Raises the errors of booting, InfraError if the guest fails an invariant before any
+    corruption, if it does not stay paused, or if it does not survive the undone corruptions.
     """
     clock = time.monotonic()
     with play(spec, timeout, progress, start) as made:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One sound step of a guest, as material for corruptions: its evidence, and what in it can be aimed at."""
+"""One sound step of a guest as material for corruptions: its evidence, and the targets in it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from harness.units import AddrRange, subtract_ranges
 
 
 class Inapplicable(Exception):
-    """A corruption has nothing to work on here; the text says what is missing."""
+    """A corruption does not apply here; the text says what is missing."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The evidence of one step that was called ``title``."""
+    """The evidence of the step ``title``."""
 
     title: str
     evidence: Evidence
 
     @functools.cached_property
     def results(self) -> Mapping[str, CheckResult]:
-        """What each invariant that applies says of the step as it is."""
+        """The results of all invariants that apply to the unchanged step."""
         return check(self.evidence)
 
     @property
@@ -38,14 +38,14 @@ class Scene:
         return self.evidence.layout.block_size
 
     def text(self, source: str) -> str:
-        """A source as it was collected. Raises Inapplicable if it was not."""
+        """A collected source. Raises Inapplicable if it is missing."""
         data = self.evidence.observed.raw.get(source)
         if data is None:
             raise Inapplicable(f"{source} was not observed")
         return data.decode(errors="replace")
 
     def with_sources(self, sources: Mapping[str, bytes]) -> Evidence:
-        """The same step with other ``sources`` in place of those of that name, all of them parsed afresh."""
+        """The same step with replaced ``sources``, all of them parsed again."""
         raw = {**self.evidence.observed.raw, **sources}
         return dataclasses.replace(self.evidence, observed=parse_state(raw, self.evidence.layout.facts))
 
@@ -53,12 +53,12 @@ class Scene:
         """The same step with other ``unplugs``, ``resizes`` or ``touches``."""
         return dataclasses.replace(self.evidence, **reports)
 
-    # what can be aimed at ----------------------------------------------------------------------------------------
+    # targets -----------------------------------------------------------------------------------------------------
 
     def block(self, state: str, *, hot: bool = True) -> MemoryBlock:
-        """The last memory block in a ``state`` that is wholly there: of boot memory, or of a DIMM or virtio-mem.
+        """The last complete memory block in a ``state``: of boot memory, or of a DIMM or virtio-mem.
 
-        Hot-added ones are in ZONE_MOVABLE if online; those of DIMMs come first.
+        Hot-added blocks are in ZONE_MOVABLE if online; those of DIMMs come first.
         """
         found = list(self._blocks(state, hot))
         if not found:
@@ -79,7 +79,7 @@ class Scene:
             yield block
 
     def _is_plugged(self, block: MemoryBlock) -> bool:
-        """True if a DIMM or virtio-mem has plugged a block as a whole; virtio-mem plugs from its start on."""
+        """True if a DIMM or virtio-mem has plugged the whole block; virtio-mem plugs from its start."""
         owner = self.owner(block)
         plugged = AddrRange.sized(owner.range.start, owner.size)
         return owner.kind in ("dimm", "virtio-mem") and plugged.covers(self.block_range(block))
@@ -93,12 +93,12 @@ class Scene:
         return AddrRange.sized(block.index * self.block_size, self.block_size)
 
     def owner(self, block: MemoryBlock) -> MemoryDevice:
-        """The device that brought a block."""
+        """The device of a block."""
         where = self.block_range(block)
         for device in self.evidence.expected.devices:
             if device.range.overlaps(where):
                 return device
-        raise Inapplicable(f"no device brought memory{block.index}")
+        raise Inapplicable(f"memory{block.index} belongs to no device")
 
     def online(self) -> AddrRange:
         """The physical range of an online, hot-added memory block."""
@@ -109,7 +109,7 @@ class Scene:
         return self.block_range(self.block("offline"))
 
     def removed(self) -> AddrRange:
-        """A physical range of whole memory blocks that was there once and is no more."""
+        """A physical range of whole memory blocks that were removed."""
         expected = self.evidence.expected
         for piece in subtract_ranges(expected.once, expected.hot):
             whole = piece.align_inward(self.block_size)
@@ -125,14 +125,14 @@ class Scene:
         raise Inapplicable(f"no {kind} is plugged")
 
     def self_hosted(self) -> tuple[LinearPiece, AddrRange]:
-        """What one call added whose memmap lies on its own device, and where on it."""
+        """A range added by one call with its memmap on the device, and the place of the memmap."""
         for piece in self.evidence.expected.linear:
             if piece.altmap is not None:
                 return piece, piece.altmap
         raise Inapplicable("no memmap lies on its own device")
 
     def partial_section(self) -> ExpectedSection:
-        """A hot-added section of which only some sub-sections are there."""
+        """A hot-added section with only some of its sub-sections."""
         layout = self.evidence.layout
         whole = (1 << layout.paging.section_size // layout.machine.arch.subsection_size) - 1
         for section in self.evidence.expected.sections:
@@ -142,12 +142,12 @@ class Scene:
 
 
 def check(evidence: Evidence) -> dict[str, CheckResult]:
-    """What each invariant that applies says."""
+    """The results of all invariants that apply."""
     return {result.invariant: result for result in run_all(evidence)}
 
 
 def broken(results: Mapping[str, CheckResult]) -> frozenset[str]:
-    """The invariants that are broken."""
+    """The broken invariants."""
     return frozenset(name for name, result in results.items() if result.status == "fail")
 
 

@@ -12,7 +12,7 @@ from harness.selftest.scene import Inapplicable
 
 TARGET = "mem_section"
 PAGES = "struct page"
-#: finds the number of a section
+#: returns the number of a section
 Find = Callable[[Live], int]
 
 
@@ -40,7 +40,7 @@ def _tainted(live: Live) -> int:
 
 
 def _device(live: Live) -> int:
-    """A section of device memory, whole, and so without the taint."""
+    """A complete section of device memory, and so without the taint."""
     size = live.scene.evidence.layout.paging.section_size
     device = live.scene.device("virtio-pmem").range
     for piece in live.scene.evidence.expected.linear:
@@ -77,7 +77,7 @@ def _turn(live: Live, number: int, change: Callable[[int], int]) -> None:
     address = _map_word(live, number)
     before = live.editor.read_word(address)
     if change(before) == before:
-        raise Inapplicable(f"section {number} is like that already")
+        raise Inapplicable(f"section {number} is already like that")
     live.editor.write_word(address, change(before))
 
 
@@ -100,7 +100,7 @@ def _set(find: Find, flag: str) -> Callable[[Live], str]:
 
 
 def _unknown_flag(live: Live) -> str:
-    """The first bit above all flags that the kernel has."""
+    """The first bit above all flags of the kernel."""
     number = _online(live)
     address = _map_word(live, number)
     live.editor.write_word(address, live.editor.read_word(address) | 1 << len(live.sparse.flags))
@@ -124,7 +124,7 @@ def _gone(find: Find) -> Callable[[Live], str]:
 
 
 def _stale(live: Live) -> str:
-    """The entry of removed memory stands there again: as that of offline memory, but with a usage of its own."""
+    """Restore the entry of removed memory: like offline memory, but with its own usage."""
     number, model = _removed(live), _offline(live)
     size = live.sparse.array.entry_size
     live.editor.write(live.section_entry(number), live.editor.read(live.section_entry(model), size))
@@ -137,7 +137,7 @@ def _stale(live: Live) -> str:
 
 
 def _half_removed(live: Live) -> str:
-    """Removed memory's section has kept its usage, but nothing else (section_deactivate in two halves)."""
+    """Removed memory's section keeps only its usage (an incomplete section_deactivate)."""
     number = _removed(live)
     live.editor.write_word(_usage_word(live, number), live.editor.read_word(_usage_word(live, _offline(live))))
     return _where(number)
@@ -153,7 +153,7 @@ def _swapped(live: Live) -> str:
 
 
 def _usage(pointer: Callable[[Live, int], int]) -> Callable[[Live], str]:
-    """The pointer to an online section's usage becomes another one."""
+    """Change the pointer to an online section's usage."""
 
     def apply(live: Live) -> str:
         number = _online(live)
@@ -174,7 +174,7 @@ def _of_another(live: Live, pointer: int) -> int:
 
 
 def _bits(find: Find, change: Callable[[int], int]) -> Callable[[Live], str]:
-    """The first word of a section's bitmap becomes another one."""
+    """Change the first word of a section's bitmap."""
 
     def apply(live: Live) -> str:
         number = find(live)
@@ -186,7 +186,7 @@ def _bits(find: Find, change: Callable[[int], int]) -> Callable[[Live], str]:
 
 
 def _one_more(live: Live) -> str:
-    """A partial section has one sub-section more than it must."""
+    """Add a sub-section to a partial section."""
     number, bits = _partial(live), live.scene.partial_section().subsections
     place = next(bit for bit in range(live.sparse.subsections) if not bits >> bit & 1)
     address = _bitmap(live, number) + place // 64 * WORD
@@ -205,7 +205,7 @@ def _root(pointer: Callable[[Live, int], int]) -> Callable[[Live], str]:
 
 
 def _page(change: Callable[[Live, int], int]) -> Callable[[Live], str]:
-    """The flags of the last struct page of an online section become others."""
+    """Change the flags of the last struct page of an online section."""
 
     def apply(live: Live) -> str:
         pfn = live.scene.online().end // live.tables.page_size - 1
@@ -213,7 +213,7 @@ def _page(change: Callable[[Live, int], int]) -> Callable[[Live], str]:
         before = live.editor.read_word(address)
         after = change(live, before)
         if after == before:
-            raise Inapplicable("the kernel keeps no such thing in a page's flags")
+            raise Inapplicable("the kernel does not store this in page flags")
         live.editor.write_word(address, after)
         return f"pfn {pfn:#x}"
 
@@ -242,7 +242,7 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "section-without-map",
         TARGET,
-        "a section is said to have no memmap",
+        "a section is marked as having no memmap",
         "SEC-1",
         apply=_clear(_online, "has-mem-map"),
     ),
@@ -252,20 +252,24 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "section-not-tainted",
         TARGET,
-        "the taint of a section that ZONE_DEVICE shares is lost",
+        "a section shared with ZONE_DEVICE has lost its taint",
         "SEC-1",
         apply=_clear(_tainted, "zone-device"),
     ),
     memory(
-        "section-unknown-flag", TARGET, "a section has a flag that the kernel has not", "SEC-1", apply=_unknown_flag
+        "section-unknown-flag",
+        TARGET,
+        "a section has a flag that the kernel does not use",
+        "SEC-1",
+        apply=_unknown_flag,
     ),
-    memory("section-wrong-map", TARGET, "a section's memmap is not where it must be", "SEC-1", apply=_wrong_map),
-    memory("section-gone", TARGET, "a section of hot-added memory is gone", "SEC-1", apply=_gone(_online)),
-    memory("section-boot-gone", TARGET, "a section of boot memory is gone", "SEC-1", apply=_gone(_boot)),
-    memory("section-stale", TARGET, "a section of removed memory is there again", "SEC-1", apply=_stale),
+    memory("section-wrong-map", TARGET, "a section's memmap has a wrong address", "SEC-1", apply=_wrong_map),
+    memory("section-gone", TARGET, "a section of hot-added memory is missing", "SEC-1", apply=_gone(_online)),
+    memory("section-boot-gone", TARGET, "a section of boot memory is missing", "SEC-1", apply=_gone(_boot)),
+    memory("section-stale", TARGET, "a section of removed memory is present again", "SEC-1", apply=_stale),
     memory("section-half-removed", TARGET, "the usage of a removed section is left", "SEC-1", apply=_half_removed),
-    memory("section-swapped", TARGET, "an online and an offline section have changed places", "SEC-1", apply=_swapped),
-    memory("usage-outside", TARGET, "a section's usage lies where there is no memory", "SEC-1", apply=_usage(_nowhere)),
+    memory("section-swapped", TARGET, "an online and an offline section are swapped", "SEC-1", apply=_swapped),
+    memory("usage-outside", TARGET, "a section's usage lies outside of memory", "SEC-1", apply=_usage(_nowhere)),
     memory(
         "usage-misaligned",
         TARGET,
@@ -276,11 +280,11 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "usage-not-linear",
         TARGET,
-        "a pointer to a section's usage is none",
+        "a section's usage pointer is not a pointer",
         "SEC-1",
         apply=_usage(lambda live, at: 0xDEAD000),
     ),
-    memory("usage-shared", TARGET, "two sections have one usage between them", "SEC-1", apply=_usage(_of_another)),
+    memory("usage-shared", TARGET, "two sections share one usage", "SEC-1", apply=_usage(_of_another)),
     memory("usage-lost", TARGET, "a section has lost its usage", "SEC-2", apply=_usage(lambda live, at: 0)),
     memory(
         "subsection-lost",
@@ -299,9 +303,7 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "subsections-lost", TARGET, "no sub-section is marked present", "SEC-2", apply=_bits(_offline, lambda bits: 0)
     ),
-    memory(
-        "subsection-too-many", TARGET, "a sub-section that is not there is marked present", "SEC-2", apply=_one_more
-    ),
+    memory("subsection-too-many", TARGET, "an absent sub-section is marked present", "SEC-2", apply=_one_more),
     memory("section-root-lost", TARGET, "a root of mem_section is lost", "SEC-1", apply=_root(lambda live, at: 0)),
     memory(
         "section-root-misaligned",
@@ -313,7 +315,7 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "section-root-outside",
         TARGET,
-        "a root of mem_section lies where there is no memory",
+        "a root of mem_section points outside of memory",
         "SEC-1",
         apply=_root(_nowhere),
     ),
@@ -326,7 +328,7 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "page-poisoned",
         PAGES,
-        "a struct page of online memory was never set up",
+        "a struct page of online memory was never initialised",
         "SEC-3",
         apply=_page(lambda live, flags: (1 << 64) - 1),
     ),

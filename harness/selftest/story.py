@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest that corruptions are tried on: DIMMs online, offline and gone, virtio-mem in part, pmem with its memmap."""
+"""The guest for corruptions: DIMMs online, offline and removed, partially plugged virtio-mem, pmem with its memmap."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _NEEDS = (DIMM, MEM, PMEM, DAX)
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One step: it is left out where one of ``needs`` is missing."""
+    """One step: it is skipped if one of ``needs`` is missing."""
 
     args: Args
     needs: tuple[str, ...]
@@ -52,8 +52,8 @@ class Act:
 def acts(block: int) -> tuple[Act, ...]:
     """The steps for memory blocks of ``block`` bytes.
 
-    The DIMM that goes had neighbours on both sides; virtio-mem shrinks, so that something is gone without DIMMs too.
-    The second pmem ends inside of a section.
+    The removed DIMM had neighbours on both sides; virtio-mem shrinks, so that memory is removed even without DIMMs. The
+    second pmem ends inside a section.
     """
     return (
         Act(AutoOnlineArgs("offline"), ()),
@@ -73,20 +73,20 @@ def acts(block: int) -> tuple[Act, ...]:
     )
 
 
-#: proves that the guest is as alive as before
+#: proves that the guest still works
 FAREWELL = Act(TouchArgs(size=16 * MIB), ())
 
 
 @dataclass
 class Play:
-    """A guest in which all steps were done: ``scenes`` of boot and steps, and why some steps were left out."""
+    """A guest after all steps: ``scenes`` of boot and steps, and the reasons for skipped steps."""
 
     session: Session
     lacks: Mapping[str, str]
     scenes: list[Scene] = field(default_factory=list)
 
     def act(self, step: Act) -> StepResult:
-        """Do one step; its scene is kept. Raises InfraError if it does not pass."""
+        """Do one step and keep its scene. Raises InfraError if it does not pass."""
         outcomes: list[Outcome] = []
 
         def work(session: Session, deadline: Deadline) -> Outcome:
@@ -119,13 +119,13 @@ def _require_pass(result: StepResult) -> None:
     ]
     why = "; ".join(findings[:3]) or result.note or result.verdict.value
     raise InfraError(
-        f"the guest is not sound before anything was corrupted: step {result.number} ({result.title}): {why}",
-        hint="memhp run shows what is wrong with it",
+        f"the guest fails before any corruption: step {result.number} ({result.title}): {why}",
+        hint="see memhp run for details",
     )
 
 
 def resolve_most(spec: GuestSpec, progress: Progress) -> tuple[Parts, dict[str, str]]:
-    """The parts for as many of the steps as kernel and QEMU are able to do, and why the others cannot be done."""
+    """The parts for all steps that kernel and QEMU support, and the reasons for the others."""
     lacks: dict[str, str] = {}
     while True:
         needs = tuple(name for name in _NEEDS if name not in lacks)
@@ -142,9 +142,9 @@ def resolve_most(spec: GuestSpec, progress: Progress) -> tuple[Parts, dict[str, 
 
 @contextlib.contextmanager
 def play(spec: GuestSpec, timeout: float, progress: Progress, start: Start = "auto") -> Iterator[Play]:
-    """Start a guest, do the steps, and end it when the block is left.
+    """Start a guest, do the steps, and end the guest when the block is left.
 
-    Raises what booting raises, InfraError if a step does not pass, UnsupportedError if nothing can be added at all.
+    Raises the errors of booting, InfraError if a step does not pass, UnsupportedError if no device can be added.
     """
     parts, lacks = resolve_most(spec, progress)
     with contextlib.ExitStack() as stack:
@@ -154,7 +154,7 @@ def play(spec: GuestSpec, timeout: float, progress: Progress, start: Start = "au
             guest = stack.enter_context(start_guest(spec, parts, directory, timeout, start))
         lacks |= _lacks_of(guest, lacks)
         if {DIMM, MEM, PMEM} <= lacks.keys():
-            raise UnsupportedError(DIMM, f"nothing can be added to this guest: {'; '.join(lacks.values())}")
+            raise UnsupportedError(DIMM, f"no memory device works on this guest: {'; '.join(lacks.values())}")
         with progress.task(f"{spec.name}: preparing the guest") as task:
             session = Session(guest, RunOptions(timeout=timeout), recorder)
             made = Play(session, lacks)

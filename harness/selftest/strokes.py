@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can be done to any entry of the page tables, wherever it is."""
+"""Corruptions of any page-table entry."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from harness.selftest.entries import Place
 from harness.selftest.live import Live
 from harness.units import AddrRange
 
-#: finds an entry; raises Inapplicable if there is none
+#: returns an entry; raises Inapplicable if there is none
 Find = Callable[[Live], Place]
-#: does something and says where
+#: performs a corruption and returns where
 Stroke = Callable[[Live], str]
 
 
 def gone(find: Find) -> Stroke:
-    """The entry becomes empty."""
+    """Clear the entry."""
 
     def apply(live: Live) -> str:
         place = find(live)
@@ -27,7 +27,7 @@ def gone(find: Find) -> Stroke:
 
 
 def table_gone(find: Find) -> Stroke:
-    """The table that the entry is in is unlinked."""
+    """Unlink the table of the entry."""
 
     def apply(live: Live) -> str:
         place = live.path(find(live).range.start)[-2]
@@ -38,7 +38,7 @@ def table_gone(find: Find) -> Stroke:
 
 
 def swapped(find: Find) -> Stroke:
-    """The mapping and the next one change places."""
+    """Swap the mapping with the next one."""
 
     def apply(live: Live) -> str:
         one = find(live)
@@ -51,6 +51,6 @@ def swapped(find: Find) -> Stroke:
 
 
 def first_below(live: Live, place: Place) -> Place:
-    """What would be the first entry of a table that ``place`` led to: a place to make entries for, not to put them."""
+    """The first entry of a hypothetical table at ``place``: only for making entries, not for writing them."""
     level = live.tables.levels[place.depth + 1]
     return Place(place.depth + 1, level, 0, 0, AddrRange.sized(place.range.start, level.entry_span), 0)

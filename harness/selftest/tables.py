@@ -17,15 +17,15 @@ TARGET = "page tables"
 
 
 def _table_gap(live: Live, place: Place) -> Place:
-    """``place`` if a table can be linked there."""
+    """``place`` if a table can be linked there; raises Inapplicable."""
     if live.is_lowest(place):
-        raise Inapplicable("the tables of removed memory have others to serve")
+        raise Inapplicable("the tables of removed memory are shared with other memory")
     return place
 
 
 def _unused_gap(live: Live, window: AddrRange) -> Place:
-    """An empty entry in the middle of a window, where nothing was ever mapped."""
-    # A kernel for more bits than the CPU has is laid out for those that it does not have.
+    """An empty entry in the middle of a window that was never used."""
+    # A kernel for more address bits than the CPU has uses the layout for all of them.
     usable = AddrRange(max(window.start, live.tables.start), window.end)
     return _table_gap(live, live.gap(usable.start + usable.size // 2))
 
@@ -51,36 +51,36 @@ def _empty_chain(live: Live) -> str:
 
 
 def _kept_gone(live: Live) -> str:
-    """An empty table that the architecture keeps for good is unlinked."""
+    """Unlink an empty table that the architecture never frees."""
     windows = (live.view.kernel.linear_window, live.view.kernel.vmemmap_window)
     for page in live.walked.pages:
         if page.entries == 0 and any(window.covers(page.range) for window in windows):
             place = next(place for place in live.path(page.range.start) if live.physical(place) == page.address)
             live.put(place, 0)
             return str(place)
-    raise Inapplicable("no empty table is kept")
+    raise Inapplicable("no empty table exists")
 
 
 def _twice(live: Live) -> str:
-    """A table is linked at a second place."""
+    """Link a table at a second place."""
     place = _table_gap(live, removed(live))
     name = live.tables.levels[place.depth + 1].name
     table = next((page.address for page in live.walked.pages if page.level == name and page.entries), None)
     if table is None:
-        raise Inapplicable(f"there is no {name} table")
+        raise Inapplicable(f"no {name} table")
     live.put(place, live.table_entry(table))
     return str(place)
 
 
 def _cycle(live: Live) -> str:
-    """A table is linked below itself."""
+    """Link a table below itself."""
     place = _table_gap(live, removed(live))
     live.put(place, live.table_entry(place.table))
     return str(place)
 
 
 def _root_again(live: Live) -> str:
-    """The root is linked below itself."""
+    """Link the root below itself."""
     place = _table_gap(live, _unused_gap(live, live.view.kernel.vmemmap_window))
     live.put(place, live.table_entry(live.tables.root // live.tables.page_size * live.tables.page_size))
     return str(place)
@@ -93,14 +93,14 @@ def _outside(live: Live) -> str:
 
 
 def _in_removed_memory(live: Live) -> str:
-    """A table lies in the memory that is gone."""
+    """Move a table into removed memory."""
     place = _table_gap(live, removed(live))
     live.put(place, live.table_entry(live.scene.removed().start))
     return str(place)
 
 
 def _in_movable_memory(live: Live) -> str:
-    """A table lies where the kernel puts nothing that cannot be moved."""
+    """Move a table into ZONE_MOVABLE."""
     place = _table_gap(live, removed(live))
     page = live.scene.online().end - live.tables.page_size
     live.editor.write(page, bytes(live.tables.page_size))
@@ -109,7 +109,7 @@ def _in_movable_memory(live: Live) -> str:
 
 
 def _is_memmap(live: Live) -> str:
-    """The memmap of online memory lies on top of a page table."""
+    """Map the memmap of online memory to a page table."""
     place = live.leaf(live.memmap(live.scene.online()).start)
     table = live.path(hot(live).range.start)[-1].table
     live.put(place, live.leading_to(place.entry, table // place.range.size * place.range.size))
@@ -123,17 +123,17 @@ def _junk(live: Live) -> str:
 
 
 def _leaf_at_the_top(live: Live) -> str:
-    """A mapping at a level that can have none."""
+    """Add a mapping at a level that cannot have any."""
     place = _unused_gap(live, live.view.kernel.linear_window)
     if place.level.leaves:
-        raise Inapplicable(f"there can be mappings in a {place.level.name}")
+        raise Inapplicable(f"a {place.level.name} can have mappings")
     entry = live.bits.block.of(hot(live).entry) & ~live.tables.contiguous
     live.put(place, live.leading_to(entry, 0))
     return str(place)
 
 
 def _broken_rule(reason: str, places: Callable[[Live], Iterator[Place]]) -> Callable[[Live], str]:
-    """A mapping breaks one of the rules for its level."""
+    """Break one of the rules for a mapping's level."""
 
     def apply(live: Live) -> str:
         for place in places(live):
@@ -147,7 +147,7 @@ def _broken_rule(reason: str, places: Callable[[Live], Iterator[Place]]) -> Call
 
 
 def _breaking(entry: int, rule: EntryRule) -> int | None:
-    """``entry`` so that it breaks ``rule``, by its lowest bit if any bit will do; None if none can."""
+    """``entry`` changed to break ``rule``, by its lowest bit if any bit does; None if impossible."""
     if rule.mask == 0:
         return None
     if rule.value is None:
@@ -156,7 +156,7 @@ def _breaking(entry: int, rule: EntryRule) -> int | None:
 
 
 def _any_leaves(live: Live) -> Iterator[Place]:
-    """Mappings of online memory first, then one of each run."""
+    """Mappings of online memory, then one of each run."""
     yield hot(live)
     for leaf in live.leaves():
         yield live.leaf(leaf.range.start)
@@ -176,7 +176,7 @@ def _lowest_change(name: str) -> Callable[[Live], str]:
     def apply(live: Live) -> str:
         change = live.bits.leaf.get(name)
         if change is None:
-            raise Inapplicable(f"{live.scene.evidence.layout.machine.arch.name} has no such entry")
+            raise Inapplicable(f"{live.scene.evidence.layout.machine.arch.name} lacks such entries")
         place = next(_lowest(live), None)
         if place is None:
             raise Inapplicable("nothing is mapped by single pages")
@@ -187,7 +187,7 @@ def _lowest_change(name: str) -> Callable[[Live], str]:
 
 
 def _table_bits(name: str) -> Callable[[Live], str]:
-    """An entry that leads to a table has bits of a mapping."""
+    """Set bits of a mapping in an entry that points to a table."""
 
     def apply(live: Live) -> str:
         change = live.bits.table.get(name)
@@ -201,7 +201,7 @@ def _table_bits(name: str) -> Callable[[Live], str]:
 
 
 def _group_broken(live: Live) -> str:
-    """One entry of a contiguous group anywhere loses the hint."""
+    """Clear the hint of one entry of any contiguous group."""
     for leaf in live.leaves():
         place = live.leaf(leaf.range.start)
         if place.level.group and place.entry & live.tables.contiguous:
@@ -211,11 +211,11 @@ def _group_broken(live: Live) -> str:
 
 
 def _level_mixed(live: Live) -> str:
-    """A table of one level is linked as one of another, too."""
+    """Link a table at a second level."""
     place = _table_gap(live, removed(live))
     model = next((page for page in live.walked.pages if page.level == "PMD"), None)
     if model is None or model.address == place.table:
-        raise Inapplicable("there is no second table of that level")
+        raise Inapplicable("no second table of that level")
     live.put(place, live.table_entry(model.address))
     return str(place)
 
@@ -230,16 +230,20 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
         apply=_empty_memmap_left,
     ),
     memory(
-        "table-empty-chain", TARGET, "two levels of empty tables where nothing ever was", "PGT-1", apply=_empty_chain
+        "table-empty-chain",
+        TARGET,
+        "two levels of empty tables where nothing was ever mapped",
+        "PGT-1",
+        apply=_empty_chain,
     ),
-    memory("table-kept-gone", TARGET, "a table that is kept for good is gone", "PGT-1", apply=_kept_gone),
+    memory("table-kept-gone", TARGET, "a table that is never freed is missing", "PGT-1", apply=_kept_gone),
     memory("table-twice", TARGET, "a table is linked twice", "PGT-2", apply=_twice),
     memory("table-level-mixed", TARGET, "a table is linked at another level, too", "PGT-2", apply=_level_mixed),
     memory("table-cycle", TARGET, "a table is linked below itself", "PGT-2", apply=_cycle),
     memory("table-root-again", TARGET, "the root is linked as a table", "PGT-2", apply=_root_again),
-    memory("table-outside", TARGET, "an entry leads to a table where there is no memory", "PGT-2", apply=_outside),
+    memory("table-outside", TARGET, "an entry points to a table outside of memory", "PGT-2", apply=_outside),
     memory(
-        "table-in-removed", TARGET, "an entry leads to a table in removed memory", "PGT-2", apply=_in_removed_memory
+        "table-in-removed", TARGET, "an entry points to a table in removed memory", "PGT-2", apply=_in_removed_memory
     ),
     memory(
         "table-in-movable",
@@ -249,9 +253,9 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
         "PGT-2",
         apply=_in_movable_memory,
     ),
-    memory("table-is-memmap", TARGET, "a table's page serves as memmap, too", "PGT-2", apply=_is_memmap),
+    memory("table-is-memmap", TARGET, "a table's page is also mapped as memmap", "PGT-2", apply=_is_memmap),
     memory("entry-junk", TARGET, "an entry is neither empty, nor a table, nor a mapping", "PGT-2", apply=_junk),
-    memory("entry-too-high", TARGET, "a mapping at a level that has none", "PGT-2", apply=_leaf_at_the_top),
+    memory("entry-too-high", TARGET, "a mapping at a level that cannot have any", "PGT-2", apply=_leaf_at_the_top),
     memory(
         "entry-reserved-bits",
         TARGET,
@@ -267,12 +271,12 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
         apply=_broken_rule("the output address is not aligned", _blocks),
     ),
     memory(
-        "entry-no-page", TARGET, "an entry of the lowest level is no page", "PGT-2", apply=_lowest_change("no-page")
+        "entry-no-page", TARGET, "an entry of the lowest level is not a page", "PGT-2", apply=_lowest_change("no-page")
     ),
     memory(
         "entry-group-of-no-size",
         TARGET,
-        "a page belongs to a contiguous group of a size that there is not",
+        "a page belongs to a contiguous group of an undefined size",
         "PGT-2",
         apply=_lowest_change("group-of-no-size"),
     ),
@@ -282,14 +286,14 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "pointer-accessed",
         TARGET,
-        "an entry that leads to a table has bits of a mapping",
+        "an entry that points to a table has bits of a mapping",
         "PGT-2",
         apply=_table_bits("accessed"),
     ),
     memory(
         "pointer-reserved-bits",
         TARGET,
-        "an entry that leads to a table has reserved bits set",
+        "an entry that points to a table has reserved bits set",
         "PGT-2",
         apply=_table_bits("memory-type"),
     ),

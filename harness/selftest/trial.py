@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One corruption after the other: done, looked at, undone, looked at again."""
+"""Trials: each corruption is applied, checked, undone, and checked again."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from harness.selftest.corruption import Corruption, MemoryCorruption, TextCorrup
 from harness.selftest.live import Live
 from harness.selftest.scene import Inapplicable, Scene, broken, check
 
-#: how a trial ended: every invariant that must name the corruption did; one did not; a finding, or some other trace,
-#: was left when it was undone; there was nothing to corrupt
+#: how a trial ended: every required invariant named the corruption; one did not; a finding or another trace was left
+#: after undoing it; the corruption did not apply
 NAMED, MISSED, STUCK, INAPPLICABLE = "named", "missed", "stuck", "not applicable"
 
 
@@ -22,8 +22,8 @@ NAMED, MISSED, STUCK, INAPPLICABLE = "named", "missed", "stuck", "not applicable
 class Trial:
     """How one corruption went.
 
-    ``where`` says what was corrupted. ``wanted`` are the invariants that had to name it (those of the corruption that
-    this guest lets be observed), ``named`` those that did. ``reason`` explains every status but NAMED.
+    ``where`` says what was corrupted. ``wanted`` are the invariants that had to name it (those observed on this guest),
+    ``named`` those that did. ``reason`` explains every status but NAMED.
     """
 
     corruption: Corruption
@@ -35,7 +35,7 @@ class Trial:
 
 
 def try_text(item: TextCorruption, scenes: Sequence[Scene]) -> Trial:
-    """Try a corruption of text on the last of ``scenes`` that has what it takes."""
+    """Try a corruption of text on the last of ``scenes`` to which it applies."""
     reasons: dict[str, None] = {}
     for scene in reversed(scenes):
         try:
@@ -51,7 +51,7 @@ def try_text(item: TextCorruption, scenes: Sequence[Scene]) -> Trial:
 
 
 def try_memory(item: MemoryCorruption, live: Live) -> Trial:
-    """Try a corruption of memory. Raises InfraError if the guest does not stand still."""
+    """Try a corruption of memory. Raises InfraError if the guest does not stay paused."""
     before = _host_sources(live.untouched)
     live.begin()
     try:
@@ -62,23 +62,23 @@ def try_memory(item: MemoryCorruption, live: Live) -> Trial:
     except Inapplicable as nothing:
         return Trial(item, INAPPLICABLE, reason=str(nothing))
     after = live.look()
-    trace = "" if _host_sources(after) == before else "the host reads something else than before"
+    trace = "" if _host_sources(after) == before else "the host's sources differ from before"
     return _judge(item, where, wanted, seen, check(after), trace)
 
 
 def require_sound(evidence: Evidence) -> None:
-    """Raise InfraError if anything is broken before anything was corrupted."""
+    """Raise InfraError if any invariant is broken before any corruption."""
     for result in check(evidence).values():
         for finding in result.findings:
             raise InfraError(
-                f"the guest is not sound before anything was corrupted: {finding.invariant}: {finding.where}: "
+                f"the guest fails before any corruption: {finding.invariant}: {finding.where}: "
                 f"expected {finding.expected}, observed {finding.observed}",
-                hint="memhp run shows what is wrong with it",
+                hint="see memhp run for details",
             )
 
 
 def _wanted(item: Corruption, clean: Mapping[str, CheckResult]) -> frozenset[str]:
-    """The invariants that must name a corruption, without those that see nothing of this guest at all."""
+    """The invariants that must name a corruption, without those not observed on this guest."""
     blind = {name: result for name, result in clean.items() if result.status == "not-observed"}
     wanted = item.broken - blind.keys()
     if not wanted:
@@ -102,10 +102,10 @@ def _judge(
 ) -> Trial:
     named, still = broken(seen), broken(left)
     if still or trace:
-        reason = trace or f"still broken when it was undone: {', '.join(sorted(still))}"
+        reason = trace or f"still broken after undoing it: {', '.join(sorted(still))}"
         return Trial(item, STUCK, where, wanted, named, reason)
     if wanted - named:
-        by = f"only {', '.join(sorted(named))}" if named else "nobody"
+        by = f"only {', '.join(sorted(named))}" if named else "nothing"
         return Trial(
             item, MISSED, where, wanted, named, f"{', '.join(sorted(wanted - named))} did not name it; {by} did"
         )

@@ -34,7 +34,7 @@ def _hosted(live: Live) -> Place:
 
 
 def _partial(live: Live) -> AddrRange:
-    """The part of a section that is there, if the rest of it is not."""
+    """The present part of a partial section."""
     section, layout = live.scene.partial_section(), live.scene.evidence.layout
     size = layout.machine.arch.subsection_size
     return AddrRange.sized(section.number * layout.paging.section_size, section.subsections.bit_length() * size)
@@ -46,7 +46,7 @@ def _partial_memmap(live: Live) -> AddrRange:
     for piece in live.scene.evidence.expected.linear:
         if piece.range.end == end:
             return memmap_of(piece, live.view.kernel)
-    raise Inapplicable("no call ends inside of a section")
+    raise Inapplicable("no added range ends inside a section")
 
 
 def _partial_end(live: Live) -> Place:
@@ -61,7 +61,7 @@ def _beyond_partial(live: Live) -> str:
 
 
 def _frames(live: Live, place: Place) -> int:
-    """Frames of boot memory for a mapping: an unused page, or what lies around one."""
+    """Frames of boot memory for a mapping: an unused page, or the block around one."""
     return align_down(live.spare(), place.range.size)
 
 
@@ -75,20 +75,20 @@ def _stale_table(live: Live) -> str:
     """A table with one page of removed memory's memmap."""
     place = live.gap(live.memmap(live.scene.removed()).start)
     if live.is_lowest(place):
-        raise Inapplicable("the tables of removed memory's memmap have others to serve")
+        raise Inapplicable("the tables of removed memory's memmap are shared with other memory")
     entry = live.leaf_entry(_hot(live), first_below(live, place), live.spare())
     live.put(place, live.table_entry(live.new_table([entry])))
     return str(place)
 
 
 def _never_present(live: Live) -> str:
-    """Memmap of sections that never were, far from all others."""
+    """Map memmap of sections that never existed, far from all others."""
     window = live.view.kernel.vmemmap_window
     path = live.path(window.start + window.size // 2)
     place = path[-1]
     if place.entry:
         raise Inapplicable("the middle of vmemmap is in use")
-    # Down to a level at which there can be a mapping, by tables of our own.
+    # Add tables down to a level that can have a mapping.
     model, target = _hot(live), place
     while target.depth < model.depth:
         target = first_below(live, target)
@@ -100,7 +100,7 @@ def _never_present(live: Live) -> str:
 
 
 def _into(find: Callable[[Live], Place], where: Callable[[Live], int]) -> Callable[[Live], str]:
-    """A mapping leads to other frames."""
+    """Make a mapping point to other frames."""
 
     def apply(live: Live) -> str:
         place = find(live)
@@ -111,7 +111,7 @@ def _into(find: Callable[[Live], Place], where: Callable[[Live], int]) -> Callab
 
 
 def _neighbour(find: Callable[[Live], Place]) -> Callable[[Live], int]:
-    """The frames of the mapping behind another one."""
+    """The frames of another mapping."""
 
     def where(live: Live) -> int:
         return live.physical(live.leaf(find(live).range.end))
@@ -120,7 +120,7 @@ def _neighbour(find: Callable[[Live], Place]) -> Callable[[Live], int]:
 
 
 def _shared(live: Live) -> str:
-    """Two sections have one memmap between them."""
+    """Make two sections share one memmap."""
     one, other = _hot(live), live.leaf(live.memmap(live.scene.offline()).start)
     if one.level is not other.level:
         raise Inapplicable("the two sections' memmaps are mapped at different levels")
@@ -129,7 +129,7 @@ def _shared(live: Live) -> str:
 
 
 def _badly_folded(live: Live) -> str:
-    """A page of a folded memmap is one of its own instead of the common one."""
+    """Give a page of a folded memmap its own frame instead of the shared one."""
     for piece in live.scene.evidence.expected.linear:
         if piece.folded:
             place = live.leaf(memmap_of(piece, live.view.kernel).start + 3 * live.tables.page_size)
@@ -161,7 +161,7 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "vmemmap-partial-long",
         TARGET,
-        "the memmap of a partial section goes on behind its end",
+        "the memmap of a partial section extends beyond its end",
         "VMM-1",
         "XCK-1",
         apply=_beyond_partial,
@@ -185,7 +185,9 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
         "XCK-1",
         apply=_stale_table,
     ),
-    memory("vmemmap-never-present", TARGET, "memory that never was has memmap", "VMM-1", "XCK-1", apply=_never_present),
+    memory(
+        "vmemmap-never-present", TARGET, "memory that never existed has memmap", "VMM-1", "XCK-1", apply=_never_present
+    ),
     memory(
         "vmemmap-not-on-device",
         TARGET,
@@ -193,9 +195,7 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
         "VMM-1",
         apply=_into(_hosted, Live.spare),
     ),
-    memory(
-        "vmemmap-on-device-swapped", TARGET, "two parts of memmap have changed places", "VMM-1", apply=swapped(_hosted)
-    ),
+    memory("vmemmap-on-device-swapped", TARGET, "two parts of memmap are swapped", "VMM-1", apply=swapped(_hosted)),
     memory(
         "vmemmap-on-device-shared",
         TARGET,
@@ -206,7 +206,7 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "vmemmap-in-itself",
         TARGET,
-        "memmap lies in the memory that it describes, which was not online yet",
+        "memmap lies in the memory that it describes, which is not online yet",
         "VMM-1",
         apply=_into(_hot, lambda live: live.scene.online().start),
     ),
@@ -218,11 +218,11 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
         apply=_into(_hot, lambda live: live.scene.offline().start),
     ),
     memory("vmemmap-boot-moved", TARGET, "boot memory's memmap has moved", "VMM-1", apply=_into(_boot, Live.spare)),
-    memory("vmemmap-shared", TARGET, "two sections have one memmap between them", "VMM-1", apply=_shared),
+    memory("vmemmap-shared", TARGET, "two sections share one memmap", "VMM-1", apply=_shared),
     memory(
         "vmemmap-outside",
         TARGET,
-        "memmap lies where there is no memory",
+        "memmap lies outside of memory",
         "VMM-1",
         "PGT-2",
         apply=_into(_hot, lambda live: live.nowhere),
@@ -230,14 +230,12 @@ CORRUPTIONS: tuple[MemoryCorruption, ...] = (
     memory(
         "vmemmap-in-removed",
         TARGET,
-        "memmap lies in memory that is gone",
+        "memmap lies in removed memory",
         "VMM-1",
         "PGT-2",
         apply=_into(_hot, lambda live: live.scene.removed().start),
     ),
-    memory(
-        "vmemmap-badly-folded", TARGET, "a page of a folded memmap has a frame of its own", "VMM-1", apply=_badly_folded
-    ),
+    memory("vmemmap-badly-folded", TARGET, "a page of a folded memmap has its own frame", "VMM-1", apply=_badly_folded),
     *(
         memory(f"vmemmap-{name}", TARGET, summary, "VMM-1", *also, "XCK-1", apply=attribute(name, _hot))
         for name, (summary, also) in _ATTRIBUTES.items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Corruptions outside of linear map and vmemmap, which only a second witness tells."""
+"""Corruptions outside of the linear map and vmemmap, which only a second witness reveals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _image(live: Live) -> Iterator[HostMapping]:
     layout, kernel = live.scene.evidence.layout, live.view.kernel
     note, rules = layout.facts.vmcoreinfo, layout.machine.arch.table_rules
     if isinstance(note, NotObserved) or rules.image_offset not in note:
-        raise Inapplicable("the kernel does not tell where its image is")
+        raise Inapplicable("the address of the kernel's image is unknown")
     offset = int(note[rules.image_offset], 0)
     for leaf in live.leaves():
         known = kernel.linear_window.overlaps(leaf.range) or kernel.vmemmap_window.overlaps(leaf.range)
@@ -54,13 +54,13 @@ def _first(live: Live, wanted: Callable[[HostMapping], bool], what: str) -> Plac
 
 
 def _other(live: Live) -> Place:
-    """A mapping that is neither linear map, vmemmap, vmalloc, modules nor the image: fixmap, PCI I/O, …"""
+    """A mapping outside of the linear map, vmemmap, vmalloc, modules and the image: fixmap, PCI I/O, …"""
     kernel, layout = live.view.kernel, live.scene.evidence.layout
     taken = [kernel.linear_window, kernel.vmemmap_window, *(moving(layout) or ())]
     for leaf in live.leaves():
         if not any(window.overlaps(leaf.range) for window in taken):
             return live.leaf(leaf.range.start)
-    raise Inapplicable("nothing else is mapped")
+    raise Inapplicable("no other mapping")
 
 
 def _change(name: str, find: Callable[[Live], Place]) -> Callable[[Live], str]:

@@ -306,7 +306,7 @@ CORRUPTIONS = [
     corruption(
         "a slope", "ends", "states/010/step.json", outcome(slopes=[["nr_memmap_pages", "1/3", "bytes"]]), "MEM-3"
     ),
-    corruption("rebooted behind our back", "dimm", f"{ONLINE}/boot_id.txt", sub("^.", "z"), "LIV-1"),
+    corruption("rebooted unexpectedly", "dimm", f"{ONLINE}/boot_id.txt", sub("^.", "z"), "LIV-1"),
 ]
 
 

@@ -66,7 +66,7 @@ def test_a_physical_address_survives_the_entry(name: str) -> None:
 
 
 def test_an_address_that_no_entry_can_hold() -> None:
-    with pytest.raises(ValueError, match=re.escape("no page-table entry can lead to physical 0x40000001")):
+    with pytest.raises(ValueError, match=re.escape("no page-table entry can hold physical 0x40000001")):
         with_physical(FORMATS["arm64-4k-48"], 0, BASE + 1)
 
 

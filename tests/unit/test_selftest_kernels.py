@@ -47,7 +47,7 @@ UNTRIED = dataclasses.replace(MISSED_BAD, status=NO_VERDICT, reason="QEMU died")
         ),
         (
             MISNAMED_BAD,
-            "arm64 7.3.4: zone-keeps-its-span MISNAMED: ZON-1 expected, broken are LOG-1 in dimm-cycle, step 6 "
+            "arm64 7.3.4: zone-keeps-its-span MISNAMED: expected ZON-1, found LOG-1 in dimm-cycle, step 6 "
             "(unplug dimm0); built in 31.0 s, ran 12.5 s",
         ),
         (

@@ -28,7 +28,7 @@ LIVE = trial("linear-hot-gone", NAMED, ["LIN-1", "XCK-1"])
 AWAY = trial("policy", INAPPLICABLE, reason="no policy")
 GONE = trial("zone-start", INAPPLICABLE, reason="no policy")
 BAD = trial("total-more", MISSED, reason="MEM-1 did not name it; nobody did")
-LEFT = trial("table-twice", STUCK, ["PGT-2"], reason="still broken when it was undone: PGT-2")
+LEFT = trial("table-twice", STUCK, ["PGT-2"], reason="still broken after undoing it: PGT-2")
 
 
 def result(*trials: Trial) -> SelftestResult:
@@ -47,7 +47,7 @@ def test_perfect() -> None:
 def test_missed_and_stuck() -> None:
     assert list(to_lines(result(GOOD, BAD, LEFT, LIVE))) == [
         "arm64: missed: total-more: here: MEM-1 did not name it; nobody did",
-        "arm64: stuck: table-twice: here: still broken when it was undone: PGT-2",
+        "arm64: stuck: table-twice: here: still broken after undoing it: PGT-2",
         "arm64: named by LIN-1 1, MEM-1 1, PGT-2 1, XCK-1 1",
         "arm64: 2/4 corruptions named (50 %), 2 of them in the memory of a live guest, 2 in text; 12.3 s",
     ]
@@ -84,7 +84,7 @@ def test_json() -> None:
         "name": "total-less",
         "kind": "text",
         "target": "meminfo",
-        "summary": "MemTotal lacks a page",
+        "summary": "MemTotal is one page too small",
         "broken": ["MEM-1"],
         "status": "named",
         "where": "here",
@@ -157,7 +157,8 @@ def test_json_on_standard_output_is_all_there_is(trials: Trials, capsys: pytest.
 def test_list(trials: Trials, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["selftest", "--list", "--only", "zone-managed"]) == 0
     assert capsys.readouterr().out == (
-        "name          corrupts  named by  what is wrong\nzone-managed  zoneinfo  ZON-1     a page is not managed\n"
+        "name          corrupts  named by  what is wrong\n"
+        "zone-managed  zoneinfo  ZON-1     one managed page is missing\n"
     )
     assert main(["selftest", "--list", "--json", "-"]) == 0
     assert [item["name"] for item in json.loads(capsys.readouterr().out)] == [item.name for item in CATALOGUE]
