@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who holds more objects after every round: leaks of objects that share their cache with others.
+"""Allocation sites that hold more objects after every round: leaks of objects that share their cache with others.
 
-A kernel that was booted with ``slab_debug=U`` knows of each object in use which function allocated it. What other
-processes do makes those counts go up and down; what a round forgets makes one of them go up by the same in every round.
+A kernel booted with ``slab_debug=U`` records which function allocated each used object. Other processes make these
+counts go up and down; a leak makes one of them grow by the same number in every round.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from harness.guest.shell import Shell
 from harness.parsers.alloctraces import parse_alloc_traces
 from harness.scenarios.soak import WARM_UP
 
-#: equal steps of a count that are no accident
+#: how many equal steps of a count are significant
 _ENOUGH = 5
 
 _READ = "grep -hE '^ *[0-9]+ ' /sys/kernel/debug/slab/*/alloc_traces 2>/dev/null"
 
 
 def allocation_sites(shell: Shell, deadline: Deadline) -> dict[str, int]:
-    """Objects in use by the function that allocated them; empty if the kernel does not keep track of them.
+    """Objects in use by allocating function; empty if the kernel does not record it.
 
     Raises GuestError, DeadlineExpired.
     """
@@ -32,7 +32,7 @@ def allocation_sites(shell: Shell, deadline: Deadline) -> dict[str, int]:
 
 
 def steady_growth(rounds: Sequence[Mapping[str, int]]) -> tuple[Slope, ...]:
-    """The functions that hold as many more objects after each round, but for the first ones, as after any other."""
+    """The functions whose object count grows by the same number after each round but the first ones."""
     kept = rounds[WARM_UP:]
     if len(kept) <= _ENOUGH:
         return ()

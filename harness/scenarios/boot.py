@@ -53,10 +53,10 @@ _PROBE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything a guest is started from, fetched or built and verified.
+    """All parts of a guest, fetched or built and verified.
 
-    ``bios`` is what runs before the kernel or the firmware, where an architecture has such a thing. ``sandbox`` tells
-    that this QEMU can give up the system calls it does not need.
+    ``bios`` is the firmware that runs before the kernel or EDK2, None if there is none. ``sandbox``: this QEMU can drop
+    system calls that it does not need.
     """
 
     qemu: QemuBinary
@@ -71,8 +71,8 @@ class Parts:
 class BootedGuest:
     """A guest that answers on SSH.
 
-    ``shape`` is what QEMU was told, ``facts`` what the kernel is, ``kernel`` how the host reads its memory.
-    ``restored`` from a snapshot or booted; ``why_booted`` says why, where it could have been restored.
+    ``shape`` is the machine as given to QEMU, ``facts`` describe the kernel, ``kernel`` is the host's reader of its
+    memory. ``restored`` from a snapshot or booted; ``why_booted`` is the reason if it could not be restored.
     """
 
     machine: Machine
@@ -88,7 +88,7 @@ class BootedGuest:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A machine whose guest has let us in, and nothing more yet."""
+    """A machine with an open SSH connection to its guest."""
 
     machine: Machine
     console: Console
@@ -98,11 +98,11 @@ class Connected:
 def resolve(
     spec: GuestSpec, needs: tuple[str, ...], progress: Progress, *, kinds: Collection[str] | None = None
 ) -> Parts:
-    """Fetch or build whatever ``spec`` takes to run scenarios that need ``needs``.
+    """Fetch or build the parts of ``spec`` for scenarios that need ``needs``.
 
     ``kinds`` are the kinds of memory devices that QEMU must have (None: those that ``needs`` takes).
 
-    Raises UnsupportedError naming a missing ability as early as it can be known, ArtefactError if a part cannot be had.
+    Raises UnsupportedError naming an unmet requirement as early as possible, ArtefactError if a part is unavailable.
     """
     require_arch(needs, spec.arch)
     require_host(needs)
@@ -163,7 +163,7 @@ def _cold_device(device: DimmArgs | VirtioMemArgs) -> DeviceSpec:
 
 
 def cold_actions(spec: MachineSpec) -> tuple[Action, ...]:
-    """What the model makes of them; a device tree tells no kernel of a DIMM."""
+    """The model's actions for them; a kernel without ACPI does not see DIMMs."""
     out: list[Action] = []
     ports = itertools.count()
     for device in spec.cold_devices:
@@ -178,23 +178,23 @@ def cold_actions(spec: MachineSpec) -> tuple[Action, ...]:
 
 
 def cpu_shares(cpus: int, nodes: int) -> tuple[tuple[int, ...], ...]:
-    """The CPUs of each node: neighbours together, the first nodes one more where it does not come out even."""
+    """The CPUs of each node: consecutive ones, the first nodes have one more if the division leaves a remainder."""
     bounds = [-(-cpus * node // nodes) for node in range(nodes + 1)] if nodes else []
     return tuple(tuple(range(start, end)) for start, end in itertools.pairwise(bounds))
 
 
 def command_line_of_kernel(spec: GuestSpec) -> str:
-    """``-append``: the console, what makes the boot quiet and quick, then what the user adds."""
+    """``-append``: the console, options for a quiet and quick boot, then the user's."""
     words = [f"console={arch_named(spec.arch).console}", "random.trust_cpu=on"]
-    # A kernel that has oopsed proves nothing more, and one that reboots takes the evidence along.
+    # After an Oops further steps prove nothing, and a reboot would destroy the evidence.
     words += ["oops=panic", "panic=0"]
-    # Seconds: a host with other work to do may leave a CPU of its guest alone for longer than the 20 of the defaults.
+    # Seconds: a busy host may not run a guest's CPU for longer than the default of 20.
     words += ["rcupdate.rcu_cpu_stall_timeout=60", "watchdog_thresh=60", spec.cmdline]
     return " ".join(word for word in words if word)
 
 
 def machine_shape(spec: MachineSpec) -> MachineShape:
-    """What the model has to know of the machine."""
+    """The model's description of the machine."""
     return MachineShape(
         arch=spec.arch,
         node_memory=tuple(node.memory for node in spec.nodes) or (spec.memory,),
@@ -209,15 +209,15 @@ def machine_shape(spec: MachineSpec) -> MachineShape:
 
 
 def archives_of(spec: GuestSpec, parts: Parts) -> list[Path]:
-    """What a guest's root is unpacked from, in order, before the few files that make it ours."""
+    """The archives of a guest's root, in order, before the guest's own files."""
     others = (parts.kernel.modules, spec.initrd)
     return [parts.root.initrd, *(path for path in others if path is not None)]
 
 
 def facts_of(told: KernelFacts, kernel: KernelImage) -> KernelFacts:
-    """What a kernel has told of itself, and what its image has in it.
+    """The facts about a booted kernel, including evidence from its image.
 
-    Debian's keep their configuration beside the image.
+    Debian's kernels have their configuration beside the image.
     """
     image = image_marks(kernel.image.read_bytes(), IMAGE_TEXTS, IMAGE_MEMBERS)
     return dataclasses.replace(told, config=kernel.config if told.config is None else told.config, image=image)
@@ -225,7 +225,7 @@ def facts_of(told: KernelFacts, kernel: KernelImage) -> KernelFacts:
 
 @contextlib.contextmanager
 def boot_guest(spec: GuestSpec, parts: Parts, workdir: Path, timeout: float) -> Iterator[BootedGuest]:
-    """Boot ``spec`` and end it when the block is left, whatever happened.
+    """Boot ``spec`` and end it when the block is left, in any case.
 
     ``workdir`` receives console.log, qmp.jsonl and qemu.stderr; keys and the initrd live in a private directory that
     is removed. Raises LaunchError, GuestError (with the console's tail) or DeadlineExpired.
@@ -253,13 +253,13 @@ def boot_connected(spec: GuestSpec, parts: Parts, workdir: Path, deadline: Deadl
 
 
 def meet_again(guest: BootedGuest, mark: int, deadline: Deadline) -> BootedGuest:
-    """The guest that comes up after a reset; ``mark`` is the number of its console's last line before it.
+    """Connect to the guest after a reset; ``mark`` is the number of its console's last line before it.
 
     Its keys are the same as before. Raises as ``boot_guest`` does.
     """
     console, machine = guest.console, guest.machine
     if guest.restored:
-        # Its initrd has no keys: it falls asleep as the one did that was saved.
+        # Its initrd has no keys: it goes to sleep like the saved guest.
         wait_asleep(console, deadline, since=mark)
         wake(machine.console, guest.shell.identity, deadline)
     console.wait_line(READY, deadline, since=mark)

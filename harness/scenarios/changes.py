@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a step changed in the kernel's state, in words for people."""
+"""The changes of a step in the kernel's state, as text."""
 
 from __future__ import annotations
 

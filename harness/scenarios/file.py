@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Scenario files: what is done to a guest, step by step, checked before anything starts.
+"""Scenario files: the steps for a guest, checked before anything starts.
 
 ::
 
     name: dimm-cycle
     family: dimm-cycle
     summary: pc-dimm hot-added, onlined, offlined and removed
-    needs: [acpi-dimm]                    # optional: the abilities that the verbs need are added by themselves
-    guest: {memory: 1G, slots: 4}         # optional: what the scenario wants of the guest; the user's options win
+    needs: [acpi-dimm]                    # optional: the requirements of the verbs are added automatically
+    guest: {memory: 1G, slots: 4}         # optional: the scenario's wishes for the guest; the user's options win
     steps:
       - plug-dimm: {id: dimm0, size: 1G}
       - repeat: {times: 3, steps: [...]}  # soak: true fits the slope of every counter over the rounds
@@ -18,7 +18,7 @@
         expect: {arm64: refused, riscv64: done}
         bug: {riscv64: some-bug}          # known bugs that show here, one or a list: configs/known-bugs.yaml has them
       - check: {}
-        only: arm64                       # left out on other architectures
+        only: arm64                       # skipped on other architectures
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ P = TypeVar("P", Step, Parallel)
 
 #: steps of a scenario with every ``repeat`` unrolled
 MAX_STEPS = 100_000
-#: keys of a step that say how it is meant to end
+#: keys of a step about its expected end
 _ENDINGS = ("expect", "bug", "only")
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One scenario file. ``guest`` holds fields of GuestSpec that it wishes for; ``text`` is the file as written."""
+    """One scenario file. ``guest`` has its wishes for fields of GuestSpec; ``text`` is the file as written."""
 
     name: str
     family: str
@@ -73,10 +73,10 @@ class Scenario:
     guest_lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     def apply_to(self, guest: GuestSpec) -> GuestSpec:
-        """The guest that this scenario runs on: ``guest`` with the scenario's wishes where the user said nothing.
+        """The guest for this scenario: ``guest`` with the scenario's wishes for fields that the user did not set.
 
-        Raises UsageError if the two cannot be had together, ConfigError (file, line, key) for a step that cannot be
-        done on that guest, such as a device for which there is no room.
+        Raises UsageError if the two conflict, ConfigError (file, line, key) for a step that is impossible on that
+        guest, such as a device that does not fit.
         """
         wishes = {name: value for name, value in self.guest.items() if name not in guest.explicit}
         if self.guest.get("cmdline"):
@@ -99,7 +99,7 @@ class Scenario:
         return spec
 
     def steps_on(self, arch: str) -> tuple[AnyStep, ...]:
-        """The steps as they are meant on ``arch``."""
+        """The steps for ``arch``."""
         return steps_on(self.steps, arch)
 
     def _blamed(self, wrong: WrongStep) -> ConfigError:
@@ -114,14 +114,14 @@ SNAPSHOT = Scenario("collect", "collect", "one snapshot of the booted guest", {}
 
 
 def known_scenarios() -> dict[str, Path]:
-    """Every scenario that can be run by its bare name, sorted."""
+    """The names of all scenarios in ``configs``, sorted."""
     return {path.stem: path for path in sorted((configs_dir() / "scenarios").glob("*.yaml"))}
 
 
 def load_scenario(what: Path | str) -> Scenario:
     """Load a scenario by its name, or from a file: anything with a slash or a .yaml or .yml suffix.
 
-    Raises UsageError for an unknown name, ConfigError (file, line, key) for a wrong file.
+    Raises UsageError for an unknown name, ConfigError (file, line, key) for an invalid file.
     """
     text = str(what)
     if isinstance(what, Path) or "/" in text or text.endswith((".yaml", ".yml")):
@@ -170,13 +170,13 @@ def read_scenario(path: Path) -> Scenario:
 
 
 def parse_step(text: str, source: Path) -> AnyStep:
-    """The one step that ``text`` is, written as in a scenario: ``- plug-dimm: {id: dimm0, size: 1G}``.
+    """The single step in ``text``, written as in a scenario: ``- plug-dimm: {id: dimm0, size: 1G}``.
 
     ``source`` is for messages. Raises ConfigError.
     """
     steps = _read_steps(parse(text, source))
     if len(steps) != 1:
-        raise ConfigError(f"{len(steps)} steps where one is wanted", file=source)
+        raise ConfigError(f"expected one step, found {len(steps)}", file=source)
     return steps[0]
 
 
@@ -194,7 +194,7 @@ def _read_needs(value: Value) -> tuple[str, ...]:
 def _read_steps(value: Value) -> tuple[AnyStep, ...]:
     steps = tuple(_read_step(item) for item in value.items())
     if not steps:
-        value.fail("no steps", hint="a scenario does at least one thing; `- check: {}` only looks")
+        value.fail("no steps", hint="add at least one step; `- check: {}` only checks")
     return steps
 
 
@@ -203,19 +203,19 @@ def _read_step(value: Value) -> AnyStep:
     verbs = [key for key in reader.values if key not in _ENDINGS]
     if len(verbs) != 1:
         found = " and ".join(verbs) or "none"
-        value.fail(f"a step has exactly one verb, this one has {found}", hint="one list item for each step")
+        value.fail(f"a step needs exactly one verb, found {found}", hint="use one list item per step")
     verb = verbs[0]
     body = reader.values[verb]
     if verb == "repeat":
         for ending in _ENDINGS:
             if ending in reader.values:
                 hint = "put it on the steps inside"
-                reader.values[ending].fail("a repeat has no expectation of its own", hint=hint)
+                reader.values[ending].fail("a repeat cannot have an expectation", hint=hint)
         return _read_repeat(body)
     if verb == "parallel" and "only" in reader.values:
-        reader.values["only"].fail("what is done side by side is done on every architecture")
+        reader.values["only"].fail("parallel steps cannot be limited to an architecture")
     if verb == "parallel" and "expect" in reader.values:
-        reader.values["expect"].fail("what is done side by side is meant to be done")
+        reader.values["expect"].fail("parallel steps cannot have an expectation")
     expect_on = reader.take("expect", lambda found: _by_arch(found, lambda one: _read_ending(one, verb)), {})
     bugs_on = reader.take("bug", lambda found: _by_arch(found, _read_bugs), {})
     if verb == "parallel":
@@ -234,7 +234,7 @@ def _settled(step: P) -> P:
 
 
 def _by_arch(value: Value, read: Callable[[Value], T]) -> dict[str, T]:
-    """What stands here for every architecture, or a mapping from architectures; who is left out has the default."""
+    """A value for every architecture, or a mapping from architectures to values; the others have the default."""
     if not value.is_mapping():
         return dict.fromkeys(DEFAULT_BOOT, read(value))
     return {arch: read(found) for arch, found in value.mapping(*DEFAULT_BOOT).values.items()}
@@ -244,8 +244,8 @@ def _read_ending(value: Value, verb: str) -> str:
     ending = value.choice(EXPECTATIONS)
     can_fail = [one.name for one in VERBS.values() if one.can_fail]
     if ending == "failed" and verb not in can_fail:
-        hint = f"{', '.join(can_fail)} can; what the guest will not do is refused"
-        value.fail(f"the kernel cannot be expected to fail at {verb}", hint=hint)
+        hint = f"use it with {', '.join(can_fail)}, or expect: refused if the guest must refuse"
+        value.fail(f"{verb} cannot be expected to fail", hint=hint)
     return ending
 
 
@@ -260,15 +260,15 @@ def _read_bugs(value: Value) -> tuple[str, ...]:
 def _read_parallel(body: Value) -> tuple[Step, ...]:
     steps, beside = _read_steps(body), [verb.name for verb in VERBS.values() if verb.parallel]
     if len(steps) < 2:
-        body.fail("one step has nothing beside it", hint="parallel takes two steps or more")
+        body.fail("parallel needs two steps or more")
     found = []
     for item, step in zip(body.items(), steps, strict=True):
         if not isinstance(step, Step) or step.verb not in beside:
-            item.fail(f"{step.verb} cannot be done side by side", hint=f"known: {', '.join(beside)}")
+            item.fail(f"{step.verb} cannot run in parallel", hint=f"known: {', '.join(beside)}")
         if step.expect != "done" or step.expect_on or step.bugs or step.bugs_on:
-            item.fail("what is done side by side is meant to be done", hint="leave expect and bug out")
+            item.fail("parallel steps cannot have an expectation", hint="remove expect and bug")
         if verb_of(step.args).unwaited(step.args):
-            item.fail("what is done side by side is waited for", hint="leave wait out")
+            item.fail("parallel steps always wait", hint="remove wait")
         found.append(step)
     return tuple(found)
 
@@ -278,6 +278,6 @@ def _read_repeat(body: Value) -> Repeat:
     times = reader.take("times", lambda value: value.integer(minimum=1, maximum=MAX_STEPS))
     soak = reader.take("soak", Value.boolean, False)
     if soak and times < LEAST_ROUNDS:
-        message = f"a slope cannot be fitted over {times} rounds"
+        message = f"{times} rounds are too few for a soak"
         reader.values["soak"].fail(message, hint=f"repeat it {LEAST_ROUNDS} times or more")
     return Repeat(times, reader.take("steps", _read_steps), soak)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory of the host: how much there is for guests, and how many of them may live at a time."""
+"""The host's memory for guests, and how many of them may run at a time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from harness.scenarios.verbs.memory import FillArgs, TouchArgs
 from harness.scenarios.verbs.pmem import PmemArgs
 from harness.units import GIB, MIB
 
-#: what a guest takes on the host beside its memory: QEMU, the code it has translated, firmware, the harness's own
+#: host memory of a guest besides its own: QEMU, translated code, firmware, the harness
 OVERHEAD = 512 * MIB
-#: the part of what is available that guests may take
+#: the fraction of available memory that guests may take
 SHARE = 0.8
 
 _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
@@ -26,13 +26,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def parse_available(meminfo: str) -> int | None:
-    """Bytes that /proc/meminfo says can be had without swapping; None if it does not tell."""
+    """Bytes available without swapping according to /proc/meminfo; None if unknown."""
     match = _AVAILABLE.search(meminfo)
     return None if match is None else int(match[1]) << 10
 
 
 def parse_peak(status: str) -> int | None:
-    """The most bytes that a process had in memory, from its /proc/PID/status: shared memory is part of it."""
+    """A process's peak memory in bytes, including shared memory, from /proc/PID/status."""
     match = _PEAK.search(status)
     return None if match is None else int(match[1]) << 10
 
@@ -46,7 +46,7 @@ def peak_memory(pid: int | str) -> int | None:
 
 
 def available_memory(cgroup: Path = _CGROUP) -> int | None:
-    """Bytes that can be had on this machine, or in this container where that is less; None if nobody tells."""
+    """Bytes available on this machine, or in this container if less; None if unknown."""
     found = []
     try:
         found.append(parse_available(Path("/proc/meminfo").read_text()))
@@ -59,7 +59,7 @@ def available_memory(cgroup: Path = _CGROUP) -> int | None:
 
 
 def cost(guest: GuestSpec, steps: Sequence[AnyStep] = ()) -> int:
-    """Bytes of the host's memory that a guest may come to use: its own, what ``steps`` write to, and QEMU's."""
+    """Maximum host memory of a guest in bytes: its own, the memory that ``steps`` write, and QEMU's."""
     done = [*guest.devices, *(step.args for step in flat(steps))]
     touched = sum(args.size for args in done if isinstance(args, TouchArgs))
     if any(isinstance(args, FillArgs) for args in done):
@@ -69,7 +69,7 @@ def cost(guest: GuestSpec, steps: Sequence[AnyStep] = ()) -> int:
 
 
 class MemoryBudget:
-    """Counts what the guests that live now may take; thread-safe. ``total`` bytes None: no bound."""
+    """Counts the memory reserved for running guests; thread-safe. ``total`` bytes None: no limit."""
 
     def __init__(self, total: int | None) -> None:
         self.total = total
@@ -78,7 +78,7 @@ class MemoryBudget:
 
     @classmethod
     def of_host(cls) -> MemoryBudget:
-        """A share of what is available now."""
+        """A fraction of the memory available now."""
         available = available_memory()
         return cls(None if available is None else int(available * SHARE))
 
@@ -90,11 +90,11 @@ class MemoryBudget:
         fit = max(1, self.total // most)
         return (
             f"memory for {fit} guest{'' if fit == 1 else 's'} at a time, not for {at_once}: "
-            f"{_gib(self.total)} can be had, a guest may take {_gib(most)}"
+            f"{_gib(self.total)} available, a guest may take {_gib(most)}"
         )
 
     def enter(self, size: int) -> bool:
-        """Take ``size`` bytes; False if they are not there. Whoever is alone always gets them."""
+        """Reserve ``size`` bytes; False if they are not available. A single guest always gets them."""
         with self._lock:
             if self._taken and self.total is not None and sum(self._taken) + size > self.total:
                 return False

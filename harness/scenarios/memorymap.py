@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's physical memory in one snapshot, small enough to be kept with every step's result and drawn from it."""
+"""The guest's physical memory in one snapshot, small enough to be kept with every step's result and drawn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.state import GuestState, IomemEntry, MemoryBlock, NotObserved
 from harness.units import AddrRange
 
-#: a map of more runs than this is cut: a guest may print what it likes
+#: maximum number of runs in a map: a guest may print anything
 MAX_RUNS = 400
 
 
@@ -23,7 +23,7 @@ class MemoryMap:
 
 
 def memory_map(state: GuestState, ram_base: int, block_size: int) -> MemoryMap | None:
-    """The map of a snapshot: what lies at or above ``ram_base``, PCI's windows left out; None if nothing was seen.
+    """The map of a snapshot at or above ``ram_base``, without PCI windows; None if nothing was observed.
 
     Both numbers are bytes.
     """
@@ -40,7 +40,7 @@ def _lines(entries: Iterable[IomemEntry], depth: int, ram_base: int) -> Iterator
         if entry.range.start < ram_base or entry.name.startswith("PCI"):
             continue
         yield depth, entry.range, entry.name
-        # Below RAM stands what the kernel itself lies in: of no interest here.
+        # Entries below System RAM (the kernel image and the like) are omitted.
         if not entry.name.startswith("System RAM"):
             yield from _lines(entry.children, depth + 1, ram_base)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How to run: what belongs neither to a guest nor to a scenario."""
+"""Run options that belong neither to a guest nor to a scenario."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-#: auto: restore a guest from a snapshot if that can be done, boot it if not
+#: auto: restore a guest from a snapshot if possible, otherwise boot it
 Start = Literal["auto", "restore", "cold"]
 STARTS: tuple[str, ...] = get_args(Start)
 
@@ -18,8 +18,8 @@ class RunOptions:
 
     ``settle`` is how long the guest may take to show the memory blocks of a step before their absence is a finding;
     ``timeout`` bounds each step and the boot, in seconds. ``seed`` is recorded and feeds everything random. ``rounds``
-    is how often the steps of a soak are repeated; None leaves it to the scenario. ``start`` is how guests come to
-    life, ``jobs`` how many of them work at a time. Without ``known_bugs`` a known bug is as red as any other.
+    is how often the steps of a soak are repeated; None leaves it to the scenario. ``start`` is how guests
+    start, ``jobs`` how many of them run at a time. Without ``known_bugs`` a known bug fails like any other.
     """
 
     bundle_dir: Path | None = None

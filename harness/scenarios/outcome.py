@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What one action came to, before anything was checked."""
+"""The outcome of one action, before anything is checked."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from harness.check import DumpReport, OfflineReport, ResizeReport, Slope, TouchR
 class Outcome:
     """How it ended: ``ending`` is one of ``check.findings.EXPECTATIONS``.
 
-    done: the guest did it; refused: the guest would not; failed: it tried, and had to give up; qemu-refused: QEMU would
-    not, and the guest was not asked.
-    ``pending`` tells that the guest is still at work, so that no state can be expected of it yet. ``note`` says in
-    words what a person wants to know of it. ``alarms`` are the console's lines of a kernel that died of the action, so
-    that nothing more could be seen of it, ``trace`` all its lines from there on. ``inconclusive`` says why the step
-    proves nothing although all went well, "" where it does. ``due`` says why a refusal is what this kernel owes, "" if
-    it is not. The reports are evidence for the checks.
+    done: the guest did it; refused: the guest refused; failed: the guest tried and failed; qemu-refused: QEMU refused,
+    and the guest was not asked. ``pending``: the guest is still working, so its state cannot be predicted yet. ``note``
+    is a remark for people. ``alarms`` are the console's alarming lines of a kernel that died of the action, ``trace``
+    all lines from the first alarm on. ``inconclusive`` is the reason if the step proves nothing although it succeeded,
+    else "". ``due`` is the reason if this kernel must refuse, else "". The reports are evidence for the checks.
     """
 
     ending: str = "done"
@@ -37,6 +35,6 @@ class Outcome:
     dumps: tuple[DumpReport, ...] = ()
 
     def refuse(self, note: str, ending: str = "refused") -> None:
-        """Take note of a refusal; the first one stays."""
+        """Record a refusal; the first one counts."""
         if self.ending == "done":
             self.ending, self.note = ending, note

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Jobs with guests: so many at work at a time, and the guest of the next one ready when its turn comes."""
+"""Runs jobs with guests: several at a time, while the guest of the next one is prepared."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from harness.scenarios.memorybudget import MemoryBudget
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
 
-#: guests that are made ready beside those at work
+#: number of guests prepared in advance
 AHEAD = 1
 
 
 class Job(Protocol[R_co]):
-    """Something to do with a guest of its own. Its methods are called once each, in this order, by one thread."""
+    """A job with its own guest. Its methods are called once each, in this order, by one thread."""
 
     @property
     def cost(self) -> int:
-        """Bytes of the host's memory that its guest may take."""
+        """Maximum host memory of its guest in bytes."""
 
     def prepare(self) -> None:
         """Start the guest; a failure is kept for ``work``."""
 
     def work(self) -> R_co:
-        """Do it, end the guest, return the result."""
+        """Do the job, end the guest, return the result."""
 
     def drop(self) -> None:
-        """Instead of ``work``, or after it was interrupted: end the guest, leave nothing, nobody wants the result."""
+        """Instead of ``work``, or after it was interrupted: end the guest and clean up; there is no result."""
 
 
 class _Line(Generic[R]):
-    """Who is next: a job is prepared when there is room for its guest, works when its turn comes."""
+    """The schedule: a job is prepared when there is memory for its guest, and works when its turn comes."""
 
     def __init__(
         self, jobs: Sequence[Job[R]], at_work: int, room: MemoryBudget, done: Callable[[int, R], bool]
@@ -54,7 +54,7 @@ class _Line(Generic[R]):
         self._turn = 0
 
     def go_through(self) -> None:
-        """Prepare and do jobs until there are none: what each thread does."""
+        """Prepare and do jobs until there are none left; run by each thread."""
         while (number := self._take()) is not None:
             job = self.jobs[number]
             try:
@@ -73,7 +73,7 @@ class _Line(Generic[R]):
                     self._changed.notify_all()
 
     def stop(self, *, abort: bool = False) -> None:
-        """No more jobs: those that wait for their turn are dropped; if ``abort``, those at work are, too."""
+        """Start no more jobs: drop the waiting ones and, with ``abort``, the running ones, too."""
         with self._changed:
             self._over = True
             self._aborted = self._aborted or abort
@@ -133,10 +133,10 @@ def do_all(
 ) -> list[R]:
     """Do ``jobs`` in order, ``at_work`` at a time, and return the results in their order.
 
-    One more guest than that is made ready meanwhile, as far as there is ``room``. ``done`` is told the number of each
-    job that is done, and its result, one after the other; once it answers True no further job is begun. If the caller
-    is interrupted, or a job raises, every process of theirs is killed and all are waited for before that is raised.
-    A job that is alone is done by the caller's own thread, where signals come.
+    One more guest is prepared meanwhile, if there is ``room``. ``done`` is called with the number and result of each
+    finished job, serially; once it returns True, no further job starts. If the caller is interrupted, or a job raises,
+    all processes of the jobs are killed and reaped before the exception propagates. A single job runs in the caller's
+    thread, which receives signals.
     """
     if len(jobs) == 1:
         return [_do_one(jobs[0], done)]

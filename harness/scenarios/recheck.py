@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Check a saved run again, with no VM."""
+"""Check a saved run again, without a VM."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from harness.state import Unknown
 
 
 def recheck(directory: Path) -> RunResult:
-    """Replay a bundle's actions through the model and check every saved snapshot afresh.
+    """Replay a bundle's actions through the model and check every saved snapshot again.
 
-    Raises UsageError if ``directory`` is no bundle, ParseError if a source in it cannot be understood.
+    Raises UsageError if ``directory`` is not a bundle, ParseError if a source in it cannot be parsed.
     """
     run = load_run(directory)
     model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
@@ -61,13 +61,13 @@ def recheck(directory: Path) -> RunResult:
 
 
 def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]:
-    """The verdict of all steps; what the bundle has lost, or the run never came to, lets nothing pass."""
+    """The verdict of all steps; an incomplete bundle or a run without a verdict is never a pass."""
     verdict = worst(step.verdict for step in steps)
     missing = sorted(set(range(max(run.count or 0, steps[-1].number) + 1)) - {step.number for step in steps})
     if missing:
         cut = Verdict.INFRA, f"the bundle lacks step {', '.join(map(str, missing))}"
     elif run.verdict is Verdict.INFRA:
-        cut = Verdict.INFRA, f"the run itself came to no verdict: {run.reason}"
+        cut = Verdict.INFRA, f"the run itself had no verdict: {run.reason}"
     else:
         cut = Verdict.PASS, ""
     if worst((verdict, cut[0])) is verdict:
@@ -76,7 +76,7 @@ def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]
 
 
 def _unknown(run: RecordedRun) -> tuple[Unknown, ...]:
-    """What of all the saved text memhp does not know."""
+    """All unknown text in the bundle."""
     found = [run.facts.unknown, run.boot.unknown]
     for step in run.steps:
         found += [part.unknown for part in step.again or ()]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The bundle of a run: everything needed to debug it, check it again without a VM, and replay it.
+"""The bundle of a run: everything needed to debug it, to check it again without a VM, and to replay it.
 
 ::
 
-    scenario.yaml   the steps as they were written         run.json        what was run, and how it ended
-    facts/          what the kernel is (collect.store)     machine.json    the guest as QEMU built it
-    states/000/     one snapshot a step, one file a source states/NNN/step.json  actions, ending and reports
-    boots/NNN/      facts and state of the guest as it came up again in step NNN
-    known-bugs.yaml  what was known then; without it, nothing is
+    scenario.yaml   the steps as written                   run.json        the guest, the options and the end
+    facts/          the kernel (collect.store)             machine.json    the guest's machine
+    states/000/     a snapshot per step, a file per source states/NNN/step.json  actions, ending and reports
+    boots/NNN/      facts and state of the guest after the reboot in step NNN
+    known-bugs.yaml  the known bugs at that time; without it, none apply
     console.log  qmp.jsonl  qemu.stderr  argv.txt  notes.txt
 """
 
@@ -39,28 +39,28 @@ from harness.state import GuestState, KernelFacts
 
 T = TypeVar("T")
 
-#: layout of the bundle; another number is refused, not guessed at
+#: format of the bundle; other numbers are rejected
 FORMAT = 1
 #: how the run ended: ``verdict``, ``reason``, and the number of the last of its ``steps``
 VERDICT = "verdict.json"
-#: where bundles go when nobody says where
+#: the default folder for bundles
 DEFAULT_BUNDLES = Path("memhp-runs")
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write ``value`` so that a reader sees the old file or the new one, never half of it."""
+    """Write ``value`` atomically: a reader sees either the old file or the new one."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
     temporary.replace(path)
 
 
 def open_bundle(chosen: Path | None, name: str, started: datetime.datetime) -> Path:
-    """A new private folder for what is recorded of ``name``, in ``chosen`` or DEFAULT_BUNDLES; raises InfraError."""
+    """A new private folder for the bundle of ``name``, in ``chosen`` or DEFAULT_BUNDLES; raises InfraError."""
     path = (chosen or DEFAULT_BUNDLES) / f"{started:%Y%m%d-%H%M%S-%f}-{name}"
     try:
         while True:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Another run that leaves nothing behind removes an empty folder of bundles, maybe just now.
+            # Another run may just now remove the empty folder of bundles.
             with contextlib.suppress(FileNotFoundError):
                 path.mkdir(mode=0o700)
                 return path
@@ -69,7 +69,7 @@ def open_bundle(chosen: Path | None, name: str, started: datetime.datetime) -> P
 
 
 class Recorder:
-    """Writes the bundle while the run goes on, so that even a killed harness leaves what there was."""
+    """Writes the bundle during the run, so that even a killed harness leaves it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -81,29 +81,29 @@ class Recorder:
         write_json(self.directory / "run.json", {"format": FORMAT, "scenario": scenario, **details})
 
     def save_bugs(self, text: str) -> None:
-        """The known bugs that the run was judged by."""
+        """Save the known bugs of the run."""
         (self.directory / BUGS).write_text(text)
 
     def save_guest(self, shape: MachineShape, facts: KernelFacts) -> None:
-        """The machine and its kernel."""
+        """Save the machine and its kernel."""
         write_json(self.directory / "machine.json", CODEC.dump(shape))
         save_facts(self.directory / "facts", facts)
 
     def save_boot(self, state: GuestState) -> None:
-        """The freshly booted guest: the base that later states are compared with."""
+        """Save the freshly booted guest: the baseline of later states."""
         save_state(self.step_dir(0), state)
 
     def save_unparsed(self, directory: Path, raw: Mapping[str, bytes]) -> None:
-        """The text of a snapshot that could not be parsed, where the snapshot would be: checked again, it may be."""
+        """Save the text of a snapshot that could not be parsed, in the snapshot's place, for a later check."""
         save_raw(directory, raw)
 
     def save_reboot(self, step: int, facts: KernelFacts, state: GuestState) -> None:
-        """The guest as it came up again in ``step``: the base of later comparisons."""
+        """Save the rebooted guest of ``step``: the baseline of later states."""
         save_facts(self.boot_dir(step) / "facts", facts)
         save_state(self.boot_dir(step) / "state", state)
 
     def note_action(self, step: int, action: Action) -> None:
-        """Remember what took effect in a step."""
+        """Remember an action that took effect in a step."""
         self._actions.setdefault(step, []).append(action)
 
     def save_step(
@@ -115,7 +115,7 @@ class Recorder:
         state: GuestState | None,
         bugs: Sequence[str] = (),
     ) -> None:
-        """One step with its snapshot, None where the guest was still at work."""
+        """Save a step with its snapshot, None if the guest was still working."""
         directory = self.step_dir(number)
         if state is not None:
             save_state(directory, state)
@@ -124,7 +124,7 @@ class Recorder:
         write_json(directory / "step.json", CODEC.dump(step))
 
     def undo(self, number: int) -> None:
-        """Put the steps after ``number`` aside, as ``undone-N``: the guest is back where it was then."""
+        """Move the steps after ``number`` to ``undone-N``: the guest was restored to that point."""
         self._actions = {step: actions for step, actions in self._actions.items() if step <= number}
         later = [path for path in self.directory.glob("states/*") if int(path.name) > number]
         boots = [path for path in self.directory.glob("boots/*") if int(path.name) > number]
@@ -142,7 +142,7 @@ class Recorder:
             notes.write(text + "\n")
 
     def save_monitor(self, text: str) -> None:
-        """What QEMU's monitor told of a guest that got lost."""
+        """Save the monitor's report about a lost guest."""
         (self.directory / "monitor.txt").write_text(text)
 
     def step_dir(self, number: int) -> Path:
@@ -154,7 +154,7 @@ class Recorder:
 
 @dataclass(frozen=True, slots=True)
 class RecordedStep:
-    """One step of a saved run; ``again`` is the guest as it came up in a step that rebooted it."""
+    """One step of a saved run; ``again`` is the guest after a step that rebooted it."""
 
     number: int
     title: str
@@ -168,10 +168,9 @@ class RecordedStep:
 
 @dataclass(frozen=True, slots=True)
 class RecordedRun:
-    """A bundle read back; the states are parsed afresh from their files. ``watch`` has the known bugs of its time.
+    """A loaded bundle; the states are parsed again from their files. ``watch`` has the known bugs of its time.
 
-    ``verdict``, with its ``reason``, is what the run came to, after the steps up to number ``count``; None where it did
-    not say.
+    ``verdict`` and ``reason`` are those of the run, after the steps up to number ``count``; None if not recorded.
     """
 
     details: Mapping[str, Any]
@@ -189,7 +188,9 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise UsageError(f"{path.parent} is no bundle: it has no {path.name}", hint="name a run's directory") from None
+        raise UsageError(
+            f"{path.parent} is not a bundle: it has no {path.name}", hint="name a run's directory"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is damaged: {error}") from None
 
@@ -203,11 +204,11 @@ def _read(path: Path, kind: type[T]) -> T:
 
 
 def load_run(directory: Path) -> RecordedRun:
-    """Read a bundle; raises UsageError for what is none, ParseError for a source that cannot be understood."""
+    """Read a bundle; raises UsageError if it is not one, ParseError for a source that cannot be parsed."""
     details = _read_json(directory / "run.json")
     if details.get("format") != FORMAT:
         raise UsageError(
-            f"{directory} was written in format {details.get('format')}, this memhp reads {FORMAT}",
+            f"{directory} has format {details.get('format')}, but this memhp reads {FORMAT}",
             hint="use the memhp that wrote it",
         )
     shape = _read(directory / "machine.json", MachineShape)
@@ -242,7 +243,7 @@ def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts) -> Ite
             expect=step.expect,
             actions=step.actions,
             outcome=step.outcome,
-            # A kernel that died has left its console; what was read of it before may be anything.
+            # A kernel that died leaves only its console; earlier readings may be garbage.
             state=load_state(path, facts) if (path / "meta.json").exists() and not step.outcome.alarms else None,
             bugs=step.bugs,
             again=again,
@@ -255,7 +256,7 @@ def _number(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What ``step.json`` holds."""
+    """The content of ``step.json``."""
 
     title: str
     expect: str
@@ -266,7 +267,7 @@ class _Step:
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """What ``verdict.json`` holds."""
+    """The content of ``verdict.json``."""
 
     verdict: Verdict
     reason: str
@@ -300,11 +301,11 @@ def _is_action(kind: Any) -> bool:
 
 
 def _slope(name: str, each: str, *rest: str) -> Slope:
-    """Older bundles tell, before the unit, up to which limit the caches of the CPUs explained a slope."""
+    """Older bundles have, before the unit, the limit up to which per-CPU caches explained a slope."""
     *limits, unit = rest
     found = Fraction(each)
     return Slope(name, Fraction(0) if any(abs(found) <= Fraction(limit) for limit in limits) else found, unit)
 
 
-#: what reads and writes a bundle's JSON
+#: reads and writes a bundle's JSON
 CODEC = _codec()

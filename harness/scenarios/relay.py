@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Several runs at a time, told to one reporter as if they were one after the other."""
+"""Reports several concurrent runs to one reporter as if they ran one after the other."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from harness.scenarios.result import RunResult, StepResult
 class Relay:
     """Hands out a reporter for each run; thread-safe.
 
-    ``live``: they all are ``to`` itself, for runs one after the other. Otherwise what a run has to tell is kept until
-    it is over and told in one piece; what all of them are at is shown meanwhile, in one line.
+    ``live``: all of them are ``to`` itself, for sequential runs. Otherwise a run's report is kept until it is over and
+    passed on in one piece; meanwhile one line shows the current activity of all runs.
     """
 
     def __init__(self, to: Reporter, *, live: bool) -> None:
@@ -28,13 +28,13 @@ class Relay:
         return self._to if self._live else _Kept(self)
 
     def at(self, run: _Kept, what: str) -> None:
-        """Show what ``run`` is at."""
+        """Show the current activity of ``run``."""
         with self._lock:
             self._at[run] = what
             self._show()
 
     def over(self, run: _Kept, story: list[Callable[[Reporter], None]]) -> None:
-        """Tell the whole ``story`` of ``run``."""
+        """Pass on the whole ``story`` of ``run``."""
         with self._lock:
             self._at.pop(run, None)
             for tell in story:
@@ -72,4 +72,4 @@ class _Kept:
         self._relay.over(self, self._story)
 
     def under_way(self, runs: tuple[str, ...]) -> None:
-        """Nobody below tells of several runs."""
+        """Never called for a single run."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run what a bundle recorded once more: the same steps on the same guest, with the same kernel or none."""
+"""Repeat the run of a bundle: the same steps on the same guest, only with the same kernel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MAX_RUN = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What to run once more. ``rounds``, ``seed`` and ``start`` are RunOptions'; ``kernel_sha256`` is of the Image."""
+    """A run to repeat. ``rounds``, ``seed`` and ``start`` are as in RunOptions; ``kernel_sha256`` is of the Image."""
 
     scenario: Scenario
     guest: GuestSpec
@@ -40,14 +40,14 @@ class Replay:
 
 
 def guest_to_json(guest: GuestSpec, parts: Parts) -> dict[str, object]:
-    """What ``run.json`` keeps of a guest: its spec, and the kernel with its SHA-256."""
+    """A guest in ``run.json``: its spec, and the kernel with its SHA-256."""
     image = parts.kernel.image
     kernel = _Kernel(parts.kernel.origin, str(image.absolute()), content_of(image))
     return {"spec": _CODEC.dump(guest), "kernel": _CODEC.dump(kernel)}
 
 
 def guest_from_json(value: Mapping[str, Any]) -> GuestSpec:
-    """The spec that ``guest_to_json`` has written; raises KeyError, TypeError or ValueError for anything else."""
+    """The spec written by ``guest_to_json``; raises KeyError, TypeError or ValueError for anything else."""
     spec = _CODEC.load(value, GuestSpec)
     for problem in problems(spec):
         raise ValueError(problem.message)
@@ -104,19 +104,19 @@ _CODEC = _codec()
 
 
 def read_replay(bundle: Path) -> Replay:
-    """What the run in ``bundle`` did and on what.
+    """The steps and the guest of the run in ``bundle``.
 
-    Raises UsageError if it is no bundle, or has no scenario of its own.
+    Raises UsageError if it is not a bundle, or has no scenario.
     """
     path = bundle / "run.json"
     try:
         with path.open("rb") as file:
             run = _CODEC.load(json.loads(file.read(_MAX_RUN)), _Run)
     except OSError as error:
-        raise UsageError(f"{bundle} is no bundle: {path.name}: {error.strerror}", hint=_HINT) from None
+        raise UsageError(f"{bundle} is not a bundle: {path.name}: {error.strerror}", hint=_HINT) from None
     except (ValueError, KeyError, TypeError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{bundle} does not tell which guest it ran on ({what})", hint=_HINT) from None
+        raise UsageError(f"{bundle} does not describe its guest ({what})", hint=_HINT) from None
     if not (bundle / "scenario.yaml").is_file() or not (bundle / "scenario.yaml").read_bytes().strip():
         raise UsageError(f"{bundle} has no scenario to run again", hint=_HINT)
     scenario = read_scenario(bundle / "scenario.yaml")
@@ -128,6 +128,6 @@ def require_kernel(replay: Replay, progress: Progress) -> None:
     image = kernel_of(replay.guest, arch_named(replay.guest.arch), progress).image
     if content_of(image) != replay.kernel_sha256:
         raise UsageError(
-            f"the kernel of the recorded run is another one now: {image}",
-            hint="memhp run with the bundle's scenario.yaml takes any kernel",
+            f"the kernel has changed since the recorded run: {image}",
+            hint="use memhp run with the bundle's scenario.yaml for another kernel",
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a run tells whoever watches it."""
+"""The progress events of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Reporter(Protocol):
     def run_finished(self, result: RunResult) -> None: ...
 
     def under_way(self, runs: tuple[str, ...]) -> None:
-        """Several runs at a time: what each of them is at. Each is told of by the other calls when it is over."""
+        """Several concurrent runs: their current activities. The other calls report each run when it is over."""
 
 
 class SilentReporter:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a scenario needs of kernel and QEMU, and whether it is there: probes, not versions."""
+"""A scenario's requirements for kernel, QEMU and host: probed, not derived from versions."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _HUGE = "/sys/kernel/mm/hugepages/hugepages-{}kB"
 class Requirement:
     """``options`` are kernel options that must all be y or m; ``device`` is the memdev kind QEMU must be able to plug.
 
-    ``boot`` names the boot method it takes, None where any will do. ``hint`` is the next step where options are
-    missing. ``arch`` is the one architecture that can have it (None: all), ``elsewhere`` says why no other can.
-    ``host`` tells whether this host has it, ``va_bits`` how many bits of virtual addresses the guest must come up with.
+    ``boot`` is the required boot method, None for any. ``hint`` is the next step if options are missing. ``arch`` is
+    the only architecture with it (None: all), ``elsewhere`` says why others lack it. ``host`` probes this host,
+    ``va_bits`` is the required number of virtual address bits of the booted guest.
     """
 
     name: str
@@ -62,13 +62,13 @@ REQUIREMENTS: dict[str, Requirement] = {
             device="dimm",
             boot="acpi",
         ),
-        Requirement("acpi-node", "memory on a node of one's choice (node=)", ("NUMA", "ACPI_NUMA"), boot="acpi"),
+        Requirement("acpi-node", "memory on a chosen node (node=)", ("NUMA", "ACPI_NUMA"), boot="acpi"),
         Requirement(
             "node-without-cpu",
             "a node without a CPU, which goes offline with its last memory",
             ("NUMA",),
             arch="arm64",
-            elsewhere="QEMU's virt machine of riscv64 wants a CPU on every node (hw/riscv/numa.c, QEMU 10.0)",
+            elsewhere="QEMU's virt machine of riscv64 requires a CPU on every node (hw/riscv/numa.c, QEMU 10.0)",
         ),
         Requirement("virtio-mem", "virtio-mem", ("VIRTIO_MEM", "MEMORY_HOTREMOVE"), device="virtio-mem"),
         Requirement("virtio-pmem", "virtio-pmem namespaces", ("VIRTIO_PMEM", "BLK_DEV_PMEM"), device="virtio-pmem"),
@@ -77,14 +77,14 @@ REQUIREMENTS: dict[str, Requirement] = {
             "folded-hugetlb",
             "folding the memmap of huge pages (HVO)",
             ("HUGETLB_PAGE_OPTIMIZE_VMEMMAP",),
-            hint="riscv64 kernels have it; arm64 does not: exchanging the frames of a memmap that is in use would "
-            "leave out the break that its page tables take before they make a new entry",
+            hint="riscv64 kernels have it; arm64 does not: exchanging the frames of a memmap in use would violate its "
+            "break-before-make rule for page tables",
         ),
         Requirement(
             "folded-dax",
             "folding the memmap of device-dax memory",
             ("ARCH_WANT_OPTIMIZE_DAX_VMEMMAP", "NVDIMM_DAX", "DEV_DAX"),
-            hint="riscv64 kernels have it; arm64 does not ask for it (arch/arm64/Kconfig, v6.12)",
+            hint="riscv64 kernels have it; arm64 does not select it (arch/arm64/Kconfig, v6.12)",
         ),
         Requirement("notifier-errors", "memory notifiers that fail", ("MEMORY_NOTIFIER_ERROR_INJECT", "DEBUG_FS")),
         Requirement(
@@ -94,17 +94,17 @@ REQUIREMENTS: dict[str, Requirement] = {
             host=lambda: _thp(_read(_SHMEM_THP)),
             hint=f"echo advise >{_SHMEM_THP}",
         ),
-        # As many as the scenarios of the family have plugged at a time.
+        # As many as the scenarios of the family plug at a time.
         _host_pages("2M", 2 * MIB, 256),
         _host_pages("1G", GIB, 2),
         Requirement(
             "fault-injection",
-            "allocations of slab caches that fail on demand",
+            "slab allocations that fail on demand",
             ("FAULT_INJECTION_DEBUG_FS", "FAILSLAB"),
         ),
         Requirement(
             "sv39",
-            "paging by three levels (Sv39)",
+            "paging with three levels (Sv39)",
             (),
             arch="riscv64",
             elsewhere="arm64 has other paging modes",
@@ -118,7 +118,7 @@ REQUIREMENTS: dict[str, Requirement] = {
 
 
 def requirement(name: str) -> Requirement:
-    """The ability called ``name``; raises UsageError."""
+    """The requirement ``name``; raises UsageError."""
     try:
         return REQUIREMENTS[name]
     except KeyError:
@@ -131,7 +131,7 @@ def device_kinds(needs: Iterable[str]) -> frozenset[str]:
 
 
 def require_boot(needs: Iterable[str], boot: str) -> None:
-    """Raise UnsupportedError if a need takes another boot method than ``boot``."""
+    """Raise UnsupportedError if a requirement needs another boot method than ``boot``."""
     for name in needs:
         wanted = requirement(name)
         if wanted.boot not in (None, boot):
@@ -143,7 +143,7 @@ def require_boot(needs: Iterable[str], boot: str) -> None:
 
 
 def require_arch(needs: Iterable[str], arch: str) -> None:
-    """Raise UnsupportedError if a need cannot be had on ``arch`` at all."""
+    """Raise UnsupportedError if ``arch`` lacks a requirement."""
     for name in needs:
         wanted = requirement(name)
         if wanted.arch not in (None, arch):
@@ -151,7 +151,7 @@ def require_arch(needs: Iterable[str], arch: str) -> None:
 
 
 def require_paging(needs: Iterable[str], va_bits: int | None) -> None:
-    """Raise UnsupportedError unless the guest came up in the paging mode that a need is of."""
+    """Raise UnsupportedError unless the guest booted in the required paging mode."""
     for name in needs:
         wanted = requirement(name)
         if wanted.va_bits not in (None, va_bits):
@@ -161,14 +161,14 @@ def require_paging(needs: Iterable[str], va_bits: int | None) -> None:
 
 
 def require_host(needs: Iterable[str]) -> None:
-    """Raise UnsupportedError if this host lacks a need."""
+    """Raise UnsupportedError if this host lacks a requirement."""
     for name in needs:
         wanted = requirement(name)
         if wanted.host is not None and not wanted.host():
             raise UnsupportedError(name, f"this host lacks {wanted.meaning}", hint=wanted.hint)
 
 
-#: what a kernel says of a word that it does not take: init/main.c, kernel/params.c (v6.1 to v7.3)
+#: a kernel's messages about a word that it rejects: init/main.c, kernel/params.c (v6.1 to v7.3)
 _IGNORED = re.compile(
     r"Invalid option string for (?P<name>\S+): '.*'"
     r"|Malformed early option '(?P<early>\S+)'"
@@ -177,9 +177,9 @@ _IGNORED = re.compile(
 
 
 def require_words(cmdline: str, dmesg: tuple[DmesgLine, ...] | NotObserved, kernel: str) -> None:
-    """Raise UnsupportedError for a word of ``cmdline`` that the kernel says it ignored when it booted.
+    """Raise UnsupportedError for a word of ``cmdline`` that the kernel reported as ignored during boot.
 
-    What such a word was meant to change would go untested, and nobody would know.
+    Otherwise the effect of that word would silently go untested.
     """
     words = BootWords.of(cmdline)
     for line in () if isinstance(dmesg, NotObserved) else dmesg:
@@ -193,7 +193,7 @@ def require_words(cmdline: str, dmesg: tuple[DmesgLine, ...] | NotObserved, kern
             raise UnsupportedError(
                 "command-line",
                 f"{kernel} does not take {ignored[0]} as it is given: {line.text}",
-                hint="leave the word out, or give a value that this kernel knows",
+                hint="remove the word, or use a value that this kernel accepts",
             )
 
 
@@ -205,7 +205,7 @@ def _read(path: str) -> str:
 
 
 def _thp(modes: str) -> bool:
-    """QEMU advises the kernel to use them (ram_block_add, system/physmem.c), so that ``advise`` is enough."""
+    """QEMU advises the kernel to use them (ram_block_add, system/physmem.c), so ``advise`` is enough."""
     return any(f"[{mode}]" in modes for mode in ("always", "within_size", "advise", "force"))
 
 

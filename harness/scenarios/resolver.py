@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The parts of several guests, had once for all that take the same."""
+"""Resolves the parts of several guests, once for equal guests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from harness.scenarios.boot import Parts, resolve
 
 
 class Resolver:
-    """Has the parts of guests, or the reason why there are none; remembers both."""
+    """Resolves and remembers the parts of guests, or the reason for a failure."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self._known: dict[tuple[object, ...], Parts | UnsupportedError | InfraError] = {}
 
     def resolve(self, spec: GuestSpec, needs: tuple[str, ...]) -> Parts | UnsupportedError | InfraError:
-        """What ``harness.scenarios.boot.resolve`` returns or raises. Raises UsageError for a wrong request."""
+        """The result of ``harness.scenarios.boot.resolve``, or its error. Raises UsageError for an invalid request."""
         kernel = (spec.kernel, spec.build, spec.modules)
         key = (spec.arch, kernel, spec.qemu, spec.boot, needs)
         if key not in self._known:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How steps and runs ended, as values that every report is made from."""
+"""The results of steps and runs, the input of every report."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from harness.check import CheckResult, Verdict
 from harness.scenarios.memorymap import MemoryMap
 from harness.state import Unknown
 
-#: verdicts that ask nobody to do anything
+#: verdicts that need no action
 FINE = frozenset({Verdict.PASS, Verdict.SKIPPED, Verdict.KNOWN})
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One step: ``guest_seconds`` is the part of ``seconds`` in which the guest and QEMU worked on the action itself.
+    """One step: ``guest_seconds`` is the part of ``seconds`` that the guest and QEMU spent on the action itself.
 
-    ``note`` says how the action ended where that needs words (a refusal, a size), ``changes`` what it changed in the
-    kernel's state, a line each, ``memory`` the physical memory after it. ``bugs`` are the ids of known bugs that were
-    met, ``unseen`` of those that this kernel has and the step names, in vain; ``stops``: nothing can follow.
+    ``note`` explains the action's end if necessary (a refusal, a size), ``changes`` are the changes of the kernel's
+    state, one per line, ``memory`` is the physical memory after it. ``bugs`` are the ids of known bugs that showed,
+    ``unseen`` those named by the step that this kernel has but that did not show; ``stops``: no step can follow.
     """
 
     number: int
@@ -39,7 +39,7 @@ class StepResult:
 
     @property
     def goes_on(self) -> bool:
-        """True if the steps after it can be done."""
+        """True if further steps are possible."""
         return self.verdict in (Verdict.PASS, Verdict.KNOWN) and not self.stops
 
 
@@ -47,11 +47,11 @@ class StepResult:
 class RunResult:
     """One scenario on one guest. ``facts`` are JSON-able: kernel release, QEMU version, page size, argv, …
 
-    ``bundle`` is the directory with everything needed to debug and replay the run, None where nothing was kept.
-    ``started`` is ISO 8601 in UTC. ``family`` is the scenario's; ``lacks`` the ability without which it was skipped.
-    ``unknown`` is what of the kernel's text memhp did not know, each thing once.
-    ``bugs`` has the title of each known bug that its steps met or named in vain, by id; ``left`` is how many steps were
-    not done because of one.
+    ``bundle`` is the directory with everything needed to debug and replay the run, None if it was not kept.
+    ``started`` is ISO 8601 in UTC. ``family`` is the scenario's; ``lacks`` the unmet requirement of a skipped run.
+    ``unknown`` is the kernel's text that memhp did not know, each item once.
+    ``bugs`` has the title of each known bug that showed, or was named and did not show, by id; ``left`` is how many
+    steps were not done because of a known bug.
     """
 
     scenario: str
@@ -75,10 +75,10 @@ class RunResult:
 
     @property
     def met(self) -> tuple[str, ...]:
-        """The ids of the known bugs that its steps met."""
+        """The ids of the known bugs that showed."""
         return tuple(dict.fromkeys(id for step in self.steps for id in step.bugs))
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """The ids of known bugs that this kernel has and that did not show where a step names them."""
+        """The ids of known bugs that this kernel has and that did not show in a step that names them."""
         return tuple(dict.fromkeys(id for step in self.steps for id in step.unseen))

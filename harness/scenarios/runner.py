@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Scenario after scenario, each on a guest of its own."""
+"""Runs scenarios, each on its own guest."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run_scenarios(
     reporter: Reporter,
     progress: Progress | None = None,
 ) -> list[RunResult]:
-    """Run each scenario on a fresh ``guest``: see ``run_pairs``."""
+    """Run each scenario on a fresh ``guest``, see ``run_pairs``."""
     return run_pairs([(scenario, guest) for scenario in scenarios], options, reporter, progress)
 
 
@@ -65,9 +65,9 @@ def run_pairs(
 ) -> list[RunResult]:
     """Run each scenario on a fresh guest, ``options.jobs`` of them at a time; every result is reported as it comes.
 
-    The next guest is made ready meanwhile. ``on_failure`` is called with the session and the result of a run that does
-    not pass, while its guest still runs. A missing ability skips a scenario; a failure of the harness's own world
-    ends only that scenario. Raises UsageError for what is wrong with the request itself.
+    The next guest is prepared meanwhile. ``on_failure`` is called with the session and the result of a run that does
+    not pass, while its guest still runs. An unmet requirement skips a scenario; a failure of the harness or its
+    environment ends only that scenario. Raises UsageError for an invalid request.
     """
     progress = progress or default_progress()
     relay = Relay(reporter, live=options.jobs == 1)
@@ -127,15 +127,15 @@ class _Run:
 
     @property
     def cost(self) -> int:
-        """Bytes of the host's memory that the guest may take."""
+        """Maximum host memory of the guest in bytes."""
         return cost(self.guest, self.scenario.steps)
 
     def resolve(self) -> None:
-        """Have the parts, or the reason for want of which there will be no verdict."""
+        """Resolve the parts, or the reason why there will be no verdict."""
         self.parts = self.resolver.resolve(self.guest, self.scenario.needs)
 
     def prepare(self) -> None:
-        """Start the guest; what keeps it from starting is kept for ``work``."""
+        """Start the guest; an error is kept for ``work``."""
         clock = time.monotonic()
         self.started = datetime.datetime.now(datetime.UTC)
         try:
@@ -158,12 +158,12 @@ class _Run:
         except UnsupportedError as lack:
             return self._cut_short(Verdict.SKIPPED, lack, lack.ability)
         except (UsageError, InfraError) as error:
-            # A request that only a running guest shows to be wrong says nothing about the other runs.
+            # A request that turns out to be invalid only on a running guest does not affect the other runs.
             return self._cut_short(Verdict.INFRA, error)
         return self._judged()
 
     def _cut_short(self, verdict: Verdict, error: MemhpError, lacks: str = "") -> RunResult:
-        """``error`` ended the run; what its steps found of the kernel stays found."""
+        """``error`` ended the run; the findings of its steps remain."""
         if any(step.verdict is Verdict.FAIL for step in self.steps):
             return self._judged()
         return self._finish(verdict, error.message, error.hint, lacks)
@@ -181,7 +181,7 @@ class _Run:
         return self.total + 1 - len(self.steps) if verdict is Verdict.KNOWN else 0
 
     def drop(self) -> None:
-        """End the guest; its bundle stays only where the user wants all of them."""
+        """End the guest; its bundle is only kept if the user wants all of them."""
         try:
             with contextlib.suppress(InfraError, OSError):
                 self._stack.close()
@@ -191,7 +191,7 @@ class _Run:
 
     @contextlib.contextmanager
     def _described_failures(self) -> Iterator[None]:
-        """What fails of the host (disk full, no memory) or of ourselves ends this run alone, and says so."""
+        """Turn failures of the host (disk full, no memory) and internal errors into InfraErrors of this run."""
         try:
             yield
         except MemhpError:
@@ -254,7 +254,7 @@ class _Run:
             self._offer(session, None)
 
     def _offer(self, session: Session, error: InfraError | None) -> None:
-        """A guest that failed may be wanted as it is."""
+        """Offer a failed guest to ``on_failure``."""
         if self.on_failure is not None and session.guest.machine.alive:
             result = self._judged() if error is None else self._finish(Verdict.INFRA, error.message, error.hint)
             self.on_failure(session, result)
@@ -268,7 +268,7 @@ class _Run:
             self._play(session, steps)
 
     def _play(self, session: Session, steps: Sequence[AnyStep]) -> bool:
-        """Do the steps, one after the other, up to the first after which none can follow: then False."""
+        """Do the steps in order; False if one stops the run."""
         return all(self._do(session, step) for step in steps)
 
     def _do(self, session: Session, step: AnyStep) -> bool:
@@ -292,9 +292,9 @@ class _Run:
         return not repeat.soak or self._fit(session, seen, sites)
 
     def _fit(self, session: Session, seen: Sequence[Round], sites: Sequence[Mapping[str, int]]) -> bool:
-        """The last step of a soak: is there a slope in any counter, and was every one of them read in each round?
+        """The last step of a soak: no counter may have a slope, and each must have been read in every round.
 
-        And does anybody hold as many more objects after each of them?
+        Likewise, no allocation site may hold more objects after each round.
         """
         found, (never, sometimes) = (*slopes(seen), *steady_growth(sites)), unread(seen)
         note = "; ".join([*map(spell, found), *(f"not observed: {line}" for line in never)])
@@ -332,7 +332,7 @@ class _Run:
         return self._close_bundle(result)
 
     def _close_bundle(self, result: RunResult) -> RunResult:
-        """Keep the bundle of a run that somebody will want to look at; drop the others."""
+        """Keep the bundle of a run that needs attention; drop the others."""
         if self.bundle is None:
             return result
         if self.options.bundle_dir is None and result.verdict in FINE:
@@ -373,7 +373,7 @@ def _va_bits(facts: KernelFacts) -> int | None:
 
 
 def describe_guest(guest: BootedGuest, parts: Parts) -> dict[str, object]:
-    """What a report says of the guest: JSON-able."""
+    """The description of the guest in reports: JSON-able."""
     return {
         "kernel": guest.facts.release,
         "kernel_origin": parts.kernel.origin,
@@ -385,7 +385,7 @@ def describe_guest(guest: BootedGuest, parts: Parts) -> dict[str, object]:
         "boot": guest.boot,
         "restored": guest.restored,
         "cmdline": guest.facts.cmdline,
-        # A guest that gets no time of its host stalls: whoever reads of an RCU stall wants to know of this.
+        # A guest without CPU time stalls: the load of the host helps to explain an RCU stall.
         "host_load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs",
         "argv": list(guest.machine.argv),
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One booted guest with its model: do something, look, compare."""
+"""One booted guest with its model: act, take a snapshot, compare."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from harness.scenarios.result import StepResult
 from harness.scenarios.verdict import Known, evaluate, step_result
 from harness.state import GuestState, HostTables, NotObserved, TableCount, Unknown
 
-#: lines of the console that a kernel's death is told with
+#: maximum number of console lines about a kernel's death
 MAX_TRACE = 100
-#: seconds for what QEMU tells of a guest that got lost
+#: seconds for QEMU's report about a lost guest
 MONITOR_SECONDS = 5.0
 
 
 class Session:
-    """A booted guest, the model that follows it, and the log of what was done.
+    """A booted guest, the model that follows it, and the log of actions.
 
     ``act`` does one thing to the guest, waits for the guest to settle, takes one snapshot and runs every invariant
     on it. Nothing else in the harness changes the guest's memory.
@@ -78,19 +78,19 @@ class Session:
         return Deadline(self.options.timeout)
 
     def look(self) -> GuestState:
-        """One snapshot beside the steps: nothing is checked, and no step compares with it."""
+        """Take a snapshot outside of the steps: nothing is checked, and no step compares with it."""
         return self._collect(self.deadline(), self.recorder.directory / "look", self.state)
 
     def apply(self, action: Action) -> None:
-        """Tell the model and the record what took effect; steps side by side do so one after the other."""
+        """Pass an action that took effect to the model and the recorder; parallel steps do so one after the other."""
         with self._applying:
             self.model.apply(action)
             self.recorder.note_action(self.number, action)
 
     def reboot(self, deadline: Deadline) -> None:
-        """Reset the machine, meet the guest that comes up, and start a new model with the devices that are plugged.
+        """Reset the machine, connect to the rebooted guest, and start a new model with the plugged devices.
 
-        Raises UsageError for a device that is not followed through a boot, and as booting does.
+        Raises UsageError for a device that the model cannot follow through a boot, and the errors of booting.
         """
         plugged = plugged_devices(self.model)
         mark = self.guest.console.mark
@@ -106,7 +106,7 @@ class Session:
         self.layout = self.model.layout
 
     def _first_look(self, plugged: Sequence[Action], deadline: Deadline, directory: Path) -> GuestState:
-        """A snapshot of the booted guest, when the drivers of what it came up with have done what they were asked."""
+        """A snapshot of the booted guest, once the drivers of its devices have finished."""
         for action in plugged:
             if isinstance(action, PlugVirtioMem):
                 wait_size(self.guest.machine, action.id, action.requested, deadline=deadline)
@@ -126,13 +126,12 @@ class Session:
     ) -> StepResult:
         """Do ``work``, settle, take a snapshot, check everything.
 
-        ``expect`` is the ending that the scenario wants; another one makes the verdict REFUSED (the guest or QEMU
-        would not do it) or FAIL (it did what must be refused). A broken invariant makes it FAIL in any case, unless
-        it is exactly a known bug of the kernel: ``bugs`` are those that are to show here. ``self.expect`` tells the
-        work what is meant. Work
-        that leaves the guest busy on purpose is followed by no snapshot: the next step looks. With None as ``expect``
-        any ending is as it was meant, which is for people who try things out. If the guest is lost
-        while its console shows why (an Oops, a panic), that is LOG-1 and FAIL; if it does not, the error is raised.
+        ``expect`` is the ending that the scenario expects; another one makes the verdict REFUSED (the guest or QEMU
+        refused) or FAIL (it complied when it must refuse). A broken invariant makes it FAIL in any case, unless it is
+        exactly a known bug of the kernel; ``bugs`` are those that should show here. ``work`` can read the expectation
+        from ``self.expect``. There is no snapshot after work that leaves the guest busy on purpose: the next step takes
+        one. With None as ``expect``, any ending is accepted, for interactive use. If the guest is lost and its console
+        shows why (an Oops, a panic), that is LOG-1 and FAIL; otherwise the error is raised.
         """
         self.number += 1
         self.expect = expect or "done"
@@ -154,7 +153,7 @@ class Session:
             return step_result(self.number, title, ruling, seconds, seconds, checks)
 
     def _explained(self, error: InfraError) -> InfraError:
-        """The same error, with how QEMU ended where that is the reason for it."""
+        """The same error, with QEMU's exit if that is the reason for it."""
         if self.guest.console.trouble() is None and self.guest.machine.qmp.alive:
             return error
         end = self.guest.machine.exit_report().partition("\n")[0]
@@ -163,7 +162,7 @@ class Session:
         return InfraError(f"{end} ({error.message})", hint="see qemu.stderr and console.log in the bundle")
 
     def _ask_monitor(self) -> None:
-        """Keep what QEMU tells of a guest that got lost, if there still is one."""
+        """Save QEMU's report about a lost guest, if QEMU is still running."""
         qmp = self.guest.machine.qmp
         if qmp.alive:
             self.recorder.save_monitor(monitor_report(qmp, Deadline(MONITOR_SECONDS)))
@@ -218,7 +217,7 @@ class Session:
         return step_result(self.number, title, ruling, seconds, guest_seconds, checks, changes, memory)
 
     def _rest(self, outcome: Outcome, deadline: Deadline) -> None:
-        """Bring all loads to rest: what they did meanwhile is part of the step's note, a dead one is its verdict."""
+        """Pause all loads: their work is part of the step's note, and a dead load decides its verdict."""
         if not self.loads:
             return
         before = self.loads
@@ -229,12 +228,12 @@ class Session:
         outcome.note = f"{outcome.note}; {told}" if outcome.note else told
 
     def _settle(self, deadline: Deadline) -> None:
-        """Give the guest time to show the memory blocks that the model expects; what is missing then is a finding."""
+        """Give the guest time to show the expected memory blocks; blocks missing after that are findings."""
         wanted = {block.index: block.state for block in self.model.expected().blocks}
         seen = {} if isinstance(self.state.blocks, NotObserved) else {b.index: b.state for b in self.state.blocks}
         gone = seen.keys() - wanted.keys()
         if self.unseen:
-            # Blocks may have come since the last look, and be on their way out.
+            # Blocks may have appeared since the last snapshot, and be about to disappear.
             window = self.layout.machine.device_window().align_outward(self.layout.block_size)
             whole = range(window.start // self.layout.block_size, window.end // self.layout.block_size)
             gone |= set(whole) - wanted.keys()
@@ -248,9 +247,9 @@ class Session:
             self.recorder.note(f"step {self.number}: {late.message}")
 
     def _collect(self, deadline: Deadline, directory: Path, before: GuestState | None = None) -> GuestState:
-        """A snapshot; text that cannot be parsed is kept in ``directory``, and what is not known is noted.
+        """A snapshot; text that cannot be parsed is saved in ``directory``, and unknown text is noted.
 
-        ``before`` is the last one of this boot, if there is one.
+        ``before`` is the previous snapshot of this boot, if any.
         """
         guest = self.guest
         state = collect_state(
@@ -267,7 +266,7 @@ class Session:
         return state
 
     def _note_unknown(self, notes: Sequence[Unknown]) -> None:
-        """Remember each unknown thing once, and put the new ones down at once."""
+        """Remember each unknown item once, and note new ones immediately."""
         known = len(self.unknown)
         self.unknown = summed([*self.unknown, *notes])
         for line in told(self.unknown[known:]):
@@ -275,17 +274,16 @@ class Session:
 
 
 def _stray(state: GuestState | None) -> int:
-    """How many page tables more than there are the kernel counted in ``state``."""
+    """The number of page tables that the kernel counts in excess of the existing ones in ``state``."""
     tables = None if state is None else state.host_tables
     count = tables.count if isinstance(tables, HostTables) else None
     return count.stray if isinstance(count, TableCount) else 0
 
 
 def overlap(before: Mapping[str, LoadCount], after: Mapping[str, LoadCount]) -> tuple[str, str]:
-    """What each load did between two counts, in words; and why the step proves nothing because of it, "" if it does.
+    """The work of each load between two counts, as text; and the reason if that makes the step inconclusive, else "".
 
-    A round that was under way at the second count has been waited for, so that each load which can do its work at all
-    has done a round.
+    A round in progress at the second count has been awaited, so each working load has completed a round.
     """
     told, idle = [], []
     for id, start in sorted(before.items()):

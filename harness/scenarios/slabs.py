@@ -3,7 +3,7 @@
 
 /proc/slabinfo counts free objects as used while they wait in a CPU's own slabs (set_cpu_partial, mm/slub.c, v6.12) or
 in the sheaves and barns of CPUs and nodes (v6.18 and later). Shrinking the cache gives all of them back
-(shrink_store, __kmem_cache_shrink, mm/slub.c; every version from 6.1 to 7.3), so that no slack is left to allow for.
+(shrink_store, __kmem_cache_shrink, mm/slub.c; every version from 6.1 to 7.3), so the count is exact.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from harness.deadline import Deadline
 from harness.guest.shell import Shell
 from harness.state import KernelFacts, NotObserved, SlabCache
 
-#: objects may wait for the end of an RCU grace period after the last of them is out of use
+#: freed objects may still wait for the end of an RCU grace period
 _TRIES, _BETWEEN = 10, 0.1
 
 
 def slab_in_use(
     shell: Shell, facts: KernelFacts, name: str, *, before: SlabCache | NotObserved | None, deadline: Deadline
 ) -> SlabCache | NotObserved:
-    """The cache ``name``, shrunk; with more objects than ``before`` it is shrunk again, for some may be on their way.
+    """The cache ``name`` after shrinking; with more objects than ``before`` it is shrunk again, as some may be pending.
 
     Raises GuestError, DeadlineExpired.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Rounds of a soak: what grows a little each time is a leak, however little it is."""
+"""Rounds of a soak: any growth per round is a leak, however small."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from fractions import Fraction
 from harness.check import Slope
 from harness.state import GuestState, NotObserved, SlabCache
 
-#: the directory of a memory block in sysfs is made of these (fs/kernfs/dir.c)
+#: the slab cache for directories of memory blocks in sysfs (fs/kernfs/dir.c)
 SLAB = "kernfs_node_cache"
 _VMSTAT = ("nr_memmap", "nr_memmap_pages", "nr_memmap_boot", "nr_memmap_boot_pages")
-#: rounds that only warm caches up
+#: number of rounds that only warm up caches
 WARM_UP = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """One counter after one round: ``unit`` in words. All of them are exact: none may move at all."""
+    """One counter after one round, with its ``unit``. All of them are exact: none may change."""
 
     value: int
     unit: str
 
 
-#: what was counted after a round, by name, or why it could not be
+#: the counters after a round by name, or the reason why one could not be read
 Round = Mapping[str, Counter | NotObserved]
 
 
 def counters(state: GuestState, slab: SlabCache | NotObserved, page_size: int) -> dict[str, Counter | NotObserved]:
-    """What MEM-2 balances, in bytes, and the objects of ``slab``; page tables are counted at every step, by MEM-2."""
+    """MEM-2's balance in bytes, and the objects of ``slab``; MEM-2 counts page tables at every step."""
     found: dict[str, Counter | NotObserved] = {}
     for name in _VMSTAT:
         if isinstance(state.vmstat, NotObserved):
@@ -55,14 +55,14 @@ def slopes(rounds: Sequence[Round]) -> tuple[Slope, ...]:
 
 
 def unread(rounds: Sequence[Round]) -> tuple[list[str], list[str]]:
-    """What no round could read, and what some rounds could and others could not: that proves nothing. In words."""
+    """Counters that no round could read, and those that only some rounds could read (which makes it inconclusive)."""
     kept = rounds[WARM_UP:]
     never, sometimes = [], []
     for name in _names(kept):
         missing = [number for number, one in enumerate(kept, WARM_UP + 1) if not isinstance(one.get(name), Counter)]
         if missing:
             reason = kept[missing[0] - WARM_UP - 1].get(name)
-            why = reason.reason if isinstance(reason, NotObserved) else "the kernel did not tell it"
+            why = reason.reason if isinstance(reason, NotObserved) else "the kernel did not report it"
             if len(missing) == len(kept):
                 never.append(f"{name}: {why}")
             else:

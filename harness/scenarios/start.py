@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest to work with: restored where that is possible, booted otherwise."""
+"""Starts a guest: restored if possible, booted otherwise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.scenarios.boot import BootedGuest, Parts, boot_guest
 from harness.scenarios.options import Start
 from harness.scenarios.template import restore_guest, template
 
-#: guests that could not be put to rest, and why: not tried again by this process
+#: guests that could not be saved, and why: not tried again by this process
 _hopeless: dict[tuple[GuestSpec, str], str] = {}
 _lock = threading.Lock()
 
@@ -30,13 +30,13 @@ def start_guest(
     start: Start = "auto",
     progress: Progress | None = None,
 ) -> Iterator[BootedGuest]:
-    """A guest that answers on SSH, ended when the block is left; ``restored`` and ``why_booted`` tell how it started.
+    """A guest that answers on SSH, ended when the block is left; ``restored`` and ``why_booted`` say how it started.
 
-    With ``auto`` whatever keeps it from being restored makes it boot instead. ``workdir`` and errors are as in
-    ``boot_guest``; with ``restore`` also those of ``template``.
+    With ``auto``, a guest that cannot be restored boots instead. ``workdir`` and errors are as in ``boot_guest``; with
+    ``restore`` also those of ``template``.
     """
     with contextlib.ExitStack() as stack:
-        guest, why = None, "as was asked for"
+        guest, why = None, "as requested"
         if start != "cold":
             try:
                 saved = _saved(spec, parts, timeout, progress or SilentProgress())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The steps of a scenario: one verb, several side by side, or some of them again and again."""
+"""The steps of a scenario: single verbs, parallel ones, and repeated ones."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def _blame(step: Step) -> Iterator[None]:
 class Step:
     """One verb with its arguments.
 
-    ``expect`` is how it is meant to end, ``bugs`` are the ids of known bugs that show here on a kernel that has them;
+    ``expect`` is its expected end, ``bugs`` are the ids of known bugs that show here on a kernel that has them;
     ``expect_on`` and ``bugs_on`` are the same by architecture, where that matters: see ``on``; ``only`` is the one
-    architecture it is done on. ``line``, ``key`` and ``lines`` (of the arguments) say where it stands in its file.
+    architecture it is done on. ``line``, ``key`` and ``lines`` (of the arguments) locate it in its file.
     """
 
     args: Args
@@ -57,7 +57,7 @@ class Step:
     only: str | None = None
 
     def on(self, arch: str) -> Step:
-        """The step as it is meant on ``arch``."""
+        """The step for ``arch``."""
         expect, bugs = self.expect_on.get(arch, self.expect), self.bugs_on.get(arch, self.bugs)
         return dataclasses.replace(self, expect=expect, bugs=bugs, expect_on={}, bugs_on={})
 
@@ -72,7 +72,7 @@ class Step:
         return title_of(self.args, self.expect)
 
     def follow(self, plan: Plan, expect: str | None = None) -> None:
-        """Take note of it in ``plan``; ``expect`` is how it has ended, None as it is meant. Raises WrongStep."""
+        """Apply it to ``plan``; ``expect`` is how it ended, None as expected. Raises WrongStep."""
         with _blame(self):
             follow(plan, self.args, expect or self.expect)
 
@@ -83,7 +83,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """Steps that are done at the same time, as one; the fields are those of ``Step``."""
+    """Steps that run in parallel, as one step; the fields are as in ``Step``."""
 
     steps: tuple[Step, ...]
     line: int = 0
@@ -95,7 +95,7 @@ class Parallel:
     only = None
 
     def on(self, arch: str) -> Parallel:
-        """The step as it is meant on ``arch``."""
+        """The step for ``arch``."""
         bugs = self.bugs_on.get(arch, self.bugs)
         return dataclasses.replace(self, steps=steps_on(self.steps, arch), bugs=bugs, bugs_on={})
 
@@ -105,7 +105,7 @@ class Parallel:
         return " | ".join(step.title for step in self.steps)
 
     def follow(self, plan: Plan, expect: str | None = None) -> None:
-        """Take note of all of them, each as it is meant to end. Raises WrongStep."""
+        """Apply all of them, each with its expected end. Raises WrongStep."""
         args = [step.args for step in self.steps]
         for number, step in enumerate(self.steps):
             with _blame(step):
@@ -114,7 +114,7 @@ class Parallel:
             step.follow(plan)
 
     def run(self, session: Session, deadline: Deadline) -> Outcome:
-        """Do all of them."""
+        """Run all of them."""
         return side_by_side([(step.title, step.run) for step in self.steps])(session, deadline)
 
 
@@ -129,7 +129,7 @@ class Repeat:
     only = None
 
     def on(self, arch: str) -> Repeat:
-        """The steps as they are meant on ``arch``."""
+        """The steps for ``arch``."""
         return dataclasses.replace(self, steps=steps_on(self.steps, arch))
 
     @property
@@ -138,7 +138,7 @@ class Repeat:
         return f"repeat {self.times} times"
 
     def follow(self, plan: Plan) -> None:
-        """Take note of two rounds: later ones show nothing new. Raises WrongStep."""
+        """Apply two rounds: later ones are equal. Raises WrongStep."""
         for _ in range(min(2, self.times)):
             for step in self.steps:
                 step.follow(plan)
@@ -153,7 +153,7 @@ S = TypeVar("S", Step, AnyStep)
 
 
 def steps_on(steps: Sequence[S], arch: str) -> tuple[S, ...]:
-    """``steps`` as they are meant on ``arch``, less those of another one."""
+    """``steps`` for ``arch``, without those of other architectures."""
     return tuple(step.on(arch) for step in steps if step.only in (None, arch))
 
 
@@ -167,9 +167,9 @@ def flat(steps: Sequence[AnyStep]) -> Iterator[Step]:
 
 
 def count_steps(steps: Sequence[AnyStep], rounds: int | None = None) -> int:
-    """How many steps there are to do: every ``repeat`` unrolled, one more at the end of each soak.
+    """The number of steps with every ``repeat`` unrolled, plus one at the end of each soak.
 
-    ``rounds`` is how often those of a soak are repeated, None as its scenario says.
+    ``rounds`` overrides the repetitions of a soak, None keeps the scenario's.
     """
     return sum(
         step.rounds(rounds) * count_steps(step.steps, rounds) + step.soak if isinstance(step, Repeat) else 1
@@ -178,7 +178,7 @@ def count_steps(steps: Sequence[AnyStep], rounds: int | None = None) -> int:
 
 
 def needs_of_steps(steps: Sequence[AnyStep]) -> tuple[str, ...]:
-    """The requirements of ``steps``, each once, sorted; what is meant to be refused needs nothing."""
+    """The requirements of ``steps``, each once, sorted; steps that QEMU or the guest must refuse need nothing."""
     done = (step for step in flat(steps) if step.expect in ("done", "failed"))
     return tuple(sorted({need for step in done for need in needs_of(step.args)}))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests at rest: each description of a guest is booted once, saved in the cache, and restored from then on.
+"""Saved boot snapshots: each kind of guest is booted once, saved in the cache, and restored from then on.
 
-What is saved has no keys yet: every restored guest gets its own, with fresh entropy and the time (harness.guest.wake).
+A saved guest has no keys yet: every restored guest gets its own, with fresh entropy and the time (harness.guest.wake).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from harness.scenarios.boot import BootedGuest, Connected, Parts, archives_of, f
 from harness.scratch import private_directory
 
 KIND = "snapshots"
-#: part of the cache key: raise it when the same parts are put to rest differently
+#: part of the cache key: increase it when the same parts are saved differently
 RECIPE = "5"
-#: guests that are kept, about 100 MB each: a suite has a dozen, and a kernel is built again soon
+#: number of saved guests that are kept, about 100 MB each: a suite has a dozen, and kernels are rebuilt often
 KEPT = 32
 
 INITRD = "initrd"
@@ -49,10 +49,10 @@ CONSOLE = "console.log"
 
 
 def template(spec: GuestSpec, parts: Parts, timeout: float, progress: Progress) -> Path:
-    """The folder of the guest at rest that ``spec`` describes: out of the cache, or booted, saved and tried first.
+    """The folder of the saved guest for ``spec``: from the cache, or booted, saved and verified first.
 
-    ``timeout`` bounds that boot, seconds. Raises UnsupportedError if such a guest cannot be saved, what booting
-    raises, QemuError if QEMU cannot save or restore it, ArtefactError if the cache cannot be written.
+    ``timeout`` limits that boot, seconds. Raises UnsupportedError if such a guest cannot be saved, the errors of
+    booting, QemuError if QEMU cannot save or restore it, ArtefactError if the cache cannot be written.
     """
     machine = machine_spec(spec, parts, Path(INITRD))
     lack = why_not(machine)
@@ -62,7 +62,7 @@ def template(spec: GuestSpec, parts: Parts, timeout: float, progress: Progress) 
     extra = overlay(None, guest_scripts_dir())
     cache = Cache.default()
     try:
-        # Whoever may read a guest's memory knows what is in it.
+        # A guest's memory is as private as its content.
         (cache.root / KIND).mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ArtefactError(f"cannot write to the cache: {error}", hint="see MEMHP_CACHE") from error
@@ -71,22 +71,22 @@ def template(spec: GuestSpec, parts: Parts, timeout: float, progress: Progress) 
         deadline = Deadline(timeout)
         write_initrd(archives, extra, out / INITRD)
         resolved = dataclasses.replace(machine, initrd=out / INITRD)
-        with progress.task(f"Booting {spec.name} to be restored from then on"):
+        with progress.task(f"Booting {spec.name} once, to restore it from now on"):
             _boot_cleanly(resolved, parts, out, deadline)
         cache.prune(KIND, KEPT - 1)
 
-    what = f"{spec.name} at rest"
+    what = f"the saved boot of {spec.name}"
     found = cache.get(KIND, spec.arch, inputs(machine, archives, extra), build, progress, what=what)
     cache.use(found)
     return found
 
 
 class UncleanBoot(GuestError):
-    """The kernel has complained while it booted."""
+    """The kernel reported trouble during boot."""
 
 
 def _boot_cleanly(machine: MachineSpec, parts: Parts, out: Path, deadline: Deadline) -> None:
-    """Save a guest whose kernel had nothing to complain of; what a race or a busy host did to it once is not kept."""
+    """Save a guest whose kernel booted without trouble; a boot disturbed by a race or a busy host is not kept."""
     for last in (False, False, True):
         try:
             _put_to_rest(machine, out, deadline)
@@ -105,14 +105,14 @@ def why_not(machine: MachineSpec) -> str | None:
     if machine.cold_devices:
         return "it has memory devices from the start"
     if machine.backend:
-        return "its boot memory has options of its own"
+        return "its boot memory has special options"
     if machine.paused:
-        return "it is not to run by itself"
+        return "it starts paused"
     return None
 
 
 def inputs(machine: MachineSpec, archives: Sequence[Path], extra: bytes) -> dict[str, str]:
-    """All that a guest at rest depends on: the content of every file that goes into it, and QEMU's command line."""
+    """The cache key of a saved guest: the content of all its files, and QEMU's command line."""
     files = dict(machine.files)
     found = {role: content_of(path) for role, path in files.items() if role != INITRD}
     found |= {f"program {number}": content_of(path) for number, path in enumerate(_programs(machine.qemu))}
@@ -124,12 +124,12 @@ def inputs(machine: MachineSpec, archives: Sequence[Path], extra: bytes) -> dict
 
 
 def _programs(qemu: QemuBinary) -> list[Path]:
-    """The files and folders that QEMU itself is made of; its data are only read for what is not used here."""
+    """QEMU's own files and folders; its data files are not used here."""
     return [path for word in qemu.argv if os.path.isabs(word) and (path := Path(word)).exists()]
 
 
 def _anonymous(machine: MachineSpec) -> list[str]:
-    """The command line without places: the same for the same guest, wherever its parts are."""
+    """The command line without paths: the same for the same guest, wherever its parts are."""
     plain = dataclasses.replace(
         machine,
         qemu=QemuBinary(("qemu",), None, "", ""),
@@ -154,16 +154,16 @@ def _put_to_rest(machine: MachineSpec, out: Path, deadline: Deadline) -> None:
 
 
 def _try_out(machine: MachineSpec, parts: Parts, out: Path, deadline: Deadline) -> None:
-    """Restore what was just saved: only what works goes into the cache, with what is known of its kernel."""
+    """Restore the guest that was just saved: only a working one goes into the cache, with its kernel's facts."""
     with private_directory() as work, restore_connected(machine, out, work, deadline) as up:
         save_facts(out / FACTS, facts_of(collect_facts(up.shell, machine.arch, deadline), parts.kernel))
         require_clean(up.console)
 
 
 def require_clean(console: Console) -> None:
-    """Raise UncleanBoot if the kernel has complained: every guest restored from it would have to answer for that.
+    """Raise UncleanBoot if the kernel reported trouble: every guest restored from it would inherit that.
 
-    A stall on a busy host would be kept for good; a kernel that always complains boots for each verdict.
+    A stall on a busy host would be kept for good; a kernel that always reports trouble boots each time.
     """
     if console.alarms:
         raise UncleanBoot(f"its boot was not clean: {console.alarms[0].text.strip()[:200]}")
@@ -184,17 +184,16 @@ def restore_connected(machine: MachineSpec, saved: Path, workdir: Path, deadline
 
 
 def restored_spec(spec: GuestSpec, parts: Parts, saved: Path) -> MachineSpec:
-    """The machine that ``saved`` is restored into: the same, with the initrd that lies there."""
+    """The machine for restoring ``saved``: the same, with the initrd in that folder."""
     return machine_spec(spec, parts, saved / INITRD)
 
 
 @contextlib.contextmanager
 def restore_guest(spec: GuestSpec, parts: Parts, saved: Path, workdir: Path, timeout: float) -> Iterator[BootedGuest]:
-    """Restore ``spec`` from ``saved``, which ``template`` gave, and end it when the block is left.
+    """Restore ``spec`` from ``saved``, the result of ``template``, and end it when the block is left.
 
-    It has its own sockets, port, keys, entropy and clock; everything else is as it was saved. ``workdir`` receives
-    what it receives from ``boot_guest``; console.log begins with the boot of the saved guest. Raises what
-    ``boot_guest`` raises.
+    It has its own sockets, port, keys, entropy and clock; everything else is as saved. ``workdir`` and errors are as in
+    ``boot_guest``; console.log begins with the boot of the saved guest.
     """
     deadline = Deadline(timeout)
     machine = restored_spec(spec, parts, saved)

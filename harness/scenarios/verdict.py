@@ -18,12 +18,12 @@ _RANK = (Verdict.PASS, Verdict.SKIPPED, Verdict.KNOWN, Verdict.REFUSED, Verdict.
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The verdict that stands for several: FAIL, INFRA, REFUSED, KNOWN, SKIPPED, PASS."""
+    """The worst of several verdicts, in the order FAIL, INFRA, REFUSED, KNOWN, SKIPPED, PASS."""
     return max(verdicts, key=_RANK.index, default=Verdict.PASS)
 
 
 def evidence_of(model: MemoryModel, outcome: Outcome, state: GuestState, before: GuestState | None = None) -> Evidence:
-    """All that is known of a step after which the model is as it is now; ``before`` was seen before it."""
+    """The evidence of a step that led to the model's current state; ``before`` is the previous snapshot."""
     return Evidence(
         layout=model.layout,
         expected=model.expected(),
@@ -50,10 +50,10 @@ def evaluate(
     before: GuestState,
     known: Known | None = None,
 ) -> tuple[Ruling, tuple[CheckResult, ...]]:
-    """Judge one step, in a live run and when a bundle is checked again: its verdict, and what each invariant found.
+    """Judge one step, in a live run and when a bundle is checked again: its verdict, and the result of each invariant.
 
-    ``state`` was seen after it, ``before`` before it; None if nobody looked, as the step left the guest at work or the
-    kernel died (``outcome.alarms``). ``expect`` is the ending the scenario wants.
+    ``state`` is the snapshot after it, ``before`` the one before it; ``state`` is None if the step left the guest
+    working or the kernel died (``outcome.alarms``). ``expect`` is the expected ending.
     """
     if state is None and not outcome.alarms:
         return judge((), expect, outcome), ()
@@ -66,8 +66,8 @@ def evaluate(
 class Ruling:
     """The verdict of a step and the note that explains it.
 
-    ``bugs`` are the known bugs that were met, ``unseen`` those that this kernel has and the step names, in vain.
-    ``stops`` tells that nothing can follow on this guest.
+    ``bugs`` are the known bugs that showed, ``unseen`` those named by the step that this kernel has but that did not
+    show. ``stops``: no step can follow on this guest.
     """
 
     verdict: Verdict
@@ -79,14 +79,14 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known beforehand: the ``watch`` for this kernel, and the bugs that the step ``names``."""
+    """Known bugs: the ``watch`` for this kernel, and the bugs that the step ``names``."""
 
     watch: Watch = field(default_factory=Watch)
     names: tuple[str, ...] = ()
 
 
 def titles(watch: Watch, steps: Iterable[StepResult]) -> dict[str, str]:
-    """The title of each known bug that ``steps`` met or named in vain, by id."""
+    """The title of each known bug that showed, or was named and did not show, in ``steps``, by id."""
     ids = dict.fromkeys(id for step in steps for id in (*step.bugs, *step.unseen))
     return {id: watch.standings[id].bug.title for id in ids}
 
@@ -101,7 +101,7 @@ def step_result(
     changes: tuple[str, ...] = (),
     memory: MemoryMap | None = None,
 ) -> StepResult:
-    """What a step came to."""
+    """The result of a step."""
     return StepResult(
         number=number,
         title=title,
@@ -128,10 +128,10 @@ def judge(
 ) -> Ruling:
     """The verdict of a step called ``title``.
 
-    ``expect`` is the ending the scenario wants. A broken invariant makes the step FAIL, unless all that is broken is
-    exactly what ``known`` bugs of this kernel break (``evidence`` is what the checks looked at): then it is KNOWN.
-    A refusal that was not wanted makes it REFUSED; an action that must be refused but was done is FAIL for the guest,
-    INFRA for QEMU; each is KNOWN if it is how a known bug ends a step. A step that proves nothing is INFRA.
+    ``expect`` is the expected ending. A broken invariant makes the step FAIL, unless all findings are exactly those of
+    ``known`` bugs of this kernel (``evidence`` is the checks' input): then it is KNOWN. An unexpected refusal makes it
+    REFUSED; compliance where a refusal was expected is FAIL for the guest, INFRA for QEMU; each is KNOWN if a known bug
+    ends a step that way. An inconclusive step is INFRA.
     """
     known = known or Known()
     met: tuple[str, ...] = ()
@@ -156,7 +156,7 @@ def judge(
         stops = cause is not None or any(known.watch.standings[id].bug.stops for id in met)
         return Ruling(Verdict.KNOWN, _joined(outcome.note, _named(met)), met, _unseen(known, met), stops)
     missed = _unseen(known, met)
-    told = f"known bug {', '.join(missed)} did not show, though this kernel should have it" if missed else ""
+    told = f"known bug {', '.join(missed)} not reproduced, though this kernel should have it" if missed else ""
     return Ruling(verdict, _joined(note, told), (), missed)
 
 
@@ -176,7 +176,7 @@ def _explained(
 def _beyond(
     found: Explained, checks: Sequence[CheckResult], outcome: Outcome, known: Known, evidence: Evidence | None
 ) -> str:
-    """What is to be said of findings that no bug of this kernel explains."""
+    """The note about findings that no bug of this kernel explains."""
     if found.met:
         return f"beyond the known bug {', '.join(found.met)}: {', '.join(sorted({f.invariant for f in found.rest}))}"
     like = _explained(checks, outcome, known.watch, evidence, has=False)

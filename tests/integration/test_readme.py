@@ -147,7 +147,7 @@ EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
         {0},
         says("restored in", "2 scenarios: 2 passed"),
     ),
-    ".venv/bin/memhp run dimm-cycle -a arm64 --boot=cold": ({0}, says("booted in", "as was asked for", "PASSED")),
+    ".venv/bin/memhp run dimm-cycle -a arm64 --boot=cold": ({0}, says("booted in", "as requested", "PASSED")),
     ".venv/bin/memhp bench --json bench.json --rounds 3": ({0}, the_bench_measures_both),
     ".venv/bin/pytest tests/kernel -k virtio-mem --memhp-kernel path/to/Image --memhp-arch arm64": (
         {0},

@@ -373,7 +373,7 @@ def test_a_race_of_booting_is_no_alarm_while_the_guest_boots(
 
 
 def test_a_directory_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no bundle: it has no run\.json"):
+    with pytest.raises(UsageError, match=r"not a bundle: it has no run\.json"):
         recheck(tmp_path)
 
 
@@ -381,7 +381,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     copy = tmp_path / "bundle"
     shutil.copytree(BUNDLES / RECORDED[0], copy)
     (copy / "run.json").write_text('{"format": 99}')
-    with pytest.raises(UsageError, match="was written in format 99, this memhp reads 1"):
+    with pytest.raises(UsageError, match="has format 99, but this memhp reads 1"):
         recheck(copy)
 
 

@@ -61,7 +61,7 @@ def test_a_dimm_needs_acpi() -> None:
     require_boot(("virtio-mem",), "dt")
     with pytest.raises(UnsupportedError, match="needs a guest that boots by acpi, this one boots by dt"):
         require_boot(("acpi-dimm",), "dt")
-    with pytest.raises(UnsupportedError, match=r"memory on a node of one's choice \(node=\) needs a guest that boots"):
+    with pytest.raises(UnsupportedError, match=r"memory on a chosen node \(node=\) needs a guest that boots"):
         require_boot(("acpi-node",), "dt")
 
 

@@ -87,7 +87,7 @@ def test_a_run_without_a_verdict_gets_none_by_being_checked_again(bundle: Path) 
     result = recheck(bundle)
     assert (result.verdict, result.reason) == (
         Verdict.INFRA,
-        "the run itself came to no verdict: QEMU was killed by SIGKILL",
+        "the run itself had no verdict: QEMU was killed by SIGKILL",
     )
 
 

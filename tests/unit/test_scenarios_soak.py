@@ -57,7 +57,7 @@ def test_a_counter_that_some_rounds_could_not_read_is_told() -> None:
     assert unread(seen) == ([], ["x was not read after round 3: cat: EIO"])
     assert unread([*rounds(0, 4096), {}, *rounds(0)]) == (
         [],
-        ["x was not read after round 3: the kernel did not tell it"],
+        ["x was not read after round 3: the kernel did not report it"],
     )
     assert unread([lost] * 4) == (["x: cat: EIO"], [])
     # What only the first round lacks, which warms up, is no loss.

@@ -91,8 +91,8 @@ def test_the_archives_of_a_root_are_in_order(tmp_path: Path) -> None:
     ("change", "why"),
     [
         ({"cold_devices": (DimmSpec("d0", 128 * MIB),)}, "memory devices from the start"),
-        ({"backend": (("prealloc", "on"),)}, "boot memory has options"),
-        ({"paused": True}, "not to run by itself"),
+        ({"backend": (("prealloc", "on"),)}, "boot memory has special options"),
+        ({"paused": True}, "it starts paused"),
         ({}, None),
     ],
 )
@@ -183,7 +183,7 @@ def begin(tmp_path: Path, how: Any = "auto") -> BootedGuest:
 def test_a_guest_is_restored_if_nothing_is_against_it(stand: Stand, tmp_path: Path) -> None:
     assert begin(tmp_path).restored and begin(tmp_path, "restore").restored
     cold = begin(tmp_path, "cold")
-    assert (cold.restored, cold.why_booted, stand.tried) == (False, "as was asked for", 2)
+    assert (cold.restored, cold.why_booted, stand.tried) == (False, "as requested", 2)
 
 
 @pytest.mark.parametrize("error", [QemuError("it cannot migrate"), UnsupportedError("restore", "it cannot migrate")])

@@ -27,7 +27,7 @@ GOOD = trial("total-less", NAMED, ["MEM-1"])
 LIVE = trial("linear-hot-gone", NAMED, ["LIN-1", "XCK-1"])
 AWAY = trial("policy", INAPPLICABLE, reason="no policy")
 GONE = trial("zone-start", INAPPLICABLE, reason="no policy")
-BAD = trial("total-more", MISSED, reason="MEM-1 did not name it; nobody did")
+BAD = trial("total-more", MISSED, reason="MEM-1 did not name it; nothing did")
 LEFT = trial("table-twice", STUCK, ["PGT-2"], reason="still broken after undoing it: PGT-2")
 
 
@@ -46,7 +46,7 @@ def test_perfect() -> None:
 
 def test_missed_and_stuck() -> None:
     assert list(to_lines(result(GOOD, BAD, LEFT, LIVE))) == [
-        "arm64: missed: total-more: here: MEM-1 did not name it; nobody did",
+        "arm64: missed: total-more: here: MEM-1 did not name it; nothing did",
         "arm64: stuck: table-twice: here: still broken after undoing it: PGT-2",
         "arm64: named by LIN-1 1, MEM-1 1, PGT-2 1, XCK-1 1",
         "arm64: 2/4 corruptions named (50 %), 2 of them in the memory of a live guest, 2 in text; 12.3 s",

@@ -88,7 +88,7 @@ def test_unknown_name() -> None:
 def test_a_lie_that_nobody_sees_is_missed() -> None:
     item = source("idle", "meminfo", "", "MEM-1", edit=lambda scene, text: text.replace("MemFree: ", "MemFree:  "))
     trial = try_text(item, scenes_of("arm64-story"))
-    assert (trial.status, trial.reason) == (MISSED, "MEM-1 did not name it; nobody did")
+    assert (trial.status, trial.reason) == (MISSED, "MEM-1 did not name it; nothing did")
     assert trial.where == "meminfo of step 'unplug gone'"
 
 

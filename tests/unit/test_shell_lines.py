@@ -90,7 +90,7 @@ def test_what_cannot_be_meant_is_refused(line: str, message: str) -> None:
 
 
 def test_a_step_must_be_one() -> None:
-    with pytest.raises(ConfigError, match="2 steps where one is wanted"):
+    with pytest.raises(ConfigError, match="expected one step, found 2"):
         parse_step("- check: {}\n- check: {}", Path("line"))
 
 

@@ -121,12 +121,12 @@ def test_a_bundle_is_run_again_as_it_was(bundle: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("harness.scenarios.replay.kernel_of", lambda spec, arch, progress: found)
     require_kernel(replay, SilentProgress())
     image.write_bytes(b"another")
-    with pytest.raises(UsageError, match="is another one now"):
+    with pytest.raises(UsageError, match="the kernel has changed since"):
         require_kernel(replay, SilentProgress())
 
 
 def test_what_is_no_bundle_cannot_be_run_again(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is no bundle: run\.json"):
+    with pytest.raises(UsageError, match=r"is not a bundle: run\.json"):
         read_replay(tmp_path / "nothing")
     (bundle / "scenario.yaml").write_text("")
     with pytest.raises(UsageError, match="has no scenario to run again"):
@@ -135,7 +135,7 @@ def test_what_is_no_bundle_cannot_be_run_again(bundle: Path, tmp_path: Path) -> 
     spec = {**details["spec"], "slots": 4000}
     for broken in ({}, {**details, "spec": spec}, {**details, "kernel": 1}, {**details, "start": "warm"}):
         (bundle / "run.json").write_text(json.dumps(broken))
-        with pytest.raises(UsageError, match="does not tell which guest it ran on"):
+        with pytest.raises(UsageError, match="does not describe its guest"):
             read_replay(bundle)
     with pytest.raises(KeyError):
         guest_from_json({"arch": "arm64"})
