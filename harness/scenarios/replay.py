@@ -20,7 +20,7 @@ from harness.errors import UsageError
 from harness.progress import Progress
 from harness.scenarios.boot import Parts
 from harness.scenarios.file import Scenario, read_scenario
-from harness.scenarios.options import Start
+from harness.scenarios.options import STARTS, Start
 
 _HINT = "name the directory of a run; bundles are kept below memhp-runs or --bundle-dir"
 #: no run.json is larger
@@ -42,8 +42,8 @@ class Replay:
 def guest_to_json(guest: GuestSpec, parts: Parts) -> dict[str, object]:
     """A guest in ``run.json``: its spec, and the kernel with its SHA-256."""
     image = parts.kernel.image
-    kernel = _Kernel(parts.kernel.origin, str(image.absolute()), content_of(image))
-    return {"spec": _CODEC.dump(guest), "kernel": _CODEC.dump(kernel)}
+    kernel = {"origin": parts.kernel.origin, "path": str(image.absolute()), "sha256": content_of(image)}
+    return {"spec": _CODEC.dump(guest), "kernel": kernel}
 
 
 def guest_from_json(value: Mapping[str, Any]) -> GuestSpec:
@@ -52,24 +52,6 @@ def guest_from_json(value: Mapping[str, Any]) -> GuestSpec:
     for problem in problems(spec):
         raise ValueError(problem.message)
     return spec
-
-
-@dataclass(frozen=True, slots=True)
-class _Kernel:
-    origin: str
-    path: str
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """What ``run.json`` tells, as far as it is needed to run it again."""
-
-    spec: GuestSpec
-    kernel: _Kernel
-    seed: int = 0
-    rounds: int | None = None
-    start: Start = "auto"
 
 
 def _codec() -> Codec:
@@ -93,10 +75,6 @@ def _codec() -> Codec:
             struct_hook=lambda names, _: frozenset(codec.structure(names, list[str])), unstruct_hook=sorted
         ),
     )
-    codec.describe(_Kernel, since=("origin", "path"))
-    codec.describe(
-        _Run, since=("seed", "rounds", "start"), spec=override(struct_hook=lambda spec, _: guest_from_json(spec))
-    )
     return codec
 
 
@@ -111,7 +89,12 @@ def read_replay(bundle: Path) -> Replay:
     path = bundle / "run.json"
     try:
         with path.open("rb") as file:
-            run = _CODEC.load(json.loads(file.read(_MAX_RUN)), _Run)
+            details = json.loads(file.read(_MAX_RUN))
+        spec, booted = guest_from_json(details["spec"]), dict(details["kernel"])
+        seed, rounds = int(details.get("seed", 0)), details.get("rounds")
+        digest, start = str(booted["sha256"]), details.get("start", "auto")
+        if start not in STARTS:
+            raise ValueError(f"no way to start is called {start!r}")
     except OSError as error:
         raise UsageError(f"{bundle} is not a bundle: {path.name}: {error.strerror}", hint=_HINT) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -119,8 +102,7 @@ def read_replay(bundle: Path) -> Replay:
         raise UsageError(f"{bundle} does not describe its guest ({what})", hint=_HINT) from None
     if not (bundle / "scenario.yaml").is_file() or not (bundle / "scenario.yaml").read_bytes().strip():
         raise UsageError(f"{bundle} has no scenario to run again", hint=_HINT)
-    scenario = read_scenario(bundle / "scenario.yaml")
-    return Replay(scenario, run.spec, run.seed, run.rounds, run.kernel.sha256, run.start)
+    return Replay(read_scenario(bundle / "scenario.yaml"), spec, seed, rounds, digest, start)
 
 
 def require_kernel(replay: Replay, progress: Progress) -> None:
