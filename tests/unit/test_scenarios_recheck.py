@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,25 @@ def test_a_damaged_verdict_is_named(text: str, bundle: Path) -> None:
     (bundle / VERDICT).write_text(text)
     with pytest.raises(UsageError, match=r"verdict\.json is damaged"):
         recheck(bundle)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda step: step.pop("outcome"), "KeyError: 'outcome'"),
+        (lambda step: step["outcome"].pop("ending"), "KeyError: 'outcome.ending'"),
+        (
+            lambda step: step["outcome"].update(dumps=[["QEMU", 1]]),
+            "outcome.dumps[0]: ['QEMU', 1] does not have 4 parts",
+        ),
+        (lambda step: step["actions"].append({"action": "Explode"}), "unknown action 'Explode'"),
+    ],
+)
+def test_a_damaged_step_is_named_with_its_key(edit: Callable[[Any], object], message: str, bundle: Path) -> None:
+    path = bundle / "states" / "002" / "step.json"
+    step = json.loads(path.read_text())
+    edit(step)
+    path.write_text(json.dumps(step))
+    with pytest.raises(UsageError) as caught:
+        recheck(bundle)
+    assert f"{path} is damaged: " in caught.value.message and message in caught.value.message
