@@ -14,6 +14,7 @@ from typing import get_type_hints
 from harness.arch.bootwords import BootWords
 from harness.arch.build import Build
 from harness.arch.layout import riscv64_shadow
+from harness.arch.modes import arm64_bits
 from harness.release import parse_release
 from harness.state import KernelFacts, NotObserved
 from harness.units import AddrRange
@@ -266,7 +267,7 @@ def _arm64_shadow(note: Mapping[str, str], build: Build, scale: int) -> AddrRang
     if not isinstance(offset, int):
         raise ValueError("no CONFIG_KASAN_SHADOW_OFFSET" if offset is None else offset.reason)
     end = ((1 << 64 - scale) + offset) % _TOP
-    return AddrRange(end - (1 << 64 - int(note["NUMBER(TCR_EL1_T1SZ)"], 0) - scale), end)
+    return AddrRange(end - (1 << arm64_bits(note) - scale), end)
 
 
 _Shadow = Callable[[Mapping[str, str], Build, int], AddrRange]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.arch.modes import riscv64_bits
 from harness.units import GIB, KIB, MIB, AddrRange, align_down
 
 
@@ -117,14 +118,14 @@ def riscv64_shadow(note: Mapping[str, str]) -> AddrRange:
     There with KASAN or without: its end is MODULES_LOWEST_VADDR, where no KASLR has moved it, and it takes an eighth of
     the kernel's half, from the start of an entry of the root table on. Raises KeyError.
     """
-    bits = int(note["NUMBER(VA_BITS)"])
+    bits = riscv64_bits(note)
     end = int(note["NUMBER(KERNEL_LINK_ADDR)"], 0) - 2 * GIB
     return AddrRange(align_down(end - (1 << bits - 4), 1 << bits - 9), end)
 
 
 def riscv64_layout(note: Mapping[str, str], shadow: AddrRange | None) -> KernelLayout:
     """arch_crash_save_vmcoreinfo, arch/riscv/kernel/vmcore_info.c (v6.12); raises KeyError for a missing key."""
-    bits, start = int(note["NUMBER(VA_BITS)"]), int(note["NUMBER(PAGE_OFFSET)"], 0)
+    bits, start = riscv64_bits(note), int(note["NUMBER(PAGE_OFFSET)"], 0)
     return KernelLayout(
         linear_start=start,
         phys_offset=int(note["NUMBER(phys_ram_base)"], 0),

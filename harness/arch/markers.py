@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from harness.arch.build import Build
 from harness.arch.features import kasan_shadow
 from harness.arch.layout import arm64_page_end, has_regions_above_vmemmap
+from harness.arch.modes import arm64_bits, riscv64_bits
 from harness.arch.spec import ArchSpec
 from harness.state import NotObserved
 from harness.units import MIB, AddrRange
@@ -83,7 +84,7 @@ def _arm64(note: Mapping[str, str], config: Config, told: Mapping[str, int]) -> 
     A fixmap of unknown size begins where the region below it ends; nothing is mapped in between.
     """
     bits = _number(note, "VA_BITS")
-    used = 64 - _number(note, "TCR_EL1_T1SZ") if bits > 48 else bits
+    used = arm64_bits(note)
     page, new = int(note["PAGESIZE"]), has_regions_above_vmemmap(note)
     if not 36 <= used <= bits <= 52:
         raise ValueError(f"no arm64 kernel has {bits} bits of virtual addresses and uses {used}")
@@ -122,7 +123,7 @@ _RISCV_PMD = 2 * MIB
 
 def _riscv64(note: Mapping[str, str], config: Config, told: Mapping[str, int]) -> MarkerSet:
     """ptdump_init and the macros of arch/riscv/include/asm/{pgtable,kasan}.h."""
-    bits = _number(note, "VA_BITS")
+    bits = riscv64_bits(note)
     if bits not in (39, 48, 57):
         raise ValueError(f"riscv64 has no paging mode of {bits} bits")
     shadow, left_out = _shadow("riscv64", note, config)

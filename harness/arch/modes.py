@@ -51,10 +51,21 @@ PAGING_CHOICES: Mapping[str, Mapping[str, PagingChoice]] = {
     }.items()
 }
 
-#: architecture -> bits of virtual addresses that a booted kernel uses, from its vmcoreinfo note; raises KeyError,
-#: ValueError. arm64's VA_BITS is the configured size, T1SZ the size in use; riscv64's VA_BITS is that of the
-#: mode in satp (arch/*/kernel/vmcore_info.c).
-VA_BITS: Mapping[str, Callable[[Mapping[str, str]], int]] = {
-    "arm64": lambda note: 64 - int(note["NUMBER(TCR_EL1_T1SZ)"], 0),
-    "riscv64": lambda note: int(note["NUMBER(VA_BITS)"], 0),
-}
+
+def arm64_bits(note: Mapping[str, str]) -> int:
+    """Bits of virtual addresses in use; raises KeyError, ValueError.
+
+    VA_BITS is the configured size, TCR_EL1_T1SZ tells the size that the hardware allows; without it they are the same.
+    """
+    size = note.get("NUMBER(TCR_EL1_T1SZ)")
+    return int(note["NUMBER(VA_BITS)"]) if size is None else 64 - int(size, 0)
+
+
+def riscv64_bits(note: Mapping[str, str]) -> int:
+    """Bits of virtual addresses of the mode in satp; raises KeyError, ValueError."""
+    return int(note["NUMBER(VA_BITS)"], 0)
+
+
+#: architecture -> bits of virtual addresses that a booted kernel uses, from its vmcoreinfo note
+#: (arch/*/kernel/vmcore_info.c); raises KeyError, ValueError
+VA_BITS: Mapping[str, Callable[[Mapping[str, str]], int]] = {"arm64": arm64_bits, "riscv64": riscv64_bits}

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.arch.layout import has_regions_above_vmemmap
+from harness.arch.modes import arm64_bits
 from harness.arch.pagetable import ENTRY_SIZE, EntryRule, TableFormat, TableLevel, level_names
 
 _TOP = 1 << 64
@@ -65,7 +66,7 @@ def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
     if page_size not in (1 << 12, 1 << 14, 1 << 16):
         raise ValueError(f"invalid page size for arm64: {page_size} bytes")
     configured = int(note["NUMBER(VA_BITS)"])
-    used = 64 - int(note["NUMBER(TCR_EL1_T1SZ)"], 0) if "NUMBER(TCR_EL1_T1SZ)" in note else configured
+    used = arm64_bits(note)
     if not 36 <= used <= configured <= 52:
         raise ValueError(f"{used} bits of virtual addresses where the kernel has {configured}")
     count = _level_count(used, shift)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from harness.arch.modes import riscv64_bits
 from harness.arch.pagetable import EntryRule, TableFormat, TableLevel, level_names
 
 _TOP = 1 << 64
@@ -46,7 +47,7 @@ def riscv64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
     """
     if page_size != 1 << _PAGE_SHIFT:
         raise ValueError(f"invalid page size for riscv64: {page_size} bytes")
-    bits = int(note["NUMBER(VA_BITS)"])
+    bits = riscv64_bits(note)
     if bits not in (39, 48, 57):
         raise ValueError(f"riscv64 has no paging mode of {bits} bits")
     root = (int(note["SYMBOL(swapper_pg_dir)"], 16) - int(note["NUMBER(va_kernel_pa_offset)"], 0)) % _TOP

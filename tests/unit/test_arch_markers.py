@@ -142,6 +142,7 @@ def test_arm64_before_6_9_keeps_fixmap_and_ports_below_vmemmap() -> None:
     vmemmap = TOP - (1 << 42)
     note = ARM64_NOTE | {
         "NUMBER(VA_BITS)": "48",
+        "NUMBER(TCR_EL1_T1SZ)": "0x10",
         "NUMBER(VMALLOC_END)": hex(vmemmap - (256 << 20)),
         "NUMBER(VMEMMAP_START)": hex(vmemmap),
         "NUMBER(VMEMMAP_END)": hex(vmemmap + (1 << 41)),
