@@ -26,9 +26,11 @@ RECIPE = "2"
 PACKAGES = ("busybox-static", "dropbear-bin", "ndctl", "daxctl")
 PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/ndctl", "usr/bin/daxctl")
 #: our own programs, each one C file in guest-scripts
-TOOLS = ("collector", "touch-memory", "hold-memory", "load-keeper", "load-worker", "sleeper")
+TOOLS = ("agent", "touch-memory", "hold-memory", "load-keeper", "load-worker", "sleeper")
 #: likewise, but a library preloaded into other programs; it is linked against no other
 PRELOADS = ("spare-seed",)
+#: headers in guest-scripts that the programs include
+HEADERS = ("agent-blocks", "agent-collect", "agent-log", "agent-work")
 
 _COMPILE_SECONDS = 120.0
 _WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
@@ -53,7 +55,8 @@ def guest_root(arch: ArchSpec, progress: Progress) -> GuestRoot:
     archive = apt(arch.name)
     packages = archive.closure(PACKAGES, progress)
     sources = [guest_source(f"{name}.c") for name in (*TOOLS, *PRELOADS)]
-    inputs = {"recipe": RECIPE, **{source.name: source.read_text() for source in sources}, **fingerprints(packages)}
+    read = [*sources, *(guest_source(f"{name}.h") for name in HEADERS)]
+    inputs = {"recipe": RECIPE, **{path.name: path.read_text() for path in read}, **fingerprints(packages)}
 
     def build(out: Path) -> None:
         work = scratch(out)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What guest-scripts/collector.c prints, or the script collect: sources between markers that no source can contain."""
+"""What guest-scripts/collect prints, or the agent for it: sources between markers that no source can contain."""
 
 from __future__ import annotations
 

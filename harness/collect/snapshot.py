@@ -53,8 +53,6 @@ T = TypeVar("T")
 #: an honest configuration is 0.3 MB; more is not one
 _MAX_CONFIG = 16 << 20
 _AT_PAGESZ = 6
-#: the program, or the script in a guest root that has no such program; the shell that is there anyway looks
-_COLLECT = f"c=/usr/bin/collector; [ -x $c ] || c=/{SCRIPTS}/collect; exec $c"
 #: how often /proc/iomem is read in all, if it looks as if it changed meanwhile
 _READS = 4
 
@@ -241,7 +239,7 @@ def parse_settings(text: str, notes: Notes = STRICT) -> dict[str, str]:
 
 def _run(shell: Shell, sources: Iterable[str], deadline: Deadline) -> dict[str, Frame]:
     boundary = new_boundary()
-    done = shell.run(f"{_COLLECT} {boundary} {' '.join(sources)}", deadline=deadline)
+    done = shell.run(f"/{SCRIPTS}/collect {boundary} {' '.join(sources)}", deadline=deadline)
     if done.status != 0:
         said = done.stderr.decode(errors="replace").strip()[-500:]
         raise GuestError(f"the guest's collector failed (status {done.status}): {said}")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-#: sources of guest-scripts/collector.c that change while the kernel runs
+#: sources of guest-scripts/collect that change while the kernel runs
 STATE_SOURCES = (
     "boot_id",
     "uptime",

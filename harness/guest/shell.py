@@ -21,6 +21,7 @@ import paramiko
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, MemhpError
+from harness.guest.agent import START, Agent, AgentEnded, agent_request
 from harness.guest.console import Console
 from harness.guest.identity import Identity
 from harness.guest.reach import out_of_reach
@@ -62,7 +63,11 @@ class Shell(Protocol):
 
 
 class GuestShell:
-    """One SSH connection as root. Get one with ``connect``; a context manager. Threads may share it."""
+    """One SSH connection as root. Get one with ``connect``; a context manager. Threads may share it.
+
+    What some guest-scripts do, a program in the guest does for them, if the guest root has it: it is started with the
+    first such command and stays (``harness.guest.agent``).
+    """
 
     def __init__(
         self, transport: paramiko.Transport, console: Console | None, identity: Identity, port: int | None = None
@@ -73,6 +78,9 @@ class GuestShell:
         self._console = console
         self._port = port
         self._cause: Exception | None = None
+        self._agent: Agent | None = None
+        self._has_agent = True
+        self._agent_lock = threading.Lock()
 
     @classmethod
     def connect(
@@ -114,6 +122,7 @@ class GuestShell:
         self.close()
         self._transport = GuestShell.connect(port, self.identity, deadline, self._console)._transport
         self._port, self._cause = port, None
+        self._agent, self._has_agent = None, True
 
     def again(self, port: int, deadline: Deadline, console: Console) -> GuestShell:
         """Log into a restored copy of the same guest, which knows the same keys. Raises GuestError, DeadlineExpired."""
@@ -143,16 +152,15 @@ class GuestShell:
         trouble = None if self._console is None else self._console.trouble()
         if trouble is not None:
             raise GuestError(f"{trouble.message} (before it ran {shown!r})", hint=trouble.hint)
+        request = agent_request(command)
         opened: list[paramiko.Channel] = []
 
         def converse() -> Completed:
+            if request is not None and (done := self._by_agent(request, shown, stdin, deadline, limit, opened)):
+                return done
+            channel = self._open(shown, deadline)
+            opened.append(channel)
             try:
-                left = max(0.001, deadline.remaining())
-                opened.append(channel := self._transport.open_session(window_size=_WINDOW, timeout=left))
-            except (paramiko.SSHException, EOFError, OSError) as error:
-                raise self._lost(f"cannot run {shown!r} in the guest: {_said(error)}", deadline) from error
-            try:
-                channel.settimeout(max(0.001, deadline.remaining()))
                 self._execute(channel, command)
                 self._feed(channel, stdin)
                 return self._drain(channel, shown, deadline, limit)
@@ -214,6 +222,67 @@ class GuestShell:
         lines = " / ".join(said.decode(errors="replace").split("\n")).strip(" /")
         return f"; it answers again, and its SSH server's log ends with: {lines[-2000:] or 'nothing'}"
 
+    def _open(self, shown: str, deadline: Deadline) -> paramiko.Channel:
+        left = max(0.001, deadline.remaining())
+        try:
+            channel = self._transport.open_session(window_size=_WINDOW, timeout=left)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(f"cannot run {shown!r} in the guest: {_said(error)}", deadline) from error
+        channel.settimeout(left)
+        return channel
+
+    def _by_agent(
+        self, request: str, shown: str, stdin: bytes, deadline: Deadline, limit: int, opened: list[paramiko.Channel]
+    ) -> Completed | None:
+        """The guest's agent does it, one thread's request after the other's; None if there is no agent."""
+        if not self._agent_lock.acquire(timeout=max(0.0, deadline.remaining())):
+            deadline.check(f"the agent in the guest, which is at work already, to do {shown!r}")
+        try:
+            # One that ended while nobody wanted anything of it (out of memory, say) is no loss.
+            if self._has_agent and (self._agent is None or self._agent.ended):
+                self._agent = self._start_agent(shown, deadline, limit, opened)
+                self._has_agent = self._agent is not None
+            if self._agent is None:
+                return None
+            agent = self._agent
+            opened.append(agent.channel)
+            agent.channel.settimeout(max(0.001, deadline.remaining()))
+            with self._useless_after_trouble(agent, shown, deadline, limit):
+                return Completed(*agent.ask(request, stdin, limit, self._waiter(agent.channel, shown, deadline)))
+        finally:
+            self._agent_lock.release()
+
+    def _start_agent(self, shown: str, deadline: Deadline, limit: int, opened: list[paramiko.Channel]) -> Agent | None:
+        agent = Agent(self._open(shown, deadline))
+        opened.append(agent.channel)
+        with self._useless_after_trouble(agent, shown, deadline, limit):
+            self._execute(agent.channel, START)
+            if agent.greet(limit, self._waiter(agent.channel, shown, deadline)):
+                return agent
+        _close(agent.channel)
+        return None
+
+    @contextlib.contextmanager
+    def _useless_after_trouble(self, agent: Agent, shown: str, deadline: Deadline, limit: int) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._agent = None
+            _close(agent.channel)
+            if isinstance(error, OverflowError):
+                raise _too_much(shown, limit) from None
+            if isinstance(error, AgentEnded) and not error.cut:
+                raise GuestError(f"the agent in the guest ended while it ran {shown!r}: {error}") from None
+            if isinstance(error, AgentEnded):
+                raise self._lost(f"lost the guest while it ran {shown!r}", deadline) from None
+            if isinstance(error, (paramiko.SSHException, EOFError, OSError)):
+                raise self._lost(f"lost the guest while it ran {shown!r}: {_said(error)}", deadline) from error
+            raise
+
+    def _waiter(self, channel: paramiko.Channel, shown: str, deadline: Deadline) -> Callable[[], None]:
+        poll = self._poll(channel)
+        return lambda: self._await(poll, channel, shown, deadline)
+
     def _execute(self, channel: paramiko.Channel, command: str) -> None:
         # Channel.exec_command waits for the server's consent, for ever if need be, and a round trip in any case. This
         # asks for none (RFC 4254, 6.5): the command's output and status say enough.
@@ -240,10 +309,7 @@ class GuestShell:
 
     def _drain(self, channel: paramiko.Channel, shown: str, deadline: Deadline, limit: int) -> Completed:
         stdout, stderr = bytearray(), bytearray()
-        poll = select.poll()
-        poll.register(channel.fileno(), select.POLLIN)
-        if self._console is not None:
-            poll.register(self._console.trouble_fd(), select.POLLIN)
+        poll = self._poll(channel)
         while True:
             over = channel.closed or (channel.eof_received and channel.exit_status_ready())
             while channel.recv_ready():
@@ -251,7 +317,7 @@ class GuestShell:
             while channel.recv_stderr_ready():
                 stderr += channel.recv_stderr(_CHUNK)
             if len(stdout) + len(stderr) > limit:
-                raise GuestError(f"{shown!r} printed more than {limit} bytes in the guest")
+                raise _too_much(shown, limit)
             if over:
                 break
             self._await(poll, channel, shown, deadline)
@@ -259,6 +325,13 @@ class GuestShell:
         if status == -1 and not self._transport.is_active():
             raise self._lost(f"lost the guest while it ran {shown!r}", deadline)
         return Completed(status, bytes(stdout), bytes(stderr))
+
+    def _poll(self, channel: paramiko.Channel) -> select.poll:
+        poll = select.poll()
+        poll.register(channel.fileno(), select.POLLIN)
+        if self._console is not None:
+            poll.register(self._console.trouble_fd(), select.POLLIN)
+        return poll
 
     def _await(self, poll: select.poll, channel: paramiko.Channel, shown: str, deadline: Deadline) -> None:
         if channel.eof_received:
@@ -297,6 +370,10 @@ def _hung_up_on_trouble(sock: socket.socket, console: Console | None) -> Iterato
         os.eventfd_write(over, 1)
         watcher.join()
         os.close(over)
+
+
+def _too_much(shown: str, limit: int) -> GuestError:
+    return GuestError(f"{shown!r} printed more than {limit} bytes in the guest")
 
 
 def _close(channel: paramiko.Channel) -> None:

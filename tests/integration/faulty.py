@@ -67,11 +67,16 @@ def clock_jumps(session: Session) -> None:
     time.time_ns = lambda: real_ns() + int(jump[int(real()) % 2] * 1e9)
 
 
-#: both collectors of the guest, the program and the script, replaced by one that prints 100 MB of nothing
+#: who waits until the agent's end is known to its SSH server
+GONE = "while pgrep -x agent >/dev/null; do usleep 10000; done; usleep 500000"
+#: the agent and the script that it stands in for, replaced by what prints 100 MB of nothing
 GARBAGE = (
-    "for c in /usr/bin/collector /usr/lib/memhp/collect; do "
-    "rm $c; printf '#!/bin/sh\\nhead -c 100000000 /dev/zero\\n' >$c; chmod 755 $c; done"
+    "for c in /usr/bin/agent /usr/lib/memhp/collect; do "
+    "rm $c; printf '#!/bin/sh\\nexec head -c 100000000 /dev/zero\\n' >$c; chmod 755 $c; done; "
+    f"killall -KILL agent; {GONE}"
 )
+#: the agent at work when it ends: it is stopped before it is asked, and killed while somebody waits for its answer
+ENDED = "killall -STOP agent; (sleep 3; killall -KILL agent) >/dev/null 2>&1 &"
 #: all memory filled by a file, which the OOM killer cannot free
 FULL = "mount -o remount,size=200% /tmp; head -c 4294967296 /dev/zero >/tmp/all"
 FLOOD = "(tr '\\0' x </dev/zero >/dev/console 2>&1 &)"
@@ -91,12 +96,15 @@ FAULTS: Mapping[str, Callable[[Session], None]] = {
     "clock-jump": clock_jumps,
     "console-flood": in_guest(FLOOD),
     "garbage": in_guest(GARBAGE),
+    "agent-killed": in_guest(f"killall -KILL agent; {GONE}"),
+    "agent-ended": in_guest(ENDED),
+    "agent-stalled": in_guest("killall -STOP agent"),
     "none": lambda session: None,
 }
 
 
 #: faults that a run is to get over, or that take the time that 100 MB take
-PATIENT = ("none", "clock-jump", "console-flood", "oom-kill", "garbage")
+PATIENT = ("none", "clock-jump", "console-flood", "oom-kill", "garbage", "agent-killed")
 STEP_SECONDS = 20.0
 
 

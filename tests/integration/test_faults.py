@@ -55,6 +55,9 @@ EXPECTED = {
     "clock-jump": Expected(0, "pass", ""),
     "console-flood": Expected(0, "pass", ""),
     "garbage": Expected(3, "infra", "printed more than"),
+    "agent-killed": Expected(0, "pass", ""),
+    "agent-ended": Expected(3, "infra", "the agent in the guest ended while it ran"),
+    "agent-stalled": Expected(3, "infra", "gave up after"),
 }
 
 

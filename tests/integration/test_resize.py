@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from needs import need
@@ -18,10 +18,10 @@ from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
 from harness.units import GIB, MIB
 
-pytestmark = pytest.mark.memhp_guest
+pytestmark = [pytest.mark.memhp_guest, pytest.mark.shared_guest]
 
 BOOT_SECONDS = 120.0
-ROUNDS = 5
+ROUNDS = 3
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +46,34 @@ def resize(guest: BootedGuest, size: int, limit: Deadline) -> None:
         limit.check(f"vmem0 to have {size} bytes")
 
 
-def test_the_end_of_the_drivers_work_is_waited_for(guest: BootedGuest, memhp_artifacts: Parts) -> None:
+def by_agent(guest: BootedGuest, limit: Deadline) -> None:
+    wait_work(guest.shell, RESIZE_QUEUE, deadline=limit)
+
+
+def by_script(guest: BootedGuest, limit: Deadline) -> None:
+    assert guest.shell.must(f"sh /usr/lib/memhp/wait-work {RESIZE_QUEUE} 60", deadline=limit) == b""
+
+
+@pytest.mark.parametrize("wait", [by_agent, by_script])
+def test_the_end_of_the_drivers_work_is_waited_for(
+    guest: BootedGuest, memhp_artifacts: Parts, wait: Callable[[BootedGuest, Deadline], None]
+) -> None:
     need(guest, memhp_artifacts, "virtio-mem-pci", "VIRTIO_MEM")
     limit = Deadline(120)
     set_auto_online(guest.shell, "online_movable", deadline=limit)
     guest.shell.run("modprobe virtio_mem", deadline=limit)
-    memdev.plug(guest.machine, VirtioMemSpec("vmem0", GIB, block_size=2 * MIB), deadline=limit)
+    if not memdev.memory_devices(guest.machine, deadline=limit):
+        memdev.plug(guest.machine, VirtioMemSpec("vmem0", GIB, block_size=2 * MIB), deadline=limit)
     size, few = guest.facts.memory_block_size, 2 * MIB
     where = memdev.memory_device(guest.machine, "vmem0", deadline=limit).range.start
     resize(guest, few, limit)
     wait_blocks(guest.shell, states={where // size: "online"}, deadline=limit)
-    wait_work(guest.shell, RESIZE_QUEUE, deadline=limit)
+    wait(guest, limit)
     before = total(guest, limit)
     for _ in range(ROUNDS):
         resize(guest, size, limit)
-        wait_work(guest.shell, RESIZE_QUEUE, deadline=limit)
+        wait(guest, limit)
         assert total(guest, limit) - before == size - few
         resize(guest, few, limit)
-        wait_work(guest.shell, RESIZE_QUEUE, deadline=limit)
+        wait(guest, limit)
         assert total(guest, limit) == before

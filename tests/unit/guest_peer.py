@@ -135,4 +135,5 @@ class SshPeer(paramiko.ServerInterface):
         with contextlib.suppress(*_GONE):
             while data := channel.recv(1 << 15):
                 child.stdin.write(data)
+                child.stdin.flush()
             child.stdin.close()

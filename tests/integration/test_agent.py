@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The two collectors of a guest, the program and the script of a guest root without it: both tell the same."""
+"""The agent in a real guest: it does what the scripts of a guest root without it do, and stays."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from harness.collect.snapshot import collect_state
 from harness.collect.sources import FACT_SOURCES, STATE_SOURCES
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, GuestError
 from harness.guest import pmem
-from harness.guest.blocks import set_auto_online, set_blocks, wait_blocks
+from harness.guest.blocks import error_name, set_auto_online, set_blocks, wait_blocks
 from harness.guest.devices import wait_driver
 from harness.parsers.vmcoreinfo import note_from_kcore
 from harness.qemu import memdev
 from harness.qemu.devices.dimm import DimmSpec
 from harness.qemu.devices.virtio_pmem import VirtioPmemSpec
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
+from harness.state import GuestState, NotObserved
 from harness.units import GIB, MIB
 
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.shared_guest]
 
 BOOT_SECONDS = 120.0
-SCRIPT, PROGRAM = "/usr/lib/memhp/collect", "/usr/bin/collector"
+SCRIPT, PROGRAM = "sh /usr/lib/memhp/collect", "/usr/bin/agent collect"
+DUMP = "/sys/kernel/debug/kernel_page_tables"
 SOURCES = (*STATE_SOURCES, *FACT_SOURCES)
 
 
@@ -36,8 +39,6 @@ def guest(
     memhp_guest_spec: GuestSpec, memhp_artifacts: Parts, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BootedGuest]:
     with boot_guest(memhp_guest_spec, memhp_artifacts, tmp_path_factory.mktemp("guest") / "run", BOOT_SECONDS) as guest:
-        # What happens from here on is in the first look of both.
-        guest.shell.must("rm -rf /run/memhp", deadline=Deadline(60))
         yield guest
 
 
@@ -99,7 +100,26 @@ def told_by_both(guest: BootedGuest, sources: Sequence[str], limit: Deadline) ->
     return program
 
 
+def pid(guest: BootedGuest, limit: Deadline) -> int:
+    return int(guest.shell.must("pidof agent", deadline=limit))
+
+
+def look(guest: BootedGuest, limit: Deadline) -> GuestState:
+    return collect_state(guest.shell, None, None, facts=guest.facts, deadline=limit)
+
+
+def test_it_stays(guest: BootedGuest, limit: Deadline) -> None:
+    """Comes first: what is kept open is opened before any memory is added."""
+    first = look(guest, limit)
+    agent = pid(guest, limit)
+    assert look(guest, limit).uptime > first.uptime and pid(guest, limit) == agent
+    open_files = guest.shell.must(f"ls -l /proc/{agent}/fd", deadline=limit).decode()
+    # The dump's file is kept for the buffer behind it.
+    assert (DUMP in open_files) == (not isinstance(first.page_tables, NotObserved))
+
+
 def test_at_rest(guest: BootedGuest, limit: Deadline) -> None:
+    guest.shell.must("rm -rf /run/memhp", deadline=limit)
     first = told_by_both(guest, SOURCES, limit)
     for name in ("boot_id", "uptime", "iomem", "blocks", "meminfo", "zoneinfo", "dmesg", "vmstat", "release", "kcore"):
         assert (first[name].status, bool(first[name].data)) == ("ok", True), name
@@ -194,9 +214,8 @@ def test_a_log_that_only_the_system_call_tells(guest: BootedGuest, limit: Deadli
 def test_what_cannot_be_read(guest: BootedGuest, limit: Deadline) -> None:
     # There is nothing at address 0 of a process, and no page at the start of a disk that does not answer.
     over = ("/proc/meminfo", "/proc/kcore", "/proc/slabinfo")
-    dump = "/sys/kernel/debug/kernel_page_tables"
-    has_dump = guest.shell.run(f"test -e {dump}", deadline=limit).status == 0
-    over += (dump,) if has_dump else ()
+    has_dump = guest.shell.run(f"test -e {DUMP}", deadline=limit).status == 0
+    over += (DUMP,) if has_dump else ()
     guest.shell.must("".join(f"test -e {path} && mount --bind /proc/1/mem {path}; " for path in over), deadline=limit)
     try:
         frames = told_by_both(guest, ("meminfo", "kcore", "slabinfo", "ptdump", "uptime"), limit)
@@ -223,17 +242,95 @@ def test_no_such_source(guest: BootedGuest, limit: Deadline) -> None:
         assert done.status == 2 and b"no source nonsense" in done.stderr
 
 
-def test_a_guest_root_without_the_program(guest: BootedGuest, limit: Deadline) -> None:
-    def look() -> set[str]:
-        guest.shell.must("rm -rf /run/memhp", deadline=limit)
-        state = collect_state(guest.shell, None, None, facts=guest.facts, deadline=limit)
-        assert state.boot_id and isinstance(state.iomem, tuple)
-        return set(guest.shell.must("ls /run/memhp", deadline=limit).decode().split())
+def end_agent(guest: BootedGuest, limit: Deadline) -> None:
+    """Kill the agent, and wait until its end is known here."""
+    agent = guest.shell._agent
+    assert agent is not None
+    guest.shell.must("killall -KILL agent", deadline=limit)
+    assert agent.channel.status_event.wait(limit.remaining())
 
-    # What they remember of the log tells who it was.
-    assert "next" in look()
-    guest.shell.must(f"mv {PROGRAM} {PROGRAM}.away", deadline=limit)
+
+def test_one_that_was_killed_is_started_again(guest: BootedGuest, limit: Deadline) -> None:
+    look(guest, limit)
+    first = pid(guest, limit)
+    guest.shell.must("echo on >/proc/sys/kernel/printk_devkmsg; echo '<6>meanwhile' >/dev/kmsg", deadline=limit)
+    end_agent(guest, limit)
+    state = look(guest, limit)
+    assert pid(guest, limit) != first
+    # The next one knows what was told of the log.
+    assert isinstance(state.dmesg, tuple) and [line.text for line in state.dmesg] == ["meanwhile"]
+
+
+def test_one_that_stalls_is_given_up(guest: BootedGuest, limit: Deadline) -> None:
+    look(guest, limit)
+    guest.shell.must("killall -STOP agent", deadline=limit)
+    with pytest.raises(DeadlineExpired, match=r"waiting for '/usr/lib/memhp/collect .* in the guest"):
+        look(guest, Deadline(1))
+    assert look(guest, limit).boot_id
+    guest.shell.must("killall -CONT agent", deadline=limit)
+    # Nobody listens to the first one any more.
+    guest.shell.must("until [ $(pidof agent | wc -w) = 1 ]; do usleep 10000; done", deadline=limit)
+
+
+def test_one_that_ends_at_work(guest: BootedGuest, limit: Deadline) -> None:
+    look(guest, limit)
+    guest.shell.must("killall -STOP agent; (sleep 1; killall -KILL agent) >/dev/null 2>&1 &", deadline=limit)
+    with pytest.raises(GuestError, match="the agent in the guest ended while it ran '/usr/lib/memhp/collect "):
+        look(guest, limit)
+    assert look(guest, limit).boot_id
+
+
+def test_a_guest_root_without_the_program(guest: BootedGuest, limit: Deadline) -> None:
+    look(guest, limit)
+    guest.shell.must("mv /usr/bin/agent /usr/bin/away; rm -r /run/memhp", deadline=limit)
+    end_agent(guest, limit)
     try:
-        assert "since" in look()
+        state = look(guest, limit)
+        assert state.boot_id and isinstance(state.iomem, tuple)
+        # What it remembers of the log tells who it was.
+        assert "since" in guest.shell.must("ls /run/memhp", deadline=limit).decode().split()
+        assert not guest.shell._has_agent
     finally:
-        guest.shell.must(f"mv {PROGRAM}.away {PROGRAM}", deadline=limit)
+        guest.shell.must("mv /usr/bin/away /usr/bin/agent", deadline=limit)
+        guest.shell._has_agent = True
+
+
+def by_both(guest: BootedGuest, words: str, stdin: bytes, limit: Deadline) -> list[str]:
+    """What the agent answers to a request about blocks, which is what the script does; errors by their names."""
+    answers = []
+    for command in ("sh /usr/lib/memhp/blocks", "/usr/bin/agent blocks", "/usr/lib/memhp/blocks"):
+        done = guest.shell.run(f"{command} {words}", stdin=stdin, deadline=limit)
+        assert (done.status, done.stderr) == (0, b"")
+        lines = done.stdout.decode().splitlines()
+        answers.append([re.sub(r"failed (.*)", lambda match: f"failed {error_name(match[1])}", line) for line in lines])
+    assert answers[0] == answers[1] == answers[2]
+    return answers[0]
+
+
+def test_blocks(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline) -> None:
+    need(guest, memhp_artifacts, "pc-dimm", "ACPI_HOTPLUG_MEMORY")
+    set_auto_online(guest.shell, "offline", deadline=limit)
+    size = guest.facts.memory_block_size
+    assert memdev.plug(guest.machine, DimmSpec("dimm1", 2 * size), deadline=limit).kind == "done"
+    where = memdev.memory_device(guest.machine, "dimm1", deadline=limit).range
+    first, second = range(where.start // size, where.end // size)
+    wait_blocks(guest.shell, states={first: "offline", second: "offline"}, deadline=limit)
+    both = f"{first}\n{second}\n".encode()
+    assert by_both(guest, "zones", both + b"99999\n", limit)[2] == "99999 "
+    assert set_blocks(guest.shell, [first], "online_movable", deadline=limit)[0].ok
+    assert by_both(guest, "set online_movable", f"{first}\n99999\n".encode(), limit) == [
+        f"{first} failed EINVAL",
+        "99999 failed ENOENT",
+    ]
+    assert by_both(guest, "zones", both, limit)[0] == f"{first} Movable"
+    assert by_both(guest, "wait 500", f"{first} online\n{second} present\n99999 absent\n".encode(), limit) == []
+    assert by_both(
+        guest, "wait 10", f"{first} offline\n{second} online\n{second} absent\n{first} online\n".encode(), limit
+    ) == [
+        f"{first} offline online",
+        f"{second} online offline",
+        f"{second} absent present",
+    ]
+    assert set_blocks(guest.shell, [first], "offline", deadline=limit, patience=60)[0].ok
+    assert memdev.unplug(guest.machine, "dimm1", deadline=limit).kind == "deleted"
+    wait_blocks(guest.shell, absent=[first, second], deadline=limit)

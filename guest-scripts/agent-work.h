@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Part of agent.c: waits until no worker of the kernel is at work for a workqueue, as the script wait-work does.
+ */
+#ifndef PROC
+#define PROC "/proc"
+#endif
+
+static int is_process(const struct dirent *entry)
+{
+	return *entry->d_name >= '0' && *entry->d_name <= '9';
+}
+
+/* Whether this is the name of one that is at work for the queue (wq_worker_comm, kernel/workqueue.c, since v4.18). */
+static bool works_for(const char *name, const char *queue)
+{
+	const char *plus = strrchr(name, '+');
+
+	return plus && !strncmp(name, "kworker/", strlen("kworker/")) && !strcmp(plus + 1, queue);
+}
+
+/* Whether there is one; the names of all of them are put, if they are to be told. */
+static bool working(const char *queue, bool tell)
+{
+	struct dirent **found;
+	int processes = scandir(PROC, &found, is_process, by_name);
+	bool any = false;
+
+	for (int p = 0; p < processes && (tell || !any); p++) {
+		char path[PATH_MAX];
+		const char *name;
+
+		snprintf(path, sizeof(path), PROC "/%s/comm", found[p]->d_name);
+		name = first_line(path);
+		if (!name || !works_for(name, queue))
+			continue;
+		any = true;
+		if (tell) {
+			put_text(name);
+			put_text("\n");
+		}
+	}
+	if (processes >= 0)
+		free_names(found, processes);
+	return any;
+}
+
+static int wait_work(const char *queue, long long seconds)
+{
+	const struct timespec pause = { 0, POLL_NS };
+	long long end = now_ms() + seconds * 1000;
+
+	while (working(queue, false)) {
+		if (now_ms() >= end)
+			return working(queue, true) ? 1 : 0;
+		nanosleep(&pause, NULL);
+	}
+	return 0;
+}
