@@ -51,7 +51,7 @@ Builder = Callable[[Path], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """One entry of the cache on disk; ``broken`` says what is wrong with it, None if nothing."""
 
     path: Path
@@ -144,12 +144,12 @@ class Cache:
                 path.rename(Path(temp) / "entry")
                 remove_tree(Path(temp) / "entry")
 
-    def entries(self, *, full: bool) -> Iterator[Entry]:
+    def entries(self, *, full: bool) -> Iterator[CacheEntry]:
         """Every entry, verified: by size and time, or with ``full`` by hashing every byte."""
         for path in sorted(self.root.glob("*/*/")):
             if (path / MANIFEST).exists():
                 size = sum(item.stat().st_size for item in path.rglob("*") if item.is_file() and not item.is_symlink())
-                yield Entry(path, path.parent.name, size, verify(path, full=full))
+                yield CacheEntry(path, path.parent.name, size, verify(path, full=full))
 
     def place(self, kind: str, name: str, inputs: Mapping[str, str]) -> Path:
         """Where the entry made from ``inputs`` is, or would be."""

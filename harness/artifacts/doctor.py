@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from harness import proc
 from harness.arch import ARCHES, ArchSpec
 from harness.artifacts.apt import keyring
-from harness.artifacts.cache import Cache, Entry
+from harness.artifacts.cache import Cache, CacheEntry
 from harness.artifacts.fetch import PARTS, Able
 from harness.artifacts.kernel_build import is_usual
 from harness.artifacts.mirror import debian_mirror
@@ -173,7 +173,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
-def _entries(cache: Cache, verify: bool, progress: Progress) -> list[Entry]:
+def _entries(cache: Cache, verify: bool, progress: Progress) -> list[CacheEntry]:
     found = []
     try:
         with progress.task("Verifying every byte of the cache" if verify else "Checking the cache") as task:
@@ -188,7 +188,7 @@ def _entries(cache: Cache, verify: bool, progress: Progress) -> list[Entry]:
     return found
 
 
-def _belongs(entry: Entry, part: str, arch: ArchSpec) -> bool:
+def _belongs(entry: CacheEntry, part: str, arch: ArchSpec) -> bool:
     if entry.kind == "kernel" and not is_usual(entry.path.name, arch):
         # A flavour or another version does not replace the default kernel.
         return False
@@ -196,7 +196,7 @@ def _belongs(entry: Entry, part: str, arch: ArchSpec) -> bool:
     return entry.kind == part and (arch.name in words or arch.qemu_target in words)
 
 
-def part_row(part: str, arch: ArchSpec, entries: Sequence[Entry], able: Able | None = None) -> DoctorRow:
+def part_row(part: str, arch: ArchSpec, entries: Sequence[CacheEntry], able: Able | None = None) -> DoctorRow:
     """Whether the cache has ``part`` for ``arch``; the host's own QEMU counts unless ``able`` rejects it."""
     name, get = f"{arch.name} {part}", f"memhp fetch {part} -a {arch.name}"
     mine = [entry for entry in entries if _belongs(entry, part, arch)]
@@ -235,7 +235,7 @@ def _host_qemu(name: str, arch: ArchSpec, able: Able | None, get: str) -> Doctor
     return DoctorRow(name, "ok", f"the host's {path}, {match[1]}{unsure}", "")
 
 
-def stray_rows(entries: Sequence[Entry], arches: Sequence[ArchSpec]) -> Iterator[DoctorRow]:
+def stray_rows(entries: Sequence[CacheEntry], arches: Sequence[ArchSpec]) -> Iterator[DoctorRow]:
     """A row for each damaged entry outside the parts for ``arches``."""
     for entry in entries:
         part_of = any(_belongs(entry, part, arch) for part in PARTS for arch in arches)

@@ -15,18 +15,18 @@ _VALUES, _CHILDREN = 0x40000000, 0x20000000
 
 
 @dataclass
-class _Node:
-    children: dict[int, _Node] = field(default_factory=dict)
+class _TrieNode:
+    children: dict[int, _TrieNode] = field(default_factory=dict)
     value: str | None = None
 
 
 def pack_index(values: Mapping[str, str]) -> bytes:
     """The index that maps each key, in ASCII, to its one value. Equal mappings give equal bytes."""
-    root = _Node()
+    root = _TrieNode()
     for key, value in values.items():
         node = root
         for character in key.encode("ascii"):
-            node = node.children.setdefault(character, _Node())
+            node = node.children.setdefault(character, _TrieNode())
         node.value = value
     # Two header words, then the offset of the root, which is only known at the end.
     out = bytearray(struct.pack(">III", _MAGIC, _VERSION, 0))
@@ -34,7 +34,7 @@ def pack_index(values: Mapping[str, str]) -> bytes:
     return bytes(out)
 
 
-def _write(node: _Node, out: bytearray) -> int:
+def _write(node: _TrieNode, out: bytearray) -> int:
     offsets = {character: _write(child, out) for character, child in sorted(node.children.items())}
     where = len(out)
     if offsets:

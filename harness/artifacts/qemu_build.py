@@ -195,7 +195,7 @@ def environment(meson: Path, host: Mapping[str, str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
+class QemuBuild:
     """One build in ``work``, a scratch folder; every command and its output go to ``log``."""
 
     recipe: Recipe
@@ -292,14 +292,14 @@ def build_qemu(
         require_packages(deadline)
         log.parent.mkdir(exist_ok=True)
         log.unlink(missing_ok=True)
-        _make(Build(recipe, version, scratch(out), log, deadline), out, apt, progress)
+        _make(QemuBuild(recipe, version, scratch(out), log, deadline), out, apt, progress)
         log.unlink()
 
     what = f"QEMU for {arch.name}"
     return _installed(cache.get("qemu", recipe.target, inputs, builder, progress, what=what), recipe, version)
 
 
-def _make(build: Build, out: Path, apt: PrivateApt, progress: Progress) -> None:
+def _make(build: QemuBuild, out: Path, apt: PrivateApt, progress: Progress) -> None:
     dsc = apt.source(SOURCE, build.version, build.work, progress)
     meson = build.work / "meson"
     unpack(apt.download([MESON], progress, dependencies=False), meson, progress)

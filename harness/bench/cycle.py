@@ -11,7 +11,7 @@ from harness.check import Verdict
 from harness.config.arguments import Args
 from harness.deadline import Deadline
 from harness.errors import InfraError
-from harness.guest.shell import OUTPUT_LIMIT, Completed, GuestShell
+from harness.guest.shell import OUTPUT_LIMIT, CommandResult, GuestShell
 from harness.scenarios.result import StepResult
 from harness.scenarios.session import Session
 from harness.scenarios.verbs import verb_of, work_of
@@ -25,7 +25,7 @@ class Stopwatch(GuestShell):
         self._shell = shell
         self.spans: list[tuple[float, float]] = []
 
-    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> Completed:
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> CommandResult:
         """As ``shell`` does, timed."""
         start = time.monotonic()
         try:

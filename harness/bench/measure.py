@@ -146,7 +146,7 @@ def _no_collector() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class FittedLine:
     """A straight line: ``fixed + slope * x``; ``deviations`` of the points from it, as fractions of it."""
 
     fixed: float
@@ -159,7 +159,7 @@ class Line:
         return max(abs(part) for part in self.deviations)
 
 
-def fit_line(points: Sequence[tuple[float, float]]) -> Line:
+def fit_line(points: Sequence[tuple[float, float]]) -> FittedLine:
     """The line through points (x, y) with the smallest sum of squared relative errors; y above 0.
 
     Relative, so that the small points count as much as the large. Raises ValueError for less than three points.
@@ -172,4 +172,4 @@ def fit_line(points: Sequence[tuple[float, float]]) -> Line:
     u, v = sum(a[0] for a in rows), sum(a[1] for a in rows)
     scale = uu * vv - uv * uv
     fixed, slope = (u * vv - v * uv) / scale, (v * uu - u * uv) / scale
-    return Line(fixed, slope, tuple(y / (fixed + slope * x) - 1 for x, y in points))
+    return FittedLine(fixed, slope, tuple(y / (fixed + slope * x) - 1 for x, y in points))

@@ -44,7 +44,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class FigureSection:
     """Figures that belong together; ``facts`` say what they were measured on, ``notes`` what could not be measured."""
 
     name: str
@@ -88,7 +88,7 @@ class BenchResult:
     rounds: int
     host: Host
     guest: Mapping[str, Fact]
-    sections: tuple[Section, ...]
+    sections: tuple[FigureSection, ...]
     targets: tuple[Target, ...]
     mismatches: tuple[str, ...] | None
     reason: str = ""
@@ -124,7 +124,7 @@ def to_json(result: BenchResult) -> dict[str, object]:
     }
 
 
-def _section_json(section: Section) -> dict[str, object]:
+def _section_json(section: FigureSection) -> dict[str, object]:
     return {
         "title": section.title,
         "facts": dict(section.facts),
@@ -175,7 +175,7 @@ def to_lines(result: BenchResult) -> Iterator[str]:
     yield from _agreement_lines(result)
 
 
-def _section_lines(section: Section) -> Iterator[str]:
+def _section_lines(section: FigureSection) -> Iterator[str]:
     yield section.title
     if section.facts:
         yield "  " + ", ".join(f"{name} {_fact(value)}" for name, value in section.facts.items())

@@ -13,7 +13,7 @@ from harness.bench import BenchOptions
 from harness.bench.cycle import Cycle, Stopwatch, require_pass
 from harness.bench.host import look_at_host
 from harness.bench.measure import TOTAL, Laps, Spread, paired
-from harness.bench.result import BenchResult, Fact, Figure, Section
+from harness.bench.result import BenchResult, Fact, Figure, FigureSection
 from harness.check import Verdict
 from harness.collect.hostside import kernel_sources, regions
 from harness.config.arguments import Args
@@ -86,7 +86,7 @@ def run(spec: GuestSpec, options: BenchOptions, progress: Progress) -> BenchResu
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(private_directory())
         task = stack.enter_context(progress.task(f"measuring {spec.name}"))
-        bench = _Bench(spec, parts, options, scratch, task)
+        bench = _SpeedBench(spec, parts, options, scratch, task)
         sections = [bench.starting(), *bench.cycles(abilities), bench.side_by_side(abilities)]
     if lacks:
         sections[0] = dataclasses.replace(sections[0], notes=(*sections[0].notes, *lacks))
@@ -122,7 +122,7 @@ def resolve_able(spec: GuestSpec, progress: Progress) -> tuple[Parts, list[str],
             lacks.append(f"not measured: {lack.message}")
 
 
-class _Bench:
+class _SpeedBench:
     """The measurements, one after the other."""
 
     def __init__(self, spec: GuestSpec, parts: Parts, options: BenchOptions, scratch: Path, task: Task) -> None:
@@ -133,7 +133,7 @@ class _Bench:
         self.task = task
         self._folders = 0
 
-    def starting(self) -> Section:
+    def starting(self) -> FigureSection:
         """Cold boot against restore, in turns: up to the first answer over SSH."""
         self.task.update(note="cold boots and restored guests, in turns")
         try:
@@ -159,13 +159,13 @@ class _Bench:
             restored = series["restore"]["answer"].wall
             figures.append(Figure("restore", "restore to the first SSH answer", restored, "s"))
             figures.append(Figure("ratio", "cold / restore", series["cold"]["answer"].wall.over(restored), "x"))
-        return Section("start", "starting a guest", {}, tuple(figures), (f"no restore: {lack}",) if lack else ())
+        return FigureSection("start", "starting a guest", {}, tuple(figures), (f"no restore: {lack}",) if lack else ())
 
     def _answer(self, starting: contextlib.AbstractContextManager[Connected], laps: Laps, deadline: Deadline) -> None:
         with contextlib.ExitStack() as stack, laps.part("answer"):
             stack.enter_context(starting).shell.must("true", deadline=deadline)
 
-    def cycles(self, abilities: Sequence[str]) -> Iterator[Section]:
+    def cycles(self, abilities: Sequence[str]) -> Iterator[FigureSection]:
         """Both cycles and the parts of a snapshot, on one guest."""
         with contextlib.ExitStack() as stack:
             folder = self._folder()
@@ -182,7 +182,7 @@ class _Bench:
                 yield self._cycle(session, watch, ability)
             yield self._snapshot(session, watch)
 
-    def _cycle(self, session: Session, watch: Stopwatch, ability: str) -> Section:
+    def _cycle(self, session: Session, watch: Stopwatch, ability: str) -> FigureSection:
         policy = "offline" if ability == DIMM else "online_movable"
         require_pass(session.act("policy", work_of(AutoOnlineArgs(policy))))
         if ability == MEM:
@@ -199,9 +199,9 @@ class _Bench:
             Figure("ratio", "a cycle / the guest's share", wall.over(guest), "x"),
             Figure("rate", "cycles", Spread(tuple(60 / seconds for seconds in wall.values)), "/min"),
         )
-        return Section(ability, _TITLES[ability], {}, figures)
+        return FigureSection(ability, _TITLES[ability], {}, figures)
 
-    def _snapshot(self, session: Session, watch: Stopwatch) -> Section:
+    def _snapshot(self, session: Session, watch: Stopwatch) -> FigureSection:
         """A whole snapshot, and of it what the host reads in the guest's memory."""
         self.task.update(note="snapshots")
 
@@ -222,9 +222,9 @@ class _Bench:
             Figure("collect_guest", "    the command in the guest", series["collect"]["ssh"].wall),
             Figure.timed("walk", "page tables and sections, read on the host", series["walk"][TOTAL]),
         )
-        return Section("snapshot", "one snapshot", {}, figures)
+        return FigureSection("snapshot", "one snapshot", {}, figures)
 
-    def side_by_side(self, abilities: Sequence[str]) -> Section:
+    def side_by_side(self, abilities: Sequence[str]) -> FigureSection:
         """The same few scenarios, one at a time and several at a time."""
         scenario = self._scenario(abilities)
         rates: dict[int, list[float]] = {jobs: [] for jobs in JOBS}
@@ -243,7 +243,7 @@ class _Bench:
         if peaks:
             figures.append(Figure("peak", "memory that a QEMU has at its peak", Spread(tuple(peaks)), "MiB"))
         facts: dict[str, Fact] = {"harness's own peak MiB": (peak_memory("self") or 0) // MIB}
-        return Section("runs", "runs side by side", facts, tuple(figures))
+        return FigureSection("runs", "runs side by side", facts, tuple(figures))
 
     def _scenario(self, abilities: Sequence[str]) -> Scenario:
         path = self.scratch / "bench.yaml"

@@ -11,7 +11,7 @@ from harness.bench.growth import Point, affordable, line_facts
 from harness.bench.host import look_at_host
 from harness.bench.measure import TOTAL, WARM_UPS, Series, Spread, paired
 from harness.bench.readers import Readers
-from harness.bench.result import BenchResult, Fact, Figure, Section, Target
+from harness.bench.result import BenchResult, Fact, Figure, FigureSection, Target
 from harness.config.guest import GuestSpec, problems
 from harness.deadline import Deadline
 from harness.errors import GuestError, UnsupportedError, UsageError
@@ -82,7 +82,7 @@ def run(spec: GuestSpec, options: BenchOptions, progress: Progress, growth: Sequ
         if not lack:
             sizes, notes = affordable(growth, spec, readers.page_size, readers.struct_page)
         with progress.task("measuring", total=steps(len(sizes), options.rounds)) as task:
-            bench = _Bench(readers, options, task)
+            bench = _WalkBench(readers, options, task)
             paired_section = bench.against_the_guest()
             grown_section = bench.as_it_grows(sizes, notes)
         return BenchResult(
@@ -125,7 +125,7 @@ def guest_facts(spec: GuestSpec, guest: BootedGuest, parts: Parts) -> dict[str, 
     }
 
 
-class _Bench:
+class _WalkBench:
     """The measurements on one guest, one after the other."""
 
     def __init__(self, readers: Readers, options: BenchOptions, task: Task) -> None:
@@ -137,7 +137,7 @@ class _Bench:
         self.by_pages = 0.0
         self.grown: dict[int, Spread] = {}
 
-    def against_the_guest(self) -> Section:
+    def against_the_guest(self) -> FigureSection:
         """Both readers in turns, and their results compared after every round."""
         readers = self.readers
         self.task.update(note="host against guest")
@@ -166,11 +166,11 @@ class _Bench:
             self.ratio = guest["ssh"].wall.over(self.series["host"][TOTAL].wall)
             figures.append(Figure("ratio", "dump over SSH / all of the host's", self.ratio, unit="x"))
         notes = (f"the guest's own dump not measured: {readers.no_dump}",) if readers.no_dump else ()
-        return Section(
+        return FigureSection(
             "paired", "page tables: host against guest, in turns", readers.size_facts(), tuple(figures), notes
         )
 
-    def as_it_grows(self, sizes: Sequence[int], notes: Sequence[str]) -> Section:
+    def as_it_grows(self, sizes: Sequence[int], notes: Sequence[str]) -> FigureSection:
         """The host alone, with more and more memory; the guest's dump once for each size, to compare with."""
         points: list[Point] = []
         present = 0
@@ -191,7 +191,7 @@ class _Bench:
         figures = [Figure.timed(f"{TOTAL}_{point.size}", f"{point}: all of it", point.timing) for point in points]
         figures += [Figure(f"per_page_{point.size}", f"{point}: each table page", point.each, "us") for point in points]
         title = "page tables: host alone, as sparse memory is hot-added"
-        return Section("growth", title, facts | line_facts(points), tuple(figures), tuple(notes))
+        return FigureSection("growth", title, facts | line_facts(points), tuple(figures), tuple(notes))
 
     def targets(self, memory: int) -> tuple[Target, ...]:
         """What was hoped for on an arm64 guest with 4K pages and rodata=full, its default."""

@@ -19,7 +19,7 @@ _TOP = 1 << 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _SharedRun:
     """A run that both formats can express: adjacent virtual addresses, one level, one set of attributes."""
 
     range: AddrRange
@@ -76,8 +76,8 @@ def _image(walked: Sequence[Leaf], offset: int, moving: Sequence[AddrRange]) -> 
         yield AddrRange(ours[0].start, ours[-1].end)
 
 
-def _runs(leaves: Sequence[Leaf], still: Sequence[AddrRange], passing: frozenset[str]) -> list[_Run]:
-    out: list[_Run] = []
+def _runs(leaves: Sequence[Leaf], still: Sequence[AddrRange], passing: frozenset[str]) -> list[_SharedRun]:
+    out: list[_SharedRun] = []
     for window in still:
         for leaf in clip(leaves, window):
             # What is not valid is a block or not by its level. ptdump says BLK of it as of v6.15 no more, whose bits
@@ -94,13 +94,13 @@ def _runs(leaves: Sequence[Leaf], still: Sequence[AddrRange], passing: frozenset
                     attrs,
                 )
             ):
-                out[-1] = _Run(AddrRange(last.range.start, leaf.range.end), last.level, attrs)
+                out[-1] = _SharedRun(AddrRange(last.range.start, leaf.range.end), last.level, attrs)
             else:
-                out.append(_Run(leaf.range, leaf.level, attrs))
+                out.append(_SharedRun(leaf.range, leaf.level, attrs))
     return out
 
 
-def _differences(dump: Sequence[_Run], walk: Sequence[_Run]) -> Iterator[Broken]:
+def _differences(dump: Sequence[_SharedRun], walk: Sequence[_SharedRun]) -> Iterator[Broken]:
     told, found = set(dump), set(walk)
     only_told, only_found = [run for run in dump if run not in found], [run for run in walk if run not in told]
     for where in merge_ranges(run.range for run in [*only_told, *only_found]):
@@ -109,5 +109,5 @@ def _differences(dump: Sequence[_Run], walk: Sequence[_Run]) -> Iterator[Broken]
         )
 
 
-def _describe(runs: Iterable[_Run], where: AddrRange) -> str:
+def _describe(runs: Iterable[_SharedRun], where: AddrRange) -> str:
     return "; ".join(str(run) for run in runs if run.range.overlaps(where)) or "nothing"

@@ -22,9 +22,9 @@ def run_and_keep(arguments: RunArguments) -> int:
     from harness.scenarios.runner import run_pairs
 
     # Before anything has a thread: a fork takes along only the one that calls it.
-    from harness.shell.keep import Release, keeping_note, serve, split_off
+    from harness.shell.keep import ParentRelease, keeping_note, serve, split_off
 
-    def work(release: Release) -> int:
+    def work(release: ParentRelease) -> int:
         with open_reporter(arguments) as reporter:
 
             def keep(session: Session, result: RunResult) -> None:

@@ -22,7 +22,7 @@ from harness.errors import UsageError
 from harness.matrix.book import book_of_store
 from harness.matrix.history import History, check_history, expected, read_history
 from harness.matrix.parts import prepare
-from harness.matrix.plan import Cell, Plan, expected_seconds, make_plan, shard_of
+from harness.matrix.plan import Cell, MatrixPlan, expected_seconds, make_plan, shard_of
 from harness.matrix.spec import load_matrix
 from harness.matrix.store import Done, open_store, read_store
 from harness.matrix.workers import Running, Workers, command
@@ -67,7 +67,7 @@ def run_matrix(arguments: RunArguments, file: str) -> int:
     return _run(arguments, plan, cells, root, history, {id: seconds for id, (seconds, _) in times.items()}, jobs)
 
 
-def _default_results(plan: Plan, cells: Sequence[Cell]) -> Path:
+def _default_results(plan: MatrixPlan, cells: Sequence[Cell]) -> Path:
     """The latest directory of this matrix if cells of it have not ended yet, else a new one."""
     for root in sorted(DEFAULT_RESULTS.glob(f"{plan.name}-*"), reverse=True)[:1]:
         store = read_store(root)
@@ -76,7 +76,7 @@ def _default_results(plan: Plan, cells: Sequence[Cell]) -> Path:
     return DEFAULT_RESULTS / f"{plan.name}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
 
 
-def _chosen(plan: Plan, shard: str | None) -> tuple[Cell, ...]:
+def _chosen(plan: MatrixPlan, shard: str | None) -> tuple[Cell, ...]:
     if shard is None:
         return plan.cells
     match = _SHARD.fullmatch(shard)
@@ -152,7 +152,7 @@ class _Board:
 
 def _run(
     arguments: RunArguments,
-    plan: Plan,
+    plan: MatrixPlan,
     cells: Sequence[Cell],
     root: Path,
     history: History,

@@ -21,7 +21,7 @@ from harness.kmem.lookup import KernelReader
 from harness.kmem.memory import PhysicalMemory, Region
 from harness.kmem.pages import read_struct_pages
 from harness.kmem.sections import Indices, SectionImage, copy_sections, decode_sections, find_roots
-from harness.kmem.structs import Evidence, SparseLayout, sparse_layout
+from harness.kmem.structs import BootedMemory, SparseLayout, sparse_layout
 from harness.kmem.tablecount import CountLayout, count_layout, count_tables
 from harness.kmem.walk import TableImage, copy_tables, walk
 from harness.parsers.hosttables import SECTIONS, TABLES, format_pages, format_sections, format_tables
@@ -121,7 +121,7 @@ class KernelView:
                     subsection_size=machine.spec.arch.subsection_size,
                     build=features.build,
                     btf=btf,
-                    evidence=Evidence(memory, direct, tuple(machine.spec.boot_ram().values())),
+                    evidence=BootedMemory(memory, direct, tuple(machine.spec.boot_ram().values())),
                 )
                 page = sparse if isinstance(sparse, NotObserved) else sparse.page
                 reader, nodes = KernelReader(memory, direct, tables), 1

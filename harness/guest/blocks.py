@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UsageError
 from harness.guest.overlay import SCRIPTS
-from harness.guest.shell import Completed, Shell
+from harness.guest.shell import CommandResult, Shell
 
 Target = Literal["online", "online_kernel", "online_movable", "offline"]
 
@@ -123,7 +123,7 @@ def _outcome(line: str) -> BlockOutcome:
     return BlockOutcome(int(number), verdict == "ok", None if verdict == "ok" else error_name(text))
 
 
-def _answer(done: Completed) -> list[str]:
+def _answer(done: CommandResult) -> list[str]:
     if done.status != 0:
         said = done.stderr.decode(errors="replace").strip()[-500:]
         raise GuestError(

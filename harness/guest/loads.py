@@ -16,7 +16,7 @@ from harness.arch.build import Build
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UnsupportedError, UsageError
 from harness.guest.overlay import SCRIPTS
-from harness.guest.shell import Completed, Shell
+from harness.guest.shell import CommandResult, Shell
 from harness.state import NotObserved
 from harness.units import KIB
 
@@ -216,20 +216,20 @@ def _budget(deadline: Deadline) -> int:
     return int(max(0.1, deadline.remaining() - _REPORT_SECONDS) * 1000)
 
 
-def _run(shell: Shell, arguments: str, deadline: Deadline) -> Completed:
+def _run(shell: Shell, arguments: str, deadline: Deadline) -> CommandResult:
     done = shell.run(f"{_KEEPER} {arguments}", deadline=deadline, limit=_ANSWER_LIMIT)
     if done.status in _NO_SUCH_COMMAND:
         raise GuestError(f"the guest has no {_KEEPER}", hint="use the guest root of memhp fetch")
     return done
 
 
-def _check(done: Completed) -> None:
+def _check(done: CommandResult) -> None:
     if done.status != 0:
         said = done.stderr.decode(errors="replace").strip()[-500:]
         raise GuestError(f"the guest's load-keeper failed (status {done.status}): {said}")
 
 
-def _counts(done: Completed, deadline: Deadline, *, busy_is_late: bool = True) -> Mapping[str, LoadCount]:
+def _counts(done: CommandResult, deadline: Deadline, *, busy_is_late: bool = True) -> Mapping[str, LoadCount]:
     _check(done)
     counts: dict[str, LoadCount] = {}
     late: list[str] = []

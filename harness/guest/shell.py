@@ -47,7 +47,7 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)
-class Completed:
+class CommandResult:
     """A command that ended: exit ``status`` (-1 if a signal ended it) and all that it printed."""
 
     status: int
@@ -58,7 +58,7 @@ class Completed:
 class Shell(Protocol):
     """Whatever runs commands in a guest."""
 
-    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> Completed:
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> CommandResult:
         """Run ``command`` by the guest's sh, as ``GuestShell.run`` does."""
 
 
@@ -142,7 +142,7 @@ class GuestShell:
         """Hang up."""
         self._transport.close()
 
-    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> Completed:
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> CommandResult:
         """Run ``command`` by the guest's sh and return what it printed and how it ended.
 
         The command is not ended when the deadline is over, but nobody listens to it any more. Raises DeadlineExpired,
@@ -155,7 +155,7 @@ class GuestShell:
         request = agent_request(command)
         opened: list[paramiko.Channel] = []
 
-        def converse() -> Completed:
+        def converse() -> CommandResult:
             if request is not None and (done := self._by_agent(request, shown, stdin, deadline, limit, opened)):
                 return done
             channel = self._open(shown, deadline)
@@ -233,7 +233,7 @@ class GuestShell:
 
     def _by_agent(
         self, request: str, shown: str, stdin: bytes, deadline: Deadline, limit: int, opened: list[paramiko.Channel]
-    ) -> Completed | None:
+    ) -> CommandResult | None:
         """The guest's agent does it, one thread's request after the other's; None if there is no agent."""
         if not self._agent_lock.acquire(timeout=max(0.0, deadline.remaining())):
             deadline.check(f"the agent in the guest, which is at work already, to do {shown!r}")
@@ -248,7 +248,7 @@ class GuestShell:
             opened.append(agent.channel)
             agent.channel.settimeout(max(0.001, deadline.remaining()))
             with self._useless_after_trouble(agent, shown, deadline, limit):
-                return Completed(*agent.ask(request, stdin, limit, self._waiter(agent.channel, shown, deadline)))
+                return CommandResult(*agent.ask(request, stdin, limit, self._waiter(agent.channel, shown, deadline)))
         finally:
             self._agent_lock.release()
 
@@ -307,7 +307,7 @@ class GuestShell:
 
         threading.Thread(target=feed, name="guest-stdin", daemon=True).start()
 
-    def _drain(self, channel: paramiko.Channel, shown: str, deadline: Deadline, limit: int) -> Completed:
+    def _drain(self, channel: paramiko.Channel, shown: str, deadline: Deadline, limit: int) -> CommandResult:
         stdout, stderr = bytearray(), bytearray()
         poll = self._poll(channel)
         while True:
@@ -324,7 +324,7 @@ class GuestShell:
         status = channel.recv_exit_status()
         if status == -1 and not self._transport.is_active():
             raise self._lost(f"lost the guest while it ran {shown!r}", deadline)
-        return Completed(status, bytes(stdout), bytes(stderr))
+        return CommandResult(status, bytes(stdout), bytes(stderr))
 
     def _poll(self, channel: paramiko.Channel) -> select.poll:
         poll = select.poll()

@@ -22,7 +22,7 @@ from harness.kmem.memory import PhysicalMemory
 from harness.state import NotObserved
 from harness.units import AddrRange
 
-__all__ = ["BitField", "Evidence", "PageLayout", "SectionArray", "SparseLayout", "UsagePlace", "sparse_layout"]
+__all__ = ["BitField", "BootedMemory", "PageLayout", "SectionArray", "SparseLayout", "UsagePlace", "sparse_layout"]
 
 _LONG = 64
 _MAX_ROOTS = 1 << 23
@@ -95,7 +95,7 @@ class SparseLayout:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class BootedMemory:
     """A booted guest: its memory, and the physical ranges ``ram`` of its boot RAM, all of them in use."""
 
     memory: PhysicalMemory
@@ -110,7 +110,7 @@ def sparse_layout(
     subsection_size: int,
     build: Build,
     btf: Btf | None,
-    evidence: Evidence,
+    evidence: BootedMemory,
 ) -> SparseLayout | NotObserved:
     """Determine the section layout of the kernel that wrote the vmcoreinfo ``note``.
 
@@ -144,7 +144,7 @@ def _layout(
     subsection_size: int,
     options: Build,
     btf: Btf | None,
-    evidence: Evidence,
+    evidence: BootedMemory,
 ) -> SparseLayout:
     section_bits = _number(note, "NUMBER(SECTION_SIZE_BITS)", limit=_LONG)
     memory_bits = _number(note, "NUMBER(MAX_PHYSMEM_BITS)", limit=_LONG)

@@ -92,7 +92,7 @@ class CountLayout:
     struct_page: int
 
 
-class _Unknown(Exception):
+class _NotTold(Exception):
     """Something that nobody tells; the text is the reason."""
 
 
@@ -105,7 +105,7 @@ def count_layout(
     """
     try:
         return _layout(reader, note, tables, vmemmap, nodes)
-    except _Unknown as untold:
+    except _NotTold as untold:
         return NotObserved(f"the page tables cannot be counted: {untold}")
     except (Untranslated, OutsideMemory) as error:
         return NotObserved(f"the page tables cannot be counted: {error.message}")
@@ -116,10 +116,10 @@ def _layout(
 ) -> CountLayout:
     found = find_symbols(reader, note, (*_SYMBOLS, *_NODES, *_OTHERS))
     if isinstance(found, NotObserved):
-        raise _Unknown(found.reason)
+        raise _NotTold(found.reason)
     missing = [name for name in _SYMBOLS if name not in found]
     if missing:
-        raise _Unknown(f"the kernel's symbols have no {', '.join(missing)} (CONFIG_KALLSYMS_ALL)")
+        raise _NotTold(f"the kernel's symbols have no {', '.join(missing)} (CONFIG_KALLSYMS_ALL)")
     offsets = tuple(_cpu_offsets(reader, found["__per_cpu_offset"]))
     item = _item(reader, found["vmstat_text"])
     pgdats = tuple(_pgdats(reader, found, nodes))
@@ -141,7 +141,7 @@ def _layout(
 def _size(note: Mapping[str, str], key: str) -> int:
     text = note.get(key, "")
     if not text.isdecimal() or not 0 < int(text) < 1 << 20:
-        raise _Unknown(f"vmcoreinfo has no {key}")
+        raise _NotTold(f"vmcoreinfo has no {key}")
     return int(text)
 
 
@@ -157,7 +157,7 @@ def _page_type(note: Mapping[str, str]) -> PageType:
         return PageType(offset, 24, 0xFF, 0xF2)
     if buddy == 0xFFFFFFFF ^ 0x80:
         return PageType(offset, 0, 0xF0000200, 0xF0000000)
-    raise _Unknown(f"this kernel's page types are unknown (PAGE_BUDDY_MAPCOUNT_VALUE is {buddy:#x})")
+    raise _NotTold(f"this kernel's page types are unknown (PAGE_BUDDY_MAPCOUNT_VALUE is {buddy:#x})")
 
 
 def _cpu_offsets(reader: KernelReader, array: int) -> Iterator[int]:
@@ -181,7 +181,7 @@ def _item(reader: KernelReader, texts: int) -> int:
         if name == _PAGETABLE:
             break
     if _PAGETABLE not in names or _FIRST_OF_NODE not in names:
-        raise _Unknown("vmstat_text has no nr_page_table_pages")
+        raise _NotTold("vmstat_text has no nr_page_table_pages")
     return names.index(_PAGETABLE) - names.index(_FIRST_OF_NODE)
 
 
@@ -190,7 +190,7 @@ def _pgdats(reader: KernelReader, found: Mapping[str, int], nodes: int) -> Itera
         yield found["contig_page_data"]
         return
     if "node_data" not in found:
-        raise _Unknown("the kernel's symbols have neither node_data nor contig_page_data")
+        raise _NotTold("the kernel's symbols have neither node_data nor contig_page_data")
     for number in range(nodes):
         at = reader.word(found["node_data"] + 8 * number)
         if at:
@@ -200,13 +200,13 @@ def _pgdats(reader: KernelReader, found: Mapping[str, int], nodes: int) -> Itera
 def _stats(reader: KernelReader, total: int, pgdats: tuple[int, ...], size: int) -> int:
     """Bytes into pglist_data of vm_stat: the nodes' counters there add up to vm_node_stat."""
     if not pgdats:
-        raise _Unknown("the kernel has no node")
+        raise _NotTold("the kernel has no node")
     wanted = np.array(reader.words(total, _ALIKE), dtype=np.uint64)
     rows = np.array([reader.words(pgdat, size // 8) for pgdat in pgdats], dtype=np.uint64)
     sums = rows.sum(axis=0, dtype=np.uint64)
     hits = [at for at in range(1, len(sums) - _ALIKE + 1) if (sums[at : at + _ALIKE] == wanted).all()]
     if len(hits) != 1:
-        raise _Unknown(f"{len(hits)} places in pglist_data hold the counters of vm_node_stat")
+        raise _NotTold(f"{len(hits)} places in pglist_data hold the counters of vm_node_stat")
     return 8 * hits[0]
 
 
@@ -214,16 +214,16 @@ def _task_layout(reader: KernelReader, found: Mapping[str, int], align: int) -> 
     first = found["init_task"]
     words = reader.words(found["init_mm"], _MM_BYTES // 8)
     if found["swapper_pg_dir"] not in words:
-        raise _Unknown("init_mm has no pointer to swapper_pg_dir")
+        raise _NotTold("init_mm has no pointer to swapper_pg_dir")
     pgd = 8 * words.index(found["swapper_pg_dir"])
     task = reader.read(first, _TASK_BYTES)
     comm = task.find(b"swapper")
     if comm < 0:
-        raise _Unknown("init_task has no name")
+        raise _NotTold("init_task has no name")
     lists = [(len(list(_nodes(reader, first, at, comm))), at) for at in range(0, comm - comm % 8, 8)]
     length, tasks = max(lists)
     if length < 2 or sum(count == length for count, _ in lists) > 1:
-        raise _Unknown("init_task has no list that is unambiguously the list of all tasks")
+        raise _NotTold("init_task has no list that is unambiguously the list of all tasks")
     mm = _mm_place(reader, [node - tasks for node in _nodes(reader, first, tasks, comm)], comm, pgd, align)
     return TaskLayout(first, tasks, mm, pgd)
 
@@ -265,7 +265,7 @@ def _mm_place(reader: KernelReader, tasks: list[int], comm: int, pgd: int, align
         and all(not row[at] or (row[at] == row[at + 1] and _has_pgd(reader, row[at] + pgd, align)) for row in rows)
     ]
     if len(found) != 1:
-        raise _Unknown(f"{len(found)} members of task_struct could be mm")
+        raise _NotTold(f"{len(found)} members of task_struct could be mm")
     return found[0]
 
 

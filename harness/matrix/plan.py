@@ -72,7 +72,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MatrixPlan:
     """All cells of a matrix. Plans with equal ``digest`` have the same cells."""
 
     name: str
@@ -84,7 +84,7 @@ class Plan:
         return next((cell for cell in self.cells if cell.id == id), None)
 
 
-def make_plan(matrix: MatrixFile) -> Plan:
+def make_plan(matrix: MatrixFile) -> MatrixPlan:
     """Every cell of the matrix, in the order of its file.
 
     Cells that two grids share appear once. Raises ConfigError, naming file and line, for an invalid matrix: a paging
@@ -113,7 +113,7 @@ def make_plan(matrix: MatrixFile) -> Plan:
     if not cells:
         raise ConfigError("the matrix is empty: everything is excluded", file=matrix.source, hint="see exclude")
     found = tuple(cells.values())
-    return Plan(matrix.name, found, _hash(cell.digest for cell in found))
+    return MatrixPlan(matrix.name, found, _hash(cell.digest for cell in found))
 
 
 def _hash(parts: Iterable[str]) -> str:
@@ -239,7 +239,7 @@ def _set_paging(fields: dict[str, object], setting: Setting, arch: str, source: 
     assert choice.page_size in arch_named(arch).paging
 
 
-def shard_of(plan: Plan, number: int, count: int) -> tuple[Cell, ...]:
+def shard_of(plan: MatrixPlan, number: int, count: int) -> tuple[Cell, ...]:
     """Part ``number`` (from 1) of ``count``: parts of about equal duration, the same on every machine.
 
     Raises UsageError for a part that does not exist.

@@ -28,7 +28,7 @@ from typing import Any
 from harness.check import Verdict
 from harness.codec import Codec, override
 from harness.errors import InfraError, UsageError
-from harness.matrix.plan import Cell, Plan
+from harness.matrix.plan import Cell, MatrixPlan
 from harness.report.load import load_results
 from harness.report.trends import Night, night_of
 from harness.scenarios.record import write_json
@@ -212,7 +212,7 @@ def _safe_id(text: Any, _: type) -> str:
 CODEC = _codec()
 
 
-def open_store(root: Path, plan: Plan, created: str) -> Store:
+def open_store(root: Path, plan: MatrixPlan, created: str) -> Store:
     """The results directory ``root`` for ``plan``: a new one, or that of an earlier start of the same matrix.
 
     Raises UsageError for a directory that holds something else, another matrix's results or another version's.

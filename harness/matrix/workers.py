@@ -78,7 +78,7 @@ def command(cell: Cell, folder: Path, start: Start = "auto", known_bugs: bool = 
 
 
 @dataclass(slots=True)
-class _Job:
+class _CellJob:
     cell: Cell
     folder: Path
     child: proc.Child
@@ -103,7 +103,7 @@ class Workers:
         self._board = board
         self._argv = argv
         self._room = room or MemoryBudget(None)
-        self._running: list[_Job] = []
+        self._running: list[_CellJob] = []
 
     def run(self, cells: Sequence[Cell], broken: Mapping[str, str] | None = None) -> list[Done]:
         """Run every cell that has no verdict yet, the longest first; the results are in the order of ``cells``.
@@ -147,7 +147,7 @@ class Workers:
         log = folder / "log.txt"
         deadline = Deadline(cell.timeout + _PATIENCE * cell.weight)
         child = proc.spawn(self._argv(cell, folder), stdout=log, stderr=log, env=_environment())
-        self._running.append(_Job(cell, folder, child, time.monotonic(), _now(), deadline))
+        self._running.append(_CellJob(cell, folder, child, time.monotonic(), _now(), deadline))
         self._board.started(cell)
 
     def _wait(self) -> list[Done]:
@@ -159,7 +159,7 @@ class Workers:
         late = [job for job in self._running if job not in ready and job.deadline.expired]
         return [self._finish(job, late=job in late) for job in [*ready, *late]]
 
-    def _finish(self, job: _Job, *, late: bool) -> Done:
+    def _finish(self, job: _CellJob, *, late: bool) -> Done:
         self._running.remove(job)
         self._room.leave(job.cell.memory)
         status = job.child.reap()
@@ -180,7 +180,7 @@ class Workers:
         self._board.finished(done)
         return done
 
-    def _state(self, job: _Job) -> Running:
+    def _state(self, job: _CellJob) -> Running:
         last = proc.tail_file(job.folder / "log.txt", lines=1, limit=400).strip()
         return Running(job.cell, time.monotonic() - job.clock, last)
 

@@ -138,18 +138,18 @@ def _broken(book: Book) -> dict[str, list[Entry]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bug:
+class _MetBug:
     id: str
     title: str
     met: list[Entry]
     unseen: list[Entry]
 
 
-def _bugs(book: Book) -> list[_Bug]:
+def _bugs(book: Book) -> list[_MetBug]:
     """Which known bugs were met, which did not show, and where."""
     titles = {id: title for entry in book.entries for id, title in entry.run.bugs.items()}
     return [
-        _Bug(
+        _MetBug(
             id,
             title,
             [entry for entry in book.entries if id in entry.run.met],

@@ -13,7 +13,7 @@ from harness.units import AddrRange
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TableChange:
     """What became of one range of addresses: ``before`` is None if it was added, ``after`` if it was removed."""
 
     before: Run | None
@@ -34,18 +34,18 @@ class Change:
         return run.region
 
 
-def compare(old: Dump, new: Dump) -> list[Change]:
+def compare(old: Dump, new: Dump) -> list[TableChange]:
     """How the mappings of ``new`` differ from those of ``old``, in address order, joined as the kernel joins runs.
 
     Where a run leads counts if both dumps are ``exact``, whether the architecture's dump prints it or not.
     """
     physical = old.exact and new.exact
     bounds = sorted({at for run in (*old.pieces, *new.pieces) for at in (run.range.start, run.range.end)})
-    changes: list[Change] = []
+    changes: list[TableChange] = []
     before, after = _Cursor(old), _Cursor(new)
     for start, end in itertools.pairwise(bounds):
         part = AddrRange(start, end)
-        change = Change(before.at(part), after.at(part))
+        change = TableChange(before.at(part), after.at(part))
         if _same(change.before, change.after, physical=physical):
             continue
         joined = _join(changes[-1], change) if changes else None
@@ -81,14 +81,14 @@ def _same(before: Run | None, after: Run | None, *, physical: bool) -> bool:
     )
 
 
-def _join(first: Change, second: Change) -> Change | None:
+def _join(first: TableChange, second: TableChange) -> TableChange | None:
     """Both as one, None if they are not neighbours or not the same change."""
     if first.range.end != second.range.start:
         return None
     for one, other in ((first.before, second.before), (first.after, second.after)):
         if _key(one) != _key(other):
             return None
-    return Change(_extend(first.before, second.range.end), _extend(first.after, second.range.end))
+    return TableChange(_extend(first.before, second.range.end), _extend(first.after, second.range.end))
 
 
 def _key(run: Run | None) -> tuple[object, ...]:
@@ -99,7 +99,7 @@ def _extend(run: Run | None, end: int) -> Run | None:
     return None if run is None else replace(run, range=AddrRange(run.range.start, end))
 
 
-def render_changes(changes: Iterable[Change], arch: str) -> Iterator[str]:
+def render_changes(changes: Iterable[TableChange], arch: str) -> Iterator[str]:
     """Unified lines: ``@@ marker @@``, ``-`` what was, ``+`` what is; a changed run ends in what is different."""
     form, shown = dump_format(arch), dict[tuple[str, ...], str]()
     region: str | None = None
@@ -114,7 +114,7 @@ def render_changes(changes: Iterable[Change], arch: str) -> Iterator[str]:
             yield f"+{format_run(change.after, form, shown)}{mark}\n"
 
 
-def differences(change: Change, arch: str) -> list[str]:
+def differences(change: TableChange, arch: str) -> list[str]:
     """What is different in a run that was and is mapped: ``PMD -> PTE``, ``ro -> RW``, ``+CON``, ``0x… -> 0x…``.
 
     The last is the physical address that its start leads to.
@@ -133,7 +133,7 @@ def differences(change: Change, arch: str) -> list[str]:
     return found
 
 
-def change_to_json(change: Change, arch: str) -> dict[str, object]:
+def change_to_json(change: TableChange, arch: str) -> dict[str, object]:
     """A change for machines."""
     kind = "added" if change.before is None else "removed" if change.after is None else "changed"
     return {

@@ -14,7 +14,7 @@ from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import RecordedRun, load_run
 from harness.scenarios.result import RunResult, StepResult
-from harness.scenarios.verdict import Known, evaluate, step_result, titles, worst
+from harness.scenarios.verdict import ExpectedBugs, evaluate, step_result, titles, worst
 from harness.state import Unknown
 
 
@@ -25,7 +25,7 @@ def recheck(directory: Path) -> RunResult:
     """
     run = load_run(directory)
     model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
-    ruling, checks = evaluate(model, "boot", "done", Outcome(), run.boot, run.boot, Known(run.watch))
+    ruling, checks = evaluate(model, "boot", "done", Outcome(), run.boot, run.boot, ExpectedBugs(run.watch))
     steps = [step_result(0, "boot", ruling, 0.0, 0.0, checks)]
     before = run.boot
     for step in run.steps:
@@ -35,7 +35,7 @@ def recheck(directory: Path) -> RunResult:
                 model = booted_model(run.shape, *step.again, plugged_devices(model))
             else:
                 model.apply(action)
-        known = Known(run.watch, step.bugs)
+        known = ExpectedBugs(run.watch, step.bugs)
         ruling, checks = evaluate(model, step.title, step.expect, step.outcome, step.state, before, known)
         changes = () if step.state is None else describe_changes(before, step.state)
         steps.append(step_result(step.number, step.title, ruling, 0.0, 0.0, checks, changes))

@@ -32,7 +32,7 @@ from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.result import StepResult
-from harness.scenarios.verdict import Known, evaluate, step_result
+from harness.scenarios.verdict import ExpectedBugs, evaluate, step_result
 from harness.state import GuestState, HostTables, NotObserved, TableCount, Unknown
 
 #: maximum number of console lines about a kernel's death
@@ -148,7 +148,7 @@ class Session:
             outcome = Outcome(note=error.message, alarms=told, trace=after)
             self.recorder.save_step(self.number, title, self.expect, outcome, None, bugs)
             seconds = time.monotonic() - started
-            known = Known(self.watch, tuple(bugs))
+            known = ExpectedBugs(self.watch, tuple(bugs))
             ruling, checks = evaluate(self.model, title, self.expect, outcome, None, self.state, known)
             return step_result(self.number, title, ruling, seconds, seconds, checks)
 
@@ -209,7 +209,7 @@ class Session:
         after: GuestState,
         bugs: tuple[str, ...] = (),
     ) -> StepResult:
-        known = Known(self.watch, bugs)
+        known = ExpectedBugs(self.watch, bugs)
         ruling, checks = evaluate(self.model, title, expect, outcome, after, before, known)
         changes = describe_changes(before, after)
         memory = memory_map(after, self.guest.shape.arch.ram_base, self.layout.block_size)

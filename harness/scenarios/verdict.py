@@ -48,7 +48,7 @@ def evaluate(
     outcome: Outcome,
     state: GuestState | None,
     before: GuestState,
-    known: Known | None = None,
+    known: ExpectedBugs | None = None,
 ) -> tuple[Ruling, tuple[CheckResult, ...]]:
     """Judge one step, in a live run and when a bundle is checked again: its verdict, and the result of each invariant.
 
@@ -78,7 +78,7 @@ class Ruling:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ExpectedBugs:
     """Known bugs: the ``watch`` for this kernel, and the bugs that the step ``names``."""
 
     watch: Watch = field(default_factory=Watch)
@@ -122,7 +122,7 @@ def judge(
     checks: Sequence[CheckResult],
     expect: str,
     outcome: Outcome,
-    known: Known | None = None,
+    known: ExpectedBugs | None = None,
     evidence: Evidence | None = None,
     title: str = "",
 ) -> Ruling:
@@ -133,7 +133,7 @@ def judge(
     REFUSED; compliance where a refusal was expected is FAIL for the guest, INFRA for QEMU; each is KNOWN if a known bug
     ends a step that way. An inconclusive step is INFRA.
     """
-    known = known or Known()
+    known = known or ExpectedBugs()
     met: tuple[str, ...] = ()
     failed = [result for result in checks if result.status == "fail"]
     if failed:
@@ -174,7 +174,7 @@ def _explained(
 
 
 def _beyond(
-    found: Explained, checks: Sequence[CheckResult], outcome: Outcome, known: Known, evidence: Evidence | None
+    found: Explained, checks: Sequence[CheckResult], outcome: Outcome, known: ExpectedBugs, evidence: Evidence | None
 ) -> str:
     """The note about findings that no bug of this kernel explains."""
     if found.met:
@@ -186,7 +186,7 @@ def _beyond(
     return f"exactly the known bug {whys}"
 
 
-def _unseen(known: Known, met: Sequence[str]) -> tuple[str, ...]:
+def _unseen(known: ExpectedBugs, met: Sequence[str]) -> tuple[str, ...]:
     standings = known.watch.standings
     return tuple(id for id in known.names if id in standings and standings[id].has and id not in met)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class BitChange:
     """A change of an entry: bits are cleared, then set, then toggled."""
 
     clear: int = 0
@@ -38,10 +38,10 @@ class ArchBits:
     a line of /sys/kernel/debug/kernel_page_tables by name.
     """
 
-    leaf: Mapping[str, Change]
-    table: Mapping[str, Change]
-    page: Change
-    block: Change
+    leaf: Mapping[str, BitChange]
+    table: Mapping[str, BitChange]
+    page: BitChange
+    block: BitChange
     junk: int
     dump: Mapping[str, DumpEdit]
 
@@ -49,26 +49,26 @@ class ArchBits:
 _ARM64 = ArchBits(
     # arch/arm64/include/asm/pgtable-hwdef.h, pgtable-prot.h, memory.h (MT_*) (v6.12)
     leaf={
-        "read-only": Change(set=1 << 7),
-        "writable": Change(clear=1 << 7),
-        "executable": Change(clear=1 << 53),
-        "not-executable": Change(set=1 << 53),
-        "uncached": Change(clear=7 << 2, set=2 << 2),
-        "device-memory": Change(clear=7 << 2, set=3 << 2),
-        "untagged": Change(clear=7 << 2),
-        "unknown-memory-type": Change(set=7 << 2),
-        "not-accessed": Change(clear=1 << 10),
-        "other-address-space": Change(flip=1 << 11),
-        "not-shareable": Change(clear=3 << 8),
-        "user-executable": Change(clear=1 << 54),
-        "guarded": Change(flip=1 << 50),
-        "user-accessible": Change(set=1 << 6),
-        "not-valid": Change(clear=1 << 0, set=1 << 11),
-        "no-page": Change(clear=1 << 1),
+        "read-only": BitChange(set=1 << 7),
+        "writable": BitChange(clear=1 << 7),
+        "executable": BitChange(clear=1 << 53),
+        "not-executable": BitChange(set=1 << 53),
+        "uncached": BitChange(clear=7 << 2, set=2 << 2),
+        "device-memory": BitChange(clear=7 << 2, set=3 << 2),
+        "untagged": BitChange(clear=7 << 2),
+        "unknown-memory-type": BitChange(set=7 << 2),
+        "not-accessed": BitChange(clear=1 << 10),
+        "other-address-space": BitChange(flip=1 << 11),
+        "not-shareable": BitChange(clear=3 << 8),
+        "user-executable": BitChange(clear=1 << 54),
+        "guarded": BitChange(flip=1 << 50),
+        "user-accessible": BitChange(set=1 << 6),
+        "not-valid": BitChange(clear=1 << 0, set=1 << 11),
+        "no-page": BitChange(clear=1 << 1),
     },
     table={},
-    page=Change(set=1 << 1),
-    block=Change(clear=1 << 1),
+    page=BitChange(set=1 << 1),
+    block=BitChange(clear=1 << 1),
     junk=1 << 55,
     dump={
         "read-only": DumpEdit(r" RW ", " ro "),
@@ -85,26 +85,26 @@ _ARM64 = ArchBits(
 _RISCV64 = ArchBits(
     # arch/riscv/include/asm/pgtable-bits.h, pgtable-64.h (v6.12)
     leaf={
-        "read-only": Change(clear=1 << 2),
-        "writable": Change(set=1 << 2),
-        "executable": Change(set=1 << 3),
-        "not-executable": Change(clear=1 << 3),
-        "write-only": Change(clear=1 << 1),
-        "uncached": Change(set=1 << 61),
-        "device-memory": Change(set=2 << 61),
-        "unknown-memory-type": Change(set=3 << 61),
-        "not-accessed": Change(clear=1 << 6),
-        "not-dirty": Change(clear=1 << 7),
-        "other-address-space": Change(flip=1 << 5),
-        "user-accessible": Change(set=1 << 4),
-        "software-bits": Change(flip=1 << 8),
-        "not-valid": Change(clear=1 << 0),
-        "no-page": Change(clear=7 << 1),
-        "group-of-no-size": Change(set=1 << 63 | 3 << 10),
+        "read-only": BitChange(clear=1 << 2),
+        "writable": BitChange(set=1 << 2),
+        "executable": BitChange(set=1 << 3),
+        "not-executable": BitChange(clear=1 << 3),
+        "write-only": BitChange(clear=1 << 1),
+        "uncached": BitChange(set=1 << 61),
+        "device-memory": BitChange(set=2 << 61),
+        "unknown-memory-type": BitChange(set=3 << 61),
+        "not-accessed": BitChange(clear=1 << 6),
+        "not-dirty": BitChange(clear=1 << 7),
+        "other-address-space": BitChange(flip=1 << 5),
+        "user-accessible": BitChange(set=1 << 4),
+        "software-bits": BitChange(flip=1 << 8),
+        "not-valid": BitChange(clear=1 << 0),
+        "no-page": BitChange(clear=7 << 1),
+        "group-of-no-size": BitChange(set=1 << 63 | 3 << 10),
     },
-    table={"accessed": Change(set=1 << 6), "memory-type": Change(set=1 << 61)},
-    page=Change(),
-    block=Change(),
+    table={"accessed": BitChange(set=1 << 6), "memory-type": BitChange(set=1 << 61)},
+    page=BitChange(),
+    block=BitChange(),
     junk=1 << 10,
     dump={
         "read-only": DumpEdit(r" W R V$", " . R V"),

@@ -15,7 +15,7 @@ from harness.kmem.memory import PhysicalMemory
 from harness.kmem.sections import find_roots
 from harness.kmem.structs import PageLayout, SparseLayout, UsagePlace
 from harness.kmem.tablecount import CountLayout
-from harness.selftest.bits import BITS, ArchBits, Change
+from harness.selftest.bits import BITS, ArchBits, BitChange
 from harness.selftest.entries import Place, is_leaf, leads_to_table, locate, with_physical
 from harness.selftest.scene import Inapplicable, Scene, observed
 from harness.state import HostMapping, HostTables, NotObserved
@@ -162,7 +162,7 @@ class Live:
         if not place.level.leaves:
             raise Inapplicable(f"a {place.level.name} has no mappings")
         if self.is_lowest(model) == self.is_lowest(place):
-            change = Change()
+            change = BitChange()
         else:
             change = self.bits.page if self.is_lowest(place) else self.bits.block
         entry = change.of(model.entry) & ~self.tables.contiguous

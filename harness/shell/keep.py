@@ -58,7 +58,7 @@ def kept_dir() -> Path:
     return state_dir() / "kept"
 
 
-class Release:
+class ParentRelease:
     """Ends the wait of the parent: called once, by a child that goes on as a keeper."""
 
     def __init__(self, pipe: int) -> None:
@@ -76,7 +76,7 @@ class Release:
         os.close(self._pipe)
 
 
-def split_off(work: Callable[[Release], int]) -> int:
+def split_off(work: Callable[[ParentRelease], int]) -> int:
     """Do ``work`` in a child and return its status: as soon as it is released, or when the child has ended.
 
     Ctrl-C and SIGTERM are handed on to the child, which then ends as it always does.
@@ -92,7 +92,7 @@ def split_off(work: Callable[[Release], int]) -> int:
         _die_with_parent(signal.SIGTERM)
         if os.getppid() != parent:
             raise InfraError("the parent of a run that keeps its guest died at once")
-        return work(Release(theirs))
+        return work(ParentRelease(theirs))
     os.close(theirs)
     try:
         return _await(child, ours)

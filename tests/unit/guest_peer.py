@@ -16,7 +16,7 @@ import paramiko
 
 from harness.deadline import Deadline
 from harness.guest.identity import Identity
-from harness.guest.shell import OUTPUT_LIMIT, Completed
+from harness.guest.shell import OUTPUT_LIMIT, CommandResult
 
 _GONE = (OSError, EOFError, ValueError, paramiko.SSHException)
 
@@ -24,18 +24,18 @@ _GONE = (OSError, EOFError, ValueError, paramiko.SSHException)
 class CannedShell:
     """Answers each command with the next of ``answers`` and keeps what it was asked."""
 
-    def __init__(self, *answers: Completed) -> None:
+    def __init__(self, *answers: CommandResult) -> None:
         self.answers = list(answers)
         self.asked: list[tuple[str, bytes]] = []
 
-    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> Completed:
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> CommandResult:
         self.asked.append((command, stdin))
         return self.answers.pop(0)
 
 
-def said(text: str, status: int = 0, stderr: str = "") -> Completed:
+def said(text: str, status: int = 0, stderr: str = "") -> CommandResult:
     """A command that printed ``text``."""
-    return Completed(status, text.encode(), stderr.encode())
+    return CommandResult(status, text.encode(), stderr.encode())
 
 
 class SshPeer(paramiko.ServerInterface):

@@ -15,7 +15,7 @@ from harness.arch.build import Build
 from harness.arch.layout import KernelLayout
 from harness.kmem.address import DirectMap, direct_map
 from harness.kmem.memory import PhysicalMemory, Region
-from harness.kmem.structs import Evidence, SparseLayout, sparse_layout
+from harness.kmem.structs import BootedMemory, SparseLayout, sparse_layout
 from harness.state import HostMapping
 from harness.units import GIB, MIB, AddrRange
 
@@ -150,7 +150,7 @@ class SparseGuest:
                 subsection_size=2 * MIB,
                 build=Build(CONFIG | config),
                 btf=None,
-                evidence=Evidence(memory, self.direct(), self.ram),
+                evidence=BootedMemory(memory, self.direct(), self.ram),
             )
         assert isinstance(found, SparseLayout), found
         return found

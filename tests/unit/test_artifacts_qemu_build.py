@@ -17,8 +17,8 @@ from harness.artifacts.apt import Package, PrivateApt
 from harness.artifacts.cache import Cache
 from harness.artifacts.qemu_build import (
     CONFIGS,
-    Build,
     HostNeed,
+    QemuBuild,
     Recipe,
     build_qemu,
     find_qemu,
@@ -43,11 +43,11 @@ def recipe(tmp_path: Path, **patches: str) -> Recipe:
     return load_recipe(ARM64, folder.parent)
 
 
-def build(tmp_path: Path, made_of: Recipe) -> Build:
+def build(tmp_path: Path, made_of: Recipe) -> QemuBuild:
     work = tmp_path / "work"
     work.mkdir()
     (work / "source").mkdir()
-    return Build(made_of, "1:10.0.13", work, tmp_path / "build.log", Deadline(20))
+    return QemuBuild(made_of, "1:10.0.13", work, tmp_path / "build.log", Deadline(20))
 
 
 def kconfig_patch(context: str, number: int = 1) -> str:

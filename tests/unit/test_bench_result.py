@@ -13,7 +13,7 @@ from harness import __version__
 from harness.bench import BENCHES, BenchOptions
 from harness.bench.host import Host
 from harness.bench.measure import Spread
-from harness.bench.result import BenchResult, Figure, Section, Target, to_json, to_lines
+from harness.bench.result import BenchResult, Figure, FigureSection, Target, to_json, to_lines
 from harness.cli import bench, main
 from harness.config.guest import GuestSpec
 from harness.progress import Progress
@@ -25,7 +25,7 @@ RESULT = BenchResult(
     host=Host("Some CPU", 4, (0.25, 0.5, 1.0), "6.1.0", "3.12.1", "2.1.0"),
     guest={"arch": "arm64", "memory": "5G", "page size": 4096, "nothing": None},
     sections=(
-        Section(
+        FigureSection(
             "paired",
             "host against guest",
             {"table pages": 2719},
@@ -36,7 +36,7 @@ RESULT = BenchResult(
                 Figure("page", "each page", Spread((2e-6, 2e-6, 3e-6)), unit="us"),
             ),
         ),
-        Section("growth", "growing", notes=("not measured: no reason",)),
+        FigureSection("growth", "growing", notes=("not measured: no reason",)),
     ),
     targets=(
         Target("walk", "walk", 0.025, "ms", 0.002),

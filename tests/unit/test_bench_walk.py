@@ -192,18 +192,18 @@ class Silent:
         self.guest = SimpleNamespace(shell=None, machine=None)
 
 
-def bench(by_pages: float = 1.0, *, no_dump: str = "") -> walk_bench._Bench:
+def bench(by_pages: float = 1.0, *, no_dump: str = "") -> walk_bench._WalkBench:
     readers = Silent()
     readers.no_dump = no_dump
     with SilentProgress().task("") as task:
-        made = walk_bench._Bench(cast(Any, readers), BenchOptions(), task)
+        made = walk_bench._WalkBench(cast(Any, readers), BenchOptions(), task)
     made.series = {"host": {TOTAL: Timing(Spread((0.01,)), None), "pause": Timing(Spread((0.02,)), None)}}
     made.ratio = None if no_dump else Spread((40.0,))
     made.by_pages = by_pages
     return made
 
 
-def verdicts(made: walk_bench._Bench, memory: int = MEMORY) -> dict[str, tuple[bool | None, str]]:
+def verdicts(made: walk_bench._WalkBench, memory: int = MEMORY) -> dict[str, tuple[bool | None, str]]:
     return {target.name: (target.met, target.reason) for target in made.targets(memory)}
 
 

@@ -17,7 +17,7 @@ from harness.check.known import Watch, died_of, explain, standing, watch_for
 from harness.model.devices.dimm import PlugDimm
 from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.verdict import Known, Ruling, judge
+from harness.scenarios.verdict import ExpectedBugs, Ruling, judge
 from harness.state import DmesgLine, NotObserved
 from harness.units import GIB, MIB
 
@@ -189,15 +189,15 @@ def test_one_finding_beyond_it_is_told() -> None:
     assert ruling == Ruling(Verdict.FAIL, "beyond the known bug add-pages-not-undone: BLK-1", ("add-pages-not-undone",))
 
 
-KNOWN = Known(Watch({BUG.id: standing(BUG, model_guest.facts())}), (BUG.id,))
+KNOWN = ExpectedBugs(Watch({BUG.id: standing(BUG, model_guest.facts())}), (BUG.id,))
 
 
 def test_a_step_that_meets_a_known_bug_is_not_red() -> None:
     outcome = Outcome(ending="failed", note="why")
     told = "why; known bug add-pages-not-undone"
-    for known in (KNOWN, Known(KNOWN.watch)):
+    for known in (KNOWN, ExpectedBugs(KNOWN.watch)):
         assert judge(checks(*ALL), "failed", outcome, known, evidence()) == Ruling(Verdict.KNOWN, told, (BUG.id,))
-    assert judge(checks(*ALL), "failed", outcome, Known(), evidence()).verdict is Verdict.FAIL, "--no-known-bugs"
+    assert judge(checks(*ALL), "failed", outcome, ExpectedBugs(), evidence()).verdict is Verdict.FAIL, "--no-known-bugs"
 
 
 def test_a_known_bug_excuses_no_other_ending() -> None:
@@ -218,7 +218,7 @@ def test_a_bug_that_does_not_show_is_told_and_one_that_cannot_be_there_is_red() 
     fixed = dataclasses.replace(
         BUG, fixed=bug(f"since: {{version: '6.1'}}\n    fixed: [{{version: '6.12'}}]\n    {BLK}").fixed
     )
-    known = Known(watch_for([fixed], model_guest.facts()), (BUG.id,))
+    known = ExpectedBugs(watch_for([fixed], model_guest.facts()), (BUG.id,))
     assert judge((), "done", Outcome(), known, evidence()) == Ruling(Verdict.PASS, "")
     ruling = judge(checks(*ALL), "failed", Outcome(ending="failed"), known, evidence())
     told = "exactly the known bug add-pages-not-undone, which this kernel should not have: fixed in 6.12, this is 6.12"
@@ -277,7 +277,7 @@ STAYS = known_bugs()["self-hosted-memmap-stays-online"]
 )
 def test_a_refusal_is_known_by_its_verb_and_its_line(title: str, ending: str, line: str, verdict: Verdict) -> None:
     facts = model_guest.facts(release="7.3.4", cmdline="memory_hotplug.memmap_on_memory=1")
-    known = Known(watch_for([STAYS], facts), (STAYS.id,))
+    known = ExpectedBugs(watch_for([STAYS], facts), (STAYS.id,))
     stays = checks(finding("BLK-3", "memory18", "goes offline: no leaf reaches beyond it", f"stays online: {line}"))
     ruling = judge(stays, "done", Outcome(ending=ending, note="EPERM"), known, evidence((line,)), title)
     assert ruling.verdict is verdict
@@ -290,7 +290,7 @@ def test_a_refusal_is_known_by_its_verb_and_its_line(title: str, ending: str, li
 
 def test_an_ending_alone_is_not_a_bug_that_breaks_something_as_well() -> None:
     both = bug(f"since: {{version: '6.1'}}\n    {BLK}\n    ends: {{as: refused, says: no}}")
-    known = Known(watch_for([both], model_guest.facts()))
+    known = ExpectedBugs(watch_for([both], model_guest.facts()))
     refused = Outcome(ending="refused")
     assert judge((), "done", refused, known, evidence(("no",))).verdict is Verdict.REFUSED
     broken = checks(finding("BLK-1", "memory1", "a", "b"))
@@ -328,14 +328,14 @@ def test_a_death_is_known_by_its_line_and_its_function(
     assert (died_of([DIES], alarms, trace) is DIES) is known
     outcome = Outcome(note="the guest panicked", alarms=alarms, trace=trace)
     told = checks(*(finding("LOG-1", "console", "no", line) for line in alarms))
-    ruling = judge(told, "failed", outcome, Known(watch_for([DIES], model_guest.facts())), title="kmem-fault p0")
+    ruling = judge(told, "failed", outcome, ExpectedBugs(watch_for([DIES], model_guest.facts())), title="kmem-fault p0")
     assert ruling.verdict is (Verdict.KNOWN if known else Verdict.FAIL) and ruling.stops is known
 
 
 def test_a_death_of_a_bug_that_was_fixed_is_red_and_says_so() -> None:
     outcome = Outcome(note="the guest panicked", alarms=ALARMS, trace=TRACE)
     told = checks(*(finding("LOG-1", "console", "no", line) for line in ALARMS))
-    known = Known(watch_for([DIES], model_guest.facts(release="7.3.4")))
+    known = ExpectedBugs(watch_for([DIES], model_guest.facts(release="7.3.4")))
     ruling = judge(told, "failed", outcome, known)
     assert ruling.verdict is Verdict.FAIL and "which this kernel should not have: fixed in 7.2" in ruling.note
 

@@ -20,7 +20,7 @@ from harness.collect.store import load_facts, load_state, save_facts, save_state
 from harness.deadline import Deadline
 from harness.errors import GuestError, ParseError, UsageError
 from harness.guest.console import Console
-from harness.guest.shell import OUTPUT_LIMIT, Completed
+from harness.guest.shell import OUTPUT_LIMIT, CommandResult
 from harness.parsers.dmesg import alarming
 from harness.parsers.notes import Notes
 from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved, Unknown
@@ -58,7 +58,7 @@ class RecordedGuest:
         self.statuses = statuses or {}
         self.asked = ""
 
-    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> Completed:
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> CommandResult:
         self.asked = command
         _, boundary, *names = command.split()
         out = b""
@@ -66,7 +66,7 @@ class RecordedGuest:
             status = self.statuses.get(name, "ok" if name in self.sources else "missing")
             out += f"\n@@{boundary} begin {name}\n".encode() + self.sources.get(name, b"")
             out += f"\n@@{boundary} end {name} {status}\n".encode()
-        return Completed(0, out + f"\n@@{boundary} done {len(names)}\n".encode(), b"")
+        return CommandResult(0, out + f"\n@@{boundary} done {len(names)}\n".encode(), b"")
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_alarms_in_the_log_and_on_the_console(facts: KernelFacts) -> None:
 
 def test_a_collector_that_fails(facts: KernelFacts) -> None:
     class Broken:
-        def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = 0) -> Completed:
+        def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = 0) -> CommandResult:
             return said("", 127, "sh: collect: not found")
 
     with pytest.raises(GuestError, match=r"collector failed \(status 127\): sh: collect: not found"):
@@ -247,7 +247,9 @@ def test_a_tree_that_changed_while_it_was_read_is_read_again(facts: KernelFacts)
 
         torn = 2
 
-        def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> Completed:
+        def run(
+            self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT
+        ) -> CommandResult:
             whole = STATE_SOURCES["iomem"]
             more = b"".join([b"fffff000-ffffffff : x%d\n" % self.torn] * 2) if self.torn else b""
             self.torn = max(0, self.torn - 1)

@@ -12,7 +12,7 @@ from harness.arch.build import Build
 from harness.kmem.address import PageMap, direct_map
 from harness.kmem.memory import PhysicalMemory
 from harness.kmem.pages import read_struct_pages
-from harness.kmem.structs import Evidence, PageLayout, sparse_layout
+from harness.kmem.structs import BootedMemory, PageLayout, sparse_layout
 from harness.state import HostMapping, NotObserved, StructPage
 from harness.units import KIB, MIB, AddrRange
 
@@ -113,7 +113,7 @@ def test_struct_pages_of_real_guests(name: str, tmp_path: Path) -> None:
             subsection_size=guest.arch.subsection_size,
             build=Build(guest.config),
             btf=None,
-            evidence=Evidence(memory, direct, guest.ram),
+            evidence=BootedMemory(memory, direct, guest.ram),
         )
         assert not isinstance(layout, NotObserved) and not isinstance(layout.page, NotObserved)
         pfns = [int(pfn, 16) for pfn, _ in guest.data["pages"]]

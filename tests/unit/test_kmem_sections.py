@@ -26,7 +26,7 @@ from harness.kmem import _sparse_entries, sections
 from harness.kmem.address import Untranslated, direct_map
 from harness.kmem.memory import OutsideMemory, PhysicalMemory
 from harness.kmem.sections import Sections, copy_sections, decode_sections, find_roots
-from harness.kmem.structs import Evidence, SparseLayout, sparse_layout
+from harness.kmem.structs import BootedMemory, SparseLayout, sparse_layout
 from harness.state import NotObserved, Section, SectionFault
 from harness.units import GIB, MIB
 
@@ -273,7 +273,7 @@ def test_real_guests(name: str, tmp_path: Path) -> None:
             subsection_size=guest.arch.subsection_size,
             build=Build(guest.config),
             btf=None,
-            evidence=Evidence(memory, direct, guest.ram),
+            evidence=BootedMemory(memory, direct, guest.ram),
         )
         assert isinstance(layout, SparseLayout)
         found = decode_sections(copy_sections(memory, direct, layout, find_roots(memory, direct, layout.array)))

@@ -26,7 +26,7 @@ from harness.arch.build import Build
 from harness.kmem.address import direct_map
 from harness.kmem.btf import Btf
 from harness.kmem.memory import OutsideMemory, PhysicalMemory
-from harness.kmem.structs import BitField, Evidence, PageLayout, SparseLayout, UsagePlace, sparse_layout
+from harness.kmem.structs import BitField, BootedMemory, PageLayout, SparseLayout, UsagePlace, sparse_layout
 from harness.state import NotObserved
 from harness.units import GIB, MIB, AddrRange
 
@@ -54,7 +54,7 @@ def find(
             subsection_size=2 * MIB,
             build=Build(config),
             btf=btf,
-            evidence=Evidence(memory, guest.direct(), guest.ram if ram is None else ram),
+            evidence=BootedMemory(memory, guest.direct(), guest.ram if ram is None else ram),
         )
 
 
@@ -307,7 +307,7 @@ def test_real_guests(name: str, tmp_path: Path) -> None:
                 subsection_size=guest.arch.subsection_size,
                 build=Build(guest.config),
                 btf=btf,
-                evidence=Evidence(memory, direct_map(guest.kernel), guest.ram),
+                evidence=BootedMemory(memory, direct_map(guest.kernel), guest.ram),
             )
 
     layout = layout_of(found(None))

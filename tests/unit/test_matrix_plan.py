@@ -17,7 +17,7 @@ from harness.check.bugs import bugs_file
 from harness.config.guest import load_guest
 from harness.config.places import configs_dir
 from harness.errors import ConfigError, UsageError
-from harness.matrix.plan import Plan, expected_seconds, make_plan, shard_of
+from harness.matrix.plan import MatrixPlan, expected_seconds, make_plan, shard_of
 from harness.matrix.spec import load_matrix
 from harness.matrix.workers import command
 
@@ -30,7 +30,7 @@ grids:
 """
 
 
-def plan_of(tmp_path: Path, text: str) -> Plan:
+def plan_of(tmp_path: Path, text: str) -> MatrixPlan:
     path = tmp_path / "matrix.yaml"
     path.write_text(text)
     return make_plan(load_matrix(str(path)))

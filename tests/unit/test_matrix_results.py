@@ -22,7 +22,7 @@ from harness.errors import UsageError
 from harness.matrix.book import book_of_store
 from harness.matrix.history import check_history, expected, read_history
 from harness.matrix.merge import merge
-from harness.matrix.plan import Cell, Plan
+from harness.matrix.plan import Cell, MatrixPlan
 from harness.matrix.store import Done, Store, open_store, read_store
 from harness.matrix.workers import Running, Workers, mismatch
 from harness.report.book import status_of
@@ -53,8 +53,8 @@ def cell(name: str, scenario: str = "dimm-cycle", **fields: object) -> Cell:
     return dataclasses.replace(made, **fields)  # type: ignore[arg-type]
 
 
-def plan_of(*cells: Cell, name: str = "small") -> Plan:
-    return Plan(name, cells, "-".join(one.digest for one in cells))
+def plan_of(*cells: Cell, name: str = "small") -> MatrixPlan:
+    return MatrixPlan(name, cells, "-".join(one.digest for one in cells))
 
 
 class Watch:
@@ -98,7 +98,7 @@ def fakes(tmp_path: Path) -> Fakes:
     return Fakes(tmp_path)
 
 
-def run(store: Store, plan: Plan, fakes: Fakes, jobs: int = 2) -> tuple[list[Done], Watch]:
+def run(store: Store, plan: MatrixPlan, fakes: Fakes, jobs: int = 2) -> tuple[list[Done], Watch]:
     watch = Watch()
     return Workers(store, jobs, watch, fakes).run(plan.cells), watch
 

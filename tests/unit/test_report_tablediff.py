@@ -13,7 +13,7 @@ from ptdump_trees import PAGE, PMD, WORDS, Table, host_tables, marker_sets, smal
 from harness.arch import ARM64, RISCV64, ArchSpec
 from harness.report.notepage import dump_tables
 from harness.report.ptdump import Dump, read_dump, render
-from harness.report.tablediff import Change, change_to_json, compare, differences, render_changes
+from harness.report.tablediff import TableChange, change_to_json, compare, differences, render_changes
 
 
 def text_of(dump: Dump) -> str:
@@ -92,7 +92,7 @@ def test_changes_for_machines() -> None:
     assert change_to_json(added, "arm64")["change"] == "added" and change_to_json(added, "arm64")["before"] is None
     value = change_to_json(changed, "arm64")
     assert (value["change"], value["start"], value["differences"]) == ("changed", "0xffffff8040000000", ["PTE -> PMD"])
-    removed = Change(changed.before, None)
+    removed = TableChange(changed.before, None)
     assert change_to_json(removed, "arm64")["change"] == "removed" and differences(removed, "arm64") == []
     assert json.loads(json.dumps(value))["after"]["level"] == "PMD"
 

@@ -187,6 +187,16 @@ def test_the_search_for_circles_sees_every_kind_of_import() -> None:
         assert found is not None and set(found) == {"harness.a", "harness.b", "harness.c.d", "harness.c.e"}
 
 
+def test_no_two_classes_have_the_same_name() -> None:
+    """A name that begins with an underscore is its file's own matter."""
+    found: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
 def test_no_room_can_reach_itself_through_others() -> None:
     def reach(room: str, seen: frozenset[str]) -> set[str]:
         return {room}.union(*(reach(other, seen | {room}) for other in MAY[room] - seen)) if room not in seen else set()

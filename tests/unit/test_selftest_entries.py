@@ -9,7 +9,7 @@ import pytest
 from kmem_walk_oracle import BASE, FORMATS
 
 from harness.arch.pagetable import ENTRY_SIZE, TableFormat
-from harness.selftest.bits import BITS, Change
+from harness.selftest.bits import BITS, BitChange
 from harness.selftest.entries import Place, is_leaf, leads_to_table, locate, with_physical
 
 
@@ -80,7 +80,7 @@ def test_a_lowest_entry_never_leads_to_a_table() -> None:
 
 
 def test_a_change() -> None:
-    assert Change(clear=0b0110, set=0b0100, flip=0b1001).of(0b0011) == 0b1100
+    assert BitChange(clear=0b0110, set=0b0100, flip=0b1001).of(0b0011) == 0b1100
 
 
 def test_a_block_becomes_a_page_and_back() -> None:
