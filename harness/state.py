@@ -314,12 +314,13 @@ class GuestState:
 
     ``raw`` keeps the bytes of every source by name, so that a saved snapshot can be parsed and checked again. A source
     that could not be read is NotObserved with its reason. ``boot_id`` identifies the boot; ``uptime`` is seconds.
-    ``dmesg`` are the lines since the previous snapshot, ``console`` the alarming lines of the serial console since
-    then. ``meminfo`` is bytes; ``backends`` maps the id of each memory backend that QEMU holds to the bytes of host
-    memory in it. ``host_tables`` and ``sections`` (in the order of their numbers), with the ``section_faults`` met on
-    the way, were read from the guest's memory on the host while the guest was paused for ``pause`` seconds;
-    ``struct_pages`` (by pfn, the last of each section) a moment later. ``unknown`` counts text of the sources that
-    memhp does not know; ``garbled`` are lines that no correct kernel prints.
+    ``dmesg`` are the lines since the previous snapshot, ``dmesg_lost`` says why some of them are missing; ``console``
+    are the alarming lines of the serial console since then. ``meminfo`` is bytes; ``backends`` maps the id of each
+    memory backend that QEMU holds to the bytes of host memory in it. ``host_tables`` and ``sections`` (in the order of
+    their numbers), with the ``section_faults`` met on the way, were read from the guest's memory on the host while the
+    guest was paused for ``pause`` seconds; ``struct_pages`` (by pfn, the last of each section) a moment later.
+    ``unknown`` counts text of the sources that memhp does not know; ``garbled`` are lines that no correct kernel
+    prints.
     """
 
     raw: MappingABC[str, bytes] = field(repr=False)
@@ -345,3 +346,4 @@ class GuestState:
     pause: float | NotObserved
     unknown: tuple[Unknown, ...] = ()
     garbled: tuple[Garbled, ...] = ()
+    dmesg_lost: str = ""

@@ -147,6 +147,11 @@ def _in_image(facts: KernelFacts, mark: str) -> bool | NotObserved:
     return facts.image[mark]
 
 
+def counts_memmap(facts: KernelFacts) -> bool | NotObserved:
+    """Whether /proc/vmstat has nr_memmap and nr_memmap_boot: since v6.11 (mm/vmstat.c)."""
+    return _since(facts, (6, 11))
+
+
 def _max_order(facts: KernelFacts) -> int | NotObserved:
     if isinstance(facts.vmcoreinfo, NotObserved):
         return facts.vmcoreinfo

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+from harness.arch import features
 from harness.check.evidence import Evidence
 from harness.check.folded import folded_pages
 from harness.check.registry import Broken, Outcome, Seen, invariant
@@ -23,6 +24,7 @@ _MEMMAP_BOOT = ("nr_memmap_boot_pages", "nr_memmap_boot")
     source="move_pfn_range_to_zone, remove_pfn_range_from_zone, adjust_present_page_count (mm/memory_hotplug.c, v6.12)",
     motive="a span that is too wide makes compaction walk a memmap that is gone",
     reads=("/proc/zoneinfo",),
+    needs=("memmap-counters",),
 )
 def zon_1(evidence: Evidence) -> Outcome:
     observed, freed = evidence.observed.zones, _freed_at_boot(evidence)
@@ -76,6 +78,7 @@ def _show(zone: Zone | None) -> str:
     source="adjust_managed_page_count, generic_online_page (mm/page_alloc.c, mm/memory_hotplug.c, v6.12)",
     motive="peers accept 10 to 15 % here, which hides six missing memory blocks in a change of 5 GiB",
     reads=("/proc/meminfo",),
+    needs=("memmap-counters",),
 )
 def mem_1(evidence: Evidence) -> Outcome:
     observed, baseline = evidence.observed.meminfo, evidence.layout.baseline.meminfo
@@ -102,6 +105,7 @@ def mem_1(evidence: Evidence) -> Outcome:
     "ram_block_discard_range (QEMU 10.0)",
     motive="arm64: mm: call pagetable dtor when freeing hot-removed page tables; 9d8573111024: memmap accounting",
     reads=("/proc/vmstat", "/proc/slabinfo"),
+    needs=("counted-tables", "memmap-counters"),
 )
 def mem_2(evidence: Evidence) -> Outcome:
     for state in _boot_and_now(evidence):
@@ -113,9 +117,11 @@ def mem_2(evidence: Evidence) -> Outcome:
         *(found for part in parts if not isinstance(part, NotObserved) for found in part),
     ]
     unseen = next((part for part in parts if isinstance(part, NotObserved)), None)
-    if unseen is not None:
-        return broken or unseen
-    return Seen(broken, "" if counts_memmap(evidence) else "this kernel has no nr_memmap (since v6.11)")
+    if unseen is None and not counts_memmap(evidence):
+        if features.counts_memmap(evidence.layout.facts) is not True:
+            return Seen(broken, "this kernel has no nr_memmap (since v6.11)")
+        unseen = NotObserved("/proc/vmstat has no nr_memmap, which is there since v6.11")
+    return broken or unseen or []
 
 
 def _first(state: GuestState, names: tuple[str, ...]) -> int | None:

@@ -37,6 +37,7 @@ class _SharedRun:
     source="mm/ptdump.c, arch/{arm64,riscv}/mm/ptdump.c note_page (v6.12)",
     motive="a finding stands on firmer ground when two independent readers agree on everything else",
     reads=("/sys/kernel/debug/kernel_page_tables",),
+    needs=("ptdump", "walk"),
 )
 def xck_1(evidence: Evidence) -> Outcome:
     views = evidence.views

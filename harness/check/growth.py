@@ -14,6 +14,7 @@ from harness.state import NotObserved
     "holds stay level",
     source="memory_block_release (drivers/base/memory.c), memmap_pages_add (mm/sparse-vmemmap.c), v6.12",
     motive="a few bytes that each round leaves behind show in no single step",
+    needs=("slabs",),
 )
 def mem_3(evidence: Evidence) -> Outcome:
     if not evidence.slopes and not evidence.unread:

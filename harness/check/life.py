@@ -17,6 +17,7 @@ from harness.state import NotObserved
     source="lib/bug.c, kernel/panic.c, mm/page_alloc.c bad_page, arch/{arm64,riscv}/kernel/traps.c (v6.12)",
     motive="21f1b85c8912: riscv: mm: Do not call pmd dtor on vmemmap page table teardown (Bad page state)",
     posthumous=True,
+    needs=("log",),
 )
 def log_1(evidence: Evidence) -> Outcome:
     if evidence.alarms:
@@ -35,9 +36,9 @@ def log_1(evidence: Evidence) -> Outcome:
             for text in console
             if not _boot_race(evidence, text)
         )
-    if isinstance(dmesg, NotObserved):
-        return broken or dmesg
-    return broken
+    lost = NotObserved(evidence.observed.dmesg_lost) if evidence.observed.dmesg_lost else None
+    unseen = next((source for source in (dmesg, console, lost) if isinstance(source, NotObserved)), None)
+    return broken or unseen or []
 
 
 def _boot_race(evidence: Evidence, text: str) -> bool:

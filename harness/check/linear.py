@@ -41,6 +41,7 @@ def compare_cover(wanted: Iterable[AddrRange], seen: Iterable[AddrRange], what: 
     "the linear map covers every added range completely and nothing of a removed one, and leads where it must",
     source="arch_add_memory, arch_remove_memory (arch/arm64/mm/mmu.c, arch/riscv/mm/init.c, v6.12)",
     motive="ee7febce0519: arm64: mm: correct the inside linear map boundaries during hotplug check",
+    needs=("tables",),
 )
 def lin_1(evidence: Evidence) -> Outcome:
     return by_witness(evidence, _coverage)
@@ -61,6 +62,7 @@ def _coverage(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     "attributes of hot-added memory equal boot memory's (loaded code aside); no page is writable and executable",
     source="pgprot_mhp, PAGE_KERNEL (v6.12); ptdump_check_wx (mm/ptdump.c)",
     motive="d15dfd31384b: arm64: mte: Map hotplugged memory as Normal Tagged",
+    needs=("tables",),
 )
 def lin_2(evidence: Evidence) -> Outcome:
     outcome = by_witness(evidence, lambda evidence, pair: [*_attributes(evidence, pair), *_write_exec(evidence, pair)])
@@ -130,6 +132,7 @@ def _write_exec(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     "(or split for loaded code)",
     source="__create_pgd_mapping, can_set_direct_map (arch/arm64/mm); best_map_size (arch/riscv/mm/init.c, v6.12)",
     motive="95a58852b0e5: arm64/mm: Reject memory removal that splits a kernel leaf mapping",
+    needs=("tables",),
 )
 def lin_3(evidence: Evidence) -> Outcome:
     return by_witness(evidence, _leaf_differences)

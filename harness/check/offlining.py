@@ -26,14 +26,17 @@ _VETO = "EPERM"
     "(mm/memory_hotplug.c)",
     motive="95a58852b0e5: arm64/mm: Reject memory removal that splits a kernel leaf mapping: it asks about the range "
     "behind a self-hosted memmap, whose own struct pages begin inside of a leaf",
+    needs=("hotplug", "log", "tables"),
 )
 def blk_3(evidence: Evidence) -> Outcome:
     said, spanned, dmesg = dict(_said(evidence)), evidence.expected.spanned, evidence.observed.dmesg
+    lost = NotObserved(evidence.observed.dmesg_lost) if evidence.observed.dmesg_lost else None
+    unseen = dmesg if isinstance(dmesg, NotObserved) else lost
     if not said and not evidence.offlines:
-        return dmesg if isinstance(dmesg, NotObserved) else []
+        return unseen or []
     if isinstance(spanned, NotObserved):
         return spanned
-    return [*_kept_for_nothing(evidence, said, spanned), *_let_go(evidence, spanned)]
+    return [*_kept_for_nothing(evidence, said, spanned), *_let_go(evidence, spanned)] or unseen or []
 
 
 def _said(evidence: Evidence) -> Iterator[tuple[int, str]]:
@@ -50,7 +53,10 @@ def _kept_for_nothing(evidence: Evidence, said: Mapping[int, str], spanned: Mapp
     silent = {
         report.index: f"{report.error}, and the kernel's log does not say why"
         for report in evidence.offlines
-        if report.error == _VETO and not _is_kept_boot_memory(evidence, report.index)
+        if report.error == _VETO
+        and not _is_kept_boot_memory(evidence, report.index)
+        and not isinstance(evidence.observed.dmesg, NotObserved)
+        and not evidence.observed.dmesg_lost
     }
     wanted = "goes offline: no leaf of the linear map reaches beyond it"
     for index, text in sorted((silent | dict(said)).items()):

@@ -29,6 +29,7 @@ def _walked(evidence: Evidence) -> tuple[HostTables, View] | NotObserved:
     source="free_empty_tables, pgtable_range_aligned (arch/arm64/mm/mmu.c); remove_pgd_mapping, "
     "preallocate_pgd_pages_range (arch/riscv/mm/init.c, v6.12)",
     motive="a table left behind holds a page for ever, and the next removal below it may find it in the way",
+    needs=("walk",),
 )
 def pgt_1(evidence: Evidence) -> Outcome:
     walked = _walked(evidence)
@@ -109,6 +110,7 @@ def _given_up(evidence: Evidence, tables: HostTables, view: View, kept: frozense
     "map and vmemmap lead into memory that is there",
     source="pgtable_alloc, GFP_PGTABLE_KERNEL (arch/arm64/mm/mmu.c); pagetable_alloc (arch/riscv/mm/init.c, v6.12)",
     motive="a table page that was freed while still linked is overwritten by its next owner",
+    needs=("walk",),
 )
 def pgt_2(evidence: Evidence) -> Outcome:
     walked = _walked(evidence)

@@ -39,6 +39,7 @@ class Invariant:
     """``statement`` is one line; ``source`` the kernel or QEMU code it follows from; ``motive`` the bug it catches.
 
     ``reads`` are the guest's files whose garbled lines are findings of this invariant, whatever else it makes of them.
+    ``needs`` are words of ``harness.check.required``: what a kernel may lack that the invariant looks at.
     ``posthumous``: it can be told of a kernel that died in the step.
     """
 
@@ -48,6 +49,7 @@ class Invariant:
     motive: str
     check: CheckFunction
     reads: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     posthumous: bool = False
 
 
@@ -55,14 +57,21 @@ CATALOGUE: dict[str, Invariant] = {}
 
 
 def invariant(
-    id: str, statement: str, *, source: str, motive: str, reads: tuple[str, ...] = (), posthumous: bool = False
+    id: str,
+    statement: str,
+    *,
+    source: str,
+    motive: str,
+    reads: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+    posthumous: bool = False,
 ) -> Callable[[CheckFunction], CheckFunction]:
     """Register a check under a stable id; no two of them ``read`` the same file."""
 
     def register(check: CheckFunction) -> CheckFunction:
         if id in CATALOGUE:
             raise ValueError(f"invariant {id} is registered twice")
-        CATALOGUE[id] = Invariant(id, statement, source, motive, check, reads, posthumous)
+        CATALOGUE[id] = Invariant(id, statement, source, motive, check, reads, needs, posthumous)
         return check
 
     return register

@@ -23,6 +23,7 @@ _SOURCE = "the snapshot before"
     source="the error paths of add_memory_resource, online_pages, offline_pages (mm/memory_hotplug.c, v6.12) and "
     "dev_dax_kmem_probe (drivers/dax/kmem.c)",
     motive="add_pages that fails half-way leaves behind the sections that it has added",
+    needs=("hotplug", "sections"),
 )
 def rbk_1(evidence: Evidence) -> Outcome:
     """Page tables are not compared: which of their pages may stay is the business of PGT-1."""

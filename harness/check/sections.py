@@ -41,6 +41,7 @@ def _words(flags: Iterable[str]) -> str:
     source="section_activate, section_deactivate, sparse_init_one_section, online_mem_sections (mm/sparse.c), "
     "section_taint_zone_device (mm/memory_hotplug.c, v6.12)",
     motive="5ec8e8ea8b77: mm/sparsemem: fix race in accessing memory_section->usage",
+    needs=("sections",),
 )
 def sec_1(evidence: Evidence) -> Outcome:
     pairs = _pairs(evidence)
@@ -76,6 +77,7 @@ def _fault(fault: SectionFault) -> str:
     "the sub-section bitmap of every section has exactly the model's bits",
     source="fill_subsection_map, clear_subsection_map (mm/sparse.c, v6.12)",
     motive="a bit too many makes pfn_valid() vouch for struct pages that are gone",
+    needs=("subsections",),
 )
 def sec_2(evidence: Evidence) -> Outcome:
     pairs = _pairs(evidence)
@@ -95,6 +97,7 @@ def sec_2(evidence: Evidence) -> Outcome:
     "struct pages of memory that is online carry the node and the zone of the model",
     source="set_page_links (include/linux/mm.h), move_pfn_range_to_zone (mm/memory_hotplug.c, v6.12)",
     motive="a page that is freed to another zone's lists than its own",
+    needs=("struct-pages",),
 )
 def sec_3(evidence: Evidence) -> Outcome:
     pages = evidence.observed.struct_pages

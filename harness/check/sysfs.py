@@ -27,6 +27,7 @@ def _pairs(evidence: Evidence) -> dict[int, tuple[MemoryBlock | None, MemoryBloc
     source="create_memory_block_devices, valid_zones_show (drivers/base/memory.c, v6.12)",
     motive="93866f55f7e2: mm/memory_hotplug: fix memory block reference leak on remove",
     reads=(SOURCE,),
+    needs=("hotplug",),
 )
 def blk_1(evidence: Evidence) -> Outcome:
     pairs = _pairs(evidence)
@@ -67,6 +68,7 @@ def _words(values: tuple[object, ...] | None) -> str:
     source="state_store, auto_online_blocks_store (drivers/base/memory.c, v6.12); state_show (drivers/dax/kmem.c, 7.3)",
     motive="a block that is online although nobody asked hides every later refusal",
     reads=("/sys/bus/dax/devices",),
+    needs=("hotplug",),
 )
 def blk_2(evidence: Evidence) -> Outcome:
     pairs = _pairs(evidence)
@@ -83,7 +85,7 @@ def blk_2(evidence: Evidence) -> Outcome:
         return broken or policy
     if policy != evidence.expected.auto_online:
         broken.append(Broken("auto_online_blocks", evidence.expected.auto_online, policy, SOURCE))
-    return broken
+    return broken or (evidence.observed.dax if isinstance(evidence.observed.dax, NotObserved) else [])
 
 
 def _dax_states(evidence: Evidence) -> Iterator[Broken]:

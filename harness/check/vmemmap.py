@@ -24,6 +24,7 @@ from harness.units import AddrRange, merge_ranges, subtract_ranges
     source="vmemmap_populate (arch/arm64/mm/mmu.c, arch/riscv/mm/init.c), section_activate (mm/sparse.c), "
     "altmap_alloc_block_buf (mm/sparse-vmemmap.c, v6.12)",
     motive="d4234d131b0a: arm64: mm: Populate vmemmap at the page level if not section aligned",
+    needs=("tables",),
 )
 def vmm_1(evidence: Evidence) -> Outcome:
     return by_witness(evidence, _vmemmap)
@@ -79,6 +80,7 @@ def _permissions(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     "vmemmap of removed (sub-)sections is unmapped, and the kernel counts no page of it any more",
     source="vmemmap_free (arch/arm64/mm/mmu.c, arch/riscv/mm/init.c), depopulate_section_memmap (mm/sparse.c, v6.12)",
     motive="9d8573111024: memmap accounting; a memmap left behind is lost with every cycle",
+    needs=("tables",),
 )
 def vmm_2(evidence: Evidence) -> Outcome:
     if not subtract_ranges(evidence.expected.once, evidence.expected.hot):

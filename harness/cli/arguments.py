@@ -107,6 +107,8 @@ class RunningArguments(ReportArguments):
     jobs: int | None
     fail_fast: bool
     known_bugs: bool
+    require: tuple[str, ...]
+    allow_unobserved: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.cli.arguments import RunArguments
-from harness.cli.options import bundle_dir_of, guests_of
+from harness.cli.options import bundle_dir_of, demand_of, guests_of
 from harness.cli.parser import WrongBisection
 from harness.cli.results import chosen_scenarios
 from harness.errors import MemhpError, UsageError
@@ -35,6 +35,7 @@ def run_bisect(arguments: RunArguments, run: Callable[[RunArguments], int]) -> i
         arguments = dataclasses.replace(arguments, boot=(*arguments.boot, "cold"))
     try:
         bundle_dir_of(arguments.bundle_dir)
+        demand_of(arguments)
         _check_scenarios(arguments)
     except UsageError as error:
         raise WrongBisection(error.message, hint=error.hint) from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from harness.cli.arguments import GUEST_OPTIONS, ReportArguments, RunArguments, is_given
-from harness.cli.options import start_of
+from harness.cli.options import demand_of, start_of
 from harness.cli.reports import all_reports, check_reports, finish_reports, results_stream
 from harness.errors import UsageError
 from harness.matrix.book import book_of_store
@@ -159,6 +159,7 @@ def _run(
     times: Mapping[str, float],
     jobs: int,
 ) -> int:
+    demand = demand_of(arguments)
     store = open_store(root, plan, datetime.datetime.now(datetime.UTC).isoformat())
     out = results_stream(arguments)
     with store.lock():
@@ -170,7 +171,7 @@ def _run(
         lack = room.lack([cell.memory for cell in waiting], jobs)
         if lack is not None:
             progress.say(lack)
-        argv = functools.partial(command, start=start_of(arguments), known_bugs=arguments.known_bugs)
+        argv = functools.partial(command, start=start_of(arguments), known_bugs=arguments.known_bugs, demand=demand)
         with CellBoard(out, sys.stderr, len(cells), color=arguments.color) as board:
             try:
                 Workers(store, jobs, _Board(board, cells, times, jobs), argv, room).run(cells, broken)

@@ -9,6 +9,8 @@ from typing import cast
 
 from harness.arch import ARCHES, ArchSpec, arch_named
 from harness.artifacts.kernel_tree import is_tree
+from harness.check import CATALOGUE
+from harness.check.required import Demand
 from harness.cli.arguments import GUEST_OPTIONS, GuestArguments, RunningArguments
 from harness.config.guest import GuestSpec, NodeConfig, find_guest, override
 from harness.config.selector import is_debian_name
@@ -145,4 +147,20 @@ def run_options(
         start=start,
         jobs=jobs if arguments.jobs is None else arguments.jobs,
         known_bugs=arguments.known_bugs,
+        demand=demand_of(arguments),
     )
+
+
+def demand_of(arguments: RunningArguments) -> Demand | None:
+    """What must be observed, and what need not be; None where the user leaves it to the kernel."""
+    require, allowed = arguments.require, arguments.allow_unobserved
+    for option, names in (("--require", require), ("--allow-unobserved", allowed)):
+        unknown = [name for name in names if name not in CATALOGUE]
+        if unknown:
+            raise UsageError(f"{option}: no invariant is called {unknown[0]!r}", hint="memhp list invariants")
+    both = sorted(set(require) & set(allowed))
+    if both:
+        raise UsageError(
+            f"{', '.join(both)} cannot be required and go unobserved", hint="drop it from one of the lists"
+        )
+    return Demand(frozenset(require), frozenset(allowed)) if require or allowed else None

@@ -19,6 +19,7 @@ from harness.cli.values import (
     read_bench_rounds,
     read_integer,
     read_jobs,
+    read_names,
     read_rounds,
     read_seconds,
     read_size,
@@ -369,6 +370,10 @@ def _running(parser: argparse.ArgumentParser, jobs: str) -> None:
     ending.add_argument("--keep-going", dest="fail_fast", action="store_false", help="run all, come what may (default)")
     ending.add_argument("--fail-fast", action="store_true", help="stop after the first scenario that does not pass")
     parser.set_defaults(fail_fast=False)
+    require = "invariants (LIN-1,XCK-1) without which there is no verdict, whatever the kernel can show"
+    allow = "invariants that may go unobserved although the kernel can show them"
+    _value(group, "--require", read=read_names, default=(), metavar="LIST", help=require)
+    _value(group, "--allow-unobserved", read=read_names, default=(), metavar="LIST", help=allow)
     _known_bugs(group)
 
 

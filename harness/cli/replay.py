@@ -23,6 +23,7 @@ def run(arguments: ReplayArguments) -> int:
         rounds=recorded.rounds,
         start=recorded.start,
         known_bugs=arguments.known_bugs,
+        demand=recorded.demand,
     )
     with open_reporter(arguments) as reporter:
         require_kernel(recorded, reporter.progress)

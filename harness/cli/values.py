@@ -31,6 +31,14 @@ def read_integer(text: str, option: str) -> int:
         raise UsageError(f"{option}: {text[:40]!r} is not a whole number") from None
 
 
+def read_names(text: str, option: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise UsageError(f"{option}: {text[:80]!r} is no list of names", hint="such as LIN-1,XCK-1")
+    return names
+
+
 def read_seconds(text: str, option: str) -> float:
     """A time in seconds, more than nothing and less than a day."""
     try:

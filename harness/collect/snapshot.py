@@ -184,6 +184,8 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
     boot_id, uptime = parsed("boot_id", str.strip), parsed("uptime", _parse_uptime)
     if isinstance(boot_id, NotObserved) or isinstance(uptime, NotObserved):
         raise GuestError("the snapshot has no boot id or no uptime")
+    # What the kernel's log still has is judged, whatever was overwritten.
+    dmesg_lost = absent.pop("dmesg") if "dmesg" in absent and "dmesg" in raw else ""
     no_dax_bus = absent.get("dax") == _missing("dax")
     state = GuestState(
         raw=raw,
@@ -209,7 +211,7 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
         struct_pages=parsed(SECTIONS, parse_struct_pages),
         pause=parsed("pause", _parse_pause),
     )
-    return replace(state, unknown=notes.unknown, garbled=notes.garbled)
+    return replace(state, unknown=notes.unknown, garbled=notes.garbled, dmesg_lost=dmesg_lost)
 
 
 def parse_parameters(text: str, notes: Notes = STRICT) -> dict[str, str]:

@@ -22,6 +22,7 @@ from typing import Protocol
 import harness
 from harness import proc
 from harness.check import Verdict
+from harness.check.required import Demand
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, UsageError
 from harness.matrix.plan import Cell
@@ -67,13 +68,17 @@ class Board(Protocol):
         """Called about once a second with the running cells and the number of cells still to start."""
 
 
-def command(cell: Cell, folder: Path, start: Start = "auto", known_bugs: bool = True) -> list[str]:
+def command(
+    cell: Cell, folder: Path, start: Start = "auto", known_bugs: bool = True, demand: Demand | None = None
+) -> list[str]:
     """The command line that runs ``cell`` in ``folder``, as prepared by ``Store.begin``; the rest as in RunOptions."""
     words = [sys.executable, "-P", "-m", "harness", "--color", "never", "run", str(folder / "scenario.yaml")]
     words += ["--guest", str(folder / "guest.yaml"), "--bundle-dir", str(folder / "bundles")]
     words += ["--json", str(folder / "result.json"), "--timeout", f"{cell.timeout:g}"]
     words += [] if start == "auto" else ["--boot", start]
     words += [] if known_bugs else ["--no-known-bugs"]
+    words += ["--require", ",".join(sorted(demand.require))] if demand and demand.require else []
+    words += ["--allow-unobserved", ",".join(sorted(demand.allowed))] if demand and demand.allowed else []
     return [*words, "--rounds", str(cell.rounds)] if cell.rounds is not None else words
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    # The parser of the command line imports this file, and wants nothing heavy.
+    from harness.check.required import Demand
 
 #: auto: restore a guest from a snapshot if possible, otherwise boot it
 Start = Literal["auto", "restore", "cold"]
@@ -19,7 +23,8 @@ class RunOptions:
     ``settle`` is how long the guest may take to show the memory blocks of a step before their absence is a finding;
     ``timeout`` bounds each step and the boot, in seconds. ``seed`` is recorded and feeds everything random. ``rounds``
     is how often the steps of a soak are repeated; None leaves it to the scenario. ``start`` is how guests
-    start, ``jobs`` how many of them run at a time. Without ``known_bugs`` a known bug fails like any other.
+    start, ``jobs`` how many of them run at a time. ``demand`` is what must be observed. Without
+    ``known_bugs`` a known bug fails like any other.
     """
 
     bundle_dir: Path | None = None
@@ -31,3 +36,4 @@ class RunOptions:
     start: Start = "auto"
     jobs: int = 1
     known_bugs: bool = True
+    demand: Demand | None = None

@@ -14,7 +14,7 @@ from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import RecordedRun, load_run
 from harness.scenarios.result import RunResult, StepResult
-from harness.scenarios.verdict import ExpectedBugs, evaluate, step_result, titles, worst
+from harness.scenarios.verdict import ExpectedBugs, evaluate, never_observed, step_result, titles, worst
 from harness.state import Unknown
 
 
@@ -25,7 +25,7 @@ def recheck(directory: Path) -> RunResult:
     """
     run = load_run(directory)
     model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
-    ruling, checks = evaluate(model, "boot", "done", Outcome(), run.boot, run.boot, ExpectedBugs(run.watch))
+    ruling, checks = evaluate(model, "boot", "done", Outcome(), run.boot, run.boot, ExpectedBugs(run.watch), run.demand)
     steps = [step_result(0, "boot", ruling, 0.0, 0.0, checks)]
     before = run.boot
     for step in run.steps:
@@ -36,7 +36,7 @@ def recheck(directory: Path) -> RunResult:
             else:
                 model.apply(action)
         known = ExpectedBugs(run.watch, step.bugs)
-        ruling, checks = evaluate(model, step.title, step.expect, step.outcome, step.state, before, known)
+        ruling, checks = evaluate(model, step.title, step.expect, step.outcome, step.state, before, known, run.demand)
         changes = () if step.state is None else describe_changes(before, step.state)
         steps.append(step_result(step.number, step.title, ruling, 0.0, 0.0, checks, changes))
         before = step.state or before
@@ -68,6 +68,10 @@ def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]
         cut = Verdict.INFRA, f"the bundle lacks step {', '.join(map(str, missing))}"
     elif run.verdict is Verdict.INFRA:
         cut = Verdict.INFRA, f"the run itself had no verdict: {run.reason}"
+    elif run.verdict is Verdict.SKIPPED:
+        cut = Verdict.SKIPPED, run.reason
+    elif unseen := run.demand.never(step.checks for step in steps):
+        cut = Verdict.INFRA, never_observed(unseen)
     else:
         cut = Verdict.PASS, ""
     if worst((verdict, cut[0])) is verdict:

@@ -18,7 +18,7 @@ import dataclasses
 import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from harness.check import DumpReport, OfflineReport, ResizeReport, Slope, TouchR
 from harness.check.bugs import NAME as BUGS
 from harness.check.bugs import parse_bugs
 from harness.check.known import Watch, watch_for
+from harness.check.required import Demand
 from harness.codec import Codec
 from harness.collect.store import load_facts, load_state, save_facts, save_raw, save_state
 from harness.config.yaml import read_text
@@ -170,7 +171,8 @@ class RecordedStep:
 class RecordedRun:
     """A loaded bundle; the states are parsed again from their files. ``watch`` has the known bugs of its time.
 
-    ``verdict`` and ``reason`` are those of the run, after the steps up to number ``count``; None if not recorded.
+    ``demand`` is what had to be observed. ``verdict`` and ``reason`` are those of the run, after the steps up
+    to number ``count``; None if not recorded.
     """
 
     details: Mapping[str, Any]
@@ -182,6 +184,7 @@ class RecordedRun:
     verdict: Verdict | None = None
     reason: str = ""
     count: int | None = None
+    demand: Demand = field(default_factory=Demand)
 
 
 def _read_json(path: Path) -> Any:
@@ -218,7 +221,20 @@ def load_run(directory: Path) -> RecordedRun:
     watch = watch_for(parse_bugs(read_text(bugs), bugs).values(), facts) if bugs.exists() else Watch()
     verdict, reason, count = _load_verdict(directory / VERDICT)
     steps = tuple(_load_steps(directory, shape, facts))
-    return RecordedRun(details, shape, facts, boot, steps, watch, verdict, reason, count)
+    return RecordedRun(details, shape, facts, boot, steps, watch, verdict, reason, count, demand_from_json(details))
+
+
+def demand_to_json(demand: Demand) -> dict[str, object]:
+    """What had to be observed, as keys of run.json."""
+    return {"require": sorted(demand.require), "allow_unobserved": sorted(demand.allowed)}
+
+
+def demand_from_json(details: Mapping[str, Any]) -> Demand:
+    """Inverse of demand_to_json; older bundles say nothing. Raises UsageError for what is no list."""
+    lists = [details.get(key, []) for key in ("require", "allow_unobserved")]
+    if not all(isinstance(names, list) for names in lists):
+        raise UsageError("run.json is damaged: require and allow_unobserved are lists of invariants")
+    return Demand(*(frozenset(map(str, names)) for names in lists))
 
 
 def _load_verdict(path: Path) -> tuple[Verdict | None, str, int | None]:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.arch import arch_named
 from harness.artifacts.content import content_of
 from harness.artifacts.kernel import kernel_of
+from harness.check.required import Demand
 from harness.codec import Codec, override
 from harness.config.cold import COLD
 from harness.config.guest import GuestSpec, NodeConfig, problems
@@ -21,6 +22,7 @@ from harness.progress import Progress
 from harness.scenarios.boot import Parts
 from harness.scenarios.file import Scenario, read_scenario
 from harness.scenarios.options import STARTS, Start
+from harness.scenarios.record import demand_from_json
 
 _HINT = "name the directory of a run; bundles are kept below memhp-runs or --bundle-dir"
 #: no run.json is larger
@@ -29,7 +31,9 @@ _MAX_RUN = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A run to repeat. ``rounds``, ``seed`` and ``start`` are as in RunOptions; ``kernel_sha256`` is of the Image."""
+    """A run to repeat. ``rounds``, ``seed``, ``start`` and ``demand`` are as in RunOptions; ``kernel_sha256`` is of
+    the Image.
+    """
 
     scenario: Scenario
     guest: GuestSpec
@@ -37,6 +41,7 @@ class Replay:
     rounds: int | None
     kernel_sha256: str
     start: Start = "auto"
+    demand: Demand = field(default_factory=Demand)
 
 
 def guest_to_json(guest: GuestSpec, parts: Parts) -> dict[str, object]:
@@ -102,7 +107,7 @@ def read_replay(bundle: Path) -> Replay:
         raise UsageError(f"{bundle} does not describe its guest ({what})", hint=_HINT) from None
     if not (bundle / "scenario.yaml").is_file() or not (bundle / "scenario.yaml").read_bytes().strip():
         raise UsageError(f"{bundle} has no scenario to run again", hint=_HINT)
-    return Replay(read_scenario(bundle / "scenario.yaml"), spec, seed, rounds, digest, start)
+    return Replay(read_scenario(bundle / "scenario.yaml"), spec, seed, rounds, digest, start, demand_from_json(details))
 
 
 def require_kernel(replay: Replay, progress: Progress) -> None:

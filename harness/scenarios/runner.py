@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.arch.modes import VA_BITS
-from harness.check import Verdict
+from harness.check import CATALOGUE, Verdict
 from harness.check.known import Watch
+from harness.check.required import Demand, lacks_of
 from harness.config.guest import GuestSpec
 from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError
 from harness.progress import Progress, default_progress
@@ -27,7 +28,7 @@ from harness.scenarios.memorybudget import MemoryBudget, cost, peak_memory
 from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.pool import do_all
-from harness.scenarios.record import DEFAULT_BUNDLES, VERDICT, Recorder, open_bundle, write_json
+from harness.scenarios.record import DEFAULT_BUNDLES, VERDICT, Recorder, demand_to_json, open_bundle, write_json
 from harness.scenarios.relay import Relay
 from harness.scenarios.replay import guest_to_json
 from harness.scenarios.reporter import Reporter
@@ -39,7 +40,7 @@ from harness.scenarios.slabs import slab_in_use
 from harness.scenarios.soak import SLAB, Round, counters, slopes, spell, unread
 from harness.scenarios.start import start_guest
 from harness.scenarios.steps import AnyStep, Repeat, count_steps, require_options
-from harness.scenarios.verdict import titles, worst
+from harness.scenarios.verdict import never_observed, titles, worst
 from harness.state import KernelFacts, NotObserved, SlabCache, Unknown
 
 OnFailure = Callable[[Session, RunResult], None]
@@ -107,6 +108,7 @@ class _Run:
         self.scenario = scenario
         self.guest = guest
         self.options = options
+        self.demand = options.demand or Demand()
         self.reporter = reporter
         self.resolver = resolver
         self.on_failure = on_failure
@@ -170,6 +172,9 @@ class _Run:
 
     def _judged(self) -> RunResult:
         verdict = worst(step.verdict for step in self.steps)
+        unseen = self.demand.never(step.checks for step in self.steps)
+        if unseen and worst((verdict, Verdict.INFRA)) is Verdict.INFRA:
+            return self._finish(Verdict.INFRA, never_observed(unseen), None)
         bad = next((step for step in self.steps if step.verdict is verdict and verdict is not Verdict.PASS), None)
         if bad is None:
             return self._finish(verdict, "", None)
@@ -224,6 +229,7 @@ class _Run:
                 "seed": self.options.seed,
                 "rounds": self.options.rounds,
                 "start": self.options.start,
+                **demand_to_json(self.demand),
                 **guest_to_json(self.guest, self.parts),
             },
         )
@@ -264,8 +270,20 @@ class _Run:
         self.total = count_steps(steps, self.options.rounds)
         self.reporter.step_started(0, self.total, "boot")
         boot = session.check_boot()
-        if self._note_step(dataclasses.replace(boot, note=boot.note or how_started(session.guest, self.boot_seconds))):
+        told = [boot.note or how_started(session.guest, self.boot_seconds), *self._told_lacks(session)]
+        if self._note_step(dataclasses.replace(boot, note="; ".join(told))):
             self._play(session, steps)
+
+    def _told_lacks(self, session: Session) -> list[str]:
+        """What need not be observed of this kernel, as it cannot show it; kept as a fact too."""
+        lacks, demand = lacks_of(session.layout), self.demand
+        lacks |= dict.fromkeys(demand.allowed, "--allow-unobserved")
+        lacks = {id: why for id, why in lacks.items() if id not in demand.require}
+        self.facts |= {"required": [id for id in CATALOGUE if id not in lacks], "unobservable": lacks}
+        by_reason: dict[str, list[str]] = {}
+        for id, why in lacks.items():
+            by_reason.setdefault(why, []).append(id)
+        return [f"not to be seen here: {', '.join(ids)} ({why})" for why, ids in by_reason.items()]
 
     def _play(self, session: Session, steps: Sequence[AnyStep]) -> bool:
         """Do the steps in order; False if one stops the run."""

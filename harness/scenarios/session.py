@@ -210,7 +210,7 @@ class Session:
         bugs: tuple[str, ...] = (),
     ) -> StepResult:
         known = ExpectedBugs(self.watch, bugs)
-        ruling, checks = evaluate(self.model, title, expect, outcome, after, before, known)
+        ruling, checks = evaluate(self.model, title, expect, outcome, after, before, known, self.options.demand)
         changes = describe_changes(before, after)
         memory = memory_map(after, self.guest.shape.arch.ram_base, self.layout.block_size)
         seconds = time.monotonic() - started

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.check import CheckResult, Evidence, Verdict, run_all
 from harness.check.known import Explained, Watch, died_of, ended_by, explain, log_lines
+from harness.check.required import Demand
 from harness.model.memory import MemoryModel
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.outcome import Outcome
@@ -49,17 +50,32 @@ def evaluate(
     state: GuestState | None,
     before: GuestState,
     known: ExpectedBugs | None = None,
+    demand: Demand | None = None,
 ) -> tuple[Ruling, tuple[CheckResult, ...]]:
     """Judge one step, in a live run and when a bundle is checked again: its verdict, and the result of each invariant.
 
     ``state`` is the snapshot after it, ``before`` the one before it; ``state`` is None if the step left the guest
-    working or the kernel died (``outcome.alarms``). ``expect`` is the expected ending.
+    working or the kernel died (``outcome.alarms``). ``expect`` is the expected ending. A step that lacks what had to be
+    observed (``demand``) proves nothing (INFRA), unless it is FAIL anyway.
     """
     if state is None and not outcome.alarms:
-        return judge((), expect, outcome), ()
+        ruling = judge((), expect, outcome)
+        if ruling.verdict is Verdict.PASS and not outcome.pending:
+            ruling = replace(ruling, verdict=Verdict.INFRA, note=_joined(ruling.note, "nobody looked after it"))
+        return ruling, ()
     evidence = evidence_of(model, outcome, state or before, before)
     checks = tuple(run_all(evidence, title))
-    return judge(checks, expect, outcome, known, evidence, title), checks
+    ruling = judge(checks, expect, outcome, known, evidence, title)
+    unmet = (demand or Demand()).unmet(checks, model.layout)
+    if unmet and ruling.verdict is not Verdict.FAIL:
+        note = _joined(ruling.note, f"not observed, though it could have been: {', '.join(unmet)}")
+        ruling = replace(ruling, verdict=Verdict.INFRA, note=note)
+    return ruling, checks
+
+
+def never_observed(ids: Sequence[str]) -> str:
+    """Why a run proves nothing that never observed invariants which it was asked to."""
+    return f"required, and observed in no step: {', '.join(ids)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from report_samples import BAD, GOOD, INFRA, REFUSED, SKIPPED
 from harness import __version__
 from harness.arch import ARCHES
 from harness.check import CATALOGUE, Verdict
+from harness.check.required import Demand
 from harness.cli import demo, main, support
 from harness.cli.arguments import Arguments
 from harness.cli.cmdline import lines_of
@@ -141,6 +142,12 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, status: int = 2) 
         (["collect"], "memhp: the following arguments are required: -o/--output\n"),
         (["collect", "-o", "/etc"], "memhp: --output: /etc is there already\n  hint: name a directory that does not"),
         (["collect", "-o", "/no/x"], "memhp: --output: no directory /no\n  hint: create it first\n"),
+        (["run", "--require", "LIN-9"], "memhp: --require: no invariant is called 'LIN-9'\n  hint: memhp list inv"),
+        (["run", "--allow-unobserved", "LIN-1,"], "memhp: --allow-unobserved: 'LIN-1,' is no list of names\n  hint: "),
+        (
+            ["run", "--require", "LIN-1,XCK-1", "--allow-unobserved", "XCK-1"],
+            "memhp: XCK-1 cannot be required and go unobserved\n  hint: drop it",
+        ),
         (["run", "--fail-fast", "--keep-going"], "not allowed with argument --fail-fast"),
         (["fetch", "firmwear"], "memhp: unknown part: 'firmwear'\n  hint: known: qemu"),
     ],
@@ -195,6 +202,8 @@ def test_options_reach_the_runner(runs: Runs, tmp_path: Path) -> None:
     )
     assert [node.memory for node in guest.nodes] == [2 << 30, 0]
     assert options == RunOptions(bundle_dir=tmp_path, seed=5, timeout=9.5, fail_fast=True, start="restore", jobs=3)
+    assert main(["run", "dimm-cycle", "-a", "arm64", "--require", "XCK-1,IOM-4", "--allow-unobserved", "MEM-3"]) == 0
+    assert runs.asked[-1][2].demand == Demand(frozenset({"XCK-1", "IOM-4"}), frozenset({"MEM-3"}))
 
 
 def test_without_names_everything_runs(runs: Runs) -> None:

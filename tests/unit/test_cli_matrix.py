@@ -171,6 +171,7 @@ def test_a_bisection_keeps_no_guest(runs: Runs, capsys: pytest.CaptureFixture[st
     [
         "dimm-cycel --bisect",
         "--bisect --cpus two",
+        "dimm-cycle --bisect --require LIN-9",
         "--bisect --cpu",
         "--kernell x --bisect",
         "--bisect --memory 3G --node 1G",

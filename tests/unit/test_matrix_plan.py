@@ -14,6 +14,7 @@ from harness.arch import ARCHES
 from harness.arch.modes import PAGING_CHOICES, VA_BITS
 from harness.artifacts.kernel_build import known_flavours
 from harness.check.bugs import bugs_file
+from harness.check.required import Demand
 from harness.config.guest import load_guest
 from harness.config.places import configs_dir
 from harness.errors import ConfigError, UsageError
@@ -155,6 +156,9 @@ def test_all_scenarios_and_rounds(tmp_path: Path) -> None:
     assert soak is not None and soak.steps < 60
     assert command(soak, Path("x"))[-2:] == ["--rounds", "4"]
     assert "--boot" not in command(soak, Path("x")) and "--boot cold" in " ".join(command(soak, Path("x"), "cold"))
+    demand = Demand(frozenset({"XCK-1", "LIN-1"}), frozenset({"MEM-3"}))
+    words = " ".join(command(soak, Path("x"), demand=demand))
+    assert "--require LIN-1,XCK-1 --allow-unobserved MEM-3" in words and "--require" not in command(soak, Path("x"))
 
 
 @pytest.mark.parametrize(

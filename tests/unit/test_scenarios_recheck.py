@@ -64,7 +64,7 @@ def test_steps_are_in_the_order_of_their_numbers(bundle: Path) -> None:
     for number in range(1, 996):
         step = bundle / "states" / f"{number:03d}"
         step.mkdir()
-        blank = {"title": "wait", "expect": "done", "actions": [], "outcome": CODEC.dump(Outcome())}
+        blank = {"title": "wait", "expect": "done", "actions": [], "outcome": CODEC.dump(Outcome(pending=True))}
         (step / "step.json").write_text(json.dumps(blank))
     result = recheck(bundle)
     assert [step.number for step in result.steps] == list(range(1001))
@@ -90,6 +90,12 @@ def test_a_run_without_a_verdict_gets_none_by_being_checked_again(bundle: Path) 
         Verdict.INFRA,
         "the run itself had no verdict: QEMU was killed by SIGKILL",
     )
+
+
+def test_a_run_that_was_skipped_is_skipped(bundle: Path) -> None:
+    change(bundle / VERDICT, verdict="skipped", reason="no dax-state", steps=5)
+    result = recheck(bundle)
+    assert (result.verdict, result.reason) == (Verdict.SKIPPED, "no dax-state")
 
 
 def test_what_a_run_without_a_verdict_had_found_stays_found(bundle: Path) -> None:

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What must be observed: all that the kernel under test can show, for what nobody has seen is no pass.
+
+What a kernel cannot show follows from what it is (its configuration, its version, how it was booted), not from what a
+snapshot happens to lack.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from harness.arch.build import NO_CONFIG
+from harness.arch.features import counts_memmap
+from harness.check.findings import CheckResult
+from harness.check.registry import CATALOGUE
+from harness.model.layout import BootLayout
+from harness.state import GuestState, NotObserved
+
+#: why a kernel cannot show something, "" if it can
+_Lack = Callable[[BootLayout], str]
+
+
+def _unless_seen(seen: Callable[[GuestState], object], lack: _Lack) -> _Lack:
+    """What the first look after boot has seen, the kernel can show."""
+    return lambda layout: lack(layout) if isinstance(seen(layout.baseline), NotObserved) else ""
+
+
+def _option(name: str) -> _Lack:
+    """A configuration option it takes; where nobody knows the configuration, the first look alone tells."""
+
+    def lack(layout: BootLayout) -> str:
+        value = layout.features.build.value(name)
+        if isinstance(value, NotObserved):
+            return value.reason
+        return "" if value == "y" else f"the kernel has no CONFIG_{name}"
+
+    return lack
+
+
+def _ptdump(layout: BootLayout) -> str:
+    words = layout.features.words
+    if words.chosen("debugfs", ("on", "off", "no-mount")) == "off":
+        return "the kernel was booted with debugfs=off"
+    # debugfs_locked_down (fs/debugfs/file.c): the file is not readable by all.
+    if words.chosen("lockdown", ("integrity", "confidentiality")) is not None:
+        return "the kernel was booted with lockdown"
+    return _option("PTDUMP_DEBUGFS")(layout)
+
+
+def _walk(layout: BootLayout) -> str:
+    if not isinstance(layout.facts.vmcoreinfo, NotObserved):
+        return ""
+    if layout.features.words.chosen("lockdown", ("integrity", "confidentiality")) == "confidentiality":
+        return "the kernel was booted with lockdown=confidentiality"
+    return _option("PROC_KCORE")(layout)
+
+
+def _sections(layout: BootLayout) -> str:
+    # Without a configuration the kernel may have BTF, which tells as much, or not.
+    return _walk(layout) or (NO_CONFIG.reason if layout.facts.config is None else "")
+
+
+def _subsections(layout: BootLayout) -> str:
+    return _sections(layout) or _option("SPARSEMEM_VMEMMAP")(layout)
+
+
+def _count(layout: BootLayout) -> str:
+    return _walk(layout) or _option("KALLSYMS_ALL")(layout)
+
+
+def _counted(state: GuestState) -> object:
+    return state.host_tables if isinstance(state.host_tables, NotObserved) else state.host_tables.count
+
+
+def _memmap_counters(layout: BootLayout) -> str:
+    vmstat = layout.baseline.vmstat
+    told = not isinstance(vmstat, NotObserved) and any(name.startswith("nr_memmap") for name in vmstat)
+    return "" if told or counts_memmap(layout.facts) is True else "the kernel has no nr_memmap (since v6.11)"
+
+
+def _slabs(layout: BootLayout) -> str:
+    words, merges = layout.features.words, layout.features.build.has("SLAB_MERGE_DEFAULT")
+    if merges is True and not words.values("slab_nomerge") and not words.values("slub_nomerge"):
+        return "the kernel merges its caches (CONFIG_SLAB_MERGE_DEFAULT without slab_nomerge)"
+    return _option("SLUB_DEBUG")(layout)
+
+
+#: what a kernel may lack, by the word that an invariant ``needs``
+_LACKS: Mapping[str, _Lack] = {
+    "hotplug": _unless_seen(lambda state: state.blocks, _option("MEMORY_HOTPLUG")),
+    "log": _unless_seen(lambda state: state.dmesg, _option("PRINTK")),
+    "slabs": _slabs,
+    "ptdump": _unless_seen(lambda state: state.page_tables, _ptdump),
+    "walk": _unless_seen(lambda state: state.host_tables, _walk),
+    # Without vmcoreinfo nobody knows what ptdump tells of.
+    "tables": _walk,
+    "counted-tables": _unless_seen(_counted, _count),
+    "sections": _unless_seen(lambda state: state.sections, _sections),
+    "struct-pages": _unless_seen(lambda state: state.struct_pages, _sections),
+    "subsections": _subsections,
+    "memmap-counters": _memmap_counters,
+}
+
+
+def lacks_of(layout: BootLayout) -> dict[str, str]:
+    """Why this kernel cannot show what an invariant looks at, by invariant; those that it can show are left out."""
+    lacks = {need: lack(layout) for need, lack in _LACKS.items()}
+    found = {item.id: "; ".join(filter(None, map(lacks.__getitem__, item.needs))) for item in CATALOGUE.values()}
+    return {id: why for id, why in found.items() if why}
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What the user wants of the observation: ``require`` even if the kernel cannot show it, and at least once in a
+    run; ``allowed`` to be unobserved even if it can.
+    """
+
+    require: frozenset[str] = frozenset()
+    allowed: frozenset[str] = frozenset()
+
+    def unmet(self, checks: Iterable[CheckResult], layout: BootLayout) -> tuple[str, ...]:
+        """What of one step's ``checks`` had to be observed and was not, each with its reason."""
+        unseen = [check for check in checks if check.status == "not-observed" and check.invariant not in self.allowed]
+        if not unseen:
+            return ()
+        lacks, unknown = lacks_of(layout), _unknown_features(layout)
+        return tuple(
+            f"{check.invariant} ({check.reason})"
+            for check in unseen
+            if check.invariant in self.require or (check.invariant not in lacks and check.reason not in unknown)
+        )
+
+    def never(self, steps: Iterable[Iterable[CheckResult]]) -> tuple[str, ...]:
+        """What is required and was observed in none of the ``steps``."""
+        seen = {check.invariant for checks in steps for check in checks if check.status != "not-observed"}
+        return tuple(id for id in CATALOGUE if id in self.require - seen)
+
+
+def _unknown_features(layout: BootLayout) -> set[str]:
+    """The reasons why something about this kernel is not known: they are of its build, not of a snapshot."""
+    features = layout.features
+    answers = [getattr(features, field.name) for field in dataclasses.fields(features)]
+    return {answer.reason for answer in answers if isinstance(answer, NotObserved)}

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What was not observed is no pass: on recorded runs that lost what their kernel could show."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.check import CATALOGUE, Verdict
+from harness.check.required import Demand
+from harness.scenarios.recheck import recheck
+from harness.scenarios.record import demand_from_json, demand_to_json
+from harness.scenarios.result import RunResult
+
+BUNDLES = Path(__file__).parent / "fixtures" / "bundles"
+LAST = "states/010"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(BUNDLES / "arm64-ends", tmp_path / "bundle"))
+
+
+def demand(bundle: Path, *, require: str = "", allow: str = "") -> None:
+    path = bundle / "run.json"
+    wanted = Demand(frozenset(require.split()), frozenset(allow.split()))
+    path.write_text(json.dumps(json.loads(path.read_text()) | demand_to_json(wanted)))
+
+
+def note(result: RunResult) -> str:
+    """Of the first step that proved nothing."""
+    return next((step.note for step in result.steps if step.verdict is Verdict.INFRA), "")
+
+
+def without(bundle: Path, pattern: str) -> None:
+    hits = list(bundle.glob(pattern))
+    assert hits
+    for path in hits:
+        path.unlink()
+
+
+def configure(bundle: Path, *lines: str) -> None:
+    """Take options out of the configuration that the kernel told; without any, it told none."""
+    path = bundle / "facts" / "config.txt"
+    if not lines:
+        path.unlink()
+        return
+    kept = [line for line in path.read_text().splitlines(keepends=True) if line.rstrip("\n") not in lines]
+    path.write_text("".join(kept))
+
+
+def test_snapshots_of_next_to_nothing_prove_nothing(bundle: Path) -> None:
+    for path in bundle.glob("states/*/*"):
+        kept = {"boot_id.txt", "uptime.txt", "meta.json", "status.txt", "step.json"}
+        if path.name not in kept and (path.name != "zoneinfo.txt" or path.parent.name != "000"):
+            path.unlink()
+    result = recheck(bundle)
+    assert result.verdict is Verdict.INFRA
+    assert "not observed, though it could have been: QMP-1 (not in this snapshot), IOM-1" in note(result)
+
+
+@pytest.mark.parametrize(
+    ("source", "unseen"),
+    [
+        ("devices.json", {"QMP-1"}),
+        ("iomem.txt", {"IOM-1", "IOM-2", "IOM-3"}),
+        ("blocks.txt", {"BLK-1", "BLK-2"}),
+        ("auto_online.txt", {"BLK-2"}),
+        ("zoneinfo.txt", {"ZON-1"}),
+        ("meminfo.txt", {"MEM-1"}),
+        ("vmstat.txt", {"MEM-2"}),
+        ("backends.json", {"MEM-2"}),
+        ("ptdump.txt", {"XCK-1"}),
+        ("host_tables.txt", {"MEM-2", "PGT-1", "PGT-2", "XCK-1"}),
+        ("sections.txt", {"SEC-1", "SEC-2", "SEC-3"}),
+        ("dmesg.txt", {"BLK-3", "LOG-1"}),
+        ("console.json", {"LOG-1"}),
+        ("dax.txt", {"BLK-2"}),
+    ],
+)
+def test_each_source_that_is_gone_is_missed(source: str, unseen: set[str], bundle: Path) -> None:
+    (bundle / LAST / source).unlink()
+    result = recheck(bundle)
+    step = result.steps[-1]
+    assert {check.invariant for check in step.checks if check.status == "not-observed"} == unseen
+    assert result.verdict is step.verdict is Verdict.INFRA
+    demand(bundle, allow=" ".join(unseen))
+    assert recheck(bundle).verdict is Verdict.PASS
+
+
+def test_what_the_kernel_cannot_show_is_not_asked_of_it(bundle: Path) -> None:
+    without(bundle, "states/*/ptdump.txt")
+    assert recheck(bundle).verdict is Verdict.INFRA, "it has CONFIG_PTDUMP_DEBUGFS"
+    configure(bundle, "CONFIG_PTDUMP_DEBUGFS=y")
+    assert recheck(bundle).verdict is Verdict.PASS
+    demand(bundle, require="XCK-1")
+    assert recheck(bundle).verdict is Verdict.INFRA, "unless somebody does"
+
+
+def test_what_the_first_look_saw_must_be_seen_to_the_end(bundle: Path) -> None:
+    configure(bundle, "CONFIG_PTDUMP_DEBUGFS=y")
+    (bundle / LAST / "ptdump.txt").unlink()
+    assert "XCK-1 (not in this snapshot)" in note(recheck(bundle))
+
+
+def test_a_kernel_whose_configuration_nobody_knows(bundle: Path) -> None:
+    configure(bundle)
+    for source in ("ptdump", "sections"):
+        without(bundle, f"states/*/{source}.txt")
+    result = recheck(bundle)
+    assert result.verdict is Verdict.PASS, note(result)
+    (bundle / LAST / "iomem.txt").unlink()
+    assert recheck(bundle).verdict is Verdict.INFRA
+
+
+def test_what_is_required_must_be_observed_at_least_once(bundle: Path) -> None:
+    demand(bundle, require="IOM-4 RBK-1 MEM-3")
+    assert recheck(bundle).verdict is Verdict.PASS
+    demand(bundle, require="IOM-4 QMP-3 VMM-2")
+    result = recheck(bundle)
+    assert (result.verdict, result.reason) == (Verdict.INFRA, "required, and observed in no step: QMP-3, VMM-2")
+
+
+def test_a_broken_invariant_outweighs_what_was_not_observed(bundle: Path) -> None:
+    (bundle / LAST / "iomem.txt").unlink()
+    meminfo = bundle / LAST / "meminfo.txt"
+    meminfo.write_text(re.sub(r"MemTotal: +", "MemTotal: 1", meminfo.read_text()))
+    assert recheck(bundle).verdict is Verdict.FAIL
+
+
+def test_a_step_after_which_nobody_looked_proves_nothing(bundle: Path) -> None:
+    for path in (bundle / LAST).iterdir():
+        if path.name != "step.json":
+            path.unlink()
+    result = recheck(bundle)
+    assert result.verdict is Verdict.INFRA and note(result).endswith("nobody looked after it")
+
+
+def test_what_an_overwritten_log_still_has_is_judged(bundle: Path) -> None:
+    absent, log = bundle / LAST / "absent.txt", bundle / LAST / "dmesg.txt"
+    absent.write_text(absent.read_text() + "dmesg the kernel's log was overwritten\n")
+    result = recheck(bundle)
+    assert result.verdict is Verdict.INFRA and "LOG-1 (the kernel's log was overwritten)" in note(result)
+    log.write_text(log.read_text() + "<4>[   99.000000] WARNING: CPU: 0 PID: 1 at mm/memory_hotplug.c:1 f+0x0/0x8\n")
+    result = recheck(bundle)
+    assert result.verdict is Verdict.FAIL
+    assert [check.invariant for check in result.steps[-1].checks if check.status == "fail"] == ["LOG-1"]
+
+
+def test_counters_of_struct_pages_are_there_since_v6_11(bundle: Path) -> None:
+    for path in bundle.glob("states/*/vmstat.txt"):
+        text = path.read_text()
+        path.write_text("".join(line for line in text.splitlines(keepends=True) if not line.startswith("nr_memmap")))
+    assert "MEM-2 (/proc/vmstat has no nr_memmap, which is there since v6.11)" in note(recheck(bundle))
+
+
+def test_every_need_is_known() -> None:
+    from harness.check.required import _LACKS
+
+    assert {need for item in CATALOGUE.values() for need in item.needs} == set(_LACKS)
+
+
+def test_a_demand_survives_json() -> None:
+    wanted = Demand(frozenset({"XCK-1"}), frozenset({"MEM-2", "MEM-3"}))
+    assert demand_from_json(json.loads(json.dumps(demand_to_json(wanted)))) == wanted
+    assert demand_from_json({}) == Demand()
