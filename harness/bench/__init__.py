@@ -18,7 +18,7 @@ MAX_ROUNDS = 1000
 DEFAULT_BENCH = "speed"
 #: name -> what is measured; ``harness.bench.NAME.run`` measures it
 BENCHES: Mapping[str, str] = {
-    "speed": "the default: starting a guest, pc-dimm and virtio-mem cycles, a snapshot, scenarios side by side",
+    "speed": "the default: starting a guest, pc-dimm and virtio-mem cycles, a snapshot, parallel scenarios",
     "walk": "page tables read on the host against the guest's own dump over SSH, and what more memory costs",
 }
 

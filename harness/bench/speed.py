@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How fast the harness is beside what it waits for: starting a guest, cycles of hotplug, runs side by side."""
+"""How fast the harness is beside what it waits for: starting a guest, cycles of hotplug, parallel runs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CYCLES: dict[str, tuple[Args, ...]] = {
     ),
     MEM: (ResizeArgs("vmem0", 256 * MIB), ResizeArgs("vmem0", 0)),
 }
-#: scenarios that are run one after the other, then side by side
+#: scenarios that run one after the other, then in parallel
 RUNS = 4
 JOBS = (1, 2)
 #: rounds of cold boots, and of all scenarios: they take their time
@@ -243,7 +243,7 @@ class _SpeedBench:
         if peaks:
             figures.append(Figure("peak", "memory that a QEMU has at its peak", Spread(tuple(peaks)), "MiB"))
         facts: dict[str, Fact] = {"harness's own peak MiB": (peak_memory("self") or 0) // MIB}
-        return FigureSection("runs", "runs side by side", facts, tuple(figures))
+        return FigureSection("runs", "parallel runs", facts, tuple(figures))
 
     def _scenario(self, abilities: Sequence[str]) -> Scenario:
         path = self.scratch / "bench.yaml"

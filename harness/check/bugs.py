@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``configs/known-bugs.yaml``: what is known to be wrong in kernels, and exactly how it shows.
+"""``configs/known-bugs.yaml``: known kernel bugs with their exact signatures.
 
 ::
 
@@ -60,7 +60,7 @@ _ANYWHERE = re.compile(".*")
 class Change:
     """A version, and the commit (of mainline or of that branch; "" unknown) that made the difference there.
 
-    ``at_latest``: nobody has looked at the versions between this one and the nearest that was seen to be otherwise.
+    ``at_latest``: the versions between this one and the nearest one known to differ were not checked.
     """
 
     release: Release
@@ -215,7 +215,7 @@ def parse_bugs(text: str, path: Path, verbs: Collection[str] = ()) -> Mapping[st
 
 def _read_bug(id: str, value: Value, verbs: Collection[str]) -> KnownBug:
     if _ID.fullmatch(id) is None:
-        value.fail(f"{id!r} cannot be an id", hint="lower-case words with '-' between them, such as pmem-odd-end")
+        value.fail(f"invalid id {id!r}", hint="use lower-case words with '-' between them, for example pmem-odd-end")
     reader = value.mapping(
         *("title", "source", "arch", "when", "since", "fixed", "checked", "breaks", "log", "ends", "stops"),
         "scenario",
@@ -225,7 +225,7 @@ def _read_bug(id: str, value: Value, verbs: Collection[str]) -> KnownBug:
     log = reader.take("log", _read_pattern, None)
     ends = reader.take("ends", lambda one: _read_ending(one, verbs), None)
     if not breaks and ends is None:
-        value.fail("says neither what it breaks nor how it ends a step", hint="give it breaks, ends or both")
+        value.fail("neither breaks nor ends is given", hint="add breaks, ends or both")
     for number, sign in enumerate(breaks):
         _check_reference(reader.values["breaks"].items()[number], sign, breaks)
     return KnownBug(
@@ -256,7 +256,7 @@ def _listed(read: Callable[[Value], T]) -> Callable[[Value], tuple[T, ...]]:
     def read_all(value: Value) -> tuple[T, ...]:
         found = tuple(read(item) for item in value.items())
         if not found:
-            value.fail("an empty list", hint="leave the key out")
+            value.fail("an empty list", hint="remove the key")
         return found
 
     return read_all
@@ -270,14 +270,14 @@ def _read_release(value: Value) -> Release:
     text = value.scalar()
     release = parse_release(text, whole=True)
     if release is None:
-        value.fail(f"{text[:40]!r} is no version of Linux", hint="such as 7.3.4 or 7.4-rc2")
+        value.fail(f"{text[:40]!r} is not a version of Linux", hint="for example 7.3.4 or 7.4-rc2")
     return release
 
 
 def _read_commit(value: Value) -> str:
     text = value.scalar()
     if _COMMIT.fullmatch(text) is None:
-        value.fail(f"{text[:60]!r} is no commit", hint="12 to 40 hexadecimal digits, quoted if there are no letters")
+        value.fail(f"{text[:60]!r} is not a commit", hint="12 to 40 hexadecimal digits, quoted if there are no letters")
     return text
 
 
@@ -342,7 +342,7 @@ def _read_measure(value: Value) -> Measure:
     text = value.scalar()
     found = _MEASURE.fullmatch(text)
     if found is None:
-        value.fail(f"{text[:60]!r} is no amount", hint="such as +512, -1, or pages of SEC-1")
+        value.fail(f"{text[:60]!r} is not an amount", hint="for example +512, -1, or pages of SEC-1")
     return Measure(int(found[2])) if found[2] else Measure(of=found[1])
 
 
@@ -354,7 +354,7 @@ def _read_sign(value: Value, verbs: Collection[str]) -> Sign:
     invariant = reader.take("invariant", lambda one: one.choice(CATALOGUE))
     log = invariant == "LOG-1"
     if log and not {"says", "function"} & reader.values.keys():
-        value.fail("LOG-1 alone is any trouble at all", hint="give it says, a line of the log, or function")
+        value.fail("LOG-1 alone matches any trouble", hint="add says, a line of the log, or function")
     if not log and "function" in reader.values:
         reader.values["function"].fail("only LOG-1 names functions", hint="say where instead")
     return Sign(
@@ -387,9 +387,9 @@ def _read_ending(value: Value, verbs: Collection[str]) -> Ending:
         function=reader.take("function", Value.line_of_text, ""),
     )
     if ending.how == "dead" and (ending.says is None or not ending.function):
-        value.fail("a kernel may die of anything", hint="say which line it dies with (says) and where (function)")
+        value.fail("this matches any death of a kernel", hint="add its line (says) and its place (function)")
     if ending.how != "dead" and ending.function:
         reader.values["function"].fail("only a kernel that is dead names a function", hint="use says instead")
     if ending.how in ("refused", "failed") and ending.says is None:
-        value.fail(f"a step may be {ending.how} for any reason", hint="says: a line of the kernel's log")
+        value.fail(f"this matches any {ending.how} step", hint="add says: a line of the kernel's log")
     return ending

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What checks say: verdicts, findings, results."""
+"""Verdicts, findings, results of checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Verdict(enum.Enum):
 
     FAIL: the kernel under test broke an invariant. KNOWN: all that it broke is a known bug, exactly. REFUSED: the guest
     refused what the scenario needed.
-    SKIPPED: a named ability is missing. INFRA: the harness or its world failed, the kernel got no verdict.
+    SKIPPED: a requirement is not met. INFRA: the harness or its environment failed, the kernel got no verdict.
     """
 
     PASS = "pass"
@@ -23,7 +23,7 @@ class Verdict(enum.Enum):
     INFRA = "infra"
 
 
-#: how a step can be meant to end: done, refused by the guest, tried by the guest in vain, refused by QEMU
+#: expected ends of a step: done, refused by the guest, failed in the guest, refused by QEMU
 EXPECTATIONS = ("done", "refused", "failed", "qemu-refused")
 
 

@@ -107,7 +107,7 @@ def _not_shared(evidence: Evidence, now: View, found: Sequence[_Folded]) -> Iter
                 )
             elif any(page.physical in part for part in owned):
                 yield Broken(
-                    f"vmemmap {page.range}", "a frame that is nobody's own memmap", f"frame {page.physical:#x}", WALK
+                    f"vmemmap {page.range}", "a frame that is no other page's memmap", f"frame {page.physical:#x}", WALK
                 )
 
 

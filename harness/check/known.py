@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Known bugs of kernels: which of them a kernel has, and whether what a step found is exactly one of them.
+"""Known kernel bugs: which of them a kernel has, and whether the findings of a step are exactly one of them.
 
-A bug is met wherever its whole signature fits on a kernel that may have it, whether the step names it or not. It
-explains what its signature covers and nothing else: one finding beyond it, or a counter that is off by another amount,
-and the step is as red as without the bug. A bug whose signature fits only in part explains nothing.
+A bug is recognised wherever its whole signature matches on a kernel that may have it, whether the step names it or not.
+It explains only what its signature covers: with one more finding, or a counter that is off by another amount, the step
+fails as if there were no known bug. A partially matching signature explains nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Standing:
 def standing(bug: KnownBug, facts: KernelFacts) -> Standing:
     """Tell whether the kernel has ``bug``: by architecture, conditions and version."""
     if facts.arch not in bug.arches:
-        return Standing(bug, False, f"it is a bug of {', '.join(bug.arches)}")
+        return Standing(bug, False, f"the bug is on {', '.join(bug.arches)} only")
     held, why = _held(bug.when, facts)
     if held is False:
         return Standing(bug, False, why)
@@ -60,30 +60,36 @@ def standing(bug: KnownBug, facts: KernelFacts) -> Standing:
 def _held(when: Conditions, facts: KernelFacts) -> tuple[bool | None, str]:
     """Whether the conditions hold; None and why if one of them was not observed and no other fails."""
     if when.page_sizes and facts.page_size not in when.page_sizes:
-        return False, f"it takes pages of {', '.join(map(str, when.page_sizes))} bytes, these have {facts.page_size}"
+        return (
+            False,
+            f"the bug needs pages of {', '.join(map(str, when.page_sizes))} bytes, this kernel has {facts.page_size}",
+        )
     features, unknown = features_of(facts), ""
     for word in when.cmdline:
         if not features.words.values(word):
-            return False, f"it takes {word} on the command line"
+            return False, f"the bug needs {word} on the command line"
     if when.va_bits:
         bits = _va_bits(facts)
         if bits is None:
-            unknown = "how many bits virtual addresses have was not observed"
+            unknown = "the number of virtual address bits was not observed"
         elif bits not in when.va_bits:
-            return False, f"it takes virtual addresses of {', '.join(map(str, when.va_bits))} bits, these have {bits}"
+            return (
+                False,
+                f"the bug needs {', '.join(map(str, when.va_bits))} virtual address bits, this kernel has {bits}",
+            )
     for option, wanted in when.config.items():
         seen = features.build.value(option)
         if isinstance(seen, NotObserved):
             unknown = seen.reason
         elif seen != wanted:
-            return False, f"it takes CONFIG_{option}={wanted}, this kernel has {seen}"
+            return False, f"the bug needs CONFIG_{option}={wanted}, this kernel has {seen}"
     for name, needed in when.features.items():
         feature: bool | NotObserved = getattr(features, name.replace("-", "_"))
         if isinstance(feature, NotObserved):
             unknown = feature.reason
         elif feature is not needed:
-            takes, has = ("", "has not") if needed else ("no ", "has")
-            return False, f"it takes {takes}{name}, which this kernel {has}"
+            takes, has = ("", "lacks") if needed else ("no ", "has")
+            return False, f"the bug needs {takes}{name}, which this kernel {has}"
     return (None, unknown) if unknown else (True, "")
 
 
@@ -99,11 +105,11 @@ def _va_bits(facts: KernelFacts) -> int | None:
 def _by_version(bug: KnownBug, text: str) -> Standing:
     release = parse_release(text)
     if release is None:
-        return Standing(bug, None, f"{text!r} is no version that memhp knows how to compare")
+        return Standing(bug, None, f"{text!r} is not a version that memhp can compare")
     if _NO_PATCH.match(text) and any(
         change.release.branch == release.branch and change.release.patch for change in (bug.since, *bug.fixed)
     ):
-        return Standing(bug, None, f"{text} does not tell its patch level")
+        return Standing(bug, None, f"{text} does not include its patch level")
     fix = bug.is_fixed(release)
     if fix is not None:
         return Standing(bug, False, f"fixed in {fix}, this is {release}")
@@ -211,7 +217,7 @@ def _matches(sign: Sign, finding: Finding, evidence: Evidence) -> bool:
 
 
 def _in_step(verbs: Collection[str], title: str) -> bool:
-    """Whether the step called ``title``, several side by side maybe, has one of ``verbs``."""
+    """Whether the step ``title``, possibly of several parallel steps, has one of ``verbs``."""
     return not {part.split()[0] for part in title.split(" | ") if part.strip()}.isdisjoint(verbs)
 
 

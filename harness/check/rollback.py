@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""RBK-1: after what failed, everything is as it was: two snapshots compared with each other, not with the model."""
+"""RBK-1: a failed action changes nothing: two snapshots are compared with each other, not with the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rbk_1(evidence: Evidence) -> Outcome:
         return None
     before, after = evidence.before, evidence.observed
     if before is None:
-        return NotObserved("nobody looked before the step")
+        return NotObserved("there is no snapshot before the step")
     broken = [*_fields(before, after), *_counters(before, after)]
     return broken or _unseen(before, after) or []
 

@@ -66,7 +66,7 @@ def _words(values: tuple[object, ...] | None) -> str:
     "BLK-2",
     "a block follows the requested online type; the auto-online policy, and a kmem device's state, are what was set",
     source="state_store, auto_online_blocks_store (drivers/base/memory.c, v6.12); state_show (drivers/dax/kmem.c, 7.3)",
-    motive="a block that is online although nobody asked hides every later refusal",
+    motive="a block that is online unasked hides every later refusal",
     reads=("/sys/bus/dax/devices",),
     needs=("hotplug",),
 )

@@ -26,7 +26,7 @@ def page_tables(evidence: Evidence) -> list[Broken] | NotObserved:
     """Where nr_page_table_pages has moved otherwise than the tables that it counts.
 
     ``where`` names the region if the tables that went away there explain it: "nr_page_table_pages: vmemmap tables" for
-    those of the memmap that were uncounted though nobody had counted them.
+    those of the memmap that were uncounted though they had never been counted.
     """
     tables, count = _counted(evidence.observed)
     if isinstance(count, NotObserved):

@@ -2,7 +2,7 @@
 """What was said on the command line: a frozen dataclass for each command, which harness.cli.parser fills.
 
 Numbers and sizes have been read. Names of files, kernels and QEMUs are as they were given: harness.cli.options looks
-for them. What nobody said is None, empty or False, unless the parser has a default.
+for them. Options that were not given are None, empty or False, unless the parser has a default.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ SCENARIOS = (
 
 
 def run(arguments: DemoArguments) -> int:
-    """memhp demo: what needs no building first, then SCENARIOS; side by side, unless --jobs says otherwise."""
+    """memhp demo: what needs no building first, then SCENARIOS; in parallel, unless --jobs says otherwise."""
     check_reports(arguments)
     guests = _guests(arguments)
     options = run_options(arguments, jobs=len(guests))
@@ -74,7 +74,7 @@ def for_stock_kernel(guest: GuestSpec, reporter: TerminalReporter) -> list[Scena
 
 
 def is_built(arch: str) -> bool:
-    """True if the cache has a purpose-built kernel: nobody has to be kept waiting for it."""
+    """True if the cache has a purpose-built kernel, so that no build is needed."""
     found = Cache.default().entries(full=False)
     return any(entry.kind == "kernel" and is_usual(entry.path.name, arch_named(arch)) for entry in found)
 

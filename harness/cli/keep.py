@@ -15,7 +15,7 @@ def run_and_keep(arguments: RunArguments) -> int:
     """Run the scenarios as ``memhp run`` does; see ``harness.shell.keep`` for who owns what is left."""
     options = run_options(arguments, start=start_of(arguments), rounds=arguments.rounds)
     if options.jobs > 1:
-        raise UsageError("--keep takes one guest at a time", hint="leave --jobs out")
+        raise UsageError("--keep needs one guest at a time", hint="remove --jobs")
     guests = guests_of(arguments, arguments.arches)
     pairs = [(scenario, guest) for guest in guests for scenario in chosen_scenarios(arguments)]
     seconds = arguments.keep_for

@@ -35,7 +35,7 @@ from harness.report.text import plural, tell
 from harness.scenarios.memorybudget import MemoryBudget
 from harness.scenarios.options import STARTS
 
-#: where results go when nobody says where
+#: the default folder for results
 DEFAULT_RESULTS = Path("memhp-results")
 _SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 #: options that a matrix file has instead
@@ -185,7 +185,7 @@ def _run(
 
 def _progress_line(done: Mapping[str, Done], cells: Sequence[Cell], root: Path) -> str:
     count = sum(cell.id in done for cell in cells)
-    return f"{count} of {plural(len(cells), 'cell')} done, results in {root}; the same command goes on from there"
+    return f"{count} of {plural(len(cells), 'cell')} done, results in {root}; the same command continues there"
 
 
 def finish_matrix(arguments: ReportArguments, book: Book, root: Path, out: TextIO) -> int:

@@ -104,7 +104,7 @@ def _base(named: str | None, arch: str | None) -> GuestSpec:
         return GuestSpec.default(arch or DEFAULT_ARCH)
     spec = find_guest(named)
     if arch not in (None, spec.arch):
-        raise UsageError(f"--arch {arch}: the guest {spec.name} is {spec.arch}", hint="leave --arch out with --guest")
+        raise UsageError(f"--arch {arch}: the guest {spec.name} is {spec.arch}", hint="remove --arch, or --guest")
     return spec
 
 
@@ -137,7 +137,7 @@ def bundle_dir_of(chosen: Path | None) -> Path | None:
 def run_options(
     arguments: RunningArguments, *, start: Start = "auto", rounds: int | None = None, jobs: int = 1
 ) -> RunOptions:
-    """How to run; ``jobs`` at a time where nobody says."""
+    """How to run; ``jobs`` is the default number of guests at a time."""
     return RunOptions(
         bundle_dir=bundle_dir_of(arguments.bundle_dir),
         seed=arguments.seed,

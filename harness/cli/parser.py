@@ -31,7 +31,7 @@ EPILOG = """\
 exit status of run, merge, check, collect, replay, shell, attach and demo:
   0  all passed, or met nothing but known bugs (memhp list bugs)
   1  the kernel under test broke an invariant
-  2  usage or configuration error; or every scenario was skipped for a missing ability
+  2  usage or configuration error; or every scenario was skipped for an unmet requirement
   3  no verdict: infrastructure failed, or the guest refused a step that the scenario needs
 run --bisect ends with 0 or 1 for a verdict, 125 for a kernel that cannot be built or booted (or gave no verdict), and
 128 for a usage error, which ends a bisection.
@@ -387,7 +387,9 @@ def _matrix(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--matrix", metavar="FILE", help="run every cell of a matrix file, such as configs/nightly.yaml")
     group.add_argument("--shard", metavar="I/N", help="only part I (from 1) of N")
     group.add_argument("--list", action="store_true", help="show the cells and the expected time, run nothing")
-    results = "where results are kept; a second start goes on there (default: memhp-results/NAME-TIME, the latest one "
+    results = (
+        "where results are kept; a second start continues there (default: memhp-results/NAME-TIME, the latest one "
+    )
     results += "if it is unfinished)"
     group.add_argument("--results", type=Path, metavar="DIR", help=results)
     _history(group)

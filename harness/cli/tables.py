@@ -82,7 +82,7 @@ def chosen_snapshots(arguments: TableArguments) -> Iterator[list[Observed]]:
             hint=f"DIR: {_BUNDLE_HINT}; or a guest, such as -a arm64",
         )
     elif arguments.state is not None:
-        raise UsageError("--state: a guest that is booted here has one snapshot", hint="leave --state out")
+        raise UsageError("--state: a guest that is booted here has one snapshot", hint="remove --state")
     else:
         with _booted(arguments) as snapshot:
             yield [snapshot]
@@ -115,9 +115,9 @@ def load_snapshot(directory: Path, number: int | None) -> Observed:
         chosen = directory
         places = [above / "facts" for above in directory.resolve().parents[:2] if (above / "facts").is_dir()]
         if not (directory / "meta.json").is_file() or not places:
-            raise UsageError(f"{directory} is no bundle, and no snapshot with facts next to it", hint=_BUNDLE_HINT)
+            raise UsageError(f"{directory} is neither a bundle nor a snapshot with facts next to it", hint=_BUNDLE_HINT)
         if number is not None:
-            raise UsageError(f"--state: {directory} is one snapshot, not a bundle of them", hint="leave --state out")
+            raise UsageError(f"--state: {directory} is one snapshot, not a bundle of them", hint="remove --state")
         facts = places[0]
     arch = _arch_of(facts)
     read = load_facts(facts, arch)

@@ -54,7 +54,7 @@ def read_rounds(text: str, option: str) -> int:
     """How often the steps of a soak are repeated."""
     rounds = read_integer(text, option)
     if rounds < 1:
-        raise UsageError(f"{option}: {rounds} rounds cannot be", hint="at least 1")
+        raise UsageError(f"{option}: invalid number of rounds: {rounds}", hint="at least 1")
     return rounds
 
 
@@ -62,7 +62,9 @@ def read_bench_rounds(text: str, option: str) -> int:
     """How many rounds of a benchmark count."""
     rounds = read_integer(text, option)
     if not 1 <= rounds <= MAX_ROUNDS:
-        raise UsageError(f"{option}: {rounds} rounds cannot be", hint=f"from 1 to {MAX_ROUNDS}; {DEFAULT_ROUNDS} do")
+        raise UsageError(
+            f"{option}: invalid number of rounds: {rounds}", hint=f"1 to {MAX_ROUNDS}; {DEFAULT_ROUNDS} do"
+        )
     return rounds
 
 

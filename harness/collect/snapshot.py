@@ -119,14 +119,14 @@ def collect_state(
                 frames["iomem"] = _settled_iomem(shell, frames["iomem"], deadline)
             raw, memory, roots = told.result()
         seen: dict[str, bytes] = {}
-        unseen = dict.fromkeys(KERNEL_SOURCES, "nobody looked into the guest's memory")
+        unseen = dict.fromkeys(KERNEL_SOURCES, "the guest's memory was not read")
         if machine is not None and kernel is not None and memory is not None:
             seen, unseen = kernel_sources(kernel.copy(machine, memory, deadline, roots, stray=stray), memory)
     raw |= seen
     absent = {name: "QEMU was not asked" for name in ("devices", "backends") if name not in raw}
     absent |= unseen
     if console is None:
-        absent["console"] = "nobody read the console"
+        absent["console"] = "the console was not read"
     else:
         raw["console"] = _to_json([line.text for line in console.new_alarms()])
     for name in STATE_SOURCES:

@@ -58,7 +58,7 @@ class VirtioMemArgs(Args):
     backing: Backing | None = None
 
 
-#: a device that is there when the guest boots; no virtio-pmem, whose namespaces nobody follows through a boot
+#: a device that is there when the guest boots; no virtio-pmem, whose namespaces the model cannot follow through a boot
 ColdDevice = DimmArgs | VirtioMemArgs
 COLD: dict[str, type[ColdDevice]] = {DimmArgs.verb: DimmArgs, VirtioMemArgs.verb: VirtioMemArgs}
 

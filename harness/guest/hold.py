@@ -59,7 +59,7 @@ def release_memory(shell: Shell, id: str, *, deadline: Deadline) -> tuple[int, i
     found = _RELEASED.fullmatch(done.stdout.decode(errors="replace"))
     if done.status != 0 or found is None:
         said = (done.stderr or done.stdout).decode(errors="replace").strip()[-500:]
-        raise GuestError(f"nobody gave back what was held as {id} (status {done.status}): {said}")
+        raise GuestError(f"the memory held as {id} was not released (status {done.status}): {said}")
     return int(found[1]), int(found[2])
 
 

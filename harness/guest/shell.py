@@ -145,7 +145,7 @@ class GuestShell:
     def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> CommandResult:
         """Run ``command`` by the guest's sh and return what it printed and how it ended.
 
-        The command is not ended when the deadline is over, but nobody listens to it any more. Raises DeadlineExpired,
+        The command is not killed when the deadline expires, but its output is ignored. Raises DeadlineExpired,
         and GuestError if it prints more than ``limit`` bytes, if the guest panics or the connection breaks.
         """
         shown = command if len(command) <= 80 else command[:80] + "…"

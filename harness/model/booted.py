@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest that came up with memory devices in it: what its boot would have looked like without them.
+"""A guest that booted with memory devices: the state that its boot would have had without them.
 
 Every check compares with a boot that nothing was plugged into. Where devices were there before the kernel was (cold
 plug, a warm reboot), that boot is this one less what the devices brought: nothing of it is online yet, so that neither
@@ -36,7 +36,7 @@ _MEMMAP = ("nr_memmap", "nr_memmap_pages")
 def plugged_devices(model: MemoryModel) -> tuple[Action, ...]:
     """What ``model``'s machine holds, as actions in the order in which a kernel finds it when it boots.
 
-    Virtio devices are numbered anew. Raises UsageError for a device that nobody follows through a boot.
+    Virtio devices are numbered anew. Raises UsageError for a device that the model cannot follow through a boot.
     """
     ports = model.layout.machine.ports
     found = [(device.replug(), device.boot_rank(ports)) for device in model.devices.values()]
@@ -55,7 +55,7 @@ def booted_model(
     if state.auto_online != "offline":
         raise UnsupportedError(
             "offline-at-boot",
-            f"memory that is there at boot comes online by itself (policy {state.auto_online}), before the first look",
+            f"memory present at boot comes online automatically (policy {state.auto_online}), before the first look",
             hint="boot it with memhp_default_state=offline",
         )
     layout = boot_layout(machine, facts, state)
@@ -85,7 +85,7 @@ def _without(layout: BootLayout, model: MemoryModel) -> GuestState:
         changes["backends"] = {id: size for id, size in state.backends.items() if id not in gone}
     if not isinstance(state.vmstat, NotObserved):
         less = {name: state.vmstat[name] - expected.memmap_pages for name in _MEMMAP if name in state.vmstat}
-        # How many of the kernel's page tables serve the devices nobody can tell.
+        # How many of the kernel's page tables serve the devices is unknown.
         changes["vmstat"] = {k: less.get(k, v) for k, v in state.vmstat.items() if k != "nr_page_table_pages"}
     if layout.kernel is not None:
         virtual = merge_ranges([*map(layout.kernel.linear, expected.hot), *map(layout.kernel.memmap, expected.hot)])

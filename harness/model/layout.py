@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is fixed from the moment a guest has booted."""
+"""The constants of one booted guest."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class BootLayout:
     def pageblock_size(self) -> int:
         """Bytes of a pageblock, the least that virtio-mem unplugs (include/linux/pageblock-flags.h, v6.12).
 
-        This and what else follows from a feature of the kernel raises UnsupportedError where nothing tells the feature.
+        This and every other value that depends on a kernel feature raises UnsupportedError if the feature is unknown.
         """
         return self.page_size << known(self.features.pageblock_order, "the size of a pageblock")
 
@@ -207,7 +207,7 @@ class BootLayout:
         """The node that kmem adds a region to: that of the device window in the SRAT, which is the last one.
 
         build_srat (hw/arm/virt-acpi-build.c, QEMU 10.0); phys_to_target_node (mm/numa_memblks.c, v6.12), which a
-        kernel without CONFIG_NUMA_KEEP_MEMINFO has not. A device tree does not tell.
+        kernel without CONFIG_NUMA_KEEP_MEMINFO lacks. A device tree does not say.
         """
         knows = self.machine.acpi and self._keeps_meminfo()
         return len(self.machine.node_memory) - 1 if knows else self.node_of_pmem()
@@ -219,12 +219,12 @@ class BootLayout:
 
 
 def known(feature: T | NotObserved, what: str) -> T:
-    """The feature, where it was probed; raises UnsupportedError, which says ``what`` is not known, where it was not."""
+    """The feature if it was probed; otherwise raises UnsupportedError, which says that ``what`` is unknown."""
     if isinstance(feature, NotObserved):
         raise UnsupportedError(
             "kernel-features",
-            f"{what} is unknown, and what is to be expected depends on it: {feature.reason}",
-            hint="build the kernel with CONFIG_IKCONFIG_PROC, or give its .config beside the image",
+            f"{what} is unknown, and the expected state depends on it: {feature.reason}",
+            hint="build the kernel with CONFIG_IKCONFIG_PROC, or put its .config beside the image",
         )
     return feature
 
@@ -239,7 +239,7 @@ def boot_layout(machine: MachineShape, facts: KernelFacts, baseline: GuestState)
         known = ", ".join(format_size(size) for size in machine.arch.paging)
         raise UnsupportedError(
             f"page-size-{facts.page_size}",
-            f"the guest uses pages of {facts.page_size} bytes, which {machine.arch.name} is not known to have",
+            f"the guest uses pages of {facts.page_size} bytes, which memhp does not know for {machine.arch.name}",
             hint=f"known page sizes: {known}",
         )
     return BootLayout(machine=machine, facts=facts, paging=paging, kernel=_kernel(machine, facts), baseline=baseline)

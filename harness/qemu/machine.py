@@ -44,7 +44,7 @@ class Machine:
     """A running QEMU. Get one with ``launch`` in a ``with`` statement; leaving it ends QEMU, whatever happened.
 
     ``workdir`` holds console.log, qmp.jsonl, qemu.stderr and qemu.stdout afterwards. ``console`` is a connected
-    socket with the guest's serial port; somebody must keep reading it, or the guest stops when its buffer is full.
+    socket with the guest's serial port; a reader must drain it, or the guest stops when its buffer is full.
     """
 
     def __init__(self, spec: MachineSpec, workdir: Path) -> None:

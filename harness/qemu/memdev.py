@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory devices over QMP: plug, unplug, resize, and what QEMU says of them.
+"""Memory devices over QMP: plug, unplug, resize, query.
 
-Who refuses decides how it is told. What QEMU refuses (a size that does not fit, an id used twice) is raised as
-QmpRefused and has changed nothing. What the guest refuses is an outcome. What nobody answers is DeadlineExpired.
+A refusal by QEMU (a size that does not fit, a duplicate id) is raised as QmpRefused and has changed nothing. A refusal
+by the guest is an outcome. No answer is DeadlineExpired.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class UnplugOutcome:
 def plug(machine: Machine, device: DeviceSpec, *, deadline: Deadline, await_guest: bool | None = None) -> PlugOutcome:
     """Plug ``device``; for one that ACPI tells the guest of, wait for the guest's ``_OST`` answer.
 
-    ``await_guest`` None waits if the machine has ACPI and its CPUs run: otherwise nobody answers. A device on PCI has
-    no way to answer: for virtio-mem, wait for its size with ``wait_size``.
+    ``await_guest`` None waits if the machine has ACPI and its CPUs run: otherwise there is no answer. A device on PCI
+    has no way to answer: for virtio-mem, wait for its size with ``wait_size``.
 
     Raises UsageError (id, size, no free root port), QmpRefused (nothing changed), DeadlineExpired if the guest stays
     silent.
@@ -116,7 +116,7 @@ def _await_plugged(machine: Machine, device: str, mark: int, deadline: Deadline)
 
 
 def unplug(machine: Machine, device: str, *, deadline: Deadline) -> UnplugOutcome:
-    """Ask the guest to give ``device`` up, wait for what comes of it, and drop its backend once it is gone.
+    """Ask the guest to release ``device``, wait for the outcome, and drop its backend once it is gone.
 
     The verdict is the first of DEVICE_DELETED, MEM_UNPLUG_ERROR, DEVICE_UNPLUG_GUEST_ERROR and a failing ACPI ``_OST``.
     A DIMM that is gone is followed by one last ``_OST`` (status 0), which is waited for: after it the guest's hotplug
@@ -157,10 +157,10 @@ def unplug(machine: Machine, device: str, *, deadline: Deadline) -> UnplugOutcom
 
 
 def await_ejected(machine: Machine, device: str, *, since: int, deadline: Deadline) -> UnplugOutcome:
-    """Wait for a PCI device that the guest ejects of its own accord, and drop its backend.
+    """Wait for a PCI device that the guest itself ejects, and drop its backend.
 
-    The guest does so by writing 0 to ``/sys/bus/pci/slots/N/power``, N from ``pci_slot``: done in a second, as nobody
-    waits for an operator, and the only way to be rid of a virtio-pmem, whose device_del QEMU refuses
+    The guest does so by writing 0 to ``/sys/bus/pci/slots/N/power``, N from ``pci_slot``: done in a second, without
+    waiting for an operator, and the only way to be rid of a virtio-pmem, whose device_del QEMU refuses
     (virtio_md_pci_unplug_request in hw/virtio/virtio-md-pci.c). ``since`` is ``machine.qmp.seq`` from before the write.
 
     Raises DeadlineExpired if the device stays.

@@ -24,7 +24,7 @@ _COMMANDS = (
 
 
 def monitor_report(qmp: QmpSession, deadline: Deadline) -> str:
-    """The answers of QEMU's human monitor, each below its command; what cannot be had is told, with the reason."""
+    """The answers of QEMU's human monitor, each below its command, or the reason for a missing answer."""
     told = []
     for command in _COMMANDS:
         try:

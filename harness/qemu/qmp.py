@@ -235,7 +235,7 @@ class QmpSession:
         self._mark_lost(await self._hang_up())
 
     async def _hang_up(self) -> str:
-        # The library asserts that nobody asks it twice, neither at once nor afterwards.
+        # The library asserts that it is never called twice, neither concurrently nor afterwards.
         async with self._hanging_up:
             try:
                 if self._client.runstate is not Runstate.IDLE:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A machine at rest, as files of one folder.
+"""A saved machine, as files in one folder.
 
 ::
 

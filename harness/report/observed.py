@@ -84,7 +84,8 @@ def shape_of(snapshot: Observed) -> SectionShape:
     """How large its sections are; raises InfraError for a page size that the architecture does not have."""
     mode = snapshot.arch.paging.get(snapshot.facts.page_size)
     if mode is None:
-        raise InfraError(f"{snapshot.label}: {snapshot.arch.name} has no pages of {snapshot.facts.page_size} bytes")
+        what = f"invalid page size for {snapshot.arch.name}: {snapshot.facts.page_size} bytes"
+        raise InfraError(f"{snapshot.label}: {what}")
     return SectionShape(mode.section_size, snapshot.arch.subsection_size)
 
 

@@ -94,7 +94,7 @@ def _number(rest: str, name: str) -> int:
     if not rest:
         return _FEW
     if not rest.isdecimal() or not 0 < int(rest[:9]) < 100_000:
-        raise UsageError(f"{name}: {rest[:40]!r} is no number of lines", hint=f"such as {name} 50")
+        raise UsageError(f"{name}: {rest[:40]!r} is not a number of lines", hint=f"for example {name} 50")
     return int(rest)
 
 

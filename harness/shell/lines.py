@@ -231,7 +231,7 @@ def help_lines(name: str = "") -> list[str]:
     steps = [(label, summary.partition("; ")[0]) for name in STEPS for label, summary in COMMANDS[name].told]
     others = [row for name in COMMANDS if name not in STEPS for row in COMMANDS[name].told]
     return [
-        "Steps (checked; part of what save writes; expect=refused and the like say how one is meant to end):",
+        "Steps (checked, and written by save; expect=refused and the like set the expected end):",
         *(f"  {label:<{width}}  {summary}" for label, summary in steps),
         "Looking and the rest:",
         *(f"  {label:<{width}}  {summary}" for label, summary in others),

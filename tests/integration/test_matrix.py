@@ -72,7 +72,7 @@ def test_an_interrupted_matrix_repeats_nothing_that_finished(tmp_path: Path) -> 
         first.send_signal(signal.SIGINT)
         said = first.stderr.read()
         assert first.wait(60) == 130
-    assert "of 4 cells done, results in night; the same command goes on from there" in said
+    assert "of 4 cells done, results in night; the same command continues there" in said
     results = tmp_path / "night" / "cells"
     stamps = {path: path.stat().st_mtime_ns for path in results.glob("*/*/cell.json")}
     assert 1 <= len(stamps) < 4

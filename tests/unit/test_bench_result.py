@@ -221,8 +221,8 @@ def test_a_guests_text_does_not_steer_the_terminal(stand: Stand, capsys: pytest.
     ("words", "message"),
     [
         (["wlak"], "memhp: NAME: 'wlak' is not known\n  hint: did you mean walk?\n"),
-        (["walk", "--rounds", "0"], "memhp: --rounds: 0 rounds cannot be\n  hint: from 1 to 1000; 10 do\n"),
-        (["walk", "--rounds", "1001"], "memhp: --rounds: 1001 rounds cannot be\n"),
+        (["walk", "--rounds", "0"], "memhp: --rounds: invalid number of rounds: 0\n  hint: 1 to 1000; 10 do\n"),
+        (["walk", "--rounds", "1001"], "memhp: --rounds: invalid number of rounds: 1001\n"),
         (["walk", "--rounds", "many"], "memhp: --rounds: 'many' is not a whole number\n"),
         (["walk", "--timeout", "-1"], "memhp: --timeout: '-1' is not a number of seconds\n"),
         (["walk", "--json", "/no/x"], "memhp: --json: no directory /no\n  hint: create it first\n"),

@@ -39,7 +39,7 @@ def test_a_source_that_was_not_read_twice_proves_nothing(source: str) -> None:
 
 
 def test_nothing_to_compare_with_proves_nothing() -> None:
-    assert checked(None, STATE) == CheckResult("RBK-1", "not-observed", reason="nobody looked before the step")
+    assert checked(None, STATE) == CheckResult("RBK-1", "not-observed", reason="there is no snapshot before the step")
 
 
 def test_what_failed_must_leave_nothing_behind() -> None:

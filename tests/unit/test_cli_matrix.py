@@ -93,7 +93,7 @@ def test_usage_errors_of_a_matrix(
         ("--results x", "memhp: --results takes --matrix"),
         ("--list", "memhp: --list takes --matrix"),
         ("--history /no/such", "memhp: --history: no directory /no/such"),
-        ("--rounds 0", "memhp: --rounds: 0 rounds cannot be"),
+        ("--rounds 0", "memhp: --rounds: invalid number of rounds: 0"),
         ("--random-seed -1", "memhp: --random-seed: invalid seed -1\n  hint: from 0"),
     ],
 )

@@ -130,7 +130,10 @@ def test_sections(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["ptdump"], "neither a snapshot's directory nor a guest to boot was named\n  hint: DIR: a bundle of memhp"),
         (["ptdump", "/no"], "no directory /no\n  hint: a bundle of memhp run, what memhp collect wrote, or one of its"),
-        (["ptdump", FIXTURES], f"{FIXTURES} is no bundle, and no snapshot with facts next to it\n  hint: a bundle"),
+        (
+            ["ptdump", FIXTURES],
+            f"{FIXTURES} is neither a bundle nor a snapshot with facts next to it\n  hint: a bundle",
+        ),
         (["ptdump", ARM64, "-a", "arm64"], "a snapshot's directory and options of a guest exclude each other\n"),
         (["ptdump", ARM64, "--kernel", "debian"], "a snapshot's directory and options of a guest exclude each other\n"),
         (["ptdump", ARM64, "--state", "7"], f"{ARM64} has no snapshot 7: no such state\n  hint: known: 2\n"),

@@ -112,7 +112,7 @@ def test_state(state: GuestState) -> None:
     assert state.dax == () and isinstance(state.dmesg, tuple)
     assert state.slabs == NotObserved("this kernel has no CONFIG_SLUB_DEBUG")
     assert state.devices == NotObserved("QEMU was not asked")
-    assert state.console == NotObserved("nobody read the console")
+    assert state.console == NotObserved("the console was not read")
     assert state.raw["iomem"] == STATE_SOURCES["iomem"]
 
 

@@ -54,5 +54,5 @@ def test_release() -> None:
 
 @pytest.mark.parametrize("answer", [said("", 1, "cat: can't open"), said("mismatches 1\n"), said("")])
 def test_nothing_was_held(answer: object) -> None:
-    with pytest.raises(GuestError, match=r"nobody gave back what was held as a \(status [01]\): "):
+    with pytest.raises(GuestError, match=r"the memory held as a was not released \(status [01]\): "):
         release_memory(CannedShell(answer), "a", deadline=Deadline(5))  # type: ignore[arg-type]

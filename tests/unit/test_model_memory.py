@@ -275,7 +275,7 @@ def test_contradictions_are_refused(action: object, message: str) -> None:
 def test_an_id_cannot_be_used_twice() -> None:
     model = model_guest.model()
     model.apply(PlugDimm("a", GIB))
-    with pytest.raises(UsageError, match="a is plugged already"):
+    with pytest.raises(UsageError, match="a is already plugged"):
         model.apply(PlugDimm("a", GIB))
 
 
@@ -326,6 +326,6 @@ def test_what_nothing_tells_of_a_kernel_is_no_guess() -> None:
     shape = dataclasses.replace(model_guest.shape(ARM64_4K), node_memory=(0, GIB))
     layout = boot_layout(shape, model_guest.facts(ARM64_4K, config=None), model_guest.boot_state())
     for ask in (layout.node_of_pmem, layout.target_node_of_pmem, layout.folds_hugetlb, lambda: layout.pageblock_size):
-        with pytest.raises(UnsupportedError, match="is unknown, and what is to be expected depends on it") as caught:
+        with pytest.raises(UnsupportedError, match="is unknown, and the expected state depends on it") as caught:
             ask()
         assert caught.value.hint and "IKCONFIG_PROC" in caught.value.hint

@@ -65,13 +65,13 @@ def test_a_reboot_keeps_what_is_plugged(tmp_path: Path) -> None:
     [
         (
             "plug-pmem: {id: p, size: 1G}",
-            "nobody follows the namespace of 'p' through a boot\n  hint: unplug it before",
+            "the model cannot follow the namespace of 'p' through a boot\n  hint: unplug it first",
         ),
         (
             "plug-dimm: {id: d, size: 1G}\n  - hold: {id: x, device: d}",
-            "nobody holds 'x' after a boot\n  hint: release it before",
+            "the pages held as 'x' do not survive a boot\n  hint: release them first",
         ),
-        ("load: {id: x, kind: ptdump}", "the load 'x' does not outlive a boot\n  hint: unload it before"),
+        ("load: {id: x, kind: ptdump}", "the load 'x' does not survive a boot\n  hint: unload it first"),
     ],
 )
 def test_what_a_reboot_must_not_meet(tmp_path: Path, before: str, message: str) -> None:

@@ -140,7 +140,7 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
         ("  - online: {blocks: [3, 3]}\n", "online.blocks: duplicate memory block"),
         (
             "  - online: {blocks: [3], first: 1}\n",
-            "online.first: counts the blocks of a device, and no device is named",
+            "online.first: it counts the blocks of a device, but no device is named",
         ),
         (
             "  - online: {blocks: [3], type: moveable}\n",
@@ -262,17 +262,17 @@ PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
             "plug-dimm.slot: slot 1 is taken\n  hint: choose another",
         ),
         ("", "  - repeat: {times: 2, steps: [{plug-dimm: {id: d, size: 1G}}]}\n", "device id 'd' is used twice"),
-        ("", "  - unload: {id: x}\n", "s.yaml:4: steps[0].unload.id: no load 'x' runs here\n  hint: known: none"),
+        ("", "  - unload: {id: x}\n", "s.yaml:4: steps[0].unload.id: no load 'x' is running\n  hint: known: none"),
         (
             "",
             "  - release: {id: x}\n",
-            "s.yaml:4: steps[0].release.id: nothing is held as 'x' here\n  hint: known: none",
+            "s.yaml:4: steps[0].release.id: no memory is held as 'x'\n  hint: known: none",
         ),
         ("", "  - hold: {id: x, device: d}\n", "steps[0].hold.device: no device 'd' is plugged here"),
         (
             "  - plug-dimm: {id: d, size: 1G}\n  - hold: {id: x, device: d}\n",
             "  - hold: {id: x, device: d}\n",
-            "hold.id: something is held as 'x' already\n  hint: release it first, or choose another id",
+            "hold.id: memory is already held as 'x'\n  hint: release it first, or choose another id",
         ),
         (
             "  - plug-dimm: {id: d, size: 1G}\n",
@@ -289,7 +289,7 @@ PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
         (
             "  - load: {id: x, kind: ptdump}\n",
             "  - load: {id: x, kind: ptdump}\n",
-            "s.yaml:5: steps[1].load.id: a load 'x' runs here already\n  hint: unload it first, or choose another id",
+            "s.yaml:5: steps[1].load.id: a load 'x' is already running\n  hint: unload it first, or choose another id",
         ),
         ("", "  - parallel: [{check: {}}]\n", "parallel: parallel needs two steps or more"),
         ("", "  - parallel: [{check: {}}, {check: {}}]\n", "steps[0].parallel[0]: check cannot run in parallel"),
@@ -311,12 +311,12 @@ PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
         (
             DIMM,
             "  - parallel: [{online: {device: d}}, {unplug: {id: d}}]\n",
-            "s.yaml:5: steps[1].parallel[1].unplug: two steps at once have to do with 'd'\n  hint: do one after",
+            "s.yaml:5: steps[1].parallel[1].unplug: two parallel steps use 'd'\n  hint: run them one after",
         ),
         (
             DIMM,
             "  - parallel: [{unplug: {id: d}}, {plug-dimm: {id: e, size: 128M, slot: 1}}]\n",
-            "parallel[1].plug-dimm: where it goes depends on which of two comes first\n  hint: give the DIMM an addr",
+            "parallel[1].plug-dimm: its place depends on the order of parallel steps\n  hint: give the DIMM an addr",
         ),
     ],
 )

@@ -81,7 +81,7 @@ def test_what_fails_beside_the_guest_is_a_verdict(
 @pytest.mark.parametrize(
     ("error", "clean"),
     [
-        (UsageError("the guest has 1M free, less than fill is to leave"), Verdict.INFRA),
+        (UsageError("the guest has 1M free, less than fill must leave"), Verdict.INFRA),
         (UnsupportedError("dax-state", "this kernel has no dax0.0/state"), Verdict.SKIPPED),
         (InfraError("QEMU is gone"), Verdict.INFRA),
     ],

@@ -76,7 +76,7 @@ def test_a_plan_says_no_and_stays_as_it_was() -> None:
         (DimmArgs("d", GIB), "id", "device id 'd' is used twice"),
         (DimmArgs("e", 100 * MIB), "size", "100M is not a multiple of 128M"),
         (ResizeArgs("d", 0), "id", "'d' is a pc-dimm, this takes a virtio-mem"),
-        (HoldArgs("x", "d"), "id", "something is held as 'x' already"),
+        (HoldArgs("x", "d"), "id", "memory is already held as 'x'"),
         (OnlineArgs(), None, "takes either a device or blocks or boot memory"),
         (KmemFaultArgs("d"), "id", "'d' is a pc-dimm, this takes persistent memory"),
     ):
@@ -99,14 +99,14 @@ def test_what_is_refused_leaves_a_device_where_it_is() -> None:
 def test_who_names_the_same_thing_is_not_done_at_the_same_time() -> None:
     online, unplug = OnlineArgs("d"), UnplugArgs("d")
     require_beside(online, [], [unplug])
-    with pytest.raises(Impossible, match="two steps at once have to do with 'd'"):
+    with pytest.raises(Impossible, match="two parallel steps use 'd'"):
         require_beside(unplug, [online], [])
     # Pages that are held have names of their own.
     require_beside(ReleaseArgs("d"), [online], [])
     require_beside(TouchArgs(size=MIB), [TouchArgs(size=MIB)], [])
     placed = DimmArgs("e", GIB, slot=1, address=4 * GIB)
     require_beside(placed, [unplug], [])
-    with pytest.raises(Impossible, match="where it goes depends on which of two comes first"):
+    with pytest.raises(Impossible, match="its place depends on the order of parallel steps"):
         require_beside(DimmArgs("e", GIB, slot=1), [unplug], [])
 
 

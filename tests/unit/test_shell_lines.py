@@ -78,8 +78,8 @@ def test_a_line_is_a_step_of_a_scenario(line: str, text: str) -> None:
         ("plug dimm 1G slot=", "'slot=' is invalid"),
         ("plug dimm 1G slot=1 slot=2", "duplicate argument: slot"),
         ("plug dimm 1G size=2G", "duplicate argument: size"),
-        ("online 9-3", "online: 9-3 is no range of memory blocks\n  hint: such as 32-39"),
-        ("online 0-99999999", "no range of memory blocks"),
+        ("online 9-3", "online: 9-3 is not a range of memory blocks\n  hint: for example 32-39"),
+        ("online 0-99999999", "not a range of memory blocks"),
         ("unplug dimm0 expect=never", "'never' is no ending\n  hint: known: done, refused"),
     ],
 )

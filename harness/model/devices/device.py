@@ -71,7 +71,7 @@ class Device(abc.ABC):
         return False
 
     def replug(self) -> Action:
-        """The action that brings the device as it is to another boot; raises UsageError if nobody can tell."""
+        """The action that plugs the device in its current state into another boot; raises UsageError if unknown."""
         raise UsageError(f"{self.id} is not tracked across a reboot", hint="unplug it first")
 
     def boot_rank(self, ports: Sequence[str]) -> int:
@@ -102,7 +102,7 @@ class DeviceAction(Action, abc.ABC):
 
     @abc.abstractmethod
     def follow(self, devices: dict[str, Device], blocks: BlockTable) -> None:
-        """Do the same to the model's ``devices`` and ``blocks``; raises UsageError if that cannot be."""
+        """Apply it to the model's ``devices`` and ``blocks``; raises UsageError if it contradicts them."""
 
 
 DeviceT = TypeVar("DeviceT", bound=Device)
@@ -119,7 +119,7 @@ def plugged(devices: Mapping[str, Device], id: str, kind: type[DeviceT]) -> Devi
 def plug(devices: dict[str, Device], device: DeviceT) -> DeviceT:
     """Add ``device``; raises UsageError if its id is taken."""
     if device.id in devices:
-        raise UsageError(f"{device.id} is plugged already")
+        raise UsageError(f"{device.id} is already plugged")
     devices[device.id] = device
     return device
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every verb there is, one record each; a file for each group of them."""
+"""All verbs, one record each; one file per group."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def title_of(args: Args, expect: str = "done") -> str:
 
 
 def work_of(args: Args) -> Callable[[Session, Deadline], Outcome]:
-    """What ``Session.act`` has to do for a step with these arguments."""
+    """The work of ``Session.act`` for a step with these arguments."""
     verb = verb_of(args)
     return lambda session, deadline: verb.run(session, args, deadline)
 
@@ -48,18 +48,18 @@ def needs_of(args: Args) -> tuple[str, ...]:
 
 
 def follow(plan: Plan, args: Args, expect: str = "done") -> None:
-    """Take note of a step that is meant to end, or has ended, that way; raises Impossible."""
+    """Apply a step with that expected or actual end to the plan; raises Impossible."""
     verb_of(args).follow(plan, args, expect)
 
 
 def require_beside(args: Args, earlier: Sequence[Args], later: Sequence[Args]) -> None:
-    """Raise Impossible unless a step can be done at the same time as those that stand before and after it.
+    """Raise Impossible unless a step can run in parallel with those before and after it.
 
-    No two of them may name the same thing, and the place of none may depend on another.
+    No two of them may use the same id, and the place of none may depend on another.
     """
     verb = verb_of(args)
     for _, id in args.ids() & {named for other in earlier for named in other.ids()}:
-        raise Impossible(None, f"two steps at once have to do with {id!r}", "do one after the other")
+        raise Impossible(None, f"two parallel steps use {id!r}", "run them one after the other")
     movers = [other for other in (*earlier, *later) if verb_of(other).room]
     if movers and verb.room == "takes" and not verb.placed(args):
-        raise Impossible(None, "where it goes depends on which of two comes first", verb.place_hint)
+        raise Impossible(None, "its place depends on the order of parallel steps", verb.place_hint)

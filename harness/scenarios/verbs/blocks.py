@@ -68,7 +68,7 @@ class OnlineArgs(BlocksArgs):
 
 @dataclass(frozen=True, slots=True)
 class OfflineArgs(BlocksArgs):
-    """One that is busy is asked ``attempts`` times; one that takes longer than ``patience`` seconds is let be."""
+    """A busy block is tried ``attempts`` times; one that takes longer than ``patience`` seconds is given up."""
 
     attempts: Annotated[int, arg.count(1)] = 1
     patience: Patience | None = None
@@ -87,7 +87,7 @@ def _follow(plan: Plan, args: BlocksArgs, expect: str) -> None:
         raise Impossible(None, message, "device: dimm0, or blocks: [32, 33], or boot: true")
     for name, number in (("first", args.first), ("last", args.last)):
         if number is not None and args.blocks is not None:
-            raise Impossible(name, "counts the blocks of a device, and no device is named")
+            raise Impossible(name, "it counts the blocks of a device, but no device is named")
     if args.first is not None and args.last is not None:
         raise Impossible("last", "takes either first or last")
     if args.device is not None:
@@ -137,7 +137,7 @@ def _set_blocks(
                 again.append(done.index)
             else:
                 ending = "failed" if session.expect == "failed" else "refused"
-                outcome.refuse(f"memory{done.index} would not go {word}: {done.error}", ending)
+                outcome.refuse(f"memory{done.index} did not go {word}: {done.error}", ending)
         chosen, busy = tuple(again), busy + len(again)
     if outcome.ending == "refused" and word == "offline":
         outcome.due = due_refusal(session, [report.index for report in outcome.offlines if report.error is not None])
@@ -218,7 +218,9 @@ def _read_what(word: str, known: Known) -> Mapping[str, str]:
         first, _, last = piece.partition("-")
         start, end = int(first), int(last or first)
         if end < start or end - start >= MAX_BLOCKS - len(numbers):
-            raise UsageError(f"{piece} is no range of memory blocks", hint=f"such as 32-39, {MAX_BLOCKS} at most")
+            raise UsageError(
+                f"{piece} is not a range of memory blocks", hint=f"for example 32-39, at most {MAX_BLOCKS}"
+            )
         numbers += range(start, end + 1)
     return {"blocks": f"[{', '.join(map(str, numbers))}]"}
 
@@ -238,7 +240,7 @@ ONLINE = Verb(
 OFFLINE = Verb(
     "offline",
     "take memory blocks offline: all of a device or of boot memory, its first or last ones, or by number; "
-    "one that is busy (EBUSY) is asked so many times, one that takes longer than patience, in seconds, is let be",
+    "a busy one (EBUSY) is tried this many times, one that takes longer than patience, in seconds, is given up",
     OfflineArgs,
     offline,
     Line("offline <what>", _WHAT),
@@ -248,7 +250,7 @@ OFFLINE = Verb(
 )
 AUTO_ONLINE = Verb(
     "auto-online",
-    "set what becomes of memory that is added",
+    "set the policy for added memory",
     AutoOnlineArgs,
     auto_online,
     Line("auto-online <policy>"),

@@ -21,7 +21,7 @@ from harness.units import AddrRange, align_down
 
 def _follow(plan: Plan, args: DimmArgs, expect: str) -> None:
     plan.require_new(args.id)
-    # What is meant to be refused need not be made of whole memory blocks.
+    # A size that must be refused need not be a multiple of a memory block.
     unit = SECTION if expect == "done" else GRANULE
     require_aligned("size", args.size, unit)
     if isinstance(args.address, int):
@@ -31,7 +31,7 @@ def _follow(plan: Plan, args: DimmArgs, expect: str) -> None:
 
 
 def plug_dimm(session: Session, args: DimmArgs, deadline: Deadline) -> Outcome:
-    """Hot-add a pc-dimm; the kernel takes it only if it is made of whole memory blocks."""
+    """Hot-add a pc-dimm; the kernel accepts only multiples of a memory block."""
     outcome, address = Outcome(), args.address
     if isinstance(address, str):
         address = align_down(session.layout.machine.device_window().end - args.size, session.layout.block_size)
@@ -52,7 +52,7 @@ def plug_dimm(session: Session, args: DimmArgs, deadline: Deadline) -> Outcome:
     added = why_not is None and session.expect != "failed"
     session.apply(PlugDimm(args.id, args.size, args.node, args.slot, address, added))
     if session.expect == "failed":
-        # Whether it did fail the checks see: an _OST of success proves nothing (acpi_memory_device_add, v6.12).
+        # The checks see whether it failed: an _OST of success proves nothing (acpi_memory_device_add, v6.12).
         outcome.refuse(outcome.note if why_not is None else f"the kernel cannot add {why_not}", "failed")
     elif why_not is not None:
         outcome.refuse(f"the kernel cannot add {why_not}")
@@ -60,14 +60,14 @@ def plug_dimm(session: Session, args: DimmArgs, deadline: Deadline) -> Outcome:
 
 
 def _not_addable(session: Session, place: AddrRange) -> str | None:
-    """What keeps the kernel from taking a DIMM (check_hotplug_memory_range, mhp_range_allowed, v6.12), or None."""
+    """Why the kernel must refuse a DIMM (check_hotplug_memory_range, mhp_range_allowed, v6.12), or None."""
     if session.guest.boot != "acpi":
-        return "a DIMM that no ACPI tells it of"
+        return "a DIMM without ACPI"
     if not place.is_aligned(session.layout.block_size):
-        return "a range that is not made of whole memory blocks"
+        return "a range that is not a multiple of a memory block"
     kernel = session.layout.kernel
     if kernel is not None and not kernel.linear_window.covers(kernel.linear(place)):
-        return f"{place}: it lies beyond what its linear map can hold ({kernel.physical(kernel.linear_window)})"
+        return f"{place}: it lies outside of the linear map ({kernel.physical(kernel.linear_window)})"
     return None
 
 

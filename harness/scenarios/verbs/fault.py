@@ -17,7 +17,7 @@ from harness.scenarios.verbs.plan import Plan
 from harness.scenarios.verbs.pmem import pmem_of, require_mode
 from harness.scenarios.verbs.verb import Line, Verb
 
-#: where CONFIG_MEMORY_NOTIFIER_ERROR_INJECT takes its orders
+#: the control files of CONFIG_MEMORY_NOTIFIER_ERROR_INJECT
 _NOTIFIERS = "/sys/kernel/debug/notifier-error-inject/memory/actions"
 _EVENTS = ("going-online", "going-offline")
 
@@ -44,7 +44,7 @@ def _follow_fault(plan: Plan, args: KmemFaultArgs, expect: str) -> None:
 
 
 def kmem_fault(session: Session, args: KmemFaultArgs, deadline: Deadline) -> Outcome:
-    """Fail one allocation of an add, a later one each time; everything is as before, whatever came of it."""
+    """Fail one allocation of an add, a later one each time; the state before and after is the same."""
     name, outcome = pmem_of(session, args.id).dax_name, Outcome()
     session.faults += args.step
     done = pmem.to_system_ram(
@@ -55,11 +55,11 @@ def kmem_fault(session: Session, args: KmemFaultArgs, deadline: Deadline) -> Out
         own=args.memmap == "own",
         deadline=deadline,
     )
-    said = f"allocation {session.faults}: {'the add went well all the same' if done.ok else done.text}"
+    said = f"allocation {session.faults}: {'the add succeeded anyway' if done.ok else done.text}"
     if done.ok:
         back = pmem.to_devdax(session.guest.shell, name, deadline=deadline)
         if not back.ok:
-            outcome.refuse(f"{said}, and {name} would not come back: {back.text}")
+            outcome.refuse(f"{said}, and {name} could not be unbound: {back.text}")
             return outcome
     outcome.refuse(said, "failed")
     return outcome
@@ -76,8 +76,8 @@ def fail_notifier(session: Session, args: FailNotifierArgs, deadline: Deadline) 
 
 KMEM_FAULT = Verb(
     "kmem-fault",
-    "hand a devdax device to the kmem driver while an allocation of the kernel's fails, another one each "
-    "time; what went well in spite of it is taken back; memmap: own has the memory hold its own struct pages",
+    "bind a devdax device to the kmem driver while one of the kernel's allocations fails, a later one each "
+    "time, and unbind it again if that succeeds; memmap: own makes the memory hold its own struct pages",
     KmemFaultArgs,
     kmem_fault,
     Line("kmem-fault <id>"),
@@ -87,7 +87,7 @@ KMEM_FAULT = Verb(
 )
 FAIL_NOTIFIER = Verb(
     "fail-notifier",
-    "have the kernel's memory notifiers fail (CONFIG_MEMORY_NOTIFIER_ERROR_INJECT) at an event; none: no more",
+    "make the kernel's memory notifiers fail (CONFIG_MEMORY_NOTIFIER_ERROR_INJECT) at an event; none: stop that",
     FailNotifierArgs,
     fail_notifier,
     Line("fail-notifier <event>"),

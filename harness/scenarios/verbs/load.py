@@ -20,7 +20,7 @@ from harness.scenarios.session import Session, overlap
 from harness.scenarios.verbs.plan import Impossible, Plan, require_free, require_there
 from harness.scenarios.verbs.verb import Known, Line, Verb, Word
 
-#: names that people know loads by from elsewhere
+#: common names of loads
 _ALIASES = {"ptdump-loop": "ptdump"}
 
 
@@ -52,7 +52,7 @@ class UnloadArgs(Args):
 
 
 def _follow_load(plan: Plan, args: LoadArgs, expect: str) -> None:
-    require_free(args.id, plan.loads, f"a load {args.id!r} runs here already", "unload")
+    require_free(args.id, plan.loads, f"a load {args.id!r} is already running", "unload")
     known = LOADS[args.kind].parameters
     for name in args.given:
         if name not in known:
@@ -61,7 +61,7 @@ def _follow_load(plan: Plan, args: LoadArgs, expect: str) -> None:
 
 
 def _follow_unload(plan: Plan, args: UnloadArgs, expect: str) -> None:
-    require_there(args.id, plan.loads, f"no load {args.id!r} runs here")
+    require_there(args.id, plan.loads, f"no load {args.id!r} is running")
     plan.loads.remove(args.id)
 
 
@@ -70,11 +70,11 @@ def load(session: Session, args: LoadArgs, deadline: Deadline) -> Outcome:
     loads.start_load(session.guest.shell, args.id, args.kind, args.given, deadline=deadline)
     session.loads[args.id] = loads.LoadCount(0, 0, True)
     session.apply(StartLoad(args.kind))
-    return Outcome(note=f"{args.kind} is under way")
+    return Outcome(note=f"{args.kind} is running")
 
 
 def unload(session: Session, args: UnloadArgs, deadline: Deadline) -> Outcome:
-    """End a load; one that had died is no success."""
+    """End a load; a load that had died is a failure."""
     start = session.loads.pop(args.id)
     count = loads.stop_load(session.guest.shell, args.id, deadline=deadline)
     _, inconclusive = overlap({args.id: start}, {args.id: count})

@@ -23,7 +23,7 @@ from harness.units import MIB, AddrRange, align_down, align_up, format_size
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TouchArgs(Args):
-    """``device`` None: wherever it lies."""
+    """``device`` None: anywhere."""
 
     device: Device | None = None
     size: Annotated[int, arg.size()]
@@ -56,7 +56,7 @@ class OccupyArgs(Args):
 
 @dataclass(frozen=True, slots=True)
 class ReleaseArgs(Args):
-    """What hold or occupy called it."""
+    """The id from hold or occupy."""
 
     id: Held
 
@@ -69,13 +69,13 @@ def _follow_touch(plan: Plan, args: TouchArgs, expect: str) -> None:
 
 
 def _follow_hold(plan: Plan, args: HoldArgs | OccupyArgs, expect: str) -> None:
-    require_free(args.id, plan.held, f"something is held as {args.id!r} already", "release")
+    require_free(args.id, plan.held, f"memory is already held as {args.id!r}", "release")
     plan.device("device", args.device)
     plan.held.add(args.id)
 
 
 def _follow_release(plan: Plan, args: ReleaseArgs, expect: str) -> None:
-    require_there(args.id, plan.held, f"nothing is held as {args.id!r} here")
+    require_there(args.id, plan.held, f"no memory is held as {args.id!r}")
     plan.held.remove(args.id)
 
 
@@ -83,7 +83,7 @@ def _online(session: Session, id: str) -> list[int]:
     """The memory blocks of a device that are online; raises UsageError if there is none."""
     online = [index for index in session.model.blocks_of(id) if session.model.blocks[index].zone]
     if not online:
-        raise UsageError(f"nothing of {id} is online", hint="online it before its memory is used")
+        raise UsageError(f"no memory of {id} is online", hint="online it first")
     return online
 
 
@@ -113,10 +113,10 @@ def fill(session: Session, args: FillArgs, deadline: Deadline) -> Outcome:
     """Allocate what the last snapshot showed as free, all but some of it."""
     meminfo = session.state.meminfo
     if isinstance(meminfo, NotObserved):
-        raise UnsupportedError("meminfo", f"nobody knows how much is free: {meminfo.reason}")
+        raise UnsupportedError("meminfo", f"the amount of free memory is unknown: {meminfo.reason}")
     size = align_down(meminfo["MemFree"] - args.leave, session.layout.page_size)
     if size <= 0:
-        raise UsageError(f"the guest has {format_size(meminfo['MemFree'])} free, less than fill is to leave")
+        raise UsageError(f"the guest has {format_size(meminfo['MemFree'])} free, less than fill must leave")
     seen = touch_memory(session.guest.shell, size, (), deadline=deadline)
     outcome = Outcome(note=f"{size / MIB:.0f}M of {meminfo['MemFree'] / MIB:.0f}M free")
     outcome.touches.append(TouchReport(seen.pages, seen.mismatches, ()))
@@ -124,7 +124,7 @@ def fill(session: Session, args: FillArgs, deadline: Deadline) -> Outcome:
 
 
 def hold(session: Session, args: HoldArgs, deadline: Deadline) -> Outcome:
-    """Have pages of a device pinned; they are in the first of its blocks that is online."""
+    """Pin pages of a device in its first online block."""
     where = _range(session, _online(session, args.device)[:1])
     limit, shell = session.model.expected().managed_bytes, session.guest.shell
     pages = pin_memory(shell, args.id, args.pages, limit, where, deadline=deadline)
@@ -133,7 +133,7 @@ def hold(session: Session, args: HoldArgs, deadline: Deadline) -> Outcome:
 
 
 def occupy(session: Session, args: OccupyArgs, deadline: Deadline) -> Outcome:
-    """Have so much of a device in use that can be moved."""
+    """Keep movable memory of a device in use."""
     where, page = _range(session, _online(session, args.device)), session.layout.page_size
     limit = session.model.expected().managed_bytes + args.size
     count = align_up(args.size, page) // page
@@ -143,7 +143,7 @@ def occupy(session: Session, args: OccupyArgs, deadline: Deadline) -> Outcome:
 
 
 def release(session: Session, args: ReleaseArgs, deadline: Deadline) -> Outcome:
-    """Let go of held pages; what was written there before must be there still."""
+    """Release held pages; their content must be intact."""
     pages, changed = release_memory(session.guest.shell, args.id, deadline=deadline)
     session.held.remove(args.id)
     outcome = Outcome(note=f"{pages} pages")
@@ -162,7 +162,7 @@ TOUCH = Verb(
 )
 FILL = Verb(
     "fill",
-    "allocate all of the guest's free memory but this much, write it, read it back, and give it back",
+    "allocate all of the guest's free memory except this much, write it, read it back, and free it",
     FillArgs,
     fill,
     Line("fill <leave>"),
@@ -170,7 +170,7 @@ FILL = Verb(
 )
 HOLD = Verb(
     "hold",
-    "have a process hold pages of a device, so that they cannot be migrated",
+    "pin pages of a device, so that they cannot be migrated",
     HoldArgs,
     hold,
     Line("hold <device> [id]", fresh="held"),
@@ -178,7 +178,7 @@ HOLD = Verb(
 )
 OCCUPY = Verb(
     "occupy",
-    "have a process keep so much of a device in use; the kernel may move it, and release verifies it",
+    "keep this much of a device in use; the kernel may migrate it, and release verifies it",
     OccupyArgs,
     occupy,
     Line("occupy <size> <device> [id]", fresh="data"),
@@ -186,7 +186,7 @@ OCCUPY = Verb(
 )
 RELEASE = Verb(
     "release",
-    "let go of held or occupied pages, which must be as they were",
+    "release held or occupied pages, whose content must be intact",
     ReleaseArgs,
     release,
     Line("release <id>"),

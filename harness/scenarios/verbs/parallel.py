@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Actions side by side: what each of them came to, as one outcome."""
+"""Parallel actions with one common outcome."""
 
 from __future__ import annotations
 

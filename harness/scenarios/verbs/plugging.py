@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the verbs that plug and unplug devices share; and unplug itself, which takes any of them."""
+"""Shared parts of the verbs that plug and unplug devices; and unplug itself, which works on all of them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def device_needs(node: int, backing: str | None) -> tuple[str, ...]:
 
 
 def power_up(session: Session, id: str, deadline: Deadline) -> None:
-    """Do what pciehp does where the kernel is known to have none: nobody else would find the device."""
+    """Rescan the bus if the kernel is known to lack pciehp: otherwise the device would not be found."""
     if session.model.layout.features.pciehp is False:
         slot = memdev.pci_slot(session.guest.machine, id, deadline=deadline)
         switch_slot(session.guest.shell, slot, True, deadline=deadline)
@@ -59,7 +59,7 @@ def await_driver(session: Session, bus: str, device: str, driver: str, outcome: 
 
 
 def note_due(session: Session, id: str, outcome: Outcome) -> None:
-    """A device is kept for good while a memory block of it is online that cannot go offline."""
+    """A device stays as long as one of its online memory blocks cannot go offline."""
     kept = session.model.kept_blocks()
     held = [index for index in session.model.blocks_of(id) if index in kept and session.model.blocks[index].zone]
     if held:
@@ -85,11 +85,11 @@ def _follow(plan: Plan, args: UnplugArgs, expect: str) -> None:
 
 
 def unplug(session: Session, args: UnplugArgs, deadline: Deadline) -> Outcome:
-    """Ask for a device back, and see what the guest makes of it."""
+    """Ask the guest to release a device, and wait for the outcome."""
     outcome, device = Outcome(), session.model.devices.get(args.id)
     kind = DeviceSpec if device is None else KINDS[device.kind]
     if args.by == "guest" and device is not None and not issubclass(kind, PciDeviceSpec):
-        raise UsageError(f"{args.id} is a {kind.name}: it has no PCI slot to power off", hint="leave `by` out")
+        raise UsageError(f"{args.id} is a {kind.name}: it has no PCI slot to power off", hint="remove `by`")
     try:
         if args.by == "guest" or (args.by is None and not kind.unplugs):
             done = _eject(session, args.id, deadline)

@@ -191,7 +191,7 @@ NAMESPACE = Verb(
 )
 KMEM = Verb(
     "kmem",
-    "hand a devdax device to the kmem driver, online as the policy says",
+    "bind a devdax device to the kmem driver; the memory comes online according to the policy",
     KmemArgs,
     kmem,
     Line("pmem <id> kmem"),
@@ -211,7 +211,7 @@ DAX_STATE = Verb(
 )
 DEVDAX = Verb(
     "devdax",
-    "take a device back from the kmem driver",
+    "unbind a device from the kmem driver",
     DevdaxArgs,
     devdax,
     Line("pmem <id> devdax", mode="kmem"),

@@ -36,21 +36,21 @@ class CheckArgs(Args):
 def _follow_reboot(plan: Plan, args: RebootArgs, expect: str) -> None:
     for id, device in plan.devices.items():
         if device.kind.persistent:
-            raise Impossible(None, f"nobody follows the namespace of {id!r} through a boot", "unplug it before")
+            raise Impossible(None, f"the model cannot follow the namespace of {id!r} through a boot", "unplug it first")
     for id in plan.loads:
-        raise Impossible(None, f"the load {id!r} does not outlive a boot", "unload it before")
+        raise Impossible(None, f"the load {id!r} does not survive a boot", "unload it first")
     for id in plan.held:
-        raise Impossible(None, f"nobody holds {id!r} after a boot", "release it before")
+        raise Impossible(None, f"the pages held as {id!r} do not survive a boot", "release them first")
 
 
 def reboot(session: Session, args: RebootArgs, deadline: Deadline) -> Outcome:
-    """Reset the machine and meet the guest again, with its devices."""
+    """Reset the machine and connect to the rebooted guest, with its devices."""
     session.reboot(deadline)
     return Outcome(note=f"another boot, of {len(session.model.devices)} devices as well")
 
 
 def dump(session: Session, args: DumpArgs, deadline: Deadline) -> Outcome:
-    """Read what crash dumps would hold, by the kernel's own account and by QEMU's."""
+    """Read the segments of crash dumps, from the kernel and from QEMU."""
     kernel, shape = session.layout.kernel, session.layout.machine
     head = session.guest.shell.must("head -c 65536 /proc/kcore", deadline=deadline)
     seen = load_segments(head, "/proc/kcore")
@@ -69,13 +69,13 @@ def dump(session: Session, args: DumpArgs, deadline: Deadline) -> Outcome:
 
 
 def check(session: Session, args: CheckArgs, deadline: Deadline) -> Outcome:
-    """Do nothing: look and compare."""
+    """Do nothing: only take a snapshot and check it."""
     return Outcome()
 
 
 REBOOT = Verb(
     "reboot",
-    "reset the machine with all that is plugged; the steps after it meet another kernel",
+    "reset the machine with all plugged devices; the following steps run on the rebooted kernel",
     RebootArgs,
     reboot,
     Line("reboot"),
@@ -83,11 +83,11 @@ REBOOT = Verb(
 )
 DUMP = Verb(
     "dump",
-    "compare what a crash dump would hold (/proc/kcore, QEMU's dump-guest-memory) with /proc/iomem",
+    "compare the segments of crash dumps (/proc/kcore, QEMU's dump-guest-memory) with /proc/iomem",
     DumpArgs,
     dump,
     Line("dump"),
 )
-CHECK = Verb("check", "only look and check, as is done after every step", CheckArgs, check, Line("check"))
+CHECK = Verb("check", "take a snapshot and check it, as after every step", CheckArgs, check, Line("check"))
 
 VERBS = (REBOOT, DUMP, CHECK)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a verb is: one record that files, the prompt, ``parallel`` and ``memhp list verbs`` all read."""
+"""A verb: one record for scenario files, the prompt, ``parallel`` and ``memhp list verbs``."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Verb(Generic[A]):
-    """One thing that can be done to a guest.
+    """One kind of step.
 
     ``run`` does it. ``follow`` raises ``Impossible`` for a step that makes no sense in a plan, and changes the plan as
     a step with that ending does. ``needs`` are the requirements without which it cannot be done, ``more_needs`` those
     of certain arguments; ``require`` raises UnsupportedError for a kernel whose configuration is not enough.
 
-    ``parallel``: it can be done side by side with others, unless its arguments make it ``unwaited``: the guest may be
+    ``parallel``: it can run in parallel with others, unless its arguments make it ``unwaited``: the guest may be
     at work when it ends. ``room``: it takes room for devices, or frees some, so that its place depends on what comes
-    first, unless it is ``placed`` (``place_hint`` says how). ``can_fail``: the kernel can be made to try it in vain.
+    first, unless it is ``placed`` (``place_hint`` says how). ``can_fail``: the kernel can be made to fail at it.
     """
 
     name: str

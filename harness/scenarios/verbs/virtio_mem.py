@@ -27,7 +27,7 @@ from harness.units import MIB, format_size
 
 @dataclass(frozen=True, slots=True)
 class ResizeArgs(Args):
-    """``wait`` False goes on while the guest is still at it."""
+    """``wait`` False continues while the guest is still resizing."""
 
     id: Device
     to: Annotated[int, arg.size(minimum=0)]
@@ -109,7 +109,7 @@ def resize(session: Session, args: ResizeArgs, deadline: Deadline) -> Outcome:
     if args.wait:
         await_size(session, args.id, args.to, outcome, deadline)
         if unmovable and outcome.resizes[-1].size > args.to:
-            # Shrinking stops at what cannot be moved, and where that lies nobody outside the guest can know.
+            # Shrinking stops at unmovable pages, whose place is unknown outside of the guest.
             size = format_size(outcome.resizes[-1].size)
             outcome.refuse(f"the guest keeps {size}: blocks of {args.id} are online as kernel memory")
             outcome.pending = True
@@ -136,7 +136,7 @@ def settle(session: Session, args: SettleArgs, deadline: Deadline) -> Outcome:
 
 PLUG_VIRTIO_MEM = Verb(
     VirtioMemArgs.verb,
-    "hot-plug a virtio-mem device with a region of max bytes, of which requested are asked for",
+    "hot-plug a virtio-mem device with a region of max bytes and a requested size",
     VirtioMemArgs,
     plug_virtio_mem,
     Line("plug vmem <max> [id]", fresh="vmem"),
@@ -148,7 +148,7 @@ PLUG_VIRTIO_MEM = Verb(
 )
 RESIZE = Verb(
     "resize",
-    "ask a virtio-mem device for another size; wait: false goes on at once",
+    "ask a virtio-mem device for another size; wait: false continues at once",
     ResizeArgs,
     resize,
     Line("resize <id> <to>"),
@@ -158,7 +158,7 @@ RESIZE = Verb(
 )
 SETTLE = Verb(
     "settle",
-    "wait for a resize that nobody waited for",
+    "wait for a resize that was started with wait: false",
     SettleArgs,
     settle,
     Line("settle <id>"),
