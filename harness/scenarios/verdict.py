@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -215,8 +217,17 @@ def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
+#: errors of the host's kernel that QEMU passes on; its own rules have other words
+_HOST_ERRORS = tuple(
+    f": {os.strerror(number)}"
+    for number in (errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO, errno.EACCES)
+)
+
+
 def _ended(expect: str, outcome: Outcome) -> tuple[Verdict, str]:
     if outcome.ending == expect:
+        if expect == "qemu-refused" and any(text in outcome.note for text in _HOST_ERRORS):
+            return Verdict.INFRA, f"the host is in trouble, and QEMU was to refuse for another reason: {outcome.note}"
         return Verdict.PASS, outcome.note
     if outcome.ending == "done":
         if expect == "qemu-refused":

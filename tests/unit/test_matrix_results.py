@@ -297,7 +297,12 @@ def test_a_guest_that_came_up_otherwise_is_no_result_of_its_cell() -> None:
     wanted = cell("a", page_size=16384, va_bits=47, axes={"paging": "16k-47"})
     right = dataclasses.replace(GOOD, facts={"page_size": 16384, "va_bits": 47})
     assert mismatch(wanted, right) == ""
-    assert mismatch(wanted, dataclasses.replace(GOOD, facts={})) == "", "a guest that never came up says nothing"
+    never = dataclasses.replace(GOOD, facts={}, verdict=Verdict.INFRA)
+    assert mismatch(wanted, never) == "", "a guest that never came up says nothing"
+    unseen = "nobody saw the guest's byte pages: 16384 are those of 16k-47"
+    assert mismatch(wanted, dataclasses.replace(GOOD, facts={})) == unseen
+    blind = dataclasses.replace(right, facts={**right.facts, "va_bits": None})
+    assert mismatch(wanted, blind) == "nobody saw the guest's address bits: 47 are those of 16k-47"
     four = dataclasses.replace(GOOD, facts={"page_size": 4096, "va_bits": 47})
     assert mismatch(wanted, four) == "the guest booted with 4096 byte pages, not with the 16384 of 16k-47"
     wide = dataclasses.replace(GOOD, facts={"page_size": 16384, "va_bits": 52})

@@ -43,6 +43,20 @@ def test_judge(checks: tuple[CheckResult, ...], expect: str, ending: str, verdic
     assert judge(checks, expect, Outcome(ending=ending)).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("note", "verdict"),
+    [
+        ("a used vhost backend has no free memory slots left", Verdict.PASS),
+        ("not enough space, currently 0x8000000 in use of total space for memory devices 0x40000000", Verdict.PASS),
+        ("cannot set up guest memory 'mem-d': Cannot allocate memory", Verdict.INFRA),
+        ("failed to resize memfd to 1073741824: No space left on device; while it ran: dump 1 round", Verdict.INFRA),
+    ],
+)
+def test_trouble_of_the_host_is_not_the_refusal_that_was_meant(note: str, verdict: Verdict) -> None:
+    ruling = judge((), "qemu-refused", Outcome(ending="qemu-refused", note=note))
+    assert ruling.verdict is verdict and note in ruling.note
+
+
 def test_a_refusal_keeps_its_first_reason() -> None:
     outcome = Outcome()
     outcome.refuse("memory16: EBUSY")
