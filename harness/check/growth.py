@@ -7,6 +7,9 @@ from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Outcome, invariant
 from harness.state import NotObserved
 
+#: the slab cache for directories of memory blocks in sysfs (fs/kernfs/dir.c)
+SLAB = "kernfs_node_cache"
+
 
 @invariant(
     "MEM-3",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from harness.arch.build import NO_CONFIG
 from harness.arch.features import counts_memmap
 from harness.check.findings import CheckResult
+from harness.check.growth import SLAB
 from harness.check.registry import CATALOGUE
 from harness.model.layout import BootLayout
 from harness.state import GuestState, NotObserved
@@ -81,6 +82,9 @@ def _memmap_counters(layout: BootLayout) -> str:
 
 
 def _slabs(layout: BootLayout) -> str:
+    slabs = layout.baseline.slabs
+    if not isinstance(slabs, NotObserved) and any(slab.name == SLAB for slab in slabs):
+        return ""
     words, merges = layout.features.words, layout.features.build.has("SLAB_MERGE_DEFAULT")
     if merges is True and not words.values("slab_nomerge") and not words.values("slub_nomerge"):
         return "the kernel merges its caches (CONFIG_SLAB_MERGE_DEFAULT without slab_nomerge)"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from harness.arch.modes import VA_BITS
 from harness.check import CATALOGUE, Verdict
+from harness.check.growth import SLAB
 from harness.check.known import Watch
 from harness.check.required import Demand, lacks_of
 from harness.config.guest import GuestSpec
@@ -37,7 +38,7 @@ from harness.scenarios.resolver import Resolver
 from harness.scenarios.result import FINE, RunResult, StepResult
 from harness.scenarios.session import Session
 from harness.scenarios.slabs import slab_in_use
-from harness.scenarios.soak import SLAB, Round, counters, slopes, spell, unread
+from harness.scenarios.soak import Round, counters, slopes, spell, unread
 from harness.scenarios.start import start_guest
 from harness.scenarios.steps import AnyStep, Repeat, count_steps, require_options
 from harness.scenarios.verdict import never_observed, titles, worst

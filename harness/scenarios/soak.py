@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from harness.check import Slope
+from harness.check.growth import SLAB
 from harness.state import GuestState, NotObserved, SlabCache
 
-#: the slab cache for directories of memory blocks in sysfs (fs/kernfs/dir.c)
-SLAB = "kernfs_node_cache"
 _VMSTAT = ("nr_memmap", "nr_memmap_pages", "nr_memmap_boot", "nr_memmap_boot_pages")
 #: number of rounds that only warm up caches
 WARM_UP = 1
