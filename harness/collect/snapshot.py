@@ -107,8 +107,8 @@ def collect_state(
     guest paused for a moment: a kernel that has nothing to do does not change in between. Without ``machine`` or
     ``console`` what they tell is not observed. The kernel log's lines and the console's alarms are those since the last
     snapshot of this guest. ``stray`` is how many more page tables than there are that one counted. ``keep`` is called
-    with the raw sources if one of them cannot be parsed, before that is raised. Raises GuestError, QemuError,
-    ParseError, DeadlineExpired.
+    with the raw sources if one of them cannot be parsed, before that is raised; the console's alarms are new again then.
+    Raises GuestError, QemuError, ParseError, DeadlineExpired.
     """
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
     with contextlib.ExitStack() as stack:
@@ -125,10 +125,11 @@ def collect_state(
     raw |= seen
     absent = {name: "QEMU was not asked" for name in ("devices", "backends") if name not in raw}
     absent |= unseen
+    alarms = () if console is None else console.new_alarms()
     if console is None:
         absent["console"] = "the console was not read"
     else:
-        raw["console"] = _to_json([line.text for line in console.new_alarms()])
+        raw["console"] = _to_json([line.text for line in alarms])
     for name in STATE_SOURCES:
         if name not in wanted:
             absent[name] = "not asked for"
@@ -142,6 +143,8 @@ def collect_state(
         return parse_state(raw, facts)
     except ParseError:
         keep(raw)
+        if console is not None:
+            console.tell_again(alarms)
         raise
 
 

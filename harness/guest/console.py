@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -122,6 +122,12 @@ class Console:
         with self._changed:
             told, self._told = self._told, self._count
             return tuple(line for line in self._alarms if line.number > told)
+
+    def tell_again(self, alarms: Sequence[ConsoleLine]) -> None:
+        """Have ``alarms``, the last that were told, be new once more: nobody could make use of them."""
+        if alarms:
+            with self._changed:
+                self._told = min(self._told, alarms[0].number - 1)
 
     def lines(self, since: int = 0) -> tuple[ConsoleLine, ...]:
         """The lines after number ``since`` that are still kept (the last twenty thousand)."""

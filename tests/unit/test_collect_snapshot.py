@@ -155,6 +155,20 @@ def test_alarms_in_the_log_and_on_the_console(facts: KernelFacts) -> None:
     assert isinstance(first.dmesg, tuple) and [entry.alarm for entry in first.dmesg] == ["WARN"]
 
 
+def test_an_alarm_beside_text_that_nobody_can_parse_stays_new(facts: KernelFacts) -> None:
+    line = "Internal error: Oops: 0000000096000004 [#1] SMP"
+    guest = RecordedGuest({**STATE_SOURCES, "meminfo": b"rubbish\n"})
+    kept: list[Mapping[str, bytes]] = []
+    here, there = socket.socketpair()
+    with here, there, Console(here, None, alarming) as console:
+        there.sendall(f"{line}\nfine\n".encode())
+        console.wait_line("fine", Deadline(5))
+        with pytest.raises(ParseError, match="MemTotal"):
+            collect_state(guest, None, console, facts=facts, deadline=Deadline(5), keep=kept.append)
+        assert [alarm.text for alarm in console.new_alarms()] == [line]
+        assert console.new_alarms() == () and line.encode() in kept[0]["console"]
+
+
 def test_a_collector_that_fails(facts: KernelFacts) -> None:
     class Broken:
         def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = 0) -> CommandResult:
