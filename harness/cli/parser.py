@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can be said on the command line, and what it becomes: one of harness.cli.arguments. Imports nothing heavy."""
+"""The command line parser: from words to one of harness.cli.arguments. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ exit status of run, merge, check, collect, replay, shell, attach and demo:
   3  no verdict: infrastructure failed, or the guest refused a step that the scenario needs
 run --bisect ends with 0 or 1 for a verdict, 125 for a kernel that cannot be built or booted (or gave no verdict), and
 128 for a usage error, which ends a bisection.
-doctor ends with 3 if anything is missing, bench with 1 if what it timed gave wrong results, selftest with 1 if a
-corruption (--kernels: a kernel's bug) was not named by the right invariant.
+doctor ends with 3 if anything is missing, bench with 1 if a timed operation gave wrong results, selftest with 1 if the
+right invariant did not name a corruption (--kernels: a kernel bug).
 
 first line to try: memhp run -a arm64 --kernel path/to/Image
 """
@@ -71,13 +71,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 class WrongBisection(UsageError):
-    """The request itself is wrong, whatever the commit: the exit status ends ``git bisect run``."""
+    """The request is invalid for every commit: the exit status ends ``git bisect run``."""
 
     exit_status = 128
 
 
 def parse_arguments(words: Sequence[str]) -> tuple[str, Arguments]:
-    """The command's name, and what was said to it; raises UsageError.
+    """The command's name and its arguments; raises UsageError.
 
     ``--help`` and ``--version`` print and raise SystemExit.
     """
@@ -124,14 +124,16 @@ _Add = Callable[[str, type[Arguments], str], argparse.ArgumentParser]
 
 
 def _setting_up(add: _Add) -> None:
-    doctor = add("doctor", into.DoctorArguments, "show what is there, what is missing and the command that fixes it")
+    doctor = add("doctor", into.DoctorArguments, "show what is present, what is missing and the commands that fix it")
     _arches(doctor)
     doctor.add_argument("--verify", action="store_true", help="hash every byte of the cache")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     fetch = add("fetch", into.FetchArguments, "fetch or build every part now: QEMU, firmware, guest root, kernels")
-    fetch.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(_PARTS)}; none: all of them")
+    fetch.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(_PARTS)}; default: all")
     _arches(fetch)
-    lists = "list scenarios, verbs, invariants, known bugs, guests, kernels, or what works where: support tries all"
+    lists = (
+        "list scenarios, verbs, invariants, known bugs, guests, kernels, or supported devices (by running every cell)"
+    )
     listing = add("list", into.ListArguments, lists)
     listing.add_argument("what", choices=_LISTS, help="what to list")
     _arches(listing)
@@ -140,26 +142,30 @@ def _setting_up(add: _Add) -> None:
 
 def _running_them(add: _Add) -> None:
     run = add("run", into.RunArguments, "run scenarios on a guest and check the kernel's state after every step")
-    run.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="a name, or a YAML file; none: all of them")
+    run.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="a name, or a YAML file; default: all")
     run.add_argument("--all", action="store_true", help="all scenarios (the default)")
     _guest(run, several="repeatable, none: arm64")
     _running(run, jobs="1; of a matrix, one for each CPU")
     _value(
-        run, "--rounds", read=read_rounds, metavar="N", help="repeat the steps of a soak N times (default: as it says)"
+        run,
+        "--rounds",
+        read=read_rounds,
+        metavar="N",
+        help="repeat the steps of a soak N times (default: as in the scenario)",
     )
-    run.add_argument("--bisect", action="store_true", help="end as git bisect run takes it: see memhp --help")
+    run.add_argument("--bisect", action="store_true", help="use the exit status for git bisect run: see memhp --help")
     _keeping(run)
     _matrix(run)
     _reports(run)
-    merge = add("merge", into.MergeArguments, "make one of the results that the shards of a matrix left")
-    merge.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="what memhp run --matrix --shard wrote")
+    merge = add("merge", into.MergeArguments, "merge the results of a matrix's shards")
+    merge.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="results of memhp run --matrix --shard")
     merge.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory to create")
     _history(merge)
     _reports(merge)
     demo = add(
         "demo",
         into.DemoArguments,
-        "show the main job: Debian's kernel first, then the purpose-built one with every scenario",
+        "show what memhp does: Debian's kernel first, then the purpose-built one with every scenario",
     )
     _arches(demo)
     demo.add_argument("--qemu", metavar="Q", help="another qemu-system-*, or debian:SUITE")
@@ -168,7 +174,7 @@ def _running_them(add: _Add) -> None:
 
 
 def _at_a_prompt(add: _Add) -> None:
-    shell = add("shell", into.ShellArguments, "start a guest and poke at it at a prompt; every step is checked")
+    shell = add("shell", into.ShellArguments, "start a guest with an interactive prompt; every step is checked")
     _lines(shell)
     shell.add_argument(
         "--bundle-dir", type=Path, metavar="DIR", help="where the session is recorded (default: memhp-runs)"
@@ -176,12 +182,10 @@ def _at_a_prompt(add: _Add) -> None:
     _timeout(shell)
     _known_bugs(shell)
     _guest(shell)
-    attach = add("attach", into.AttachArguments, "the prompt of shell on a guest that `run --keep` has left")
-    attach.add_argument("bundle", nargs="?", metavar="BUNDLE", help="the run's bundle (none: the newest kept guest)")
+    attach = add("attach", into.AttachArguments, "open the prompt of shell on a guest kept by `run --keep`")
+    attach.add_argument("bundle", nargs="?", metavar="BUNDLE", help="the run's bundle (default: the newest kept guest)")
     _lines(attach)
-    replay = add(
-        "replay", into.ReplayArguments, "run what a bundle recorded once more: same steps, same guest, same kernel"
-    )
+    replay = add("replay", into.ReplayArguments, "repeat the run of a bundle: same steps, same guest, same kernel")
     replay.add_argument("bundle", type=Path, metavar="BUNDLE", help="the directory of a run, or of a session of shell")
     replay.add_argument("--bundle-dir", type=Path, metavar="DIR", help="keep the bundle there even if it passes")
     _timeout(replay)
@@ -194,31 +198,35 @@ def _looking(add: _Add) -> None:
     collect.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory to create")
     _timeout(collect, "the boot")
     _guest(collect)
-    check = add("check", into.CheckArguments, "check a saved run or snapshot again; no VM needed")
-    check.add_argument("directory", type=Path, metavar="DIR", help="a bundle of run, or what collect wrote")
+    check = add("check", into.CheckArguments, "check a saved run or snapshot again, without a VM")
+    check.add_argument("directory", type=Path, metavar="DIR", help="a bundle of run, or a snapshot of collect")
     _reports(check)
     tables = add(
         "ptdump",
         into.PtdumpArguments,
-        "print a snapshot's page tables, or a guest's, like the kernel's own file; or what changed",
+        "print a snapshot's or a guest's page tables in the kernel's own format; or their differences",
     )
-    tables.add_argument("--region", metavar="NAME", help="only below this marker: its name, or how it begins")
-    _tables(tables, "virtual addresses; all runs that touch them (--diff: what changed inside of them)")
+    tables.add_argument("--region", metavar="NAME", help="only below this marker: its name or a prefix")
+    _tables(tables, "virtual addresses; all runs that overlap them (--diff: changes inside them)")
     _tables(
-        add("sections", into.SectionsArguments, "print a snapshot's memory sections, or a guest's; or what changed"),
+        add(
+            "sections", into.SectionsArguments, "print a snapshot's or a guest's memory sections; or their differences"
+        ),
         "physical addresses",
     )
-    cmdline = add("cmdline", into.CmdlineArguments, "print QEMU's command line, an option a line, fit for a shell")
+    cmdline = add(
+        "cmdline", into.CmdlineArguments, "print QEMU's command line, one option per line, quoted for a shell"
+    )
     _guest(cmdline)
 
 
 def _measuring(add: _Add) -> None:
-    bench = add("bench", into.BenchArguments, "measure how long things take, next to the guest doing the same itself")
+    bench = add("bench", into.BenchArguments, "measure the harness's times beside the guest's own share")
     _bench(bench)
     selftest = add(
         "selftest",
         into.SelftestArguments,
-        "break a live, paused guest on purpose, and what is collected; every lie must be named",
+        "corrupt a live, paused guest and the collected text on purpose; every corruption must be named",
     )
     _selftest(selftest)
 
@@ -295,9 +303,11 @@ def _selftest(parser: argparse.ArgumentParser) -> None:
     kernels = "instead of corruptions: build kernels with one real bug each put back (configs/kernels/bugs), and run "
     kernels += "the scenarios that must show it"
     parser.add_argument("--kernels", action="store_true", help=kernels)
-    names = "only corruptions, or bugs, with such a name (* and ? as in a shell; repeatable)"
+    names = "only corruptions or bugs with matching names (* and ? as in a shell; repeatable)"
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help=names)
-    parser.add_argument("--list", action="store_true", help="print them and who must name them; no VM needed")
+    parser.add_argument(
+        "--list", action="store_true", help="list them with the invariants that must name them; no VM needed"
+    )
     parser.add_argument("--json", metavar="FILE", help="write every trial as JSON (-: standard output)")
     _timeout(parser)
     _guest(parser, several="repeatable, none: both")
@@ -313,14 +323,14 @@ def _guest(parser: argparse.ArgumentParser, *, several: str = "") -> None:
     group.add_argument("--kernel", metavar="K", help=_KERNELS)
     options = "an option of the tree's configuration: X, X=m, X=n, X=16, X=text (repeatable)"
     group.add_argument("-K", dest="kernel_options", action="append", default=[], metavar="X=V", help=options)
-    group.add_argument("--build-dir", metavar="DIR", help="build the tree there (O=); what it holds is used again")
+    group.add_argument("--build-dir", metavar="DIR", help="build the tree there (O=), reusing existing objects")
     group.add_argument("--llvm", action="store_true", help="build the tree with LLVM")
-    own = "build the tree with its own .config (that of --build-dir, if given), which stays as it is"
+    own = "build the tree with its own .config (that of --build-dir, if given), unchanged"
     group.add_argument("--own-config", action="store_true", help=own)
     modules = "where the kernel's modules are: an INSTALL_MOD_PATH, a lib/modules/RELEASE, or the tree it was built in"
     group.add_argument("--modules", metavar="DIR", help=modules)
     group.add_argument("--initrd", metavar="FILE", help="an archive to unpack over the guest's root")
-    qemu = "another qemu-system-*, debian (with memhp's patches where they are needed), or debian:SUITE (as it is)"
+    qemu = "another qemu-system-*, debian (with memhp's patches if necessary), or debian:SUITE (unpatched)"
     group.add_argument("--qemu", metavar="Q", help=qemu)
     _value(group, "--memory", read=read_size, metavar="SIZE", help="boot memory (default 1G)")
     _value(group, "--maxmem", read=read_size, metavar="SIZE", help="boot memory and all memory devices (default 16G)")
@@ -346,7 +356,7 @@ def _guest(parser: argparse.ArgumentParser, *, several: str = "") -> None:
         "--random-seed",
         read=read_integer,
         metavar="N",
-        help="what QEMU draws for the guest (KASLR) is the same each time",
+        help="seed for QEMU's random choices for the guest, such as KASLR",
     )
     group.add_argument(
         "--machine",
@@ -367,7 +377,9 @@ def _running(parser: argparse.ArgumentParser, jobs: str) -> None:
     _timeout(group)
     _value(group, "-j", "--jobs", read=read_jobs, metavar="N", help=f"N guests at a time (default: {jobs})")
     ending = group.add_mutually_exclusive_group()
-    ending.add_argument("--keep-going", dest="fail_fast", action="store_false", help="run all, come what may (default)")
+    ending.add_argument(
+        "--keep-going", dest="fail_fast", action="store_false", help="run all scenarios in any case (default)"
+    )
     ending.add_argument("--fail-fast", action="store_true", help="stop after the first scenario that does not pass")
     parser.set_defaults(fail_fast=False)
     require = "invariants (LIN-1,XCK-1) without which there is no verdict, whatever the kernel can show"
@@ -378,7 +390,7 @@ def _running(parser: argparse.ArgumentParser, jobs: str) -> None:
 
 
 def _known_bugs(parser: argparse._ActionsContainer) -> None:
-    help = "a known bug of the kernel under test is as red as any other (memhp list bugs)"
+    help = "treat a known bug of the kernel under test like any other (memhp list bugs)"
     parser.add_argument("--no-known-bugs", dest="known_bugs", action="store_false", help=help)
 
 
@@ -402,7 +414,7 @@ def _history(parser: argparse._ActionsContainer) -> None:
 
 def _keeping(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a guest that fails")
-    keep = "leave the first guest that fails running for `memhp attach`, and end the run there"
+    keep = "keep the first failing guest running for `memhp attach`, and end the run"
     group.add_argument("--keep", action="store_true", help=keep)
     _value(
         group,
@@ -410,7 +422,7 @@ def _keeping(parser: argparse.ArgumentParser) -> None:
         read=read_seconds,
         default=3600.0,
         metavar="S",
-        help="seconds until it is ended (default 3600)",
+        help="seconds until it ends (default 3600)",
     )
 
 
@@ -420,6 +432,6 @@ def _reports(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML (-: standard output)")
     group.add_argument("--ktap", metavar="FILE", help="write the results as KTAP (-: standard output)")
     group.add_argument("--kcidb", metavar="FILE", help="write the results as KCIDB JSON (-: standard output)")
-    origin = "the CI system that KCIDB is told, such as my_lab (default memhp)"
+    origin = "the name of the CI system in KCIDB, such as my_lab (default memhp)"
     group.add_argument("--kcidb-origin", default="memhp", metavar="NAME", help=origin)
     group.add_argument("--html", metavar="FILE", help="write the results as one HTML page (-: standard output)")
