@@ -91,4 +91,4 @@ def require_pass(result: StepResult) -> None:
     if result.verdict is not Verdict.PASS:
         broken = [check.invariant for check in result.checks if check.status == "fail"]
         why = f"{', '.join(broken)} broken" if broken else result.note
-        raise InfraError(f"what was to be timed went wrong: {result.title}: {why}", hint="memhp run shows more")
+        raise InfraError(f"a timed step failed: {result.title}: {why}", hint="see memhp run for details")

@@ -241,7 +241,7 @@ class _SpeedBench:
             for jobs, rate in rates.items()
         ]
         if peaks:
-            figures.append(Figure("peak", "memory that a QEMU has at its peak", Spread(tuple(peaks)), "MiB"))
+            figures.append(Figure("peak", "peak memory of a QEMU", Spread(tuple(peaks)), "MiB"))
         facts: dict[str, Fact] = {"harness's own peak MiB": (peak_memory("self") or 0) // MIB}
         return FigureSection("runs", "parallel runs", facts, tuple(figures))
 
@@ -256,7 +256,7 @@ class _SpeedBench:
         results = run_scenarios(scenarios, self.spec, options, SilentReporter(), SilentProgress())
         for result in results:
             if result.verdict is not Verdict.PASS:
-                raise InfraError(f"what was to be timed went wrong: {result.reason}", hint=result.hint)
+                raise InfraError(f"a timed run failed: {result.reason}", hint=result.hint)
         return results
 
     def _folder(self) -> Path:

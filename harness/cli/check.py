@@ -14,7 +14,7 @@ def run(arguments: CheckArguments) -> int:
     check_reports(arguments)
     directory = arguments.directory
     if not directory.is_dir():
-        raise UsageError(f"no directory {directory}", hint="a bundle of memhp run, or what memhp collect wrote")
+        raise UsageError(f"no directory {directory}", hint="name a bundle of memhp run, or a snapshot of memhp collect")
     from harness.scenarios.recheck import recheck
 
     with open_reporter(arguments) as reporter:

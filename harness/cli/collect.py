@@ -21,7 +21,7 @@ def run(arguments: CollectArguments) -> int:
     """memhp collect: a run without steps, whose bundle is what was asked for."""
     target = arguments.output
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"--output: {target} is there already", hint="name a directory that does not exist yet")
+        raise UsageError(f"--output: {target} already exists", hint="name a directory that does not exist yet")
     if not target.absolute().parent.is_dir():
         raise UsageError(f"--output: no directory {target.absolute().parent}", hint="create it first")
     guest = guest_of(arguments, arguments.arch)

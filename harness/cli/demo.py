@@ -49,7 +49,7 @@ def _guests(arguments: DemoArguments) -> list[GuestSpec]:
     if arguments.qemu is None:
         return guests
     if len(guests) > 1:
-        raise UsageError("--qemu serves one architecture", hint="name it with -a")
+        raise UsageError("--qemu needs a single architecture", hint="name it with -a")
     return [guests[0].with_fields({"qemu": read_qemu(arguments.qemu, "--qemu")})]
 
 

@@ -33,8 +33,8 @@ def _verbs() -> Iterator[dict[str, object]]:
     for name, verb in VERBS.items():
         takes = [key if known.required else f"[{key}]" for key, known in parameters(verb.arguments).items()]
         yield {"verb": name, "takes": takes, "meaning": verb.summary}
-    yield {"verb": "repeat", "takes": ["times", "steps", "[soak]"], "meaning": "do steps several times, one by one"}
-    yield {"verb": "parallel", "takes": ["steps"], "meaning": "do steps at the same time: a list in place of arguments"}
+    yield {"verb": "repeat", "takes": ["times", "steps", "[soak]"], "meaning": "repeat steps"}
+    yield {"verb": "parallel", "takes": ["steps"], "meaning": "run steps in parallel: a list in place of arguments"}
 
 
 def _invariants() -> Iterator[dict[str, object]]:
@@ -75,14 +75,17 @@ def _guests() -> Iterator[dict[str, object]]:
 
 
 def _kernels() -> Iterator[dict[str, object]]:
-    yield {"selector": "purpose", "meaning": "built once from Debian's kernel source with all that scenarios need"}
+    yield {
+        "selector": "purpose",
+        "meaning": "built once from Debian's kernel source with all options that scenarios need",
+    }
     yield {"selector": "purpose:VERSION", "meaning": "the same from linux-source-VERSION, such as purpose:7.3"}
     yield {"selector": "purpose+FLAVOUR", "meaning": f"a flavour of it: {', '.join(_flavours())}"}
     yield {"selector": "debian", "meaning": "Debian's stock kernel: nothing to build, no pc-dimm hotplug, no ptdump"}
     yield {"selector": "debian:SUITE", "meaning": "the stock kernel of another suite, such as debian:trixie-backports"}
     yield {"selector": "debian:VERSION", "meaning": "the newest stock kernel of a version, such as debian:7.2"}
-    yield {"selector": "linux-image-…", "meaning": "that package of Debian's"}
-    yield {"selector": "…@SUITE", "meaning": "any of these from that suite alone, such as purpose:6.1@bookworm"}
+    yield {"selector": "linux-image-…", "meaning": "that Debian package"}
+    yield {"selector": "…@SUITE", "meaning": "any of these from that suite only, such as purpose:6.1@bookworm"}
     yield {
         "selector": "PATH",
         "meaning": "your own Image (--modules DIR: its modules), or a source tree, which is built (-K, --build-dir, "

@@ -50,7 +50,7 @@ def run_matrix(arguments: RunArguments, file: str) -> int:
     """memhp run --matrix ``file``."""
     for name, option in _NOT_HERE.items():
         if is_given(getattr(arguments, name)):
-            hint = "the matrix file says what is run, and on what"
+            hint = "the matrix file sets the scenarios and the guests"
             raise UsageError(f"{option} and --matrix exclude each other", hint=hint)
     if set(arguments.boot) - set(STARTS):
         raise UsageError("--boot and --matrix exclude each other", hint=f"but for --boot {'|'.join(STARTS)}")
@@ -81,7 +81,7 @@ def _chosen(plan: MatrixPlan, shard: str | None) -> tuple[Cell, ...]:
         return plan.cells
     match = _SHARD.fullmatch(shard)
     if match is None:
-        raise UsageError(f"--shard: {shard[:40]!r} is not I/N", hint="such as 1/3, 2/3 and 3/3 for three CI jobs")
+        raise UsageError(f"--shard: {shard[:40]!r} is not I/N", hint="for example 1/3, 2/3 and 3/3 for three CI jobs")
     return shard_of(plan, int(match[1]), int(match[2]))
 
 

@@ -157,7 +157,7 @@ def demand_of(arguments: RunningArguments) -> Demand | None:
     for option, names in (("--require", require), ("--allow-unobserved", allowed)):
         unknown = [name for name in names if name not in CATALOGUE]
         if unknown:
-            raise UsageError(f"{option}: no invariant is called {unknown[0]!r}", hint="memhp list invariants")
+            raise UsageError(f"{option}: unknown invariant {unknown[0]!r}", hint="memhp list invariants")
     both = sorted(set(require) & set(allowed))
     if both:
         raise UsageError(

@@ -44,12 +44,12 @@ def check_reports(arguments: ReportArguments) -> None:
     targets = arguments.reports
     spoken = [f"--{name}" for name, target in targets.items() if target == STDOUT]
     if len(spoken) > 1:
-        raise UsageError(f"{' and '.join(spoken)} both want standard output", hint="give one of them a file")
+        raise UsageError(f"{' and '.join(spoken)} both write to standard output", hint="give one of them a file")
     for name, target in targets.items():
         check_target(target, f"--{name}")
     if not re.fullmatch(r"[a-z0-9_]+", arguments.kcidb_origin):
-        hint = "lower-case letters, digits and '_'"
-        raise UsageError(f"--kcidb-origin: {arguments.kcidb_origin[:80]!r} cannot be an origin", hint=hint)
+        hint = "use lower-case letters, digits and '_'"
+        raise UsageError(f"--kcidb-origin: invalid origin {arguments.kcidb_origin[:80]!r}", hint=hint)
 
 
 def results_stream(arguments: ReportArguments) -> TextIO:

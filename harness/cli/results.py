@@ -53,10 +53,10 @@ def finish(
 def chosen_scenarios(arguments: RunArguments) -> list[Scenario]:
     """The scenarios that the user named, or all of them; raises UsageError, ConfigError."""
     if arguments.all and arguments.scenarios:
-        raise UsageError("--all and named scenarios exclude each other", hint="name them, or leave it at --all")
+        raise UsageError("--all and named scenarios exclude each other", hint="name scenarios, or use --all")
     names = arguments.scenarios or known_scenarios()
     if not names:
-        raise UsageError("there are no scenarios", hint="configs/scenarios of the checkout holds them")
+        raise UsageError("no scenarios found", hint="they are in configs/scenarios of the checkout")
     return [load_scenario(name) for name in names]
 
 

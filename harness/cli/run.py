@@ -22,9 +22,9 @@ def run(arguments: RunArguments) -> int:
         return run_bisect(arguments, _run)
     for option in ("shard", "results"):
         if getattr(arguments, option) is not None:
-            raise UsageError(f"--{option} takes --matrix", hint="memhp run --matrix configs/nightly.yaml")
+            raise UsageError(f"--{option} needs --matrix", hint="memhp run --matrix configs/nightly.yaml")
     if arguments.list:
-        raise UsageError("--list takes --matrix", hint="memhp list scenarios shows what can be run")
+        raise UsageError("--list needs --matrix", hint="memhp list scenarios lists the scenarios")
     return _run(arguments)
 
 

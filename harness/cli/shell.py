@@ -35,12 +35,12 @@ def run(arguments: ShellArguments) -> int:
         explorer = Explorer(session, guest, console, interactive=interactive)
         explorer.examine_boot()
         if interactive:
-            explorer.say("help shows what can be said here; Ctrl-D ends it")
+            explorer.say("help lists the commands; Ctrl-D ends the session")
             lines = typed_lines(explorer, "quit")
         else:
             lines = given_lines(arguments.lines, None if arguments.lines else sys.stdin)
         with explorer.resources:
             status, _ = explore(explorer, lines)
         bundle = session.recorder.directory
-    explorer.say(f"recorded in {clean(bundle)}; memhp replay {clean(bundle)} does it again")
+    explorer.say(f"recorded in {clean(bundle)}; memhp replay {clean(bundle)} repeats it")
     return status

@@ -25,7 +25,7 @@ from harness.scenarios.reporter import SilentReporter
 from harness.scratch import private_directory
 from harness.units import AddrRange
 
-_BUNDLE_HINT = "a bundle of memhp run, what memhp collect wrote, or one of its states/NNN"
+_BUNDLE_HINT = "a bundle of memhp run, a snapshot of memhp collect, or one of its states/NNN"
 #: no facts' meta.json is larger
 _MAX_META = 1 << 20
 
@@ -49,7 +49,7 @@ def print_changes(
     """Print what changed between two snapshots."""
     old, new = snapshots
     if old.state.boot_id != new.state.boot_id:
-        tell("the two snapshots are of different boots: addresses need not mean the same")
+        tell("the two snapshots are of different boots: their addresses may not be comparable")
     if not rows:
         tell("no difference")
     heads = [f"--- {clean(old.label)}\n", f"+++ {clean(new.label)}\n"] if rows else []
@@ -78,11 +78,11 @@ def chosen_snapshots(arguments: TableArguments) -> Iterator[list[Observed]]:
         yield [load_snapshot(where, arguments.state)]
     elif not guest:
         raise UsageError(
-            "neither a snapshot's directory nor a guest to boot was named",
+            "name a snapshot's directory or a guest to boot",
             hint=f"DIR: {_BUNDLE_HINT}; or a guest, such as -a arm64",
         )
     elif arguments.state is not None:
-        raise UsageError("--state: a guest that is booted here has one snapshot", hint="remove --state")
+        raise UsageError("--state: a guest booted here has only one snapshot", hint="remove --state")
     else:
         with _booted(arguments) as snapshot:
             yield [snapshot]
@@ -128,7 +128,7 @@ def _state_of(bundle: Path, number: int | None) -> Path:
     entries = [path for path in (bundle / "states").iterdir() if STATE_NUMBER.fullmatch(path.name)]
     found = {int(path.name): path for path in entries if (path / "meta.json").is_file()}
     if not found:
-        raise UsageError(f"{bundle} holds no snapshot", hint="its run ended before the guest was up")
+        raise UsageError(f"{bundle} holds no snapshot", hint="the run ended before the guest was up")
     if number is None:
         return found[max(found)]
     if number not in found:

@@ -67,7 +67,7 @@ def _markers(snapshot: Observed) -> MarkerSet | NotObserved:
         told = None if isinstance(dump, NotObserved) else dump.markers
         return marker_set(snapshot.arch, note, snapshot.facts.config, told)
     except KeyError as error:
-        return NotObserved(f"without {error.args[0]} in the kernel's vmcoreinfo its markers are not known")
+        return NotObserved(f"without {error.args[0]} in the kernel's vmcoreinfo its markers are unknown")
     except ValueError as error:
         return NotObserved(f"the kernel's vmcoreinfo is not understood: {error}")
 
@@ -100,5 +100,5 @@ def read_range(text: str) -> AddrRange:
         raise UsageError(f"{text[:80]!r} is not START-END", hint=hint)
     start, end = int(found[1], 16), int(found[2], 16) or _TOP
     if end <= start:
-        raise UsageError(f"{text} ends where it begins, or before", hint="START comes first")
+        raise UsageError(f"{text} is an empty range", hint="START must be below END")
     return AddrRange(start, end)

@@ -129,7 +129,7 @@ _FORMATS = {
 def dump_format(arch: str) -> DumpFormat:
     """The format of the architecture called ``arch``; raises InfraError for one that is not known."""
     if arch not in _FORMATS:
-        raise InfraError(f"how {arch} prints its page tables is not known")
+        raise InfraError(f"unknown page-table dump format of {arch}")
     return _FORMATS[arch]
 
 
@@ -183,7 +183,7 @@ def _marker_named(dump: Dump, wanted: str) -> str:
         if wanted and name.lower().startswith(wanted.lower()):
             return name
     known = ", ".join(repr(name[:80]) for name in dump.regions)
-    raise UsageError(f"--region: no marker is called {wanted[:80]!r}", hint=f"known: {known}")
+    raise UsageError(f"--region: unknown marker {wanted[:80]!r}", hint=f"known: {known}")
 
 
 def _touches(run: Run, ranges: Sequence[AddrRange]) -> bool:

@@ -212,7 +212,7 @@ def verdict_lines(run: RunResult) -> Iterator[Text]:
     if run.reason:
         yield Text(f"  {clean(run.reason, newlines=True)}".replace("\n", "\n  "))
     for id, title in run.bugs.items():
-        told = "known bug" if id in run.met else "did not show, though this kernel should have it: known bug"
+        told = "known bug" if id in run.met else "not reproduced, though this kernel should have it: known bug"
         yield Text(f"  {told} {clean(id)}: {clean(title)}", style=_STYLE[Verdict.KNOWN])
     if run.hint:
         yield Text(f"  hint: {clean(run.hint, newlines=True)}")
@@ -287,6 +287,6 @@ def overall_line(runs: Sequence[RunResult]) -> Text:
     parts += [f"broken: {', '.join(broken)}"] if broken else []
     met, missed = sorted({id for run in runs for id in run.met}), sorted({id for run in runs for id in run.unseen})
     parts += [f"known bugs: {clean(', '.join(met))}"] if met else []
-    parts += [f"known bugs that did not show: {clean(', '.join(missed))}"] if missed else []
+    parts += [f"known bugs not reproduced: {clean(', '.join(missed))}"] if missed else []
     spelled = _SPELLED.get(verdict, "NO VERDICT")
     return Text.assemble((spelled, _STYLE[verdict]), f"  {'; '.join(parts)}")

@@ -47,7 +47,7 @@ def do(explorer: Explorer, line: str) -> None:
 
 def _no_words(name: str, rest: str) -> None:
     if rest:
-        raise UsageError(f"{name} takes no words", hint=f"{name} alone")
+        raise UsageError(f"{name} takes no arguments", hint=name)
 
 
 def _view(name: str, show: Callable[[Explorer], Iterable[Text]]) -> Callable[[Explorer, str], None]:
@@ -161,14 +161,14 @@ def _qmp(explorer: Explorer, rest: str) -> None:
 def read_qmp(text: str) -> tuple[str, Mapping[str, Any]]:
     """The command and the arguments that ``query-status`` or ``{"execute": …, "arguments": {…}}`` means."""
     if not text:
-        raise UsageError("qmp: what?", hint='qmp query-status, or qmp {"execute": "query-status"}')
+        raise UsageError("qmp needs a command", hint='qmp query-status, or qmp {"execute": "query-status"}')
     if not text.startswith("{"):
         name, _, rest = text.partition(" ")
         return name, _object(rest) if rest else {}
     message = _object(text)
     command, arguments = message.get("execute"), message.get("arguments", {})
     if not isinstance(command, str) or not isinstance(arguments, dict) or set(message) - {"execute", "arguments"}:
-        raise UsageError("this is no QMP command", hint='{"execute": "query-status", "arguments": {}}')
+        raise UsageError("this is not a QMP command", hint='{"execute": "query-status", "arguments": {}}')
     return command, arguments
 
 
@@ -176,23 +176,27 @@ def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UsageError(f"this is no JSON: {error}", hint='such as {"execute": "query-status"}') from None
+        raise UsageError(f"this is not JSON: {error}", hint='for example {"execute": "query-status"}') from None
     if not isinstance(value, dict):
-        raise UsageError("this is no JSON object", hint='such as {"execute": "query-status"}')
+        raise UsageError("this is not a JSON object", hint='for example {"execute": "query-status"}')
     return value
 
 
 def _save(explorer: Explorer, rest: str) -> None:
     if not rest:
-        raise UsageError("save: no file was named", hint="save story.yaml")
+        raise UsageError("save needs a file name", hint="save story.yaml")
     path = Path(rest).expanduser()
     if path.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"{rest[:80]} is no YAML file by its name", hint=f"save {rest[:80]}.yaml")
+        raise UsageError(f"{rest[:80]} does not end in .yaml or .yml", hint=f"save {rest[:80]}.yaml")
     story = explorer.story
     story.save(path)
     explorer.say(Text(f"{story.steps} steps in {clean(path)}; memhp run {clean(path)} -a {explorer.spec.arch}"))
     if story.gaps:
-        explorer.say(Text(f"{story.gaps} things that no scenario can say are left out, see the file", style="yellow"))
+        explorer.say(
+            Text(
+                f"{story.gaps} actions cannot be expressed in a scenario and were omitted, see the file", style="yellow"
+            )
+        )
 
 
 def _help(explorer: Explorer, rest: str) -> None:
@@ -206,7 +210,7 @@ def _quit(explorer: Explorer, rest: str) -> None:
 def _detach(explorer: Explorer, rest: str) -> None:
     _no_words("detach", rest)
     if not explorer.attached:
-        raise UsageError("there is no keeper to leave this guest to", hint="memhp run --keep has one")
+        raise UsageError("this guest has no keeper", hint="use memhp run --keep")
     raise Leave(keep=True)
 
 

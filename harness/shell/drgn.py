@@ -59,11 +59,11 @@ def open_drgn(explorer: Explorer, vmlinux: Path | None = None) -> None:
         what = f"the kernel {image}" if vmlinux is None else f"this kernel at {vmlinux}"
         raise UnsupportedError(
             "drgn",
-            f"there is no debug info for {what}",
-            hint="drgn path/to/vmlinux, of a kernel built with CONFIG_DEBUG_INFO; --kernel purpose+dwarf is one",
+            f"no debug info for {what}",
+            hint="drgn path/to/vmlinux of a kernel built with CONFIG_DEBUG_INFO, or use --kernel purpose+dwarf",
         )
     if isinstance(guest.facts.vmcoreinfo, NotObserved):
-        raise UnsupportedError("drgn", f"this kernel tells no vmcoreinfo: {guest.facts.vmcoreinfo.reason}")
+        raise UnsupportedError("drgn", f"this kernel has no vmcoreinfo: {guest.facts.vmcoreinfo.reason}")
     if not explorer.interactive:
         raise UnsupportedError("drgn", "drgn's prompt needs a terminal", hint="run memhp shell in one, without -c")
     tables = table_format(guest.machine.spec.arch, guest.facts)
@@ -94,7 +94,7 @@ def open_program(memory: PhysicalMemory, note: str, arch: ArchSpec, tables: Tabl
         try:
             return memory.read(address, count)
         except OutsideMemory as error:
-            raise drgn.FaultError("that is not the guest's memory", address) from error
+            raise drgn.FaultError("no guest memory at this address", address) from error
 
     mappings = PageMap(walk(copy_tables(memory, tables)).mappings())
 
@@ -102,7 +102,7 @@ def open_program(memory: PhysicalMemory, note: str, arch: ArchSpec, tables: Tabl
         starts = [piece.start for piece in AddrRange.sized(address, count).chunks(tables.page_size)]
         places, found = mappings.translate(np.array(starts, dtype=np.uint64))
         if not found.all():
-            raise drgn.FaultError("the kernel maps nothing there", starts[int(np.argmin(found))])
+            raise drgn.FaultError("not mapped by the kernel", starts[int(np.argmin(found))])
         ends = [*starts[1:], address + count]
         return b"".join(read(place, end - at) for place, at, end in zip(places.tolist(), starts, ends, strict=True))
 

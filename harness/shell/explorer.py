@@ -159,7 +159,9 @@ class Explorer:
         except ConfigError as error:
             raise UsageError(error.message.partition(": ")[2] or error.message, hint=error.hint) from None
         if isinstance(step, Repeat):
-            raise UsageError("a repeat cannot be typed here", hint="save the steps, and write it into the file")
+            raise UsageError(
+                "repeat is not available at the prompt", hint="save the steps, and add the repeat to the file"
+            )
         self._require(step)
         return step
 

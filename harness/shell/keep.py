@@ -91,7 +91,7 @@ def split_off(work: Callable[[ParentRelease], int]) -> int:
         os.setsid()
         _die_with_parent(signal.SIGTERM)
         if os.getppid() != parent:
-            raise InfraError("the parent of a run that keeps its guest died at once")
+            raise InfraError("the run's parent process died before the guest was kept")
         return work(ParentRelease(theirs))
     os.close(theirs)
     try:
@@ -273,7 +273,7 @@ def find_kept(bundle: str | None) -> Kept:
     guests = kept_guests()
     if bundle is None:
         if not guests:
-            raise UsageError("no guest is kept", hint="memhp run --keep leaves one that fails")
+            raise UsageError("no guest is kept", hint="memhp run --keep keeps a failing guest")
         return guests[-1]
     wanted = str(Path(bundle).absolute())
     for kept in guests:

@@ -88,26 +88,26 @@ def _other(usage: str, summary: str, words: tuple[str, ...] = ()) -> Command:
 
 
 _OTHERS = (
-    _other("- VERB: {…}", "a step as it stands in a scenario file, such as one of parallel"),
+    _other("- VERB: {…}", "a step as in a scenario file, for example parallel"),
     _other("iomem", "show /proc/iomem"),
     _other("blocks", "show the memory blocks"),
     _other("zones", "show the zones"),
-    _other("sections [START-END]", "show mem_section, as the host reads it"),
-    _other("ptdump [START-END|REGION]", "show the page tables, as the host reads them"),
+    _other("sections [START-END]", "show mem_section as read by the host"),
+    _other("ptdump [START-END|REGION]", "show the page tables as read by the host"),
     _other("devices", "show QEMU's memory devices"),
     _other("map", "draw the physical address space"),
-    _other("diff [NAME]", "show what is different from snapshot NAME (the last one; the boot, if there is none)"),
+    _other("diff [NAME]", "show the differences from snapshot NAME (default: the last one, or the boot)"),
     _other("log [N]", "show the last N lines of the guest's kernel log (default 20)"),
-    _other("console [N|follow]", "show the last N lines of its console (default 20); or as they come"),
+    _other("console [N|follow]", "show the last N lines of its console (default 20), or follow it"),
     _other("events [N]", "show the last N QMP events (default 20)"),
     _other("ssh [COMMAND]", "a shell in the guest, or one command"),
-    _other("qmp NAME|{…}", "say something to QEMU; it is not part of a saved scenario"),
-    _other("snapshot NAME", "keep the guest as it is now, memory included"),
+    _other("qmp NAME|{…}", "send a QMP command; it is not part of a saved scenario"),
+    _other("snapshot NAME", "save the guest, including its memory"),
     _other("restore NAME", "go back to a snapshot"),
     _other("drgn [VMLINUX]", "open drgn on the guest's memory"),
     _other("save FILE", "write the steps so far as a scenario for memhp run"),
     _other("help [COMMAND]", "show this"),
-    _other("detach", "leave the guest to its keeper; for a guest of memhp attach alone"),
+    _other("detach", "leave the guest to its keeper (only in memhp attach)"),
     _other("quit", "end the guest and leave"),
 )
 
@@ -148,7 +148,7 @@ def step_text(name: str, rest: str, known: Known) -> str:
     words, named = _read_words(name, rest)
     expect = named.pop("expect", None)
     if expect is not None and expect not in EXPECTATIONS:
-        raise UsageError(f"{expect!r} is no ending", hint=f"known: {', '.join(EXPECTATIONS)}")
+        raise UsageError(f"{expect!r} is not an ending", hint=f"known: {', '.join(EXPECTATIONS)}")
     verb = _meant(name, words, known)
     args = _positional(verb, words, known)
     for key, value in named.items():
@@ -193,7 +193,7 @@ def _meant(name: str, words: Sequence[str], known: Known) -> AnyVerb:
             fitting.append((len(pairs), verb))
     if not fitting:
         texts = [slot.text for form in slots.values() for slot in form if slot.read is None]
-        raise UsageError(f"{name}: {words[0]!r} is none of {', '.join(texts)}", hint=suggest(words[0], texts))
+        raise UsageError(f"{name}: {words[0]!r} is not one of {', '.join(texts)}", hint=suggest(words[0], texts))
     return max(fitting, key=lambda pair: pair[0])[1]
 
 
@@ -233,9 +233,9 @@ def help_lines(name: str = "") -> list[str]:
     return [
         "Steps (checked, and written by save; expect=refused and the like set the expected end):",
         *(f"  {label:<{width}}  {summary}" for label, summary in steps),
-        "Looking and the rest:",
+        "Other commands:",
         *(f"  {label:<{width}}  {summary}" for label, summary in others),
-        "help COMMAND tells how one is written; Tab completes.",
+        "help COMMAND shows its syntax; Tab completes.",
     ]
 
 

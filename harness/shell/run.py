@@ -42,7 +42,7 @@ def _one(explorer: Explorer, line: str) -> int | None:
     except KeyboardInterrupt:
         if not explorer.interactive:
             raise
-        explorer.say(Text("interrupted; what the guest made of it shows check", style="yellow"))
+        explorer.say(Text("interrupted; use check to see the guest's state", style="yellow"))
     except UsageError as error:
         _complain(explorer, error)
         return None if explorer.interactive else error.exit_status

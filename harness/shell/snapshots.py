@@ -37,7 +37,7 @@ MAX_SNAPSHOTS = 8
 
 def _name(rest: str, verb: str) -> str:
     if not _NAME.fullmatch(rest):
-        raise UsageError(f"{verb}: {rest[:60]!r} is no name", hint="letters, digits, '-', '_' and '.': such as clean")
+        raise UsageError(f"{verb}: {rest[:60]!r} is not a name", hint="use letters, digits, '-', '_' and '.'")
     return rest
 
 
@@ -47,7 +47,7 @@ def take(explorer: Explorer, rest: str) -> None:
     session = explorer.session
     deadline = session.deadline()
     if name not in explorer.saved and len(explorer.saved) >= MAX_SNAPSHOTS:
-        raise UsageError(f"{MAX_SNAPSHOTS} snapshots are the most", hint="use one of their names again")
+        raise UsageError(f"too many snapshots: the limit is {MAX_SNAPSHOTS}", hint="reuse a name")
     devices = devices_of(session.model, backings(session, deadline))
     folder = _folder(explorer)
     file, machine = folder / f"{name}.state", session.guest.machine
@@ -83,7 +83,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InfraError(f"the snapshot cannot be written: {error}", hint="TMPDIR names another place") from error
+        raise InfraError(f"cannot write the snapshot: {error}", hint="set TMPDIR to another folder") from error
 
 
 def backings(session: Session, deadline: Deadline) -> dict[str, BackendOptions]:

@@ -61,7 +61,7 @@ def test_the_guests_share_is_the_order_and_what_ran_in_it_later(monkeypatch: pyt
 
 def test_what_does_not_pass_is_not_timed() -> None:
     require_pass(step())
-    with pytest.raises(InfraError, match="what was to be timed went wrong: resize: no room"):
+    with pytest.raises(InfraError, match="a timed step failed: resize: no room"):
         require_pass(step(Verdict.REFUSED, note="no room"))
     broken = CheckResult("IOM-2", "fail", ())
     with pytest.raises(InfraError, match="resize: IOM-2 broken"):

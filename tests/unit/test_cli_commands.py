@@ -99,7 +99,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, status: int = 2) 
         (["run", "--qqq"], "memhp: memhp run does not know '--qqq'\n  hint: memhp run --help\n"),
         (["run", "--color", "red"], "memhp: --color: 'red' is not known\n  hint: known: auto, always, never\n"),
         (["run", "nope"], "memhp: unknown scenario 'nope'\n  hint: known: "),
-        (["run", "--all", "dimm-cycle"], "memhp: --all and named scenarios exclude each other\n  hint: name them"),
+        (["run", "--all", "dimm-cycle"], "memhp: --all and named scenarios exclude each other\n  hint: name scenarios"),
         (["run", "-a", "x86"], "memhp: unknown architecture 'x86'\n  hint: known: arm64, riscv64\n"),
         (
             ["run", "-a", "riscv64", "--guest", "numa"],
@@ -139,13 +139,16 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, status: int = 2) 
         (["run", "--junit", "/no/x"], "memhp: --junit: no directory /no\n  hint: create it first\n"),
         (
             ["run", "--json", "-", "--junit", "-"],
-            "memhp: --json and --junit both want standard output\n  hint: give one",
+            "memhp: --json and --junit both write to standard output\n  hint: give one",
         ),
-        (["check", "/no"], "memhp: no directory /no\n  hint: a bundle of memhp run, or what memhp collect wrote\n"),
+        (
+            ["check", "/no"],
+            "memhp: no directory /no\n  hint: name a bundle of memhp run, or a snapshot of memhp collect\n",
+        ),
         (["collect"], "memhp: the following arguments are required: -o/--output\n"),
-        (["collect", "-o", "/etc"], "memhp: --output: /etc is there already\n  hint: name a directory that does not"),
+        (["collect", "-o", "/etc"], "memhp: --output: /etc already exists\n  hint: name a directory that does not"),
         (["collect", "-o", "/no/x"], "memhp: --output: no directory /no\n  hint: create it first\n"),
-        (["run", "--require", "LIN-9"], "memhp: --require: no invariant is called 'LIN-9'\n  hint: memhp list inv"),
+        (["run", "--require", "LIN-9"], "memhp: --require: unknown invariant 'LIN-9'\n  hint: memhp list inv"),
         (["run", "--allow-unobserved", "LIN-1,"], "memhp: --allow-unobserved: 'LIN-1,' is no list of names\n  hint: "),
         (
             ["run", "--require", "LIN-1,XCK-1", "--allow-unobserved", "XCK-1"],
@@ -173,7 +176,7 @@ def test_no_scenarios_at_all(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEMHP_CONFIGS", str(tmp_path))
-    assert "there are no scenarios\n  hint: configs/scenarios of the checkout holds them" in complaint(capsys, "run")
+    assert "no scenarios found\n  hint: they are in configs/scenarios of the checkout" in complaint(capsys, "run")
 
 
 @pytest.mark.parametrize(
@@ -359,7 +362,7 @@ def test_demo_shows_the_second_architecture_after_the_first(
 def test_demo_has_one_qemu_for_one_architecture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "qemu").touch()
     assert main(["demo", "--qemu", str(tmp_path / "qemu")]) == 2
-    assert "--qemu serves one architecture\n  hint: name it with -a" in capsys.readouterr().err
+    assert "--qemu needs a single architecture\n  hint: name it with -a" in capsys.readouterr().err
 
 
 def test_a_stock_kernel_is_shown_with_what_it_has_the_options_for(monkeypatch: pytest.MonkeyPatch) -> None:

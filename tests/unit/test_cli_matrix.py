@@ -64,10 +64,10 @@ def test_the_plan_is_shown_without_running_anything(
     [
         ("--shard 3/2", "memhp: --shard 3/2: no such part\n  hint: 1/2 is the first, 2/2 the last"),
         ("--shard 0/2", "memhp: --shard 0/2: no such part"),
-        ("--shard half", "memhp: --shard: 'half' is not I/N\n  hint: such as 1/3"),
+        ("--shard half", "memhp: --shard: 'half' is not I/N\n  hint: for example 1/3"),
         ("-j 0", "memhp: --jobs: invalid job count: 0\n  hint: from 1 to 64"),
         ("-j two", "memhp: --jobs: 'two' is not a whole number"),
-        ("dimm-cycle", "memhp: SCENARIO and --matrix exclude each other\n  hint: the matrix file says"),
+        ("dimm-cycle", "memhp: SCENARIO and --matrix exclude each other\n  hint: the matrix file sets"),
         ("-a arm64", "memhp: --arch and --matrix exclude each other"),
         ("--boot dt", "memhp: --boot and --matrix exclude each other\n  hint: but for --boot auto|restore|cold"),
         ("--kernel debian", "memhp: --kernel and --matrix exclude each other"),
@@ -75,8 +75,8 @@ def test_the_plan_is_shown_without_running_anything(
         ("--keep", "memhp: --keep and --matrix exclude each other"),
         ("--history /no/such", "memhp: --history: no directory /no/such"),
         ("--html /", "memhp: --html: / is a directory"),
-        ("--kcidb-origin My-Lab", "memhp: --kcidb-origin: 'My-Lab' cannot be an origin\n  hint: lower-case letters"),
-        ("--ktap - --kcidb -", "memhp: --ktap and --kcidb both want standard output"),
+        ("--kcidb-origin My-Lab", "memhp: --kcidb-origin: invalid origin 'My-Lab'\n  hint: use lower-case letters"),
+        ("--ktap - --kcidb -", "memhp: --ktap and --kcidb both write to standard output"),
         ("--results /etc", "memhp: /etc already exists and holds no results of a matrix\n  hint: name another"),
     ],
 )
@@ -89,9 +89,9 @@ def test_usage_errors_of_a_matrix(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--shard 1/2", "memhp: --shard takes --matrix"),
-        ("--results x", "memhp: --results takes --matrix"),
-        ("--list", "memhp: --list takes --matrix"),
+        ("--shard 1/2", "memhp: --shard needs --matrix"),
+        ("--results x", "memhp: --results needs --matrix"),
+        ("--list", "memhp: --list needs --matrix"),
         ("--history /no/such", "memhp: --history: no directory /no/such"),
         ("--rounds 0", "memhp: --rounds: invalid number of rounds: 0"),
         ("--random-seed -1", "memhp: --random-seed: invalid seed -1\n  hint: from 0"),

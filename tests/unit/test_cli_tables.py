@@ -106,7 +106,7 @@ def test_no_difference(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_different_boots_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
     _, err = said(capsys, "ptdump", "--diff", ARM64, GUEST_ONLY)
-    assert "memhp: the two snapshots are of different boots: addresses need not mean the same\n" in err
+    assert "memhp: the two snapshots are of different boots: their addresses may not be comparable\n" in err
 
 
 def test_sections(capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,8 +128,11 @@ def test_sections(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["ptdump"], "neither a snapshot's directory nor a guest to boot was named\n  hint: DIR: a bundle of memhp"),
-        (["ptdump", "/no"], "no directory /no\n  hint: a bundle of memhp run, what memhp collect wrote, or one of its"),
+        (["ptdump"], "name a snapshot's directory or a guest to boot\n  hint: DIR: a bundle of memhp"),
+        (
+            ["ptdump", "/no"],
+            "no directory /no\n  hint: a bundle of memhp run, a snapshot of memhp collect, or one of its",
+        ),
         (
             ["ptdump", FIXTURES],
             f"{FIXTURES} is neither a bundle nor a snapshot with facts next to it\n  hint: a bundle",
@@ -142,15 +145,15 @@ def test_sections(capsys: pytest.CaptureFixture[str]) -> None:
             ["ptdump", ARM64 / "states/002", "--state", "2"],
             f"--state: {ARM64}/states/002 is one snapshot, not a bundle",
         ),
-        (["ptdump", ARM64, "--region", "heap"], "--region: no marker is called 'heap'\n  hint: known: 'Linear Mapping"),
+        (["ptdump", ARM64, "--region", "heap"], "--region: unknown marker 'heap'\n  hint: known: 'Linear Mapping"),
         (["ptdump", ARM64, "--range", "4G-5G"], "--range: '4G-5G' is not START-END\n  hint: hexadecimal addresses"),
         (["ptdump", ARM64, "--range", "0x10"], "--range: '0x10' is not START-END\n"),
-        (["sections", ARM64, "--range", "20-10"], "--range: 20-10 ends where it begins, or before\n"),
+        (["sections", ARM64, "--range", "20-10"], "--range: 20-10 is an empty range\n"),
         (
             ["sections", ARM64, "--region", "x"],
             "memhp sections does not know '--region'\n  hint: memhp sections --help\n",
         ),
-        (["ptdump", "-a", "arm64", "--state", "1"], "--state: a guest that is booted here has one snapshot\n"),
+        (["ptdump", "-a", "arm64", "--state", "1"], "--state: a guest booted here has only one snapshot\n"),
         (["ptdump", "-a", "arm64", "--diff", "1", "2"], "--diff compares saved snapshots, not guests to boot\n"),
         (["ptdump", ARM64, "--state", "2", "--diff", "0", "2"], "--state and --diff exclude each other\n"),
         (["ptdump", ARM64, "--diff", "2", ARM64], f"--diff: {str(ARM64)[:80]!r} is not the number of a state\n"),
@@ -179,7 +182,7 @@ def test_a_step_without_snapshot(copied: Path, capsys: pytest.CaptureFixture[str
     assert load_snapshot(copied, None).label == str(copied / "states" / "002")
     shutil.rmtree(copied / "states" / "002")
     _, err = said(capsys, "ptdump", copied, status=2)
-    assert err == f"memhp: {copied} holds no snapshot\n  hint: its run ended before the guest was up\n"
+    assert err == f"memhp: {copied} holds no snapshot\n  hint: the run ended before the guest was up\n"
 
 
 @pytest.mark.parametrize(

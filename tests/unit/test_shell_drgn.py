@@ -44,7 +44,7 @@ def test_drgn_reads_memory_through_us(name: str, index: int, entry: int, start: 
         program = room.open_program(memory, vmcoreinfo, arch_named(name.partition("-")[0]), FORMATS[name])
         assert program.read(BASE + 0x1FFC, 6, physical=True) == b"memory"
         assert program.read(start + 0x1FFC, 6) == b"memory"
-        with pytest.raises(drgn.FaultError, match="the kernel maps nothing there"):
+        with pytest.raises(drgn.FaultError, match="not mapped by the kernel"):
             program.read(start + (1 << 30) - 2, 4)
-        with pytest.raises(drgn.FaultError, match="not the guest's memory"):
+        with pytest.raises(drgn.FaultError, match="no guest memory at this address"):
             program.read(start + 0x2FFE, 4)

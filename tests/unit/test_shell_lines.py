@@ -73,14 +73,14 @@ def test_a_line_is_a_step_of_a_scenario(line: str, text: str) -> None:
         ("plgu dimm 1G", "no command 'plgu'\n  hint: did you mean 'plug'?"),
         ("plug", "plug: too few words\n  hint: plug dimm|vmem|pmem SIZE"),
         ("plug dimm 1G a b", "plug: too many words"),
-        ("plug dim 1G", "plug: 'dim' is none of dimm, vmem, pmem\n  hint: did you mean 'dimm'?"),
+        ("plug dim 1G", "plug: 'dim' is not one of dimm, vmem, pmem\n  hint: did you mean 'dimm'?"),
         ("plug dimm {x}", "'{x}' is invalid"),
         ("plug dimm 1G slot=", "'slot=' is invalid"),
         ("plug dimm 1G slot=1 slot=2", "duplicate argument: slot"),
         ("plug dimm 1G size=2G", "duplicate argument: size"),
         ("online 9-3", "online: 9-3 is not a range of memory blocks\n  hint: for example 32-39"),
         ("online 0-99999999", "not a range of memory blocks"),
-        ("unplug dimm0 expect=never", "'never' is no ending\n  hint: known: done, refused"),
+        ("unplug dimm0 expect=never", "'never' is not an ending\n  hint: known: done, refused"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(line: str, message: str) -> None:
@@ -148,11 +148,11 @@ def test_qmp_takes_a_name_or_an_object() -> None:
     assert read_qmp('qom-get {"path": "/"}') == ("qom-get", {"path": "/"})
     assert read_qmp('{"execute": "stop"}') == ("stop", {})
     for text, message in [
-        ("", "qmp: what?"),
-        ("{", "this is no JSON"),
-        ("x [1]", "this is no JSON object"),
-        ('{"run": "stop"}', "this is no QMP command"),
-        ('{"execute": "stop", "id": 1}', "this is no QMP command"),
+        ("", "qmp needs a command"),
+        ("{", "this is not JSON"),
+        ("x [1]", "this is not a JSON object"),
+        ('{"run": "stop"}', "this is not a QMP command"),
+        ('{"execute": "stop", "id": 1}', "this is not a QMP command"),
     ]:
         with pytest.raises(UsageError, match=message):
             read_qmp(text)
