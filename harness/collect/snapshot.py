@@ -107,7 +107,7 @@ def collect_state(
     guest paused for a moment: a kernel that has nothing to do does not change in between. Without ``machine`` or
     ``console`` what they tell is not observed. The kernel log's lines and the console's alarms are those since the last
     snapshot of this guest. ``stray`` is how many more page tables than there are that one counted. ``keep`` is called
-    with the raw sources if one of them cannot be parsed, before that is raised; the console's alarms are new again then.
+    with the raw sources if one of them cannot be parsed, before that is raised; the console's alarms are new then.
     Raises GuestError, QemuError, ParseError, DeadlineExpired.
     """
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
