@@ -23,5 +23,5 @@ def run(arguments: DoctorArguments) -> int:
         print_columns([(row.status, row.name, row.detail) for row in rows])
         mends = [row.mend for row in rows if row.mend]
         if mends:
-            sys.stdout.write("\nto mend it:\n" + "".join(f"  {mend}\n" for mend in dict.fromkeys(mends)))
+            sys.stdout.write("\nto fix it:\n" + "".join(f"  {mend}\n" for mend in dict.fromkeys(mends)))
     return 0 if all(row.status == "ok" for row in rows) else 3

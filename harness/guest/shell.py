@@ -247,7 +247,7 @@ class GuestShell:
             agent = self._agent
             opened.append(agent.channel)
             agent.channel.settimeout(max(0.001, deadline.remaining()))
-            with self._useless_after_trouble(agent, shown, deadline, limit):
+            with self._closed_after_trouble(agent, shown, deadline, limit):
                 return CommandResult(*agent.ask(request, stdin, limit, self._waiter(agent.channel, shown, deadline)))
         finally:
             self._agent_lock.release()
@@ -255,7 +255,7 @@ class GuestShell:
     def _start_agent(self, shown: str, deadline: Deadline, limit: int, opened: list[paramiko.Channel]) -> Agent | None:
         agent = Agent(self._open(shown, deadline))
         opened.append(agent.channel)
-        with self._useless_after_trouble(agent, shown, deadline, limit):
+        with self._closed_after_trouble(agent, shown, deadline, limit):
             self._execute(agent.channel, START)
             if agent.greet(limit, self._waiter(agent.channel, shown, deadline)):
                 return agent
@@ -263,7 +263,7 @@ class GuestShell:
         return None
 
     @contextlib.contextmanager
-    def _useless_after_trouble(self, agent: Agent, shown: str, deadline: Deadline, limit: int) -> Iterator[None]:
+    def _closed_after_trouble(self, agent: Agent, shown: str, deadline: Deadline, limit: int) -> Iterator[None]:
         try:
             yield
         except BaseException as error:

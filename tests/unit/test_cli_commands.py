@@ -435,7 +435,7 @@ def test_doctor_prints_what_mends_it(capsys: pytest.CaptureFixture[str], monkeyp
     ]
     monkeypatch.setattr(doctor, "diagnose", lambda progress, **options: rows)
     assert main(["doctor"]) == 3
-    assert "missing  bc   no bc\n\nto mend it:\n  apt-get install bc\n" in capsys.readouterr().out
+    assert "missing  bc   no bc\n\nto fix it:\n  apt-get install bc\n" in capsys.readouterr().out
     assert main(["doctor", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)[1]["mend"] == "apt-get install bc"
     del rows[1]
