@@ -11,7 +11,7 @@ from harness.model.blocktable import Block, BlockTable
 from harness.model.devices.device import BACKEND_ALIGNMENT, Device, DeviceAction, VirtioDevice, free_place
 from harness.model.expected import ExpectedState, LinearPiece, PciWindow
 from harness.model.layout import BootLayout
-from harness.model.offlining import spanned_blocks
+from harness.model.offlining import kept_blocks, spanned_blocks
 from harness.model.sections import SectionTable
 from harness.state import NotObserved
 from harness.units import AddrRange, merge_ranges
@@ -103,9 +103,7 @@ class MemoryModel:
 
     def kept_blocks(self) -> Mapping[int, str]:
         """The blocks that this kernel is known not to take offline once they are online, and why."""
-        spanned = spanned_blocks(self.layout, self._pieces)
-        known = self.layout.features.keeps_spanned_blocks is True and not isinstance(spanned, NotObserved)
-        return spanned if known and not isinstance(spanned, NotObserved) else {}
+        return kept_blocks(self.layout, self._pieces)
 
     def _memmap_split(self) -> bool:
         """True if there are huge pages, or have been, and this kernel folds their memmap."""

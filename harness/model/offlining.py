@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from harness.model.expected import LinearPiece
 from harness.model.layout import BootLayout
@@ -43,6 +43,13 @@ def spanned_blocks(layout: BootLayout, linear: Iterable[LinearPiece]) -> dict[in
             for leaf in _spanning(layout, runs, kernel.linear(block)):
                 found[block.start // layout.block_size] = leaf
     return found
+
+
+def kept_blocks(layout: BootLayout, linear: Iterable[LinearPiece]) -> Mapping[int, str]:
+    """The blocks of ``linear`` that this kernel is known not to take offline once they are online, and why."""
+    spanned = spanned_blocks(layout, linear)
+    known = layout.features.keeps_spanned_blocks is True
+    return spanned if known and not isinstance(spanned, NotObserved) else {}
 
 
 def _spanning(layout: BootLayout, runs: Iterable[LeafRun], block: AddrRange) -> Iterator[str]:

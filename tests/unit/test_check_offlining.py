@@ -10,7 +10,7 @@ import pytest
 from model_guest import ARM64_4K, FIRST, KINDS, Kind
 
 from harness.check import CATALOGUE, Evidence, OfflineReport, run_check
-from harness.model.actions import SetBlock
+from harness.model.actions import SetAutoOnline, SetBlock
 from harness.model.devices.dimm import PlugDimm
 from harness.model.devices.virtio_mem import PlugVirtioMem, Resize
 from harness.model.layout import BootLayout, boot_layout
@@ -75,6 +75,20 @@ def test_a_block_that_was_added_alone_is_mapped_alone() -> None:
     found.apply(PlugVirtioMem("v0", 2 * GIB, 2 * MIB, 0, 0, "rp0"))
     found.apply(Resize("v0", GIB))
     assert found.expected().spanned == {}
+
+
+@pytest.mark.parametrize(
+    ("size", "policy", "left"), [(GIB, "online", 2 * GIB), (GIB, "offline", 0), (512 * MIB, "online", 0)]
+)
+def test_virtio_mem_keeps_a_big_block_whose_memory_blocks_share_a_leaf(size: int, policy: str, left: int) -> None:
+    found = MemoryModel(layout())
+    found.apply(SetAutoOnline(policy))
+    found.apply(PlugVirtioMem("v0", 4 * GIB, size, 0, 0, "rp0"))
+    found.apply(Resize("v0", 2 * GIB))
+    assert found.devices["v0"].qmp().size == 2 * GIB
+    found.apply(Resize("v0", 0))
+    assert found.devices["v0"].qmp().size == left
+    assert sorted(found.kept_blocks()) == list(found.blocks_of("v0"))
 
 
 def test_a_kernel_that_does_not_look_keeps_none() -> None:

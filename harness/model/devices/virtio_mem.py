@@ -22,6 +22,7 @@ from harness.model.devices.device import (
 )
 from harness.model.expected import IomemAddition, LinearPiece
 from harness.model.layout import BootLayout
+from harness.model.offlining import kept_blocks
 from harness.model.zones import MOVABLE
 from harness.state import MemoryDevice
 from harness.units import GIB, AddrRange, merge_ranges
@@ -170,9 +171,12 @@ class VirtioMem(VirtioDevice):
                 break
             for index in parts:
                 self._grow(index, self.memory_block, blocks)
+        kept = kept_blocks(blocks.layout, self.linear(blocks.layout))
         for parts in self._present_big_blocks():
             if self.size - requested < size:
                 break
+            if any(index in kept and self.blocks[index].zone is not None for index in parts):
+                continue
             for index in parts:
                 self._shrink(index, self.memory_block, blocks)
 

@@ -108,11 +108,15 @@ def resize(session: Session, args: ResizeArgs, deadline: Deadline) -> Outcome:
     session.apply(Resize(args.id, args.to))
     if args.wait:
         await_size(session, args.id, args.to, outcome, deadline)
-        if unmovable and outcome.resizes[-1].size > args.to:
+        left = outcome.resizes[-1].size
+        kept = session.model.kept_blocks()
+        stays = next((index for index in session.model.blocks_of(args.id) if index in kept), None)
+        if unmovable and left > args.to:
             # Shrinking stops at unmovable pages, whose place is unknown outside of the guest.
-            size = format_size(outcome.resizes[-1].size)
-            outcome.refuse(f"the guest keeps {size}: blocks of {args.id} are online as kernel memory")
+            outcome.refuse(f"the guest keeps {format_size(left)}: blocks of {args.id} are online as kernel memory")
             outcome.pending = True
+        elif stays is not None and left > args.to:
+            outcome.refuse(f"the guest keeps {format_size(left)}: memory{stays} cannot go offline, {kept[stays]}")
     else:
         outcome.pending = True
         outcome.note = "not waited for"
