@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from harness.config.guest import GuestSpec
     from harness.scenarios.boot import Parts
     from harness.scenarios.file import Scenario
-    from harness.scenarios.options import RunOptions
     from harness.scenarios.result import RunResult
+    from harness.scenarios.run_options import RunOptions
     from harness.scenarios.session import Session
 
 #: option, its metavar, help; all are optional
@@ -130,7 +130,7 @@ def _option(config: pytest.Config, name: str) -> str | None:
 @pytest.fixture(scope="session")
 def memhp_guest_spec(request: pytest.FixtureRequest) -> GuestSpec:
     """The guest described by the options."""
-    from harness.cli.options import read_build_dir, read_file, read_folder, read_kernel, read_qemu
+    from harness.cli.guest_options import read_build_dir, read_file, read_folder, read_kernel, read_qemu
     from harness.config.guest import GuestSpec, find_guest, override
     from harness.errors import UsageError
 
@@ -164,10 +164,10 @@ def memhp_guest_spec(request: pytest.FixtureRequest) -> GuestSpec:
 @pytest.fixture(scope="session")
 def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
     """How to run; bundles are kept in ``--memhp-bundle-dir``, or in pytest's temporary directory."""
-    from harness.cli.options import read_start
+    from harness.cli.guest_options import read_start
     from harness.cli.values import read_rounds, read_seconds
     from harness.errors import UsageError
-    from harness.scenarios.options import RunOptions
+    from harness.scenarios.run_options import RunOptions
 
     chosen = _option(request.config, "bundle_dir")
     bundles = tmp_path_factory.mktemp("memhp") if chosen is None else Path(chosen)
@@ -244,7 +244,7 @@ def memhp_run(
     """
     from harness.check import Verdict
     from harness.errors import MemhpError
-    from harness.report.terminal import findings_text
+    from harness.report.terminal_report import findings_text
     from harness.scenarios.file import Scenario, load_scenario
     from harness.scenarios.reporter import SilentReporter
     from harness.scenarios.runner import run_scenarios

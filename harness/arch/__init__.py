@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from harness.arch.architecture import ArchSpec, PagingMode
 from harness.arch.arm64 import ARM64
 from harness.arch.riscv64 import RISCV64
-from harness.arch.spec import ArchSpec, PagingMode
 from harness.errors import UsageError
 
 ARCHES: dict[str, ArchSpec] = {spec.name: spec for spec in (ARM64, RISCV64)}

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from harness.arch.layout import arm64_layout
+from harness.arch.architecture import ArchSpec, PagingMode
+from harness.arch.kernel_layout import arm64_layout
 from harness.arch.pagetable_arm64 import arm64_tables
-from harness.arch.spec import ArchSpec, PagingMode
-from harness.arch.tables import ARM64_TABLE_RULES
+from harness.arch.table_removal import ARM64_TABLE_RULES
 from harness.units import GIB, KIB, MIB
 
 ARM64 = ArchSpec(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import get_type_hints
 
 from harness.arch.bootwords import BootWords
-from harness.arch.build import Build
-from harness.arch.layout import riscv64_shadow
+from harness.arch.config_queries import Build
+from harness.arch.kernel_layout import riscv64_shadow
 from harness.arch.modes import arm64_bits
 from harness.release import parse_release
 from harness.state import KernelFacts, NotObserved

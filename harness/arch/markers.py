@@ -10,11 +10,11 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from harness.arch.build import Build
+from harness.arch.architecture import ArchSpec
+from harness.arch.config_queries import Build
 from harness.arch.features import kasan_shadow
-from harness.arch.layout import arm64_page_end, has_regions_above_vmemmap
+from harness.arch.kernel_layout import arm64_page_end, has_regions_above_vmemmap
 from harness.arch.modes import arm64_bits, riscv64_bits
-from harness.arch.spec import ArchSpec
 from harness.state import NotObserved
 from harness.units import MIB, AddrRange
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from harness.arch.layout import has_regions_above_vmemmap
+from harness.arch.kernel_layout import has_regions_above_vmemmap
 from harness.arch.modes import arm64_bits
 from harness.arch.pagetable import ENTRY_SIZE, EntryRule, TableFormat, TableLevel, level_names
 

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from harness.arch.layout import riscv64_layout
+from harness.arch.architecture import ArchSpec, PagingMode
+from harness.arch.kernel_layout import riscv64_layout
 from harness.arch.pagetable_riscv64 import riscv64_tables
-from harness.arch.spec import ArchSpec, PagingMode
-from harness.arch.tables import RISCV64_TABLE_RULES
+from harness.arch.table_removal import RISCV64_TABLE_RULES
 from harness.units import GIB, KIB, MIB
 
 RISCV64 = ArchSpec(

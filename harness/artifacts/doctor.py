@@ -27,7 +27,7 @@ from harness.artifacts.fetch import PARTS, Able
 from harness.artifacts.kernel_build import is_usual
 from harness.artifacts.mirror import debian_mirror
 from harness.artifacts.qemu_build import HOST_NEEDS, HostNeed, missing_packages
-from harness.config.parts import QemuBinary
+from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, InfraError, MemhpError
 from harness.progress import Progress

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from harness.arch import ArchSpec
-from harness.config.parts import QemuBinary
+from harness.config.guest_parts import QemuBinary
 from harness.errors import UnsupportedError, UsageError
 from harness.progress import Progress
 

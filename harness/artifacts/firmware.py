@@ -9,8 +9,8 @@ from pathlib import Path
 from harness.arch import ArchSpec
 from harness.artifacts.apt import fingerprints, unpack
 from harness.artifacts.cache import Cache, scratch
-from harness.artifacts.store import apt, host_arch
-from harness.config.parts import Firmware
+from harness.artifacts.origins import apt, host_arch
+from harness.config.guest_parts import Firmware
 from harness.errors import ArtefactError
 from harness.progress import Progress
 from harness.units import format_size

@@ -12,9 +12,9 @@ from harness import proc
 from harness.arch import ArchSpec
 from harness.artifacts.apt import fingerprints, unpack
 from harness.artifacts.cache import Cache, scratch
-from harness.artifacts.elf import find_closure
-from harness.artifacts.store import apt, guest_source
-from harness.config.parts import GuestRoot
+from harness.artifacts.elf_needed import find_closure
+from harness.artifacts.origins import apt, guest_source
+from harness.config.guest_parts import GuestRoot
 from harness.cpio import CpioEntry, directory, pack, regular, symlink
 from harness.deadline import Deadline
 from harness.errors import ArtefactError

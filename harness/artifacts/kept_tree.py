@@ -32,7 +32,7 @@ from harness.artifacts.kernel_build import (
     version_of,
     version_of_tree,
 )
-from harness.artifacts.store import configs
+from harness.artifacts.origins import configs
 from harness.config.selector import PURPOSE, parse_kernel_name
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, ConfigError

@@ -24,10 +24,10 @@ from harness.artifacts.modules import (
     release_tree,
 )
 from harness.artifacts.needs import require_bootable
-from harness.artifacts.store import configs
-from harness.config.build import OwnBuild
+from harness.artifacts.origins import configs
 from harness.config.guest import GuestSpec
-from harness.config.parts import KernelImage
+from harness.config.guest_parts import KernelImage
+from harness.config.own_build import OwnBuild
 from harness.config.selector import DEBIAN, IMAGE_PREFIX, PURPOSE, DebianName, is_debian_name, parse_kernel_name
 from harness.deadline import Deadline
 from harness.dotconfig import read_config

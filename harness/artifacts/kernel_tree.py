@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness.arch import ArchSpec
 from harness.artifacts.cache import Cache, hash_file, hold_lock
-from harness.artifacts.kconfig import require_options
+from harness.artifacts.kconfig_check import require_options
 from harness.artifacts.kernel_build import KernelBuild, load_fragments, require_tools
 from harness.artifacts.modules import (
     WANTED,
@@ -28,10 +28,10 @@ from harness.artifacts.modules import (
     modules_archive,
 )
 from harness.artifacts.needs import require_bootable
-from harness.artifacts.store import configs
+from harness.artifacts.origins import configs
 from harness.artifacts.toolchain import Toolchain, find_toolchain, used_compiler
-from harness.config.build import OwnBuild
-from harness.config.parts import KernelImage
+from harness.config.guest_parts import KernelImage
+from harness.config.own_build import OwnBuild
 from harness.deadline import Deadline
 from harness.dotconfig import read_config
 from harness.errors import ArtefactError, UsageError

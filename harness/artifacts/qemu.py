@@ -16,9 +16,9 @@ from harness.artifacts import qemu_build
 from harness.artifacts.apt import default_suite, fingerprints, unpack
 from harness.artifacts.apt_words import NoPackage, NoSuite
 from harness.artifacts.cache import Cache, scratch
-from harness.artifacts.elf import find_closure, inside
-from harness.artifacts.store import apt, host_arch
-from harness.config.parts import QemuBinary
+from harness.artifacts.elf_needed import find_closure, inside
+from harness.artifacts.origins import apt, host_arch
+from harness.config.guest_parts import QemuBinary
 from harness.config.selector import is_debian_name, parse_qemu_name
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, InfraError, UnsupportedError, UsageError

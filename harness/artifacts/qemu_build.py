@@ -21,7 +21,7 @@ from harness import proc
 from harness.arch import ArchSpec
 from harness.artifacts.apt import PrivateApt, unpack
 from harness.artifacts.cache import Cache, scratch
-from harness.config.parts import QemuBinary
+from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import ArtefactError
 from harness.progress import Progress

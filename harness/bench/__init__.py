@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.scenarios.options import Start
+from harness.scenarios.run_options import Start
 
 DEFAULT_ROUNDS = 10
 MAX_ROUNDS = 1000

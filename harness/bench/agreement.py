@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Set
 
-from harness.check.views import clip
+from harness.check.witnesses import clip
 from harness.state import Mapping
 from harness.units import AddrRange, merge_ranges
 

@@ -11,7 +11,7 @@ from harness.check import Verdict
 from harness.config.arguments import Args
 from harness.deadline import Deadline
 from harness.errors import InfraError
-from harness.guest.shell import OUTPUT_LIMIT, CommandResult, GuestShell
+from harness.guest.ssh import OUTPUT_LIMIT, CommandResult, GuestShell
 from harness.scenarios.result import StepResult
 from harness.scenarios.session import Session
 from harness.scenarios.verbs import verb_of, work_of

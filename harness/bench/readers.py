@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from harness.arch.layout import KernelLayout
+from harness.arch.kernel_layout import KernelLayout
 from harness.bench.agreement import differences
+from harness.bench.figures import Fact
 from harness.bench.measure import Laps
-from harness.bench.result import Fact
 from harness.collect.hostside import regions, table_format
-from harness.collect.snapshot import collect_state
+from harness.collect.look import collect_state
 from harness.deadline import Deadline
 from harness.errors import GuestError, UnsupportedError
-from harness.kmem.memory import PhysicalMemory, Region
-from harness.kmem.walk import Walk, copy_tables, walk
-from harness.model.layout import boot_layout
+from harness.kmem.physical_memory import PhysicalMemory, Region
+from harness.kmem.table_walk import Walk, copy_tables, walk
+from harness.model.boot_layout import boot_layout
 from harness.parsers.ptdump import SOURCE, parse_ptdump
 from harness.qemu import memdev
 from harness.qemu.machine import Machine

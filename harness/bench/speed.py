@@ -11,9 +11,9 @@ from pathlib import Path
 
 from harness.bench import BenchOptions
 from harness.bench.cycle import Cycle, Stopwatch, require_pass
+from harness.bench.figures import BenchResult, Fact, Figure, FigureSection
 from harness.bench.host import look_at_host
 from harness.bench.measure import TOTAL, Laps, Spread, paired
-from harness.bench.result import BenchResult, Fact, Figure, FigureSection
 from harness.check import Verdict
 from harness.collect.hostside import kernel_sources, regions
 from harness.config.arguments import Args
@@ -21,16 +21,16 @@ from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError
-from harness.kmem.memory import PhysicalMemory
+from harness.kmem.physical_memory import PhysicalMemory
 from harness.progress import Progress, SilentProgress, Task
 from harness.qemu.memdev import memory_devices
 from harness.scenarios.boot import Connected, Parts, boot_connected, resolve
 from harness.scenarios.file import Scenario, read_scenario
 from harness.scenarios.memorybudget import peak_memory
-from harness.scenarios.options import RunOptions
 from harness.scenarios.record import Recorder
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.result import RunResult
+from harness.scenarios.run_options import RunOptions
 from harness.scenarios.runner import run_scenarios
 from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from harness.check.views import Pair, Views, clip, translate
+from harness.check.witnesses import Pair, Views, clip, translate
+from harness.model.boot_layout import BootLayout
 from harness.model.expected import ExpectedState
-from harness.model.layout import BootLayout
 from harness.state import HostMapping, NotObserved
 from harness.units import AddrRange, merge_ranges
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.arch.tables import TableRules
+from harness.arch.table_removal import TableRules
 from harness.check.code import moving
 from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Outcome, invariant
-from harness.check.views import PTDUMP, WALK, Attributes, Leaf, View, clip
-from harness.model.layout import BootLayout
+from harness.check.witnesses import PTDUMP, WALK, Attributes, Leaf, View, clip
+from harness.model.boot_layout import BootLayout
 from harness.state import HostMapping, NotObserved
 from harness.units import AddrRange, merge_ranges, subtract_ranges
 

@@ -7,9 +7,9 @@ import functools
 from dataclasses import dataclass
 from fractions import Fraction
 
-from harness.check.views import Views, views_of
+from harness.check.witnesses import Views, views_of
+from harness.model.boot_layout import BootLayout
 from harness.model.expected import ExpectedState
-from harness.model.layout import BootLayout
 from harness.state import GuestState
 from harness.units import AddrRange
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from harness.check.evidence import Evidence
 from harness.check.registry import Broken
-from harness.check.views import WALK, Leaf, View, clip, translate
+from harness.check.witnesses import WALK, Leaf, View, clip, translate
 from harness.state import HostMapping, NotObserved
 from harness.units import AddrRange, format_size, merge_ranges
 

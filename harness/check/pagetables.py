@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Outcome, invariant
-from harness.check.views import WALK, View, wanted_memmap
-from harness.model.tables import Slot, kept_tables
+from harness.check.witnesses import WALK, View, wanted_memmap
+from harness.model.kept_tables import Slot, kept_tables
 from harness.state import HostMapping, HostTables, NotObserved, TablePage
 from harness.units import AddrRange, merge_ranges, subtract_ranges
 

@@ -11,12 +11,12 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from harness.arch.build import NO_CONFIG
+from harness.arch.config_queries import NO_CONFIG
 from harness.arch.features import counts_memmap
 from harness.check.findings import CheckResult
-from harness.check.growth import SLAB
+from harness.check.leaks import SLAB
 from harness.check.registry import CATALOGUE
-from harness.model.layout import BootLayout
+from harness.model.boot_layout import BootLayout
 from harness.state import GuestState, NotObserved
 
 #: why a kernel cannot show something, "" if it can

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from harness.cli.arguments import Arguments
+from harness.cli.command_arguments import Arguments
 from harness.cli.parser import parse_arguments
 from harness.errors import MemhpError
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from harness.cli.arguments import AttachArguments
-from harness.shell.keep import attach_to, find_kept
+from harness.cli.command_arguments import AttachArguments
+from harness.shell.keeper import attach_to, find_kept
 
 
 def run(arguments: AttachArguments) -> int:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from harness.arch import ARCHES
 from harness.bench import BENCHES, BenchOptions
-from harness.bench.result import BenchResult, to_json, to_lines
-from harness.cli.arguments import BenchArguments
-from harness.cli.options import guests_of, start_of
+from harness.bench.figures import BenchResult, to_json, to_lines
+from harness.cli.command_arguments import BenchArguments
+from harness.cli.guest_options import guests_of, start_of
 from harness.config.guest import GuestSpec
 from harness.errors import InfraError
 from harness.progress import Progress, default_progress

@@ -11,13 +11,13 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.cli.arguments import RunArguments
-from harness.cli.options import bundle_dir_of, demand_of, guests_of
+from harness.cli.command_arguments import RunArguments
+from harness.cli.guest_options import bundle_dir_of, demand_of, guests_of
 from harness.cli.parser import WrongBisection
 from harness.cli.results import chosen_scenarios
 from harness.errors import MemhpError, UsageError
 from harness.report.text import tell
-from harness.scenarios.options import STARTS
+from harness.scenarios.run_options import STARTS
 
 GOOD, BAD, UNTESTABLE = 0, 1, 125
 

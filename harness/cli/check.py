@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from harness.cli.arguments import CheckArguments
-from harness.cli.reports import check_reports
+from harness.cli.command_arguments import CheckArguments
+from harness.cli.report_targets import check_reports
 from harness.cli.results import finish, open_reporter
 from harness.errors import UsageError
 

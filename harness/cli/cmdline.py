@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.cli.arguments import CmdlineArguments
-from harness.cli.options import guest_of
+from harness.cli.command_arguments import CmdlineArguments
+from harness.cli.guest_options import guest_of
 from harness.progress import default_progress
 from harness.qemu.cmdline import Channels, command_line
 from harness.scenarios.boot import machine_spec, resolve

@@ -8,13 +8,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness.cli.arguments import CollectArguments
-from harness.cli.options import guest_of, start_of
+from harness.cli.command_arguments import CollectArguments
+from harness.cli.guest_options import guest_of, start_of
 from harness.cli.results import reporter_on, run_all
 from harness.errors import UsageError
 from harness.report.tally import exit_status
 from harness.scenarios.file import SNAPSHOT
-from harness.scenarios.options import RunOptions
+from harness.scenarios.run_options import RunOptions
 
 
 def run(arguments: CollectArguments) -> int:

@@ -9,17 +9,17 @@ from harness.arch import arch_named
 from harness.artifacts.cache import Cache
 from harness.artifacts.kernel import kernel
 from harness.artifacts.kernel_build import is_usual
-from harness.cli.arguments import DemoArguments
-from harness.cli.options import arches_of, read_qemu, run_options
-from harness.cli.reports import check_reports
+from harness.cli.command_arguments import DemoArguments
+from harness.cli.guest_options import arches_of, read_qemu, run_options
+from harness.cli.report_targets import check_reports
 from harness.cli.results import finish, open_reporter, run_all
 from harness.config.guest import GuestSpec
 from harness.errors import UnsupportedError, UsageError
-from harness.report.terminal import TerminalReporter
+from harness.report.terminal_report import TerminalReporter
 from harness.scenarios.file import Scenario, load_scenario
-from harness.scenarios.options import RunOptions
 from harness.scenarios.requirements import require_config
 from harness.scenarios.result import RunResult
+from harness.scenarios.run_options import RunOptions
 
 #: what Debian's own kernels can do, shown before anything is built
 FIRST_SCENARIOS = ("virtio-mem-resize", "pmem-kmem")

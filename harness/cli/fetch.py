@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from harness.artifacts.fetch import PARTS, fetch
-from harness.cli.arguments import FetchArguments
-from harness.cli.options import arches_of
+from harness.cli.command_arguments import FetchArguments
+from harness.cli.guest_options import arches_of
 from harness.cli.output import print_columns
 from harness.cli.parts import able
 from harness.progress import default_progress

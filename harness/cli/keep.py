@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from harness.cli.arguments import RunArguments
-from harness.cli.options import guests_of, run_options, start_of
+from harness.cli.command_arguments import RunArguments
+from harness.cli.guest_options import guests_of, run_options, start_of
 from harness.cli.results import chosen_scenarios, finish, open_reporter
 from harness.errors import UsageError
 from harness.scenarios.result import RunResult
@@ -12,7 +12,7 @@ from harness.scenarios.session import Session
 
 
 def run_and_keep(arguments: RunArguments) -> int:
-    """Run the scenarios as ``memhp run`` does; see ``harness.shell.keep`` for who owns what is left."""
+    """Run the scenarios as ``memhp run`` does; see ``harness.shell.keeper`` for who owns what is left."""
     options = run_options(arguments, start=start_of(arguments), rounds=arguments.rounds)
     if options.jobs > 1:
         raise UsageError("--keep needs one guest at a time", hint="remove --jobs")
@@ -22,7 +22,7 @@ def run_and_keep(arguments: RunArguments) -> int:
     from harness.scenarios.runner import run_pairs
 
     # Before anything has a thread: a fork takes along only the one that calls it.
-    from harness.shell.keep import ParentRelease, keeping_note, serve, split_off
+    from harness.shell.keeper import ParentRelease, keeping_note, serve, split_off
 
     def work(release: ParentRelease) -> int:
         with open_reporter(arguments) as reporter:

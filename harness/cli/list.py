@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from harness.cli.arguments import ListArguments
+from harness.cli.command_arguments import ListArguments
 from harness.cli.output import print_columns, print_json
 from harness.units import format_size
 

@@ -15,25 +15,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from harness.cli.arguments import GUEST_OPTIONS, ReportArguments, RunArguments, is_given
-from harness.cli.options import demand_of, start_of
-from harness.cli.reports import all_reports, check_reports, finish_reports, results_stream
+from harness.cli.command_arguments import GUEST_OPTIONS, ReportArguments, RunArguments, is_given
+from harness.cli.guest_options import demand_of, start_of
+from harness.cli.report_targets import all_reports, check_reports, finish_reports, results_stream
 from harness.errors import UsageError
-from harness.matrix.book import book_of_store
+from harness.matrix.cell_parts import prepare
+from harness.matrix.cells import Cell, MatrixPlan, expected_seconds, make_plan, shard_of
 from harness.matrix.history import History, check_history, expected, read_history
-from harness.matrix.parts import prepare
-from harness.matrix.plan import Cell, MatrixPlan, expected_seconds, make_plan, shard_of
-from harness.matrix.spec import load_matrix
-from harness.matrix.store import Done, open_store, read_store
+from harness.matrix.matrix_file import load_matrix
+from harness.matrix.night_book import book_of_store
+from harness.matrix.results_store import Done, open_store, read_store
 from harness.matrix.workers import Running, Workers, command
 from harness.progress import default_progress
 from harness.report.board import CellBoard, plan_line, plan_table
 from harness.report.book import Book, status_of
 from harness.report.files import STDOUT
-from harness.report.terminal import make_console, overall_line
+from harness.report.terminal_report import make_console, overall_line
 from harness.report.text import plural, tell
 from harness.scenarios.memorybudget import MemoryBudget
-from harness.scenarios.options import STARTS
+from harness.scenarios.run_options import STARTS
 
 #: the default folder for results
 DEFAULT_RESULTS = Path("memhp-results")

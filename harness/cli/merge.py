@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from harness.cli.arguments import MergeArguments
+from harness.cli.command_arguments import MergeArguments
 from harness.cli.matrix import earlier_nights, finish_matrix
-from harness.cli.reports import check_reports, results_stream
-from harness.matrix.book import book_of_store
+from harness.cli.report_targets import check_reports, results_stream
 from harness.matrix.merge import merge as merge_stores
+from harness.matrix.night_book import book_of_store
 
 
 def run(arguments: MergeArguments) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line parser: from words to one of harness.cli.arguments. Imports nothing heavy."""
+"""The command line parser: from words to one of harness.cli.command_arguments. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from harness import __version__
 from harness.bench import BENCHES, DEFAULT_BENCH, DEFAULT_ROUNDS
-from harness.cli import arguments as into
-from harness.cli.arguments import Arguments
+from harness.cli import command_arguments as into
+from harness.cli.command_arguments import Arguments
 from harness.cli.values import (
     read_bench_rounds,
     read_integer,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from harness.arch import ArchSpec
-from harness.config.parts import QemuBinary
+from harness.config.guest_parts import QemuBinary
 from harness.qemu import probe
 from harness.scenarios.requirements import REQUIREMENTS, device_kinds
 

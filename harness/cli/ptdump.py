@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from harness.cli.arguments import PtdumpArguments
-from harness.cli.tables import about, chosen_snapshots, print_changes, print_tables, ranges_of
+from harness.cli.command_arguments import PtdumpArguments
+from harness.cli.shown_tables import about, chosen_snapshots, print_changes, print_tables, ranges_of
 from harness.report.observed import dump_of
-from harness.report.ptdump import dump_to_json, render, select
+from harness.report.ptdump_text import dump_to_json, render, select
 from harness.report.tablediff import change_to_json, compare, render_changes
 
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from harness.cli.arguments import ReplayArguments
-from harness.cli.options import bundle_dir_of
-from harness.cli.reports import check_reports
+from harness.cli.command_arguments import ReplayArguments
+from harness.cli.guest_options import bundle_dir_of
+from harness.cli.report_targets import check_reports
 from harness.cli.results import finish, open_reporter, run_all
-from harness.scenarios.options import RunOptions
 from harness.scenarios.replay import read_replay, require_kernel
+from harness.scenarios.run_options import RunOptions
 
 
 def run(arguments: ReplayArguments) -> int:

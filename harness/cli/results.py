@@ -11,17 +11,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from harness.cli.arguments import ReportArguments, RunArguments
-from harness.cli.reports import finish_reports, results_stream
+from harness.cli.command_arguments import ReportArguments, RunArguments
+from harness.cli.report_targets import finish_reports, results_stream
 from harness.config.guest import GuestSpec
 from harness.errors import UsageError
 from harness.matrix.history import read_history
 from harness.report.book import book_of
 from harness.report.tally import exit_status
-from harness.report.terminal import TerminalReporter
+from harness.report.terminal_report import TerminalReporter
 from harness.scenarios.file import Scenario, known_scenarios, load_scenario
-from harness.scenarios.options import RunOptions
 from harness.scenarios.result import RunResult
+from harness.scenarios.run_options import RunOptions
 
 
 @contextlib.contextmanager

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from harness.cli.arguments import RunArguments
 from harness.cli.bisect import run_bisect
+from harness.cli.command_arguments import RunArguments
+from harness.cli.guest_options import guests_of, run_options, start_of
 from harness.cli.keep import run_and_keep
 from harness.cli.matrix import run_matrix
-from harness.cli.options import guests_of, run_options, start_of
-from harness.cli.reports import check_reports
+from harness.cli.report_targets import check_reports
 from harness.cli.results import chosen_scenarios, finish, open_reporter, run_all
 from harness.errors import UsageError
 from harness.matrix.history import check_history

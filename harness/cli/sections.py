@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from harness.cli.arguments import SectionsArguments
-from harness.cli.tables import about, chosen_snapshots, print_changes, print_tables, ranges_of
+from harness.cli.command_arguments import SectionsArguments
+from harness.cli.shown_tables import about, chosen_snapshots, print_changes, print_tables, ranges_of
 from harness.report.observed import sections_of, shape_of
-from harness.report.sections import (
+from harness.report.section_table import (
     compare_sections,
     render_section_changes,
     render_sections,

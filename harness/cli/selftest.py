@@ -7,23 +7,23 @@ import sys
 from collections.abc import Sequence
 
 from harness.arch import ARCHES
-from harness.cli.arguments import SelftestArguments
-from harness.cli.options import guests_of, start_of
+from harness.cli.command_arguments import SelftestArguments
+from harness.cli.guest_options import guests_of, start_of
 from harness.cli.output import print_columns
 from harness.errors import UsageError
 from harness.progress import default_progress
 from harness.report.files import STDOUT, check_target, write_report
 from harness.report.json import dumps
 from harness.report.text import clean
-from harness.scenarios.options import RunOptions
+from harness.scenarios.run_options import RunOptions
 from harness.selftest.catalogue import chosen
 from harness.selftest.corruption import Corruption
+from harness.selftest.kernel_trials import KernelTrial, run_kernels
 from harness.selftest.kernelresult import describe_bug, kernels_to_json, line_of, score
 from harness.selftest.kernelresult import exit_status as kernels_exit_status
-from harness.selftest.kernels import KernelTrial, run_kernels
+from harness.selftest.oracle import run_selftest
 from harness.selftest.putback import KernelBug, chosen_bugs, known_bugs
-from harness.selftest.result import SelftestResult, describe, exit_status, to_json, to_lines
-from harness.selftest.run import run_selftest
+from harness.selftest.score import SelftestResult, describe, exit_status, to_json, to_lines
 
 #: a line names all corruptions that were not tried for one reason
 _MAX_LINE = 4000

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import sys
 
-from harness.cli.arguments import ShellArguments
-from harness.cli.options import bundle_dir_of, guest_of, start_of
+from harness.cli.command_arguments import ShellArguments
+from harness.cli.guest_options import bundle_dir_of, guest_of, start_of
 from harness.progress import default_progress
-from harness.report.terminal import make_console
+from harness.report.terminal_report import make_console
 from harness.report.text import clean, tell
-from harness.scenarios.options import RunOptions
+from harness.scenarios.run_options import RunOptions
 from harness.shell.explorer import Explorer
+from harness.shell.open_guest import find_parts, open_session
 from harness.shell.prompt import at_a_terminal, given_lines, typed_lines
-from harness.shell.run import explore
-from harness.shell.start import find_parts, open_session
+from harness.shell.typed_session import explore
 
 
 def run(arguments: ShellArguments) -> int:

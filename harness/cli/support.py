@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from harness.check import Verdict
-from harness.cli.arguments import ListArguments
-from harness.cli.options import arches_of
+from harness.cli.command_arguments import ListArguments
+from harness.cli.guest_options import arches_of
 from harness.cli.output import print_columns, print_json
 from harness.config.guest import BOOTS, GuestSpec
 from harness.progress import default_progress
 from harness.report.tally import exit_status
 from harness.scenarios.file import load_scenario
-from harness.scenarios.options import RunOptions
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.result import RunResult
+from harness.scenarios.run_options import RunOptions
 from harness.scenarios.runner import run_scenarios
 
 #: device -> the scenario that drives it through its whole life

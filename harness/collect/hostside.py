@@ -18,12 +18,12 @@ from harness.errors import InfraError
 from harness.kmem.address import DirectMap, PageMap, direct_map
 from harness.kmem.btf import Btf, find_btf
 from harness.kmem.lookup import KernelReader
-from harness.kmem.memory import PhysicalMemory, Region
+from harness.kmem.mem_section import Indices, SectionImage, copy_sections, decode_sections, find_roots
 from harness.kmem.pages import read_struct_pages
-from harness.kmem.sections import Indices, SectionImage, copy_sections, decode_sections, find_roots
+from harness.kmem.physical_memory import PhysicalMemory, Region
 from harness.kmem.structs import BootedMemory, SparseLayout, sparse_layout
+from harness.kmem.table_walk import TableImage, copy_tables, walk
 from harness.kmem.tablecount import CountLayout, count_layout, count_tables
-from harness.kmem.walk import TableImage, copy_tables, walk
 from harness.parsers.hosttables import SECTIONS, TABLES, format_pages, format_sections, format_tables
 from harness.qemu.machine import Machine
 from harness.qemu.memdev import memory_devices

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config.build import OwnBuild, parse_kernel_option
 from harness.config.cold import ColdDevice, read_devices
+from harness.config.own_build import OwnBuild, parse_kernel_option
 from harness.config.places import configs_dir
 from harness.config.selector import is_debian_name, parse_kernel_name, parse_qemu_name
 from harness.config.yaml import Value, load, show, size_problem, suggest

@@ -7,7 +7,7 @@ import re
 
 from harness.deadline import Deadline
 from harness.errors import GuestError
-from harness.guest.shell import Shell
+from harness.guest.ssh import Shell
 from harness.units import AddrRange
 
 _TOOL = "/usr/bin/hold-memory"

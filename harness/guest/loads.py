@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.arch.build import Build
+from harness.arch.config_queries import Build
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UnsupportedError, UsageError
 from harness.guest.overlay import SCRIPTS
-from harness.guest.shell import CommandResult, Shell
+from harness.guest.ssh import CommandResult, Shell
 from harness.state import NotObserved
 from harness.units import KIB
 

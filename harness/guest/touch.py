@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness.deadline import Deadline
 from harness.errors import GuestError, UsageError
-from harness.guest.shell import Shell
+from harness.guest.ssh import Shell
 from harness.units import AddrRange, format_size
 
 _TOOL = "/usr/bin/touch-memory"

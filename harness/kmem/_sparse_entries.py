@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.kmem.address import DirectMap, Words
-from harness.kmem.memory import PhysicalMemory
+from harness.kmem.physical_memory import PhysicalMemory
 from harness.state import SectionFault
 
 Indices = NDArray[np.intp]

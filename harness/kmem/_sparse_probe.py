@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.kmem._sparse_entries import SectionArray, find_roots, read_entries
 from harness.kmem.address import DirectMap, Words
-from harness.kmem.memory import PhysicalMemory
+from harness.kmem.physical_memory import PhysicalMemory
 from harness.state import NotObserved
 from harness.units import AddrRange
 

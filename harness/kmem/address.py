@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.arch.layout import KernelLayout
+from harness.arch.kernel_layout import KernelLayout
 from harness.errors import InfraError
 from harness.state import HostMapping
 from harness.units import AddrRange

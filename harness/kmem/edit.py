@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from harness.errors import InfraError
-from harness.kmem.memory import OutsideMemory, Region
+from harness.kmem.physical_memory import OutsideMemory, Region
 from harness.units import AddrRange
 
 WORD = 8

@@ -8,7 +8,7 @@ import numpy as np
 from harness.arch.pagetable import TableFormat
 from harness.kmem._copy import physical
 from harness.kmem.address import DirectMap, Flags, Untranslated, Words
-from harness.kmem.memory import PhysicalMemory
+from harness.kmem.physical_memory import PhysicalMemory
 
 _ENTRY = 8
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.kmem.address import Flags, Translation, Words
-from harness.kmem.memory import PhysicalMemory
+from harness.kmem.physical_memory import PhysicalMemory
 from harness.kmem.structs import BitField, PageLayout
 from harness.state import NotObserved, StructPage
 

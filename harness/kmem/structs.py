@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.arch.build import Build
-from harness.arch.layout import KernelLayout
+from harness.arch.config_queries import Build
+from harness.arch.kernel_layout import KernelLayout
 from harness.kmem._sparse_entries import SectionArray
 from harness.kmem._sparse_probe import UsagePlace, find_usage
 from harness.kmem.address import DirectMap
 from harness.kmem.btf import Btf
-from harness.kmem.memory import PhysicalMemory
+from harness.kmem.physical_memory import PhysicalMemory
 from harness.state import NotObserved
 from harness.units import AddrRange
 

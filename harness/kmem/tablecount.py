@@ -28,7 +28,7 @@ from harness.kmem._copy import TableImage, physical
 from harness.kmem.address import Flags, Untranslated, Words
 from harness.kmem.kallsyms import find_symbols
 from harness.kmem.lookup import KernelReader
-from harness.kmem.memory import OutsideMemory, PhysicalMemory
+from harness.kmem.physical_memory import OutsideMemory, PhysicalMemory
 from harness.state import NotObserved, TableCount
 
 _SYMBOLS = ("init_task", "init_mm", "swapper_pg_dir", "vm_node_stat", "vmstat_text", "idle_threads", "__per_cpu_offset")

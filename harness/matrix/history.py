@@ -11,9 +11,9 @@ from statistics import median
 
 from harness.check import Verdict
 from harness.errors import UsageError
-from harness.matrix.plan import Cell
-from harness.matrix.store import CODEC, FORMAT, VERSION, read_store
-from harness.report.load import load_results
+from harness.matrix.cells import Cell
+from harness.matrix.results_store import CODEC, FORMAT, VERSION, read_store
+from harness.report.json_reader import load_results
 from harness.report.trends import Night, night_of
 
 History = Mapping[str, tuple[Night, ...]]

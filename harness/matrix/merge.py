@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import InfraError, UsageError
-from harness.matrix.store import Store, copy_cell, read_store, write_store
+from harness.matrix.results_store import Store, copy_cell, read_store, write_store
 
 
 def merge(sources: Sequence[Path], target: Path) -> Store:

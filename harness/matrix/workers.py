@@ -25,15 +25,15 @@ from harness.check import Verdict
 from harness.check.required import Demand
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, UsageError
-from harness.matrix.plan import Cell
-from harness.matrix.store import Done, Store
+from harness.matrix.cells import Cell
+from harness.matrix.results_store import Done, Store
 from harness.report.files import write_report
 from harness.report.json import dumps, results_to_json
-from harness.report.load import load_results
+from harness.report.json_reader import load_results
 from harness.scenarios.file import load_scenario
 from harness.scenarios.memorybudget import MemoryBudget
-from harness.scenarios.options import Start
 from harness.scenarios.result import RunResult
+from harness.scenarios.run_options import Start
 
 #: seconds between two polls of the running cells
 _TICK = 1.0

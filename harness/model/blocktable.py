@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness.errors import UsageError
 from harness.model.actions import ONLINE_TYPES
-from harness.model.layout import BootLayout
+from harness.model.boot_layout import BootLayout
 from harness.model.zones import MOVABLE, ZoneTable
 from harness.state import MemoryBlock, Zone
 from harness.units import AddrRange, merge_ranges

@@ -15,8 +15,8 @@ from dataclasses import replace
 
 from harness.errors import UnsupportedError
 from harness.model.actions import Action
-from harness.model.layout import BootLayout, MachineShape, boot_layout
-from harness.model.memory import MemoryModel
+from harness.model.boot_layout import BootLayout, MachineShape, boot_layout
+from harness.model.memory_model import MemoryModel
 from harness.state import (
     GuestState,
     HostMapping,

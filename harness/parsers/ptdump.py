@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from harness.arch.spec import ArchSpec
+from harness.arch.architecture import ArchSpec
 from harness.errors import InfraError, ParseError
 from harness.parsers._lines import numbered
 from harness.parsers.notes import STRICT, Notes

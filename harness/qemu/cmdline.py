@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.qemu.devices.device import BackendOptions, PciDeviceSpec, backend_id, option_text
-from harness.qemu.spec import MachineSpec, root_port_slot
+from harness.qemu.machine_spec import MachineSpec, root_port_slot
 from harness.units import format_size
 
 #: QEMU's seccomp filter, as strict as a machine without helpers allows

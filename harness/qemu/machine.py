@@ -20,9 +20,9 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, LaunchError, QemuError, UsageError
 from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.devices.device import parse_memory_devices
+from harness.qemu.machine_spec import MachineSpec
 from harness.qemu.qmp import QmpSession
-from harness.qemu.snapshot import copy_sparse, load, new_memory, save, unpack
-from harness.qemu.spec import MachineSpec
+from harness.qemu.saved_machine import copy_sparse, load, new_memory, save, unpack
 
 #: how long QEMU may take to end after ``quit``, then after SIGTERM
 QUIT_SECONDS = 5.0

@@ -18,8 +18,8 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QemuError, QmpRefused, UsageError
 from harness.qemu.devices.device import DeviceSpec, PciDeviceSpec, backend_id, parse_memory_devices
 from harness.qemu.machine import Machine
+from harness.qemu.machine_spec import root_port_slot
 from harness.qemu.qmp import QmpEvent
-from harness.qemu.spec import root_port_slot
 from harness.state import MemoryDevice
 from harness.units import format_size
 

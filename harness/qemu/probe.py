@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import proc
 from harness.arch import ArchSpec
-from harness.config.parts import QemuBinary
+from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import InfraError, QemuError, QmpRefused, UnsupportedError
 from harness.qemu.devices.device import KINDS

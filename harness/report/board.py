@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report.tally import findings
-from harness.report.terminal import make_console, verdict_word
+from harness.report.terminal_report import make_console, verdict_word
 from harness.report.text import clean, plural, seconds
 from harness.scenarios.result import FINE, RunResult
 

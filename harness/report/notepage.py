@@ -11,11 +11,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from harness.arch.architecture import ArchSpec
 from harness.arch.markers import MarkerSet
-from harness.arch.spec import ArchSpec
 from harness.errors import InfraError
 from harness.parsers.ptdump import TOP
-from harness.report.ptdump import Dump, DumpFormat, Run, dump_format
+from harness.report.ptdump_text import Dump, DumpFormat, Run, dump_format
 from harness.state import HostMapping, HostTables, TablePage
 from harness.units import AddrRange, align_up
 

@@ -10,8 +10,8 @@ from harness.arch import ArchSpec
 from harness.arch.markers import MarkerSet, marker_set
 from harness.errors import InfraError, UsageError
 from harness.report.notepage import dump_tables
-from harness.report.ptdump import Dump, read_dump
-from harness.report.sections import SectionShape
+from harness.report.ptdump_text import Dump, read_dump
+from harness.report.section_table import SectionShape
 from harness.report.text import clean, tell
 from harness.state import GuestState, KernelFacts, NotObserved, Section
 from harness.units import AddrRange

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from harness.report.ptdump import Dump, Run, by_column, clip, dump_format, format_run, run_to_json
+from harness.report.ptdump_text import Dump, Run, by_column, clip, dump_format, format_run, run_to_json
 from harness.report.text import clean
 from harness.units import AddrRange
 

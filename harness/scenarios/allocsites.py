@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from harness.check import Slope
 from harness.deadline import Deadline
-from harness.guest.shell import Shell
+from harness.guest.ssh import Shell
 from harness.parsers.alloctraces import parse_alloc_traces
 from harness.scenarios.soak import WARM_UP
 

@@ -17,22 +17,22 @@ from harness.artifacts.guestroot import guest_root
 from harness.artifacts.kernel import kernel_of
 from harness.artifacts.qemu import find_qemu
 from harness.collect.hostside import KernelView
-from harness.collect.snapshot import collect_facts
+from harness.collect.look import collect_facts
 from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
-from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
+from harness.config.guest_parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
 from harness.guest.console import READY, Console
 from harness.guest.identity import Identity
 from harness.guest.overlay import overlay, write_initrd
-from harness.guest.shell import GuestShell
+from harness.guest.ssh import GuestShell
 from harness.guest.wake import wait_asleep, wake
 from harness.kmem.marks import image_marks
 from harness.model.actions import Action
+from harness.model.boot_layout import MachineShape
 from harness.model.devices.dimm import PlugDimm
 from harness.model.devices.virtio_mem import PlugVirtioMem
-from harness.model.layout import MachineShape
 from harness.parsers.dmesg import alarming
 from harness.progress import Progress
 from harness.qemu import probe
@@ -40,7 +40,7 @@ from harness.qemu.devices.device import DeviceSpec
 from harness.qemu.devices.dimm import DimmSpec
 from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.qemu.machine import Machine
-from harness.qemu.spec import MachineSpec, NodeSpec
+from harness.qemu.machine_spec import MachineSpec, NodeSpec
 from harness.scenarios.requirements import device_kinds, require_arch, require_boot, require_config, require_host
 from harness.scratch import private_directory
 from harness.state import KernelFacts

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.check.iomem import paths
+from harness.check.iomem_invariants import paths
 from harness.state import GuestState, MemoryBlock, NotObserved, PageTables
 from harness.units import AddrRange, format_size, merge_ranges, subtract_ranges
 

@@ -30,11 +30,11 @@ from harness.check.bugs import parse_bugs
 from harness.check.known import Watch, watch_for
 from harness.check.required import Demand
 from harness.codec import Codec
-from harness.collect.store import load_facts, load_state, save_facts, save_raw, save_state
+from harness.collect.snapshot_folder import load_facts, load_state, save_facts, save_raw, save_state
 from harness.config.yaml import read_text
 from harness.errors import InfraError, UsageError
 from harness.model.actions import Action, action_from_json, action_to_json
-from harness.model.layout import MachineShape
+from harness.model.boot_layout import MachineShape
 from harness.scenarios.outcome import Outcome
 from harness.state import GuestState, KernelFacts
 

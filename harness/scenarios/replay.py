@@ -21,8 +21,8 @@ from harness.errors import UsageError
 from harness.progress import Progress
 from harness.scenarios.boot import Parts
 from harness.scenarios.file import Scenario, read_scenario
-from harness.scenarios.options import STARTS, Start
 from harness.scenarios.record import demand_from_json
+from harness.scenarios.run_options import STARTS, Start
 
 _HINT = "name the directory of a run; bundles are kept below memhp-runs or --bundle-dir"
 #: no run.json is larger

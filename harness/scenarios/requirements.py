@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.arch.bootwords import BootWords
-from harness.arch.build import Build
+from harness.arch.config_queries import Build
 from harness.errors import UnsupportedError, UsageError
 from harness.state import DmesgLine, NotObserved
 from harness.units import GIB, KIB, MIB

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from harness.arch.modes import VA_BITS
 from harness.check import CATALOGUE, Verdict
-from harness.check.growth import SLAB
 from harness.check.known import Watch
+from harness.check.leaks import SLAB
 from harness.check.required import Demand, lacks_of
 from harness.config.guest import GuestSpec
 from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError
@@ -26,7 +26,6 @@ from harness.scenarios.allocsites import allocation_sites, steady_growth
 from harness.scenarios.boot import BootedGuest, Parts
 from harness.scenarios.file import Scenario
 from harness.scenarios.memorybudget import MemoryBudget, cost, peak_memory
-from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.pool import do_all
 from harness.scenarios.record import DEFAULT_BUNDLES, VERDICT, Recorder, demand_to_json, open_bundle, write_json
@@ -36,6 +35,7 @@ from harness.scenarios.reporter import Reporter
 from harness.scenarios.requirements import require_config, require_paging, require_words
 from harness.scenarios.resolver import Resolver
 from harness.scenarios.result import FINE, RunResult, StepResult
+from harness.scenarios.run_options import RunOptions
 from harness.scenarios.session import Session
 from harness.scenarios.slabs import slab_in_use
 from harness.scenarios.soak import Round, counters, slopes, spell, unread

@@ -11,14 +11,14 @@ from pathlib import Path
 from harness.check.bugs import NAME as BUGS
 from harness.check.bugs import known_bugs
 from harness.check.known import Watch, watch_for
-from harness.collect.snapshot import collect_state
+from harness.collect.look import collect_state
 from harness.config.places import configs_dir
 from harness.config.yaml import read_text
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, InfraError, ParseError
-from harness.guest.blocks import wait_blocks
-from harness.guest.devices import RESIZE_QUEUE, wait_work
+from harness.guest.drivers import RESIZE_QUEUE, wait_work
 from harness.guest.loads import LoadCount, pause_loads, resume_loads
+from harness.guest.memory_blocks import wait_blocks
 from harness.model.actions import Action, Reboot
 from harness.model.booted import booted_model, plugged_devices
 from harness.model.devices.virtio_mem import PlugVirtioMem
@@ -28,10 +28,10 @@ from harness.qemu.monitor import monitor_report
 from harness.scenarios.boot import BootedGuest, meet_again
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.memorymap import memory_map
-from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.result import StepResult
+from harness.scenarios.run_options import RunOptions
 from harness.scenarios.verdict import ExpectedBugs, evaluate, step_result
 from harness.state import GuestState, HostTables, NotObserved, TableCount, Unknown
 

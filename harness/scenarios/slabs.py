@@ -11,9 +11,9 @@ from __future__ import annotations
 import shlex
 import threading
 
-from harness.collect.snapshot import collect_state
+from harness.collect.look import collect_state
 from harness.deadline import Deadline
-from harness.guest.shell import Shell
+from harness.guest.ssh import Shell
 from harness.state import KernelFacts, NotObserved, SlabCache
 
 #: freed objects may still wait for the end of an RCU grace period

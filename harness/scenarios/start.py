@@ -13,7 +13,7 @@ from harness.config.guest import GuestSpec
 from harness.errors import InfraError, UnsupportedError
 from harness.progress import Progress, SilentProgress
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
-from harness.scenarios.options import Start
+from harness.scenarios.run_options import Start
 from harness.scenarios.template import restore_guest, template
 
 #: guests that could not be saved, and why: not tried again by this process

@@ -17,23 +17,23 @@ from pathlib import Path
 from harness.artifacts.cache import FORMAT, Cache
 from harness.artifacts.content import content_of
 from harness.collect.hostside import KernelView
-from harness.collect.snapshot import collect_facts
-from harness.collect.store import load_facts, save_facts
+from harness.collect.look import collect_facts
+from harness.collect.snapshot_folder import load_facts, save_facts
 from harness.config.guest import GuestSpec
-from harness.config.parts import Firmware, QemuBinary
+from harness.config.guest_parts import Firmware, QemuBinary
 from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, GuestError, UnsupportedError
 from harness.guest.console import Console
 from harness.guest.identity import Identity
 from harness.guest.overlay import overlay, write_initrd
-from harness.guest.shell import GuestShell
+from harness.guest.ssh import GuestShell
 from harness.guest.wake import wait_asleep, wake
 from harness.parsers.dmesg import alarming
 from harness.progress import Progress
 from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.machine import Machine
-from harness.qemu.spec import MachineSpec
+from harness.qemu.machine_spec import MachineSpec
 from harness.scenarios.boot import BootedGuest, Connected, Parts, archives_of, facts_of, machine_shape, machine_spec
 from harness.scratch import private_directory
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from harness.check import CheckResult, Evidence, Verdict, run_all
 from harness.check.known import Explained, Watch, died_of, ended_by, explain, log_lines
 from harness.check.required import Demand
-from harness.model.memory import MemoryModel
+from harness.model.memory_model import MemoryModel
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.result import StepResult

@@ -8,18 +8,27 @@ import fnmatch
 from collections.abc import Sequence
 
 from harness.errors import UsageError
-from harness.selftest import collected, counts, linear, reports, sections, tables, vmemmap, witness
+from harness.selftest import (
+    collected,
+    corrupt_linear,
+    corrupt_reports,
+    corrupt_sections,
+    corrupt_tables,
+    corrupt_vmemmap,
+    counts,
+    witness,
+)
 from harness.selftest.corruption import Corruption
 
 #: every corruption once, text first, then memory
 CATALOGUE: tuple[Corruption, ...] = (
-    *reports.CORRUPTIONS,
+    *corrupt_reports.CORRUPTIONS,
     *collected.CORRUPTIONS,
-    *linear.CORRUPTIONS,
-    *vmemmap.CORRUPTIONS,
-    *tables.CORRUPTIONS,
+    *corrupt_linear.CORRUPTIONS,
+    *corrupt_vmemmap.CORRUPTIONS,
+    *corrupt_tables.CORRUPTIONS,
     *witness.CORRUPTIONS,
-    *sections.CORRUPTIONS,
+    *corrupt_sections.CORRUPTIONS,
     *counts.CORRUPTIONS,
 )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from harness.arch.layout import KernelLayout
+from harness.arch.kernel_layout import KernelLayout
 from harness.selftest.bits import BITS
 from harness.selftest.corruption import TextCorruption
 from harness.selftest.edits import Edit, added_to, inclusive, replace, replaced, source

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness import __version__
-from harness.selftest.kernels import ALARM, GREEN, MISNAMED, MISSED, NAMED, NO_VERDICT, SOURCE, KernelTrial
+from harness.selftest.kernel_trials import ALARM, GREEN, MISNAMED, MISSED, NAMED, NO_VERDICT, SOURCE, KernelTrial
 from harness.selftest.putback import KernelBug
 
 FORMAT = "memhp-selftest-kernels"

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 
 from harness.arch.pagetable import ENTRY_SIZE, TableFormat
 from harness.check import Evidence
-from harness.check.views import View
+from harness.check.witnesses import View
 from harness.collect.hostside import PAUSE, KernelView, kernel_sources
 from harness.kmem.edit import WORD, MemoryEditor
-from harness.kmem.memory import PhysicalMemory
-from harness.kmem.sections import find_roots
+from harness.kmem.mem_section import find_roots
+from harness.kmem.physical_memory import PhysicalMemory
 from harness.kmem.structs import PageLayout, SparseLayout, UsagePlace
 from harness.kmem.tablecount import CountLayout
 from harness.selftest.bits import BITS, ArchBits, BitChange

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.check import CheckResult, Evidence, run_all
-from harness.collect.snapshot import parse_state
+from harness.collect.look import parse_state
 from harness.model.expected import ExpectedSection, LinearPiece
 from harness.model.zones import MOVABLE
 from harness.state import MemoryBlock, MemoryDevice, NotObserved

@@ -15,11 +15,11 @@ from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError
 from harness.progress import Progress, Task
 from harness.scenarios.boot import BootedGuest, Parts, resolve
-from harness.scenarios.options import RunOptions, Start
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.requirements import REQUIREMENTS, require_config
 from harness.scenarios.result import StepResult
+from harness.scenarios.run_options import RunOptions, Start
 from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest
 from harness.scenarios.verbs import title_of, work_of

@@ -13,12 +13,12 @@ from rich.text import Text
 from harness.deadline import Deadline
 from harness.errors import QmpRefused, UsageError
 from harness.report.observed import dump_of, read_range, sections_of, shape_of
-from harness.report.ptdump import render, select
-from harness.report.sections import render_sections, within
+from harness.report.ptdump_text import render, select
+from harness.report.section_table import render_sections, within
 from harness.report.text import clean
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
-from harness.shell import terminal, views
+from harness.shell import guest_views, tty
 from harness.shell.drgn import open_drgn
 from harness.shell.explorer import Explorer, Leave
 from harness.shell.lines import STEPS, help_lines, split, step_text
@@ -86,7 +86,7 @@ def _diff(explorer: Explorer, rest: str) -> None:
         known = ", ".join(kept.name for kept in explorer.kept[1:]) or "none yet"
         raise UsageError(f"there is no snapshot {rest[:40]!r}", hint=f"known: {known}")
     since = found[-1]
-    lines = views.changes(since.state, explorer.session.state, explorer.block_size)
+    lines = guest_views.changes(since.state, explorer.session.state, explorer.block_size)
     explorer.say(Text(f"since {clean(since.name)}:", style="bold"), *(lines or [Text("  no difference", style="dim")]))
 
 
@@ -107,7 +107,7 @@ def _log(explorer: Explorer, rest: str) -> None:
 def _console(explorer: Explorer, rest: str) -> None:
     console = explorer.session.guest.console
     if rest == "follow":
-        terminal.follow(console, lambda line: explorer.say(Text(clean(line))))
+        tty.follow(console, lambda line: explorer.say(Text(clean(line))))
         return
     count = _number(rest, "console")
     explorer.say(*(Text(clean(line.text)) for line in console.lines()[-count:]))
@@ -134,7 +134,7 @@ def _ssh(explorer: Explorer, rest: str) -> None:
         if not explorer.interactive:
             raise UsageError("ssh needs a terminal", hint="ssh COMMAND runs one command")
         explorer.say(Text("a shell in the guest; Ctrl-D leaves it", style="dim"))
-        terminal.converse(shell, deadline)
+        tty.converse(shell, deadline)
     explorer.story.remark(f"ssh {clean(rest)}".strip())
     explorer.look("after ssh")
 
@@ -219,11 +219,11 @@ def _drgn(explorer: Explorer, rest: str) -> None:
 
 
 _OTHERS: Mapping[str, Callable[[Explorer, str], None]] = {
-    "iomem": _view("iomem", lambda explorer: views.iomem(explorer.session.state)),
-    "blocks": _view("blocks", lambda explorer: views.blocks(explorer.session.state, explorer.block_size)),
-    "zones": _view("zones", lambda explorer: views.zones(explorer.session.state)),
-    "devices": _view("devices", lambda explorer: views.devices(explorer.session.state)),
-    "map": _view("map", lambda explorer: views.draw_map(explorer.session.state, explorer.block_size)),
+    "iomem": _view("iomem", lambda explorer: guest_views.iomem(explorer.session.state)),
+    "blocks": _view("blocks", lambda explorer: guest_views.blocks(explorer.session.state, explorer.block_size)),
+    "zones": _view("zones", lambda explorer: guest_views.zones(explorer.session.state)),
+    "devices": _view("devices", lambda explorer: guest_views.devices(explorer.session.state)),
+    "map": _view("map", lambda explorer: guest_views.draw_map(explorer.session.state, explorer.block_size)),
     "sections": _sections,
     "ptdump": _ptdump,
     "diff": _diff,

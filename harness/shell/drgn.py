@@ -14,8 +14,8 @@ from harness.arch.pagetable import TableFormat
 from harness.collect.hostside import regions, table_format
 from harness.errors import UnsupportedError
 from harness.kmem.address import PageMap
-from harness.kmem.memory import OutsideMemory, PhysicalMemory
-from harness.kmem.walk import copy_tables, walk
+from harness.kmem.physical_memory import OutsideMemory, PhysicalMemory
+from harness.kmem.table_walk import copy_tables, walk
 from harness.qemu.memdev import memory_devices
 from harness.shell.explorer import Explorer
 from harness.state import NotObserved

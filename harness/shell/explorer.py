@@ -18,11 +18,11 @@ from harness.deadline import Deadline
 from harness.errors import ConfigError, UsageError
 from harness.guest.loads import LoadCount
 from harness.model.devices.pmem import Pmem
-from harness.model.memory import MemoryModel
+from harness.model.memory_model import MemoryModel
 from harness.qemu.devices.device import KINDS
-from harness.qemu.spec import MachineSpec
+from harness.qemu.machine_spec import MachineSpec
 from harness.report.observed import Observed
-from harness.report.terminal import finding_lines
+from harness.report.terminal_report import finding_lines
 from harness.report.text import WORDS, clean, invariants_line, seconds
 from harness.scenarios.boot import BootedGuest
 from harness.scenarios.file import parse_step
@@ -33,7 +33,7 @@ from harness.scenarios.session import Session
 from harness.scenarios.steps import Parallel, Repeat, Step, needs_of_steps, require_options
 from harness.scenarios.verbs.plan import Plan, PlannedDevice
 from harness.scenarios.verbs.verb import Known
-from harness.shell import views
+from harness.shell import guest_views
 from harness.shell.saved import Story
 from harness.state import GuestState
 
@@ -190,7 +190,7 @@ class Explorer:
         if result.note:
             self.say(Text(f"  {clean(result.note)}", style="dim" if ending == "done" else "yellow"))
         for change in result.changes:
-            self.say(Text("  ").append_text(views.change_line(change, self.block_size)))
+            self.say(Text("  ").append_text(guest_views.change_line(change, self.block_size)))
         for check in result.checks:
             if check.status == "fail":
                 self.say(*finding_lines(check))

@@ -20,11 +20,11 @@ from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError, UsageError
 from harness.guest.console import Console
 from harness.model.devices.device import VirtioDevice
-from harness.model.memory import MemoryModel
+from harness.model.memory_model import MemoryModel
 from harness.parsers.dmesg import alarming
 from harness.qemu.devices.device import KINDS, BackendOptions, DeviceSpec, backend_id
 from harness.qemu.machine import Machine
-from harness.qemu.snapshot import migrate
+from harness.qemu.saved_machine import migrate
 from harness.scenarios.session import Session
 from harness.scratch import private_directory
 from harness.shell.explorer import Explorer, Mark, SavedGuest, plan_of

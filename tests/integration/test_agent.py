@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from needs import need
 
-from harness.collect.frames import Frame, parse_frames
-from harness.collect.snapshot import collect_state
+from harness.collect.framing import Frame, parse_frames
+from harness.collect.look import collect_state
 from harness.collect.sources import FACT_SOURCES, STATE_SOURCES
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError
-from harness.guest import pmem
-from harness.guest.blocks import error_name, set_auto_online, set_blocks, wait_blocks
-from harness.guest.devices import wait_driver
+from harness.guest import namespaces
+from harness.guest.drivers import wait_driver
+from harness.guest.memory_blocks import error_name, set_auto_online, set_blocks, wait_blocks
 from harness.parsers.vmcoreinfo import note_from_kcore
 from harness.qemu import memdev
 from harness.qemu.devices.dimm import DimmSpec
@@ -154,9 +154,9 @@ def test_with_a_dax_device(guest: BootedGuest, memhp_artifacts: Parts, limit: De
     need(guest, memhp_artifacts, "virtio-pmem-pci", "DEV_DAX_KMEM")
     memdev.plug(guest.machine, VirtioPmemSpec("pmem0", GIB), deadline=limit)
     wait_driver(guest.shell, "nd", "namespace0.0", "nd_pmem", deadline=limit)
-    assert pmem.create_devdax(guest.shell, "namespace0.0", map="mem", align=2 * MIB, deadline=limit).ok
+    assert namespaces.create_devdax(guest.shell, "namespace0.0", map="mem", align=2 * MIB, deadline=limit).ok
     assert b"dax0.0/driver:device_dax\n" in told_by_both(guest, SOURCES, limit)["dax"].data
-    assert pmem.to_system_ram(guest.shell, "dax0.0", deadline=limit).ok
+    assert namespaces.to_system_ram(guest.shell, "dax0.0", deadline=limit).ok
     assert b"dax0.0/driver:kmem\n" in told_by_both(guest, SOURCES, limit)["dax"].data
 
 

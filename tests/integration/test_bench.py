@@ -8,8 +8,8 @@ import json
 import pytest
 
 from harness.bench import BenchOptions
-from harness.bench.result import to_json, to_lines
-from harness.bench.walk import run
+from harness.bench.figures import to_json, to_lines
+from harness.bench.walk_speed import run
 from harness.config.guest import GuestSpec
 from harness.progress import SilentProgress
 from harness.scenarios.boot import Parts

@@ -11,14 +11,14 @@ import pytest
 from needs import need
 
 from harness.collect.hostside import KernelView
-from harness.collect.snapshot import collect_state
-from harness.collect.store import load_state, save_state
+from harness.collect.look import collect_state
+from harness.collect.snapshot_folder import load_state, save_state
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError
-from harness.guest import pmem
-from harness.guest.blocks import set_auto_online, set_blocks, wait_blocks
-from harness.guest.devices import wait_driver
+from harness.guest import namespaces
+from harness.guest.drivers import wait_driver
+from harness.guest.memory_blocks import set_auto_online, set_blocks, wait_blocks
 from harness.guest.touch import touch_memory
 from harness.qemu import memdev
 from harness.qemu.devices.dimm import DimmSpec
@@ -141,21 +141,21 @@ def test_persistent_memory(guest: BootedGuest, memhp_artifacts: Parts, limit: De
     if not memdev.memory_devices(guest.machine, deadline=limit):
         memdev.plug(guest.machine, VirtioPmemSpec("pmem0", GIB), deadline=limit)
     wait_driver(guest.shell, "nd", "namespace0.0", "nd_pmem", deadline=limit)
-    [namespace] = pmem.namespaces(guest.shell, deadline=limit)
+    [namespace] = namespaces.namespaces(guest.shell, deadline=limit)
     # "memory" where the kernel gives a raw namespace struct pages (drivers/nvdimm, pmem_should_map_pages).
     assert namespace.mode in ("raw", "memory") and (namespace.size, namespace.holder) == (GIB, None)
-    assert pmem.create_devdax(guest.shell, "namespace0.0", map=layout, align=2 * MIB, deadline=limit).ok
-    assert pmem.to_system_ram(guest.shell, "dax0.0", deadline=limit).ok
+    assert namespaces.create_devdax(guest.shell, "namespace0.0", map=layout, align=2 * MIB, deadline=limit).ok
+    assert namespaces.to_system_ram(guest.shell, "dax0.0", deadline=limit).ok
     state = look(guest, limit)
     assert isinstance(state.dax, tuple) and [device.driver for device in state.dax] == ["kmem"]
     [where] = [device.range for device in state.dax]
     first = -(-where.start // guest.facts.memory_block_size)
     assert set_blocks(guest.shell, [first], "online_movable", deadline=limit)[0].ok
-    assert pmem.to_devdax(guest.shell, "dax0.0", deadline=limit).text == f"memory{first} is online"
-    assert not pmem.destroy(guest.shell, "namespace0.0", deadline=limit).ok
+    assert namespaces.to_devdax(guest.shell, "dax0.0", deadline=limit).text == f"memory{first} is online"
+    assert not namespaces.destroy(guest.shell, "namespace0.0", deadline=limit).ok
     assert set_blocks(guest.shell, [first], "offline", deadline=limit)[0].ok
-    assert pmem.to_devdax(guest.shell, "dax0.0", deadline=limit).ok
-    assert pmem.destroy(guest.shell, "namespace0.0", deadline=limit).ok
+    assert namespaces.to_devdax(guest.shell, "dax0.0", deadline=limit).ok
+    assert namespaces.destroy(guest.shell, "namespace0.0", deadline=limit).ok
     assert look(guest, limit).dax == ()
 
 

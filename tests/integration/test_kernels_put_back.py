@@ -12,7 +12,7 @@ from harness.arch import arch_named
 from harness.artifacts.kept_tree import place_of
 from harness.cli import main
 from harness.config.guest import GuestSpec
-from harness.selftest.kernels import SOURCE
+from harness.selftest.kernel_trials import SOURCE
 
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.long]
 

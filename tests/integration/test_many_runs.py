@@ -14,8 +14,8 @@ from harness.check import Verdict
 from harness.config.guest import GuestSpec
 from harness.scenarios.boot import Parts
 from harness.scenarios.file import Scenario, read_scenario
-from harness.scenarios.options import RunOptions
 from harness.scenarios.reporter import SilentReporter
+from harness.scenarios.run_options import RunOptions
 from harness.scenarios.runner import run_scenarios
 
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.long]

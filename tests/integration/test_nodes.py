@@ -9,11 +9,11 @@ import pytest
 
 from harness.check import Verdict
 from harness.config.guest import GuestSpec, NodeConfig
-from harness.report.terminal import findings_text
+from harness.report.terminal_report import findings_text
 from harness.scenarios.boot import Parts
 from harness.scenarios.file import read_scenario
-from harness.scenarios.options import RunOptions
 from harness.scenarios.reporter import SilentReporter
+from harness.scenarios.run_options import RunOptions
 from harness.scenarios.runner import run_scenarios
 from harness.units import MIB
 

@@ -15,15 +15,15 @@ import pytest
 
 from harness.arch import ArchSpec, arch_named
 from harness.config.guest import GuestSpec
-from harness.config.parts import QemuBinary
+from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import LaunchError, QmpRefused
 from harness.qemu import memdev
 from harness.qemu.devices.device import KINDS
 from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.qemu.machine import Machine
+from harness.qemu.machine_spec import MachineSpec, NodeSpec
 from harness.qemu.probe import missing, needed_devices, probe
-from harness.qemu.spec import MachineSpec, NodeSpec
 from harness.scenarios.boot import Parts
 from harness.units import GIB, MIB
 
@@ -112,10 +112,10 @@ def test_sigkill_of_the_harness_takes_qemu_along(binary: QemuBinary, spec: Machi
         import sys
         from pathlib import Path
         from harness.arch import arch_named
-        from harness.config.parts import QemuBinary
+        from harness.config.guest_parts import QemuBinary
         from harness.deadline import Deadline
         from harness.qemu.machine import Machine
-        from harness.qemu.spec import MachineSpec
+        from harness.qemu.machine_spec import MachineSpec
         qemu = QemuBinary(argv={binary.argv!r}, data_dir=None, origin="test", version="")
         arch, kernel = arch_named({spec.arch.name!r}), Path({str(spec.kernel)!r})
         bios = Path({str(spec.bios)!r}) if {spec.bios is not None} else None

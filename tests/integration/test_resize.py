@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from needs import need
 
-from harness.collect.snapshot import collect_state
+from harness.collect.look import collect_state
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
-from harness.guest.blocks import set_auto_online, wait_blocks
-from harness.guest.devices import RESIZE_QUEUE, wait_work
+from harness.guest.drivers import RESIZE_QUEUE, wait_work
+from harness.guest.memory_blocks import set_auto_online, wait_blocks
 from harness.qemu import memdev
 from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest

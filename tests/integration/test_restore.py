@@ -22,13 +22,13 @@ from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import GuestError, LaunchError, QemuError
 from harness.guest.identity import Identity
-from harness.guest.shell import GuestShell
+from harness.guest.ssh import GuestShell
 from harness.progress import SilentProgress
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
 from harness.scenarios.file import read_scenario
-from harness.scenarios.options import RunOptions
 from harness.scenarios.record import Recorder
 from harness.scenarios.reporter import SilentReporter
+from harness.scenarios.run_options import RunOptions
 from harness.scenarios.runner import run_scenarios
 from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest

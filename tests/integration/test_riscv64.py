@@ -11,11 +11,11 @@ import pytest
 from harness.check import Verdict
 from harness.config.guest import GuestSpec, NodeConfig
 from harness.errors import ConfigError
-from harness.report.terminal import findings_text
+from harness.report.terminal_report import findings_text
 from harness.scenarios.file import Scenario, load_scenario, read_scenario
-from harness.scenarios.options import RunOptions
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.result import RunResult
+from harness.scenarios.run_options import RunOptions
 from harness.scenarios.runner import run_scenarios
 from harness.units import GIB, MIB
 

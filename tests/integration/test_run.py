@@ -27,11 +27,11 @@ from harness.qemu import memdev
 from harness.qemu.devices.dimm import DimmSpec
 from harness.scenarios.boot import Parts, boot_guest
 from harness.scenarios.file import read_scenario
-from harness.scenarios.options import RunOptions
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.recheck import recheck
 from harness.scenarios.record import Recorder
 from harness.scenarios.reporter import SilentReporter
+from harness.scenarios.run_options import RunOptions
 from harness.scenarios.runner import run_scenarios
 from harness.scenarios.session import Session
 from harness.scenarios.verbs import VERBS

@@ -10,7 +10,7 @@ import pytest
 from harness.deadline import Deadline
 from harness.errors import GuestError
 from harness.guest.identity import KeyPair
-from harness.guest.shell import GuestShell
+from harness.guest.ssh import GuestShell
 from harness.scenarios.session import Session
 from harness.units import MIB
 

@@ -10,8 +10,8 @@ from harness.progress import SilentProgress
 from harness.scenarios.boot import Parts
 from harness.selftest.catalogue import CATALOGUE
 from harness.selftest.corruption import MemoryCorruption
-from harness.selftest.result import exit_status, to_lines
-from harness.selftest.run import run_selftest
+from harness.selftest.oracle import run_selftest
+from harness.selftest.score import exit_status, to_lines
 from harness.selftest.trial import INAPPLICABLE, NAMED
 
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]

@@ -16,7 +16,7 @@ import paramiko
 
 from harness.deadline import Deadline
 from harness.guest.identity import Identity
-from harness.guest.shell import OUTPUT_LIMIT, CommandResult
+from harness.guest.ssh import OUTPUT_LIMIT, CommandResult
 
 _GONE = (OSError, EOFError, ValueError, paramiko.SSHException)
 

@@ -13,7 +13,7 @@ from harness.arch.pagetable import TableFormat
 from harness.kmem._copy import copy_tables
 from harness.kmem.address import DirectMap, Window
 from harness.kmem.lookup import KernelReader
-from harness.kmem.memory import PhysicalMemory, Region
+from harness.kmem.physical_memory import PhysicalMemory, Region
 from harness.kmem.tablecount import CountLayout, count_layout, count_tables
 from harness.state import NotObserved, TableCount
 from harness.units import MIB, AddrRange

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.arch import arch_named
-from harness.arch.build import Build
-from harness.arch.layout import KernelLayout
+from harness.arch.config_queries import Build
+from harness.arch.kernel_layout import KernelLayout
 from harness.kmem.address import DirectMap, direct_map
-from harness.kmem.memory import PhysicalMemory, Region
+from harness.kmem.physical_memory import PhysicalMemory, Region
 from harness.kmem.structs import BootedMemory, SparseLayout, sparse_layout
 from harness.state import HostMapping
 from harness.units import GIB, MIB, AddrRange

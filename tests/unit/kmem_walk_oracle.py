@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from harness.arch.pagetable import TableFormat, TableLevel
 from harness.arch.pagetable_arm64 import arm64_tables
 from harness.arch.pagetable_riscv64 import riscv64_tables
-from harness.kmem.memory import PhysicalMemory, Region
+from harness.kmem.physical_memory import PhysicalMemory, Region
 from harness.state import HostMapping, TablePage
 from harness.units import AddrRange
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 
 from harness.arch import ARM64, RISCV64, ArchSpec
-from harness.model.layout import BootLayout, MachineShape, boot_layout
-from harness.model.memory import MemoryModel
+from harness.model.boot_layout import BootLayout, MachineShape, boot_layout
+from harness.model.memory_model import MemoryModel
 from harness.state import GuestState, IomemEntry, KernelFacts, MemoryBlock, NotObserved, Zone
 from harness.units import GIB, KIB, MIB, AddrRange
 

@@ -14,8 +14,8 @@ from model_guest import Kind
 
 from harness.arch import ARM64, PagingMode
 from harness.arch.pagetable import TableLevel
+from harness.model.boot_layout import BootLayout
 from harness.model.expected import ExpectedState, LinearPiece
-from harness.model.layout import BootLayout
 from harness.model.leaves import LeafRun
 from harness.state import GuestState, HostMapping, HostTables, Mapping, NotObserved, PageTables, Section, TablePage
 from harness.units import MIB, AddrRange, align_down, align_up

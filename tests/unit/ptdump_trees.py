@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from harness.arch import ARM64, ArchSpec
 from harness.arch.markers import MarkerSet
 from harness.report.notepage import dump_tables
-from harness.report.ptdump import Dump
+from harness.report.ptdump_text import Dump
 from harness.state import HostMapping, HostTables, TablePage
 from harness.units import AddrRange
 

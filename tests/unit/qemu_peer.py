@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.arch import ARM64
-from harness.config.parts import Firmware, QemuBinary
+from harness.config.guest_parts import Firmware, QemuBinary
 from harness.deadline import Deadline
 from harness.qemu.machine import Machine
+from harness.qemu.machine_spec import MachineSpec
 from harness.qemu.qmp import QmpSession
-from harness.qemu.spec import MachineSpec
 from harness.units import GIB
 
 BINARY = QemuBinary(argv=("/opt/qemu",), data_dir=None, origin="test", version="10.0.0")

@@ -6,8 +6,8 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from harness.model.layout import boot_layout
-from harness.model.memory import MemoryModel
+from harness.model.boot_layout import boot_layout
+from harness.model.memory_model import MemoryModel
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import load_run
 from harness.scenarios.verdict import evidence_of

@@ -11,9 +11,9 @@ from model_guest import ARM64_4K, KINDS
 
 from harness.arch import ARM64, RISCV64
 from harness.arch.bootwords import BootWords
-from harness.arch.build import NO_CONFIG, Build
+from harness.arch.config_queries import NO_CONFIG, Build
 from harness.arch.features import OPTIMIZE_HUGETLB, PAGETYPEINFO, KernelFeatures, features_of
-from harness.collect.store import load_facts
+from harness.collect.snapshot_folder import load_facts
 from harness.state import NotObserved
 
 FIXTURES = Path(__file__).parent / "fixtures"

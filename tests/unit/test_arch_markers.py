@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness.arch import ARM64, RISCV64, arch_named
-from harness.arch.build import NO_CONFIG
+from harness.arch.architecture import ArchSpec
+from harness.arch.config_queries import NO_CONFIG
 from harness.arch.markers import marker_set, markers
-from harness.arch.spec import ArchSpec
-from harness.parsers.kconfig import parse_config
+from harness.parsers.kernel_config import parse_config
 from harness.parsers.ptdump import parse_ptdump
 from harness.parsers.vmcoreinfo import parse_vmcoreinfo
 

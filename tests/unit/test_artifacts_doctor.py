@@ -18,7 +18,7 @@ from harness.artifacts.cache import Cache
 from harness.artifacts.doctor import DoctorRow, diagnose
 from harness.artifacts.fetch import PARTS, fetch
 from harness.artifacts.qemu_build import HostNeed
-from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
+from harness.config.guest_parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.errors import ArtefactError, UnsupportedError, UsageError
 from harness.progress import Progress, SilentProgress
 from harness.units import GIB

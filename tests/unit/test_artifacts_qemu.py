@@ -11,7 +11,7 @@ import pytest
 from harness.arch import ARM64, ArchSpec
 from harness.artifacts import qemu
 from harness.artifacts.qemu import find_qemu, own_qemu, version_of
-from harness.config.parts import QemuBinary
+from harness.config.guest_parts import QemuBinary
 from harness.errors import InfraError, UnsupportedError, UsageError
 from harness.progress import Progress, SilentProgress
 

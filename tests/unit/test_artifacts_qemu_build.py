@@ -26,7 +26,7 @@ from harness.artifacts.qemu_build import (
     missing_packages,
     require_packages,
 )
-from harness.config.parts import QemuBinary
+from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import ArtefactError
 from harness.progress import Progress, SilentProgress

@@ -11,10 +11,10 @@ import pytest
 from toy_kernel import BOOTABLE, TOY, module
 
 from harness.arch import ARM64
-from harness.artifacts.kconfig import definitions
+from harness.artifacts.kconfig_check import definitions
 from harness.artifacts.kernel import kernel
 from harness.artifacts.toolchain import LLVM_PROGRAMS, Toolchain, find_toolchain, used_compiler
-from harness.config.build import OwnBuild, parse_kernel_option
+from harness.config.own_build import OwnBuild, parse_kernel_option
 from harness.errors import ArtefactError, UsageError
 from harness.progress import SilentProgress
 

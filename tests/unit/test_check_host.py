@@ -14,12 +14,12 @@ from model_kernel import Kernel
 
 from harness.check import CATALOGUE, CheckResult, Evidence, run_check
 from harness.model.actions import Action, SetAutoOnline, SetBlock, StartLoad, Unplug
+from harness.model.boot_layout import boot_layout
 from harness.model.devices.dimm import PlugDimm
 from harness.model.devices.pmem import SetPmemMode
 from harness.model.devices.virtio_mem import PlugVirtioMem, Resize
 from harness.model.devices.virtio_pmem import PlugVirtioPmem
-from harness.model.layout import boot_layout
-from harness.model.memory import MemoryModel
+from harness.model.memory_model import MemoryModel
 from harness.state import (
     GuestState,
     HostMapping,

@@ -26,17 +26,17 @@ from harness.arch import ARCHES
 from harness.check import CATALOGUE, Verdict
 from harness.check.required import Demand
 from harness.cli import demo, main, support
-from harness.cli.arguments import Arguments
 from harness.cli.cmdline import lines_of
+from harness.cli.command_arguments import Arguments
 from harness.cli.parser import build_parser, parse_arguments
 from harness.cli.support import read_cell, table
 from harness.config.guest import GuestSpec
-from harness.config.parts import KernelImage
+from harness.config.guest_parts import KernelImage
 from harness.errors import ArtefactError, InfraError
-from harness.report.terminal import TerminalReporter
+from harness.report.terminal_report import TerminalReporter
 from harness.scenarios.file import Scenario, known_scenarios, load_scenario
-from harness.scenarios.options import RunOptions
 from harness.scenarios.result import RunResult
+from harness.scenarios.run_options import RunOptions
 
 PROGRAM = "import sys; from harness.cli import main; sys.exit(main())"
 
@@ -238,7 +238,7 @@ def test_a_report_that_fails_does_not_hide_a_broken_invariant(
     def fail(target: str, text: str) -> None:
         raise InfraError("cannot write it: No space left on device")
 
-    monkeypatch.setattr("harness.cli.reports.write_report", fail)
+    monkeypatch.setattr("harness.cli.report_targets.write_report", fail)
     for results, status in (([GOOD], 3), ([BAD], 1)):
         runs.results = results
         assert main(["run", "--json", str(tmp_path / "x")]) == status

@@ -20,12 +20,12 @@ from test_cli_commands import Runs, complaint
 from test_cli_commands import runs as runs
 
 from harness.cli import main
-from harness.cli.arguments import RunArguments
+from harness.cli.command_arguments import RunArguments
 from harness.cli.parser import parse_arguments
 from harness.errors import ArtefactError, UsageError
-from harness.matrix.plan import make_plan
-from harness.matrix.spec import load_matrix
-from harness.matrix.store import open_store
+from harness.matrix.cells import make_plan
+from harness.matrix.matrix_file import load_matrix
+from harness.matrix.results_store import open_store
 from harness.report.board import CellBoard
 from harness.report.json import dumps, results_to_json
 from harness.scenarios.result import RunResult

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.arch import ARCHES
-from harness.cli.arguments import GUEST_OPTIONS
+from harness.cli.command_arguments import GUEST_OPTIONS
 from harness.config.guest import (
     DEFAULT_BOOT,
     GuestSpec,

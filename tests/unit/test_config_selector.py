@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.config.build import KernelOption, OwnBuild, parse_kernel_option
 from harness.config.guest import GuestSpec, problems
+from harness.config.own_build import KernelOption, OwnBuild, parse_kernel_option
 from harness.config.selector import DebianName, is_debian_name, parse_kernel_name, parse_qemu_name
 from harness.errors import UsageError
 

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 from guest_peer import SshPeer
 
-from harness.collect.frames import parse_frames
+from harness.collect.framing import parse_frames
 from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError
-from harness.guest import shell as guest_shell
+from harness.guest import ssh as guest_shell
 from harness.guest.agent import agent_request
-from harness.guest.blocks import BlockOutcome, set_blocks, valid_zones, wait_blocks
-from harness.guest.devices import wait_work
+from harness.guest.drivers import wait_work
 from harness.guest.identity import Identity
-from harness.guest.shell import GuestShell
+from harness.guest.memory_blocks import BlockOutcome, set_blocks, valid_zones, wait_blocks
+from harness.guest.ssh import GuestShell
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 ASK = "/usr/lib/memhp/collect B ptdump"

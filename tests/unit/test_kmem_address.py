@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.arch.layout import KernelLayout
+from harness.arch.kernel_layout import KernelLayout
 from harness.kmem.address import (
     DirectMap,
     PageMap,

@@ -9,7 +9,7 @@ import pytest
 import harness
 from harness.errors import InfraError
 from harness.kmem.edit import MemoryEditor
-from harness.kmem.memory import OutsideMemory, PhysicalMemory, Region
+from harness.kmem.physical_memory import OutsideMemory, PhysicalMemory, Region
 from harness.units import AddrRange
 
 
@@ -125,5 +125,5 @@ def test_nothing_else_in_the_harness_opens_memory_for_writing() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("O_RDWR", "pwrite", "PROT_WRITE")
     }
-    # qemu/snapshot.py fills the memory of machines that do not run yet, shell/keep.py opens /dev/null.
-    assert writers == {"kmem/edit.py", "qemu/snapshot.py", "shell/keep.py"}
+    # qemu/saved_machine.py fills the memory of machines that do not run yet, shell/keeper.py opens /dev/null.
+    assert writers == {"kmem/edit.py", "qemu/saved_machine.py", "shell/keeper.py"}

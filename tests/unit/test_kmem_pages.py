@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kmem_sparse_guest import BASE, VMEMMAP, RecordedGuest, SparseGuest
 
-from harness.arch.build import Build
+from harness.arch.config_queries import Build
 from harness.kmem.address import PageMap, direct_map
-from harness.kmem.memory import PhysicalMemory
 from harness.kmem.pages import read_struct_pages
+from harness.kmem.physical_memory import PhysicalMemory
 from harness.kmem.structs import BootedMemory, PageLayout, sparse_layout
 from harness.state import HostMapping, NotObserved, StructPage
 from harness.units import KIB, MIB, AddrRange

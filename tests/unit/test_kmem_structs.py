@@ -22,10 +22,10 @@ from kmem_sparse_guest import (
 )
 from test_kmem_btf import Writer
 
-from harness.arch.build import Build
+from harness.arch.config_queries import Build
 from harness.kmem.address import direct_map
 from harness.kmem.btf import Btf
-from harness.kmem.memory import OutsideMemory, PhysicalMemory
+from harness.kmem.physical_memory import OutsideMemory, PhysicalMemory
 from harness.kmem.structs import BitField, BootedMemory, PageLayout, SparseLayout, UsagePlace, sparse_layout
 from harness.state import NotObserved
 from harness.units import GIB, MIB, AddrRange

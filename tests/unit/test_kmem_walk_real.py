@@ -13,13 +13,13 @@ import pytest
 from harness.arch import arch_named
 from harness.arch.markers import MarkerSet
 from harness.arch.pagetable import TableFormat, coalesce
-from harness.kmem.memory import PhysicalMemory, Region
-from harness.kmem.walk import TableImage, copy_tables, walk
+from harness.kmem.physical_memory import PhysicalMemory, Region
+from harness.kmem.table_walk import TableImage, copy_tables, walk
 from harness.parsers.hosttables import format_tables, parse_tables
 from harness.parsers.ptdump import parse_ptdump
 from harness.parsers.vmcoreinfo import parse_vmcoreinfo
 from harness.report.notepage import dump_tables
-from harness.report.ptdump import render
+from harness.report.ptdump_text import render
 from harness.units import GIB, AddrRange
 
 FIXTURES = Path(__file__).parent / "fixtures"

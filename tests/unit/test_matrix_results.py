@@ -19,11 +19,11 @@ from report_samples import BAD, GOOD, INFRA
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
 from harness.errors import UsageError
-from harness.matrix.book import book_of_store
+from harness.matrix.cells import Cell, MatrixPlan
 from harness.matrix.history import check_history, expected, read_history
 from harness.matrix.merge import merge
-from harness.matrix.plan import Cell, MatrixPlan
-from harness.matrix.store import Done, Store, open_store, read_store
+from harness.matrix.night_book import book_of_store
+from harness.matrix.results_store import Done, Store, open_store, read_store
 from harness.matrix.workers import Running, Workers, mismatch
 from harness.report.book import status_of
 from harness.report.json import dumps, results_to_json
@@ -182,7 +182,7 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_matrix_results import Fakes, Watch, cell, plan_of
-from harness.matrix.store import open_store
+from harness.matrix.results_store import open_store
 from harness.matrix.workers import Workers
 fakes = Fakes(Path({str(tmp_path)!r}))
 plan = plan_of(cell("a", steps=9), cell("b", steps=1))

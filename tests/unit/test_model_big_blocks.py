@@ -9,7 +9,7 @@ from model_guest import BLOCK
 
 from harness.model.actions import SetAutoOnline, SetBlock
 from harness.model.devices.virtio_mem import PlugVirtioMem, Resize, VirtioMem
-from harness.model.memory import MemoryModel
+from harness.model.memory_model import MemoryModel
 from harness.units import GIB, MIB
 
 

@@ -13,12 +13,12 @@ import pytest
 from harness.check import run_all
 from harness.errors import UnsupportedError, UsageError
 from harness.model.actions import SetBlock, Unplug
+from harness.model.boot_layout import BootLayout
 from harness.model.booted import booted_model, plugged_devices
 from harness.model.devices.dimm import PlugDimm
 from harness.model.devices.virtio_mem import PlugVirtioMem
 from harness.model.devices.virtio_pmem import PlugVirtioPmem
-from harness.model.layout import BootLayout
-from harness.model.memory import MemoryModel
+from harness.model.memory_model import MemoryModel
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import RecordedRun, load_run
 from harness.scenarios.verdict import evidence_of

@@ -9,9 +9,9 @@ import model_guest
 import pytest
 
 from harness.model.actions import SetBlock, Unplug
+from harness.model.boot_layout import boot_layout
 from harness.model.devices.dimm import PlugDimm
-from harness.model.layout import boot_layout
-from harness.model.memory import MemoryModel
+from harness.model.memory_model import MemoryModel
 from harness.state import DmesgLine, NotObserved
 from harness.units import MIB
 

@@ -7,7 +7,7 @@ import model_guest
 
 from harness.model.actions import SetAutoOnline, SetBlock
 from harness.model.devices.virtio_mem import PlugVirtioMem, Resize
-from harness.model.memory import MemoryModel
+from harness.model.memory_model import MemoryModel
 from harness.units import GIB, MIB
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import ParseError
 from harness.parsers.dax import parse_dax
-from harness.parsers.kconfig import parse_config
+from harness.parsers.kernel_config import parse_config
 from harness.state import DaxDevice
 from harness.units import AddrRange
 

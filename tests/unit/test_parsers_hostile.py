@@ -21,7 +21,7 @@ from harness.parsers.blocks import parse_blocks
 from harness.parsers.dax import parse_dax
 from harness.parsers.dmesg import parse_dmesg
 from harness.parsers.iomem import parse_iomem
-from harness.parsers.kconfig import parse_config
+from harness.parsers.kernel_config import parse_config
 from harness.parsers.meminfo import parse_meminfo
 from harness.parsers.ptdump import parse_ptdump
 from harness.parsers.slabinfo import parse_slabinfo

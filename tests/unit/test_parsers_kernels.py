@@ -11,11 +11,11 @@ import pytest
 from iomem_text import render_iomem
 
 from harness.arch import arch_named
-from harness.collect.snapshot import parse_parameters
+from harness.collect.look import parse_parameters
 from harness.parsers.blocks import parse_blocks
 from harness.parsers.dmesg import parse_dmesg
 from harness.parsers.iomem import looks_torn, parse_iomem
-from harness.parsers.kconfig import parse_config
+from harness.parsers.kernel_config import parse_config
 from harness.parsers.meminfo import parse_meminfo
 from harness.parsers.notes import Notes
 from harness.parsers.ptdump import parse_ptdump

@@ -20,9 +20,9 @@ from harness.arch import ARM64, RISCV64
 from harness.errors import ParseError
 from harness.parsers.blocks import parse_blocks
 from harness.parsers.dax import parse_dax
-from harness.parsers.elf import load_segments
+from harness.parsers.elf_core import load_segments
 from harness.parsers.iomem import looks_torn, parse_iomem
-from harness.parsers.kconfig import parse_config
+from harness.parsers.kernel_config import parse_config
 from harness.parsers.meminfo import parse_meminfo
 from harness.parsers.notes import MAX_GARBLED, MAX_SHOWN, MAX_UNKNOWN, Notes, printable, summed
 from harness.parsers.ptdump import parse_ptdump

@@ -11,7 +11,7 @@ import pytest
 
 # Before pytester takes stock of sys.modules: what it finds new there it throws away, and numpy must not load twice.
 import harness.check
-import harness.report.terminal  # noqa: F401
+import harness.report.terminal_report  # noqa: F401
 from harness.scenarios.file import known_scenarios
 
 pytest_plugins = ["pytester"]

@@ -12,12 +12,12 @@ import pytest
 from qemu_peer import spec
 
 from harness.arch import RISCV64
-from harness.config.parts import Firmware, QemuBinary
+from harness.config.guest_parts import Firmware, QemuBinary
 from harness.qemu.cmdline import Channels, command_line, escape
 from harness.qemu.devices.dimm import DimmSpec
 from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.qemu.devices.virtio_pmem import VirtioPmemSpec
-from harness.qemu.spec import NodeSpec
+from harness.qemu.machine_spec import NodeSpec
 from harness.units import GIB, MIB
 
 CHANNELS = Channels(qmp=5, console=6, console_log=Path("/w/console.log"), variables=Path("/w/vars.fd"))

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from qemu_peer import spec
 
-from harness.config.parts import QemuBinary
+from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import LaunchError, QemuError, UsageError
 from harness.qemu.machine import Machine, find_inodes, parse_forward, parse_host_address, parse_ramblocks
-from harness.qemu.snapshot import copy_sparse
+from harness.qemu.saved_machine import copy_sparse
 from harness.units import KIB
 
 USERNET = """Hub -1 (net0):\r

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from harness.arch import ARM64
-from harness.config.parts import QemuBinary
+from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import QemuError
 from harness.qemu.devices.device import KINDS

@@ -18,7 +18,7 @@ from harness.errors import InfraError, UsageError
 from harness.report.files import check_target, write_report
 from harness.report.json import dumps, results_to_json, schema
 from harness.report.junit import to_junit
-from harness.report.terminal import TerminalReporter
+from harness.report.terminal_report import TerminalReporter
 
 ALL = [GOOD, BAD, REFUSED, SKIPPED, INFRA]
 KNOWNS = [KNOWN, MISSED]

@@ -19,10 +19,10 @@ from harness.check import Verdict
 from harness.errors import UsageError
 from harness.report.book import Book, Entry, book_of, status_of
 from harness.report.json import dumps, results_to_json
+from harness.report.json_reader import load_results
 from harness.report.junit import to_junit
 from harness.report.kcidb import to_kcidb
 from harness.report.ktap import MAX_DIAGNOSTICS, to_ktap
-from harness.report.load import load_results
 from harness.scenarios.memorymap import MemoryMap, memory_map
 from harness.scenarios.result import RunResult
 from harness.units import AddrRange

@@ -12,7 +12,7 @@ from ptdump_trees import PAGE, PMD, WORDS, Table, host_tables, marker_sets, smal
 
 from harness.arch import ARM64, RISCV64, ArchSpec
 from harness.report.notepage import dump_tables
-from harness.report.ptdump import Dump, read_dump, render
+from harness.report.ptdump_text import Dump, read_dump, render
 from harness.report.tablediff import TableChange, change_to_json, compare, differences, render_changes
 
 

@@ -132,7 +132,7 @@ def test_the_package_itself_imports_nothing_of_ours() -> None:
     [
         ("import harness.guest", ["line 1: model imports guest"]),
         ("from harness import state, parsers", ["line 1: model imports parsers"]),
-        ("from harness.collect.snapshot import take as t", ["line 1: model imports collect"]),
+        ("from harness.collect.look import take as t", ["line 1: model imports collect"]),
         ("def f():\n    from harness.qemu import machine", ["line 2: model imports qemu"]),
         ("from ..check import findings", ["line 1: model imports check"]),
         ("from .. import guest", ["line 1: model imports guest"]),
@@ -194,6 +194,16 @@ def test_no_two_classes_have_the_same_name() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
+def test_the_name_of_a_file_is_that_of_no_other() -> None:
+    """But a command's file has the command's name, and a device has a file of its name wherever devices have files."""
+    found: dict[str, list[str]] = {}
+    for path in MODULES:
+        place = path.relative_to(ROOT)
+        if path.stem != "__init__" and room_of(path) != "cli" and place.parent.name not in ("devices", "verbs"):
+            found.setdefault(path.stem, []).append(str(place))
     assert {name: places for name, places in found.items() if len(places) > 1} == {}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from harness.arch import ARM64
 from harness.config.guest import GuestSpec, NodeConfig
-from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
+from harness.config.guest_parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.errors import UnsupportedError, UsageError
 from harness.scenarios.boot import Parts, cpu_shares, machine_shape, machine_spec
 from harness.scenarios.requirements import device_kinds, require_boot, require_config, requirement

@@ -13,17 +13,17 @@ import pytest
 
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
-from harness.config.parts import GuestRoot, KernelImage, QemuBinary
+from harness.config.guest_parts import GuestRoot, KernelImage, QemuBinary
 from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError
 from harness.progress import SilentProgress
 from harness.scenarios import runner
 from harness.scenarios.boot import Parts
 from harness.scenarios.file import SNAPSHOT
-from harness.scenarios.options import RunOptions
 from harness.scenarios.record import DEFAULT_BUNDLES, open_bundle
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.resolver import Resolver
 from harness.scenarios.result import StepResult
+from harness.scenarios.run_options import RunOptions
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ import pytest
 from qemu_peer import spec
 
 from harness.config.guest import GuestSpec
-from harness.config.parts import Firmware, GuestRoot, KernelImage, QemuBinary
+from harness.config.guest_parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, GuestError, QemuError, UnsupportedError
 from harness.guest.console import Console
 from harness.parsers.dmesg import alarming
 from harness.progress import SilentProgress
 from harness.qemu.devices.dimm import DimmSpec
-from harness.qemu.spec import MachineSpec
+from harness.qemu.machine_spec import MachineSpec
 from harness.scenarios import start as starting
 from harness.scenarios import template as template_module
 from harness.scenarios.boot import BootedGuest, Parts, archives_of

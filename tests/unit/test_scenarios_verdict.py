@@ -10,7 +10,7 @@ import model_guest
 import pytest
 
 from harness.check import CheckResult, ResizeReport, TouchReport, UnplugReport, Verdict
-from harness.model.layout import MachineShape
+from harness.model.boot_layout import MachineShape
 from harness.qemu.memdev import UnplugOutcome
 from harness.qemu.qmp import QmpEvent
 from harness.scenarios.changes import describe_changes

@@ -8,14 +8,14 @@ from selftest_scenes import scenes_of
 
 from harness.check import CATALOGUE as INVARIANTS
 from harness.errors import UsageError
-from harness.selftest import collected, reports
+from harness.selftest import collected, corrupt_reports
 from harness.selftest.catalogue import CATALOGUE, chosen
 from harness.selftest.corruption import MemoryCorruption, TextCorruption
 from harness.selftest.edits import source
 from harness.selftest.scene import Inapplicable, Scene, broken
 from harness.selftest.trial import INAPPLICABLE, MISSED, NAMED, try_text
 
-TEXT = (*reports.CORRUPTIONS, *collected.CORRUPTIONS)
+TEXT = (*corrupt_reports.CORRUPTIONS, *collected.CORRUPTIONS)
 ARCHES = ("arm64", "riscv64")
 #: what the recorded guests do not observe: riscv64's is older than the count of its page tables
 BLIND = {"arm64": frozenset[str](), "riscv64": frozenset({"MEM-2"})}

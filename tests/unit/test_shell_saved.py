@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from harness.arch import arch_named
-from harness.config.build import OwnBuild
 from harness.config.guest import GuestSpec, NodeConfig, load_guest
-from harness.config.parts import KernelImage, QemuBinary
+from harness.config.guest_parts import KernelImage, QemuBinary
+from harness.config.own_build import OwnBuild
 from harness.errors import UnsupportedError, UsageError
 from harness.model.devices.dimm import Dimm
 from harness.model.devices.virtio_mem import VirtioMem
 from harness.model.devices.virtio_pmem import VirtioPmem
 from harness.progress import SilentProgress
 from harness.qemu.cmdline import Channels, command_line
-from harness.qemu.spec import MachineSpec, NodeSpec
+from harness.qemu.machine_spec import MachineSpec, NodeSpec
 from harness.scenarios.file import parse_step, read_scenario
 from harness.scenarios.record import Recorder
 from harness.scenarios.replay import guest_from_json, guest_to_json, read_replay, require_kernel

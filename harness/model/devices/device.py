@@ -11,8 +11,8 @@ from typing import ClassVar, TypeVar
 from harness.errors import UsageError
 from harness.model.actions import Action
 from harness.model.blocktable import BlockTable
+from harness.model.boot_layout import BootLayout
 from harness.model.expected import IomemAddition, LinearPiece
-from harness.model.layout import BootLayout
 from harness.state import MemoryDevice
 from harness.units import MIB, AddrRange, align_up, format_size
 

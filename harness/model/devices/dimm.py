@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from harness.model.actions import action
 from harness.model.blocktable import BlockTable
+from harness.model.boot_layout import BootLayout
 from harness.model.devices.device import Device, DeviceAction, free_index, free_place, plug
 from harness.model.expected import IomemAddition, LinearPiece
-from harness.model.layout import BootLayout
 from harness.state import MemoryDevice
 from harness.units import AddrRange
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from harness.model.actions import action
 from harness.model.blocktable import BlockTable
+from harness.model.boot_layout import BootLayout
 from harness.model.devices.device import Device, DeviceAction, free_index, plugged
 from harness.model.expected import IomemAddition, LinearPiece
-from harness.model.layout import BootLayout
 from harness.model.zones import DEVICE
 from harness.units import MIB, AddrRange, align_down, align_up
 

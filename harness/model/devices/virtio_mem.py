@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from harness.model.actions import action
 from harness.model.blocktable import Block, BlockTable
+from harness.model.boot_layout import BootLayout
 from harness.model.devices.device import (
     BACKEND_ALIGNMENT,
     Device,
@@ -21,8 +22,7 @@ from harness.model.devices.device import (
     plugged,
 )
 from harness.model.expected import IomemAddition, LinearPiece
-from harness.model.layout import BootLayout
-from harness.model.offlining import kept_blocks
+from harness.model.spanned_blocks import kept_blocks
 from harness.model.zones import MOVABLE
 from harness.state import MemoryDevice
 from harness.units import GIB, AddrRange, merge_ranges

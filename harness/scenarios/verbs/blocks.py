@@ -14,8 +14,8 @@ from harness.config.arguments import Args, Argument, Device, Patience
 from harness.config.yaml import Value
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, UsageError
-from harness.guest import blocks
-from harness.guest.devices import RESIZE_QUEUE, wait_work
+from harness.guest import memory_blocks
+from harness.guest.drivers import RESIZE_QUEUE, wait_work
 from harness.model.actions import ONLINE_TYPES, SetAutoOnline, SetBlock
 from harness.model.devices.device import VirtioDevice
 from harness.qemu import memdev
@@ -127,7 +127,7 @@ def _set_blocks(
     outcome = Outcome(note=f"{len(chosen)} memory blocks")
     for last in reversed(range(attempts)):
         again = []
-        for done in blocks.set_blocks(shell, chosen, word, deadline=deadline, patience=patience):
+        for done in memory_blocks.set_blocks(shell, chosen, word, deadline=deadline, patience=patience):
             known = session.model.blocks.get(done.index)
             if word == "offline" and known is not None and known.zone is not None:
                 outcome.offlines.append(OfflineReport(done.index, done.error))
@@ -194,7 +194,7 @@ def follow_reonlined_blocks(session: Session, id: str, deadline: Deadline) -> No
     online = [index for index in session.model.blocks_of(id) if known[index].zone is not None]
     if isinstance(session.model.devices.get(id), VirtioDevice):
         return
-    zones = blocks.valid_zones(session.guest.shell, online, deadline=deadline)
+    zones = memory_blocks.valid_zones(session.guest.shell, online, deadline=deadline)
     moved = [index for index in online if len(zones[index]) == 1 and zones[index] != (known[index].zone,)]
     for word in ("offline", "online"):
         for index in moved:
@@ -203,7 +203,7 @@ def follow_reonlined_blocks(session: Session, id: str, deadline: Deadline) -> No
 
 def auto_online(session: Session, args: AutoOnlineArgs, deadline: Deadline) -> Outcome:
     """Set the policy for memory that is added from now on."""
-    blocks.set_auto_online(session.guest.shell, args.policy, deadline=deadline)
+    memory_blocks.set_auto_online(session.guest.shell, args.policy, deadline=deadline)
     session.apply(SetAutoOnline(args.policy))
     return Outcome()
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from harness.config import arguments as arg
 from harness.config.arguments import Args, Device
 from harness.deadline import Deadline
-from harness.guest import pmem
+from harness.guest import namespaces
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.plan import Plan
@@ -47,7 +47,7 @@ def kmem_fault(session: Session, args: KmemFaultArgs, deadline: Deadline) -> Out
     """Fail one allocation of an add, a later one each time; the state before and after is the same."""
     name, outcome = pmem_of(session, args.id).dax_name, Outcome()
     session.faults += args.step
-    done = pmem.to_system_ram(
+    done = namespaces.to_system_ram(
         session.guest.shell,
         name,
         fail=session.faults,
@@ -57,7 +57,7 @@ def kmem_fault(session: Session, args: KmemFaultArgs, deadline: Deadline) -> Out
     )
     said = f"allocation {session.faults}: {'the add succeeded anyway' if done.ok else done.text}"
     if done.ok:
-        back = pmem.to_devdax(session.guest.shell, name, deadline=deadline)
+        back = namespaces.to_devdax(session.guest.shell, name, deadline=deadline)
         if not back.ok:
             outcome.refuse(f"{said}, and {name} could not be unbound: {back.text}")
             return outcome

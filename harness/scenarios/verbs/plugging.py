@@ -11,7 +11,7 @@ from harness.config import arguments as arg
 from harness.config.arguments import Args, Device
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QmpRefused, UsageError
-from harness.guest.devices import switch_slot, wait_driver
+from harness.guest.drivers import switch_slot, wait_driver
 from harness.model.actions import Unplug
 from harness.model.devices.device import BACKEND_ALIGNMENT
 from harness.qemu import memdev

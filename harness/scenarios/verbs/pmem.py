@@ -10,7 +10,7 @@ from harness.config import arguments as arg
 from harness.config.arguments import GRANULE, Args, Device, NewDevice, Patience, PowerOfTwo
 from harness.deadline import Deadline
 from harness.errors import UsageError
-from harness.guest import pmem
+from harness.guest import namespaces
 from harness.model.devices.pmem import Pmem, SetDaxState, SetPmemMode
 from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.qemu import memdev
@@ -131,34 +131,34 @@ def namespace(session: Session, args: NamespaceArgs, deadline: Deadline) -> Outc
     device, shell = pmem_of(session, args.id), session.guest.shell
     name, align = f"namespace{device.region_index}.0", args.align or session.layout.paging.leaf_sizes["PMD"]
     if args.mode == "raw":
-        done = pmem.destroy(shell, name, deadline=deadline)
+        done = namespaces.destroy(shell, name, deadline=deadline)
     else:
-        done = pmem.create_devdax(shell, name, map=args.map, align=align, deadline=deadline)
+        done = namespaces.create_devdax(shell, name, map=args.map, align=align, deadline=deadline)
     return _outcome(session, done, SetPmemMode(args.id, args.mode, args.map, align))
 
 
 def kmem(session: Session, args: KmemArgs, deadline: Deadline) -> Outcome:
     """Hand the devdax device to the kmem driver; nothing is onlined beyond the guest's policy."""
     device = pmem_of(session, args.id)
-    done = pmem.to_system_ram(session.guest.shell, device.dax_name, deadline=deadline)
+    done = namespaces.to_system_ram(session.guest.shell, device.dax_name, deadline=deadline)
     return _outcome(session, done, SetPmemMode(args.id, "kmem", device.map, device.align))
 
 
 def devdax(session: Session, args: DevdaxArgs, deadline: Deadline) -> Outcome:
     """Take the device back from the kmem driver."""
     device = pmem_of(session, args.id)
-    done = pmem.to_devdax(session.guest.shell, device.dax_name, deadline=deadline)
+    done = namespaces.to_devdax(session.guest.shell, device.dax_name, deadline=deadline)
     return _outcome(session, done, SetPmemMode(args.id, "devdax", device.map, device.align))
 
 
 def dax_state(session: Session, args: DaxStateArgs, deadline: Deadline) -> Outcome:
     """Have the kmem driver remove its memory or add it again; all of a device's ranges or none."""
     shell, dax = session.guest.shell, pmem_of(session, args.id).dax_name
-    done = pmem.set_state(shell, dax, args.state, patience=args.patience, deadline=deadline)
+    done = namespaces.set_state(shell, dax, args.state, patience=args.patience, deadline=deadline)
     return _outcome(session, done, SetDaxState(args.id, args.state))
 
 
-def _outcome(session: Session, done: pmem.PmemOutcome, action: SetPmemMode | SetDaxState) -> Outcome:
+def _outcome(session: Session, done: namespaces.PmemOutcome, action: SetPmemMode | SetDaxState) -> Outcome:
     outcome = Outcome(note=done.text)
     if done.ok:
         session.apply(action)

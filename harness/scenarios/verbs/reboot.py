@@ -9,7 +9,7 @@ from harness.check import DumpReport
 from harness.config.arguments import Args
 from harness.deadline import Deadline
 from harness.model.devices.pmem import Pmem
-from harness.parsers.elf import load_segments
+from harness.parsers.elf_core import load_segments
 from harness.qemu.dump import dump_head
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host's walk of a guest's page tables: against the guest's own ptdump over SSH, and as memory grows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+
+from harness.bench import BenchOptions
+from harness.bench.figures import BenchResult, Fact, Figure, FigureSection, Target
+from harness.bench.host import look_at_host
+from harness.bench.measure import TOTAL, WARM_UPS, Series, Spread, paired
+from harness.bench.readers import Readers
+from harness.bench.walk_growth import Point, affordable, line_facts
+from harness.config.guest import GuestSpec, problems
+from harness.deadline import Deadline
+from harness.errors import GuestError, UnsupportedError, UsageError
+from harness.guest.memory_blocks import set_auto_online
+from harness.progress import Progress, Task
+from harness.qemu import memdev
+from harness.qemu.devices.dimm import DimmSpec
+from harness.scenarios.boot import BootedGuest, Parts, resolve
+from harness.scenarios.requirements import require_boot, require_config
+from harness.scenarios.start import start_guest
+from harness.scratch import private_directory
+from harness.units import GIB, KIB, format_size
+
+#: boot memory unless the user wants another size: what the targets are meant for
+MEMORY = 5 * GIB
+#: bytes hot-added altogether when the walk is timed again
+GROWTH = (4 * GIB, 16 * GIB, 64 * GIB)
+
+#: seconds, and how many times faster, on a guest of MEMORY that is mapped by single pages
+MAX_WALK, MAX_PAUSE, MIN_RATIO = 0.025, 0.015, 30.0
+#: seconds with the last of GROWTH added
+MAX_GROWN = 0.350
+
+_NEEDS = ("acpi-dimm",)
+#: a linear map with less than this in single pages, or with larger ones, is too easy for the targets
+_BY_PAGES = 0.9
+_PAGE = 4 * KIB
+#: rounds that adding memory, and the guest's dump of it, are reckoned as
+_SLOW = 5
+
+
+def default_guest(spec: GuestSpec, growth: Sequence[int] = GROWTH) -> GuestSpec:
+    """``spec`` with MEMORY, and with room and slots for ``growth``, wherever the user has not said otherwise.
+
+    Raises UsageError if that does not go together with what the user has said.
+    """
+    memory = spec.memory if spec.explicit & {"memory", "nodes"} else MEMORY
+    wishes = {"memory": memory}
+    if spec.slots or "slots" not in spec.explicit:
+        wishes |= {"maxmem": memory + max(growth, default=GIB), "slots": max(len(growth), spec.slots)}
+    spec = spec.with_fields({name: wish for name, wish in wishes.items() if name not in spec.explicit}, explicit=False)
+    for problem in problems(spec):
+        raise UsageError(problem.message, hint=problem.hint)
+    return spec
+
+
+def run(spec: GuestSpec, options: BenchOptions, progress: Progress, growth: Sequence[int] = GROWTH) -> BenchResult:
+    """Measure on one freshly booted guest: with its boot memory, then with ``growth`` bytes hot-added in all.
+
+    Raises UnsupportedError for a kernel that does not tell where its tables are, GuestError if it does not take memory
+    that is plugged, and what booting a guest raises.
+    """
+    host = look_at_host()
+    spec = default_guest(spec, growth)
+    try:
+        parts, lack = resolve(spec, _NEEDS, progress), None
+    except UnsupportedError as error:
+        parts, lack = resolve(spec, (), progress), error.message
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(private_directory())
+        with progress.task(f"starting {spec.name} with {format_size(spec.memory)}"):
+            guest = stack.enter_context(start_guest(spec, parts, scratch, options.timeout, options.start))
+        lack = lack or lack_of(guest)
+        readers = Readers(guest, options.timeout)
+        readers.look_again()
+        sizes: tuple[int, ...] = ()
+        notes = [f"not measured: {lack}"]
+        if not lack:
+            sizes, notes = affordable(growth, spec, readers.page_size, readers.struct_page)
+        with progress.task("measuring", total=steps(len(sizes), options.rounds)) as task:
+            bench = _WalkBench(readers, options, task)
+            paired_section = bench.against_the_guest()
+            grown_section = bench.as_it_grows(sizes, notes)
+        return BenchResult(
+            benchmark="walk",
+            rounds=options.rounds,
+            host=host,
+            guest=guest_facts(spec, guest, parts),
+            sections=(paired_section, grown_section),
+            targets=bench.targets(spec.memory),
+            mismatches=None if readers.no_dump else tuple(readers.mismatches),
+            reason=readers.no_dump,
+        )
+
+
+def steps(sizes: int, rounds: int) -> int:
+    """What a measurement with so many sizes and rounds advances a progress bar by."""
+    turns = 1 + (1 + sizes if sizes else 0)
+    return turns * (WARM_UPS + rounds) + 2 * _SLOW * sizes
+
+
+def lack_of(guest: BootedGuest) -> str | None:
+    """Why no DIMM can be hot-added to a booted guest, None if one can."""
+    try:
+        require_boot(_NEEDS, guest.boot)
+        require_config(_NEEDS, guest.facts.config, f"the kernel {guest.facts.release}")
+    except UnsupportedError as error:
+        return error.message
+    return None
+
+
+def guest_facts(spec: GuestSpec, guest: BootedGuest, parts: Parts) -> dict[str, Fact]:
+    """What was measured on."""
+    return {
+        "arch": spec.arch,
+        "kernel": guest.facts.release,
+        "QEMU": parts.qemu.version,
+        "memory": format_size(spec.memory),
+        "CPUs": spec.cpus,
+        "page size": guest.facts.page_size,
+    }
+
+
+class _WalkBench:
+    """The measurements on one guest, one after the other."""
+
+    def __init__(self, readers: Readers, options: BenchOptions, task: Task) -> None:
+        self.readers = readers
+        self.options = options
+        self.task = task
+        self.series: Mapping[str, Series] = {}
+        self.ratio: Spread | None = None
+        self.by_pages = 0.0
+        self.grown: dict[int, Spread] = {}
+
+    def against_the_guest(self) -> FigureSection:
+        """Both readers in turns, and their results compared after every round."""
+        readers = self.readers
+        self.task.update(note="host against guest")
+        sides = {"host": readers.by_host} | ({} if readers.no_dump else {"guest": readers.by_guest})
+        self.series = paired(sides, self.options.rounds, after_round=self._compare)
+        self.by_pages = readers.mapped_by_pages()
+        figures = [
+            Figure.timed(f"host_{part}", label, self.series["host"][part])
+            for part, label in (
+                ("map", "host: map the guest's memory, and unmap it"),
+                ("pause", "host: pause, from stop sent to cont answered"),
+                ("still", "    vCPUs stood still, by QEMU's clock"),
+                ("copy", "    copy of the tables"),
+                ("walk", "host: walk"),
+                ("coalesce", "host: coalesce into runs like ptdump's"),
+                (TOTAL, "host: all of it"),
+            )
+        ]
+        if "guest" in self.series:
+            guest = self.series["guest"]
+            figures += [
+                Figure.timed("guest_ssh", "guest: dump over SSH", guest["ssh"]),
+                Figure.timed("guest_parse", "guest: parse", guest["parse"]),
+                Figure.timed(f"guest_{TOTAL}", "guest: all of it", guest[TOTAL]),
+            ]
+            self.ratio = guest["ssh"].wall.over(self.series["host"][TOTAL].wall)
+            figures.append(Figure("ratio", "dump over SSH / all of the host's", self.ratio, unit="x"))
+        notes = (f"the guest's own dump not measured: {readers.no_dump}",) if readers.no_dump else ()
+        return FigureSection(
+            "paired", "page tables: host against guest, in turns", readers.size_facts(), tuple(figures), notes
+        )
+
+    def as_it_grows(self, sizes: Sequence[int], notes: Sequence[str]) -> FigureSection:
+        """The host alone, with more and more memory; the guest's dump once for each size, to compare with."""
+        points: list[Point] = []
+        present = 0
+        for size in (0, *sizes) if sizes else ():
+            if size:
+                self.task.update(note=f"+{format_size(size)} hot-added")
+                self._add(f"bench{format_size(size)}", size - present)
+                self.task.advance(_SLOW)
+                present = size
+            timing = paired({"host": self.readers.by_host}, self.options.rounds, after_round=self.task.advance)
+            points.append(Point(size, self.readers.table_pages(), timing["host"][TOTAL]))
+            if size:
+                self.readers.dump_again()
+                self.readers.compare()
+                self.task.advance(_SLOW)
+        self.grown = {point.size: point.timing.wall for point in points}
+        facts: dict[str, Fact] = {f"table pages {point}": point.pages for point in points}
+        figures = [Figure.timed(f"{TOTAL}_{point.size}", f"{point}: all of it", point.timing) for point in points]
+        figures += [Figure(f"per_page_{point.size}", f"{point}: each table page", point.each, "us") for point in points]
+        title = "page tables: host alone, as sparse memory is hot-added"
+        return FigureSection("growth", title, facts | line_facts(points), tuple(figures), tuple(notes))
+
+    def targets(self, memory: int) -> tuple[Target, ...]:
+        """What was hoped for on an arm64 guest with 4K pages and rodata=full, its default."""
+        easy = ""
+        if self.by_pages < _BY_PAGES:
+            easy = f"{self.by_pages:.0%} of the linear map is mapped by single pages"
+        elif self.readers.page_size != _PAGE:
+            easy = f"the guest's pages are {format_size(self.readers.page_size)}"
+        other = f"the guest has {format_size(memory)}" if memory != MEMORY else easy
+        host = self.series["host"]
+        most = GROWTH[-1]
+        ratio = other or self.readers.no_dump
+        grown = "not measured" if most not in self.grown else easy
+        name = format_size(MEMORY)
+        return (
+            Target(
+                "walk", f"walk and coalesce {name}", MAX_WALK, "ms", None if other else host[TOTAL].wall.median, other
+            ),
+            Target("pause", f"pause {name}", MAX_PAUSE, "ms", None if other else host["pause"].wall.median, other),
+            Target(
+                "ratio",
+                f"faster than the guest's dump {name}",
+                MIN_RATIO,
+                "x",
+                None if ratio or self.ratio is None else self.ratio.median,
+                ratio,
+                floor=True,
+            ),
+            Target(
+                "grown",
+                f"walk and coalesce +{format_size(most)}",
+                MAX_GROWN,
+                "ms",
+                None if grown else self.grown[most].median,
+                grown,
+            ),
+        )
+
+    def _compare(self) -> None:
+        self.readers.compare()
+        self.task.advance()
+
+    def _add(self, device: str, size: int) -> None:
+        guest = self.readers.guest
+        # Onlining would write to every struct page and hand out the memory: none of it is to be touched.
+        set_auto_online(guest.shell, "offline", deadline=Deadline(self.options.timeout))
+        done = memdev.plug(guest.machine, DimmSpec(device, size), deadline=Deadline(self.options.timeout))
+        if done.kind != "done":
+            raise GuestError(f"the guest does not take {format_size(size)} more memory: {done.detail}")
+        self.readers.look_again()

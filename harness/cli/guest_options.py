@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From what was said on the command line to guests and ways to run them. Raises UsageError that names the option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from harness.arch import ARCHES, ArchSpec, arch_named
+from harness.artifacts.kernel_tree import is_tree
+from harness.check import CATALOGUE
+from harness.check.required import Demand
+from harness.cli.command_arguments import GUEST_OPTIONS, GuestArguments, RunningArguments
+from harness.config.guest import GuestSpec, NodeConfig, find_guest, override
+from harness.config.selector import is_debian_name
+from harness.errors import UsageError
+from harness.scenarios.run_options import STARTS, RunOptions, Start
+
+DEFAULT_ARCH = "arm64"
+
+
+def read_file(text: str, option: str) -> Path:
+    """A file that is there."""
+    path = Path(text).expanduser().resolve()
+    if not path.is_file():
+        raise UsageError(f"{option}: no such file: {path}", hint="check the path")
+    return path
+
+
+def read_kernel(text: str, option: str) -> str:
+    """A path if there is such a file or source tree or it looks like one, else a name of harness.config.selector."""
+    path = Path(text).expanduser()
+    if path.is_file() or (text and is_tree(path)):
+        return str(path.resolve())
+    if "/" in text or not is_debian_name(text):
+        raise UsageError(
+            f"{option}: no such file: {text}",
+            hint="an Image, a source tree, debian, debian:SUITE, a linux-image-… package, purpose (memhp list kernels)",
+        )
+    return text
+
+
+def read_qemu(text: str, option: str) -> str:
+    """The path of a file that is there, else a name of harness.config.selector."""
+    path = Path(text).expanduser()
+    return text if is_debian_name(text) and not path.is_file() else str(read_file(text, option))
+
+
+def read_folder(text: str, option: str) -> Path:
+    """A directory that is there."""
+    path = Path(text).expanduser().resolve()
+    if not path.is_dir():
+        raise UsageError(f"{option}: no such directory: {path}", hint="check the path")
+    return path
+
+
+def read_build_dir(text: str, option: str) -> Path:
+    """A directory that is there or can be made."""
+    path = Path(text).expanduser().resolve()
+    _require_no_file(path, option)
+    return path
+
+
+def _require_no_file(path: Path, option: str) -> None:
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{option}: {path} is not a directory", hint="name a directory; it is created if needed")
+
+
+def read_start(text: str, option: str) -> Start:
+    """How guests come to life."""
+    if text not in STARTS:
+        raise UsageError(f"{option}: {text[:40]!r} is not known", hint=f"one of {', '.join(STARTS)}")
+    return cast(Start, text)
+
+
+_READERS: Mapping[str, Callable[[str, str], object]] = {
+    "kernel": read_kernel,
+    "initrd": read_file,
+    "qemu": read_qemu,
+    "modules": read_folder,
+    "build_dir": read_build_dir,
+}
+
+
+def guest_of(arguments: GuestArguments, arch: str | None) -> GuestSpec:
+    """The guest that the options describe, on top of a guest file if one is named."""
+    base = _base(arguments.guest, arch)
+    values = arguments.given
+    for name, read in _READERS.items():
+        if name in values:
+            values[name] = read(cast(str, values[name]), GUEST_OPTIONS[name])
+    machines = [word for word in arguments.boot if word not in STARTS]
+    values.pop("boot", None)
+    if machines:
+        values["boot"] = machines[-1]
+    if arguments.nodes:
+        values["nodes"] = tuple(NodeConfig(size) for size in arguments.nodes)
+    return override(base, values, GUEST_OPTIONS)
+
+
+def _base(named: str | None, arch: str | None) -> GuestSpec:
+    if named is None:
+        return GuestSpec.default(arch or DEFAULT_ARCH)
+    spec = find_guest(named)
+    if arch not in (None, spec.arch):
+        raise UsageError(f"--arch {arch}: the guest {spec.name} is {spec.arch}", hint="remove --arch, or --guest")
+    return spec
+
+
+def arches_of(names: Sequence[str]) -> list[ArchSpec]:
+    """The architectures that were named, each once; all of them if none was."""
+    return [arch_named(name) for name in dict.fromkeys(names or ARCHES)]
+
+
+def guests_of(
+    arguments: GuestArguments, arches: Sequence[str], usual: Iterable[str] = (DEFAULT_ARCH,)
+) -> list[GuestSpec]:
+    """One guest for each architecture that was named, each once; else the one of --guest, or those of ``usual``."""
+    names: dict[str | None, None] = dict.fromkeys(arches or ((None,) if arguments.guest else usual))
+    return [guest_of(arguments, name) for name in names]
+
+
+def start_of(arguments: GuestArguments) -> Start:
+    """How guests come to life: what ``--boot`` says of that, auto if nothing."""
+    said = [word for word in arguments.boot if word in STARTS]
+    return cast(Start, said[-1]) if said else "auto"
+
+
+def bundle_dir_of(chosen: Path | None) -> Path | None:
+    """Where bundles are kept, None if the user does not say."""
+    if chosen is not None:
+        _require_no_file(chosen, "--bundle-dir")
+    return chosen
+
+
+def run_options(
+    arguments: RunningArguments, *, start: Start = "auto", rounds: int | None = None, jobs: int = 1
+) -> RunOptions:
+    """How to run; ``jobs`` is the default number of guests at a time."""
+    return RunOptions(
+        bundle_dir=bundle_dir_of(arguments.bundle_dir),
+        seed=arguments.seed,
+        timeout=arguments.timeout,
+        fail_fast=arguments.fail_fast,
+        rounds=rounds,
+        start=start,
+        jobs=jobs if arguments.jobs is None else arguments.jobs,
+        known_bugs=arguments.known_bugs,
+        demand=demand_of(arguments),
+    )
+
+
+def demand_of(arguments: RunningArguments) -> Demand | None:
+    """What must be observed, and what need not be; None where the user leaves it to the kernel."""
+    require, allowed = arguments.require, arguments.allow_unobserved
+    for option, names in (("--require", require), ("--allow-unobserved", allowed)):
+        unknown = [name for name in names if name not in CATALOGUE]
+        if unknown:
+            raise UsageError(f"{option}: unknown invariant {unknown[0]!r}", hint="memhp list invariants")
+    both = sorted(set(require) & set(allowed))
+    if both:
+        raise UsageError(
+            f"{', '.join(both)} cannot be required and go unobserved", hint="drop it from one of the lists"
+        )
+    return Demand(frozenset(require), frozenset(allowed)) if require or allowed else None

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which report goes where."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from harness.cli.command_arguments import ReportArguments
+from harness.errors import InfraError, UsageError
+from harness.report.book import Book
+from harness.report.files import STDOUT, check_target, write_report
+from harness.report.html import to_html
+from harness.report.json import dumps, results_to_json
+from harness.report.junit import to_junit
+from harness.report.kcidb import to_kcidb
+from harness.report.ktap import to_ktap
+from harness.report.text import tell
+
+#: option of a report -> what writes it
+WRITERS: Mapping[str, Callable[[Book], str]] = {
+    "json": lambda book: dumps(results_to_json(book.runs)),
+    "junit": lambda book: to_junit(book.runs, [id for id, _ in book.missing]),
+    "ktap": to_ktap,
+    "kcidb": to_kcidb,
+    "html": to_html,
+}
+
+#: option of a report -> its file in a results directory
+FILES = {
+    "json": "results.json",
+    "junit": "junit.xml",
+    "ktap": "results.ktap",
+    "kcidb": "kcidb.json",
+    "html": "report.html",
+}
+
+
+def check_reports(arguments: ReportArguments) -> None:
+    """Raise UsageError for reports that cannot be written where they are wanted."""
+    targets = arguments.reports
+    spoken = [f"--{name}" for name, target in targets.items() if target == STDOUT]
+    if len(spoken) > 1:
+        raise UsageError(f"{' and '.join(spoken)} both write to standard output", hint="give one of them a file")
+    for name, target in targets.items():
+        check_target(target, f"--{name}")
+    if not re.fullmatch(r"[a-z0-9_]+", arguments.kcidb_origin):
+        hint = "use lower-case letters, digits and '_'"
+        raise UsageError(f"--kcidb-origin: invalid origin {arguments.kcidb_origin[:80]!r}", hint=hint)
+
+
+def results_stream(arguments: ReportArguments) -> TextIO:
+    """Where results are shown: standard output, unless a report wants it for itself."""
+    return sys.stderr if STDOUT in arguments.reports.values() else sys.stdout
+
+
+def finish_reports(targets: Iterable[tuple[str, str]], book: Book, status: int) -> int:
+    """Write each report; returns the exit status: one that cannot be written does not hide a broken invariant."""
+    try:
+        write_reports(targets, book)
+    except InfraError as error:
+        tell(error)
+        return status or error.exit_status
+    return status
+
+
+def write_reports(targets: Iterable[tuple[str, str]], book: Book) -> None:
+    """Write each report; raises InfraError for the first that cannot be written."""
+    for name, target in targets:
+        write_report(target, WRITERS[name](book))
+
+
+def all_reports(folder: Path) -> list[tuple[str, str]]:
+    """Every report, below ``folder``."""
+    return [(name, str(folder / file)) for name, file in FILES.items()]

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One look at a guest: everything the guest tells in one round trip, what QEMU tells, and the console's alarms."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from harness.arch import ArchSpec, arch_named
+from harness.codec import Codec
+from harness.collect.framing import Frame, new_boundary, parse_frames
+from harness.collect.hostside import KERNEL_SOURCES, KernelView, kernel_sources, regions
+from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES
+from harness.deadline import Deadline
+from harness.errors import GuestError, ParseError
+from harness.guest.console import Console
+from harness.guest.overlay import SCRIPTS
+from harness.guest.ssh import Shell
+from harness.kmem.mem_section import Indices
+from harness.kmem.physical_memory import PhysicalMemory, Region
+from harness.parsers.blocks import parse_blocks
+from harness.parsers.dax import parse_dax
+from harness.parsers.dmesg import parse_dmesg
+from harness.parsers.hosttables import (
+    SECTIONS,
+    TABLES,
+    parse_section_faults,
+    parse_sections,
+    parse_struct_pages,
+    parse_tables,
+)
+from harness.parsers.iomem import looks_torn, parse_iomem
+from harness.parsers.kernel_config import parse_config
+from harness.parsers.meminfo import parse_meminfo
+from harness.parsers.notes import STRICT, Notes
+from harness.parsers.ptdump import parse_ptdump
+from harness.parsers.slabinfo import parse_slabinfo
+from harness.parsers.vmcoreinfo import note_from_kcore, parse_vmcoreinfo
+from harness.parsers.vmstat import parse_vmstat
+from harness.parsers.zoneinfo import parse_zoneinfo
+from harness.qemu.machine import Machine
+from harness.qemu.memdev import memory_devices
+from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved
+
+T = TypeVar("T")
+
+#: an honest configuration is 0.3 MB; more is not one
+_MAX_CONFIG = 16 << 20
+_AT_PAGESZ = 6
+#: how often /proc/iomem is read in all, if it looks as if it changed meanwhile
+_READS = 4
+
+
+def collect_facts(shell: Shell, arch: ArchSpec, deadline: Deadline) -> KernelFacts:
+    """Read, in one round trip, what does not change while a kernel runs.
+
+    Raises GuestError if the guest cannot be driven or tells no page size, ParseError, DeadlineExpired.
+    """
+    frames = _run(shell, FACT_SOURCES, deadline)
+    notes = Notes()
+    text = {name: frame.data.decode(errors="replace") for name, frame in frames.items() if frame.status == "ok"}
+    try:
+        note = parse_vmcoreinfo(note_from_kcore(frames["kcore"].data), notes) if "kcore" in text else None
+    except ParseError as error:
+        note = None
+        why = str(error.message)
+    else:
+        why = _reason(frames["kcore"])
+    config = frames["config"]
+    facts = KernelFacts(
+        arch=arch.name,
+        release=text.get("release", "").strip(),
+        cmdline=text.get("cmdline", "").strip(),
+        page_size=_page_size(frames["auxv"].data),
+        memory_block_size=_parse_block_size(text["block_size"]) if "block_size" in text else 0,
+        config=parse_config(_unpack_config(config.data), notes) if config.status == "ok" else None,
+        vmcoreinfo=NotObserved(why) if note is None else note,
+        parameters=parse_parameters(text.get("parameters", ""), notes),
+        files=parse_settings(text.get("settings", ""), notes),
+    )
+    for line in notes.garbled:
+        notes.add_unknown(line.source, "line with characters of no text", line.text)
+    return replace(facts, unknown=notes.unknown)
+
+
+def collect_state(
+    shell: Shell,
+    machine: Machine | None,
+    console: Console | None,
+    *,
+    facts: KernelFacts,
+    deadline: Deadline,
+    sources: Iterable[str] = STATE_SOURCES,
+    kernel: KernelView | None = None,
+    stray: int = 0,
+    keep: Callable[[Mapping[str, bytes]], None] = lambda raw: None,
+) -> GuestState:
+    """Take a snapshot. ``sources`` (of STATE_SOURCES) are what the guest is asked for.
+
+    What the host reads for itself, if ``kernel`` says how, is found while the guest answers and read last, with the
+    guest paused for a moment: a kernel that has nothing to do does not change in between. Without ``machine`` or
+    ``console`` what they tell is not observed. The kernel log's lines and the console's alarms are those since the last
+    snapshot of this guest. ``stray`` is how many more page tables than there are that one counted. ``keep`` is called
+    with the raw sources if one of them cannot be parsed, before that is raised; the console's alarms are new then.
+    Raises GuestError, QemuError, ParseError, DeadlineExpired.
+    """
+    wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
+    with contextlib.ExitStack() as stack:
+        with ThreadPoolExecutor(1, thread_name_prefix="memhp-host") as pool:
+            told = pool.submit(_look_from_outside, machine, kernel, stack, deadline)
+            frames = _run(shell, wanted, deadline)
+            if "iomem" in frames:
+                frames["iomem"] = _settled_iomem(shell, frames["iomem"], deadline)
+            raw, memory, roots = told.result()
+        seen: dict[str, bytes] = {}
+        unseen = dict.fromkeys(KERNEL_SOURCES, "the guest's memory was not read")
+        if machine is not None and kernel is not None and memory is not None:
+            seen, unseen = kernel_sources(kernel.copy(machine, memory, deadline, roots, stray=stray), memory)
+    raw |= seen
+    absent = {name: "QEMU was not asked" for name in ("devices", "backends") if name not in raw}
+    absent |= unseen
+    alarms = () if console is None else console.new_alarms()
+    if console is None:
+        absent["console"] = "the console was not read"
+    else:
+        raw["console"] = _to_json([line.text for line in alarms])
+    for name in STATE_SOURCES:
+        if name not in wanted:
+            absent[name] = "not asked for"
+    for name, frame in frames.items():
+        if frame.status in ("ok", "lost"):
+            raw[name] = frame.data
+        if frame.status != "ok":
+            absent[name] = _reason(frame)
+    raw[ABSENT] = "".join(f"{name} {reason}\n" for name, reason in sorted(absent.items())).encode()
+    try:
+        return parse_state(raw, facts)
+    except ParseError:
+        keep(raw)
+        if console is not None:
+            console.tell_again(alarms)
+        raise
+
+
+def _settled_iomem(shell: Shell, frame: Frame, deadline: Deadline) -> Frame:
+    """/proc/iomem, read again if its tree seems to have changed while it was read; a fault of the kernel's stays."""
+    for _ in range(_READS - 1):
+        if not looks_torn(frame.data.decode(errors="replace")):
+            break
+        before, frame = frame, _run(shell, ("iomem",), deadline)["iomem"]
+        if frame.data == before.data:
+            break
+    return frame
+
+
+def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
+    """Parse the raw sources of a snapshot, one just taken or one that was saved.
+
+    A source that is neither in ``raw`` nor explained by its "absent" list is not observed either, nor is one that no
+    parser can make sense of because its lines are garbled: those are findings. Raises ParseError for a source that
+    cannot be understood otherwise, and GuestError for a snapshot without boot id or uptime.
+    """
+    absent = _parse_absent(raw.get(ABSENT, b""))
+    notes = Notes()
+
+    def parsed(name: str, parser: Callable[[str], T]) -> T | NotObserved:
+        if name in absent or name not in raw:
+            return NotObserved(absent.get(name, "not in this snapshot"))
+        before = notes.garbled
+        try:
+            return parser(raw[name].decode(errors="replace"))
+        except ParseError as error:
+            if notes.garbled == before:
+                raise
+            return NotObserved(f"garbled: {error.message}")
+
+    def noted(name: str, parser: Callable[[str, Notes], T]) -> T | NotObserved:
+        return parsed(name, lambda text: parser(text, notes))
+
+    arch = arch_named(facts.arch)
+    boot_id, uptime = parsed("boot_id", str.strip), parsed("uptime", _parse_uptime)
+    if isinstance(boot_id, NotObserved) or isinstance(uptime, NotObserved):
+        raise GuestError("the snapshot has no boot id or no uptime")
+    # What the kernel's log still has is judged, whatever was overwritten.
+    dmesg_lost = absent.pop("dmesg") if "dmesg" in absent and "dmesg" in raw else ""
+    no_dax_bus = absent.get("dax") == _missing("dax")
+    state = GuestState(
+        raw=raw,
+        boot_id=boot_id,
+        uptime=uptime,
+        iomem=noted("iomem", parse_iomem),
+        blocks=noted("blocks", parse_blocks),
+        auto_online=parsed("auto_online", str.strip),
+        zones=noted("zoneinfo", parse_zoneinfo),
+        meminfo=noted("meminfo", parse_meminfo),
+        vmstat=noted("vmstat", parse_vmstat),
+        slabs=noted("slabinfo", parse_slabinfo),
+        page_tables=noted("ptdump", lambda text, notes: parse_ptdump(text, arch, notes)),
+        # Without the bus (its module is loaded with the first device) there is no device on it.
+        dax=() if no_dax_bus else noted("dax", parse_dax),
+        dmesg=noted("dmesg", parse_dmesg),
+        devices=parsed("devices", _parse_devices),
+        backends=parsed("backends", _parse_backends),
+        console=parsed("console", _parse_console),
+        host_tables=parsed(TABLES, parse_tables),
+        sections=parsed(SECTIONS, parse_sections),
+        section_faults=parsed(SECTIONS, parse_section_faults),
+        struct_pages=parsed(SECTIONS, parse_struct_pages),
+        pause=parsed("pause", _parse_pause),
+    )
+    return replace(state, unknown=notes.unknown, garbled=notes.garbled, dmesg_lost=dmesg_lost)
+
+
+def parse_parameters(text: str, notes: Notes = STRICT) -> dict[str, str]:
+    """Map ``module.parameter`` to its value; lines are ``module/parameters/parameter:value``, others are unknown."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        path, colon, value = line.partition(":")
+        parts = path.split("/")
+        if colon and len(parts) == 3 and parts[1] == "parameters":
+            found[f"{parts[0]}.{parts[2]}"] = value
+        else:
+            notes.add_unknown("/sys/module", "line", line)
+    return found
+
+
+def parse_settings(text: str, notes: Notes = STRICT) -> dict[str, str]:
+    """Map the path of a file to its first line; lines are ``path:first line``, others are unknown."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        path, colon, value = line.partition(":")
+        if colon and path.startswith("/"):
+            found[path] = value
+        else:
+            notes.add_unknown("settings", "line", line)
+    return found
+
+
+def _run(shell: Shell, sources: Iterable[str], deadline: Deadline) -> dict[str, Frame]:
+    boundary = new_boundary()
+    done = shell.run(f"/{SCRIPTS}/collect {boundary} {' '.join(sources)}", deadline=deadline)
+    if done.status != 0:
+        said = done.stderr.decode(errors="replace").strip()[-500:]
+        raise GuestError(f"the guest's collector failed (status {done.status}): {said}")
+    return parse_frames(done.stdout, boundary)
+
+
+def _ask_qemu(machine: Machine | None, deadline: Deadline) -> tuple[dict[str, bytes], list[Region]]:
+    if machine is None:
+        return {}, []
+    devices = memory_devices(machine, deadline=deadline)
+    fds = machine.backend_fds(deadline=deadline)
+    usage = {name: fd.stat().st_blocks * 512 for name, fd in sorted(fds.items())}
+    raw = {"devices": _to_json(_CODEC.dump(devices)), "backends": _to_json(usage)}
+    return raw, regions(machine, devices, fds)
+
+
+def _look_from_outside(
+    machine: Machine | None, kernel: KernelView | None, stack: contextlib.ExitStack, deadline: Deadline
+) -> tuple[dict[str, bytes], PhysicalMemory | None, Indices | NotObserved | None]:
+    """Ask QEMU, map the guest's memory as long as ``stack`` lasts, and find what will be read of it."""
+    raw, places = _ask_qemu(machine, deadline)
+    if machine is None or kernel is None:
+        return raw, None, None
+    memory = stack.enter_context(PhysicalMemory(places))
+    return raw, memory, kernel.look(memory)
+
+
+def _reason(frame: Frame) -> str:
+    if frame.status == "missing":
+        return _missing(frame.name)
+    if frame.status == "lost":
+        return "the kernel's log was overwritten before it was read (boot with a larger log_buf_len=)"
+    return f"reading it failed: {frame.detail}"
+
+
+def _missing(name: str) -> str:
+    return MISSING.get(name, f"this kernel has no {name}")
+
+
+def _parse_absent(data: bytes) -> dict[str, str]:
+    return dict(line.split(" ", 1) for line in data.decode(errors="replace").splitlines() if " " in line)
+
+
+def _parse_uptime(text: str) -> float:
+    try:
+        return float(text.split()[0])
+    except (ValueError, IndexError):
+        raise ParseError("/proc/uptime", 1, text, "not '<seconds> <seconds>'") from None
+
+
+def _parse_block_size(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise ParseError("/sys/devices/system/memory/block_size_bytes", 1, text, "not a hexadecimal number") from None
+
+
+def _parse_pause(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ParseError("pause", 1, text, "not a number of seconds") from None
+
+
+def _page_size(auxv: bytes) -> int:
+    """AT_PAGESZ of a process (include/uapi/linux/auxvec.h): pairs of 64-bit numbers."""
+    for key, value in struct.iter_unpack("<QQ", auxv[: len(auxv) - len(auxv) % 16]):
+        if key == _AT_PAGESZ and value:
+            return int(value)
+    raise GuestError("the guest's /proc/self/auxv has no page size")
+
+
+def _unpack_config(data: bytes) -> str:
+    if data[:2] != b"\x1f\x8b":
+        return data.decode(errors="replace")
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        text = unpacker.decompress(data, _MAX_CONFIG)
+    except zlib.error as error:
+        raise ParseError("/proc/config.gz", 1, "", f"cannot be unpacked: {error}") from None
+    if not unpacker.eof:
+        raise ParseError("/proc/config.gz", 1, "", f"cut off, or more than {_MAX_CONFIG} bytes")
+    return text.decode(errors="replace")
+
+
+def _to_json(value: object) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _from_json(source: str, text: str, kind: Any, what: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ParseError(f"{source}.json", 1, text[:200], f"not JSON: {error}") from None
+    try:
+        return _CODEC.load(value, kind)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ParseError(f"{source}.json", 1, text[:200], f"not {what}: {error}") from None
+
+
+def _parse_devices(text: str) -> tuple[MemoryDevice, ...]:
+    return tuple(_from_json("devices", text, list[MemoryDevice], "a list of memory devices"))
+
+
+def _parse_backends(text: str) -> dict[str, int]:
+    return dict(_from_json("backends", text, dict[str, int], "a map of numbers"))
+
+
+def _parse_console(text: str) -> tuple[str, ...]:
+    return tuple(_from_json("console", text, list[str], "a list of lines"))
+
+
+_CODEC = Codec()
+_CODEC.describe(MemoryDevice, forbid_extra=True)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Snapshots as directories: one plain file per source, so that a person can read a line, or change one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.arch import ArchSpec
+from harness.collect.look import parse_parameters, parse_settings, parse_state
+from harness.collect.sources import HOST_SOURCES
+from harness.errors import UsageError
+from harness.parsers.kernel_config import parse_config
+from harness.parsers.vmcoreinfo import parse_vmcoreinfo
+from harness.state import GuestState, KernelFacts, NotObserved, Unknown
+
+#: version of the layout of these directories
+FORMAT = 1
+
+_META = "meta.json"
+#: no file of an honest snapshot is larger
+_MAX_FILE = 64 << 20
+
+
+def save_state(directory: Path, state: GuestState) -> None:
+    """Write ``state`` as ``directory``, which appears whole or not at all and replaces an earlier one.
+
+    Files: one per source (iomem.txt, devices.json, …), absent.txt with the reasons of those that are missing, and
+    meta.json.
+    """
+    files = {_file_name(name): data for name, data in state.raw.items()}
+    meta = {"format": FORMAT, "kind": "state", "boot_id": state.boot_id, "uptime": state.uptime}
+    _write(directory, files | {_META: _json(meta)})
+
+
+def save_raw(directory: Path, raw: Mapping[str, bytes]) -> None:
+    """Write the sources of a snapshot that could not be parsed, as ``save_state`` does: ``load_state`` tries again."""
+    files = {_file_name(name): data for name, data in raw.items()}
+    _write(directory, files | {_META: _json({"format": FORMAT, "kind": "state"})})
+
+
+def load_state(directory: Path, facts: KernelFacts) -> GuestState:
+    """Parse the files of a saved snapshot afresh. Raises UsageError (no such snapshot), ParseError."""
+    _read_meta(directory, "state")
+    raw = {path.stem: _read(path) for path in sorted(directory.iterdir()) if path.name != _META and path.is_file()}
+    return parse_state(raw, facts)
+
+
+def save_facts(directory: Path, facts: KernelFacts) -> None:
+    """Write ``facts`` as ``directory``, as ``save_state`` does: meta.json and config, vmcoreinfo, parameters text."""
+    meta: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": "facts",
+        "arch": facts.arch,
+        "release": facts.release,
+        "cmdline": facts.cmdline,
+        "page_size": facts.page_size,
+        "memory_block_size": facts.memory_block_size,
+        "unknown": [asdict(note) for note in facts.unknown],
+    }
+    files = {
+        "parameters.txt": _lines({name.replace(".", "/parameters/", 1): v for name, v in facts.parameters.items()}, ":")
+    }
+    if facts.config is not None:
+        files["config.txt"] = _lines({f"CONFIG_{name}": _quoted(value) for name, value in facts.config.items()}, "=")
+    files["settings.txt"] = _lines(facts.files, ":")
+    meta["image"] = {} if isinstance(facts.image, NotObserved) else dict(facts.image)
+    if isinstance(facts.image, NotObserved):
+        meta["no_image"] = facts.image.reason
+    if isinstance(facts.vmcoreinfo, NotObserved):
+        meta["no_vmcoreinfo"] = facts.vmcoreinfo.reason
+    else:
+        files["vmcoreinfo.txt"] = _lines(facts.vmcoreinfo, "=")
+    _write(directory, files | {_META: _json(meta)})
+
+
+def load_facts(directory: Path, arch: ArchSpec) -> KernelFacts:
+    """Read saved facts of a kernel of ``arch``. Raises UsageError (no such facts, another architecture), ParseError."""
+    meta = _read_meta(directory, "facts")
+    if meta.get("arch") != arch.name:
+        raise UsageError(f"{directory} was recorded on {meta.get('arch')}, not on {arch.name}")
+
+    def text(name: str) -> str | None:
+        path = directory / name
+        return _read(path).decode(errors="replace") if path.exists() else None
+
+    config, note = text("config.txt"), text("vmcoreinfo.txt")
+    try:
+        return KernelFacts(
+            arch=arch.name,
+            release=str(meta["release"]),
+            cmdline=str(meta["cmdline"]),
+            page_size=int(meta["page_size"]),
+            memory_block_size=int(meta["memory_block_size"]),
+            config=None if config is None else parse_config(config),
+            vmcoreinfo=NotObserved(str(meta.get("no_vmcoreinfo", "not saved")))
+            if note is None
+            else parse_vmcoreinfo(note),
+            parameters=parse_parameters(text("parameters.txt") or ""),
+            unknown=tuple(Unknown(**note) for note in meta.get("unknown", ())),
+            files=parse_settings(text("settings.txt") or ""),
+            image={str(mark): bool(there) for mark, there in meta["image"].items()}
+            if meta.get("image")
+            else NotObserved(str(meta.get("no_image", "the kernel's image was not searched when this was saved"))),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{directory / _META} is not whole: {error!r}") from None
+
+
+def _file_name(source: str) -> str:
+    return f"{source}.json" if source in HOST_SOURCES else f"{source}.txt"
+
+
+def _quoted(value: str) -> str:
+    if value in ("y", "m") or value.lstrip("-").isdecimal() or value[:2] in ("0x", "0X"):
+        return value
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _lines(values: Mapping[str, str], between: str) -> bytes:
+    return "".join(f"{name}{between}{value}\n" for name, value in values.items()).encode()
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+    try:
+        for name, data in files.items():
+            (fresh / name).write_bytes(data)
+        fresh.chmod(0o755)
+        if directory.exists():
+            # A rename cannot replace a directory that has files: the old one steps aside, then goes.
+            old = fresh.with_name(f"{fresh.name}.old")
+            os.rename(directory, old)
+            os.rename(fresh, directory)
+            shutil.rmtree(old)
+        else:
+            os.rename(fresh, directory)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def _read(path: Path) -> bytes:
+    if path.stat().st_size > _MAX_FILE:
+        raise UsageError(f"{path} is larger than any snapshot's file")
+    return path.read_bytes()
+
+
+def _read_meta(directory: Path, kind: str) -> dict[str, Any]:
+    hint = "give a directory that a run of memhp or memhp collect has written"
+    try:
+        meta = json.loads(_read(directory / _META))
+    except OSError as error:
+        raise UsageError(f"no saved {kind} in {directory}: {error.strerror}", hint=hint) from None
+    except ValueError as error:
+        raise UsageError(f"{directory / _META} is not JSON: {error}", hint=hint) from None
+    if not isinstance(meta, dict) or meta.get("kind") != kind or meta.get("format") != FORMAT:
+        raise UsageError(f"{directory} holds no {kind} of format {FORMAT}", hint=hint)
+    return meta

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Memory blocks (drivers/base/memory.c): set them online and offline, and wait for them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, GuestError, UsageError
+from harness.guest.overlay import SCRIPTS
+from harness.guest.ssh import CommandResult, Shell
+
+Target = Literal["online", "online_kernel", "online_movable", "offline"]
+
+_SYSFS = "/sys/devices/system/memory"
+#: the guest stops waiting this much before the deadline, so that its report still arrives in time
+_REPORT_SECONDS = 0.5
+_NAMES = {os.strerror(number): name for number, name in errno.errorcode.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class BlockOutcome:
+    """What came of writing to one block's state: ``error`` is None, or the errno's name, such as EBUSY."""
+
+    index: int
+    ok: bool
+    error: str | None = None
+
+
+def set_blocks(
+    shell: Shell, indexes: Iterable[int], to: Target | str, *, deadline: Deadline, patience: int | None = None
+) -> tuple[BlockOutcome, ...]:
+    """Write ``to`` to the state of each block, in the order given, in one round trip.
+
+    A write that lasts ``patience`` seconds is interrupted by a signal (EINTR), none without. What the kernel refuses is
+    an outcome. Raises UsageError for another word, GuestError, DeadlineExpired.
+    """
+    check_target(to)
+    wanted = list(indexes)
+    if not wanted:
+        return ()
+    command = f"/{SCRIPTS}/blocks set {to}" + ("" if patience is None else f" {patience}")
+    done = shell.run(command, stdin=_lines(map(str, wanted)), deadline=deadline)
+    outcomes = tuple(_outcome(line) for line in _answer(done))
+    if [outcome.index for outcome in outcomes] != wanted:
+        raise GuestError(f"asked for {len(wanted)} memory blocks, the guest answered for {len(outcomes)}")
+    return outcomes
+
+
+def valid_zones(shell: Shell, indexes: Iterable[int], *, deadline: Deadline) -> dict[int, tuple[str, ...]]:
+    """Return what each block's valid_zones says: the zone of one that is online, where it could go of one that is not.
+
+    Raises GuestError, DeadlineExpired.
+    """
+    wanted = list(indexes)
+    if not wanted:
+        return {}
+    done = shell.run(f"/{SCRIPTS}/blocks zones", stdin=_lines(map(str, wanted)), deadline=deadline)
+    lines = [line.split(" ") for line in _answer(done)]
+    if [words[0] for words in lines] != [str(index) for index in wanted]:
+        raise GuestError(f"asked for the zones of {len(wanted)} memory blocks, the guest answered for {len(lines)}")
+    return {int(words[0]): tuple(word for word in words[1:] if word) for words in lines}
+
+
+def set_auto_online(shell: Shell, policy: Target | str, *, deadline: Deadline) -> None:
+    """Set what becomes of memory that is added from now on. Raises UsageError, GuestError, DeadlineExpired."""
+    check_target(policy)
+    done = shell.run(f"echo {policy} >{_SYSFS}/auto_online_blocks", deadline=deadline)
+    if done.status != 0:
+        raise GuestError(
+            f"the guest does not take {policy} for auto_online_blocks: {done.stderr.decode(errors='replace').strip()}"
+        )
+
+
+def wait_blocks(
+    shell: Shell,
+    *,
+    present: Iterable[int] = (),
+    absent: Iterable[int] = (),
+    states: Mapping[int, str] | None = None,
+    deadline: Deadline,
+) -> None:
+    """Return when the blocks of ``present`` exist, those of ``absent`` do not, and ``states`` are as given.
+
+    Raises DeadlineExpired, which names the blocks that are otherwise, and GuestError.
+    """
+    wanted = [f"{index} present" for index in present]
+    wanted += [f"{index} absent" for index in absent]
+    wanted += [f"{index} {state}" for index, state in (states or {}).items()]
+    if not wanted:
+        return
+    budget = max(0.0, deadline.remaining() - _REPORT_SECONDS)
+    done = shell.run(f"/{SCRIPTS}/blocks wait {int(budget * 100)}", stdin=_lines(wanted), deadline=deadline)
+    late = [line.split(" ", 2) for line in _answer(done)]
+    if late:
+        raise DeadlineExpired(
+            f"memory blocks in the guest: {_some([f'memory{entry[0]} {entry[1]}' for entry in late])}",
+            deadline.seconds,
+            last_seen=_some([f"memory{entry[0]} {' '.join(entry[2:]) or 'unreadable'}" for entry in late]),
+        )
+
+
+def check_target(word: str) -> None:
+    """Raise UsageError unless ``word`` can be written to a block's state or to auto_online_blocks."""
+    if word not in get_args(Target):
+        raise UsageError(f"{word!r} is not a state for a memory block", hint=f"one of {', '.join(get_args(Target))}")
+
+
+def error_name(text: str) -> str:
+    """The errno's name in a message that ends in its description, such as EBUSY; the text itself if there is none."""
+    return _NAMES.get(text.rpartition(": ")[2].strip(), text.strip())
+
+
+def _outcome(line: str) -> BlockOutcome:
+    number, _, rest = line.partition(" ")
+    verdict, _, text = rest.partition(" ")
+    if not number.isdecimal() or verdict not in ("ok", "failed"):
+        raise GuestError(f"the guest's blocks script printed {line[:200]!r}")
+    return BlockOutcome(int(number), verdict == "ok", None if verdict == "ok" else error_name(text))
+
+
+def _answer(done: CommandResult) -> list[str]:
+    if done.status != 0:
+        said = done.stderr.decode(errors="replace").strip()[-500:]
+        raise GuestError(
+            f"the guest's blocks script failed (status {done.status}): {said}",
+            hint="does this kernel have CONFIG_MEMORY_HOTPLUG?",
+        )
+    return done.stdout.decode(errors="replace").splitlines()
+
+
+def _lines(items: Iterable[str]) -> bytes:
+    return "".join(f"{item}\n" for item in items).encode()
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Persistent memory in the guest: namespaces, device dax, and dax as system RAM (drivers/nvdimm, drivers/dax).
+
+All through sysfs in one round trip each, which takes tens of milliseconds in an emulated guest where ndctl and daxctl
+take hundreds, and needs no tool in the guest.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.deadline import Deadline
+from harness.errors import GuestError, UnsupportedError, UsageError
+from harness.guest.overlay import SCRIPTS
+from harness.guest.ssh import Shell
+from harness.units import MIB
+
+#: where the memmap of the persistent memory lies: in RAM, or on the device (ndctl's --map)
+Map = Literal["mem", "dev"]
+
+_MODES = {"mem": "ram", "dev": "pmem"}
+_NAME = re.compile(r"(namespace|dax)[0-9]{1,9}\.[0-9]{1,9}")
+_REFUSED, _CANNOT, _NOTHING, _NO_STATE = 3, 4, 5, 6
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """One namespace: ``size`` and ``resource`` are bytes.
+
+    ``mode`` is the kernel's word: dax, or raw, or memory for a raw one whose pages have struct pages (namespace_devs.c,
+    mode_show). ``holder`` is the nvdimm device that claims it, None for a raw one.
+    """
+
+    name: str
+    region: str
+    mode: str
+    size: int
+    resource: int
+    holder: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PmemOutcome:
+    """``ok`` with the name of what came of it, or the kernel's refusal in words."""
+
+    ok: bool
+    text: str
+
+
+def namespaces(shell: Shell, *, deadline: Deadline) -> tuple[Namespace, ...]:
+    """All namespaces of a size. Raises GuestError, DeadlineExpired."""
+    done = _run(shell, "list", deadline)
+    found = []
+    for line in done.text.splitlines():
+        try:
+            name, region, mode, size, resource, holder = line.split(" ")
+            found.append(Namespace(name, region, mode, int(size), int(resource, 0), None if holder == "-" else holder))
+        except ValueError:
+            raise GuestError(f"the guest's pmem script printed {line[:200]!r}") from None
+    return tuple(found)
+
+
+def create_devdax(
+    shell: Shell, namespace: str, *, map: Map | str = "mem", align: int = 2 * MIB, deadline: Deadline
+) -> PmemOutcome:
+    """Make a device dax of ``namespace`` (whatever it was, but not in use as system RAM); ``align`` is bytes.
+
+    The device is called like the namespace: dax0.0 of namespace0.0. Raises UsageError for another ``map``, GuestError
+    if the kernel has no such driver or namespace, DeadlineExpired.
+    """
+    if map not in _MODES:
+        raise UsageError(f"{map!r} is no place for a memmap", hint="mem (in RAM) or dev (on the device)")
+    return _run(shell, f"devdax {_checked(namespace)} {_MODES[map]} {align}", deadline)
+
+
+def destroy(shell: Shell, namespace: str, *, deadline: Deadline) -> PmemOutcome:
+    """Make ``namespace`` raw again, as it was when it was plugged. Raises as ``create_devdax``."""
+    return _run(shell, f"raw {_checked(namespace)}", deadline)
+
+
+#: what fails: its directory in debugfs (mm/fail_page_alloc.c, mm/failslab.c; v6.12)
+_FAULTS = {"slab": "failslab", "pages": "fail_page_alloc"}
+
+
+def to_system_ram(
+    shell: Shell, dax: str, *, fail: int | None = None, of: str = "slab", own: bool = False, deadline: Deadline
+) -> PmemOutcome:
+    """Give device dax ``dax`` to the kmem driver; the blocks come online or not as auto_online_blocks says.
+
+    ``fail`` has that allocation (from 1) fail which the kernel makes for it, ``of`` slab caches or whole pages; then
+    ``own`` has the memory hold its own struct pages (memmap_on_memory_store, drivers/dax/bus.c, since v6.8). Raises as
+    ``create_devdax``.
+    """
+    failing = "" if fail is None else f" {fail} {_FAULTS[of]} {int(own)}"
+    return _run(shell, f"kmem {_checked(dax)}{failing}", deadline)
+
+
+def set_state(shell: Shell, dax: str, state: str, *, patience: int | None = None, deadline: Deadline) -> PmemOutcome:
+    """Write ``state`` to that of a dax device of the kmem driver; after ``patience`` seconds that is interrupted.
+
+    Raises UnsupportedError if the kernel has no such file (state_store, drivers/dax/kmem.c, is there since v7.3), and
+    as ``create_devdax``.
+    """
+    return _run(shell, f"state {_checked(dax)} {state}" + ("" if patience is None else f" {patience}"), deadline)
+
+
+def to_devdax(shell: Shell, dax: str, *, deadline: Deadline) -> PmemOutcome:
+    """Take ``dax`` back from the kmem driver. Refused, with nothing changed, while one of its blocks is not offline.
+
+    Raises as ``create_devdax``.
+    """
+    return _run(shell, f"unkmem {_checked(dax)}", deadline)
+
+
+def _checked(name: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        raise UsageError(f"{name!r} is neither a namespace nor a dax device", hint="namespace0.0 or dax0.0")
+    return name
+
+
+def _run(shell: Shell, arguments: str, deadline: Deadline) -> PmemOutcome:
+    done = shell.run(f"/{SCRIPTS}/pmem {arguments}", deadline=deadline)
+    text = done.stdout.decode(errors="replace").strip()
+    if done.status in (0, _REFUSED):
+        return PmemOutcome(done.status == 0, text)
+    if done.status == _CANNOT:
+        raise GuestError(
+            f"the guest's kernel has {text}",
+            hint="it takes CONFIG_VIRTIO_PMEM, CONFIG_DEV_DAX_PMEM and CONFIG_DEV_DAX_KMEM",
+        )
+    if done.status == _NO_STATE:
+        raise UnsupportedError("dax-state", f"this kernel has no {text}", hint="drivers/dax/kmem.c has it since v7.3")
+    if done.status == _NOTHING:
+        raise GuestError(f"the guest has {text}", hint="is the virtio-pmem device plugged, and CONFIG_VIRTIO_PMEM set?")
+    said = done.stderr.decode(errors="replace").strip()[-500:]
+    raise GuestError(f"the guest's pmem script failed ({arguments}, status {done.status}): {text} {said}".rstrip())

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which memory blocks must stay online because a leaf of the linear map reaches beyond them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+
+from harness.model.boot_layout import BootLayout
+from harness.model.expected import LinearPiece
+from harness.model.leaves import LeafRun, leaf_runs
+from harness.state import NotObserved
+from harness.units import AddrRange, format_size
+
+
+def ram_leaves(layout: BootLayout, piece: AddrRange, *, pages_only: bool) -> tuple[LeafRun, ...]:
+    """The leaves, by virtual address, that one call maps physical ``piece`` with; the linear map must be known."""
+    kernel = layout.kernel
+    assert kernel is not None
+    offset = kernel.linear_start - kernel.phys_offset
+    sizes = {level: size for level, size in layout.paging.leaf_sizes.items() if level in kernel.leaf_levels}
+    paging = dataclasses.replace(layout.paging, leaf_sizes=sizes)
+    return leaf_runs(piece.shift(offset), paging, offset, pages_only=pages_only)
+
+
+def spanned_blocks(layout: BootLayout, linear: Iterable[LinearPiece]) -> dict[int, str] | NotObserved:
+    """The memory blocks of hot-added RAM with an edge inside of a leaf, and which leaf that is.
+
+    Where the kernel looks (``KernelFeatures.keeps_spanned_blocks``), such a block never goes offline: to unmap it would
+    split the leaf (can_unmap_without_split, arch/arm64/mm/mmu.c, v7.3). The memmap of a whole block ends with a leaf of
+    vmemmap, whatever its size.
+    """
+    pages_only, kernel = layout.maps_pages_only, layout.kernel
+    if isinstance(pages_only, NotObserved):
+        return pages_only
+    assert kernel is not None
+    found: dict[int, str] = {}
+    for piece in linear if not pages_only else ():
+        if piece.pages != "ram":
+            continue
+        runs = ram_leaves(layout, piece.range, pages_only=False)
+        for block in piece.range.chunks(layout.block_size):
+            for leaf in _spanning(layout, runs, kernel.linear(block)):
+                found[block.start // layout.block_size] = leaf
+    return found
+
+
+def kept_blocks(layout: BootLayout, linear: Iterable[LinearPiece]) -> Mapping[int, str]:
+    """The blocks of ``linear`` that this kernel is known not to take offline once they are online, and why."""
+    spanned = spanned_blocks(layout, linear)
+    known = layout.features.keeps_spanned_blocks is True
+    return spanned if known and not isinstance(spanned, NotObserved) else {}
+
+
+def _spanning(layout: BootLayout, runs: Iterable[LeafRun], block: AddrRange) -> Iterator[str]:
+    paging = layout.paging
+    for run in runs:
+        size = (paging.contiguous_sizes if run.contiguous else paging.leaf_sizes)[run.level]
+        for edge in (block.start, block.end):
+            if run.range.start < edge < run.range.end and edge % size:
+                kind = f"{run.level} group" if run.contiguous else run.level
+                yield f"a {kind} of {format_size(size)} reaches beyond it"

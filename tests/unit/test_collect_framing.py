@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The collector's stream, and every way it can be wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.collect.framing import Frame, new_boundary, parse_frames
+from harness.errors import GuestError
+
+GOOD = b"\n@@B begin a\none\n\n@@B end a ok\n\n@@B begin b\n\n@@B end b missing\n\n@@B done 2\n"
+
+
+def test_frames() -> None:
+    assert parse_frames(GOOD, "B") == {"a": Frame("a", "ok", b"one\n"), "b": Frame("b", "missing", b"")}
+
+
+def test_any_bytes_and_a_reason() -> None:
+    stream = b"\n@@B begin a\n\x00@@B end a ok\n@@\xff\n@@B end a failed cat: read error: I/O error\n\n@@B done 1\n"
+    assert parse_frames(stream, "B") == {
+        "a": Frame("a", "failed", b"\x00@@B end a ok\n@@\xff", "cat: read error: I/O error")
+    }
+
+
+def test_boundaries_differ() -> None:
+    assert new_boundary() != new_boundary() and new_boundary().isalnum()
+
+
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        (b"", "does not begin with a source"),
+        (b"sh: collect: not found\n", "does not begin with a source: 'sh: collect: not found"),
+        (b"noise" + GOOD, "does not begin with a source"),
+        (GOOD[: -len(b"\n@@B done 2\n")], "it is cut off, after a, b"),
+        (GOOD[:20], "it is cut off, after nothing"),
+        (GOOD + b"more", "a marker out of place, after a, b"),
+        (GOOD.replace(b"done 2", b"done 3"), "a marker out of place"),
+        (GOOD.replace(b"end a ok", b"end b ok"), "a marker out of place, after nothing"),
+        (GOOD.replace(b"begin b", b"begin a").replace(b"end b", b"end a"), "a comes twice"),
+        (GOOD.replace(b"end a ok", b"end a"), "a marker out of place"),
+        (GOOD.replace(b"end a ok", b"end a fine"), "a marker that is none"),
+        (GOOD.replace(b"end a ok\n", b"end a ok\nmore"), "a marker out of place"),
+        (GOOD.replace(b"begin a", b"begin " + b"a" * 50), "a marker that is none"),
+        (GOOD.replace(b"b missing", b"b failed " + b"x" * 500), "a marker that is none"),
+    ],
+)
+def test_garbled(stream: bytes, message: str) -> None:
+    with pytest.raises(GuestError, match=f"cannot understand what the guest's collector printed: .*{message}"):
+        parse_frames(stream, "B")

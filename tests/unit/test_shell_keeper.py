@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who waits for whom when a run keeps its guest: statuses, signals, and lists without stale entries."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness.errors import InfraError, UsageError
+from harness.shell.keeper import Kept, attach_to, find_kept, keeping_note, kept_dir, kept_guests
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def split(body: str) -> subprocess.Popen[str]:
+    """A process that splits off ``body``, the function work(release)."""
+    code = "import os, sys, signal, time\nfrom harness.shell.keeper import split_off\ndef work(release):\n"
+    code += textwrap.indent(textwrap.dedent(body), "    ") + "\nsys.exit(split_off(work))\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(harness.__file__).parents[1])}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("return 3", 3),
+        ("release(1)\nreturn 0", 1),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137),
+    ],
+    ids=["ended", "released", "killed"],
+)
+def test_the_parent_ends_with_the_status_of_the_run(body: str, status: int) -> None:
+    with split(body) as process:
+        process.communicate(timeout=60)
+    assert process.returncode == status
+
+
+def test_a_released_child_goes_on_without_our_terminal() -> None:
+    with split("print(os.getpid(), flush=True)\nrelease(1)\nsignal.pause()") as process:
+        out, _ = process.communicate(timeout=60)
+    child = int(out)
+    try:
+        assert process.returncode == 1
+        assert os.readlink(f"/proc/{child}/fd/1") == "/dev/null"
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_ctrl_c_reaches_the_child() -> None:
+    body = "try:\n    print('up', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    return 130"
+    with split(body) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_a_child_does_not_outlive_a_parent_that_is_killed() -> None:
+    with split("print(os.getpid(), flush=True)\ntime.sleep(60)") as process:
+        assert process.stdout is not None
+        child = os.pidfd_open(int(process.stdout.readline()))
+        process.kill()
+        process.communicate(timeout=60)
+    import select
+
+    assert select.select([child], [], [], 20.0)[0]
+    os.close(child)
+
+
+def test_the_list_forgets_keepers_that_are_gone() -> None:
+    folder = kept_dir()
+    folder.mkdir(parents=True)
+    (folder / "1.json").write_text("{}")
+    (folder / "1.sock").touch()
+    assert kept_guests() == [] and list(folder.iterdir()) == []
+    with pytest.raises(UsageError, match=r"no guest is kept\n  hint: memhp run --keep"):
+        find_kept(None)
+    with socket.socket(socket.AF_UNIX) as listener:
+        os.chdir(folder)
+        listener.bind("2.sock")
+        listener.listen(4)
+        (folder / "2.json").write_text(json.dumps({"pid": 2, "bundle": "/b"}))
+        assert find_kept(None) == find_kept("/b") == Kept(2, "/b", folder / "2.sock")
+        with pytest.raises(UsageError, match="no guest of /c is kept\n  hint: kept: /b"):
+            find_kept("/c")
+
+
+def test_a_keeper_that_is_gone_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InfraError, match="the keeper 7 does not answer"):
+        attach_to(Kept(7, "/b", tmp_path / "7.sock"), (), "auto")
+    assert "memhp attach /b" in keeping_note(Path("/b"), 60.0)
