@@ -69,11 +69,11 @@ class ConfigError(UsageError):
 
 
 class UnsupportedError(UsageError):
-    """The kernel or QEMU lacks ``ability``; the message names it and the hint says how to get it."""
+    """The kernel or QEMU lacks ``requirement``; the message names it and the hint says how to get it."""
 
-    def __init__(self, ability: str, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, requirement: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.ability = ability
+        self.requirement = requirement
 
 
 class InfraError(MemhpError):

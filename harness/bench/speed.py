@@ -115,7 +115,7 @@ def resolve_able(spec: GuestSpec, progress: Progress) -> tuple[Parts, list[str],
         try:
             return resolve(spec, tuple(able), progress), able, lacks
         except UnsupportedError as lack:
-            gone = [name for name in able if name == lack.ability] or able[:1]
+            gone = [name for name in able if name == lack.requirement] or able[:1]
             if not gone:
                 raise
             able = [name for name in able if name not in gone]

@@ -185,11 +185,6 @@ def resume_loads(shell: Shell, *, deadline: Deadline) -> Mapping[str, LoadCount]
     return _ask(shell, "resume", deadline)
 
 
-def count_loads(shell: Shell, *, deadline: Deadline) -> Mapping[str, LoadCount]:
-    """Look, and let them go on. Raises GuestError, DeadlineExpired."""
-    return _ask(shell, "count", deadline)
-
-
 def stop_load(shell: Shell, id: str, *, deadline: Deadline) -> LoadCount:
     """End a load after the rounds that are under way. Its name is free again.
 

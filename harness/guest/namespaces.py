@@ -26,40 +26,11 @@ _REFUSED, _CANNOT, _NOTHING, _NO_STATE = 3, 4, 5, 6
 
 
 @dataclass(frozen=True, slots=True)
-class Namespace:
-    """One namespace: ``size`` and ``resource`` are bytes.
-
-    ``mode`` is the kernel's word: dax, or raw, or memory for a raw one whose pages have struct pages (namespace_devs.c,
-    mode_show). ``holder`` is the nvdimm device that claims it, None for a raw one.
-    """
-
-    name: str
-    region: str
-    mode: str
-    size: int
-    resource: int
-    holder: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class PmemOutcome:
     """``ok`` with the name of what came of it, or the kernel's refusal in words."""
 
     ok: bool
     text: str
-
-
-def namespaces(shell: Shell, *, deadline: Deadline) -> tuple[Namespace, ...]:
-    """All namespaces of a size. Raises GuestError, DeadlineExpired."""
-    done = _run(shell, "list", deadline)
-    found = []
-    for line in done.text.splitlines():
-        try:
-            name, region, mode, size, resource, holder = line.split(" ")
-            found.append(Namespace(name, region, mode, int(size), int(resource, 0), None if holder == "-" else holder))
-        except ValueError:
-            raise GuestError(f"the guest's pmem script printed {line[:200]!r}") from None
-    return tuple(found)
 
 
 def create_devdax(

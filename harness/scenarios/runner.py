@@ -159,7 +159,7 @@ class _Run:
             with self._described_failures(), self._stack:
                 self._work()
         except UnsupportedError as lack:
-            return self._cut_short(Verdict.SKIPPED, lack, lack.ability)
+            return self._cut_short(Verdict.SKIPPED, lack, lack.requirement)
         except (UsageError, InfraError) as error:
             # A request that turns out to be invalid only on a running guest does not affect the other runs.
             return self._cut_short(Verdict.INFRA, error)

@@ -132,9 +132,9 @@ def resolve_most(spec: GuestSpec, progress: Progress) -> tuple[Parts, dict[str, 
         try:
             return resolve(spec, needs, progress), lacks
         except UnsupportedError as lack:
-            if lack.ability in needs:
-                lacks[lack.ability] = lack.message
-            elif lack.ability == "qemu" and any(REQUIREMENTS[name].device for name in needs):
+            if lack.requirement in needs:
+                lacks[lack.requirement] = lack.message
+            elif lack.requirement == "qemu" and any(REQUIREMENTS[name].device for name in needs):
                 lacks.update({name: lack.message for name in needs if REQUIREMENTS[name].device})
             else:
                 raise

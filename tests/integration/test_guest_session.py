@@ -19,6 +19,7 @@ from harness.errors import DeadlineExpired, GuestError
 from harness.guest import namespaces
 from harness.guest.drivers import wait_driver
 from harness.guest.memory_blocks import set_auto_online, set_blocks, wait_blocks
+from harness.guest.overlay import SCRIPTS
 from harness.guest.touch import touch_memory
 from harness.qemu import memdev
 from harness.qemu.devices.dimm import DimmSpec
@@ -141,9 +142,10 @@ def test_persistent_memory(guest: BootedGuest, memhp_artifacts: Parts, limit: De
     if not memdev.memory_devices(guest.machine, deadline=limit):
         memdev.plug(guest.machine, VirtioPmemSpec("pmem0", GIB), deadline=limit)
     wait_driver(guest.shell, "nd", "namespace0.0", "nd_pmem", deadline=limit)
-    [namespace] = namespaces.namespaces(guest.shell, deadline=limit)
+    listed = guest.shell.must(f"/{SCRIPTS}/pmem list", deadline=limit).decode()
+    _, _, mode, size, _, holder = listed.removesuffix("\n").split(" ")
     # "memory" where the kernel gives a raw namespace struct pages (drivers/nvdimm, pmem_should_map_pages).
-    assert namespace.mode in ("raw", "memory") and (namespace.size, namespace.holder) == (GIB, None)
+    assert mode in ("raw", "memory") and (int(size), holder) == (GIB, "-")
     assert namespaces.create_devdax(guest.shell, "namespace0.0", map=layout, align=2 * MIB, deadline=limit).ok
     assert namespaces.to_system_ram(guest.shell, "dax0.0", deadline=limit).ok
     state = look(guest, limit)

@@ -12,7 +12,7 @@ from harness.config.arguments import Args
 from harness.config.cold import DimmArgs
 from harness.deadline import Deadline
 from harness.errors import UnsupportedError, UsageError
-from harness.guest.loads import LOADS, count_loads, pause_loads, start_load, stop_load
+from harness.guest.loads import LOADS, pause_loads, start_load, stop_load
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs import title_of, work_of
@@ -124,7 +124,7 @@ def test_a_name_is_free_again_and_a_killed_load_is_not_running(memhp_guest: Sess
     count = pause_loads(shell, deadline=deadline)["a"]
     assert (count.running, count.note) == (False, "a worker was killed by signal 9")
     assert not stop_load(shell, "a", deadline=deadline).running
-    assert count_loads(shell, deadline=deadline) == {}
+    assert pause_loads(shell, deadline=deadline) == {}
     assert shell.must("pidof load-keeper load-worker || true", deadline=deadline) == b""
     with pytest.raises(UnsupportedError, match="cannot do the load vmalloc: the kernel finds 4096 bytes without"):
         start_load(shell, "a", "vmalloc", {"size": 4096}, deadline=deadline)

@@ -203,7 +203,7 @@ def test_errors_keep_their_parts() -> None:
     assert (refused.command, refused.error_class, refused.desc) == ("quit", "GenericError", "no")
     expired = errors.DeadlineExpired("x", 1, last_seen="y")
     assert (expired.awaited, expired.seconds, expired.last_seen) == ("x", 1, "y")
-    assert errors.UnsupportedError("A", "b").ability == "A"
+    assert errors.UnsupportedError("A", "b").requirement == "A"
 
 
 def test_parse_errors_quote_long_lines_in_part_but_keep_them() -> None:

@@ -12,7 +12,7 @@ from harness.guest import namespaces
 from harness.guest.drivers import switch_slot, wait_driver, wait_work
 from harness.guest.memory_blocks import BlockOutcome, error_name, set_auto_online, set_blocks, valid_zones, wait_blocks
 from harness.guest.touch import TouchResult, parse_touch, touch_memory
-from harness.units import MIB, AddrRange
+from harness.units import AddrRange
 
 
 def test_set_blocks() -> None:
@@ -103,19 +103,6 @@ def test_error_names() -> None:
     assert error_name("never heard of") == "never heard of"
 
 
-def test_namespaces() -> None:
-    shell = CannedShell(
-        said("namespace0.0 region0 dax 1073741824 0x80000000 dax0.1\nnamespace1.0 region1 raw 2097152 0x140000000 -\n"),
-        said("namespace0.0 what\n"),
-    )
-    assert namespaces.namespaces(shell, deadline=Deadline(5)) == (
-        namespaces.Namespace("namespace0.0", "region0", "dax", 1 << 30, 0x8000_0000, "dax0.1"),
-        namespaces.Namespace("namespace1.0", "region1", "raw", 2 * MIB, 0x1_4000_0000, None),
-    )
-    with pytest.raises(GuestError, match=r"the guest's pmem script printed 'namespace0.0 what'"):
-        namespaces.namespaces(shell, deadline=Deadline(5))
-
-
 def test_pmem_verbs_and_outcomes() -> None:
     shell = CannedShell(said("dax0.0\n"), said("namespace0.0\n"), said("dax0.0\n"), said("memory17 is online\n", 3))
     shell.answers += [said("kmem did not take dax0.0", 3)] * 3
@@ -162,7 +149,7 @@ def test_the_state_of_a_kmem_device() -> None:
     assert not namespaces.set_state(shell, "dax0.0", "offline", patience=2, deadline=Deadline(5)).ok
     with pytest.raises(UnsupportedError, match=r"this kernel has no dax0\.0/state") as caught:
         namespaces.set_state(shell, "dax0.0", "online", deadline=Deadline(5))
-    assert caught.value.ability == "dax-state"
+    assert caught.value.requirement == "dax-state"
     assert [command.removeprefix("/usr/lib/memhp/pmem ") for command, _ in shell.asked] == [
         "state dax0.0 unplugged",
         "state dax0.0 offline 2",

@@ -79,4 +79,4 @@ def test_a_paging_mode_may_be_needed(bits: int | None, told: str) -> None:
     require_paging(["acpi-dimm"], bits)
     with pytest.raises(UnsupportedError, match=told) as caught:
         require_paging(["sv39"], bits)
-    assert (caught.value.ability, caught.value.hint) == ("sv39", "--cpu rv64,sv57=off,sv48=off")
+    assert (caught.value.requirement, caught.value.hint) == ("sv39", "--cpu rv64,sv57=off,sv48=off")
