@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The program that stays in a guest and stands in for its scripts (guest-scripts/agent.c): how to talk to it."""
+"""Client of the guest agent (guest-scripts/agent.c): a resident program that replaces some guest-scripts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import paramiko
 from harness.errors import GuestError
 from harness.guest.overlay import SCRIPTS
 
-#: starts it by the guest's sh; a guest root without it says so
+#: shell command that starts the agent; it prints ``none`` in a guest root that lacks the agent
 START = "[ -x /usr/bin/agent ] || { echo none; exit; }; exec /usr/bin/agent"
 
-#: words that are the same for a shell and for the agent
+#: commands that the agent understands as they are
 _COMMAND = re.compile(rf"/{SCRIPTS}/((?:collect|blocks|wait-work)(?: [0-9A-Za-z_]+)+)")
 _CHUNK = 1 << 16
 
@@ -23,13 +23,13 @@ Answer = tuple[int, bytes, bytes]
 
 
 def agent_request(command: str) -> str | None:
-    """What to ask the agent for instead of having the guest's sh run ``command``; None if it is none of its scripts."""
+    """The agent's request that replaces the shell command ``command``; None if the agent does not handle it."""
     match = _COMMAND.fullmatch(command)
     return None if match is None else match[1]
 
 
 class AgentEnded(Exception):
-    """It has ended, with this said; ``cut`` if its channel was closed before it had said so."""
+    """The agent has exited; the message is its stderr. ``cut``: the channel was closed without an end of file."""
 
     def __init__(self, said: str, cut: bool) -> None:
         super().__init__(said)
@@ -37,13 +37,13 @@ class AgentEnded(Exception):
 
 
 class Agent:
-    """One agent on one channel, which does one request after another.
+    """One agent on one channel; it handles one request at a time.
 
-    After an exception of any kind it is of no more use.
+    Do not use it again after an exception of any kind.
     """
 
     def __init__(self, channel: paramiko.Channel) -> None:
-        """``channel`` is one on which ``START`` has been executed."""
+        """``channel`` must have executed ``START``."""
         self.channel = channel
         self._received = bytearray()
         self._stderr = bytearray()
@@ -51,11 +51,11 @@ class Agent:
 
     @property
     def ended(self) -> bool:
-        """Whether it is known not to answer any more."""
+        """Whether the agent is known to have exited."""
         return bool(self.channel.closed or self.channel.eof_received)
 
     def greet(self, limit: int, wait: Callable[[], None]) -> bool:
-        """Whether there is such a program in the guest. Raises as ``ask`` does."""
+        """Return whether the guest has an agent. Raises as ``ask`` does."""
         self._left = limit
         greeting = self._line(wait)
         if greeting not in (b"ready", b"none"):
@@ -63,10 +63,10 @@ class Agent:
         return greeting == b"ready"
 
     def ask(self, request: str, stdin: bytes, limit: int, wait: Callable[[], None]) -> Answer:
-        """Have it do ``request``, and return what came of it.
+        """Send ``request`` and return the answer.
 
-        ``wait`` returns when the channel may have something new to read, and raises if it is to be waited for no more.
-        Raises OverflowError after more than ``limit`` bytes, AgentEnded, GuestError for an answer that is none.
+        ``wait`` returns when the channel may have something new to read, and raises to stop waiting. Raises
+        OverflowError after more than ``limit`` bytes, AgentEnded, GuestError for a malformed answer.
         """
         self._left = limit
         self.channel.sendall(f"{len(stdin)} {request}\n".encode() + stdin)
@@ -97,7 +97,7 @@ class Agent:
         return line
 
     def _receive(self, wait: Callable[[], None]) -> None:
-        """Receive something."""
+        """Receive at least one byte."""
         while True:
             ended = self.ended
             while self.channel.recv_stderr_ready():
@@ -118,4 +118,4 @@ class Agent:
 
 def _garbled(line: bytes) -> GuestError:
     shown = line[:200].decode(errors="replace")
-    return GuestError(f"cannot understand what the agent in the guest says: {shown!r}")
+    return GuestError(f"the guest agent sent an invalid line: {shown!r}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's serial console: read without a pause, so that a panic is known the moment it is printed."""
+"""The guest's serial console, read continuously so that a panic is noticed as soon as it is printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from types import TracebackType
 from harness.deadline import Deadline
 from harness.errors import GuestError
 
-#: what is kept: lines, alarms, characters of a line, bytes of the raw log (more than that is not read)
+#: limits: lines and alarms kept, characters per line, bytes of the raw log (reading stops there)
 MAX_LINES = 20_000
 MAX_ALARMS = 1_000
 MAX_LINE = 4_096
@@ -27,7 +27,7 @@ MAX_LOG = 256 << 20
 
 #: what guest-scripts/init prints when SSH is listening
 READY = r"\bmemhp: ready$"
-#: what a guest without keys says when nothing in it wants to run any more and it waits for the line that wakes it
+#: what a guest without keys prints once it is idle and waits for the order that wakes it
 ASLEEP = r"\bmemhp: asleep$"
 
 _READY = re.compile(READY)
@@ -36,14 +36,14 @@ _ASLEEP = re.compile(ASLEEP)
 _BANNER = re.compile(r"\[ +0\.000000\](?:\[ *[TC][0-9]+\])? Linux version ")
 _PANIC = re.compile(r"\bKernel panic - not syncing")
 _FAILED = re.compile(r"\bmemhp: failed: (.*)")
-# ECMA-48: CSI … final byte, OSC … BEL or ST, and the two-byte escapes; then whatever else does not print.
+# ECMA-48: CSI … final byte, OSC … BEL or ST, and the two-byte escapes; then all other unprintable characters.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_=>]|\x1b[()][0-9A-B]")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
 class ConsoleLine:
-    """One line: ``number`` counts from 1, ``time`` is monotonic seconds, ``alarm`` the class of trouble or None."""
+    """One line: ``number`` counts from 1, ``time`` is monotonic seconds, ``alarm`` the class of trouble, or None."""
 
     number: int
     time: float
@@ -54,7 +54,7 @@ class ConsoleLine:
 class Console:
     """Reads a console until it ends or ``close`` is called; a context manager.
 
-    ``sock`` stays the caller's. ``alarming`` tells the class of trouble of a line, None for an innocent one
+    ``sock`` stays the caller's. ``alarming`` returns the class of trouble that a line reports, None for a harmless line
     (``harness.parsers.dmesg.alarming``). The raw bytes go to ``log_path``, unless None (QEMU can keep the log too).
     """
 
@@ -103,12 +103,12 @@ class Console:
 
     @property
     def boots(self) -> int:
-        """How often /init has come to its end, to listen or to sleep: more than once after a reboot."""
+        """How often /init has finished and the guest was ready or asleep: more than once after a reboot."""
         with self._changed:
             return self._boots
 
     def expect_reboot(self) -> None:
-        """Take one more boot for no trouble: it is wanted."""
+        """Expect one more boot: do not report it as trouble."""
         with self._changed:
             self._expected_boots += 1
 
@@ -124,7 +124,7 @@ class Console:
             return tuple(line for line in self._alarms if line.number > told)
 
     def tell_again(self, alarms: Sequence[ConsoleLine]) -> None:
-        """Have ``alarms``, the last that were told, be new once more: nobody could make use of them."""
+        """Mark ``alarms``, the last ones returned, as new again: the caller could not use them."""
         if alarms:
             with self._changed:
                 self._told = min(self._told, alarms[0].number - 1)
@@ -140,13 +140,13 @@ class Console:
             return "\n".join(line.text for line in list(self._lines)[-count:])
 
     def trouble_fd(self) -> int:
-        """A descriptor to poll: readable once ``trouble`` has something to tell."""
+        """A descriptor to poll: readable once ``trouble`` returns an error."""
         return self._trouble
 
     def trouble(self) -> GuestError | None:
-        """Why no more is to be expected of the guest, as an error to raise; None while all is well.
+        """Why the guest is lost, as an error to raise; None while all is well.
 
-        It panicked, its /init gave up, it rebooted behind our back, or the console ended.
+        It panicked, its /init gave up, it rebooted unexpectedly, or the console ended.
         """
         with self._changed:
             if self._panic is not None:
@@ -160,10 +160,9 @@ class Console:
             return None
 
     def wait_line(self, pattern: str, deadline: Deadline, *, since: int = 0) -> ConsoleLine:
-        """Return the first line after number ``since`` in which the regular expression ``pattern`` is found.
+        """Return the first line after number ``since`` that matches the regular expression ``pattern`` anywhere.
 
-        Raises GuestError at once when the guest panics, its /init gives up or the console ends before that, and
-        DeadlineExpired.
+        Raises GuestError as soon as the guest panics, its /init gives up or the console ends first; DeadlineExpired.
         """
         wanted = re.compile(pattern)
         checked = since
@@ -184,11 +183,11 @@ class Console:
         return line
 
     def wait_ready(self, deadline: Deadline) -> None:
-        """Return when the guest's /init says that SSH is listening. Raises as ``wait_line`` does."""
+        """Return once the guest's /init reports that SSH is listening. Raises as ``wait_line`` does."""
         self.wait_line(READY, deadline)
 
     def close(self) -> None:
-        """Stop reading. What was read stays available; the socket stays open."""
+        """Stop reading. The lines read so far stay available; the socket stays open."""
         if self._thread.is_alive():
             os.eventfd_write(self._stop, 1)
             self._thread.join()
@@ -224,7 +223,7 @@ class Console:
                 self._take(data)
                 self._read_bytes += len(data)
                 if self._read_bytes > MAX_LOG:
-                    # Nobody reads on: QEMU's own log of it stops growing as well.
+                    # No one reads the socket any more, so QEMU's own log of the console stops growing as well.
                     end = f"the guest printed more than {MAX_LOG >> 20} MiB"
                     break
         with self._changed:
@@ -261,10 +260,10 @@ class Console:
         if line.alarm is not None:
             self._alarms.append(line)
         asleep, ready = _ASLEEP.search(text) is not None, _READY.search(text) is not None
-        # Whoever is ready after having slept has not booted in between.
+        # A guest that becomes ready after it slept has not booted in between.
         if asleep or (ready and not self._asleep):
             self._boots, self._booting = self._boots + 1, False
-        # Two consoles can print the same banner twice, before /init speaks.
+        # Two consoles can print the same banner twice, before /init prints anything.
         elif self._boots == self._expected_boots and _BANNER.search(text):
             self._booting = True
         if self._rebooted():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Pages of a physical range that a process in the guest keeps in use, pinned or movable, until they are asked for."""
+"""Pages of a physical range that a process in the guest holds, pinned or movable, until they are released."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _RELEASED = re.compile(r"pages ([0-9]{1,12})\nmismatches ([0-9]{1,12})\n")
 def pin_memory(
     shell: Shell, id: str, pages: int, limit: int, where: AddrRange, *, deadline: Deadline
 ) -> tuple[int, ...]:
-    """Have ``pages`` pages of ``where`` pinned, and return their physical addresses; ``id`` is for ``release_memory``.
+    """Pin ``pages`` pages of ``where`` and return their physical addresses; ``id`` is for ``release_memory``.
 
-    The process allocates up to ``limit`` bytes to be handed pages there, and puts a reference of a pipe on them
-    (vmsplice): they stay movable memory, but cannot be migrated. Raises GuestError, DeadlineExpired.
+    The process allocates up to ``limit`` bytes to get pages there, and makes a pipe hold references to them (vmsplice):
+    they stay movable memory, but cannot be migrated. Raises GuestError, DeadlineExpired.
     """
     addresses = _hold(shell, "pinned", id, pages, limit, where, deadline)
     if len(addresses) != pages:
@@ -30,10 +30,10 @@ def pin_memory(
 
 
 def occupy_memory(shell: Shell, id: str, pages: int, limit: int, where: AddrRange, *, deadline: Deadline) -> None:
-    """Have ``pages`` pages of ``where`` in use from here on; ``id`` is for ``release_memory``.
+    """Keep ``pages`` pages of ``where`` in use until ``release_memory``, which takes the same ``id``.
 
-    The process allocates up to ``limit`` bytes to be handed pages there; the kernel may migrate them. Raises
-    GuestError, DeadlineExpired.
+    The process allocates up to ``limit`` bytes to get pages there; the kernel may migrate them. Raises GuestError,
+    DeadlineExpired.
     """
     _hold(shell, "movable", id, pages, limit, where, deadline)
 
@@ -46,14 +46,14 @@ def _hold(
     found = _HELD.fullmatch(done.stdout.decode(errors="replace"))
     if done.status != 0 or found is None or int(found[1]) != pages:
         said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise GuestError(f"keeping {pages} pages of {where} failed in the guest (status {done.status}): {said}")
+        raise GuestError(f"holding {pages} pages of {where} failed in the guest (status {done.status}): {said}")
     return tuple(int(line, 16) for line in found[2].split())
 
 
 def release_memory(shell: Shell, id: str, *, deadline: Deadline) -> tuple[int, int]:
-    """Let go of what is held as ``id``; return how many pages that were and how many had changed meanwhile.
+    """Release the pages held as ``id``; return how many there were and how many had changed meanwhile.
 
-    Returns when the process has given all of its memory back. Raises GuestError, DeadlineExpired.
+    Returns once the process has freed all of its memory. Raises GuestError, DeadlineExpired.
     """
     done = shell.run(f"cat {_fifo(id)}", deadline=deadline)
     found = _RELEASED.fullmatch(done.stdout.decode(errors="replace"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who may log into a guest, and how the guest proves that it is the one: fresh keys for every run, in memory only."""
+"""The SSH keys of a run, for the client and for the guest: fresh for every run, kept in memory only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KeyPair:
 
     @classmethod
     def fresh(cls) -> KeyPair:
-        """Make a new pair."""
+        """Generate a new pair."""
         key = Ed25519PrivateKey.generate()
         public = key.public_key()
         point = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -47,14 +47,14 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The two pairs of one run: ``client`` logs in, ``host`` is the guest's own, which the client pins."""
+    """The two pairs of one run: ``client`` logs in, ``host`` is the guest's host key, which the client pins."""
 
     client: KeyPair
     host: KeyPair
 
     @classmethod
     def fresh(cls) -> Identity:
-        """Make two new pairs."""
+        """Generate two new pairs."""
         return cls(client=KeyPair.fresh(), host=KeyPair.fresh())
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Loads: programs that keep the guest's kernel busy in the background, round by round, and come to rest when asked.
+"""Loads: programs that keep the guest's kernel busy in the background, in rounds, and pause on request.
 
-A round leaves nothing behind. ``guest-scripts/load-keeper.c`` runs each load's workers and knows when a round is under
-way; ``guest-scripts/load-worker.c`` has most kinds of work.
+A round leaves nothing behind. ``guest-scripts/load-keeper.c`` runs each load's workers and tracks their rounds;
+``guest-scripts/load-worker.c`` implements most kinds of load.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KEEPER = "/usr/bin/load-keeper"
 _WORKER = "/usr/bin/load-worker"
 _COMPACTION = f"/{SCRIPTS}/load-compaction"
 _HUGETLB = f"/{SCRIPTS}/load-hugetlb"
-#: the keeper stops waiting this much before the deadline, so that its answer still arrives in time
+#: seconds before the deadline when the keeper stops waiting, so that its answer arrives in time
 _REPORT_SECONDS = 2.0
 _ANSWER_LIMIT = 64 * KIB
 _CANNOT, _NAME_TAKEN = 3, 4
@@ -35,16 +35,16 @@ _COUNT = re.compile(
     r"(running|resting|busy|dead|gone|stopped|killed)(?: ([ -~]{1,200}))?"
 )
 
-#: what a parameter of a load is: a plain number, or a number of bytes
+#: type of a load's parameter: a plain number, or a number of bytes
 Parameter = Literal["integer", "size"]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadKind:
-    """A kind of load: ``needs`` are kernel options without ``CONFIG_``; ``parameters`` may all be left out.
+    """A kind of load: ``needs`` are kernel options without ``CONFIG_``; all ``parameters`` are optional.
 
-    ``cpus`` is how many workers go round at once (1 if left out, 16 at most); ``node`` which node's memory they take
-    if they can; ``size`` how much in a round, or how large its pieces are.
+    ``cpus`` is the number of concurrent workers (default 1, at most 16); ``node`` the node whose memory they prefer;
+    ``size`` the amount per round, or the size of its pieces.
     """
 
     name: str
@@ -54,12 +54,12 @@ class LoadKind:
     program: str = _WORKER
 
     def lacking(self, config: Mapping[str, str]) -> tuple[str, ...]:
-        """Those of ``needs`` that a kernel with this configuration (names without ``CONFIG_``) does not have."""
+        """Those of ``needs`` that a kernel with this configuration (names without ``CONFIG_``) lacks."""
         missing = Build(config).lacking(self.needs)
         return () if isinstance(missing, NotObserved) else missing
 
     def require(self, config: Mapping[str, str]) -> None:
-        """Raise UnsupportedError, naming what is missing, unless a kernel with this configuration can do it."""
+        """Raise UnsupportedError, naming what is missing, unless a kernel with this configuration can run the load."""
         lacking = [f"CONFIG_{option}" for option in self.lacking(config)]
         if lacking:
             raise UnsupportedError(
@@ -73,7 +73,7 @@ def _kinds(*kinds: LoadKind) -> Mapping[str, LoadKind]:
     return {kind.name: kind for kind in kinds}
 
 
-#: every kind of load there is, by name
+#: every kind of load, by name
 LOADS: Mapping[str, LoadKind] = _kinds(
     LoadKind(
         "ptdump",
@@ -130,10 +130,10 @@ LOADS: Mapping[str, LoadKind] = _kinds(
 
 @dataclass(frozen=True, slots=True)
 class LoadCount:
-    """What a load has done since it was started: ``rounds`` that did all they should, ``failures`` that could not.
+    """What a load has done since it was started: ``rounds`` that succeeded, ``failures`` that did not.
 
-    ``running`` is False if the load has died by itself (then nothing of it goes on, and ``note`` says how); it is True
-    for one that rests or was stopped. ``note`` is what went wrong last, in the guest's words, "" if nothing did.
+    ``running`` is False if the load died by itself (all of it has ended then, and ``note`` says how); it is True for a
+    load that is paused or was stopped. ``note`` is the guest's text of the last failure, "" if there was none.
     """
 
     rounds: int
@@ -143,16 +143,16 @@ class LoadCount:
 
 
 def start_load(shell: Shell, id: str, kind: str, args: Mapping[str, int], *, deadline: Deadline) -> None:
-    """Start a load and return when its first round is under way; ``id`` is a name of the caller's choice.
+    """Start a load and return once its first round has begun; ``id`` is a name of the caller's choice.
 
-    Raises UsageError for a name, kind or parameter that there is not, UnsupportedError if this guest's kernel cannot
-    do the work (the message says why), GuestError, DeadlineExpired.
+    Raises UsageError for an invalid name, kind or parameter, UnsupportedError if this guest's kernel cannot run the
+    load (the message says why), GuestError, DeadlineExpired.
     """
     if _ID.fullmatch(id) is None:
-        raise UsageError(f"{id!r} is no name for a load", hint="a letter, then up to 31 letters, digits, _ and -")
+        raise UsageError(f"invalid name for a load: {id!r}", hint="a letter, then up to 31 letters, digits, _ and -")
     found = LOADS.get(kind)
     if found is None:
-        raise UsageError(f"there is no load {kind!r}", hint=f"one of {', '.join(sorted(LOADS))}")
+        raise UsageError(f"unknown kind of load: {kind!r}", hint=f"one of {', '.join(sorted(LOADS))}")
     for name, value in args.items():
         if name not in found.parameters:
             raise UsageError(f"the load {kind} has no {name!r}", hint=f"it has {', '.join(sorted(found.parameters))}")
@@ -164,41 +164,41 @@ def start_load(shell: Shell, id: str, kind: str, args: Mapping[str, int], *, dea
     values = " ".join(f"{name}={value}" for name, value in sorted(args.items()) if name != "cpus")
     done = _run(shell, f"start {_budget(deadline)} {id} {workers} {found.program} {kind} {values}".rstrip(), deadline)
     if done.status == _NAME_TAKEN:
-        raise UsageError(f"there is a load {id!r} in this guest already", hint="choose another name, or stop it first")
+        raise UsageError(f"the guest already has a load {id!r}", hint="choose another name, or stop it first")
     if done.status == _CANNOT:
         why = done.stdout.decode(errors="replace").strip()[:200]
-        raise UnsupportedError(kind, f"this guest cannot do the load {kind}: {why}")
+        raise UnsupportedError(kind, f"this guest cannot run the load {kind}: {why}")
     _check(done)
 
 
 def pause_loads(shell: Shell, *, deadline: Deadline) -> Mapping[str, LoadCount]:
-    """Bring every load to rest at the end of a round, and return the counts of all, by name.
+    """Pause every load at the end of its round, and return the counts of all loads by name.
 
-    None is allocated, mapped or open then that was not when the load was started. Raises DeadlineExpired, which names
-    the loads with a round that did not end (they come to rest when it does), GuestError.
+    A paused load has nothing allocated, mapped or open that it did not have when it was started. Raises
+    DeadlineExpired, which names the loads whose round did not end (they pause when it does), GuestError.
     """
     return _ask(shell, "pause", deadline)
 
 
 def resume_loads(shell: Shell, *, deadline: Deadline) -> Mapping[str, LoadCount]:
-    """Set every load off again; the counts are those from which they go on. Raises GuestError, DeadlineExpired."""
+    """Resume every load; the counts are those at which they continue. Raises GuestError, DeadlineExpired."""
     return _ask(shell, "resume", deadline)
 
 
 def stop_load(shell: Shell, id: str, *, deadline: Deadline) -> LoadCount:
-    """End a load after the rounds that are under way. Its name is free again.
+    """Stop a load after its current rounds. Its name is free again.
 
-    Raises UsageError if there is none of this name; DeadlineExpired if a round did not end: its processes are killed,
-    as far as the kernel lets them; GuestError.
+    Raises UsageError if there is no load of this name; DeadlineExpired if a round did not end: its processes are then
+    killed, as far as the kernel lets them die; GuestError.
     """
     if _ID.fullmatch(id) is None:
-        raise UsageError(f"{id!r} is no name for a load", hint="a letter, then up to 31 letters, digits, _ and -")
+        raise UsageError(f"invalid name for a load: {id!r}", hint="a letter, then up to 31 letters, digits, _ and -")
     done = _run(shell, f"stop {_budget(deadline)} {id}", deadline)
     if done.status == _NAME_TAKEN:
-        raise UsageError(f"there is no load {id!r} in this guest")
+        raise UsageError(f"the guest has no load {id!r}")
     counts = _counts(done, deadline)
     if set(counts) != {id}:
-        raise GuestError(f"the guest was asked to stop the load {id}, and answered for {', '.join(counts) or 'none'}")
+        raise GuestError(f"the guest was asked to stop the load {id}, but answered for {', '.join(counts) or 'none'}")
     return counts[id]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory blocks (drivers/base/memory.c): set them online and offline, and wait for them."""
+"""Memory blocks (drivers/base/memory.c): set them online or offline, and wait for their states."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from harness.guest.ssh import CommandResult, Shell
 Target = Literal["online", "online_kernel", "online_movable", "offline"]
 
 _SYSFS = "/sys/devices/system/memory"
-#: the guest stops waiting this much before the deadline, so that its report still arrives in time
+#: seconds before the deadline when the guest stops waiting, so that its report arrives in time
 _REPORT_SECONDS = 0.5
 _NAMES = {os.strerror(number): name for number, name in errno.errorcode.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class BlockOutcome:
-    """What came of writing to one block's state: ``error`` is None, or the errno's name, such as EBUSY."""
+    """Result of a write to one block's state: ``error`` is None, or the errno's name, such as EBUSY."""
 
     index: int
     ok: bool
@@ -36,8 +36,8 @@ def set_blocks(
 ) -> tuple[BlockOutcome, ...]:
     """Write ``to`` to the state of each block, in the order given, in one round trip.
 
-    A write that lasts ``patience`` seconds is interrupted by a signal (EINTR), none without. What the kernel refuses is
-    an outcome. Raises UsageError for another word, GuestError, DeadlineExpired.
+    With ``patience``, a signal interrupts a write that takes that many seconds (EINTR). A refusal by the kernel is an
+    outcome, not an error. Raises UsageError for an unknown state, GuestError, DeadlineExpired.
     """
     check_target(to)
     wanted = list(indexes)
@@ -52,7 +52,7 @@ def set_blocks(
 
 
 def valid_zones(shell: Shell, indexes: Iterable[int], *, deadline: Deadline) -> dict[int, tuple[str, ...]]:
-    """Return what each block's valid_zones says: the zone of one that is online, where it could go of one that is not.
+    """Return each block's valid_zones: the zone of an online block, or the zones open to an offline one.
 
     Raises GuestError, DeadlineExpired.
     """
@@ -67,12 +67,12 @@ def valid_zones(shell: Shell, indexes: Iterable[int], *, deadline: Deadline) -> 
 
 
 def set_auto_online(shell: Shell, policy: Target | str, *, deadline: Deadline) -> None:
-    """Set what becomes of memory that is added from now on. Raises UsageError, GuestError, DeadlineExpired."""
+    """Set auto_online_blocks, the policy for new memory. Raises UsageError, GuestError, DeadlineExpired."""
     check_target(policy)
     done = shell.run(f"echo {policy} >{_SYSFS}/auto_online_blocks", deadline=deadline)
     if done.status != 0:
         raise GuestError(
-            f"the guest does not take {policy} for auto_online_blocks: {done.stderr.decode(errors='replace').strip()}"
+            f"the guest rejects {policy} for auto_online_blocks: {done.stderr.decode(errors='replace').strip()}"
         )
 
 
@@ -84,9 +84,9 @@ def wait_blocks(
     states: Mapping[int, str] | None = None,
     deadline: Deadline,
 ) -> None:
-    """Return when the blocks of ``present`` exist, those of ``absent`` do not, and ``states`` are as given.
+    """Return once the blocks of ``present`` exist, those of ``absent`` do not, and ``states`` hold.
 
-    Raises DeadlineExpired, which names the blocks that are otherwise, and GuestError.
+    Raises DeadlineExpired, which names the blocks that differ, and GuestError.
     """
     wanted = [f"{index} present" for index in present]
     wanted += [f"{index} absent" for index in absent]
@@ -111,7 +111,7 @@ def check_target(word: str) -> None:
 
 
 def error_name(text: str) -> str:
-    """The errno's name in a message that ends in its description, such as EBUSY; the text itself if there is none."""
+    """The name of the errno, such as EBUSY, whose description ends ``text``; the text itself if there is none."""
     return _NAMES.get(text.rpartition(": ")[2].strip(), text.strip())
 
 

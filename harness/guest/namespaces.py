@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Persistent memory in the guest: namespaces, device dax, and dax as system RAM (drivers/nvdimm, drivers/dax).
 
-All through sysfs in one round trip each, which takes tens of milliseconds in an emulated guest where ndctl and daxctl
-take hundreds, and needs no tool in the guest.
+Each operation writes to sysfs in one round trip: tens of milliseconds in an emulated guest, where ndctl and daxctl take
+hundreds, and no tool is needed in the guest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.guest.overlay import SCRIPTS
 from harness.guest.ssh import Shell
 from harness.units import MIB
 
-#: where the memmap of the persistent memory lies: in RAM, or on the device (ndctl's --map)
+#: where the memmap of the persistent memory is stored: in RAM, or on the device (ndctl's --map)
 Map = Literal["mem", "dev"]
 
 _MODES = {"mem": "ram", "dev": "pmem"}
@@ -27,7 +27,7 @@ _REFUSED, _CANNOT, _NOTHING, _NO_STATE = 3, 4, 5, 6
 
 @dataclass(frozen=True, slots=True)
 class PmemOutcome:
-    """``ok`` with the name of what came of it, or the kernel's refusal in words."""
+    """``ok`` with the name of the new device, or the kernel's refusal; both in ``text``."""
 
     ok: bool
     text: str
@@ -36,49 +36,49 @@ class PmemOutcome:
 def create_devdax(
     shell: Shell, namespace: str, *, map: Map | str = "mem", align: int = 2 * MIB, deadline: Deadline
 ) -> PmemOutcome:
-    """Make a device dax of ``namespace`` (whatever it was, but not in use as system RAM); ``align`` is bytes.
+    """Turn ``namespace``, in any mode but not in use as system RAM, into a device dax; ``align`` is bytes.
 
-    The device is called like the namespace: dax0.0 of namespace0.0. Raises UsageError for another ``map``, GuestError
-    if the kernel has no such driver or namespace, DeadlineExpired.
+    The device is named after the namespace: namespace0.0 gives dax0.0. Raises UsageError for an unknown ``map``,
+    GuestError if the kernel has no such driver or namespace, DeadlineExpired.
     """
     if map not in _MODES:
-        raise UsageError(f"{map!r} is no place for a memmap", hint="mem (in RAM) or dev (on the device)")
+        raise UsageError(f"invalid memmap location: {map!r}", hint="mem (in RAM) or dev (on the device)")
     return _run(shell, f"devdax {_checked(namespace)} {_MODES[map]} {align}", deadline)
 
 
 def destroy(shell: Shell, namespace: str, *, deadline: Deadline) -> PmemOutcome:
-    """Make ``namespace`` raw again, as it was when it was plugged. Raises as ``create_devdax``."""
+    """Make ``namespace`` raw again, as it was when plugged. Raises as ``create_devdax``."""
     return _run(shell, f"raw {_checked(namespace)}", deadline)
 
 
-#: what fails: its directory in debugfs (mm/fail_page_alloc.c, mm/failslab.c; v6.12)
+#: kind of failing allocation: its directory in debugfs (mm/fail_page_alloc.c, mm/failslab.c; v6.12)
 _FAULTS = {"slab": "failslab", "pages": "fail_page_alloc"}
 
 
 def to_system_ram(
     shell: Shell, dax: str, *, fail: int | None = None, of: str = "slab", own: bool = False, deadline: Deadline
 ) -> PmemOutcome:
-    """Give device dax ``dax`` to the kmem driver; the blocks come online or not as auto_online_blocks says.
+    """Bind device dax ``dax`` to the kmem driver; auto_online_blocks decides whether its blocks come online.
 
-    ``fail`` has that allocation (from 1) fail which the kernel makes for it, ``of`` slab caches or whole pages; then
-    ``own`` has the memory hold its own struct pages (memmap_on_memory_store, drivers/dax/bus.c, since v6.8). Raises as
-    ``create_devdax``.
+    ``fail`` makes the N-th allocation (from 1) that the kernel does on the way fail, counting slab objects or whole
+    pages (``of``); with it, ``own`` puts the struct pages of the memory into the memory itself (memmap_on_memory_store,
+    drivers/dax/bus.c, since v6.8). Raises as ``create_devdax``.
     """
     failing = "" if fail is None else f" {fail} {_FAULTS[of]} {int(own)}"
     return _run(shell, f"kmem {_checked(dax)}{failing}", deadline)
 
 
 def set_state(shell: Shell, dax: str, state: str, *, patience: int | None = None, deadline: Deadline) -> PmemOutcome:
-    """Write ``state`` to that of a dax device of the kmem driver; after ``patience`` seconds that is interrupted.
+    """Write ``state`` to the state of a kmem dax device; a signal interrupts the write after ``patience`` seconds.
 
-    Raises UnsupportedError if the kernel has no such file (state_store, drivers/dax/kmem.c, is there since v7.3), and
-    as ``create_devdax``.
+    Raises UnsupportedError if the kernel has no such file (state_store, drivers/dax/kmem.c, since v7.3), and as
+    ``create_devdax``.
     """
     return _run(shell, f"state {_checked(dax)} {state}" + ("" if patience is None else f" {patience}"), deadline)
 
 
 def to_devdax(shell: Shell, dax: str, *, deadline: Deadline) -> PmemOutcome:
-    """Take ``dax`` back from the kmem driver. Refused, with nothing changed, while one of its blocks is not offline.
+    """Unbind ``dax`` from the kmem driver. Refused, with nothing changed, unless all of its blocks are offline.
 
     Raises as ``create_devdax``.
     """

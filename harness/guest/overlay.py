@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The initrd of one run: a cached guest root, whatever else was asked for, and a few KB that make it ours."""
+"""The initrd of one run: a cached guest root, optional archives, and a small overlay with keys and guest-scripts."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from harness.cpio import CpioEntry, character_device, directory, pack, regular
 from harness.errors import UsageError
 from harness.guest.identity import Identity
 
-#: where the guest-scripts live in a guest
+#: directory of the guest-scripts in a guest
 SCRIPTS = "usr/lib/memhp"
-#: the one script that has another place
+#: the one script installed elsewhere: as /init
 INIT = "init"
 
-# Only what every root has as a real directory: an entry that is a directory here and a symbolic link there
-# would replace the link (init/initramfs.c, clean_path), and /lib and /bin usually are links.
+# Only what is a real directory in every root: a directory entry would replace a symbolic link of the same name
+# (init/initramfs.c, clean_path), and /lib and /bin usually are links.
 _DIRECTORIES = ("dev", "etc", "etc/dropbear", "usr", "usr/lib", SCRIPTS)
 
 
 def overlay(identity: Identity | None, scripts_dir: Path, extra_files: Mapping[str, bytes] | None = None) -> bytes:
     """Return a cpio archive with /init, the keys of ``identity`` and the guest-scripts.
 
-    Without an identity the guest falls asleep when it is ready, and waits for one (``harness.guest.wake``).
+    Without an identity the guest falls asleep at the end of its boot, and waits for one (``harness.guest.wake``).
 
     ``extra_files`` maps paths in the guest, relative to its root, to contents; their directories must exist there.
     Raises UsageError if ``scripts_dir`` has no ``init``.
     """
     scripts = {path.name: path for path in sorted(scripts_dir.glob("*")) if path.is_file() and not path.suffix}
     if INIT not in scripts:
-        raise UsageError(f"no guest-scripts in {scripts_dir}", hint="memhp is not whole: reinstall it")
+        raise UsageError(f"no guest-scripts in {scripts_dir}", hint="memhp is incomplete: reinstall it")
     entries: list[CpioEntry] = [directory(path) for path in _DIRECTORIES]
     entries += [
         directory("root", 0o700),
@@ -57,10 +57,10 @@ def overlay(identity: Identity | None, scripts_dir: Path, extra_files: Mapping[s
 
 
 def write_initrd(parts: Sequence[Path], overlay: bytes, out: Path) -> None:
-    """Write ``parts`` one after another and ``overlay`` last to ``out`` (mode 0600), which appears whole or not at all.
+    """Write ``parts`` in order, then ``overlay``, to ``out`` (mode 0600), atomically.
 
     Later archives win. Each part is padded with zeros to a multiple of 4 bytes, where the kernel looks for the next
-    archive, whatever the compression of the one before (init/initramfs.c, unpack_to_rootfs). Raises UsageError if a
+    archive, whatever the compression of the previous one (init/initramfs.c, unpack_to_rootfs). Raises UsageError if a
     part cannot be read.
     """
     fd, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
@@ -81,6 +81,6 @@ def _append(part: Path, writer: BinaryIO) -> None:
     except OSError as error:
         raise UsageError(f"cannot read the initrd {part}: {error.strerror}", hint="check the path") from error
     with reader:
-        # A full disk is no fault of the part's.
+        # Not under the except above: a full disk is not the part's fault.
         shutil.copyfileobj(reader, writer, 1 << 20)
     writer.write(bytes(-writer.tell() % 4))

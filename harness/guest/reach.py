@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Work that no signal can cut in two."""
+"""Work that a signal cannot interrupt half-way."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 def out_of_reach(work: Callable[[], T], abandon: Callable[[], None]) -> T:
-    """Do ``work`` where the exception of a signal (Ctrl-C, SIGTERM) cannot reach it, and return what it returns.
+    """Run ``work`` in a thread that the exception of a signal (Ctrl-C, SIGTERM) cannot reach; return its result.
 
-    Python raises that in the main thread, between any two instructions. paramiko takes its locks without ``with``
-    (BufferedPipe, Transport): hit there, it keeps one for ever, and whoever hangs up next waits for it. So the main
-    thread only waits, while another works; if it is hit, ``abandon`` has the other one end soon. Raises what ``work``
-    raises.
+    Python raises that exception in the main thread, between any two instructions. paramiko takes its locks without
+    ``with`` (BufferedPipe, Transport): an exception there leaves a lock held for ever, and the next hang-up waits for
+    it. So the main thread only waits while another one works; if it is interrupted, ``abandon`` makes the other one
+    end soon. Raises what ``work`` raises.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands in the guest over one SSH connection that stays open."""
+"""Commands in the guest, over one persistent SSH connection."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from harness.guest.identity import Identity
 from harness.guest.reach import out_of_reach
 from harness.units import MIB
 
-#: bytes of stdout and stderr together that one command may print
+#: bytes that one command may print, stdout and stderr together
 OUTPUT_LIMIT = 64 * MIB
 
-# Of what dropbear offers and paramiko knows (aes128-ctr, aes256-ctr; one MAC) the cheapest in an emulated guest:
-# 5 to 10 MB/s, 10 ms a command.
+# The cheapest in an emulated guest among those that dropbear and paramiko share (aes128-ctr, aes256-ctr; one MAC):
+# 5 to 10 MB/s, 10 ms per command.
 _CIPHERS = ("aes128-ctr", "aes256-ctr")
 _MACS = ("hmac-sha2-256",)
 _KEX = ("curve25519-sha256@libssh.org",)
@@ -42,13 +42,13 @@ _LAST_WORDS = "tail -n 3 /run/dropbear.log"
 _LAST_WORDS_SECONDS = 10.0
 
 
-# What ends a connection is raised as well; without a handler, logging prints paramiko's traceback of it, too.
+# An error that ends a connection is raised anyway; without a handler, logging would print paramiko's traceback too.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """A command that ended: exit ``status`` (-1 if a signal ended it) and all that it printed."""
+    """A finished command: exit ``status`` (-1 if a signal ended it) and its output."""
 
     status: int
     stdout: bytes
@@ -56,23 +56,23 @@ class CommandResult:
 
 
 class Shell(Protocol):
-    """Whatever runs commands in a guest."""
+    """Runs commands in a guest."""
 
     def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> CommandResult:
-        """Run ``command`` by the guest's sh, as ``GuestShell.run`` does."""
+        """Run ``command`` with the guest's sh, as ``GuestShell.run`` does."""
 
 
 class GuestShell:
     """One SSH connection as root. Get one with ``connect``; a context manager. Threads may share it.
 
-    What some guest-scripts do, a program in the guest does for them, if the guest root has it: it is started with the
-    first such command and stays (``harness.guest.agent``).
+    If the guest root has the agent, it runs in place of some guest-scripts: it is started with the first such command
+    and stays (``harness.guest.agent``).
     """
 
     def __init__(
         self, transport: paramiko.Transport, console: Console | None, identity: Identity, port: int | None = None
     ) -> None:
-        """Use ``connect`` instead. On ``port``, if there is one, a guest that hung up is asked why."""
+        """Use ``connect`` instead. ``port``, unless None, is where to ask a guest that hung up for the reason."""
         self.identity = identity
         self._transport = transport
         self._console = console
@@ -88,9 +88,9 @@ class GuestShell:
     ) -> GuestShell:
         """Wait until ``console`` shows that the guest is ready, then log in on 127.0.0.1:``port``.
 
-        The guest's host key must be the one of ``identity``. Without a console the guest must be ready already (it was
-        restored from a snapshot). One that is ``waking`` takes connections before it is ready, and keeps them waiting.
-        Raises GuestError, DeadlineExpired.
+        The guest's host key must be that of ``identity``. Without a console the guest must be ready already (it was
+        restored from a snapshot). A guest that is ``waking`` accepts connections before it is ready, and keeps them
+        waiting. Raises GuestError, DeadlineExpired.
         """
         if console is not None and not waking:
             console.wait_ready(deadline)
@@ -118,14 +118,14 @@ class GuestShell:
         return shell
 
     def reconnect(self, port: int, deadline: Deadline) -> None:
-        """Log in once more, with the same keys, after the guest has come up again. Raises as ``connect`` does."""
+        """Log in again, with the same keys, after the guest has rebooted. Raises as ``connect`` does."""
         self.close()
         self._transport = GuestShell.connect(port, self.identity, deadline, self._console)._transport
         self._port, self._cause = port, None
         self._agent, self._has_agent = None, True
 
     def again(self, port: int, deadline: Deadline, console: Console) -> GuestShell:
-        """Log into a restored copy of the same guest, which knows the same keys. Raises GuestError, DeadlineExpired."""
+        """Log into a restored copy of the same guest, which has the same keys. Raises GuestError, DeadlineExpired."""
         fresh = GuestShell.connect(port, self.identity, deadline)
         fresh._console = console
         return fresh
@@ -143,10 +143,10 @@ class GuestShell:
         self._transport.close()
 
     def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> CommandResult:
-        """Run ``command`` by the guest's sh and return what it printed and how it ended.
+        """Run ``command`` with the guest's sh and return its output and exit status.
 
-        The command is not killed when the deadline expires, but its output is ignored. Raises DeadlineExpired,
-        and GuestError if it prints more than ``limit`` bytes, if the guest panics or the connection breaks.
+        When the deadline expires the command is not killed, but its output is ignored. Raises DeadlineExpired, and
+        GuestError if it prints more than ``limit`` bytes, the guest panics or the connection breaks.
         """
         shown = command if len(command) <= 80 else command[:80] + "…"
         trouble = None if self._console is None else self._console.trouble()
@@ -176,7 +176,7 @@ class GuestShell:
         return out_of_reach(converse, abandon)
 
     def must(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> bytes:
-        """Run ``command`` and return its stdout; raises GuestError if its status is not 0, and as ``run`` does."""
+        """Run ``command`` and return its stdout; raises GuestError if its exit status is not 0, and as ``run`` does."""
         done = self.run(command, stdin=stdin, deadline=deadline, limit=limit)
         if done.status != 0:
             said = done.stderr.decode(errors="replace").strip()[-2000:]
@@ -184,9 +184,9 @@ class GuestShell:
         return done.stdout
 
     def open_terminal(self, kind: str, columns: int, lines: int, deadline: Deadline) -> paramiko.Channel:
-        """A login shell on a terminal of its own (``kind`` as in TERM); the caller closes it.
+        """Open a login shell on a new terminal (``kind`` as in TERM); the caller closes it.
 
-        ``deadline`` is for its start alone. Raises GuestError, DeadlineExpired.
+        ``deadline`` limits the start alone. Raises GuestError, DeadlineExpired.
         """
 
         def start() -> paramiko.Channel:
@@ -203,22 +203,22 @@ class GuestShell:
             raise self._lost(f"cannot open a terminal in the guest: {_said(error)}", deadline) from error
 
     def _lost(self, what: str, deadline: Deadline) -> MemhpError:
-        # What ended the connection may be known to paramiko's own thread alone, which tells it once.
+        # Only paramiko's own thread may know what ended the connection, and get_exception returns it only once.
         self._cause = self._transport.get_exception() or self._cause
         cause = "" if self._cause is None or _said(self._cause) in what else f" ({_said(self._cause)})"
         return _loss(self._console, deadline, what + cause, self._last_words)
 
     def _last_words(self, deadline: Deadline) -> str:
-        """What the guest's SSH server has to say of a connection that ended, or why that is not to be had."""
+        """The end of the log of the guest's SSH server, to explain a lost connection, or why it cannot be read."""
         if self._port is None:
             return ""
         try:
-            # A port of None: nobody asks why this one is lost.
+            # A port of None: if this connection is lost, no one asks why.
             with GuestShell.connect(self._port, self.identity, deadline.at_most(_LAST_WORDS_SECONDS)) as shell:
                 shell._port = None
                 said = shell.run(_LAST_WORDS, deadline=deadline.at_most(_LAST_WORDS_SECONDS), limit=MIB).stdout
         except MemhpError as error:
-            return f"; it does not answer any more: {error.message}"
+            return f"; it no longer answers: {error.message}"
         lines = " / ".join(said.decode(errors="replace").split("\n")).strip(" /")
         return f"; it answers again, and its SSH server's log ends with: {lines[-2000:] or 'nothing'}"
 
@@ -234,11 +234,11 @@ class GuestShell:
     def _by_agent(
         self, request: str, shown: str, stdin: bytes, deadline: Deadline, limit: int, opened: list[paramiko.Channel]
     ) -> CommandResult | None:
-        """The guest's agent does it, one thread's request after the other's; None if there is no agent."""
+        """Have the guest's agent run ``request``, for one thread at a time; None if there is no agent."""
         if not self._agent_lock.acquire(timeout=max(0.0, deadline.remaining())):
-            deadline.check(f"the agent in the guest, which is at work already, to do {shown!r}")
+            deadline.check(f"the guest agent, which is busy with another request, to run {shown!r}")
         try:
-            # One that ended while nobody wanted anything of it (out of memory, say) is no loss.
+            # An agent that exited while idle (out of memory, say) is simply started again.
             if self._has_agent and (self._agent is None or self._agent.ended):
                 self._agent = self._start_agent(shown, deadline, limit, opened)
                 self._has_agent = self._agent is not None
@@ -272,7 +272,7 @@ class GuestShell:
             if isinstance(error, OverflowError):
                 raise _too_much(shown, limit) from None
             if isinstance(error, AgentEnded) and not error.cut:
-                raise GuestError(f"the agent in the guest ended while it ran {shown!r}: {error}") from None
+                raise GuestError(f"the guest agent exited while it ran {shown!r}: {error}") from None
             if isinstance(error, AgentEnded):
                 raise self._lost(f"lost the guest while it ran {shown!r}", deadline) from None
             if isinstance(error, (paramiko.SSHException, EOFError, OSError)):
@@ -284,8 +284,8 @@ class GuestShell:
         return lambda: self._await(poll, channel, shown, deadline)
 
     def _execute(self, channel: paramiko.Channel, command: str) -> None:
-        # Channel.exec_command waits for the server's consent, for ever if need be, and a round trip in any case. This
-        # asks for none (RFC 4254, 6.5): the command's output and status say enough.
+        # Channel.exec_command waits for the server's reply, which costs a round trip and may never come. This request
+        # wants none (RFC 4254, 6.5): the command's output and status say enough.
         request = paramiko.Message()
         request.add_byte(paramiko.common.cMSG_CHANNEL_REQUEST)
         request.add_int(channel.remote_chanid)
@@ -299,7 +299,7 @@ class GuestShell:
             channel.shutdown_write()
             return
 
-        # A thread of its own: a guest that prints before it has read everything would block both sides.
+        # A separate thread: a guest that prints before it has read all of its input would block both sides.
         def feed() -> None:
             with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
                 channel.sendall(stdin)
@@ -335,7 +335,7 @@ class GuestShell:
 
     def _await(self, poll: select.poll, channel: paramiko.Channel, shown: str, deadline: Deadline) -> None:
         if channel.eof_received:
-            # All output is here; the exit status follows, and announces itself by nothing but this event.
+            # All output has arrived; the exit status follows, and only this event announces it.
             if channel.status_event.wait(deadline.remaining()):
                 return
         elif ready := dict(poll.poll(deadline.remaining() * 1000)):
@@ -348,7 +348,7 @@ class GuestShell:
 
 @contextlib.contextmanager
 def _hung_up_on_trouble(sock: socket.socket, console: Console | None) -> Iterator[None]:
-    """Whoever waits for an answer on ``sock`` gets its end instead once the guest is in trouble."""
+    """Shut ``sock`` down once the guest is in trouble, so that no one waits for an answer on it."""
     if console is None:
         yield
         return
@@ -377,7 +377,7 @@ def _too_much(shown: str, limit: int) -> GuestError:
 
 
 def _close(channel: paramiko.Channel) -> None:
-    """That there is nobody to say so to is known already, or will be with the next command."""
+    """Close ``channel``; a lost connection is reported elsewhere, now or with the next command."""
     with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
         channel.close()
 
@@ -413,7 +413,7 @@ def _loss(
         if trouble is not None:
             return GuestError(f"{trouble.message} ({what})", hint=trouble.hint)
     if deadline.expired:
-        # Whether the guest answers somebody else tells a guest that is stuck from a connection that is.
+        # Whether the guest answers a new connection tells a stuck guest from a stuck connection.
         words = "" if last_words is None else last_words(Deadline(_LAST_WORDS_SECONDS))
         return DeadlineExpired("the guest", deadline.seconds, last_seen=what + words)
     last = "" if console is None else f"; the console shows no panic, its last line is {console.tail(1)!r}"

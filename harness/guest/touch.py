@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Use memory in the guest: allocate, write a pattern, read it back, and see where the pages were."""
+"""Use memory in the guest: allocate it, write a pattern, read it back, and report where the pages were."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def touch_memory(
     limit: int = 0,
     node: int | None = None,
 ) -> TouchResult:
-    """Allocate ``size`` bytes, fill and read them back; count the bytes that lay in each of ``ranges`` (physical).
+    """Allocate ``size`` bytes, fill and read them back; count the bytes in each of ``ranges`` (physical).
 
-    Allocates on, up to ``limit`` bytes, while a range has given nothing; first from ``node``, if that is given.
+    Continues to allocate, up to ``limit`` bytes, while a range has supplied no page; prefers ``node`` if given.
 
-    Raises UsageError for a size below one byte, GuestError if the tool is missing or failed (no memory left, killed),
+    Raises UsageError for a size below one byte, GuestError if the tool is missing or failed (out of memory, killed),
     DeadlineExpired.
     """
     if size <= 0:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What makes a restored guest one of its own: keys, random numbers and the time of day, told over its console.
+"""What makes a restored guest unique: keys, random numbers and the time of day, sent over its console.
 
 A guest without an identity falls asleep at the end of its boot (guest-scripts/sleeper.c). It can be saved then, and
-holds no secret. Each guest that is restored from it is woken with one order.
+holds no secret. Each guest restored from that snapshot is woken with one order.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from harness.errors import DeadlineExpired
 from harness.guest.console import ASLEEP, Console
 from harness.guest.identity import Identity
 
-#: bytes of entropy that the guest gets, what its generator takes for a new key (drivers/char/random.c)
+#: bytes of entropy sent to the guest: the key size of its random number generator (drivers/char/random.c)
 SEED_BYTES = 32
 
 
 def wait_asleep(console: Console, deadline: Deadline, *, since: int = 0) -> None:
-    """Return when the guest has said, after line ``since``, that it sleeps. Raises as ``Console.wait_line`` does."""
+    """Return once the guest reports, after line ``since``, that it sleeps. Raises as ``Console.wait_line`` does."""
     console.wait_line(ASLEEP, deadline, since=since)
 
 
 def wake_order(identity: Identity, seed: bytes, nanoseconds: int) -> bytes:
-    """What wakes a guest, see ``struct order``: ``nanoseconds`` is the time since the epoch.
+    """The order that wakes a guest (``struct order``); ``nanoseconds`` is the time since the epoch.
 
-    As few bytes as can be, for each few of them interrupt the guest. Raises ValueError for a short seed.
+    It is kept short because every few bytes cost the guest an interrupt. Raises ValueError for a seed of wrong length.
     """
     if len(seed) != SEED_BYTES:
         raise ValueError(f"a seed has {SEED_BYTES} bytes, not {len(seed)}")
@@ -40,9 +40,9 @@ def wake_order(identity: Identity, seed: bytes, nanoseconds: int) -> bytes:
 
 
 def wake(sock: socket.socket, identity: Identity, deadline: Deadline) -> None:
-    """Wake the guest behind the console ``sock``; that it is ready its console tells. Raises DeadlineExpired."""
+    """Wake the guest behind the console ``sock``; its console reports when it is ready. Raises DeadlineExpired."""
     order = memoryview(wake_order(identity, os.urandom(SEED_BYTES), time.time_ns()))
-    # The reader of the same socket must not inherit a timeout, so there is none to set: a guest that reads nothing
-    # fills a socket's buffer only after many times this length.
+    # No timeout: the reader of the same socket would get it too. Even if the guest reads nothing, the socket's
+    # buffer holds many times this length.
     if sock.send(order) != len(order):
-        raise DeadlineExpired("the guest's console to take the order that wakes it", deadline.seconds)
+        raise DeadlineExpired("the guest's console to accept the order that wakes it", deadline.seconds)

@@ -275,7 +275,7 @@ def test_one_that_stalls_is_given_up(guest: BootedGuest, limit: Deadline) -> Non
 def test_one_that_ends_at_work(guest: BootedGuest, limit: Deadline) -> None:
     look(guest, limit)
     guest.shell.must("killall -STOP agent; (sleep 1; killall -KILL agent) >/dev/null 2>&1 &", deadline=limit)
-    with pytest.raises(GuestError, match="the agent in the guest ended while it ran '/usr/lib/memhp/collect "):
+    with pytest.raises(GuestError, match="the guest agent exited while it ran '/usr/lib/memhp/collect "):
         look(guest, limit)
     assert look(guest, limit).boot_id
 

@@ -56,7 +56,7 @@ EXPECTED = {
     "console-flood": Expected(0, "pass", ""),
     "garbage": Expected(3, "infra", "printed more than"),
     "agent-killed": Expected(0, "pass", ""),
-    "agent-ended": Expected(3, "infra", "the agent in the guest ended while it ran"),
+    "agent-ended": Expected(3, "infra", "the guest agent exited while it ran"),
     "agent-stalled": Expected(3, "infra", "gave up after"),
 }
 

@@ -118,7 +118,7 @@ def test_rounds_run_while_a_dimm_comes_and_goes(wanted: dict[str, dict[str, int]
 def test_a_name_is_free_again_and_a_killed_load_is_not_running(memhp_guest: Session) -> None:
     shell, deadline = memhp_guest.guest.shell, memhp_guest.deadline()
     start_load(shell, "a", "anon", {"size": MIB, "cpus": 3}, deadline=deadline)
-    with pytest.raises(UsageError, match="there is a load 'a'"):
+    with pytest.raises(UsageError, match="the guest already has a load 'a'"):
         start_load(shell, "a", "anon", {}, deadline=deadline)
     shell.must("kill -9 $(pidof load-worker | cut -d ' ' -f 1)", deadline=deadline)
     count = pause_loads(shell, deadline=deadline)["a"]
@@ -126,6 +126,6 @@ def test_a_name_is_free_again_and_a_killed_load_is_not_running(memhp_guest: Sess
     assert not stop_load(shell, "a", deadline=deadline).running
     assert pause_loads(shell, deadline=deadline) == {}
     assert shell.must("pidof load-keeper load-worker || true", deadline=deadline) == b""
-    with pytest.raises(UnsupportedError, match="cannot do the load vmalloc: the kernel finds 4096 bytes without"):
+    with pytest.raises(UnsupportedError, match="cannot run the load vmalloc: the kernel finds 4096 bytes without"):
         start_load(shell, "a", "vmalloc", {"size": 4096}, deadline=deadline)
     must(memhp_guest, "after them", lambda s, d: Outcome())

@@ -136,7 +136,9 @@ def test_work(shell: GuestShell, world: World) -> None:
     world.add_process(22, "kworker/0:2+other_queue")
     wait_work(shell, "queue", deadline=Deadline(8))
     first, second = world.add_process(23, "kworker/0:3+queue"), world.add_process(3, "kworker/u4:1+queue")
-    with pytest.raises(DeadlineExpired, match=r"queue to end; last seen: kworker/0:3\+queue kworker/u4:1\+queue"):
+    with pytest.raises(
+        DeadlineExpired, match=r"workqueue queue to finish its work; last seen: kworker/0:3\+queue kworker/u4:1\+queue"
+    ):
         wait_work(shell, "queue", deadline=Deadline(1.7))
     first.unlink()
     threading.Timer(0.5, second.write_text, ["kworker/u4:1-queue\n"]).start()
@@ -228,14 +230,14 @@ def test_a_guest_root_without_it(shell: GuestShell) -> None:
 @pytest.mark.parametrize(
     ("does", "message"),
     [
-        ("echo hello", "cannot understand what the agent in the guest says: 'hello'"),
-        ("echo ready; read -r line; echo nonsense", "cannot understand what the agent .*'nonsense'"),
-        ("echo ready; read -r line; echo +12x", r"cannot understand what the agent .*'\+12x'"),
-        ("echo ready; read -r line; echo; echo =0", "cannot understand what the agent .*''"),
-        ("echo ready; read -r line; echo '?4'", r"cannot understand what the agent .*'\?4'"),
-        ("echo ready; read -r line; echo oops >&2; sleep 0.1", "ended while it ran '.*collect B ptdump': oops"),
-        ("echo ready; read -r line; echo +100; echo short", "ended while it ran"),
-        ("exit 1", "ended while it ran"),
+        ("echo hello", "the guest agent sent an invalid line: 'hello'"),
+        ("echo ready; read -r line; echo nonsense", "the guest agent sent an invalid line: 'nonsense'"),
+        ("echo ready; read -r line; echo +12x", r"the guest agent sent an invalid line: '\+12x'"),
+        ("echo ready; read -r line; echo; echo =0", "the guest agent sent an invalid line: ''"),
+        ("echo ready; read -r line; echo '?4'", r"the guest agent sent an invalid line: '\?4'"),
+        ("echo ready; read -r line; echo oops >&2; sleep 0.1", "exited while it ran '.*collect B ptdump': oops"),
+        ("echo ready; read -r line; echo +100; echo short", "exited while it ran"),
+        ("exit 1", "exited while it ran"),
         ("echo ready; read -r line; exec head -c 1000000 /dev/zero", "ptdump' printed more than 65536 bytes"),
         ("exec head -c 1000000 /dev/zero", "printed more than 65536 bytes"),
         ("echo ready; read -r line; echo +99999999", "printed more than 65536 bytes"),

@@ -35,9 +35,9 @@ def test_occupy() -> None:
     ],
 )
 def test_what_could_not_be_kept(answer: object) -> None:
-    with pytest.raises(GuestError, match=r"keeping 2 pages of .* failed in the guest \(status [02]\): .*0 pages of 2"):
+    with pytest.raises(GuestError, match=r"holding 2 pages of .* failed in the guest \(status [02]\): .*0 pages of 2"):
         pin_memory(CannedShell(answer), "a", 2, MIB, WHERE, deadline=Deadline(5))  # type: ignore[arg-type]
-    with pytest.raises(GuestError, match=r"keeping 2 pages of"):
+    with pytest.raises(GuestError, match=r"holding 2 pages of"):
         occupy_memory(CannedShell(answer), "a", 2, MIB, WHERE, deadline=Deadline(5))  # type: ignore[arg-type]
 
 

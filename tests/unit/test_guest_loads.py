@@ -45,9 +45,9 @@ def test_a_load_is_started() -> None:
 @pytest.mark.parametrize(
     ("id", "kind", "args", "message"),
     [
-        ("a b", "ptdump", {}, "'a b' is no name for a load"),
-        ("", "ptdump", {}, "'' is no name for a load"),
-        ("x", "walk", {}, "there is no load 'walk'"),
+        ("a b", "ptdump", {}, "invalid name for a load: 'a b'"),
+        ("", "ptdump", {}, "invalid name for a load: ''"),
+        ("x", "walk", {}, "unknown kind of load: 'walk'"),
         ("x", "ptdump", {"speed": 1}, "the load ptdump has no 'speed'"),
         ("x", "ptdump", {"cpus": 0}, "a load has 1 to 16 workers, not 0"),
         ("x", "ptdump", {"cpus": 17}, "a load has 1 to 16 workers, not 17"),
@@ -61,7 +61,7 @@ def test_a_load_that_cannot_be_meant(id: str, kind: str, args: dict[str, int], m
 
 def test_a_load_that_the_guest_cannot_do() -> None:
     shell = CannedShell(said("/sys/kernel/debug/kernel_page_tables: No such file or directory\n", 3))
-    with pytest.raises(UnsupportedError, match=r"cannot do the load ptdump: .*page_tables: No such file") as caught:
+    with pytest.raises(UnsupportedError, match=r"cannot run the load ptdump: .*page_tables: No such file") as caught:
         start_load(shell, "x", "ptdump", {}, deadline=Deadline(5))
     assert caught.value.requirement == "ptdump"
 
@@ -69,7 +69,7 @@ def test_a_load_that_the_guest_cannot_do() -> None:
 @pytest.mark.parametrize(
     ("status", "error", "message"),
     [
-        (4, UsageError, "there is a load 'x' in this guest already"),
+        (4, UsageError, "the guest already has a load 'x'"),
         (127, GuestError, "the guest has no /usr/bin/load-keeper"),
         (2, GuestError, r"the guest's load-keeper failed \(status 2\): load-keeper: fork: out of memory"),
     ],
@@ -134,9 +134,9 @@ def test_a_load_is_stopped() -> None:
     [
         ("walk", said("walk 40 0 killed\n"), DeadlineExpired, "to end a round: walk; last seen: walk after 40 rounds"),
         ("walk", said("walk 0 0 busy\n"), DeadlineExpired, "to end a round: walk"),
-        ("walk", said("", 4), UsageError, "there is no load 'walk' in this guest"),
-        ("walk", said(""), GuestError, "asked to stop the load walk, and answered for none"),
-        ("; reboot", said(""), UsageError, "'; reboot' is no name for a load"),
+        ("walk", said("", 4), UsageError, "the guest has no load 'walk'"),
+        ("walk", said(""), GuestError, "asked to stop the load walk, but answered for none"),
+        ("; reboot", said(""), UsageError, "invalid name for a load: '; reboot'"),
     ],
 )
 def test_a_load_that_is_not_stopped(id: str, answer: object, error: type[Exception], message: str) -> None:

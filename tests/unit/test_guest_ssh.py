@@ -107,7 +107,7 @@ def test_who_hung_up_for_good_is_not_waited_for(shell: GuestShell, peer: SshPeer
     started = time.monotonic()
     peer.listener.shutdown(socket.SHUT_RDWR)
     peer.hang_up()
-    with pytest.raises(GuestError, match="it does not answer any more: cannot connect to the guest's SSH port"):
+    with pytest.raises(GuestError, match="it no longer answers: cannot connect to the guest's SSH port"):
         shell.run("true", deadline=Deadline(20))
     assert time.monotonic() - started < 5
 
