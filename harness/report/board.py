@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The cells of a matrix while they run: a line for each that ends, and on a terminal a table of those under way."""
+"""Progress of a matrix: a line for each finished cell, and on a terminal a live table of the running ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from harness.report.terminal_report import make_console, verdict_word
 from harness.report.text import clean, plural, seconds
 from harness.scenarios.result import FINE, RunResult
 
-#: characters of a reason or of a cell's last line that are shown
+#: characters shown of a reason or of a cell's last line
 MAX_LINE = 100
 
 
 class CellBoard:
-    """``out`` gets a line for each cell, ``err`` the moving table, if it is a terminal."""
+    """Prints a line per cell to ``out``, and a live table to ``err`` if that is a terminal."""
 
     def __init__(self, out: TextIO, err: TextIO, total: int, *, color: str = "auto") -> None:
         self._console = make_console(out, color)
@@ -37,12 +37,12 @@ class CellBoard:
         self.rest()
 
     def rest(self) -> None:
-        """Take the moving table away; repeatable."""
+        """Remove the live table; may be called again."""
         if self._live.is_started:
             self._live.stop()
 
     def ended(self, id: str, run: RunResult, *, kept: bool = False) -> None:
-        """A cell has ended, or had (``kept``) before this start."""
+        """Print a finished cell; ``kept``: its result is from an earlier start."""
         self.rest()
         self._over += 1
         self._bad += run.verdict not in FINE
@@ -56,7 +56,7 @@ class CellBoard:
         self._console.print(line)
 
     def moving(self, rows: Sequence[tuple[str, float, str]], waiting: int, left: float) -> None:
-        """(cell, seconds, last line) of those under way, how many are still waiting, expected seconds to the end."""
+        """Show the running cells as (cell, seconds, last line), the number waiting, and the expected seconds left."""
         if not self._live.console.is_terminal:
             return
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -81,5 +81,5 @@ def plan_table(rows: Sequence[tuple[str, int, float, bool]]) -> Table:
 
 
 def plan_line(count: int, total: float, wall: float, jobs: int) -> str:
-    """What all of it comes to."""
+    """The totals of a plan."""
     return f"{plural(count, 'cell')}, {seconds(total)} of guests; about {seconds(wall)} with {plural(jobs, 'job')}"

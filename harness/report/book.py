@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a report is made from: runs, where their bundles are, and how the same ended on earlier nights."""
+"""The input of a report: runs, the places of their bundles, and the results of earlier nights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from harness.scenarios.result import RunResult
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One run. ``id`` names it night after night; ``axes`` are the settings that make its guest, in order.
+    """One run. ``id`` is the same every night; ``axes`` are the settings of its guest, in order.
 
-    ``links`` are (name, address) of what lies beside the report, addresses relative to it; ``replay`` is the command
-    line that runs it again, "" where there is none.
+    ``links`` are (name, address) of files beside the report, addresses relative to it; ``replay`` is the command line
+    that repeats the run, "" if there is none.
     """
 
     id: str
@@ -28,9 +28,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """All that one report tells. ``missing`` are (id, axes) of what was planned and has no result;
-    ``history`` are the earlier nights of each id; ``created`` is ISO 8601 in UTC;
-    ``origin`` is the CI system that a database of results is told."""
+    """The contents of one report. ``missing`` are (id, axes) of planned runs without a result; ``history`` are the
+    earlier nights of each id; ``created`` is ISO 8601 in UTC; ``origin`` names the CI system in KCIDB data."""
 
     title: str
     created: str
@@ -46,13 +45,13 @@ class Book:
 
 
 def status_of(book: Book) -> int:
-    """What a command that shows ``book`` ends with: ``tally.exit_status``, 3 if all is well but something missing."""
+    """The exit status of a command that shows ``book``: ``tally.exit_status``, but 3 for 0 or 2 if a run is missing."""
     status = exit_status(book.runs)
     return 3 if book.missing and status in (0, 2) else status
 
 
 def book_of(title: str, created: str, runs: Sequence[RunResult], history: Mapping[str, tuple[Night, ...]]) -> Book:
-    """The book of runs that belong to no matrix: each is named by its guest and scenario, a second one numbered."""
+    """The book of runs outside a matrix. Their ids are GUEST/SCENARIO; repeated ones get a number."""
     entries: list[Entry] = []
     seen: dict[str, int] = {}
     for run in runs:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Drawings for the HTML report: inline SVG, nothing but shapes and escaped text. Lengths are in SVG user units."""
+"""Drawings for the HTML report: inline SVG of shapes and escaped text. Lengths are in SVG user units."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from html import escape
 from markupsafe import Markup
 
 from harness.report.text import clean, seconds
-from harness.report.trends import Night, Trend
+from harness.report.trends import Trend
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.result import RunResult
 from harness.units import AddrRange, format_size
 
 WIDTH = 1000.0
-#: what a gap between two occupied ranges takes, and the least that a range takes
+#: width of a gap between two occupied ranges, and minimum width of a range
 _GAP, _LEAST = 26.0, 14.0
 _LANE, _ROOM = 18.0, 3.0
-#: occupied ranges of one scale: what lies beyond is not drawn
+#: maximum number of occupied ranges drawn on one scale
 _MAX_SPANS = 24
 
 
 def safe(text: object, limit: int = 300) -> Markup:
-    """``text`` for HTML and SVG, in and out of attributes: no control characters, no markup, not too long.
+    """``text`` escaped for HTML and SVG, also inside attributes, without control characters, cut to ``limit``.
 
-    What is markup already stays as it is.
+    Markup is returned unchanged.
     """
     return text if isinstance(text, Markup) else Markup(escape(clean(text, limit=limit), quote=True))
 
@@ -50,7 +50,7 @@ def _svg(height: float, parts: Iterable[str], label: str, kind: str) -> Markup:
 
 
 def timeline(run: RunResult) -> Markup:
-    """A bar for the boot and one for each step, as wide as they took; the dark part is the guest's and QEMU's work."""
+    """A bar for the boot and each step, its width the duration; the dark part is the work of guest and QEMU."""
     total = run.boot_seconds + sum(step.seconds for step in run.steps)
     if total <= 0:
         return Markup()
@@ -58,7 +58,7 @@ def timeline(run: RunResult) -> Markup:
     parts = []
     at = run.boot_seconds * scale
     if at:
-        parts.append(_rect(0, 14, at, 26, "boot", f"starting, {seconds(run.boot_seconds)}"))
+        parts.append(_rect(0, 14, at, 26, "boot", f"boot, {seconds(run.boot_seconds)}"))
         if at > 50:
             parts.append(_label(4, 31, "boot"))
     for step in run.steps:
@@ -77,12 +77,12 @@ def timeline(run: RunResult) -> Markup:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Where physical addresses stand: occupied spans as wide as they are large, the gaps between them cut short."""
+    """Positions of physical addresses: spans are as wide as they are large, gaps between them have a fixed width."""
 
     spans: tuple[tuple[AddrRange, float, float], ...]
 
     def place(self, where: AddrRange) -> tuple[float, float] | None:
-        """(x, width) of a range, None where it lies outside."""
+        """(x, width) of a range, None if no span covers it."""
         for span, x, width in self.spans:
             if span.covers(where):
                 start = x + (where.start - span.start) / span.size * width
@@ -91,7 +91,7 @@ class Scale:
 
 
 def scale_of(maps: Sequence[MemoryMap]) -> Scale:
-    """One scale for all maps of a run, so that before and after stand below each other."""
+    """One scale for all maps of a run, so that equal addresses line up."""
     ranges = sorted(
         {where for found in maps for _, where, _ in found.iomem if where}
         | {where for found in maps for where, _ in found.blocks if where},
@@ -118,7 +118,7 @@ def scale_of(maps: Sequence[MemoryMap]) -> Scale:
 
 
 def axis(scale: Scale) -> str:
-    """The shapes of the addresses at which the spans begin, and a mark for each gap."""
+    """The start addresses of the spans, and a mark for each gap."""
     parts = []
     free = -1.0
     for number, (span, x, width) in enumerate(scale.spans):
@@ -149,7 +149,7 @@ def _block_kind(text: str) -> str:
 
 
 def memory(found: MemoryMap, scale: Scale) -> str:
-    """The shapes of one map: /proc/iomem above, memory blocks below."""
+    """One map: /proc/iomem above, memory blocks below."""
     parts = []
     for depth, where, name in found.iomem:
         at = scale.place(where)
@@ -166,9 +166,9 @@ def memory(found: MemoryMap, scale: Scale) -> str:
 
 
 class Drawings:
-    """The maps of one run on one scale. Steps share many of them: each is drawn once, and shown where it is needed.
+    """The maps of one run on one scale. Steps share many maps: each is defined once and referenced.
 
-    ``prefix`` keeps the names of this run's drawings apart from those of others on the same page.
+    ``prefix`` makes the ids of this run's drawings unique on the page.
     """
 
     def __init__(self, maps: Sequence[MemoryMap], prefix: str) -> None:
@@ -177,12 +177,10 @@ class Drawings:
         self._axis = f"{prefix}a"
 
     def definitions(self) -> Markup:
-        """What the drawings below refer to; it shows nothing itself."""
+        """The definitions that the drawings refer to; nothing is visible."""
         parts = [f'<g id="{name}">{memory(found, self.scale)}</g>' for found, name in self._names.items()]
-        return Markup(f'<svg class="defs" aria-hidden="true"><defs>{"".join(parts)}{self._axis_shapes()}</defs></svg>')
-
-    def _axis_shapes(self) -> str:
-        return f'<g id="{self._axis}">{axis(self.scale)}</g>'
+        parts.append(f'<g id="{self._axis}">{axis(self.scale)}</g>')
+        return Markup(f'<svg class="defs" aria-hidden="true"><defs>{"".join(parts)}</defs></svg>')
 
     def memory(self, found: MemoryMap, label: str) -> Markup:
         """One map."""
@@ -194,17 +192,13 @@ class Drawings:
 
 
 def nights(found: Trend) -> Markup:
-    """A square a night, the latest on the right."""
+    """A square per night, the latest on the right."""
     shown = found.nights[-40:]
-    parts = [
-        _rect(number * 12.0, 1, 10, 12, f"v-{night.verdict.value}", _night_text(night))
-        for number, night in enumerate(shown)
-    ]
+    parts = []
+    for number, night in enumerate(shown):
+        text = f"{night.started[:19]} {night.name or 'tonight'}: {night.verdict.value}"
+        parts.append(_rect(number * 12.0, 1, 10, 12, f"v-{night.verdict.value}", text))
     width = 12 * len(shown)
     return Markup(
         f'<svg class="nights" width="{width}" height="14" viewBox="0 0 {width} 14" role="img">{"".join(parts)}</svg>'
     )
-
-
-def _night_text(night: Night) -> str:
-    return f"{night.started[:19]} {night.name or 'tonight'}: {night.verdict.value}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Families against guests: what passed, and what kept the rest from being run."""
+"""Families by guests: what passed, and why the rest did not run."""
 
 from __future__ import annotations
 

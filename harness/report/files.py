@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Writing reports: all of a file or nothing of it."""
+"""Writing reports: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STDOUT = "-"
 
 
 def check_target(target: str, option: str) -> None:
-    """Raise UsageError, naming ``option``, if ``target`` can already be seen not to be writable."""
+    """Raise UsageError, naming ``option``, if ``target`` is clearly not writable."""
     if target == STDOUT:
         return
     path = Path(target)
@@ -29,7 +29,7 @@ def check_target(target: str, option: str) -> None:
 
 
 def write_report(target: str, text: str) -> None:
-    """Write ``text`` to the file ``target`` (``-``: standard output), replacing it in one go; raises InfraError."""
+    """Write ``text`` to the file ``target`` (``-``: standard output), replacing it atomically; raises InfraError."""
     if target == STDOUT:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -39,7 +39,7 @@ def write_report(target: str, text: str) -> None:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8")
             return
-        # Beside the real file, not beside a link to it, or replacing would not be atomic.
+        # Beside the file itself, not beside a symlink to it: only then is the replacement atomic.
         path = path.resolve()
         fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results as one HTML page that needs nothing else: no script, no font, no picture from anywhere.
+"""Results as one self-contained HTML page, without scripts and external resources.
 
-``templates/`` has what it looks like. Whatever they print is cleaned and escaped; the page's own content policy forbids
-everything but its style.
+``templates/`` has the layout. All printed values are cleaned and escaped; the page's content security policy allows
+only its own style.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness import __version__
-from harness.check import CATALOGUE, Verdict
+from harness.check import CATALOGUE
 from harness.report.book import Book, Entry
 from harness.report.drawing import nights, safe
 from harness.report.runpage import MAX_CHANGES, MAX_FINDINGS, run_page
-from harness.report.tally import findings, overall, tally
+from harness.report.tally import findings, overall, tally, verdict_counts
 from harness.report.text import WORDS, invariants_line, plural, seconds
 from harness.report.trends import Trend, night_of, trend
 from harness.scenarios.result import FINE
 
-#: how the drawings' shapes are coloured, and what that means
+#: the legend of the drawings, by CSS class
 _KINDS = {
     "ram": "System RAM",
     "pmem": "persistent memory, dax",
@@ -34,7 +34,7 @@ _KINDS = {
     "kernel": "blocks online",
     "movable": "blocks online in Movable",
     "offline": "blocks offline",
-    "going": "blocks on their way",
+    "going": "blocks changing state",
 }
 
 
@@ -48,7 +48,7 @@ def to_html(book: Book) -> str:
             style=Markup(_read("style.css")),
             numbers={entry.id: number for number, entry in enumerate(book.entries)},
             counts=_counts(book),
-            told=_told(book),
+            about=_about(book),
             grids=list(_grids(book)),
             broken=_broken(book),
             bugs=_bugs(book),
@@ -68,7 +68,7 @@ def _templates() -> Environment:
     environment = Environment(
         loader=FunctionLoader(lambda name: _read(f"templates/{name}")),
         autoescape=True,
-        # Before it escapes: a guest's text may hold what no page should, and may be long.
+        # Runs before Jinja escapes: removes control characters from a guest's text and limits its length.
         finalize=safe,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -87,22 +87,18 @@ def _statement(invariant: str) -> str:
 
 
 def _counts(book: Book) -> list[str]:
-    counts = [
-        f"{count} {WORDS[kind] if kind is not Verdict.PASS else 'passed'}"
-        for kind in Verdict
-        if (count := sum(run.verdict is kind for run in book.runs))
-    ]
+    counts = verdict_counts(book.runs)
     return [*counts, f"{len(book.missing)} not run"] if book.missing else counts
 
 
-def _told(book: Book) -> list[str]:
+def _about(book: Book) -> list[str]:
     kernels = sorted({str(run.facts["kernel"]) for run in book.runs if "kernel" in run.facts})
-    return [f"kernel {kernel}" for kernel in kernels] + [f"memhp {__version__}", f"began {book.created[:19]}Z"]
+    return [f"kernel {kernel}" for kernel in kernels] + [f"memhp {__version__}", f"started {book.created[:19]}Z"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """A table of results: a row's cells stand below ``across``, each with its entries, None for one not run."""
+    """A table of results with the columns ``across``; a cell has a list of entries, None for a run without result."""
 
     corner: str
     across: Sequence[str]
@@ -110,7 +106,7 @@ class _Grid:
 
 
 def _grids(book: Book) -> Iterator[_Grid]:
-    """A table for guests that run the same scenarios, so that hardly a cell is empty; the longer side goes down."""
+    """One table per group of guests with equal scenarios, so that few cells are empty; the longer axis is vertical."""
     cells: dict[str, dict[str, list[Entry | None]]] = {}
     for entry in book.entries:
         cells.setdefault(entry.run.guest, {}).setdefault(entry.run.scenario, []).append(entry)
@@ -129,7 +125,7 @@ def _grids(book: Book) -> Iterator[_Grid]:
 
 
 def _broken(book: Book) -> dict[str, list[Entry]]:
-    """Which invariants are broken, and where."""
+    """The broken invariants with the runs that broke them."""
     where: dict[str, list[Entry]] = {}
     for entry in book.entries:
         for name in {found.invariant for found in findings(entry.run)}:
@@ -146,7 +142,7 @@ class _MetBug:
 
 
 def _bugs(book: Book) -> list[_MetBug]:
-    """Which known bugs were met, which did not show, and where."""
+    """The known bugs with the runs that did and did not reproduce them."""
     titles = {id: title for entry in book.entries for id, title in entry.run.bugs.items()}
     return [
         _MetBug(
@@ -160,10 +156,10 @@ def _bugs(book: Book) -> list[_MetBug]:
 
 
 def _trends(book: Book) -> Iterator[tuple[Entry, Trend]]:
-    """Each cell over the nights; nothing without earlier ones."""
+    """Each cell over the nights; empty without earlier nights."""
     for entry in book.entries if book.history else ():
         tonight = night_of(entry.run)
-        # What was merged may lie among the earlier nights as well.
+        # A merged result may also be among the earlier nights.
         earlier = [night for night in book.history.get(entry.id, ()) if night.started != tonight.started]
         yield entry, trend([*earlier, tonight])
 

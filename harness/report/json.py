@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results as JSON, as ``schema.json`` beside this file describes them.
+"""Results as JSON, described by ``schema.json`` beside this file.
 
-``version`` grows when a field changes its meaning or goes away; new fields may come at any time.
+``version`` increases when a field changes its meaning or is removed; new fields may appear at any time.
 """
 
 from __future__ import annotations
@@ -63,19 +63,19 @@ def _tallies(counts: Mapping[str, Tally]) -> dict[str, object]:
 
 
 def _run(run: RunResult) -> dict[str, object]:
-    # Most steps leave the memory as another one did, those of a soak above all: each map is written once.
+    # Many steps have equal maps, in a soak above all: each map is written once.
     seen = dict.fromkeys(step.memory for step in run.steps if step.memory is not None)
     maps = {found: number for number, found in enumerate(seen)}
     value: dict[str, Any] = CODEC.dump(run)
     for id, bug in value["known_bugs"].items():
         bug["met"] = id in run.met
-    for told, step in zip(value["steps"], run.steps, strict=True):
-        told["map"] = None if step.memory is None else maps[step.memory]
+    for entry, step in zip(value["steps"], run.steps, strict=True):
+        entry["map"] = None if step.memory is None else maps[step.memory]
     return value | {"invariants": _tallies(tally([run])), "maps": [CODEC.dump(found) for found in maps]}
 
 
 def _plain(value: object) -> object:
-    """JSON-able whatever a fact is made of: paths and the like as text."""
+    """``value`` as JSON types; paths and other objects become text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}
     if value is None or isinstance(value, str | int | float | bool):
@@ -87,7 +87,7 @@ def _plain(value: object) -> object:
 
 def _status(value: Any, _: type) -> str:
     if value not in ("pass", "fail", "not-observed"):
-        raise ValueError(f"{str(value)[:40]!r} is no status of a check")
+        raise ValueError(f"{str(value)[:40]!r} is not a check status")
     return str(value)
 
 
@@ -106,7 +106,7 @@ def _codec() -> Codec:
     codec.describe(
         StepResult,
         since=("bugs", "unseen"),
-        # These two come from the run's maps; a run that has ended goes on nowhere.
+        # The memory is in the run's maps; ``stops`` has no meaning after the run.
         memory=override(omit=True),
         stops=override(omit=True),
         bugs=override(rename="known_bugs"),
@@ -128,5 +128,5 @@ def _codec() -> Codec:
     return codec
 
 
-#: what reads and writes a run's result
+#: reads and writes a run's result
 CODEC = _codec()

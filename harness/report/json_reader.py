@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Results read back from JSON: the inverse of ``harness.report.json``.
 
-What is read was written by another process, perhaps on another machine: every field is checked before it is used.
+The file may come from another machine: every field is checked before it is used.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from harness.scenarios.result import RunResult
 
 #: results larger than this are refused
 MAX_BYTES = 256 << 20
+_HINT = "name a file written by memhp run --json"
 
 
 def load_results(path: Path) -> list[RunResult]:
-    """The runs in the file ``path`` that ``memhp run --json`` wrote.
+    """The runs in the file ``path``, written by ``memhp run --json``.
 
-    Raises UsageError, naming the file, for what cannot be read, is no such file, or has another version.
+    Raises UsageError, naming the file, if it cannot be read, is not such a file, or has another version.
     """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="what memhp run --json wrote") from None
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from None
     if len(data) > MAX_BYTES:
         raise UsageError(f"{path} is larger than {MAX_BYTES >> 20} MiB", hint="is this the right file?")
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}", hint="what memhp run --json wrote") from None
+        raise UsageError(f"{path} is not JSON: {error}", hint=_HINT) from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise UsageError(f"{path} holds no results of memhp", hint="what memhp run --json wrote")
+        raise UsageError(f"{path} contains no memhp results", hint=_HINT)
     if value.get("version") != VERSION:
         shown = repr(value.get("version"))[:20]
         hint = "use the memhp that wrote it"

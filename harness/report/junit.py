@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Results as JUnit XML: a test suite for each run, a test case for each step.
 
-FAIL is a failure, INFRA an error, REFUSED an error of the type ``refused``, SKIPPED a skip, and so is a
-known bug, with its id. A run that ended otherwise
-than any of its steps (QEMU died, an ability is missing) has one more test case called ``run``.
+FAIL is a failure, INFRA an error, REFUSED an error of the type ``refused``; SKIPPED and a known bug (with its id) are
+skips. A run whose verdict none of its steps has (QEMU died, a requirement is missing) has an additional test case
+``run``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.report.tally import findings
 from harness.report.text import plural
 from harness.scenarios.result import RunResult, StepResult
 
-#: what XML 1.0 has no way to write (https://www.w3.org/TR/xml/#charsets)
+#: characters that XML 1.0 cannot represent (https://www.w3.org/TR/xml/#charsets)
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _ELEMENT = {
@@ -31,7 +31,7 @@ _ELEMENT = {
 
 
 def to_junit(runs: Sequence[RunResult], missing: Sequence[str] = ()) -> str:
-    """The XML document of all runs of one command; ``missing`` are ids (GUEST/SCENARIO) of what has no result."""
+    """The XML document of all runs of one command; ``missing`` are the ids (GUEST/SCENARIO) of runs without result."""
     root = ET.Element("testsuites", name="memhp")
     for run in runs:
         root.append(_suite(run))
@@ -78,7 +78,7 @@ def _missing(id: str) -> ET.Element:
     suite = ET.Element("testsuite", {"name": _safe(f"{scenario} on {guest}"), **counts})
     suite.set("time", "0.000")
     case = ET.SubElement(suite, "testcase", classname=_safe(f"memhp.{scenario}"), name="run", time="0.000")
-    _mark(case, Verdict.INFRA, "it was not run", "")
+    _mark(case, Verdict.INFRA, "not run", "")
     return suite
 
 

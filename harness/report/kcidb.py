@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results as KCIDB I/O data, schema 5.3 (the ``kcidb-io`` package has it): one build for each kernel, a test for each
-run and for each of its steps.
+"""Results as KCIDB I/O data, schema 5.3 (package ``kcidb-io``): one build per kernel, one test per run and per step.
 
-A known bug is an issue, each test that met it FAIL with an incident of it, and one that should have met it an incident
-that says it was not present: that is how KCIDB tells what nobody needs to look at.
+A known bug is an issue. A test that reproduced it is FAIL and has an incident; one that should have reproduced it has
+an incident with ``present`` false. This is how KCIDB marks failures that need no attention.
 
-What memhp knows of a kernel is its release and where it came from, no commit: the checkout says so in its comment. Add
-``git_commit_hash`` and the rest there before a submission, if you know them.
+memhp knows a kernel's release and origin but no commit; the checkout has both in its comment. Add ``git_commit_hash``
+and the related fields before a submission, if you know them.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from harness.report.text import clean
 from harness.scenarios.result import RunResult, StepResult
 
 MAJOR, MINOR = 5, 3
-#: characters of findings that go along with a test (the schema takes 16384)
+#: maximum characters of a test's log excerpt (the schema allows 16384)
 MAX_EXCERPT = 16_000
 
 _STATUS = {
@@ -75,7 +74,7 @@ def _kernel(run: RunResult, origin: str) -> tuple[dict[str, object], dict[str, o
         "origin": origin,
         "comment": f"{release}, {came_from}",
     }
-    # Whoever booted it has built it; one that never came up may have no build at all.
+    # A kernel that booted was built; for one that did not, the state of the build is unknown.
     status: dict[str, object] = {"status": "PASS"} if run.steps else {}
     build: dict[str, object] = {
         "id": _id(origin, "build", release, came_from, run.arch),
@@ -105,7 +104,7 @@ def _issue(id: str, title: str, origin: str) -> dict[str, object]:
 
 
 def _incidents(entry: Entry, created: str, origin: str) -> Iterator[dict[str, object]]:
-    """Which tests met which known bugs, and which should have."""
+    """An incident for each known bug that a test reproduced or should have reproduced."""
     places: list[tuple[StepResult | None, tuple[str, ...], tuple[str, ...]]] = [(None, entry.run.met, entry.run.unseen)]
     places += [(step, step.bugs, step.unseen) for step in entry.run.steps]
     for step, met, unseen in places:

@@ -2,7 +2,7 @@
 """Results as KTAP version 1 (Documentation/dev-tools/ktap.rst): a test for each run, a subtest for each step.
 
 FAIL is ``not ok``; a known bug is ``ok … # XFAIL known bug ID``; INFRA and REFUSED are ``not ok … # ERROR``, SKIPPED is
-``ok … # SKIP``. A run that ended otherwise than any of its steps has one more subtest called ``run``.
+``ok … # SKIP``. A run whose verdict none of its steps has gets an additional subtest ``run``.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ MAX_DIAGNOSTICS = 200
 
 
 def to_ktap(book: Book) -> str:
-    """The KTAP document of all runs, and of what was planned and has none."""
+    """The KTAP document of all runs, including planned runs without a result."""
     total = len(book.entries) + len(book.missing)
     lines = ["KTAP version 1", f"1..{total}"]
     for number, entry in enumerate(book.entries, 1):
         lines += _run(number, entry)
     for number, (id, _) in enumerate(book.missing, len(book.entries) + 1):
-        lines.append(_line(number, id, Verdict.INFRA, "it was not run"))
+        lines.append(_line(number, id, Verdict.INFRA, "not run"))
     return "\n".join(lines) + "\n"
 
 
 def _words(text: object) -> str:
-    # A # begins a directive, wherever it stands.
+    # A # starts a directive anywhere in the line.
     return clean(text).replace("#", "").strip()
 
 
@@ -73,7 +73,7 @@ def _about(run: RunResult) -> Iterator[str]:
     if run.reason:
         yield run.reason
     for id, title in run.bugs.items():
-        told = "" if id in run.met else " did not show, though this kernel should have it"
+        told = "" if id in run.met else " not reproduced, though this kernel should have it"
         yield f"known bug {id}{told}: {title}"
     if run.bundle is not None:
         yield f"bundle: {run.bundle}"

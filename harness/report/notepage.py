@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From page tables that the host walked to what the kernel's own dump would say of them.
+"""The kernel's own dump format for page tables that the host walked.
 
 ptdump_walk_pgd (mm/ptdump.c) has walk_page_range_debug (mm/pagewalk.c) call note_page (arch/{arm64,riscv}/mm/ptdump.c)
-for every entry that leads to no table, empty or not; v6.12.
+for every entry that does not point to a table, empty or not; v6.12.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.units import AddrRange, align_up
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """Equal entries of ``step`` bytes each, one after another, all of them in tables of one level."""
+    """Consecutive equal entries of ``step`` bytes each, all in tables of one level."""
 
     start: int
     end: int
@@ -37,10 +37,10 @@ _ROOT = "PGD"
 
 
 def dump_tables(tables: HostTables, arch: ArchSpec, page_size: int, places: MarkerSet) -> Dump:
-    """What the kernel would print of ``tables``, walked by the host in a guest with pages of ``page_size`` bytes.
+    """The kernel's dump of ``tables``, which the host walked in a guest with pages of ``page_size`` bytes.
 
-    A fault that is not a mapping as well counts as empty. Raises InfraError for tables that cannot be: without a
-    root, overlapping, or with an attribute that this architecture's dump has no column for.
+    A faulty entry that maps nothing counts as empty. Raises InfraError for impossible tables: without a root,
+    overlapping, or with an attribute that has no column in this architecture's dump.
     """
     form = dump_format(arch.name)
     stretches = _stretches(tables, page_size, places.start)
@@ -74,15 +74,15 @@ def _stretches(tables: HostTables, page_size: int, start: int) -> Iterator[_Stre
 
 
 def _around(pages: Sequence[TablePage], page_size: int, start: int) -> Iterator[_Stretch]:
-    """The address space cut by the deepest table that is there for each address, as stretches of empty entries."""
+    """The address space split by the deepest table for each address, as stretches of empty entries."""
     spans = _entry_spans(pages, page_size)
-    # The root may span both halves of the address space, its second half sign-extended: it is around everything.
+    # The root may span both halves of the address space, the second one sign-extended: it encloses everything.
     around = [replace(page, range=AddrRange(start, TOP)) for page in pages if page.level == _ROOT]
     below = [page for page in pages if page.level != _ROOT and page.range.end > start]
     at = start
 
     def leave(stop: int) -> Iterator[_Stretch]:
-        """What lies before ``stop``, in tables of which those that end there are left."""
+        """The empty entries before ``stop``; pops the tables that end there."""
         nonlocal at
         while around:
             table = around[-1]
@@ -97,13 +97,13 @@ def _around(pages: Sequence[TablePage], page_size: int, start: int) -> Iterator[
     for page in sorted(below, key=lambda page: (page.range.start, -page.range.end)):
         yield from leave(page.range.start)
         if not around or page.range.end > around[-1].range.end:
-            raise InfraError(f"the table at physical {page.address:#x} reaches beyond the one that leads to it")
+            raise InfraError(f"the table at physical {page.address:#x} extends beyond its parent table")
         around.append(page)
     yield from leave(TOP)
 
 
 def _entry_spans(pages: Sequence[TablePage], page_size: int) -> dict[str, int]:
-    """Bytes behind one entry, by the level's name: the root's is the one above the highest other level."""
+    """Bytes mapped by one entry, by level; the root is one level above the highest other one."""
     heights = {page.level: _HEIGHTS[page.level] for page in pages if page.level != _ROOT}
     if not heights or sum(page.level == _ROOT for page in pages) != 1:
         raise InfraError("the walk found no root table, or nothing below it")
@@ -112,7 +112,7 @@ def _entry_spans(pages: Sequence[TablePage], page_size: int) -> dict[str, int]:
 
 
 def _note(stretches: Iterable[_Stretch], markers: Sequence[tuple[int, str]], form: DumpFormat) -> Iterator[str | Run]:
-    """note_page for every entry, looking only at those where it does something: changes, and markers reached."""
+    """note_page for every entry, skipping those where it does nothing: no change, and no marker reached."""
     names = [name for _, name in markers]
     bounds = [address for address, _ in markers[1:]] + [TOP]
     number = 0
@@ -140,7 +140,7 @@ def _note(stretches: Iterable[_Stretch], markers: Sequence[tuple[int, str]], for
 
 
 def _pieces(runs: Iterable[Run], mappings: Sequence[HostMapping]) -> Iterator[Run]:
-    """The mapped ``runs`` cut where they stop being adjacent in physical memory."""
+    """The mapped ``runs``, split where physical addresses are not contiguous."""
     number = 0
     for run in runs:
         while number < len(mappings) and mappings[number].range.start < run.range.end:

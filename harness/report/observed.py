@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a snapshot tells of page tables and memory sections, for those who print it."""
+"""Page tables and memory sections of a snapshot, for printing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from harness.arch import ArchSpec
 from harness.arch.markers import MarkerSet, marker_set
 from harness.errors import InfraError, UsageError
+from harness.parsers.ptdump import TOP
 from harness.report.notepage import dump_tables
 from harness.report.ptdump_text import Dump, read_dump
 from harness.report.section_table import SectionShape
@@ -16,13 +17,12 @@ from harness.report.text import clean, tell
 from harness.state import GuestState, KernelFacts, NotObserved, Section
 from harness.units import AddrRange
 
-_TOP = 1 << 64
 _RANGE = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,16})-(?:0[xX])?([0-9a-fA-F]{1,16})")
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One snapshot of a guest; ``label`` is what the user knows it as."""
+    """One snapshot of a guest; ``label`` is its name for the user."""
 
     label: str
     arch: ArchSpec
@@ -31,9 +31,9 @@ class Observed:
 
 
 def dump_of(snapshot: Observed) -> Dump:
-    """The page tables as the host walked them, or what the guest said of them where there is no such walk.
+    """The page tables as the host walked them, or the guest's own dump if there is no walk.
 
-    What the reader has to know of them is told on standard error. Raises InfraError if they were not observed at all.
+    Limitations are reported on standard error. Raises InfraError if the tables were not observed at all.
     """
     state = snapshot.state
     places = _markers(snapshot)
@@ -43,9 +43,7 @@ def dump_of(snapshot: Observed) -> Dump:
         for reason in known.left_out:
             tell(f"{snapshot.label}: without {reason}")
         if walked.faults:
-            tell(
-                f"{snapshot.label}: the walk found faults in these tables: {len(walked.faults)}; memhp check names them"
-            )
+            tell(f"{snapshot.label}: faults found in these tables: {len(walked.faults)}; memhp check lists them")
         return dump_tables(walked, snapshot.arch, snapshot.facts.page_size, known)
     missing = walked if isinstance(walked, NotObserved) else places
     assert isinstance(missing, NotObserved)
@@ -64,12 +62,12 @@ def _markers(snapshot: Observed) -> MarkerSet | NotObserved:
         return note
     try:
         dump = snapshot.state.page_tables
-        told = None if isinstance(dump, NotObserved) else dump.markers
-        return marker_set(snapshot.arch, note, snapshot.facts.config, told)
+        printed = None if isinstance(dump, NotObserved) else dump.markers
+        return marker_set(snapshot.arch, note, snapshot.facts.config, printed)
     except KeyError as error:
-        return NotObserved(f"without {error.args[0]} in the kernel's vmcoreinfo its markers are unknown")
+        return NotObserved(f"markers unknown: no {error.args[0]} in the kernel's vmcoreinfo")
     except ValueError as error:
-        return NotObserved(f"the kernel's vmcoreinfo is not understood: {error}")
+        return NotObserved(f"cannot parse the kernel's vmcoreinfo: {error}")
 
 
 def sections_of(snapshot: Observed) -> tuple[Section, ...]:
@@ -90,15 +88,15 @@ def shape_of(snapshot: Observed) -> SectionShape:
 
 
 def read_range(text: str) -> AddrRange:
-    """The addresses that START-END names, END not included; an END of 0 is the top, as the kernel prints it.
+    """The address range START-END, END exclusive; END 0 is the top of the address space, as the kernel prints it.
 
     Raises UsageError.
     """
     found = _RANGE.fullmatch(text)
     if found is None:
-        hint = "hexadecimal addresses, END not included, such as 0xffff800080000000-0xffff8000c0000000"
+        hint = "hexadecimal addresses, END exclusive, such as 0xffff800080000000-0xffff8000c0000000"
         raise UsageError(f"{text[:80]!r} is not START-END", hint=hint)
-    start, end = int(found[1], 16), int(found[2], 16) or _TOP
+    start, end = int(found[1], 16), int(found[2], 16) or TOP
     if end <= start:
         raise UsageError(f"{text} is an empty range", hint="START must be below END")
     return AddrRange(start, end)

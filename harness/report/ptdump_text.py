@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page tables as the kernel's own /sys/kernel/debug/kernel_page_tables prints them, and what changed between two.
+"""Page tables in the format of the kernel's /sys/kernel/debug/kernel_page_tables.
 
 arch/arm64/mm/ptdump.c, arch/riscv/mm/ptdump.c, mm/ptdump.c and mm/pagewalk.c (v6.12). A ``Dump`` comes from the host's
 walk (``notepage.dump_tables``) or from the guest's own file (``read_dump``); ``render`` writes both as the kernel does,
@@ -23,9 +23,9 @@ from harness.units import AddrRange, merge_ranges
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Equal entries below one marker (``region``): ``level`` and ``attrs`` as in ``state.Mapping``, none if unmapped.
+    """Equal entries below one marker (``region``): ``level`` and ``attrs`` as in ``state.Mapping``, empty if unmapped.
 
-    ``physical`` is where its first byte leads, None where that is not known.
+    ``physical`` is the physical address of its first byte, None if unknown.
     """
 
     range: AddrRange
@@ -39,8 +39,8 @@ class Run:
 class Dump:
     """A dump line by line: the name of a marker, or a run.
 
-    ``pieces`` are the mapped runs again; in a dump from the host's walk (``exact``) they are cut so that each is
-    adjacent in physical memory too. ``addresses`` maps the names of markers to where they stand, as far as known.
+    ``pieces`` are the mapped runs; in a dump from the host's walk (``exact``) each piece is also physically
+    contiguous. ``addresses`` maps names of markers to their addresses, as far as known.
     """
 
     arch: str
@@ -51,7 +51,7 @@ class Dump:
 
     @property
     def runs(self) -> Iterator[Run]:
-        """The runs, unmapped ones (which only arm64 prints) too."""
+        """The runs, including unmapped ones (only arm64 prints those)."""
         return (line for line in self.lines if isinstance(line, Run))
 
     @property
@@ -62,9 +62,9 @@ class Dump:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """One column of attributes: ``words`` maps those that it knows to how they are printed.
+    """One column of attributes: ``words`` maps its attributes to their printed form.
 
-    ``blank`` is printed where there is none of them; without it nothing is.
+    ``blank`` is printed if there is none of them; None prints nothing.
     """
 
     blank: str | None
@@ -76,7 +76,7 @@ class DumpFormat:
     """How one architecture's note_page prints.
 
     ``physical``: lines have the physical address of the run's start. ``holes``: unmapped runs are printed too.
-    ``first`` and ``further``: how many markers it passes at the first entry, and at the end of a run.
+    ``first`` and ``further``: how many markers it can pass at the first entry, and at the end of a run.
     """
 
     physical: bool
@@ -127,7 +127,7 @@ _FORMATS = {
 
 
 def dump_format(arch: str) -> DumpFormat:
-    """The format of the architecture called ``arch``; raises InfraError for one that is not known."""
+    """The format of the architecture ``arch``; raises InfraError for an unknown one."""
     if arch not in _FORMATS:
         raise InfraError(f"unknown page-table dump format of {arch}")
     return _FORMATS[arch]
@@ -137,7 +137,7 @@ _LINE = re.compile(r"0x([0-9a-f]{16})-0x([0-9a-f]{16})   (?: 0x([0-9a-f]{16}) )?
 
 
 def read_dump(text: str, arch: ArchSpec, places: MarkerSet | None = None) -> Dump:
-    """The guest's own dump. ``places`` tells where its markers are. Raises ParseError as ``parse_ptdump`` does."""
+    """The guest's own dump, with its markers at ``places``. Raises ParseError as ``parse_ptdump`` does."""
     mappings = iter(parse_ptdump(text, arch).mappings)
     form = dump_format(arch.name)
     lines: list[str | Run] = []
@@ -158,10 +158,10 @@ def read_dump(text: str, arch: ArchSpec, places: MarkerSet | None = None) -> Dum
 
 
 def select(dump: Dump, region: str | None, ranges: Sequence[AddrRange]) -> Dump:
-    """The part of ``dump`` below one marker, and the runs that touch one of ``ranges``; all of it without either.
+    """The part of ``dump`` below the marker ``region`` that overlaps ``ranges``; without either, the whole dump.
 
-    ``region`` is a marker's name, or how it begins, in any case. With ``ranges`` the other markers with nothing left
-    below them go too, and ``pieces`` are cut to the ranges. Raises UsageError for a region that was not printed.
+    ``region`` is a marker's name or a prefix of it, ignoring case. With ``ranges``, markers without a remaining run
+    are dropped, and ``pieces`` are cut to the ranges. Raises UsageError for a region that is not in the dump.
     """
     name = None if region is None else _marker_named(dump, region)
     chosen = {run for run in dump.runs if name in (None, run.region) and _touches(run, ranges)}
@@ -201,15 +201,15 @@ def _within(run: Run, dump: Dump, ranges: Sequence[AddrRange]) -> Iterator[Run]:
 
 
 def clip(run: Run, part: AddrRange, *, exact: bool) -> Run:
-    """``run`` cut to ``part`` of it, a piece of a dump that is ``exact`` or not."""
-    # Only the start of a run is known to lead where the guest's own dump says.
+    """``run`` cut to ``part``; ``exact`` as in its dump."""
+    # The guest's own dump gives the physical address of a run's start only.
     known = run.physical is not None and (exact or part.start == run.range.start)
     physical = run.physical + part.start - run.range.start if known and run.physical is not None else None
     return replace(run, range=part, physical=physical)
 
 
 def render(dump: Dump) -> Iterator[str]:
-    """The lines of ``dump`` as the kernel prints them, each with its end. Raises InfraError as ``format_run`` does."""
+    """The lines of ``dump`` as the kernel prints them, with newlines. Raises InfraError as ``format_run`` does."""
     shown: dict[tuple[str, ...], str] = {}
     for line in dump.lines:
         yield (
@@ -220,9 +220,9 @@ def render(dump: Dump) -> Iterator[str]:
 
 
 def format_run(run: Run, form: DumpFormat, shown: dict[tuple[str, ...], str]) -> str:
-    """The kernel's line for ``run``, without its end; ``shown`` remembers columns from one run to the next.
+    """The kernel's line for ``run``, without newline; ``shown`` caches columns between calls.
 
-    A physical address that is not known is a dash. Raises InfraError for an attribute without a column.
+    An unknown physical address is a dash. Raises InfraError for an attribute without a column.
     """
     attributes = shown.get(run.attrs)
     if attributes is None:
@@ -245,13 +245,13 @@ def _attributes(attrs: tuple[str, ...], form: DumpFormat) -> str:
 
 
 def by_column(attrs: tuple[str, ...], form: DumpFormat) -> list[str | None]:
-    """The word that stands in each column, None where it is blank; raises InfraError for one that has none."""
+    """The word of each column, None for a blank one; raises InfraError for an attribute without a column."""
     found: list[str | None] = []
     left = list(attrs)
     for column in form.columns:
         found.append(left.pop(0) if left and left[0] in column.words else None)
     if left:
-        raise InfraError(f"the kernel's dump has no column for the attribute {left[0][:80]!r} here")
+        raise InfraError(f"the kernel's dump has no column for the attribute {left[0][:80]!r} at this position")
     return found
 
 
@@ -264,7 +264,7 @@ def _size(size: int) -> str:
 
 
 def run_to_json(run: Run) -> dict[str, object]:
-    """A run for machines; addresses are hexadecimal strings, since they do not fit into a double."""
+    """A run as JSON; addresses are hexadecimal strings, since they do not fit into a double."""
     return {
         "start": hex(run.range.start),
         "end": hex(run.range.end),
@@ -277,7 +277,7 @@ def run_to_json(run: Run) -> dict[str, object]:
 
 
 def dump_to_json(dump: Dump) -> dict[str, object]:
-    """Markers and runs; the address of a marker is None where it is not known."""
+    """Markers and runs as JSON; an unknown address of a marker is None."""
     addresses = {name: hex(address) for name, address in dump.addresses.items()}
     return {
         "markers": [{"name": name, "address": addresses.get(name)} for name in dump.regions],

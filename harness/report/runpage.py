@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the HTML report shows of one run: what it ran on, its timeline, and which steps with which maps of memory."""
+"""One run in the HTML report: its guest, its timeline, and its steps with their memory maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.report.drawing import Drawings, timeline
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.result import StepResult
 
-#: what one page shows of a run; results.json and the bundle have it all
+#: limits of the page; results.json and the bundle are complete
 MAX_STEPS = 120
 MAX_CHANGES = 40
 MAX_FINDINGS = 25
@@ -24,7 +24,7 @@ _FACTS = ("kernel", "kernel_origin", "qemu", "qemu_origin", "boot", "page_size",
 
 @dataclass(frozen=True, slots=True)
 class StepPage:
-    """A step with its ``maps``: (name, drawing) of the memory before and after it, and the addresses below them."""
+    """A step with its ``maps``: (name, drawing) of the memory before and after it, and the address axis."""
 
     step: StepResult
     maps: tuple[tuple[str, Markup], ...]
@@ -32,9 +32,9 @@ class StepPage:
 
 @dataclass(frozen=True, slots=True)
 class RunPage:
-    """A run: all of its first ``steps``, and of the ``more`` that follow those that are ``bad``.
+    """A run: its first ``steps``, and those of the ``more`` further steps that did not pass (``bad``).
 
-    ``drawings`` is what the steps' maps refer to, "" without any.
+    ``drawings`` has the definitions that the maps refer to, "" without maps.
     """
 
     entry: Entry
@@ -49,7 +49,7 @@ class RunPage:
 
 
 def run_page(entry: Entry, number: int) -> RunPage:
-    """The run of ``entry``, the page's run ``number``."""
+    """The run of ``entry``, which is number ``number`` on the page."""
     run = entry.run
     maps = [step.memory for step in run.steps if step.memory is not None]
     drawings = Drawings(maps, f"r{number}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""mem_section as a table, and what changed in it between two snapshots."""
+"""mem_section as a table, and its changes between two snapshots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADER = ("section", "physical", "flags", "sub-sections", "mem_map", "usage", "
 
 @dataclass(frozen=True, slots=True)
 class SectionShape:
-    """Bytes of physical memory behind a section, and behind one of its sub-sections."""
+    """Bytes of a section and of a sub-section."""
 
     section: int
     subsection: int
@@ -26,11 +26,11 @@ class SectionShape:
         return self.section // self.subsection
 
     def physical(self, section: Section) -> AddrRange:
-        """Where ``section`` lies."""
+        """The physical range of ``section``."""
         return AddrRange.sized(section.number * self.section, self.section)
 
     def present(self, section: Section) -> tuple[AddrRange, ...]:
-        """The physical ranges of the sub-sections that are present, joined; none without a bitmap."""
+        """The merged physical ranges of the present sub-sections; empty without a bitmap."""
         start = section.number * self.section
         bits = section.subsections or 0
         return merge_ranges(
@@ -45,7 +45,7 @@ class SectionShape:
 
 
 def within(sections: Iterable[Section], shape: SectionShape, ranges: Sequence[AddrRange]) -> tuple[Section, ...]:
-    """The sections that touch one of the physical ``ranges``; all of them if there is none."""
+    """The sections that overlap one of the physical ``ranges``; all sections without ranges."""
     return tuple(
         section
         for section in sections
@@ -56,21 +56,21 @@ def within(sections: Iterable[Section], shape: SectionShape, ranges: Sequence[Ad
 def render_sections(sections: Sequence[Section], shape: SectionShape) -> Iterator[str]:
     """A header and a line for each section: number, physical range, flags, bitmap, mem_map as stored, usage.
 
-    The physical ranges that are present come last where these are not all of the section.
+    The last column has the present physical ranges of a partial section.
     """
     yield from _aligned([_header(sections, shape), *(_cells(section, shape) for section in sections)])
 
 
 @dataclass(frozen=True, slots=True)
 class SectionChange:
-    """What became of one section: ``before`` is None if it was added, ``after`` if it was removed."""
+    """The change of one section: ``before`` is None if it was added, ``after`` if it was removed."""
 
     before: Section | None
     after: Section | None
 
 
 def compare_sections(old: Iterable[Section], new: Iterable[Section]) -> list[SectionChange]:
-    """The sections that are not the same in both, by their numbers."""
+    """The sections that differ, ordered by number."""
     before = {section.number: section for section in old}
     after = {section.number: section for section in new}
     return [
@@ -81,7 +81,7 @@ def compare_sections(old: Iterable[Section], new: Iterable[Section]) -> list[Sec
 
 
 def render_section_changes(changes: Sequence[SectionChange], shape: SectionShape) -> Iterator[str]:
-    """Unified lines below a header: ``-`` what was, ``+`` what is; a changed section ends in what is different."""
+    """A header and unified diff lines (``-`` before, ``+`` after); a changed section ends with its differences."""
     if not changes:
         return
     both = [section for change in changes for section in (change.before, change.after) if section is not None]
@@ -98,7 +98,7 @@ def render_section_changes(changes: Sequence[SectionChange], shape: SectionShape
 
 
 def section_differences(change: SectionChange) -> list[str]:
-    """What is different in a section that was and is there: ``+online``, ``-early``, the names of other fields."""
+    """The differences of a section that was not added or removed: ``+online``, ``-early``, names of other fields."""
     before, after = change.before, change.after
     if before is None or after is None:
         return []
@@ -115,7 +115,7 @@ def section_differences(change: SectionChange) -> list[str]:
 
 
 def section_to_json(section: Section, shape: SectionShape) -> dict[str, object]:
-    """A section for machines; addresses and the bitmap are hexadecimal strings, ranges half-open pairs of them."""
+    """A section as JSON; addresses and the bitmap are hexadecimal strings, ranges half-open pairs of them."""
     physical = shape.physical(section)
     return {
         "number": section.number,
@@ -130,7 +130,7 @@ def section_to_json(section: Section, shape: SectionShape) -> dict[str, object]:
 
 
 def section_change_to_json(change: SectionChange, shape: SectionShape) -> dict[str, object]:
-    """A change for machines."""
+    """A change as JSON."""
     kind = "added" if change.before is None else "removed" if change.after is None else "changed"
     return {
         "change": kind,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What became of a kernel's page tables between two dumps of them."""
+"""Changes of a kernel's page tables between two dumps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.units import AddrRange
 
 @dataclass(frozen=True, slots=True)
 class TableChange:
-    """What became of one range of addresses: ``before`` is None if it was added, ``after`` if it was removed."""
+    """The change of one address range: ``before`` is None if it was added, ``after`` if it was removed."""
 
     before: Run | None
     after: Run | None
@@ -28,16 +28,16 @@ class TableChange:
 
     @property
     def region(self) -> str:
-        """The marker above, in the later dump if it is mapped there."""
+        """The marker above it, in the later dump if it is mapped there."""
         run = self.after or self.before
         assert run is not None
         return run.region
 
 
 def compare(old: Dump, new: Dump) -> list[TableChange]:
-    """How the mappings of ``new`` differ from those of ``old``, in address order, joined as the kernel joins runs.
+    """The differences between the mappings of two dumps, in address order, merged like the kernel's runs.
 
-    Where a run leads counts if both dumps are ``exact``, whether the architecture's dump prints it or not.
+    Physical addresses are compared if both dumps are ``exact``, even if the architecture's dump does not print them.
     """
     physical = old.exact and new.exact
     bounds = sorted({at for run in (*old.pieces, *new.pieces) for at in (run.range.start, run.range.end)})
@@ -57,7 +57,7 @@ def compare(old: Dump, new: Dump) -> list[TableChange]:
 
 
 class _Cursor:
-    """Finds the run that covers each of a row of ever higher ranges."""
+    """Finds the run that covers a range; ranges must be asked for in ascending order."""
 
     def __init__(self, dump: Dump) -> None:
         self.pieces = dump.pieces
@@ -82,7 +82,7 @@ def _same(before: Run | None, after: Run | None, *, physical: bool) -> bool:
 
 
 def _join(first: TableChange, second: TableChange) -> TableChange | None:
-    """Both as one, None if they are not neighbours or not the same change."""
+    """Both as one change, None if they are not adjacent or differ."""
     if first.range.end != second.range.start:
         return None
     for one, other in ((first.before, second.before), (first.after, second.after)):
@@ -100,7 +100,7 @@ def _extend(run: Run | None, end: int) -> Run | None:
 
 
 def render_changes(changes: Iterable[TableChange], arch: str) -> Iterator[str]:
-    """Unified lines: ``@@ marker @@``, ``-`` what was, ``+`` what is; a changed run ends in what is different."""
+    """Unified diff lines (``@@ marker @@``, ``-`` before, ``+`` after); a changed run ends with its differences."""
     form, shown = dump_format(arch), dict[tuple[str, ...], str]()
     region: str | None = None
     for change in changes:
@@ -115,9 +115,9 @@ def render_changes(changes: Iterable[TableChange], arch: str) -> Iterator[str]:
 
 
 def differences(change: TableChange, arch: str) -> list[str]:
-    """What is different in a run that was and is mapped: ``PMD -> PTE``, ``ro -> RW``, ``+CON``, ``0x… -> 0x…``.
+    """The differences of a run that is mapped in both: ``PMD -> PTE``, ``ro -> RW``, ``+CON``, ``0x… -> 0x…``.
 
-    The last is the physical address that its start leads to.
+    The last is the physical address of its start.
     """
     before, after = change.before, change.after
     if before is None or after is None:
@@ -134,7 +134,7 @@ def differences(change: TableChange, arch: str) -> list[str]:
 
 
 def change_to_json(change: TableChange, arch: str) -> dict[str, object]:
-    """A change for machines."""
+    """A change as JSON."""
     kind = "added" if change.before is None else "removed" if change.after is None else "changed"
     return {
         "change": kind,

@@ -7,17 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness.check import CATALOGUE, CheckResult, Finding, Verdict
+from harness.report.text import WORDS
 from harness.scenarios.result import RunResult
 
-#: whose turn it is, most urgent first: the kernel's, the harness's, the guest's, nobody's
+#: verdicts, the most urgent first
 _URGENCY = (Verdict.FAIL, Verdict.INFRA, Verdict.REFUSED, Verdict.KNOWN, Verdict.PASS, Verdict.SKIPPED)
 
 
 @dataclass
 class Tally:
-    """How often one invariant passed, failed, was broken by nothing but known bugs, and could not be observed.
+    """How often one invariant passed, failed, was broken only by known bugs, and could not be observed.
 
-    ``reasons`` say why it could not, ``notes`` which of several sources served where it could, as they came up.
+    ``reasons`` say why it was not observed, ``notes`` which of several sources were used, in order of appearance.
     """
 
     passed: int = 0
@@ -44,7 +45,7 @@ class Tally:
 
 
 def tally(runs: Iterable[RunResult]) -> dict[str, Tally]:
-    """Every invariant that was checked at least once, in the catalogue's order."""
+    """Every invariant that was checked at least once, in catalogue order."""
     counts: dict[str, Tally] = {}
     for run in runs:
         for step in run.steps:
@@ -55,7 +56,7 @@ def tally(runs: Iterable[RunResult]) -> dict[str, Tally]:
 
 
 def findings(run: RunResult) -> tuple[Finding, ...]:
-    """Every finding of a run, step by step, but those of steps that met known bugs and nothing else."""
+    """Every finding of a run, step by step, except those of steps that only reproduced known bugs."""
     return tuple(
         finding
         for step in run.steps
@@ -66,16 +67,24 @@ def findings(run: RunResult) -> tuple[Finding, ...]:
 
 
 def overall(runs: Sequence[RunResult]) -> Verdict:
-    """The most urgent verdict; INFRA where nothing ran at all."""
+    """The most urgent verdict; INFRA if nothing ran."""
     seen = {run.verdict for run in runs}
     return next((verdict for verdict in _URGENCY if verdict in seen), Verdict.INFRA)
 
 
-def exit_status(runs: Sequence[RunResult]) -> int:
-    """What ``memhp run`` ends with.
+def verdict_counts(runs: Sequence[RunResult]) -> list[str]:
+    """How many runs had each verdict: ``3 passed``, ``1 FAIL``."""
+    return [
+        f"{count} {WORDS[kind] if kind is not Verdict.PASS else 'passed'}"
+        for kind in Verdict
+        if (count := sum(run.verdict is kind for run in runs))
+    ]
 
-    0: all passed or met nothing but known bugs, skipped ones aside. 1: an invariant is broken. 2: everything was
-    skipped, so the request cannot be met. 3: no verdict, because the harness failed or the guest refused what a
-    scenario needs.
+
+def exit_status(runs: Sequence[RunResult]) -> int:
+    """The exit status of ``memhp run``.
+
+    0: all runs passed, reproduced only known bugs, or were skipped. 1: an invariant is broken. 2: everything was
+    skipped. 3: no verdict, because the harness failed or the guest refused what a scenario needs.
     """
     return {Verdict.PASS: 0, Verdict.KNOWN: 0, Verdict.FAIL: 1, Verdict.SKIPPED: 2}.get(overall(runs), 3)

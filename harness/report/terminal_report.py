@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results for people, while they come and at the end: results on one stream, what is going on right now on another.
+"""Results for people, during a run and at its end: results on one stream, the current activity on another.
 
-Colour and the moving line only on a terminal. All text from a guest goes through ``clean``: no control characters, no
+Colour and the status line need a terminal. All text from a guest goes through ``clean``: no control characters, no
 markup.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import TextIO
 
 from rich.console import Console
@@ -22,11 +21,11 @@ from harness.check import CATALOGUE, CheckResult, Verdict
 from harness.parsers.notes import summed, told
 from harness.progress import Progress, Task, default_progress
 from harness.report.families import families_table
-from harness.report.tally import Tally, findings, overall, tally
+from harness.report.tally import Tally, findings, overall, tally, verdict_counts
 from harness.report.text import WORDS, clean, invariants_line, plural, seconds
 from harness.scenarios.result import RunResult, StepResult
 
-#: lines of changes, and findings of one invariant, that a step shows; reports and bundle have them all
+#: lines of changes, and findings of one invariant, shown for a step; reports and bundle are complete
 MAX_CHANGES = 12
 MAX_FINDINGS = 10
 
@@ -53,13 +52,13 @@ def make_console(stream: TextIO, color: str = "auto") -> Console:
         emoji=False,
         highlight=False,
         soft_wrap=True,
-        # A file or a pipe has no width: tables in it must not be folded.
+        # A file or a pipe has no width: tables must not be folded.
         width=None if stream.isatty() else 4096,
     )
 
 
 class TerminalReporter:
-    """Shows a run as it goes; ``out`` gets the results, ``err`` the moving line and progress."""
+    """Shows a run while it goes on; ``out`` gets the results, ``err`` the status line and progress."""
 
     def __init__(self, out: TextIO, err: TextIO, *, color: str = "auto") -> None:
         self.console = make_console(out, color)
@@ -69,44 +68,44 @@ class TerminalReporter:
 
     @property
     def progress(self) -> Progress:
-        """Progress bars that make room for themselves: the moving line rests while one is shown."""
+        """Progress bars; the status line is hidden while one is shown."""
         return _QuietingProgress(self, default_progress())
 
     def run_started(self, scenario: str, guest: str) -> None:
-        """Head line of a run."""
+        """Print the head line of a run."""
         self._where = clean(scenario)
-        self._print(Text.assemble((clean(scenario), "bold"), f" on {clean(guest)}"))
+        self.console.print(Text.assemble((clean(scenario), "bold"), f" on {clean(guest)}"))
 
     def phase(self, text: str) -> None:
-        """What is going on before the first step."""
+        """Show the activity before the first step."""
         self._show(f"{self._where}: {clean(text)}" if self._where else clean(text))
 
     def step_started(self, number: int, total: int, title: str) -> None:
-        """What is being done now."""
+        """Show the current step."""
         self._show(f"{self._where}: step {number} of {total}: {clean(title)}")
 
     def step_finished(self, result: StepResult) -> None:
-        """One line for the step, then what it changed and what it broke."""
+        """Print a line for the step, its changes, and the invariants that it broke."""
         self.rest()
         for line in step_lines(result):
-            self._print(line)
+            self.console.print(line)
 
     def run_finished(self, result: RunResult) -> None:
-        """Verdict of the run and where its bundle is."""
+        """Print the run's verdict and the place of its bundle."""
         self.rest()
         for line in verdict_lines(result):
-            self._print(line)
-        self._print(Text(""))
+            self.console.print(line)
+        self.console.print(Text(""))
 
     def under_way(self, runs: tuple[str, ...]) -> None:
-        """What is being done now, side by side."""
+        """Show the runs in progress."""
         if runs:
             self._show(" · ".join(clean(run) for run in runs))
         else:
             self.rest()
 
     def summary(self, runs: Sequence[RunResult]) -> None:
-        """Every invariant with its counts, every run in a line, and one verdict line over all."""
+        """Print a table of invariants, a table of runs, and the overall verdict."""
         self.rest()
         counts = tally(runs)
         if counts:
@@ -116,15 +115,15 @@ class TerminalReporter:
         if len({(run.family, run.guest) for run in runs if run.family}) > 1:
             self.console.print(families_table(runs))
         self.unknown(runs)
-        self._print(overall_line(runs))
+        self.console.print(overall_line(runs))
 
     def unknown(self, runs: Sequence[RunResult]) -> None:
-        """What memhp did not know of the kernels' text, a line for each file: nothing needed it."""
+        """Print what memhp did not know in the kernels' text, a line for each file; no invariant needed it."""
         for line in told(summed(note for run in runs for note in run.unknown)):
-            self._print(Text(clean(line), style="dim"))
+            self.console.print(Text(clean(line), style="dim"))
 
     def rest(self) -> None:
-        """Take the moving line away; repeatable, and always safe."""
+        """Remove the status line; may be called at any time."""
         if self._status is not None:
             self._status.stop()
             self._status = None
@@ -139,24 +138,18 @@ class TerminalReporter:
         else:
             self._status.update(line)
 
-    def _print(self, line: Text) -> None:
-        self.console.print(line)
-
 
 class _QuietingProgress:
     def __init__(self, reporter: TerminalReporter, inner: Progress) -> None:
         self._reporter = reporter
         self._inner = inner
 
-    def task(self, description: str, total: float | None = None) -> AbstractContextManager[Task]:
-        return self._task(description, total)
-
     def say(self, text: str) -> None:
         self._reporter.rest()
         self._inner.say(text)
 
     @contextlib.contextmanager
-    def _task(self, description: str, total: float | None) -> Iterator[Task]:
+    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
         self._reporter.rest()
         with self._inner.task(description, total) as task:
             yield task
@@ -168,7 +161,7 @@ def verdict_word(verdict: Verdict) -> tuple[str, str]:
 
 
 def step_lines(step: StepResult) -> Iterator[Text]:
-    """A step: verdict, number, title, time, invariants; then note, changes and findings."""
+    """A step: verdict, number, title, time and invariants, then its note, changes and findings."""
     yield Text.assemble(
         "  ",
         verdict_word(step.verdict),
@@ -182,15 +175,15 @@ def step_lines(step: StepResult) -> Iterator[Text]:
         yield Text(f"        … and {plural(len(step.changes) - MAX_CHANGES, 'more change')}", style="dim")
     broken = [check for check in step.checks if check.status == "fail"]
     if step.verdict is Verdict.KNOWN and broken:
-        # All of it is known; reports and bundle have it in full.
-        yield Text(f"        {', '.join(f'{one.invariant} {len(one.findings)}' for one in broken)}: as it is known")
+        # Reports and bundle have these findings in full.
+        yield Text(f"        {', '.join(f'{one.invariant} {len(one.findings)}' for one in broken)}: all known")
         return
     for check in broken:
         yield from finding_lines(check)
 
 
 def finding_lines(check: CheckResult) -> Iterator[Text]:
-    """A broken invariant: its statement and its findings, expected against observed."""
+    """A broken invariant: its statement, and expected and observed values of its findings."""
     known = CATALOGUE.get(check.invariant)
     statement = f"  {known.statement}" if known else ""
     yield Text.assemble("        ", (f"{clean(check.invariant)} broken", _STYLE[Verdict.FAIL]), clean(statement))
@@ -203,10 +196,10 @@ def finding_lines(check: CheckResult) -> Iterator[Text]:
 
 
 def verdict_lines(run: RunResult) -> Iterator[Text]:
-    """How a run ended: verdict, size, time; the reason and the hint; the bundle."""
+    """The end of a run: verdict, steps and time, reason, known bugs, hint and bundle."""
     size = f"{plural(len(run.steps), 'step')} in {seconds(run.seconds)}"
     if run.boot_seconds:
-        size += f", {seconds(run.boot_seconds)} of it starting"
+        size += f", {seconds(run.boot_seconds)} of it booting"
     line = Text.assemble((WORDS[run.verdict], _STYLE[run.verdict]), f" {clean(run.scenario)} on {clean(run.guest)}")
     yield line if not run.steps else Text.assemble(line, f": {size}")
     if run.reason:
@@ -230,13 +223,13 @@ def findings_text(run: RunResult) -> str:
 
 
 def invariants_table(counts: dict[str, Tally]) -> Table:
-    """Invariant by invariant: passed, failed, broken by known bugs, not observed and why, or what served alone."""
+    """A row per invariant: passed, failed, broken by known bugs, not observed and why, and notes on the sources."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("invariant", no_wrap=True)
     known = any(count.known for count in counts.values())
     for name in ("pass", "FAIL", *(["known bug"] if known else []), "not observed"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why not observed; what served alone", overflow="fold")
+    table.add_column("why not observed; sources used", overflow="fold")
     for name, count in counts.items():
         table.add_row(
             Text(clean(name)),
@@ -250,7 +243,7 @@ def invariants_table(counts: dict[str, Tally]) -> Table:
 
 
 def runs_table(runs: Sequence[RunResult]) -> Table:
-    """Run by run: verdict, steps, time and the reason where there is one."""
+    """A row per run: verdict, scenario, guest, steps, time, and the reason if there is one."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("verdict", no_wrap=True)
     table.add_column("scenario", no_wrap=True)
@@ -271,18 +264,13 @@ def runs_table(runs: Sequence[RunResult]) -> Table:
 
 
 def overall_line(runs: Sequence[RunResult]) -> Text:
-    """One line over all runs: the verdict, how many ended how, and what was broken."""
+    """One line for all runs: the verdict, the number of runs by verdict, and the broken invariants."""
     verdict = overall(runs)
-    ended = ", ".join(
-        f"{count} {WORDS[kind] if kind is not Verdict.PASS else 'passed'}"
-        for kind in Verdict
-        if (count := sum(run.verdict is kind for run in runs))
-    )
     counts = tally(runs)
     checks = f"{sum(count.passed for count in counts.values())} checks passed"
     unseen = sum(count.not_observed for count in counts.values())
     broken = sorted({finding.invariant for run in runs for finding in findings(run)})
-    parts = [f"{plural(len(runs), 'scenario')}: {ended or 'none ran'}", checks]
+    parts = [f"{plural(len(runs), 'scenario')}: {', '.join(verdict_counts(runs)) or 'none ran'}", checks]
     parts += [f"{unseen} not observed"] if unseen else []
     parts += [f"broken: {', '.join(broken)}"] if broken else []
     met, missed = sorted({id for run in runs for id in run.met}), sorted({id for run in runs for id in run.unseen})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Making text from a guest fit to be shown: whatever a kernel prints, it must not steer a terminal or break a file."""
+"""Cleaning text from a guest for output: it must not control a terminal or break a file's format."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 
 from harness.check import CheckResult, Verdict
 
-#: longer pieces are cut: a guest may print what it likes
+#: longer text is cut
 MAX_TEXT = 2000
 
-#: how a verdict is spelled for people
+#: verdicts as people read them
 WORDS: dict[Verdict, str] = {
     Verdict.PASS: "pass",
     Verdict.KNOWN: "known bug",
@@ -32,7 +32,7 @@ def clean(text: object, *, limit: int = MAX_TEXT, newlines: bool = False) -> str
 
 
 def tell(text: object) -> None:
-    """Say ``text`` to the user on standard error, apart from the results."""
+    """Print ``text`` on standard error, separate from the results."""
     sys.stderr.write(f"memhp: {clean(text, limit=20_000, newlines=True)}\n")
 
 
@@ -50,7 +50,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def invariants_line(checks: tuple[CheckResult, ...]) -> str:
-    """``23/23 invariants``, with what was not observed told apart; ``not checked`` where nothing was looked at."""
+    """``23/23 invariants``, followed by the number not observed; ``not checked`` without checks."""
     if not checks:
         return "not checked"
     passed = sum(check.status == "pass" for check in checks)

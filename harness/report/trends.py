@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One cell over many nights: since when it is bad, how often it changes its mind, and whether it became slower.
+"""One cell over many nights: since when it fails, how often its verdict flips, and whether it became slower.
 
-How far times scatter is measured, not guessed: the band is from the least to the greatest of the earlier nights that
-passed. One more night of the same kind falls outside of the band of N nights with the chance 2/(N+1), whatever the
-distribution (each of N+1 exchangeable values is as likely as the others to be the least, or the greatest).
+The band of times goes from the minimum to the maximum of the earlier nights that passed. One more night of the same
+kind falls outside the band of N nights with probability 2/(N+1), whatever the distribution (each of N+1 exchangeable
+values is equally likely to be the minimum, or the maximum).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from harness.check import Verdict
 from harness.report.tally import findings
 from harness.scenarios.result import RunResult
 
-#: fewer nights than this make no band: every third value would fall outside
+#: fewer nights make no band: with four of them, 40 % of the values would fall outside
 LEAST_NIGHTS = 5
-#: verdicts that say something of the kernel
-_TOLD = (Verdict.PASS, Verdict.KNOWN, Verdict.FAIL)
+#: verdicts about the kernel
+_CONCLUSIVE = (Verdict.PASS, Verdict.KNOWN, Verdict.FAIL)
 
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """How a cell ended once. ``started`` is ISO 8601 in UTC; ``seconds`` includes the boot; ``broken`` are invariants;
-    ``name`` is where it was read from, "" for tonight."""
+    """One result of a cell. ``started`` is ISO 8601 in UTC; ``seconds`` includes the boot; ``broken`` are invariants;
+    ``name`` is its source, "" for tonight."""
 
     started: str
     verdict: Verdict
@@ -37,12 +37,12 @@ class Night:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """What a row of nights comes to, tonight last.
+    """The trend of a series of nights, tonight last.
 
-    ``first_bad`` is the first of the failures that have gone on without a pass since, ``last_good`` the pass before
-    it. ``flips`` counts changes between pass and fail from one night to the next, of ``turns``; only nights with the
-    same kernel are compared. ``band`` are seconds, None with fewer than LEAST_NIGHTS passes; ``chance`` is how likely
-    it is to fall outside by chance alone; ``drift`` is "slower", "faster" or "".
+    ``first_bad`` is the first failure since the last pass, ``last_good`` that pass. ``flips`` counts changes between
+    pass and fail among the ``turns`` pairs of consecutive nights with the same kernel. ``band`` is in seconds, None
+    with fewer than LEAST_NIGHTS passes; ``chance`` is the probability to fall outside it by chance; ``drift`` is
+    "slower", "faster" or "".
     """
 
     nights: tuple[Night, ...]
@@ -56,12 +56,12 @@ class Trend:
 
     @property
     def flaky(self) -> bool:
-        """It passes and fails with one and the same kernel."""
+        """It both passes and fails with the same kernel."""
         return self.flips > 0
 
 
 def night_of(run: RunResult) -> Night:
-    """What trends keep of a run."""
+    """The night of a run."""
     broken = {found.invariant for found in findings(run)}
     kernel = f"{run.facts.get('kernel', '')} {run.facts.get('kernel_origin', '')}".strip()
     return Night(run.started, run.verdict, run.seconds, kernel, tuple(sorted(broken)))
@@ -70,14 +70,14 @@ def night_of(run: RunResult) -> Night:
 def trend(nights: Sequence[Night]) -> Trend:
     """The trend of at least one night; the latest is tonight."""
     ordered = tuple(sorted(nights, key=lambda night: night.started))
-    told = [night for night in ordered if night.verdict in _TOLD]
+    conclusive = [night for night in ordered if night.verdict in _CONCLUSIVE]
     first_bad = last_good = None
-    for night in told:
+    for night in conclusive:
         if night.verdict is not Verdict.FAIL:
             first_bad, last_good = None, night
         elif first_bad is None:
             first_bad = night
-    pairs = [(one, two) for one, two in itertools.pairwise(told) if one.kernel == two.kernel]
+    pairs = [(one, two) for one, two in itertools.pairwise(conclusive) if one.kernel == two.kernel]
     *earlier, tonight = ordered
     times = [night.seconds for night in earlier if night.verdict is Verdict.PASS]
     band = (min(times), max(times)) if len(times) >= LEAST_NIGHTS else None

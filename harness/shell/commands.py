@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a line at the prompt does: a step of a scenario, or one of the other commands."""
+"""Runs a line of the prompt: a scenario step, or one of the other commands."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from harness.shell.snapshots import restore, take
 from harness.units import AddrRange
 
 _FEW = 20
-#: QMP commands that change nothing
+#: prefixes of QMP commands that change nothing
 _HARMLESS = ("query-", "qom-get", "qom-list", "device-list-properties", "qmp_capabilities")
 
 
 def do(explorer: Explorer, line: str) -> None:
-    """Do what ``line`` says.
+    """Run ``line``.
 
-    Raises UsageError for an invalid request, Leave at its end, InfraError if the guest or QEMU is lost.
+    Raises UsageError for an invalid request, Leave at the end of the session, InfraError if the guest or QEMU failed.
     """
     name, rest = split(line)
     if not name:
@@ -84,7 +84,7 @@ def _diff(explorer: Explorer, rest: str) -> None:
     found = [kept for kept in explorer.kept if not rest or kept.name == rest]
     if not found:
         known = ", ".join(kept.name for kept in explorer.kept[1:]) or "none yet"
-        raise UsageError(f"there is no snapshot {rest[:40]!r}", hint=f"known: {known}")
+        raise UsageError(f"unknown snapshot {rest[:40]!r}", hint=f"known: {known}")
     since = found[-1]
     lines = guest_views.changes(since.state, explorer.session.state, explorer.block_size)
     explorer.say(Text(f"since {clean(since.name)}:", style="bold"), *(lines or [Text("  no difference", style="dim")]))
@@ -94,7 +94,7 @@ def _number(rest: str, name: str) -> int:
     if not rest:
         return _FEW
     if not rest.isdecimal() or not 0 < int(rest[:9]) < 100_000:
-        raise UsageError(f"{name}: {rest[:40]!r} is not a number of lines", hint=f"for example {name} 50")
+        raise UsageError(f"{name}: invalid number of lines: {rest[:40]!r}", hint=f"for example {name} 50")
     return int(rest)
 
 
@@ -159,7 +159,7 @@ def _qmp(explorer: Explorer, rest: str) -> None:
 
 
 def read_qmp(text: str) -> tuple[str, Mapping[str, Any]]:
-    """The command and the arguments that ``query-status`` or ``{"execute": …, "arguments": {…}}`` means."""
+    """Command and arguments of ``NAME [{…}]`` or ``{"execute": …, "arguments": {…}}``; raises UsageError."""
     if not text:
         raise UsageError("qmp needs a command", hint='qmp query-status, or qmp {"execute": "query-status"}')
     if not text.startswith("{"):
@@ -168,7 +168,7 @@ def read_qmp(text: str) -> tuple[str, Mapping[str, Any]]:
     message = _object(text)
     command, arguments = message.get("execute"), message.get("arguments", {})
     if not isinstance(command, str) or not isinstance(arguments, dict) or set(message) - {"execute", "arguments"}:
-        raise UsageError("this is not a QMP command", hint='{"execute": "query-status", "arguments": {}}')
+        raise UsageError("invalid QMP command", hint='{"execute": "query-status", "arguments": {}}')
     return command, arguments
 
 
@@ -176,9 +176,9 @@ def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UsageError(f"this is not JSON: {error}", hint='for example {"execute": "query-status"}') from None
+        raise UsageError(f"invalid JSON: {error}", hint='for example {"execute": "query-status"}') from None
     if not isinstance(value, dict):
-        raise UsageError("this is not a JSON object", hint='for example {"execute": "query-status"}')
+        raise UsageError("not a JSON object", hint='for example {"execute": "query-status"}')
     return value
 
 
@@ -210,7 +210,7 @@ def _quit(explorer: Explorer, rest: str) -> None:
 def _detach(explorer: Explorer, rest: str) -> None:
     _no_words("detach", rest)
     if not explorer.attached:
-        raise UsageError("this guest has no keeper", hint="use memhp run --keep")
+        raise UsageError("this guest has no keeper to leave it to", hint="use memhp run --keep")
     raise Leave(keep=True)
 
 

@@ -24,15 +24,15 @@ from harness.units import AddrRange
 if TYPE_CHECKING:
     import drgn
 
-#: where an unstripped kernel with debug info may lie, from the Image
+#: possible places of an unstripped kernel with debug info, relative to the Image
 _PLACES = ("vmlinux", "../../../vmlinux")
 
-#: virtual addresses that are the kernel's
+#: virtual addresses of the kernel
 _KERNEL = AddrRange(1 << 63, 1 << 64)
 
 
 def find_debug_info(image: Path) -> Path | None:
-    """The vmlinux that belongs to the kernel ``image``: beside it, or at the top of the tree it was built in."""
+    """The vmlinux of the kernel ``image``: beside it, or at the top of its build tree."""
     for place in _PLACES:
         path = image.parent / place
         if path.is_file():
@@ -47,9 +47,9 @@ def require_drgn() -> None:
 
 
 def open_drgn(explorer: Explorer, vmlinux: Path | None = None) -> None:
-    """drgn's own prompt on the guest, which is paused meanwhile, with the debug info of ``vmlinux``.
+    """Run drgn's own prompt on the paused guest, with the debug info of ``vmlinux``.
 
-    Without one, what lies where a build leaves it. Raises UnsupportedError with what is missing.
+    Without ``vmlinux``, ``find_debug_info`` looks for it. Raises UnsupportedError for what is missing.
     """
     require_drgn()
     guest = explorer.session.guest
@@ -79,14 +79,14 @@ def open_drgn(explorer: Explorer, vmlinux: Path | None = None) -> None:
 
 
 def open_program(memory: PhysicalMemory, note: str, arch: ArchSpec, tables: TableFormat) -> drgn.Program:
-    """drgn's program of the kernel whose physical memory is ``memory`` and whose vmcoreinfo is ``note``.
+    """A drgn program for the kernel with the physical memory ``memory`` and the vmcoreinfo ``note``.
 
-    The kernel's virtual addresses are translated by what ``tables`` lead to now: drgn itself does not know the page
+    The kernel's virtual addresses are translated by the current contents of ``tables``: drgn does not support the page
     tables of every architecture and paging mode.
     """
     import drgn
 
-    # Both call an architecture by the name that uname(1) has for it.
+    # QEMU and drgn name architectures as uname(1) does.
     platform = drgn.Platform(getattr(drgn.Architecture, arch.qemu_target.upper()))
     program = drgn.Program(platform)
 
@@ -106,7 +106,7 @@ def open_program(memory: PhysicalMemory, note: str, arch: ArchSpec, tables: Tabl
         ends = [*starts[1:], address + count]
         return b"".join(read(place, end - at) for place, at, end in zip(places.tolist(), starts, ends, strict=True))
 
-    # drgn's helpers for the kernel are there only when it knows that this is one.
+    # drgn offers its kernel helpers only for a program marked as a kernel.
     program.set_linux_kernel_custom(note, False)
     for place in memory.ranges:
         program.add_memory_segment(place.start, place.size, lambda address, count, *_: read(address, count), True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One guest at a prompt: does what a line says, shows what it changed, and keeps a record."""
+"""One guest at a prompt: runs steps, shows their changes, and records them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SOURCE = Path("line")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A state to compare with: the guest as it was when it was called ``name``."""
+    """A named state to compare with."""
 
     name: str
     state: GuestState
@@ -50,9 +50,9 @@ class Mark:
 
 @dataclass(frozen=True)
 class SavedGuest:
-    """What ``snapshot`` keeps: the file that QEMU wrote, and all that the harness knew of the guest.
+    """What ``snapshot`` saves: the file that QEMU wrote, and the harness's state of the guest.
 
-    ``spec`` starts a machine that takes it over.
+    ``spec`` starts a machine that can load ``file``.
     """
 
     file: Path
@@ -67,7 +67,7 @@ class SavedGuest:
 
 
 class Leave(Exception):
-    """The person has had enough; ``keep`` leaves the guest to its keeper."""
+    """The user ends the session; ``keep`` leaves the guest to its keeper."""
 
     def __init__(self, keep: bool = False) -> None:
         super().__init__(keep)
@@ -75,7 +75,7 @@ class Leave(Exception):
 
 
 def plan_of(session: Session, spec: GuestSpec) -> Plan:
-    """What later steps have to make sense after: the devices, loads and held pages that the guest has now."""
+    """The plan that later steps are validated against: the guest's current devices, loads and held pages."""
     plan = Plan(spec, loads=set(session.loads), held=set(session.held))
     for device in session.model.devices.values():
         known, planned = device.qmp(), PlannedDevice(KINDS[device.kind], device.range.size)
@@ -87,12 +87,11 @@ def plan_of(session: Session, spec: GuestSpec) -> Plan:
 
 
 class Explorer:
-    """Runs lines on ``session``; everything is shown on ``console``.
+    """Runs lines on ``session`` and shows everything on ``console``.
 
-    ``worst`` is the worst verdict so far: a step that the guest refused counts as passed, since it is shown as refused
-    and saved as such. ``saved`` and ``folder`` belong to ``harness.shell.snapshots``. ``resources`` are closed at the
-    end. ``record`` is the file of the bundle that has the steps. ``interactive`` tells that a person sits at a
-    terminal, so that commands that want one can be had.
+    ``worst`` is the worst verdict so far; a step that the guest refused counts as passed, since it is shown and saved
+    as refused. ``saved`` and ``folder`` belong to ``harness.shell.snapshots``. ``resources`` are closed at the end.
+    ``record`` is the bundle's file of the steps. ``interactive``: a person at a terminal, as some commands require.
     """
 
     def __init__(
@@ -125,17 +124,17 @@ class Explorer:
         return self.session.layout.block_size
 
     def known(self) -> Known:
-        """What the words of a line can mean now."""
+        """The ids that a line can refer to now."""
         devices = self.session.model.devices
         modes = {id: device.mode if isinstance(device, Pmem) else "" for id, device in devices.items()}
         return Known(modes, tuple(self.session.loads), tuple(self.session.held))
 
     def examine_boot(self) -> None:
-        """Check the guest as it was found."""
+        """Check the freshly booted guest."""
         self._tell_step(self.session.check_boot())
 
     def step(self, text: str) -> None:
-        """Do the step that ``text`` has in a scenario file; raises UsageError for an invalid request."""
+        """Run the step ``text``, written as in a scenario file; raises UsageError for an invalid request."""
         step = self._read(text)
         wanted = None if "\n  expect:" not in text else step.expect
         trial = copy.deepcopy(self.plan)
@@ -148,10 +147,10 @@ class Explorer:
             return outcome
 
         result = self.session.act(step.title, watched, wanted, step.bugs)
-        came_to = ending[0] if ending else "done"
-        step.follow(self.plan, came_to)
-        self.story.add(text, step, came_to)
-        self._tell_step(result, came_to)
+        actual = ending[0] if ending else "done"
+        step.follow(self.plan, actual)
+        self.story.add(text, step, actual)
+        self._tell_step(result, actual)
 
     def _read(self, text: str) -> Step | Parallel:
         try:
@@ -166,7 +165,7 @@ class Explorer:
         return step
 
     def _require(self, step: Step | Parallel) -> None:
-        """Refuse what this kernel cannot do before anything is tried."""
+        """Refuse what this guest does not support before trying anything."""
         facts, needs = self.session.guest.facts, needs_of_steps([step])
         require_arch(needs, self.spec.arch)
         require_host(needs)
@@ -175,7 +174,7 @@ class Explorer:
         require_options([step], facts.config)
 
     def look(self, title: str, work: Callable[[Session, Deadline], Outcome] | None = None) -> StepResult:
-        """Do something that no scenario can say, or nothing, and check; it is shown like any step."""
+        """Run ``work``, which no scenario can express, or nothing, then check; shown like a step."""
         result = self.session.act(title, work or (lambda session, deadline: Outcome()), None)
         self._tell_step(result)
         return result
@@ -185,8 +184,8 @@ class Explorer:
             self.worst = result.verdict
         style = {Verdict.PASS: "green", Verdict.FAIL: "bold red"}.get(result.verdict, "yellow")
         word = ending if result.verdict is Verdict.PASS and ending != "done" else WORDS[result.verdict]
-        told = f"  {clean(result.title)}  {seconds(result.seconds)}, {invariants_line(result.checks)}"
-        self.say(Text.assemble((word, "yellow" if word == ending else style), told))
+        about = f"  {clean(result.title)}  {seconds(result.seconds)}, {invariants_line(result.checks)}"
+        self.say(Text.assemble((word, "yellow" if word == ending else style), about))
         if result.note:
             self.say(Text(f"  {clean(result.note)}", style="dim" if ending == "done" else "yellow"))
         for change in result.changes:
@@ -196,15 +195,15 @@ class Explorer:
                 self.say(*finding_lines(check))
 
     def say(self, *lines: Text | str) -> None:
-        """Show lines; text of a guest must have been cleaned."""
+        """Show lines; text from a guest must already be cleaned."""
         for line in lines:
             self.console.print(line)
 
     def record(self) -> None:
-        """The bundle's scenario is always what was done so far: a replay or a crash finds it whole."""
+        """Write the steps so far into the bundle's scenario, so that it is complete even after a crash."""
         self.session.recorder.directory.joinpath(self._file).write_text(self.story.text("shell"))
 
     def snapshot_of_now(self) -> Observed:
-        """The latest snapshot, for the printers of tables."""
+        """The latest snapshot, for printing tables."""
         session = self.session
         return Observed("now", session.layout.machine.arch, session.guest.facts, session.state)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest's state for a terminal: tables, changes in colour, and a drawing of its physical memory."""
+"""A guest's state on a terminal: tables, coloured changes, and a map of its physical memory."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from rich.text import Text
 
@@ -15,11 +16,13 @@ from harness.scenarios.changes import describe_changes
 from harness.state import GuestState, IomemEntry, MemoryBlock, MemoryDevice, NotObserved
 from harness.units import AddrRange, format_size
 
+T = TypeVar("T")
+
 _SIGN = {"+": "green", "-": "red", "→": "yellow"}
 _SPAN = re.compile(r"memory([0-9]+)(?:-([0-9]+))? ")
-#: memory blocks in a row of the drawing
+#: memory blocks in a row of the map
 _ROW = 64
-#: what a block is drawn as, by its state
+#: character and style of a block, by state
 _MARKS = {"offline": ("░", "yellow"), "going-offline": ("?", "red"), "absent": ("·", "dim")}
 _KERNEL, _MOVABLE = ("█", "green"), ("▓", "cyan")
 _LEGEND = (
@@ -30,13 +33,14 @@ _LEGEND = (
 )
 
 
-def _seen(value: object, what: str) -> None:
+def _seen(value: T | NotObserved, what: str) -> T:
     if isinstance(value, NotObserved):
-        raise InfraError(f"{what} could not be seen: {clean(value.reason)}")
+        raise InfraError(f"{what} could not be observed: {clean(value.reason)}")
+    return value
 
 
 def changes(before: GuestState, after: GuestState, block_size: int) -> list[Text]:
-    """What is different, a line each: green what came, red what went, yellow what became something else."""
+    """The differences, one per line: added in green, removed in red, changed in yellow."""
     return [change_line(line, block_size) for line in describe_changes(before, after)]
 
 
@@ -52,10 +56,8 @@ def change_line(line: str, block_size: int) -> Text:
 
 
 def iomem(state: GuestState) -> Iterator[Text]:
-    """The tree of /proc/iomem; System RAM stands out."""
-    _seen(state.iomem, "/proc/iomem")
-    assert not isinstance(state.iomem, NotObserved)
-    yield from _entries(state.iomem, 0)
+    """The tree of /proc/iomem, with System RAM highlighted."""
+    yield from _entries(_seen(state.iomem, "/proc/iomem"), 0)
 
 
 def _entries(entries: Iterable[IomemEntry], depth: int) -> Iterator[Text]:
@@ -66,10 +68,8 @@ def _entries(entries: Iterable[IomemEntry], depth: int) -> Iterator[Text]:
 
 
 def blocks(state: GuestState, block_size: int) -> Iterator[Text]:
-    """Memory blocks, equal neighbours in one line: numbers, addresses, state, zones, node."""
-    _seen(state.blocks, "memory blocks")
-    assert not isinstance(state.blocks, NotObserved)
-    ordered = sorted(state.blocks, key=lambda block: block.index)
+    """Memory blocks, adjacent equal ones in one line: numbers, addresses, state, zones, node."""
+    ordered = sorted(_seen(state.blocks, "memory blocks"), key=lambda block: block.index)
     for run in _runs(ordered):
         first, last = run[0], run[-1]
         where = AddrRange(first.index * block_size, (last.index + 1) * block_size)
@@ -96,13 +96,12 @@ def _key(block: MemoryBlock) -> tuple[object, ...]:
 
 
 def zones(state: GuestState) -> Iterator[Text]:
-    """Zones that span anything: node, name, first page frame, pages spanned, present and managed."""
-    _seen(state.zones, "/proc/zoneinfo")
-    assert not isinstance(state.zones, NotObserved)
+    """The zones that are not empty: node, name, first page frame, pages spanned, present and managed."""
+    found = _seen(state.zones, "/proc/zoneinfo")
     yield Text(
         f"{'node':>4} {'zone':<8} {'start pfn':>12} {'spanned':>10} {'present':>10} {'managed':>10}", style="bold"
     )
-    for zone in state.zones:
+    for zone in found:
         if zone.spanned or zone.present:
             start = "-" if zone.start_pfn is None else f"{zone.start_pfn:#x}"
             row = f"{zone.node:>4} {zone.name:<8} {start:>12} {zone.spanned:>10} {zone.present:>10} {zone.managed:>10}"
@@ -110,12 +109,11 @@ def zones(state: GuestState) -> Iterator[Text]:
 
 
 def devices(state: GuestState) -> Iterator[Text]:
-    """What QEMU says of its memory devices."""
-    _seen(state.devices, "QEMU's memory devices")
-    assert not isinstance(state.devices, NotObserved)
-    if not state.devices:
+    """The memory devices as QEMU reports them."""
+    found = _seen(state.devices, "QEMU's memory devices")
+    if not found:
         yield Text("no memory device is plugged", style="dim")
-    for device in state.devices:
+    for device in found:
         yield Text(clean(_device(device)))
 
 
@@ -129,18 +127,16 @@ def _device(device: MemoryDevice) -> str:
 
 
 def draw_map(state: GuestState, block_size: int) -> Iterator[Text]:
-    """The physical address space, a character a memory block: rows that hold nothing are left out.
+    """The physical address space, one character per memory block, without empty rows.
 
-    Devices stand below, with the addresses that they take.
+    The devices and their addresses follow.
     """
-    _seen(state.blocks, "memory blocks")
-    assert not isinstance(state.blocks, NotObserved)
-    present = {block.index: block for block in state.blocks}
+    present = {block.index: block for block in _seen(state.blocks, "memory blocks")}
     taken = set(present)
     found = () if isinstance(state.devices, NotObserved) else state.devices
     for device in found:
         whole = device.range.align_outward(block_size)
-        # A region of terabytes would be drawn for ever; its ends are enough then.
+        # Limits the time to draw a region of terabytes.
         taken.update(itertools.islice(range(whole.start // block_size, whole.end // block_size), _ROW * 64))
     yield Text.assemble(*(Text.assemble((mark, style), f" {text}  ") for mark, style, text in _LEGEND))
     last: int | None = None

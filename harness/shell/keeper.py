@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest that outlives the run in which it failed, for ``memhp attach``: who owns it, and for how long.
+"""Keeps the guest of a failed run alive for ``memhp attach``.
 
-``memhp run --keep`` splits in two at its start. The child, in a session of its own, does the run; the parent waits for
-its verdict, hands signals on and ends with its status. When a guest fails, the child tells the parent the status and
-stays: it is the guest's keeper, the parent of QEMU as before, so that neither can outlive the other. It ends when an
-attached prompt ends (but for ``detach``) or after the time of ``--keep-for``. Kept guests are listed in a private
-folder: a socket, to which only the same user may talk, and a file that says whose it is.
+``memhp run --keep`` forks at its start. The child, in a new session, does the run; the parent waits for its verdict,
+forwards signals and exits with its status. When a guest fails, the child reports the status to the parent and stays:
+it is the guest's keeper and still the parent of QEMU, so that neither can outlive the other. It ends when an attached
+prompt ends (other than by ``detach``) or after the time of ``--keep-for``. A private folder lists the kept guests: a
+socket, which only the same user may use, and a file that names the process and the bundle.
 
-``memhp attach`` hands its own terminal to the keeper (SCM_RIGHTS), which runs the prompt on it.
+``memhp attach`` passes its own terminal to the keeper (SCM_RIGHTS), which runs the prompt on it.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from harness.shell.typed_session import explore
 
 _PR_SET_PDEATHSIG = 1
 _REQUEST_LIMIT = 1 << 16
-#: environment that belongs to the terminal, not to the keeper
+#: environment variables of the terminal, not of the keeper
 _TERMINAL = ("TERM", "COLORTERM", "NO_COLOR")
 _INTERRUPT = b"i"
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One kept guest: its keeper's process, its bundle, and how to talk to it."""
+    """One kept guest: its keeper's process, its bundle, and the socket's ``path``."""
 
     pid: int
     bundle: str
@@ -54,19 +54,19 @@ class Kept:
 
 
 def kept_dir() -> Path:
-    """The private folder in which kept guests are listed."""
+    """The private folder that lists the kept guests."""
     return state_dir() / "kept"
 
 
 class ParentRelease:
-    """Ends the wait of the parent: called once, by a child that goes on as a keeper."""
+    """Releases the waiting parent; called once, by a child that becomes a keeper."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
         self.status: int | None = None
 
     def __call__(self, status: int) -> None:
-        """Have the parent end with ``status``; from here on nobody waits for us, and our output goes nowhere."""
+        """Have the parent exit with ``status``; this process continues without a parent and without output."""
         self.status = status
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -77,9 +77,9 @@ class ParentRelease:
 
 
 def split_off(work: Callable[[ParentRelease], int]) -> int:
-    """Do ``work`` in a child and return its status: as soon as it is released, or when the child has ended.
+    """Do ``work`` in a child and return its status: as soon as the child releases us, or when it ends.
 
-    Ctrl-C and SIGTERM are handed on to the child, which then ends as it always does.
+    Ctrl-C and SIGTERM are forwarded to the child, which then ends as usual.
     """
     ours, theirs = os.pipe()
     sys.stdout.flush()
@@ -103,16 +103,16 @@ def split_off(work: Callable[[ParentRelease], int]) -> int:
 def _await(child: int, pipe: int) -> int:
     while True:
         try:
-            told = os.read(pipe, 1)
-            if told:
-                return told[0]
+            status_byte = os.read(pipe, 1)
+            if status_byte:
+                return status_byte[0]
             _, status = os.waitpid(child, 0)
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else 128 - code
         except KeyboardInterrupt:
             _signal(child, signal.SIGINT)
         except BaseException:
-            # SIGTERM or SIGHUP: the child says how it ended by its own status.
+            # SIGTERM or SIGHUP: the child's exit status is still awaited.
             _signal(child, signal.SIGTERM)
 
 
@@ -136,7 +136,7 @@ def _connect(*fds: int) -> None:
 
 @contextlib.contextmanager
 def _listed(bundle: Path) -> Iterator[socket.socket]:
-    """A listening socket, in the list for as long as the block lasts."""
+    """A listening socket, listed while the block lasts."""
     folder = kept_dir()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
@@ -156,7 +156,7 @@ def _listed(bundle: Path) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def _short(path: Path) -> Iterator[str]:
-    """A name for a socket in a folder whose own name may be longer than a socket's address can be."""
+    """A short name for a socket whose path may exceed the limit of a socket address."""
     fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{fd}/{path.name}"
@@ -165,16 +165,16 @@ def _short(path: Path) -> Iterator[str]:
 
 
 def serve(session: Session, spec: GuestSpec, seconds: float) -> None:
-    """Keep the guest until an attached prompt ends, or for ``seconds`` in which nobody attaches."""
+    """Keep the guest until an attached prompt ends, or until ``seconds`` have passed and no prompt is attached."""
     limit = Deadline(seconds)
     with _listed(session.recorder.directory) as listener:
         explorer = Explorer(session, spec, make_console(sys.stdout), interactive=False, record="attached.yaml")
-        explorer.story.remark("what was done before the prompt was attached, see scenario.yaml")
+        explorer.story.remark("the steps before the prompt was attached, see scenario.yaml")
         with explorer.resources:
-            _wait_for_people(listener, explorer, limit)
+            _accept_prompts(listener, explorer, limit)
 
 
-def _wait_for_people(listener: socket.socket, explorer: Explorer, limit: Deadline) -> None:
+def _accept_prompts(listener: socket.socket, explorer: Explorer, limit: Deadline) -> None:
     while not limit.expired:
         listener.settimeout(max(0.001, limit.remaining()))
         try:
@@ -192,7 +192,7 @@ def _is_ours(peer: socket.socket) -> bool:
 
 
 def _attached(peer: socket.socket, explorer: Explorer) -> bool:
-    """One prompt on the terminal that ``peer`` hands over; True if the guest is to be kept after it."""
+    """Run one prompt on the terminal that ``peer`` passes; True if the guest is to be kept afterwards."""
     peer.settimeout(10.0)
     try:
         data, fds, _, _ = socket.recv_fds(peer, _REQUEST_LIMIT, 3)
@@ -223,15 +223,15 @@ def _attached(peer: socket.socket, explorer: Explorer) -> bool:
 
 
 def _listen(peer: socket.socket, done: threading.Event) -> None:
-    """Ctrl-C comes as a byte; a peer that is gone means that nobody is there to answer any more."""
+    """Turn a byte (Ctrl-C at the peer) into SIGINT, and the end of the peer into SIGHUP."""
     while True:
         try:
-            told = peer.recv(1)
+            received = peer.recv(1)
         except OSError:
-            told = b""
+            received = b""
         if done.is_set():
             return
-        if not told:
+        if not received:
             os.kill(os.getpid(), signal.SIGHUP)
             return
         os.kill(os.getpid(), signal.SIGINT)
@@ -249,17 +249,17 @@ def _prompt(explorer: Explorer, request: dict[str, Any]) -> tuple[int, bool]:
 
 
 def kept_guests() -> list[Kept]:
-    """Every kept guest, the newest last; entries of keepers that were killed are removed."""
+    """Every kept guest, the newest last; removes entries of killed keepers."""
     found: list[tuple[float, Kept]] = []
     for entry in kept_dir().glob("*.json"):
         path = entry.with_suffix(".sock")
         try:
-            told = json.loads(entry.read_text())
+            listed = json.loads(entry.read_text())
             with socket.socket(socket.AF_UNIX) as probe, _short(path) as name:
-                # A keeper whose prompt is in use answers later, and others are not to wait for it.
+                # A keeper with an open prompt does not accept; do not wait for it.
                 probe.setblocking(False)
                 probe.connect(name)
-            found.append((entry.stat().st_mtime, Kept(int(told["pid"]), str(told["bundle"]), path)))
+            found.append((entry.stat().st_mtime, Kept(int(listed["pid"]), str(listed["bundle"]), path)))
         except BlockingIOError:
             continue
         except (OSError, ValueError, KeyError, TypeError):
@@ -269,7 +269,7 @@ def kept_guests() -> list[Kept]:
 
 
 def find_kept(bundle: str | None) -> Kept:
-    """The kept guest of a bundle, None: the newest. Raises UsageError."""
+    """The kept guest of ``bundle``, or the newest one if None. Raises UsageError."""
     guests = kept_guests()
     if bundle is None:
         if not guests:
@@ -284,7 +284,7 @@ def find_kept(bundle: str | None) -> Kept:
 
 
 def attach_to(kept: Kept, lines: Sequence[str], color: str) -> int:
-    """Hand our standard streams to the keeper and wait for the end of its prompt; returns the exit status."""
+    """Pass our standard streams to the keeper and wait for the end of its prompt; returns the exit status."""
     environment = {name: os.environ[name] for name in _TERMINAL if name in os.environ}
     request = json.dumps({"lines": list(lines), "color": color, "environment": environment}).encode()
     with socket.socket(socket.AF_UNIX) as peer:
@@ -296,21 +296,21 @@ def attach_to(kept: Kept, lines: Sequence[str], color: str) -> int:
             raise InfraError(f"the keeper {kept.pid} does not answer: {error.strerror}") from None
         while True:
             try:
-                told = peer.recv(2)
+                answer = peer.recv(2)
                 break
             except KeyboardInterrupt:
                 peer.sendall(_INTERRUPT)
-    if len(told) != 2:
+    if len(answer) != 2:
         raise InfraError(f"the keeper of the guest (process {kept.pid}) ended", hint=f"see {kept.bundle}")
-    if told[1]:
+    if answer[1]:
         tell("the guest is still kept")
     else:
         _await_end(kept)
-    return told[0]
+    return answer[0]
 
 
 def _await_end(kept: Kept) -> None:
-    """Wait until the keeper has ended the guest, so that nothing is left when we return."""
+    """Wait until the keeper has ended the guest."""
     with contextlib.suppress(ProcessLookupError):
         fd = os.pidfd_open(kept.pid)
         try:
@@ -322,6 +322,6 @@ def _await_end(kept: Kept) -> None:
 
 
 def keeping_note(bundle: Path, seconds: float) -> str:
-    """What the user is told of a guest that stays."""
+    """The message about a guest that is kept."""
     until = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
     return f"the guest is kept until {until} by process {os.getpid()}: memhp attach {clean(bundle)}"

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can be typed at the prompt: a line is either a step of a scenario or one of the other commands.
+"""The grammar of the prompt: a line is either a scenario step or one of the other commands.
 
-A step is turned into the text that it has in a scenario file (``plug dimm 1G`` becomes
-``- plug-dimm: {id: dimm0, size: 1G}``), so that what is tried out here and what is run from a file are read by the same
-reader, and refused with the same words.
+A step is translated into its text in a scenario file (``plug dimm 1G`` becomes
+``- plug-dimm: {id: dimm0, size: 1G}``), so that prompt and file share the reader and its error messages.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from harness.scenarios.verbs.verb import AnyVerb, Known
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command as help tells of it: ``told`` are its lines in the overview; ``words`` can follow it."""
+    """The help of one command: ``overview`` are its (label, summary) lines; ``words`` can follow it."""
 
     usage: str
-    told: tuple[tuple[str, str], ...]
+    overview: tuple[tuple[str, str], ...]
     words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """One word after a command: ``text`` as it is if ``read`` is None, else something that ``text`` stands for.
+    """One word after a command: literally ``text`` if ``read`` is None, else a value for which ``text`` is the label.
 
-    ``arguments`` are those that it can become, ``choices`` some of what can be typed.
+    ``arguments`` are the verb's arguments that it can set, ``choices`` examples of what can be typed.
     """
 
     text: str
@@ -59,7 +58,7 @@ def _slot(verb: AnyVerb, word: str) -> _Slot:
 
 
 def _usage(command: str, verbs: Sequence[AnyVerb]) -> str:
-    """One line for all ``verbs`` of a command: what differs between them stands with | in its place."""
+    """One line for all ``verbs`` of a command; alternatives in the same place are separated by |."""
     columns = zip(*map(_slots, verbs), strict=True)
     words = [command]
     for column in columns:
@@ -75,12 +74,12 @@ def _usage(command: str, verbs: Sequence[AnyVerb]) -> str:
 
 
 def _command(command: str, verbs: Sequence[AnyVerb]) -> Command:
-    told = []
+    overview = []
     for verb in verbs:
-        own = [slot.text for slot in _slots(verb) if slot.read is None]
-        told.append((" ".join([command, *own]), verb.summary))
+        literal = [slot.text for slot in _slots(verb) if slot.read is None]
+        overview.append((" ".join([command, *literal]), verb.summary))
     words = dict.fromkeys(word for verb in verbs for slot in _slots(verb) for word in slot.choices)
-    return Command(_usage(command, verbs), tuple(told), tuple(words))
+    return Command(_usage(command, verbs), tuple(overview), tuple(words))
 
 
 def _other(usage: str, summary: str, words: tuple[str, ...] = ()) -> Command:
@@ -111,18 +110,18 @@ _OTHERS = (
     _other("quit", "end the guest and leave"),
 )
 
-#: the verbs that a command can mean
+#: the verbs of each command
 STEPS: Mapping[str, Sequence[AnyVerb]] = {
     command: [verb for verb in VERBS.values() if verb.line.command == command]
     for command in (verb.line.command for verb in VERBS.values())
 } | {"-": []}
 COMMANDS: Mapping[str, Command] = {name: _command(name, verbs) for name, verbs in STEPS.items() if verbs} | {
-    command.told[0][0]: command for command in _OTHERS
+    command.overview[0][0]: command for command in _OTHERS
 }
-#: other names, as people type them
+#: alternative names
 ALIASES = {"exit": "quit", "?": "help", "dmesg": "log"}
 
-# Nothing that means anything to YAML.
+# No character that is special in YAML.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NUMBERS = re.compile(r"[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*")
 
@@ -137,19 +136,19 @@ def split(line: str) -> tuple[str, str]:
     name, _, rest = text.partition(" ")
     name = ALIASES.get(name, name)
     if name not in COMMANDS:
-        raise UsageError(f"no command {name[:40]!r}", hint=f"{suggest(name, COMMANDS)} (help shows them all)")
+        raise UsageError(f"unknown command {name[:40]!r}", hint=f"{suggest(name, COMMANDS)} (help shows them all)")
     return name, rest.strip()
 
 
 def step_text(name: str, rest: str, known: Known) -> str:
-    """The step, as in a scenario file, that command ``name`` means with the words of ``rest``. Raises UsageError."""
+    """The step of command ``name`` with the words of ``rest``, as in a scenario file. Raises UsageError."""
     if name == "-":
         return rest
     words, named = _read_words(name, rest)
     expect = named.pop("expect", None)
     if expect is not None and expect not in EXPECTATIONS:
-        raise UsageError(f"{expect!r} is not an ending", hint=f"known: {', '.join(EXPECTATIONS)}")
-    verb = _meant(name, words, known)
+        raise UsageError(f"invalid value of expect: {expect!r}", hint=f"known: {', '.join(EXPECTATIONS)}")
+    verb = _matching_verb(name, words, known)
     args = _positional(verb, words, known)
     for key, value in named.items():
         if key in args:
@@ -178,8 +177,8 @@ def _read_words(name: str, rest: str) -> tuple[list[str], dict[str, str]]:
     return words, named
 
 
-def _meant(name: str, words: Sequence[str], known: Known) -> AnyVerb:
-    """The verb that command ``name`` means with these words: the one with most of them as its form has them."""
+def _matching_verb(name: str, words: Sequence[str], known: Known) -> AnyVerb:
+    """The verb of command ``name`` that fits these words; of several, the one with the most literal words."""
     slots = {verb.name: _slots(verb) for verb in STEPS[name]}
     least = min(sum(not slot.optional for slot in form) for form in slots.values())
     if not least <= len(words) <= max(map(len, slots.values())):
@@ -198,7 +197,7 @@ def _meant(name: str, words: Sequence[str], known: Known) -> AnyVerb:
 
 
 def _positional(verb: AnyVerb, words: Sequence[str], known: Known) -> dict[str, str]:
-    """The arguments that ``words`` give, in the order of a file, an id made up among them if there is none."""
+    """The arguments set by ``words``, in the order of a scenario file, including a generated id if there is none."""
     found: dict[str, str] = {}
     for slot, word in zip(_slots(verb), words, strict=False):
         if slot.read is None:
@@ -221,17 +220,17 @@ def _fresh(prefix: str, taken: Collection[str]) -> str:
 
 
 def help_lines(name: str = "") -> list[str]:
-    """What ``help`` prints: all commands, or one. Raises UsageError."""
+    """The help of all commands, or of one. Raises UsageError."""
     if name:
         command = COMMANDS[split(name)[0]]
-        several = len(command.told) > 1
-        lines = [f"  {label}: {summary}" if several else f"  {summary}" for label, summary in command.told]
+        several = len(command.overview) > 1
+        lines = [f"  {label}: {summary}" if several else f"  {summary}" for label, summary in command.overview]
         return [command.usage, *lines, *([f"  words: {', '.join(command.words)}"] if command.words else [])]
-    width = max(len(label) for command in COMMANDS.values() for label, _ in command.told)
-    steps = [(label, summary.partition("; ")[0]) for name in STEPS for label, summary in COMMANDS[name].told]
-    others = [row for name in COMMANDS if name not in STEPS for row in COMMANDS[name].told]
+    width = max(len(label) for command in COMMANDS.values() for label, _ in command.overview)
+    steps = [(label, summary.partition("; ")[0]) for name in STEPS for label, summary in COMMANDS[name].overview]
+    others = [row for name in COMMANDS if name not in STEPS for row in COMMANDS[name].overview]
     return [
-        "Steps (checked, and written by save; expect=refused and the like set the expected end):",
+        "Steps (checked, and written by save; expect=refused and the like set the expected outcome):",
         *(f"  {label:<{width}}  {summary}" for label, summary in steps),
         "Other commands:",
         *(f"  {label:<{width}}  {summary}" for label, summary in others),
@@ -240,7 +239,7 @@ def help_lines(name: str = "") -> list[str]:
 
 
 def completions(before: str, known: Known) -> list[str]:
-    """The words that can follow ``before``, the text left of the cursor, its last word begun or empty."""
+    """The words that can complete ``before``, the text left of the cursor."""
     words = before.split()
     if not words or (len(words) == 1 and not before.endswith(" ")):
         start = words[0] if words else ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest for the prompt, with its bundle."""
+"""Starts the guest of the prompt, with its bundle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.scenarios.start import start_guest
 
 
 def find_parts(spec: GuestSpec, progress: Progress) -> Parts:
-    """The parts of a guest that can do as much as possible: with every memory device, or as many as this QEMU has."""
+    """The parts of a guest that supports every memory device, or all that this QEMU has."""
     try:
         return resolve(spec, (), progress, kinds=tuple(KINDS))
     except UnsupportedError:
@@ -30,7 +30,7 @@ def find_parts(spec: GuestSpec, progress: Progress) -> Parts:
 
 @contextlib.contextmanager
 def open_session(spec: GuestSpec, parts: Parts, options: RunOptions, progress: Progress) -> Iterator[Session]:
-    """Start the guest and end it when the block is left; its bundle stays.
+    """Start the guest, and end it with the block; its bundle stays.
 
     Raises what ``start_guest`` raises, and InfraError if the bundle cannot be written.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where lines come from: a person at a terminal, with history and completion, or a pipe."""
+"""Input of the prompt: a terminal, with history and completion, or a pipe."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from harness.shell.lines import completions
 
 
 def state_dir() -> Path:
-    """Where the history lives: ``memhp`` below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
+    """The folder of the history: ``memhp`` below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
     base = os.environ.get("XDG_STATE_HOME")
-    # The specification wants a relative path ignored.
+    # The XDG specification requires relative paths to be ignored.
     return (Path(base) if base and os.path.isabs(base) else Path.home() / ".local" / "state") / "memhp"
 
 
 def open_history() -> History:
-    """The lines of earlier sessions, for nobody else to read; where that cannot be kept, those of this one."""
+    """The history in a private file; in memory only if that file cannot be written."""
     path = state_dir() / "history"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -59,7 +59,7 @@ def _toolbar(explorer: Explorer) -> Callable[[], str]:
 
 
 def typed_lines(explorer: Explorer, closing: str) -> Iterator[str]:
-    """Lines as a person types them, up to the end of input, which means ``closing``."""
+    """Lines typed at the terminal; the end of input becomes the line ``closing``."""
     prompt: PromptSession[str] = PromptSession(
         f"memhp {explorer.spec.arch}> ",
         history=open_history(),
@@ -78,7 +78,7 @@ def typed_lines(explorer: Explorer, closing: str) -> Iterator[str]:
 
 
 def given_lines(texts: Iterable[str], stream: TextIO | None = None) -> Iterator[str]:
-    """Lines of ``texts``, in each of which ``;`` stands between lines, or those of ``stream``."""
+    """The lines of ``stream``, or without it those of ``texts``, which ``;`` separates."""
     if stream is not None:
         yield from stream
         return
@@ -87,7 +87,7 @@ def given_lines(texts: Iterable[str], stream: TextIO | None = None) -> Iterator[
 
 
 def split_commands(text: str) -> list[str]:
-    """The lines that ``-c`` stands for: parted by ``;`` outside of braces and quotes, which are JSON or YAML."""
+    """The lines of ``-c``, separated by ``;`` outside of brackets and quotes, which belong to JSON or YAML."""
     found, depth, quoted, start = [], 0, False, 0
     for at, char in enumerate(text):
         if char == '"':
@@ -103,5 +103,5 @@ def split_commands(text: str) -> list[str]:
 
 
 def at_a_terminal() -> bool:
-    """True if a person can type and read."""
+    """True if standard input and output are a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What was done at the prompt, as a scenario file."""
+"""The steps of a prompt as a scenario file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIZES = ("memory", "maxmem")
 
 
 class Story:
-    """The steps of a session as they were typed, each with how it ended, and remarks on what no scenario can say."""
+    """The steps of a session as typed, with their outcome, and remarks on what no scenario can express."""
 
     def __init__(self, spec: GuestSpec, kernel: str) -> None:
         self._spec = spec
@@ -27,7 +27,7 @@ class Story:
         self.gaps = 0
 
     def add(self, text: str, step: Step | Parallel, ending: str) -> None:
-        """Take note of a step, written as ``text``, that ended as ``ending``, one of ``findings.EXPECTATIONS``."""
+        """Record the step written as ``text`` and its ``ending``, one of ``findings.EXPECTATIONS``."""
         self.steps += 1
         has_expect = "\n  expect:" in text or isinstance(step, Parallel) or bool(step.expect_on)
         if has_expect or ending == "done":
@@ -36,25 +36,25 @@ class Story:
             self._lines += [*text.splitlines(), f"  expect: {ending}"]
 
     def remark(self, text: str) -> None:
-        """Take note of something that a replay leaves out."""
+        """Record something that a replay omits."""
         self.gaps += 1
-        self._lines.append(f"# left out: {text}")
+        self._lines.append(f"# omitted: {text}")
 
     def cut(self, mark: tuple[int, int, int]) -> None:
-        """Forget what came after ``mark``: the guest was put back to how it was then."""
+        """Drop everything after ``mark``: the guest was restored to that state."""
         length, self.steps, self.gaps = mark
         del self._lines[length:]
 
     @property
     def mark(self) -> tuple[int, int, int]:
-        """Where we are, for ``cut``."""
+        """The current position, for ``cut``."""
         return len(self._lines), self.steps, self.gaps
 
     def text(self, name: str) -> str:
-        """The scenario file; a session without a step gets one that only looks."""
+        """The scenario file; without steps it has a single check."""
         guest = _guest(self._spec)
         head = [
-            f"# What was done at the prompt of memhp shell, on {self._spec.arch} with {_printable(self._kernel)}.",
+            f"# Steps of memhp shell on {self._spec.arch} with {_printable(self._kernel)}.",
             f"name: {name}",
             "summary: recorded by memhp shell",
             *([f"guest: {{{guest}}}"] if guest else []),
@@ -64,7 +64,7 @@ class Story:
         return "\n".join([*head, *(f"  {line}" for line in body)]) + "\n"
 
     def save(self, path: Path) -> None:
-        """Write it to ``path``; raises UsageError if that cannot be."""
+        """Write the scenario to ``path``; raises UsageError if that fails."""
         try:
             path.write_text(self.text(scenario_name(path)))
         except OSError as error:
@@ -72,7 +72,7 @@ class Story:
 
 
 def scenario_name(path: Path) -> str:
-    """A name for the scenario in ``path`` that scenario files take."""
+    """A valid name for the scenario in ``path``."""
     name = "".join(char if char.isalnum() or char in "-_." else "-" for char in path.stem)
     return name if name[:1].isalnum() else f"session{name}"
 
@@ -82,7 +82,7 @@ def _printable(text: str) -> str:
 
 
 def _guest(spec: GuestSpec) -> str:
-    """What of ``spec`` a scenario can wish for, where it is not what everybody gets."""
+    """The fields of ``spec`` that a scenario can set and that differ from the default."""
     usual = GuestSpec.default(spec.arch)
     found: Sequence[tuple[str, object]] = [
         (name, getattr(spec, name)) for name in SHAPE_FIELDS if getattr(spec, name) != getattr(usual, name)
@@ -98,7 +98,7 @@ def _spell(name: str, value: object) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(f'{{memory: {format_size(node.memory)}}}' for node in value)}]"
     if isinstance(value, str):
-        # JSON's strings are YAML's.
+        # A JSON string is valid YAML.
         import json
 
         return json.dumps(value)
@@ -107,5 +107,5 @@ def _spell(name: str, value: object) -> str:
 
 def _spell_device(device: ColdDevice) -> str:
     values = [(name, getattr(device, name), known.default) for name, known in parameters(type(device)).items()]
-    said = [f"{name}: {value}" for name, value, default in values if value not in (None, default)]
-    return f"{{{device.verb}: {{{', '.join(said)}}}}}"
+    given = [f"{name}: {value}" for name, value, default in values if value not in (None, default)]
+    return f"{{{device.verb}: {{{', '.join(given)}}}}}"

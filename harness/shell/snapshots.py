@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``snapshot NAME`` and ``restore NAME``: the whole guest, plugged memory included, as files.
+"""``snapshot NAME`` and ``restore NAME``: the whole guest, including plugged memory, saved to files.
 
-The guest is migrated to a file, with its memory, and goes on. To restore it a new QEMU is started with the same devices
-on its command line, takes the file over and replaces the old one. What QEMU cannot move is refused: virtio-pmem has no
-migration state (hw/virtio/virtio-pmem.c, QEMU 10.0).
+The guest is migrated to a file, with its memory, and continues. To restore it, a new QEMU starts with the same devices
+on its command line, loads the file and replaces the old one. Devices that QEMU cannot migrate are refused: virtio-pmem
+has no migration state (hw/virtio/virtio-pmem.c, QEMU 10.0).
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from harness.shell.explorer import Explorer, Mark, SavedGuest, plan_of
 from harness.units import format_size
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-#: guests that are kept at the same time; each takes the disk space of its used memory
+#: maximum number of snapshots; each takes the disk space of the guest's used memory
 MAX_SNAPSHOTS = 8
 
 
 def _name(rest: str, verb: str) -> str:
     if not _NAME.fullmatch(rest):
-        raise UsageError(f"{verb}: {rest[:60]!r} is not a name", hint="use letters, digits, '-', '_' and '.'")
+        raise UsageError(f"{verb}: invalid name: {rest[:60]!r}", hint="use letters, digits, '-', '_' and '.'")
     return rest
 
 
 def take(explorer: Explorer, rest: str) -> None:
-    """Keep the guest as it is; raises UsageError, UnsupportedError, QemuError."""
+    """Save the guest; raises UsageError, UnsupportedError, QemuError."""
     name = _name(rest, "snapshot")
     session = explorer.session
     deadline = session.deadline()
@@ -65,17 +65,13 @@ def take(explorer: Explorer, rest: str) -> None:
         dataclasses.replace(machine.spec, cold_devices=devices),
     )
     explorer.kept = [*(kept for kept in explorer.kept if kept.name != name), Mark(name, session.state)]
-    explorer.say(f"snapshot {name}: {format_size(_used(file))} on disk")
+    explorer.say(f"snapshot {name}: {format_size(file.stat().st_blocks * 512)} on disk")
 
 
 def _folder(explorer: Explorer) -> Path:
     if explorer.folder is None:
         explorer.folder = explorer.resources.enter_context(private_directory())
     return explorer.folder
-
-
-def _used(file: Path) -> int:
-    return file.stat().st_blocks * 512
 
 
 @contextlib.contextmanager
@@ -87,7 +83,7 @@ def _explained() -> Iterator[None]:
 
 
 def backings(session: Session, deadline: Deadline) -> dict[str, BackendOptions]:
-    """What the memory of each device is made of, as QEMU has it: the host's huge pages, or nothing of note."""
+    """The backend options of each device's memory, read from QEMU: hugetlb and its page size, or none."""
 
     def ask(id: str, name: str) -> Any:
         about = {"path": f"/objects/{backend_id(id)}", "property": name}
@@ -100,7 +96,7 @@ def backings(session: Session, deadline: Deadline) -> dict[str, BackendOptions]:
 
 
 def devices_of(model: MemoryModel, backings: Mapping[str, BackendOptions]) -> tuple[DeviceSpec, ...]:
-    """The memory devices of ``model``, for a machine that starts with them where they were.
+    """The memory devices of ``model``, for a machine that starts with them at the same addresses.
 
     Raises UnsupportedError for a virtio-pmem device.
     """
@@ -116,11 +112,11 @@ def devices_of(model: MemoryModel, backings: Mapping[str, BackendOptions]) -> tu
 
 
 def restore(explorer: Explorer, rest: str) -> None:
-    """Replace the guest by a snapshot of it; raises UsageError, and LaunchError or QemuError if QEMU cannot."""
+    """Replace the guest by a snapshot; raises UsageError, and LaunchError or QemuError if QEMU fails."""
     name = _name(rest, "restore")
     saved = explorer.saved.get(name)
     if saved is None:
-        raise UsageError(f"there is no snapshot {name!r}", hint=f"known: {', '.join(explorer.saved) or 'none yet'}")
+        raise UsageError(f"unknown snapshot {name!r}", hint=f"known: {', '.join(explorer.saved) or 'none yet'}")
     session = explorer.session
     deadline = session.deadline()
     explorer.restores += 1

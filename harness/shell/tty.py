@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The terminal that a person sits at, handed over to a shell in the guest for a while."""
+"""Connects the user's terminal to a shell or the console of the guest."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from harness.guest.console import Console
 from harness.guest.ssh import GuestShell
 
 _CHUNK = 1 << 14
-#: how often a change of the terminal's size is looked for, in milliseconds; keys and output come at once
+#: interval of checks for a new terminal size, in milliseconds; keys and output are not delayed
 _LOOK_MS = 500
 
 
 @contextlib.contextmanager
 def raw(fd: int) -> Iterator[None]:
-    """Every key as it is typed, as long as the block lasts."""
+    """Raw mode of the terminal ``fd`` while the block lasts."""
     before = termios.tcgetattr(fd)
     try:
         tty.setraw(fd)
@@ -35,9 +35,9 @@ def raw(fd: int) -> Iterator[None]:
 
 
 def converse(shell: GuestShell, deadline: Deadline) -> None:
-    """A shell in the guest on our own terminal, until it ends. ``deadline`` is for its start alone.
+    """Run a shell in the guest on our own terminal until it ends. ``deadline`` is for its start only.
 
-    What the guest prints goes to the terminal as it is: that is what a terminal is for. Raises GuestError.
+    The guest's output goes to the terminal unchanged, as a terminal session needs it. Raises GuestError.
     """
     stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
     size = os.get_terminal_size(stdout)
@@ -54,7 +54,7 @@ def _pump(channel: paramiko.Channel, stdin: int, stdout: int) -> None:
     poll = select.poll()
     poll.register(stdin, select.POLLIN)
     poll.register(channel.fileno(), select.POLLIN)
-    # What LINES and COLUMNS say may be of another terminal, and stays what it was.
+    # Not shutil.get_terminal_size: LINES and COLUMNS may belong to another terminal, and do not change.
     seen = os.get_terminal_size(stdout)
     while not (channel.closed or (channel.eof_received and not channel.recv_ready())):
         ready = dict(poll.poll(_LOOK_MS))
@@ -74,7 +74,7 @@ def _pump(channel: paramiko.Channel, stdin: int, stdout: int) -> None:
 
 
 def follow(console: Console, show: Callable[[str], None]) -> None:
-    """Show the console's lines as they come, until Ctrl-C or its end."""
+    """Show new lines of the console until Ctrl-C or its end."""
     mark = console.mark
     with contextlib.suppress(KeyboardInterrupt):
         while console.trouble() is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From lines to the end of a session: who types, what a mistake leads to, and the exit status."""
+"""Runs a session's lines until its end: handles errors, and determines the exit status."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _STATUS = {Verdict.PASS: 0, Verdict.KNOWN: 0, Verdict.FAIL: 1}
 
 
 def explore(explorer: Explorer, lines: Iterator[str]) -> tuple[int, bool]:
-    """Do line after line; returns the exit status, and whether the guest is to be kept.
+    """Run the lines; returns the exit status, and whether the guest is to be kept.
 
-    0: nothing was found but known bugs. 1: an invariant was broken. 2: a line of a script could not be meant; a person
-    just types another. 3: the guest or the harness failed, which ends the session once QEMU is gone.
+    0: nothing was found but known bugs. 1: an invariant was broken. 2: a line of a script was invalid (a person can
+    type another one). 3: the guest or the harness failed, which ends the session if QEMU ended or in a script.
     """
     status: int | None = None
     try:
@@ -34,7 +34,7 @@ def explore(explorer: Explorer, lines: Iterator[str]) -> tuple[int, bool]:
 
 
 def _one(explorer: Explorer, line: str) -> int | None:
-    """Do one line; returns the exit status if that was the last one."""
+    """Run one line; returns the exit status if it ends the session."""
     if not explorer.interactive and line.strip():
         explorer.say(Text(f"> {clean(line.strip())}", style="bold"))
     try:
@@ -49,7 +49,7 @@ def _one(explorer: Explorer, line: str) -> int | None:
     except InfraError as error:
         _complain(explorer, error)
         if not explorer.interactive or not explorer.session.guest.machine.alive:
-            # A broken invariant that was seen before stays what was found.
+            # A broken invariant takes precedence.
             return _STATUS.get(Verdict.FAIL, 1) if explorer.worst is Verdict.FAIL else error.exit_status
         explorer.worst = explorer.worst if explorer.worst is Verdict.FAIL else Verdict.INFRA
     return None

@@ -252,10 +252,13 @@ def test_without_the_guests_own_dump_nothing_tells_the_size_of_the_fixmap(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (("NUMBER(VMEMMAP_END)=", "NUMBER(OTHER)="), "without NUMBER(VMEMMAP_END) in the kernel's vmcoreinfo its"),
+        (
+            ("NUMBER(VMEMMAP_END)=", "NUMBER(OTHER)="),
+            "markers unknown: no NUMBER(VMEMMAP_END) in the kernel's vmcoreinfo",
+        ),
         (
             ("NUMBER(VA_BITS)=52", "NUMBER(VA_BITS)=12"),
-            "the kernel's vmcoreinfo is not understood: no arm64 kernel has 12 bi",
+            "cannot parse the kernel's vmcoreinfo: no arm64 kernel has 12 bi",
         ),
         (None, "there was no kcore"),
     ],
@@ -279,7 +282,7 @@ def test_entries_that_must_not_be_there_are_counted(copied: Path, capsys: pytest
     fault = "fault 0x0000000041c2f000 7 0x1 0xffff000000e00000-0xffff000001000000 points outside of memory\n"
     with (copied / "states/002/host_tables.txt").open("a") as tables:
         tables.write(fault)
-    assert "the walk found faults in these tables: 1; memhp check names them\n" in said(capsys, "ptdump", copied)[1]
+    assert "faults found in these tables: 1; memhp check lists them\n" in said(capsys, "ptdump", copied)[1]
 
 
 def test_a_page_size_that_the_architecture_has_not(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -259,7 +259,7 @@ def test_a_damaged_cell_is_named(tmp_path: Path, fakes: Fakes) -> None:
     store = open_store(tmp_path / "r", plan, NOW)
     run(store, plan, fakes)
     (store.cell_dir("a/dimm-cycle") / "result.json").write_text("{}")
-    with pytest.raises(UsageError, match="holds no results of memhp"):
+    with pytest.raises(UsageError, match="contains no memhp results"):
         store.all_done()
 
 

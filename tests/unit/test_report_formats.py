@@ -122,7 +122,7 @@ def test_a_known_bug_is_an_expected_failure_in_ktap() -> None:
     assert [(ok, directive) for ok, _, directive in found] == [(True, "XFAIL"), (True, None), (True, None)]
     assert "  ok 2 step 1 # XFAIL known bug some-bug\n" in text
     assert "\nok 1 arm64/dimm-cycle # XFAIL step 1 (step 1): known bug some-bug; steps not done after it: 3\n" in text
-    assert "\n# known bug other-bug did not show, though this kernel should have it: another title\n" in text
+    assert "\n# known bug other-bug not reproduced, though this kernel should have it: another title\n" in text
 
 
 def test_a_known_bug_is_an_issue_with_incidents_in_kcidb() -> None:
@@ -201,7 +201,7 @@ def test_a_map_is_written_once() -> None:
     [
         ("", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ("[]", "holds no results of memhp"),
+        ("[]", "contains no memhp results"),
         ('{"format": "memhp-results", "version": 99}', "was written by version 99 of the schema, this memhp reads 1"),
         ('{"format": "memhp-results", "version": 1}', "is damaged: KeyError: 'runs'"),
         ('{"format": "memhp-results", "version": 1, "runs": [5]}', "is damaged"),

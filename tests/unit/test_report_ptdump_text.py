@@ -335,12 +335,12 @@ FIRST = HostMapping(AddrRange.sized(TOP - PGD, 2 * PAGE), 0, "PTE", ("RW", "NX")
         (
             ARM64,
             HostTables((), (ROOT, MIDDLE, dataclasses.replace(LOW, range=AddrRange.sized(TOP - PGD, 2 * PGD))), ()),
-            "the table at physical 0x2000 reaches beyond the one that leads to it",
+            "the table at physical 0x2000 extends beyond its parent table",
         ),
         (
             ARM64,
             HostTables((), (ROOT, MIDDLE, dataclasses.replace(LOW, range=AddrRange(TOP + PAGE, TOP + PMD))), ()),
-            "the table at physical 0x2000 reaches beyond the one that leads to it",
+            "the table at physical 0x2000 extends beyond its parent table",
         ),
         (
             ARM64,
@@ -350,7 +350,7 @@ FIRST = HostMapping(AddrRange.sized(TOP - PGD, 2 * PAGE), 0, "PTE", ("RW", "NX")
         (
             ARM64,
             HostTables((dataclasses.replace(FIRST, attrs=("NX", "RW")),), (ROOT, MIDDLE, LOW), ()),
-            "the kernel's dump has no column for the attribute 'RW' here",
+            "the kernel's dump has no column for the attribute 'RW' at this position",
         ),
         (
             dataclasses.replace(ARM64, name="sparc64"),

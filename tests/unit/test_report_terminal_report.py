@@ -42,7 +42,7 @@ def test_a_passed_run() -> None:
     assert "  pass         0  step 0" in text
     assert "1.0 s   1/1 invariants, 1 not observed\n" in text
     assert "        iomem + 80000000-bfffffff : System RAM\n" in text
-    assert "pass dimm-cycle on arm64: 2 steps in 1 min 40 s, 4.4 s of it starting\n" in text
+    assert "pass dimm-cycle on arm64: 2 steps in 1 min 40 s, 4.4 s of it booting\n" in text
     assert "PASSED  1 scenario: 1 passed; 2 checks passed; 2 not observed\n" in text
 
 
@@ -64,7 +64,7 @@ def test_the_table_counts_each_invariant_and_says_why_one_was_not_observed() -> 
 
 def test_known_bugs_are_told_and_nothing_is_red() -> None:
     text = shown(KNOWN, MISSED)
-    assert "  known bug    1  step 1" in text and "        BLK-1 1: as it is known\n" in text
+    assert "  known bug    1  step 1" in text and "        BLK-1 1: all known\n" in text
     assert (
         "  step 1 (step 1): known bug some-bug; steps not done after it: 3\n  known bug some-bug: a title \\x1b" in text
     )

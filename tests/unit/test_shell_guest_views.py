@@ -60,9 +60,9 @@ def test_the_map_draws_a_character_a_block(run: RecordedRun, plugged: GuestState
 
 def test_what_was_not_seen_is_said_and_guests_cannot_draw(run: RecordedRun) -> None:
     blind = dataclasses.replace(run.boot, iomem=NotObserved("no \x1bfile"), blocks=NotObserved("gone"))
-    with pytest.raises(InfraError, match=r"/proc/iomem could not be seen: no \\x1bfile"):
+    with pytest.raises(InfraError, match=r"/proc/iomem could not be observed: no \\x1bfile"):
         list(guest_views.iomem(blind))
-    with pytest.raises(InfraError, match="memory blocks could not be seen"):
+    with pytest.raises(InfraError, match="memory blocks could not be observed"):
         list(guest_views.draw_map(blind, BLOCK))
     hostile = dataclasses.replace(run.boot, iomem=(IomemEntry(AddrRange(0, 4096), "\x1b[2J[red]x"),))
     [line] = guest_views.iomem(hostile)

@@ -50,7 +50,7 @@ def test_a_story_is_read_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "my story.yaml"
     story.save(path)
     text = path.read_text()
-    assert "\x1b" not in text and "# left out: ssh" in text
+    assert "\x1b" not in text and "# omitted: ssh" in text
     scenario = read_scenario(path)
     assert scenario.name == "my-story"
     assert [(step.verb, step.expect) for step in scenario.steps] == [
