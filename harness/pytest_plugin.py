@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """pytest plugin: real guests and scenarios as fixtures.
 
-It loads in every pytest of its environment, so the harness is only imported when a test needs it.
+Every pytest in its environment loads it, so it imports the harness only when a test needs it.
 
 Fixtures, each built on the one before:
 
-``memhp_guest_spec``  the guest of the ``--memhp-*`` options (session; one parameter for each ``--memhp-arch``)
+``memhp_guest_spec``  the guest described by the ``--memhp-*`` options (session; one parameter per ``--memhp-arch``)
 ``memhp_artifacts``   QEMU, kernel, firmware, guest root: fetched or built (session)
 ``memhp_guest``       a booted guest: a ``harness.scenarios.session.Session`` (module)
 ``memhp_run``         ``memhp_run(scenario) -> RunResult``: runs it on a new guest and fails unless it passes
-``memhp_scenario``    one scenario after the other: those of the marker, of ``--memhp-scenario``, or all
+``memhp_scenario``    each scenario in turn: those of the marker, of ``--memhp-scenario``, or all
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from harness.scenarios.run_options import RunOptions
     from harness.scenarios.session import Session
 
-#: option, its metavar, help; all are optional
+#: option, metavar, help; all are optional
 _OPTIONS = (
     ("kernel", "K", "kernel under test: an Image, a source tree, debian, debian:SUITE, or purpose (the default)"),
     ("build-dir", "DIR", "build the tree there (O=)"),
-    ("modules", "DIR", "where the kernel's modules are: INSTALL_MOD_PATH, lib/modules/RELEASE, or the built tree"),
+    ("modules", "DIR", "the kernel's modules: INSTALL_MOD_PATH, lib/modules/RELEASE, or the built tree"),
     ("initrd", "FILE", "an archive to unpack over the guest's root"),
     ("qemu", "Q", "another qemu-system-*, or debian:SUITE"),
     ("guest", "FILE", "a YAML guest file, or a name of `memhp list guests`"),
@@ -52,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("memhp", "Linux memory hotplug in QEMU guests")
     for name, metavar, text in _OPTIONS:
         group.addoption(f"--memhp-{name}", metavar=metavar, help=text)
-    known = "a known bug fails a test, as any other does"
+    known = "a known bug fails a test like any other bug"
     group.addoption("--memhp-no-known-bugs", action="store_true", help=known)
     group.addoption("--memhp-arch", action="append", metavar="ARCH", help="arm64 (the default); repeatable")
     option = "an option of the tree's configuration: X, X=m, …; repeatable"
@@ -239,8 +239,8 @@ def memhp_run(
 ) -> Callable[[Scenario | Path | str], RunResult]:
     """Run a scenario on a freshly booted guest.
 
-    An unmet requirement skips the test by name; any other verdict but a pass fails it, with the findings and the
-    bundle.
+    An unmet requirement skips the test and a known bug marks it as xfail, each with the reason; any other verdict but a
+    pass fails it, with the findings and the bundle.
     """
     from harness.check import Verdict
     from harness.errors import MemhpError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What guest-scripts/collect prints, or the agent for it: sources between markers that no source can contain."""
+"""The output format of guest-scripts/collect and the agent: sources between markers that no source can contain."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from harness.errors import GuestError
 Status = Literal["ok", "missing", "failed", "lost"]
 
 _HEADER = re.compile(rb"(begin|end|done) ([a-z_0-9]{1,40})(?: (ok|missing|failed|lost)(?: (.*))?)?")
-#: a marker's line is short; a longer one is none
+#: longest line accepted as a marker
 _MAX_HEADER = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One source: its bytes, and whether they are all there.
+    """One source: its bytes, and whether they are complete.
 
     ``status``: ok; missing (no such file); failed (reading stopped, ``detail`` says why); lost (some lines of the
-    kernel log were overwritten before anybody read them).
+    kernel log were overwritten before they were read).
     """
 
     name: str
@@ -32,14 +32,14 @@ class Frame:
 
 
 def new_boundary() -> str:
-    """A marker that nothing in a guest can have guessed."""
+    """A marker that nothing in a guest can guess."""
     return secrets.token_hex(16)
 
 
 def parse_frames(stream: bytes, boundary: str) -> dict[str, Frame]:
     """Return the frames of ``stream`` by name.
 
-    Raises GuestError if the stream does not begin with a frame, is cut off, or if anything in it is out of place.
+    Raises GuestError if the stream does not begin with a frame, is truncated, or has anything out of place.
     """
     before, *parts = stream.split(b"\n@@" + boundary.encode() + b" ")
     if before or not parts:
@@ -53,21 +53,21 @@ def parse_frames(stream: bytes, boundary: str) -> dict[str, Frame]:
             opened, content = name, rest
         elif verb == "end" and opened == name and status is not None and not rest:
             if name in frames:
-                raise _garbled(f"{name} comes twice", part)
+                raise _garbled(f"duplicate source {name}", part)
             frames[name] = Frame(name, status, content, detail)
             opened = None
         elif verb == "done" and opened is None and number == len(parts) and not rest and name == str(len(frames)):
             return frames
         else:
-            raise _garbled(f"a marker out of place, after {', '.join(frames) or 'nothing'}", part)
-    raise _garbled(f"it is cut off, after {', '.join(frames) or 'nothing'}", stream[-200:])
+            raise _garbled(f"a marker is out of place after {', '.join(frames) or 'nothing'}", part)
+    raise _garbled(f"it is truncated after {', '.join(frames) or 'nothing'}", stream[-200:])
 
 
 def _read_header(part: bytes) -> tuple[str, str, Status | None, str, bytes]:
     header, newline, rest = part.partition(b"\n")
     match = _HEADER.fullmatch(header)
     if match is None or not newline or len(header) > _MAX_HEADER:
-        raise _garbled("a marker that is none", part)
+        raise _garbled("an invalid marker", part)
     status = None if match[3] is None else cast(Status, match[3].decode())
     detail = "" if match[4] is None else match[4].decode(errors="replace")
     return match[1].decode(), match[2].decode(), status, detail, rest
@@ -75,5 +75,5 @@ def _read_header(part: bytes) -> tuple[str, str, Status | None, str, bytes]:
 
 def _garbled(why: str, shown: bytes) -> GuestError:
     return GuestError(
-        f"cannot understand what the guest's collector printed: {why}: {shown[:200].decode(errors='replace')!r}"
+        f"cannot parse the output of the guest's collector: {why}: {shown[:200].decode(errors='replace')!r}"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the host reads of a guest's kernel without asking it: page tables and sections, from the guest's memory."""
+"""What the host reads of a guest's kernel without its help: page tables and sections, from the guest's memory."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from harness.state import HostTables, KernelFacts, MemoryDevice, NotObserved, Se
 from harness.units import AddrRange
 
 PAUSE = "pause"
-#: raw sources that come from the guest's memory
+#: raw sources read from the guest's memory
 KERNEL_SOURCES = (TABLES, SECTIONS, PAUSE)
-#: reads of the page tables that agree where the count does not fit, and how many there are at most
+#: equal results in a row that end the reads of the page tables when the count does not match, and most reads
 _SAME, _MOST_READS = 4, 20
-#: seconds between the first two of them; then twice as long each time, up to the second: a guest may be starved
+#: seconds between the first two reads, doubled each time up to the second value: a guest may be starved of CPU
 _BETWEEN, _LONGEST = 0.05, 0.8
 
 
 def regions(machine: Machine, devices: Iterable[MemoryDevice], fds: Mapping[str, Path]) -> list[Region]:
-    """The guest's physical memory: boot RAM, then each plugged device, and the file behind each."""
+    """The guest's physical memory: boot RAM, then each plugged device, with the file that backs it."""
     places = machine.spec.boot_ram() | {
         device.backend: AddrRange.sized(device.range.start, device.max_size) for device in devices
     }
@@ -48,12 +48,12 @@ def regions(machine: Machine, devices: Iterable[MemoryDevice], fds: Mapping[str,
 
 
 def has_settled(strays: Sequence[int | None], before: int) -> bool:
-    """Whether the last of several counts stands; ``before`` is by how much the one before them did not fit."""
+    """Whether the last of several counts is final; ``before`` is the mismatch of the previous snapshot's count."""
     return strays[-1] == before or (len(strays) >= _SAME and len(set(strays[-_SAME:])) == 1)
 
 
 def table_format(arch: ArchSpec, facts: KernelFacts) -> TableFormat | NotObserved:
-    """Where and how this boot keeps its page tables, NotObserved where the kernel does not tell."""
+    """Where and in which format this boot keeps its page tables; NotObserved if the kernel does not say."""
     if isinstance(facts.vmcoreinfo, NotObserved):
         return facts.vmcoreinfo
     try:
@@ -66,7 +66,7 @@ def table_format(arch: ArchSpec, facts: KernelFacts) -> TableFormat | NotObserve
 
 @dataclass(frozen=True, slots=True)
 class KernelCopy:
-    """Copies of the kernel's own structures, made while the guest stood still for ``pause`` seconds."""
+    """Copies of the kernel's own structures, made while the guest was paused for ``pause`` seconds."""
 
     tables: TableImage
     sections: SectionImage | NotObserved
@@ -74,7 +74,7 @@ class KernelCopy:
     counted: tuple[frozenset[int], TableCount] | NotObserved
 
     def read_as(self, number: int) -> KernelCopy:
-        """The same as the ``number``-th of several copies."""
+        """This copy, marked as the ``number``-th of several."""
         if isinstance(self.counted, NotObserved):
             return self
         marked, count = self.counted
@@ -83,7 +83,7 @@ class KernelCopy:
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
-    """How one booted kernel keeps what the host reads of it: page tables, and mem_section behind the linear map."""
+    """Where one booted kernel keeps what the host reads: page tables, and mem_section behind the linear map."""
 
     tables: TableFormat | NotObserved
     sparse: SparseLayout | NotObserved
@@ -92,9 +92,9 @@ class KernelView:
 
     @classmethod
     def open(cls, machine: Machine, facts: KernelFacts, deadline: Deadline) -> KernelView:
-        """Find out from vmcoreinfo, the kernel's configuration, the BTF in its image, and its memory.
+        """Derive the view from vmcoreinfo, the kernel's configuration, the BTF in its image, and its memory.
 
-        What cannot be told is NotObserved with the reason. Raises QemuError, DeadlineExpired.
+        What cannot be derived is NotObserved with the reason. Raises QemuError, DeadlineExpired.
         """
         tables = table_format(machine.spec.arch, facts)
         if isinstance(tables, NotObserved):
@@ -107,7 +107,7 @@ class KernelView:
         except (KeyError, ValueError) as error:
             reason = NotObserved(f"the kernel's vmcoreinfo is not understood: {error}")
             return cls(tables, reason, DirectMap(()), reason)
-        # All addresses of the kernel have these bits set: where nothing tells, a pointer with a tag is understood too.
+        # All kernel addresses have these bits set, so tagged pointers can be decoded even if the tag bits are unknown.
         tag = features.pointer_tag if isinstance(features.pointer_tag, int) else 0xFF << 56
         direct = direct_map(kernel, tag=tag)
         blob = find_btf(machine.spec.kernel.read_bytes())
@@ -133,12 +133,12 @@ class KernelView:
         return cls(tables, sparse, direct, counting)
 
     def look(self, memory: PhysicalMemory) -> Indices | NotObserved:
-        """Copy once for nothing, from a guest that may run: what it touches is mapped by then, and a pause is shorter.
+        """Copy once and discard it, while the guest may run: this maps the pages, so that the later pause is shorter.
 
-        Returns what ``copy`` needs not look for any more.
+        Returns the section roots, which ``copy`` then need not search for.
         """
         if not isinstance(self.tables, NotObserved):
-            # A table that is freed meanwhile may lead anywhere.
+            # A table that is freed meanwhile may point anywhere.
             with contextlib.suppress(InfraError):
                 copy_tables(memory, self.tables)
         return self._find_roots(memory)
@@ -152,12 +152,12 @@ class KernelView:
         *,
         stray: int = 0,
     ) -> KernelCopy | NotObserved:
-        """Pause the guest, copy, let it go on; ``roots`` are of a ``look`` just before.
+        """Pause the guest, copy, resume it; ``roots`` come from a ``look`` just before.
 
-        That is repeated while tables are on their way: allocated and not yet in use, or freed by a process that has
-        gone, and not yet given back (RCU). It ends when as many more are counted than there are as before, ``stray``,
-        or as many for ``_SAME`` reads: that the count fits proves nothing where it did not fit before, as the tables of
-        a process that dies can make up for it. Raises QemuError, DeadlineExpired.
+        Repeat while tables are in transit: allocated but not yet in use, or unlinked by an exiting process but not yet
+        freed (RCU). Stop when the surplus of the kernel's count over the tables found equals that of the previous
+        snapshot, ``stray``, or has been the same for ``_SAME`` reads. A surplus of zero proves nothing if it was not
+        zero before, because the tables of an exiting process can compensate. Raises QemuError, DeadlineExpired.
         """
         strays: list[int | None] = []
         idle, between = threading.Event(), _BETWEEN
@@ -174,7 +174,7 @@ class KernelView:
             between, roots = min(2 * between, _LONGEST), None
 
     def read(self, memory: PhysicalMemory) -> KernelCopy | NotObserved:
-        """Copy from a guest that stands still already."""
+        """Copy from a guest that is already paused."""
         return self._read(memory, self._find_roots(memory))
 
     def _read(self, memory: PhysicalMemory, roots: Indices | NotObserved) -> KernelCopy | NotObserved:
@@ -211,9 +211,9 @@ class KernelView:
 
 
 def kernel_sources(copy: KernelCopy | NotObserved, memory: PhysicalMemory) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Decode a copy into the raw sources of a snapshot, and the reasons of those that it lacks.
+    """Decode a copy into the raw sources of a snapshot, and give the reasons for those that it lacks.
 
-    ``memory`` is where the struct pages are read: one of each section, which costs too much to have the guest wait.
+    The struct pages, one per section, are read from ``memory``: that takes too long to keep the guest paused meanwhile.
     """
     if isinstance(copy, NotObserved):
         return {}, dict.fromkeys(KERNEL_SOURCES, copy.reason)
@@ -230,7 +230,7 @@ def kernel_sources(copy: KernelCopy | NotObserved, memory: PhysicalMemory) -> tu
 def _struct_pages(
     layout: SparseLayout, page_size: int, sections: Iterable[Section], tables: HostTables, memory: PhysicalMemory
 ) -> dict[int, StructPage | NotObserved] | NotObserved:
-    """The last struct page of each section: the first ones may describe a memmap that lies in the section itself."""
+    """The last struct page of each section; the first ones may describe a memmap in the section itself."""
     if isinstance(layout.page, NotObserved):
         return layout.page
     pages = layout.section_size // page_size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One look at a guest: everything the guest tells in one round trip, what QEMU tells, and the console's alarms."""
+"""One look at a guest: all of the guest's sources in one round trip, QEMU's reports, and the console's alarms."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved
 
 T = TypeVar("T")
 
-#: an honest configuration is 0.3 MB; more is not one
+#: bytes; a real configuration is 0.3 MB
 _MAX_CONFIG = 16 << 20
 _AT_PAGESZ = 6
-#: how often /proc/iomem is read in all, if it looks as if it changed meanwhile
+#: most reads of /proc/iomem, if it seems to have changed while it was read
 _READS = 4
 
 
 def collect_facts(shell: Shell, arch: ArchSpec, deadline: Deadline) -> KernelFacts:
     """Read, in one round trip, what does not change while a kernel runs.
 
-    Raises GuestError if the guest cannot be driven or tells no page size, ParseError, DeadlineExpired.
+    Raises GuestError if the guest does not answer or reports no page size, ParseError, DeadlineExpired.
     """
     frames = _run(shell, FACT_SOURCES, deadline)
     notes = Notes()
@@ -101,13 +101,13 @@ def collect_state(
     stray: int = 0,
     keep: Callable[[Mapping[str, bytes]], None] = lambda raw: None,
 ) -> GuestState:
-    """Take a snapshot. ``sources`` (of STATE_SOURCES) are what the guest is asked for.
+    """Take a snapshot. ``sources`` (of STATE_SOURCES) are the sources to read in the guest.
 
-    What the host reads for itself, if ``kernel`` says how, is found while the guest answers and read last, with the
-    guest paused for a moment: a kernel that has nothing to do does not change in between. Without ``machine`` or
-    ``console`` what they tell is not observed. The kernel log's lines and the console's alarms are those since the last
-    snapshot of this guest. ``stray`` is how many more page tables than there are that one counted. ``keep`` is called
-    with the raw sources if one of them cannot be parsed, before that is raised; the console's alarms are new then.
+    With ``kernel``, the host locates what it reads itself while the guest answers, and reads it last, with the guest
+    paused for a moment: an idle kernel does not change in between. Without ``machine`` or ``console``, their sources
+    are not observed. The kernel log's lines and the console's alarms are those since the last snapshot of this guest;
+    ``stray`` is the number of page tables by which that snapshot's count exceeded those found. If a source cannot be
+    parsed, ``keep`` is called with the raw sources before the error is raised, and the console's alarms stay new.
     Raises GuestError, QemuError, ParseError, DeadlineExpired.
     """
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
@@ -149,7 +149,7 @@ def collect_state(
 
 
 def _settled_iomem(shell: Shell, frame: Frame, deadline: Deadline) -> Frame:
-    """/proc/iomem, read again if its tree seems to have changed while it was read; a fault of the kernel's stays."""
+    """/proc/iomem, read again if its tree seems to have changed while it was read; a kernel bug shows every time."""
     for _ in range(_READS - 1):
         if not looks_torn(frame.data.decode(errors="replace")):
             break
@@ -160,11 +160,11 @@ def _settled_iomem(shell: Shell, frame: Frame, deadline: Deadline) -> Frame:
 
 
 def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
-    """Parse the raw sources of a snapshot, one just taken or one that was saved.
+    """Parse the raw sources of a snapshot, just taken or saved.
 
-    A source that is neither in ``raw`` nor explained by its "absent" list is not observed either, nor is one that no
-    parser can make sense of because its lines are garbled: those are findings. Raises ParseError for a source that
-    cannot be understood otherwise, and GuestError for a snapshot without boot id or uptime.
+    A source is not observed if it is in the "absent" list or missing from ``raw``, or if its lines are too garbled to
+    be parsed; garbled lines are findings. Raises ParseError for a source that cannot be parsed for any other reason,
+    and GuestError for a snapshot without boot id or uptime.
     """
     absent = _parse_absent(raw.get(ABSENT, b""))
     notes = Notes()
@@ -187,7 +187,7 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
     boot_id, uptime = parsed("boot_id", str.strip), parsed("uptime", _parse_uptime)
     if isinstance(boot_id, NotObserved) or isinstance(uptime, NotObserved):
         raise GuestError("the snapshot has no boot id or no uptime")
-    # What the kernel's log still has is judged, whatever was overwritten.
+    # The lines that the kernel's log still has are checked, even if others were overwritten.
     dmesg_lost = absent.pop("dmesg") if "dmesg" in absent and "dmesg" in raw else ""
     no_dax_bus = absent.get("dax") == _missing("dax")
     state = GuestState(
@@ -264,7 +264,7 @@ def _ask_qemu(machine: Machine | None, deadline: Deadline) -> tuple[dict[str, by
 def _look_from_outside(
     machine: Machine | None, kernel: KernelView | None, stack: contextlib.ExitStack, deadline: Deadline
 ) -> tuple[dict[str, bytes], PhysicalMemory | None, Indices | NotObserved | None]:
-    """Ask QEMU, map the guest's memory as long as ``stack`` lasts, and find what will be read of it."""
+    """Query QEMU, map the guest's memory for the lifetime of ``stack``, and locate what will be read from it."""
     raw, places = _ask_qemu(machine, deadline)
     if machine is None or kernel is None:
         return raw, None, None
@@ -310,7 +310,7 @@ def _parse_pause(text: str) -> float:
 
 
 def _page_size(auxv: bytes) -> int:
-    """AT_PAGESZ of a process (include/uapi/linux/auxvec.h): pairs of 64-bit numbers."""
+    """AT_PAGESZ from an auxiliary vector (include/uapi/linux/auxvec.h), which is pairs of 64-bit numbers."""
     for key, value in struct.iter_unpack("<QQ", auxv[: len(auxv) - len(auxv) % 16]):
         if key == _AT_PAGESZ and value:
             return int(value)
@@ -326,7 +326,7 @@ def _unpack_config(data: bytes) -> str:
     except zlib.error as error:
         raise ParseError("/proc/config.gz", 1, "", f"cannot be unpacked: {error}") from None
     if not unpacker.eof:
-        raise ParseError("/proc/config.gz", 1, "", f"cut off, or more than {_MAX_CONFIG} bytes")
+        raise ParseError("/proc/config.gz", 1, "", f"truncated, or more than {_MAX_CONFIG} bytes")
     return text.decode(errors="replace")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Snapshots as directories: one plain file per source, so that a person can read a line, or change one."""
+"""Snapshots as directories: one plain file per source, so that a person can read or edit it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from harness.state import GuestState, KernelFacts, NotObserved, Unknown
 FORMAT = 1
 
 _META = "meta.json"
-#: no file of an honest snapshot is larger
+#: bytes; no file of a real snapshot is larger
 _MAX_FILE = 64 << 20
 
 
 def save_state(directory: Path, state: GuestState) -> None:
-    """Write ``state`` as ``directory``, which appears whole or not at all and replaces an earlier one.
+    """Write ``state`` as ``directory``, atomically; it replaces an earlier one.
 
-    Files: one per source (iomem.txt, devices.json, …), absent.txt with the reasons of those that are missing, and
+    Files: one per source (iomem.txt, devices.json, …), absent.txt with the reasons for missing sources, and
     meta.json.
     """
     files = {_file_name(name): data for name, data in state.raw.items()}
@@ -40,13 +40,13 @@ def save_state(directory: Path, state: GuestState) -> None:
 
 
 def save_raw(directory: Path, raw: Mapping[str, bytes]) -> None:
-    """Write the sources of a snapshot that could not be parsed, as ``save_state`` does: ``load_state`` tries again."""
+    """Write the sources of an unparsable snapshot, as ``save_state`` does; ``load_state`` parses them again."""
     files = {_file_name(name): data for name, data in raw.items()}
     _write(directory, files | {_META: _json({"format": FORMAT, "kind": "state"})})
 
 
 def load_state(directory: Path, facts: KernelFacts) -> GuestState:
-    """Parse the files of a saved snapshot afresh. Raises UsageError (no such snapshot), ParseError."""
+    """Parse the files of a saved snapshot. Raises UsageError (no such snapshot), ParseError."""
     _read_meta(directory, "state")
     raw = {path.stem: _read(path) for path in sorted(directory.iterdir()) if path.name != _META and path.is_file()}
     return parse_state(raw, facts)
@@ -110,7 +110,7 @@ def load_facts(directory: Path, arch: ArchSpec) -> KernelFacts:
             else NotObserved(str(meta.get("no_image", "the kernel's image was not searched when this was saved"))),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{directory / _META} is not whole: {error!r}") from None
+        raise UsageError(f"{directory / _META} is incomplete: {error!r}") from None
 
 
 def _file_name(source: str) -> str:
@@ -139,7 +139,7 @@ def _write(directory: Path, files: Mapping[str, bytes]) -> None:
             (fresh / name).write_bytes(data)
         fresh.chmod(0o755)
         if directory.exists():
-            # A rename cannot replace a directory that has files: the old one steps aside, then goes.
+            # A rename cannot replace a directory that has files: move the old one aside, then delete it.
             old = fresh.with_name(f"{fresh.name}.old")
             os.rename(directory, old)
             os.rename(fresh, directory)
@@ -153,12 +153,12 @@ def _write(directory: Path, files: Mapping[str, bytes]) -> None:
 
 def _read(path: Path) -> bytes:
     if path.stat().st_size > _MAX_FILE:
-        raise UsageError(f"{path} is larger than any snapshot's file")
+        raise UsageError(f"{path} is too large for a file of a snapshot")
     return path.read_bytes()
 
 
 def _read_meta(directory: Path, kind: str) -> dict[str, Any]:
-    hint = "give a directory that a run of memhp or memhp collect has written"
+    hint = "name a directory written by memhp run or memhp collect"
     try:
         meta = json.loads(_read(directory / _META))
     except OSError as error:

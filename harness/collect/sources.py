@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can be read of a guest: the names of the sources and what is missing where one is missing."""
+"""What can be read of a guest: the names of the sources, and what the kernel lacks if one is missing."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ STATE_SOURCES = (
     "vmstat",
     "ptdump",
 )
-#: sources that do not
+#: sources that do not change
 FACT_SOURCES = ("release", "cmdline", "auxv", "block_size", "config", "kcore", "parameters", "settings")
 
 #: raw name of the list of sources that were not read: lines of ``name reason``
 ABSENT = "absent"
-#: sources that QEMU or the console tell, kept as JSON
+#: sources from QEMU and the console, stored as JSON
 HOST_SOURCES = ("devices", "backends", "console")
 
-#: why the kernel has no such source
+#: why a source is missing
 MISSING = {
     "iomem": "this kernel has no /proc/iomem",
     "blocks": "this kernel has no CONFIG_MEMORY_HOTPLUG",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From a machine's spec to QEMU's command line: a pure function."""
+"""Build QEMU's command line from a machine's spec: a pure function."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from harness.qemu.devices.device import BackendOptions, PciDeviceSpec, backend_i
 from harness.qemu.machine_spec import MachineSpec, root_port_slot
 from harness.units import format_size
 
-#: QEMU's seccomp filter, as strict as a machine without helpers allows
+#: QEMU's seccomp filter, as strict as a machine without helper processes allows
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """What a running machine is connected to, beside its spec.
+    """What a running machine is connected to, in addition to its spec.
 
     ``qmp`` and ``console`` are numbers of inherited, connected socket descriptors; ``console_log`` gets a copy of all
-    that the guest prints; ``variables`` is this run's own copy of the firmware's variables (None without firmware).
-    ``memory`` maps backends of boot RAM to inherited descriptors of files for them; QEMU makes its own for the others.
-    With ``incoming`` it waits for a machine to be restored, whose flash comes with it.
+    guest output; ``variables`` is this run's copy of the firmware's variables (None without firmware). ``memory`` maps
+    backends of boot RAM to inherited file descriptors; QEMU allocates the other backends itself. With ``incoming`` QEMU
+    waits for a saved machine, which includes the flash.
     """
 
     qmp: int
@@ -35,7 +35,7 @@ class Channels:
 
 
 def command_line(spec: MachineSpec, channels: Channels) -> list[str]:
-    """Return the whole argv that starts ``spec``, an option and its value next to each other."""
+    """Return the complete argv that starts ``spec``; each option is followed by its value."""
     argv = list(spec.qemu.argv)
     if spec.qemu.data_dir is not None:
         argv += ["-L", str(spec.qemu.data_dir)]
@@ -67,7 +67,7 @@ def command_line(spec: MachineSpec, channels: Channels) -> list[str]:
 
 
 def escape(text: str | Path) -> str:
-    """Make ``text`` one value of QEMU's option syntax, where a comma ends a value unless doubled."""
+    """Escape ``text`` as one value of QEMU's option syntax, where a single comma ends a value."""
     return str(text).replace(",", ",,")
 
 
@@ -95,7 +95,7 @@ def _backend(name: str, size: int, extra: BackendOptions, fd: int | None = None)
     made += [escape(option_text(*option)) for option in extra]
     if fd is None:
         return ["-object", _join("memory-backend-memfd", *made)]
-    # Only a file with a name is left out of a migration (migrate_ram_is_ignored, migration/ram.c).
+    # Migration skips only RAM backed by a named file (migrate_ram_is_ignored, migration/ram.c).
     return ["-object", _join("memory-backend-file", *made, f"mem-path=/proc/self/fd/{fd}")]
 
 
@@ -130,8 +130,8 @@ def _firmware(spec: MachineSpec, channels: Channels) -> list[str]:
     if spec.firmware is None:
         return []
     if channels.incoming:
-        # QEMU would read both files to no purpose, then write all of its flash back as soon as the machine runs
-        # (postload_update_cb, hw/block/pflash_cfi01.c).
+        # With the real files QEMU would read both for nothing, then write its whole flash back as soon as the machine
+        # runs (postload_update_cb, hw/block/pflash_cfi01.c).
         nothing = f"if=pflash,driver=null-co,read-zeroes=on,size={spec.arch.flash_size}"
         return ["-drive", f"{nothing},unit=0,readonly=on", "-drive", f"{nothing},unit=1"]
     if channels.variables is None:
@@ -146,9 +146,9 @@ def _firmware(spec: MachineSpec, channels: Channels) -> list[str]:
 
 
 def _devices(spec: MachineSpec) -> list[str]:
-    # QEMU itself picks the forwarded port, so that no two runs can race for it.
+    # QEMU picks the forwarded port, so that two runs cannot race for it.
     net = "user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22"
-    # A guest that is restored has no network to tell where it is now, and enough else to do.
+    # A restored guest has no network to announce itself to, and is busy enough.
     argv = ["-netdev", net, "-device", "virtio-net-pci,id=nic0,netdev=net0,romfile=,guest_announce=off"]
     source = "rng-random,id=random0,filename=/dev/urandom" if spec.random_seed is None else "rng-builtin,id=random0"
     argv += ["-object", source, "-device", "virtio-rng-pci,id=rng0,rng=random0"]

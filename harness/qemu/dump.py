@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What QEMU would put into a dump of the guest's memory."""
+"""The headers of a QEMU dump of the guest's memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from harness.errors import QemuError
 from harness.qemu.machine import Machine
 from harness.units import AddrRange
 
-#: the headers come first; what follows is the guest's memory
+#: bytes read: the headers come first, the guest's memory follows
 _HEAD = 64 << 10
 
 
 def dump_head(machine: Machine, wanted: AddrRange, *, deadline: Deadline) -> bytes:
-    """The first 64 KiB of a dump (QMP dump-guest-memory) of the physical range ``wanted``, headers and all.
+    """The first 64 KiB of a dump (QMP dump-guest-memory) of the physical range ``wanted``, including its headers.
 
-    Some of ``wanted`` must be there, or QEMU refuses. The rest of the dump is thrown away. Raises QmpRefused,
+    QEMU refuses unless the machine has memory in ``wanted``. The rest of the dump is discarded. Raises QmpRefused,
     QemuError, DeadlineExpired.
     """
     path = machine.workdir / "guest.dump"
@@ -25,6 +25,6 @@ def dump_head(machine: Machine, wanted: AddrRange, *, deadline: Deadline) -> byt
         with path.open("rb") as dump:
             return dump.read(_HEAD)
     except OSError as error:
-        raise QemuError(f"the dump {path} cannot be read: {error.strerror}") from error
+        raise QemuError(f"cannot read the dump {path}: {error.strerror}") from error
     finally:
         path.unlink(missing_ok=True)

@@ -24,12 +24,12 @@ from harness.qemu.machine_spec import MachineSpec
 from harness.qemu.qmp import QmpSession
 from harness.qemu.saved_machine import copy_sparse, load, new_memory, save, unpack
 
-#: how long QEMU may take to end after ``quit``, then after SIGTERM
+#: seconds that QEMU may take to exit after ``quit``, then after SIGTERM
 QUIT_SECONDS = 5.0
 TERMINATE_SECONDS = 2.0
-#: QEMU hangs up a moment before it can be reaped; its exit status is worth that moment
+#: QEMU closes its sockets a moment before it can be reaped; its exit status is worth the wait
 _EXIT_SECONDS = 3.0
-#: how long QEMU may take to free the memory of a device that has gone, and between two looks at it
+#: seconds that QEMU may take to free the memory of an unplugged device, and between two checks
 _FREED_SECONDS = 20.0
 _BETWEEN = 0.005
 
@@ -41,7 +41,7 @@ _HOST_ADDRESS = re.compile(r"Host virtual address for \S+ \(.*\) is (0x[0-9a-f]+
 
 
 class Machine:
-    """A running QEMU. Get one with ``launch`` in a ``with`` statement; leaving it ends QEMU, whatever happened.
+    """A running QEMU. Get one with ``launch`` in a ``with`` statement; leaving the block always ends QEMU.
 
     ``workdir`` holds console.log, qmp.jsonl, qemu.stderr and qemu.stdout afterwards. ``console`` is a connected
     socket with the guest's serial port; a reader must drain it, or the guest stops when its buffer is full.
@@ -71,11 +71,11 @@ class Machine:
         snapshot: Path | None = None,
         incoming: bool = False,
     ) -> Machine:
-        """Start ``spec`` with its files below ``workdir`` (made, mode 0700) and return once QMP answers.
+        """Start ``spec`` with its files below ``workdir`` (created, mode 0700) and return once QMP answers.
 
-        With ``own_memory`` its boot RAM lies in files of ours (``memory``: descriptors by backend), so that it can be
-        saved. ``snapshot`` is the folder of one that was saved from the same spec: it is restored, with its vCPUs
-        paused. With ``incoming`` QEMU waits for a machine that the caller has it restore.
+        With ``own_memory`` the harness creates the files of the boot RAM (``memory``: descriptors by backend), so that
+        the machine can be saved. ``snapshot`` is the folder of a machine saved from the same spec: it is restored, with
+        its vCPUs paused. With ``incoming`` QEMU waits for the caller to restore a machine.
 
         Raises UsageError if a file of the spec is missing, LaunchError (argv, exit status, tails of stderr and
         console) if QEMU does not come up by ``deadline``.
@@ -135,30 +135,30 @@ class Machine:
     def backend_fds(self, deadline: Deadline) -> dict[str, Path]:
         """Map the id of each memory backend to its memfd, as ``/proc/PID/fd/N``, to be opened or stat'ed.
 
-        Those are the backends of boot RAM and of all memory devices. The id leads to QEMU's mapping of it (HMP ``info
-        ramblock``, or ``gpa2hva`` where its block has no name), that to an inode (/proc/PID/maps), and that to a
-        descriptor. Raises QemuError if QEMU is gone or tells no addresses (before 8.1).
+        Covers the backends of boot RAM and of all memory devices. The id leads to the address of QEMU's mapping (HMP
+        ``info ramblock``, or ``gpa2hva`` if the block has no name), the address to an inode (/proc/PID/maps), and the
+        inode to a descriptor. Raises QemuError if QEMU is gone or does not report addresses (before 8.1).
         """
         return self._memfds_at(self._backend_addresses(self._ram_blocks(deadline), deadline))
 
     def add_backend(self, arguments: Mapping[str, object], deadline: Deadline) -> None:
         """Create a memory backend: ``arguments`` are object-add's.
 
-        If there was one of its name before, its memory must be gone first. QEMU keeps it until nobody can look at it
-        any more (RCU; 0.2 s are common), and since v10.0 it gives the memfd that it has noted under a name to the next
-        backend of that name, whose descriptor it then closes as that of the old one (memfd_backend_memory_alloc in
+        If a backend of the same name was deleted before, wait until QEMU has freed its memory. QEMU frees it after an
+        RCU grace period (0.2 s are common), and since v10.0 it hands the memfd recorded under a name to the next
+        backend of that name, then closes that descriptor when it frees the old one (memfd_backend_memory_alloc in
         backends/hostmem-memfd.c, qemu_ram_free in system/physmem.c).
 
         Raises QmpRefused, QemuError, DeadlineExpired.
         """
         idle, limit = threading.Event(), deadline.at_most(_FREED_SECONDS)
         while arguments["id"] in self._dropped and (kept := self._unowned_blocks(deadline)):
-            limit.check(f"QEMU to free the memory that {arguments['id']} had", f"RAM blocks of no device: {len(kept)}")
+            limit.check(f"QEMU to free the old memory of {arguments['id']}", f"RAM blocks of no device: {len(kept)}")
             idle.wait(_BETWEEN)
         self.qmp.execute("object-add", arguments, deadline=deadline)
 
     def drop_backend(self, name: str, deadline: Deadline) -> None:
-        """Delete the memory backend ``name``, which no device has any more. Raises QmpRefused, DeadlineExpired."""
+        """Delete the memory backend ``name``, which no device uses any more. Raises QmpRefused, DeadlineExpired."""
         self.qmp.execute("object-del", {"id": name}, deadline=deadline)
         self._dropped.add(name)
 
@@ -167,19 +167,19 @@ class Machine:
         blocks = parse_ramblocks(self.qmp.hmp("info ramblock", deadline=deadline))
         if not blocks:
             raise QemuError(
-                f"QEMU {self.spec.qemu.version} does not tell where it maps its memory", hint="use QEMU 8.1 or later"
+                f"QEMU {self.spec.qemu.version} does not report where it maps its memory", hint="use QEMU 8.1 or later"
             )
         return blocks
 
     def _unowned_blocks(self, deadline: Deadline) -> set[int]:
-        """The addresses of RAM blocks without a name, as those of devices that have gone are, and of no device."""
+        """The addresses of RAM blocks that have no name and no device, as those of unplugged devices."""
         blocks = self._ram_blocks(deadline)
         nameless = {address for name, address in blocks if not name}
         return nameless and nameless - set(self._backend_addresses(blocks, deadline).values())
 
     def _backend_addresses(self, blocks: Iterable[tuple[str, int]], deadline: Deadline) -> dict[str, int]:
-        """Where QEMU has mapped each backend of boot RAM and of a memory device."""
-        # virtio-mem's block is called DEVICE-PATH/ID, the others' ID.
+        """The address at which QEMU maps each backend of boot RAM and of a memory device."""
+        # The RAM block of virtio-mem is named DEVICE-PATH/ID, all others are named ID.
         named = {name.rpartition("/")[2]: address for name, address in blocks if name}
         addresses = {backend: named[backend] for backend in self.spec.boot_backends if backend in named}
         for device in parse_memory_devices(self.qmp.execute("query-memory-devices", deadline=deadline)):
@@ -191,7 +191,7 @@ class Machine:
         return addresses
 
     def _memfds_at(self, addresses: Mapping[str, int]) -> dict[str, Path]:
-        """The descriptor, as ``/proc/PID/fd/N``, of the memfd that QEMU has mapped at each address."""
+        """The descriptor, as ``/proc/PID/fd/N``, of the memfd that QEMU maps at each address."""
         proc_dir = Path("/proc") / str(self.pid)
         try:
             inodes = find_inodes((proc_dir / "maps").read_text(), addresses)
@@ -201,7 +201,7 @@ class Machine:
                     if os.readlink(entry).startswith("/memfd:"):
                         found[entry.stat().st_ino] = entry
         except OSError as error:
-            raise QemuError(f"cannot look into QEMU (pid {self.pid}): {error}") from error
+            raise QemuError(f"cannot inspect QEMU (pid {self.pid}): {error}") from error
         return {name: found[inode] for name, inode in inodes.items() if inode in found}
 
     @contextlib.contextmanager
@@ -214,12 +214,12 @@ class Machine:
             self.qmp.execute("cont", deadline=deadline)
 
     def save(self, directory: Path, deadline: Deadline) -> None:
-        """Stop the machine, which must have been launched with ``own_memory``, and write it to ``directory``.
+        """Stop the machine and write it to ``directory``; it must have been launched with ``own_memory``.
 
-        Raises QemuError if QEMU cannot migrate it or has no own memory, QmpRefused, DeadlineExpired.
+        Raises QemuError if QEMU cannot migrate it or it was launched without, QmpRefused, DeadlineExpired.
         """
         if not self.memory:
-            raise QemuError("the machine's memory is QEMU's own", hint="launch it with own_memory")
+            raise QemuError("QEMU allocated the machine's memory itself", hint="launch it with own_memory")
         self.qmp.execute("stop", deadline=deadline)
         save(self.qmp, self.memory, directory, deadline)
 
@@ -245,7 +245,7 @@ class Machine:
             return self._end()
 
     def exit_report(self) -> str:
-        """What is known about QEMU's end: exit status and the tail of stderr; says so if it still runs."""
+        """What is known about QEMU's exit: its status and the tail of stderr; says so if it still runs."""
         if self._child is None:
             return "QEMU was never started"
         with contextlib.suppress(DeadlineExpired):
@@ -263,7 +263,7 @@ class Machine:
         return self._child
 
     def _end(self) -> int:
-        # The stack goes in reverse: QMP hangs up last of all, when the process is gone.
+        # QMP is closed only after the process is gone.
         code = 0 if self._child is None else self._child.reap()
         self._cleanup.close()
         return code
@@ -278,7 +278,7 @@ class Machine:
             self.memory = new_memory({name: place.size for name, place in self.spec.boot_ram().items()})
             self._cleanup.callback(self._close_memory)
         with ThreadPoolExecutor(1, thread_name_prefix="memhp-unpack") as pool:
-            # QEMU takes as long to start as its memory takes to be filled.
+            # Starting QEMU takes about as long as filling its memory.
             filled = None if snapshot is None else pool.submit(self._fill_memory, snapshot)
             sock = self._spawn(incoming)
             try:
@@ -349,14 +349,14 @@ def parse_forward(text: str) -> int:
     """Return the host port of the one forward to the guest's port 22 in HMP's ``info usernet``; raises QemuError."""
     ports = _FORWARD.findall(text)
     if len(ports) != 1:
-        raise QemuError(f"QEMU forwards {len(ports)} ports to the guest's port 22, wanted one:\n{text}")
+        raise QemuError(f"QEMU forwards {len(ports)} ports to the guest's port 22, expected one:\n{text}")
     return int(ports[0])
 
 
 def parse_ramblocks(text: str) -> list[tuple[str, int]]:
-    """The name, "" if it has none, and the address of each RAM block in HMP's ``info ramblock``; raises QemuError.
+    """The name ("" if none) and the address of each RAM block in HMP's ``info ramblock``; raises QemuError.
 
-    A QEMU that tells no addresses gives an empty answer.
+    The result is empty if QEMU does not report addresses.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines or "HVA" not in lines[0]:
@@ -371,12 +371,12 @@ def parse_host_address(text: str) -> int:
     """Return the address in the answer of HMP's ``gpa2hva``; raises QemuError."""
     match = _HOST_ADDRESS.fullmatch(text)
     if match is None:
-        raise QemuError(f"QEMU does not tell where it maps a memory device: {text.strip()}")
+        raise QemuError(f"QEMU does not report where it maps a memory device: {text.strip()}")
     return int(match[1], 16)
 
 
 def find_inodes(maps: str, addresses: Mapping[str, int]) -> dict[str, int]:
-    """Map each name to the inode that is mapped at its address, by the text of /proc/PID/maps (proc(5)).
+    """Map each name to the inode mapped at its address, according to the text of /proc/PID/maps (proc(5)).
 
     Names whose address is not mapped from a file are left out.
     """

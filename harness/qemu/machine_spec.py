@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a machine is, fully resolved: everything the command line depends on, and nothing else."""
+"""A machine, fully resolved: everything the command line depends on, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from harness.units import MIB, AddrRange, format_size
 
 #: ACPI_MAX_RAM_SLOTS (QEMU include/hw/acpi/acpi_dev_interface.h)
 MAX_SLOTS = 256
-#: slots of pcie.0 left when the board's own devices have theirs
+#: slots of pcie.0 that the board's own devices leave free
 MAX_ROOT_PORTS = 24
-#: 512 redistributors is the most QEMU's virt board has room for
+#: QEMU's virt board has room for 512 redistributors
 MAX_CPUS = 512
 
 
@@ -31,14 +31,14 @@ class NodeSpec:
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """One machine. Building one checks that it can be; raises UsageError if not. All sizes are bytes.
+    """One machine. Creating it checks that it is valid; raises UsageError if not. All sizes are bytes.
 
     ``maxmem`` None means no room for memory devices (``slots`` must be 0 then). ``nodes`` empty means no NUMA.
     ``boot`` is acpi (through firmware) or dt (device tree, straight into the kernel); ``bios`` runs before either.
     ``cpu`` overrides the architecture's; ``machine_options`` come after the architecture's. ``root_ports`` is the
-    number of hot-plug capable PCIe ports (rp0, rp1, …), of which cold-plugged virtio devices take the first ones.
-    ``paused`` holds the vCPUs until QMP ``cont``; with ``reboot`` off, QEMU ends when the guest resets.
-    ``sandbox`` turns QEMU's seccomp filter on, if the binary has one (``QemuAbilities.sandbox``).
+    number of hot-plug capable PCIe ports (rp0, rp1, …); cold-plugged virtio devices use the first ones.
+    ``paused`` holds the vCPUs until QMP ``cont``; with ``reboot`` off, QEMU exits when the guest resets.
+    ``sandbox`` enables QEMU's seccomp filter; set it only if the binary has one (``QemuAbilities.sandbox``).
     """
 
     arch: ArchSpec
@@ -92,7 +92,7 @@ class MachineSpec:
         return tuple(f"ram{number}" for number, node in enumerate(self.nodes) if node.memory)
 
     def boot_ram(self) -> dict[str, AddrRange]:
-        """Where each backend of boot RAM lies in the guest's physical memory: node after node, without a gap."""
+        """The guest-physical range of each backend of boot RAM: node after node, without gaps."""
         sizes = [node.memory for node in self.nodes if node.memory] or [self.memory]
         ends = itertools.accumulate(sizes, initial=self.arch.ram_base)
         return {name: AddrRange(*ends) for name, ends in zip(self.boot_backends, itertools.pairwise(ends), strict=True)}
@@ -130,13 +130,13 @@ def _check_sizes(spec: MachineSpec) -> None:
 
 def _check_boot(spec: MachineSpec) -> None:
     if spec.boot not in ("acpi", "dt"):
-        raise UsageError(f"boot {spec.boot!r} is unknown", hint="known: acpi, dt")
+        raise UsageError(f"unknown boot method: {spec.boot!r}", hint="use acpi or dt")
     if spec.boot == "acpi" and spec.firmware is None:
         raise UsageError("an ACPI boot needs firmware", hint="give EDK2's code and variables images, or boot with dt")
     if spec.boot == "dt" and spec.firmware is not None:
         raise UsageError("a device tree boot starts the kernel directly and takes no firmware", hint="boot with acpi")
     if "\n" in spec.cmdline or "\0" in spec.cmdline:
-        raise UsageError("the kernel command line holds a newline or a NUL")
+        raise UsageError("the kernel command line contains a newline or a NUL")
 
 
 def _check_nodes(spec: MachineSpec) -> None:
@@ -159,8 +159,8 @@ def _check_nodes(spec: MachineSpec) -> None:
                 raise UsageError(f"CPU {cpu} is in two NUMA nodes")
             seen.add(cpu)
     if len(seen) != spec.cpus:
-        homeless = min(set(range(spec.cpus)) - seen)
-        raise UsageError(f"CPU {homeless} is in no NUMA node", hint="name every CPU in one node")
+        left_out = min(set(range(spec.cpus)) - seen)
+        raise UsageError(f"CPU {left_out} is in no NUMA node", hint="assign every CPU to one node")
 
 
 def _check_devices(spec: MachineSpec) -> None:

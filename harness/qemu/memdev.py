@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Memory devices over QMP: plug, unplug, resize, query.
 
-A refusal by QEMU (a size that does not fit, a duplicate id) is raised as QmpRefused and has changed nothing. A refusal
-by the guest is an outcome. No answer is DeadlineExpired.
+If QEMU refuses (a size that does not fit, a duplicate id), QmpRefused is raised and nothing has changed. If the guest
+refuses, that is an outcome. A missing answer raises DeadlineExpired.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from harness.qemu.qmp import QmpEvent
 from harness.state import MemoryDevice
 from harness.units import format_size
 
-#: the guest's last _OST follows DEVICE_DELETED at once: it leaves the same function (acpi_device_hotplug)
+#: seconds to wait for the guest's last _OST, which the same function sends right after the eject (acpi_device_hotplug)
 _FINAL_OST_SECONDS = 5.0
-#: how long to rely on size-change events alone
+#: seconds to rely on size-change events alone
 _SIZE_SECONDS = 0.05
 
 # ACPI 6.5, 6.3.5 "_OST": source events, then status codes; include/linux/acpi.h names them ACPI_OST_*.
@@ -49,10 +49,10 @@ _EJECT_STATUS = {
 class PlugOutcome:
     """How a plug ended.
 
-    ``done``: the guest confirmed it. ``refused``: the guest answered with a failure, told in ``detail``; the device
-    stays plugged as far as QEMU goes. ``accepted``: QEMU has done its part and this kind of device or boot has no way
-    for the guest to answer; look inside the guest. ``events`` are all events from the request to the verdict.
-    Note that a guest that fails to add the memory of a DIMM may still confirm it.
+    ``done``: the guest confirmed it. ``refused``: the guest reported a failure, given in ``detail``; QEMU keeps the
+    device plugged. ``accepted``: QEMU has done its part, and with this kind of device or boot the guest cannot answer;
+    look inside the guest. ``events`` are all events from the request to the verdict. Note that a guest that fails to
+    add the memory of a DIMM may still confirm it.
     """
 
     id: str
@@ -76,13 +76,13 @@ class UnplugOutcome:
 
 
 def plug(machine: Machine, device: DeviceSpec, *, deadline: Deadline, await_guest: bool | None = None) -> PlugOutcome:
-    """Plug ``device``; for one that ACPI tells the guest of, wait for the guest's ``_OST`` answer.
+    """Plug ``device``; if ACPI announces it to the guest, wait for the guest's ``_OST`` answer.
 
-    ``await_guest`` None waits if the machine has ACPI and its CPUs run: otherwise there is no answer. A device on PCI
-    has no way to answer: for virtio-mem, wait for its size with ``wait_size``.
+    With ``await_guest`` None, wait if the machine has ACPI and its CPUs run: otherwise there is no answer. For a PCI
+    device the guest does not answer: for virtio-mem, wait for its size with ``wait_size``.
 
-    Raises UsageError (id, size, no free root port), QmpRefused (nothing changed), DeadlineExpired if the guest stays
-    silent.
+    Raises UsageError (id, size, no free root port), QmpRefused (nothing changed), DeadlineExpired if the guest does not
+    answer.
     """
     if isinstance(device, PciDeviceSpec):
         device = dataclasses.replace(device, port=device.port or free_root_port(machine, deadline=deadline))
@@ -116,16 +116,15 @@ def _await_plugged(machine: Machine, device: str, mark: int, deadline: Deadline)
 
 
 def unplug(machine: Machine, device: str, *, deadline: Deadline) -> UnplugOutcome:
-    """Ask the guest to release ``device``, wait for the outcome, and drop its backend once it is gone.
+    """Ask the guest to release ``device``, wait for the outcome, and delete its backend once the device is gone.
 
     The verdict is the first of DEVICE_DELETED, MEM_UNPLUG_ERROR, DEVICE_UNPLUG_GUEST_ERROR and a failing ACPI ``_OST``.
-    A DIMM that is gone is followed by one last ``_OST`` (status 0), which is waited for: after it the guest's hotplug
-    work has ended. A PCI device takes the guest's pciehp driver five seconds, in which an operator could press the
-    attention button again (drivers/pci/hotplug/pciehp_ctrl.c), and one more to power the slot off; ``await_ejected``
-    is quicker.
+    After a DIMM is gone, also wait for the guest's last ``_OST`` (status 0), which ends its hotplug work. For a PCI
+    device the guest's pciehp driver waits five seconds, in which an operator could press the attention button again
+    (drivers/pci/hotplug/pciehp_ctrl.c), and needs one more to power the slot off; ``await_ejected`` is faster.
 
     Raises QmpRefused if QEMU itself refuses (unknown id, virtio-mem not empty, virtio-pmem always), DeadlineExpired
-    if nothing comes.
+    if there is no verdict.
     """
     known = {found.id: found for found in memory_devices(machine, deadline=deadline)}.get(device)
     slot, backend = (None, backend_id(device)) if known is None else (known.slot, known.backend)
@@ -157,10 +156,10 @@ def unplug(machine: Machine, device: str, *, deadline: Deadline) -> UnplugOutcom
 
 
 def await_ejected(machine: Machine, device: str, *, since: int, deadline: Deadline) -> UnplugOutcome:
-    """Wait for a PCI device that the guest itself ejects, and drop its backend.
+    """Wait until the guest itself has ejected a PCI device, and delete its backend.
 
-    The guest does so by writing 0 to ``/sys/bus/pci/slots/N/power``, N from ``pci_slot``: done in a second, without
-    waiting for an operator, and the only way to be rid of a virtio-pmem, whose device_del QEMU refuses
+    The guest does so by writing 0 to ``/sys/bus/pci/slots/N/power``, N from ``pci_slot``. This takes a second, without
+    the wait for an operator, and is the only way to remove a virtio-pmem, whose device_del QEMU refuses
     (virtio_md_pci_unplug_request in hw/virtio/virtio-md-pci.c). ``since`` is ``machine.qmp.seq`` from before the write.
 
     Raises DeadlineExpired if the device stays.
@@ -176,7 +175,7 @@ def await_ejected(machine: Machine, device: str, *, since: int, deadline: Deadli
 
 
 def pci_slot(machine: Machine, device: str, *, deadline: Deadline) -> int:
-    """Number of the slot that holds ``device``, as the guest names it in /sys/bus/pci/slots; raises QemuError."""
+    """Number of the slot of ``device``, as the guest names it in /sys/bus/pci/slots; raises QemuError."""
     arguments = {"path": f"/machine/peripheral/{device}", "property": "parent_bus"}
     try:
         bus = machine.qmp.execute("qom-get", arguments, deadline=deadline)
@@ -184,12 +183,12 @@ def pci_slot(machine: Machine, device: str, *, deadline: Deadline) -> int:
         raise QemuError(f"QEMU has no device {device!r}") from error
     match = re.fullmatch(r".*/rp(\d+)", str(bus))
     if match is None:
-        raise QemuError(f"{device} is not in a root port but on {bus}")
+        raise QemuError(f"{device} is on {bus}, not in a root port")
     return root_port_slot(int(match[1]))
 
 
 def resize(machine: Machine, device: str, requested: int, *, deadline: Deadline) -> None:
-    """Ask virtio-mem ``device`` for ``requested`` bytes; the guest follows in its own time (``wait_size``).
+    """Ask virtio-mem ``device`` for ``requested`` bytes; the guest follows asynchronously (``wait_size``).
 
     Raises QmpRefused if ``requested`` is not a multiple of the device's block size or above its maximum.
     """
@@ -200,9 +199,8 @@ def resize(machine: Machine, device: str, requested: int, *, deadline: Deadline)
 def wait_size(machine: Machine, device: str, size: int, *, deadline: Deadline) -> tuple[QmpEvent, ...]:
     """Wait until virtio-mem ``device`` has exactly ``size`` bytes plugged; return the events seen meanwhile.
 
-    QEMU holds MEMORY_DEVICE_SIZE_CHANGE back for up to a second after the one before (monitor/monitor.c), so it is
-    asked for the size first, at each event, and every 50 ms between them. Raises DeadlineExpired with the size last
-    seen.
+    QEMU rate-limits MEMORY_DEVICE_SIZE_CHANGE to one per second (monitor/monitor.c), so the size is queried first, at
+    each event, and every 50 ms in between. Raises DeadlineExpired with the size last seen.
     """
     start = mark = machine.qmp.seq
     awaited = f"virtio-mem {device} to have {format_size(size)} plugged"
@@ -223,12 +221,12 @@ def wait_size(machine: Machine, device: str, size: int, *, deadline: Deadline) -
 
 
 def memory_devices(machine: Machine, *, deadline: Deadline) -> tuple[MemoryDevice, ...]:
-    """What QMP's query-memory-devices says, in address order; raises QemuError on an unknown kind of device."""
+    """The devices that QMP's query-memory-devices reports, in address order; raises QemuError for an unknown kind."""
     return parse_memory_devices(machine.qmp.execute("query-memory-devices", deadline=deadline))
 
 
 def memory_device(machine: Machine, device: str, *, deadline: Deadline) -> MemoryDevice:
-    """The one memory device called ``device``; raises QemuError if there is none."""
+    """The memory device ``device``; raises QemuError if there is none."""
     for found in memory_devices(machine, deadline=deadline):
         if found.id == device:
             return found
@@ -236,27 +234,25 @@ def memory_device(machine: Machine, device: str, *, deadline: Deadline) -> Memor
 
 
 def free_root_port(machine: Machine, *, deadline: Deadline) -> str:
-    """Id of the first root port with nothing plugged in; raises UsageError if all are taken.
+    """Id of the first empty root port; raises UsageError if all are in use.
 
-    QEMU's object tree is asked, not the guest's PCI configuration: it is true before the guest has looked at the bus.
+    Queries QEMU's object tree, not the guest's PCI configuration, so it is right before the guest has scanned the bus.
     """
     for number in range(machine.spec.root_ports):
         port = f"rp{number}"
         children = machine.qmp.execute("qom-list", {"path": f"/machine/peripheral/{port}/{port}"}, deadline=deadline)
         if not any(child["name"].startswith("child[") for child in children):
             return port
-    raise UsageError(
-        f"all {machine.spec.root_ports} root ports are taken", hint="give the machine more root ports to plug into"
-    )
+    raise UsageError(f"all {machine.spec.root_ports} root ports are in use", hint="give the machine more root ports")
 
 
 def describe_ost(status: int, names: Mapping[int, str]) -> str:
-    """Say an ``_OST`` status the way the ACPI specification does."""
+    """Describe an ``_OST`` status in the words of the ACPI specification."""
     return f"_OST status {status}: {names.get(status, 'a status the ACPI specification does not name')}"
 
 
 def _add(machine: Machine, device: DeviceSpec, deadline: Deadline) -> int:
-    """Add backend and device, or neither; return the number of the last event before the device came."""
+    """Add backend and device, or neither; return the number of the last event before the device was added."""
     device.check()
     machine.add_backend(device.object_add(), deadline)
     mark = machine.qmp.seq

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What QEMU can tell of a guest that does not answer any more: its CPUs, its interrupts, its network."""
+"""What QEMU knows about a guest that no longer answers: its CPUs, its interrupts, its network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.errors import InfraError
 from harness.qemu.qmp import QmpSession
 
 _NIC = "/machine/peripheral/nic0/virtio-backend"
-#: hmp-commands-info.hx, QEMU 10.0; the network card's queues are the one that receives, and the one that sends
+#: hmp-commands-info.hx, QEMU 10.0; queue 0 of the network card receives, queue 1 sends
 _COMMANDS = (
     "info status",
     "info cpus",
@@ -30,6 +30,6 @@ def monitor_report(qmp: QmpSession, deadline: Deadline) -> str:
         try:
             said = str(qmp.execute("human-monitor-command", {"command-line": command}, deadline=deadline))
         except InfraError as error:
-            said = f"not to be had: {error.message}"
+            said = f"(no answer: {error.message})"
         told.append(f"(qemu) {command}\n{said.strip()}\n")
     return "\n".join(told)

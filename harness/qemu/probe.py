@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a QEMU binary can do, found out by asking it, never by its version."""
+"""What a QEMU binary can do, found out by querying it, never from its version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.qemu.qmp import QmpSession
 from harness.scratch import private_directory
 from harness.units import GIB, MIB
 
-#: what memory hotplug needs of any machine, whichever the devices
+#: QOM types that memory hotplug needs in any machine, whatever the memory devices
 BASE_DEVICES = frozenset({"memory-backend-memfd", "pcie-root-port", "virtio-net-pci", "virtio-rng-pci"})
 
 _PROBE_SECONDS = 20.0
@@ -32,11 +32,11 @@ _QUIT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class QemuAbilities:
-    """What one QEMU binary said of itself for one architecture.
+    """What one QEMU binary reports about itself for one architecture.
 
     ``device_types`` are all instantiable QOM types, devices and objects alike; ``commands`` and ``events`` the names
-    in its QMP schema. ``hotplug_refusal`` is what it said when a virtio-mem device was really plugged into its machine,
-    None if that went well. ``sandbox`` is true if it was built with a seccomp filter.
+    in its QMP schema. ``hotplug_refusal`` is its error when a virtio-mem device was actually plugged into its machine,
+    None if that succeeded. ``sandbox`` is true if it was built with a seccomp filter.
     """
 
     version: str
@@ -52,9 +52,9 @@ _cache_lock = threading.Lock()
 
 
 def probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbilities:
-    """Start ``binary`` twice with no guest and ask it; answers are kept for the life of this process.
+    """Start ``binary`` twice without a guest and query it; the answers are cached for the life of this process.
 
-    Raises QemuError (argv, exit status, what it said) if it does not run or does not know the machine.
+    Raises QemuError (argv, exit status, stderr) if it does not run or lacks the machine type.
     """
     with _cache_lock:
         key = (binary, arch.name)
@@ -64,9 +64,9 @@ def probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbiliti
 
 
 def missing(abilities: QemuAbilities, needs: Collection[str], *, hotplug: bool = True) -> str | None:
-    """Say what of ``needs`` (QOM type names) this QEMU lacks and how to get it; None if it has all.
+    """Say which of ``needs`` (QOM type names) this QEMU lacks and how to get them; None if it has all.
 
-    With ``hotplug`` the machine must also have taken a memory device at run time.
+    With ``hotplug`` the machine must also have accepted a memory device at run time.
     """
     lacking = sorted(set(needs) - abilities.device_types)
     if lacking:
@@ -83,7 +83,7 @@ def missing(abilities: QemuAbilities, needs: Collection[str], *, hotplug: bool =
 def able(arch: ArchSpec, kinds: Collection[str] = tuple(KINDS)) -> Callable[[QemuBinary], str | None]:
     """Return a function that says why a binary cannot serve ``arch`` with memory devices of ``kinds``, or None.
 
-    Made for choosing among binaries: one that does not even run is a reason, not an exception.
+    For choosing among binaries: a binary that does not even run gives a reason, not an exception.
     """
     needs = needed_devices(kinds)
 
@@ -97,7 +97,7 @@ def able(arch: ArchSpec, kinds: Collection[str] = tuple(KINDS)) -> Callable[[Qem
 
 
 def require(binary: QemuBinary, arch: ArchSpec, kinds: Collection[str], deadline: Deadline) -> QemuAbilities:
-    """Return the abilities of ``binary``; raises UnsupportedError naming what it lacks for ``kinds`` of devices."""
+    """Return the abilities of ``binary``; raises UnsupportedError naming what it lacks for devices of ``kinds``."""
     abilities = probe(binary, arch, deadline)
     lack = missing(abilities, needed_devices(kinds))
     if lack is not None:
@@ -107,7 +107,7 @@ def require(binary: QemuBinary, arch: ArchSpec, kinds: Collection[str], deadline
 
 
 def needed_devices(kinds: Collection[str]) -> frozenset[str]:
-    """QOM types that a machine with memory devices of ``kinds`` takes."""
+    """QOM types that a machine with memory devices of ``kinds`` needs."""
     return BASE_DEVICES | {KINDS[kind].driver for kind in kinds}
 
 
@@ -146,8 +146,8 @@ def _require_machine(name: str, machines: Any) -> None:
 
 
 def _try_hotplug(binary: QemuBinary, arch: ArchSpec, types: frozenset[str], deadline: Deadline) -> str | None:
-    """Plug virtio-mem into a machine that never runs: what a machine says of itself does not tell (riscv64's takes
-    maxmem without a word)."""
+    """Plug virtio-mem into a machine that never runs: its description does not tell whether that works (riscv64's
+    silently accepts maxmem)."""
     device = VirtioMemSpec("vm0", GIB, requested=128 * MIB, port="rp0")
     lacking = sorted({"memory-backend-memfd", "pcie-root-port", device.driver} - types)
     if lacking:
@@ -155,7 +155,7 @@ def _try_hotplug(binary: QemuBinary, arch: ArchSpec, types: frozenset[str], dead
     machine = ",".join([arch.machine, *arch.machine_options, "memory-backend=ram0"])
     arguments = ["-machine", machine, "-accel", "tcg", "-m", "size=128M,slots=2,maxmem=2G", "-S"]
     if arch.bios is not None:
-        # It would look for one in its data folder, which is not known here.
+        # Otherwise QEMU would look for firmware in its data folder, which is not known here.
         arguments += ["-bios", "none"]
     arguments += ["-object", "memory-backend-memfd,id=ram0,size=128M,share=on"]
     arguments += ["-device", "pcie-root-port,id=rp0,bus=pcie.0,chassis=1,slot=1"]
@@ -180,7 +180,7 @@ def _program(binary: QemuBinary) -> list[str]:
 
 
 class _ask:
-    """QEMU with ``arguments`` for a few questions: a context manager that gives its QMP session."""
+    """QEMU started with ``arguments`` for a few queries: a context manager that returns its QMP session."""
 
     def __init__(self, binary: QemuBinary, arguments: Sequence[str], deadline: Deadline) -> None:
         self._stack = contextlib.ExitStack()

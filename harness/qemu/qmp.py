@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One QMP session: synchronous calls on top, qemu.qmp's asyncio client in a thread below.
+"""One QMP session: a synchronous interface to qemu.qmp's asyncio client, which runs in a thread.
 
-asyncio does not leave this module. Every event is recorded at the moment it is read from the socket, in the order of
-the wire and before any reply that follows it; none is ever dropped. Everything said in both directions goes into a
-log of JSON lines as it happens.
+asyncio is confined to this module. Every event is recorded as soon as it is read from the socket, in the order of the
+wire and before any reply that follows it; none is ever dropped. All traffic in both directions is logged as JSON lines
+as it happens.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from harness.errors import DeadlineExpired, QemuError, QmpRefused
 
 T = TypeVar("T")
 
-# The library reports a hang-up on stderr through logging's last resort; here it becomes a QemuError.
+# Without a handler the library would report a hang-up on stderr (logging.lastResort); here it becomes a QemuError.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
-#: how long closing may take before the thread is abandoned to its (daemon) fate
+#: seconds that closing may take before the (daemon) thread is abandoned
 _CLOSE_SECONDS = 5.0
 
 
@@ -65,7 +65,7 @@ class QmpSession:
     def __init__(
         self, sock: socket.socket, *, log: Path, deadline: Deadline, exit_report: Callable[[], str] = lambda: ""
     ) -> None:
-        """Take over ``sock`` and shake hands; raises QemuError if QEMU hangs up, DeadlineExpired if it is silent."""
+        """Take over ``sock`` and negotiate; raises QemuError if QEMU hangs up, DeadlineExpired if it stays silent."""
         self._exit_report = exit_report
         self._changed = threading.Condition()
         self._events: list[QmpEvent] = []
@@ -101,7 +101,7 @@ class QmpSession:
 
     @property
     def seq(self) -> int:
-        """Number of the latest event, 0 before the first: the mark to hand to ``wait_event`` as ``since``."""
+        """Number of the latest event, 0 before the first; pass it to ``wait_event`` as ``since``."""
         with self._changed:
             return len(self._events)
 
@@ -111,14 +111,15 @@ class QmpSession:
             return tuple(self._events[since:])
 
     def execute(self, command: str, arguments: Mapping[str, Any] | None = None, *, deadline: Deadline) -> Any:
-        """Run ``command`` and return what QEMU returned.
+        """Run ``command`` and return QEMU's answer.
 
-        Raises QmpRefused if QEMU answers with an error, QemuError if it dies first, DeadlineExpired if it is silent.
+        Raises QmpRefused if QEMU answers with an error, QemuError if it dies first, DeadlineExpired if it does not
+        answer.
         """
         return self._call(self._execute(command, arguments), deadline, f"QEMU's answer to {command}")
 
     def hmp(self, line: str, *, deadline: Deadline) -> str:
-        """Run ``line`` in the human monitor and return its text, for the few things QMP cannot tell."""
+        """Run ``line`` in the human monitor and return its text, for the few things that QMP does not report."""
         text = self.execute("human-monitor-command", {"command-line": line}, deadline=deadline)
         if not isinstance(text, str):
             raise QemuError(f"QEMU's human monitor answered {line!r} with {text!r}")
@@ -138,7 +139,7 @@ class QmpSession:
         return self.wait_for(found, since=since, deadline=deadline, awaited=awaited)
 
     def wait_for(self, probe: Callable[[QmpEvent], T | None], *, since: int, deadline: Deadline, awaited: str) -> T:
-        """Show every event after number ``since`` to ``probe``, once and in order; return its first answer.
+        """Pass the events after number ``since`` to ``probe``, in order; return its first answer that is not None.
 
         ``probe`` must not call back into the session. Raises like ``wait_event``.
         """
@@ -165,12 +166,12 @@ class QmpSession:
             raise self._loss(awaited) from None
 
     def quit(self, *, deadline: Deadline) -> None:
-        """Ask QEMU to end; that it hangs up before or after answering makes no difference. Raises DeadlineExpired."""
+        """Ask QEMU to exit; it may hang up before or after it answers. Raises DeadlineExpired."""
         with contextlib.suppress(QemuError):
             self.execute("quit", deadline=deadline)
 
     def close(self) -> None:
-        """Hang up and end the thread. Repeatable."""
+        """Hang up and end the thread. May be called again."""
         if self._closed:
             return
         self._closed = True
@@ -189,16 +190,16 @@ class QmpSession:
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
             self._loop.close()
-            # What a full disk kept from being written was told when it was written.
+            # A full disk has already raised its error at the write.
             with contextlib.suppress(OSError):
                 self._log.close()
 
     def _call(self, work: Any, deadline: Deadline, awaited: str) -> Any:
         if self._closed:
             work.close()
-            raise QemuError(f"the QMP session is closed; nothing to wait for: {awaited}")
+            raise QemuError(f"the QMP session is closed; cannot wait for {awaited}")
         if self._lost is not None:
-            # Nobody is there to answer, whatever the library makes of it.
+            # QEMU cannot answer any more, whatever state the library thinks it is in.
             work.close()
             raise self._loss(awaited)
         future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -261,7 +262,7 @@ class QmpSession:
         return answer
 
     def _record(self, message: Message) -> bool:
-        """Called by the library for each event as it is read; False keeps it out of the library's own queue."""
+        """The library calls this for each event as it is read; False keeps the event out of its own queue."""
         stamp: Any = message.get("timestamp") or {}
         data: Any = message.get("data") or {}
         with self._changed:
@@ -290,4 +291,4 @@ class QmpSession:
 
 
 class _Lost(Exception):
-    """Carries the news out of the condition's lock: telling more about it may take a moment."""
+    """Raised to leave the condition's lock: composing the error may take a moment."""

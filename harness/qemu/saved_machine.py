@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A saved machine, as files in one folder.
+"""A saved machine as files in one folder.
 
 ::
 
     state                   what QEMU migrates: devices, vCPUs, ROMs and flash
     NAME.pages, NAME.map    the pages of the RAM backend NAME that are not all zeros, and where they belong
 
-RAM is not in QEMU's stream: it lies in files that QEMU shares with us (capability x-ignore-shared,
-migration/ram.c), so that a copy is made while QEMU starts, and the host can look into it as before.
+QEMU's migration stream does not contain RAM: it is in files that QEMU shares with us (capability x-ignore-shared,
+migration/ram.c), so that it can be copied while QEMU starts, and the host can read it as before.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from harness.qemu.qmp import QmpSession
 from harness.units import AddrRange
 
 STATE = "state"
-#: pages are left out one by one
+#: unit in which zeros are left out
 PAGE = 4096
 
 _WORDS = PAGE // 8
-#: bytes that are searched for zeros at a time
+#: bytes searched for zeros at a time
 _CHUNK = 16 << 20
 
 
 def save(qmp: QmpSession, memory: Mapping[str, int], directory: Path, deadline: Deadline) -> None:
-    """Write a stopped machine to ``directory``, and its ``memory``: descriptors of files by backend.
+    """Write a stopped machine and its ``memory`` (file descriptors by backend) to ``directory``.
 
     Raises QemuError if QEMU cannot migrate it, QmpRefused, DeadlineExpired.
     """
@@ -45,20 +45,20 @@ def save(qmp: QmpSession, memory: Mapping[str, int], directory: Path, deadline: 
 
 
 def load(qmp: QmpSession, directory: Path, deadline: Deadline) -> None:
-    """Have a QEMU that waits for it take over what ``save`` wrote; its vCPUs do not run yet.
+    """Restore what ``save`` wrote into a QEMU started with ``-incoming``; its vCPUs do not run yet.
 
-    Raises QemuError if it does not understand it, QmpRefused, DeadlineExpired.
+    Raises QemuError if QEMU cannot read it, QmpRefused, DeadlineExpired.
     """
     migrate(qmp, directory / STATE, incoming=True, with_memory=False, deadline=deadline)
 
 
 def migrate(qmp: QmpSession, file: Path, *, incoming: bool = False, with_memory: bool, deadline: Deadline) -> None:
-    """Have QEMU write its machine to ``file``, or take over (``incoming``) the one that another QEMU wrote.
+    """Have QEMU write its machine to ``file``, or (``incoming``) restore the machine that another QEMU wrote.
 
-    Memory is part of it ``with_memory``, each page at a place of its own (mapped-ram: the file does not grow with
-    time); or it lies in files that are shared, and nowhere else. Raises QemuError, QmpRefused, DeadlineExpired.
+    ``with_memory``, the file includes memory, each page at a fixed offset (mapped-ram: the file does not grow with
+    time); otherwise all memory is in shared files. Raises QemuError, QmpRefused, DeadlineExpired.
     """
-    # A QEMU that was restored one way may be saved the other: each way says what it does not want.
+    # A QEMU restored one way may be saved the other way, so x-ignore-shared is always set, on or off.
     wanted = {"events": True, "x-ignore-shared": not with_memory} | ({"mapped-ram": True} if with_memory else {})
     said = [{"capability": name, "state": state} for name, state in wanted.items()]
     qmp.execute("migrate-set-capabilities", {"capabilities": said}, deadline=deadline)
@@ -77,7 +77,7 @@ def migrate(qmp: QmpSession, file: Path, *, incoming: bool = False, with_memory:
 
 
 def pack(fd: int, directory: Path, name: str) -> None:
-    """Write the pages of the file ``fd`` that are not all zeros to NAME.pages, and their places to NAME.map.
+    """Write the pages of the file ``fd`` that are not all zeros to NAME.pages, and their offsets to NAME.map.
 
     The map is a JSON object: ``size`` of the file in bytes, and ``runs``, pairs of start and end.
     """
@@ -89,13 +89,13 @@ def pack(fd: int, directory: Path, name: str) -> None:
             for first, last in _live(words):
                 out.write(words[first:last].data)
                 _append(runs, start + first * PAGE, start + last * PAGE)
-            # A view of the mapping would keep it from being closed.
+            # As long as a view exists, the mapping cannot be closed.
             del words
     (directory / f"{name}.map").write_text(json.dumps({"size": size, "runs": runs}) + "\n")
 
 
 def _data(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where ``fd`` has pages at all, in parts: a hole that is read gets some."""
+    """The parts of ``fd`` that have pages; reading a hole would allocate some."""
     at = 0
     while at < size:
         try:
@@ -123,7 +123,7 @@ def _append(runs: list[tuple[int, int]], start: int, end: int) -> None:
 
 
 def unpack(directory: Path, name: str, fd: int) -> None:
-    """Write what ``pack`` has kept into the empty file ``fd``. Raises QemuError if its size or a part is wrong."""
+    """Write what ``pack`` saved into the empty file ``fd``. Raises QemuError if its size or a part is wrong."""
     try:
         kept = json.loads((directory / f"{name}.map").read_text())
         size, runs = int(kept["size"]), [AddrRange(start, end) for start, end in kept["runs"]]
@@ -150,7 +150,7 @@ def _write(fd: int, data: memoryview, at: int) -> None:
 
 
 def new_memory(sizes: Mapping[str, int]) -> dict[str, int]:
-    """One memfd for each backend, of its size and empty; the caller closes them."""
+    """Create one empty memfd of the given size for each backend; the caller closes them."""
     found: dict[str, int] = {}
     try:
         for name, size in sizes.items():
@@ -164,7 +164,7 @@ def new_memory(sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def copy_sparse(source: Path, target: Path) -> None:
-    """Copy ``source`` to ``target`` (made anew, mode 0600), leaving holes where it has some or is zero."""
+    """Copy ``source`` to ``target`` (created anew, mode 0600), with holes where it has holes or zeros."""
     zeros = bytes(1 << 16)
     target.unlink(missing_ok=True)
     out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

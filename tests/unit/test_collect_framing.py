@@ -32,19 +32,19 @@ def test_boundaries_differ() -> None:
         (b"", "does not begin with a source"),
         (b"sh: collect: not found\n", "does not begin with a source: 'sh: collect: not found"),
         (b"noise" + GOOD, "does not begin with a source"),
-        (GOOD[: -len(b"\n@@B done 2\n")], "it is cut off, after a, b"),
-        (GOOD[:20], "it is cut off, after nothing"),
-        (GOOD + b"more", "a marker out of place, after a, b"),
-        (GOOD.replace(b"done 2", b"done 3"), "a marker out of place"),
-        (GOOD.replace(b"end a ok", b"end b ok"), "a marker out of place, after nothing"),
-        (GOOD.replace(b"begin b", b"begin a").replace(b"end b", b"end a"), "a comes twice"),
-        (GOOD.replace(b"end a ok", b"end a"), "a marker out of place"),
-        (GOOD.replace(b"end a ok", b"end a fine"), "a marker that is none"),
-        (GOOD.replace(b"end a ok\n", b"end a ok\nmore"), "a marker out of place"),
-        (GOOD.replace(b"begin a", b"begin " + b"a" * 50), "a marker that is none"),
-        (GOOD.replace(b"b missing", b"b failed " + b"x" * 500), "a marker that is none"),
+        (GOOD[: -len(b"\n@@B done 2\n")], "it is truncated after a, b"),
+        (GOOD[:20], "it is truncated after nothing"),
+        (GOOD + b"more", "a marker is out of place after a, b"),
+        (GOOD.replace(b"done 2", b"done 3"), "a marker is out of place"),
+        (GOOD.replace(b"end a ok", b"end b ok"), "a marker is out of place after nothing"),
+        (GOOD.replace(b"begin b", b"begin a").replace(b"end b", b"end a"), "duplicate source a"),
+        (GOOD.replace(b"end a ok", b"end a"), "a marker is out of place"),
+        (GOOD.replace(b"end a ok", b"end a fine"), "an invalid marker"),
+        (GOOD.replace(b"end a ok\n", b"end a ok\nmore"), "a marker is out of place"),
+        (GOOD.replace(b"begin a", b"begin " + b"a" * 50), "an invalid marker"),
+        (GOOD.replace(b"b missing", b"b failed " + b"x" * 500), "an invalid marker"),
     ],
 )
 def test_garbled(stream: bytes, message: str) -> None:
-    with pytest.raises(GuestError, match=f"cannot understand what the guest's collector printed: .*{message}"):
+    with pytest.raises(GuestError, match=f"cannot parse the output of the guest's collector: .*{message}"):
         parse_frames(stream, "B")

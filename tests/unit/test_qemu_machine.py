@@ -150,7 +150,7 @@ def test_parse_ramblocks() -> None:
 def test_parse_host_address() -> None:
     text = "Host virtual address for 0x80000000 (mem-pm0) is 0x7f2cd3fff000\r\n"
     assert parse_host_address(text) == 0x7F2CD3FFF000
-    with pytest.raises(QemuError, match="does not tell where it maps a memory device: No memory is mapped"):
+    with pytest.raises(QemuError, match="does not report where it maps a memory device: No memory is mapped"):
         parse_host_address("No memory is mapped at address 0x80000000\r\n")
 
 

@@ -96,6 +96,6 @@ def test_what_is_not_whole_is_refused(spoil: Any, message: str, memory: dict[str
 
 
 def test_a_machine_whose_memory_is_qemus_own_cannot_be_saved(tmp_path: Path) -> None:
-    with pytest.raises(QemuError, match="QEMU's own") as caught:
+    with pytest.raises(QemuError, match="QEMU allocated the machine's memory itself") as caught:
         Machine(cast(Any, None), tmp_path).save(tmp_path, Deadline(1))
     assert caught.value.hint == "launch it with own_memory"

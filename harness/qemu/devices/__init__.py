@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory devices as QEMU has them: what it is told to make one, and what it tells of one.
+"""QEMU's memory devices: the options that create one, and the parser of QEMU's report about it.
 
-One module for each kind of device; all that are in this folder are known.
+One module per kind of device; every module in this folder is loaded and registers its device.
 """
 
 import importlib

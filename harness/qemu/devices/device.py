@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What QEMU's memory devices have in common, and which there are."""
+"""What QEMU's memory devices have in common, and the register of all kinds."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _BACKEND_FIXED = {"id", "size", "share", "qom-type"}
 
 @dataclass(frozen=True)
 class DeviceSpec(abc.ABC):
-    """A memory device to be made, there at boot or plugged later. Sizes and address are bytes.
+    """A memory device to be created, present at boot or plugged later. Sizes and address are bytes.
 
-    ``address`` None: QEMU chooses. ``backend`` are options of what its memory is made of.
+    ``address`` None: QEMU chooses. ``backend`` are options of its memory backend.
     """
 
-    #: what query-memory-devices calls it, and what everybody else does
+    #: its name in query-memory-devices, and its usual name
     kind: ClassVar[str]
     name: ClassVar[str]
     #: its QOM type, and the name of its property for ``address``
     driver: ClassVar[str]
     address_property: ClassVar[str] = "memaddr"
-    #: whether QEMU can save a machine that has it, whether it unplugs it itself, and whether the guest sees a pmem
+    #: whether QEMU can save a machine that has it, whether QEMU can unplug it, and whether the guest sees a pmem
     migrates: ClassVar[bool] = True
     unplugs: ClassVar[bool] = True
     persistent: ClassVar[bool] = False
@@ -46,11 +46,11 @@ class DeviceSpec(abc.ABC):
     backend: BackendOptions = ()
 
     def properties(self) -> dict[str, int | str | None]:
-        """Its properties in the order of the command line, beside the address; None is left to QEMU."""
+        """Its properties except the address, in the order of the command line; QEMU chooses a value that is None."""
         return {}
 
     def object_add(self) -> dict[str, object]:
-        """QMP's object-add of its backend."""
+        """Arguments of QMP object-add for its backend."""
         memdev = backend_id(self.id)
         return {
             "qom-type": "memory-backend-memfd",
@@ -61,7 +61,7 @@ class DeviceSpec(abc.ABC):
         }
 
     def device_add(self) -> dict[str, object]:
-        """QMP's device_add; the backend has to be there."""
+        """Arguments of QMP device_add; the backend must exist."""
         given = {**self.properties(), self.address_property: self.address}
         base = {"driver": self.driver, "id": self.id, "memdev": backend_id(self.id)}
         return base | {name: value for name, value in given.items() if value is not None}
@@ -75,7 +75,7 @@ class DeviceSpec(abc.ABC):
         check_backend(self.id, self.backend)
 
     def require(self, nodes: int, slots: int) -> None:
-        """Raise UsageError unless a machine with so many nodes and slots can have it."""
+        """Raise UsageError unless a machine with this many nodes and slots can have it."""
         self.check()
 
     def require_node(self, node: int | None, nodes: int) -> None:
@@ -84,7 +84,7 @@ class DeviceSpec(abc.ABC):
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> MemoryDevice:
-        """What ``data`` of its MemoryDeviceInfo says (QEMU qapi/machine.json); raises KeyError, TypeError."""
+        """Parse the ``data`` of its MemoryDeviceInfo (QEMU qapi/machine.json); raises KeyError, TypeError."""
         size = data["size"]
         return MemoryDevice(
             id=data.get("id", ""),
@@ -102,24 +102,24 @@ class DeviceSpec(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def again(cls, known: MemoryDevice, port: str | None, backend: BackendOptions) -> Self:
-        """One that is as ``known`` is, in root port ``port`` if it is on PCI."""
+        """The spec that creates ``known`` again, in root port ``port`` if it is on PCI."""
 
 
 @dataclass(frozen=True)
 class PciDeviceSpec(DeviceSpec):
-    """A device on PCI; ``port`` None: the first root port that is free."""
+    """A PCI device; ``port`` None: the first free root port."""
 
     port: str | None = None
 
 
 DeviceT = TypeVar("DeviceT", bound=DeviceSpec)
 
-#: every kind of memory device that is known, by what query-memory-devices calls it
+#: every known kind of memory device, by its name in query-memory-devices
 KINDS: dict[str, type[DeviceSpec]] = {}
 
 
 def known(kind: type[DeviceT]) -> type[DeviceT]:
-    """Class decorator of a device that QEMU can have."""
+    """Class decorator that registers a kind of device."""
     KINDS[kind.kind] = kind
     return kind
 
@@ -139,7 +139,7 @@ def parse_memory_devices(answer: Any) -> tuple[MemoryDevice, ...]:
 
 
 def option_text(name: str, value: object) -> str:
-    """One property as the command line has it."""
+    """One property in the syntax of the command line."""
     if isinstance(value, bool):
         value = "on" if value else "off"
     elif isinstance(value, int) and name.endswith("addr"):
@@ -164,7 +164,7 @@ def check_size(what: str, size: int) -> None:
 
 
 def check_backend(what: str, options: BackendOptions) -> None:
-    """Raise UsageError for an option of ``what`` that is no one else's to set."""
+    """Raise UsageError for an option of ``what`` that only the harness may set."""
     for name, _ in options:
         if name in _BACKEND_FIXED:
             raise UsageError(f"backend option {name!r} of {what} is set by the harness")

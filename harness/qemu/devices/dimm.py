@@ -16,7 +16,7 @@ from harness.state import MemoryDevice
 @known
 @dataclass(frozen=True)
 class DimmSpec(DeviceSpec):
-    """A pc-dimm, of which ACPI tells the guest; ``node`` and ``slot`` None: QEMU chooses."""
+    """A pc-dimm, which ACPI announces to the guest; ``node`` and ``slot`` None: QEMU chooses."""
 
     kind: ClassVar[str] = "dimm"
     name: ClassVar[str] = "pc-dimm"

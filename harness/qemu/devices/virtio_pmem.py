@@ -13,7 +13,7 @@ from harness.state import MemoryDevice
 @known
 @dataclass(frozen=True)
 class VirtioPmemSpec(PciDeviceSpec):
-    """A virtio-pmem device, which knows no NUMA node."""
+    """A virtio-pmem device, which has no NUMA node property."""
 
     kind: ClassVar[str] = "virtio-pmem"
     name: ClassVar[str] = "virtio-pmem"
