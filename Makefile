@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-#   make demo    set up what is missing, then drive memory in and out of real arm64 and riscv64 guests
-#   make test    set up what is missing, then the project's own tests, real guests included; CI=1: also what takes long
-#   make check   lint, types and unit tests: no guest, nothing fetched but Python packages
-#   make setup   only set up: system packages (APT, with sudo if need be) and .venv
-#   make clean   remove what these left in the checkout; the cache of parts stays
+#   make demo    set up what is missing, then plug and unplug memory in real arm64 and riscv64 guests
+#   make test    set up what is missing, then run all tests, also in real guests; CI=1: including the long ones
+#   make check   lint, types and unit tests: no guest, fetches only Python packages
+#   make setup   only set up: system packages (APT, with sudo if needed) and .venv
+#   make clean   remove what these created in the checkout; the cache of parts stays
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,27 +12,27 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# The first that runs and is new enough: a shim of a Python that is not installed is none.
+# The first Python that runs and is new enough; a shim for a Python that is not installed does not run.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Tests share the machine: a guest with two CPUs waits half of its time. Those that belong together stay together.
+# Tests run in parallel: a guest with two CPUs is idle half of the time. Tests that belong together stay together.
 JOBS ?= $(shell nproc)
-# Where CI is set there is time for all of them.
+# CI runs all tests.
 QUICK := $(if $(CI),,--quick)
-# Of a soak; a leak of a page in one of them is seen. The nightly matrix makes it fifty.
+# Rounds of a soak, which shows a leak of a single page in any of them. The nightly matrix runs fifty.
 ROUNDS ?= 12
 SHARED := -n $(JOBS) --no-loadscope-reorder
 
-# What fetching parts, building kernels, QEMU and guest programs, and the virtual environment take.
+# Needed to fetch parts, to build kernels, QEMU and guest programs, and for the virtual environment.
 PACKAGES := \
 	apt bc binutils bison debian-archive-keyring dpkg dpkg-dev flex gcc gcc-aarch64-linux-gnu gcc-riscv64-linux-gnu \
 	libc6-dev libc6-dev-arm64-cross libc6-dev-riscv64-cross libelf-dev libfdt-dev libglib2.0-dev libseccomp-dev \
 	libslirp-dev libssl-dev make ninja-build patch perl pkg-config python3-venv xz-utils zlib1g-dev
 
-# What only the tests take: a browser that opens the report, and the tool that other people unpack archives with.
+# Needed by the tests only: a browser that opens the report, and the standard tool to unpack cpio archives.
 TEST_PACKAGES := chromium cpio
 
 .PHONY: help demo test check setup packages clean
@@ -57,7 +57,7 @@ check: $(VENV)/.stamp
 
 setup: packages $(VENV)/.stamp
 
-# dpkg answers at once; APT is only asked for what is missing, and reads its lists only if it does not know of it.
+# dpkg answers at once; APT only installs what is missing, and updates its lists only if that fails.
 packages:
 	@installed=$$(dpkg-query -W -f '$${Package} $${db:Status-Status}\n' $(PACKAGES) 2>/dev/null || true); \
 	missing=(); \
@@ -78,7 +78,7 @@ packages:
 $(VENV)/.stamp: pyproject.toml
 	@[[ -n "$(PYTHON)" ]] || { echo "memhp needs Python 3.11 or newer" >&2; exit 1; }
 	@[[ -x $(BIN)/python ]] || $(PYTHON) -m venv $(VENV) || \
-		{ rm -rf $(VENV); echo "no venv: sudo apt-get install python3-venv" >&2; exit 1; }
+		{ rm -rf $(VENV); echo "cannot create a venv: sudo apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which tests are left out by --quick, and which stay together when several processes share the work (pytest-xdist).
+"""Which tests --quick deselects, and which must run in the same process under pytest-xdist.
 
-The markers that say so are in pyproject.toml.
+The markers that control this are in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
     from xdist.workermanage import WorkerController
 
-#: a file here is over in seconds: one process does it all
+#: each file here takes seconds, so one process runs all of it
 UNIT = Path(__file__).parent / "unit"
 
 _groups = pytest.StashKey[Path]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="leave out what takes long: CI has the time")
+    parser.addoption("--quick", action="store_true", help="deselect long tests, which CI runs")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Under nohup, cron or a shell's background job SIGINT is ignored, and what is started here inherits that.
+    # Under nohup, cron or a shell's background job SIGINT is ignored, and child processes inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -42,14 +42,14 @@ def arch_of(item: pytest.Item) -> str | None:
 
 
 def is_long(item: pytest.Item) -> bool:
-    """True if --quick leaves it out."""
+    """True if --quick deselects the test."""
     arches = item.config.getoption("memhp_arch") or ()
     again = item.get_closest_marker("either_arch") is not None and arch_of(item) in arches[1:]
     return again or item.get_closest_marker("long") is not None
 
 
 def group_of(item: pytest.Item) -> str | None:
-    """Tests of the same group are done by the same process, in order; None is a group of its own."""
+    """The group of the test: tests of a group run in the same process, in order. None: it can run anywhere."""
     file = item.path.relative_to(item.config.rootpath).as_posix()
     if item.path.parent == UNIT or item.get_closest_marker("one_process") is not None:
         return file
@@ -60,9 +60,9 @@ def group_of(item: pytest.Item) -> str | None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("quick"):
-        left_out = [item for item in items if is_long(item)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        deselected = [item for item in items if is_long(item)]
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
     told: dict[str, Any] | None = getattr(config, "workerinput", None)
     if told is not None:
@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: WorkerController) -> None:
-    """Tell a worker where to write the groups of its tests: the scheduler sees their ids only, not their markers."""
+    """Tell a worker where to write the groups of its tests: the scheduler sees only their ids, not their markers."""
     config = node.config
     if _groups not in config.stash:
         folder = tempfile.TemporaryDirectory(prefix="memhp-groups-")
@@ -85,13 +85,13 @@ def pytest_configure_node(node: WorkerController) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     from xdist.scheduler import LoadScopeScheduling
 
-    # --dist loadgroup of pytest-xdist 3.8 does nothing with pytest 9: it writes to a field that is no more.
+    # --dist loadgroup of pytest-xdist 3.8 does nothing with pytest 9: it writes to a field that no longer exists.
     class Scheduling(LoadScopeScheduling):
         groups: dict[str, str] | None = None
 
         def _split_scope(self, nodeid: str) -> str:
             if self.groups is None:
-                # Every worker has collected the same tests by now.
+                # By now every worker has collected the same tests.
                 written = min(config.stash[_groups].glob("*.json"))
                 self.groups = json.loads(written.read_text())
             return self.groups.get(nodeid, nodeid)

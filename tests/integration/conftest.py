@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Options of the tests that end the harness at random moments, and the table of injected faults."""
+"""Options of the tests that kill the harness at random moments, and the table of injected faults."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="runs of memhp on each architecture that are ended at a random moment (default 3; nightly: 100)",
+        help="runs of memhp per architecture that are killed at a random moment (default 3; nightly: 100)",
     )
     group.addoption(
         "--memhp-runs",
         type=int,
         default=12,
         metavar="N",
-        help="runs of all kinds on each architecture, two at a time (default 12; nightly: 500)",
+        help="runs of all kinds per architecture, two at a time (default 12; nightly: 500)",
     )
     group.addoption(
         "--memhp-interrupt-seed",
         type=int,
         default=0,
         metavar="N",
-        help="seed of those moments, and of the order of those runs",
+        help="seed of the random moments, and of the order of the runs",
     )
     group.addoption(
         "--memhp-debug-info",
         action="store_true",
-        help="build kernels with debug info, which the test of drgn needs (nightly: yes)",
+        help="build kernels with debug info, which the drgn test needs (nightly: yes)",
     )
 
 
 @pytest.fixture
 def guest(request: pytest.FixtureRequest, memhp_guest_spec: GuestSpec, memhp_artifacts: Parts) -> list[str]:
-    """Words of a command line for the guest under test, whose parts are there."""
+    """Command-line options that select the guest under test; its parts are available."""
     kernel = request.config.getoption("memhp_kernel")
     return ["-a", memhp_guest_spec.arch, *(["--kernel", kernel] if kernel else [])]
 
 
 @pytest.fixture
-def tell_fault(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Put a row into the table at the end: what was injected, how it ended, the seconds that took."""
+def record_fault(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Add a row to the final table: the injected fault, how the run ended, how many seconds it took."""
 
-    def tell(*row: object) -> None:
+    def record(*row: object) -> None:
         request.node.user_properties.append((_FAULT, tuple(map(str, row))))
 
-    return tell
+    return record
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""memhp with one thing in its world that goes wrong: ``python faulty.py FAULT memhp's words …``.
+"""memhp with one injected fault: ``python faulty.py FAULT MEMHP-ARGUMENT…``.
 
-The verb ``check`` of a scenario is where it happens; everything else is memhp as it is.
+The verb ``check`` of a scenario injects the fault; everything else is memhp unchanged.
 """
 
 from __future__ import annotations
@@ -67,17 +67,17 @@ def clock_jumps(session: Session) -> None:
     time.time_ns = lambda: real_ns() + int(jump[int(real()) % 2] * 1e9)
 
 
-#: who waits until the agent's end is known to its SSH server
+#: waits until the SSH server has noticed that the agent exited
 GONE = "while pgrep -x agent >/dev/null; do usleep 10000; done; usleep 500000"
-#: the agent and the script that it stands in for, replaced by what prints 100 MB of nothing
+#: replaces the agent, and the script it stands in for, by a script that prints 100 MB of zeros
 GARBAGE = (
     "for c in /usr/bin/agent /usr/lib/memhp/collect; do "
     "rm $c; printf '#!/bin/sh\\nexec head -c 100000000 /dev/zero\\n' >$c; chmod 755 $c; done; "
     f"killall -KILL agent; {GONE}"
 )
-#: the agent at work when it ends: it is stopped before it is asked, and killed while somebody waits for its answer
+#: ends the agent during a request: stopped before the request, and killed while the harness waits for its answer
 ENDED = "killall -STOP agent; (sleep 3; killall -KILL agent) >/dev/null 2>&1 &"
-#: all memory filled by a file, which the OOM killer cannot free
+#: fills all memory with a file, which the OOM killer cannot free
 FULL = "mount -o remount,size=200% /tmp; head -c 4294967296 /dev/zero >/tmp/all"
 FLOOD = "(tr '\\0' x </dev/zero >/dev/console 2>&1 &)"
 
@@ -103,7 +103,7 @@ FAULTS: Mapping[str, Callable[[Session], None]] = {
 }
 
 
-#: faults that a run is to get over, or that take the time that 100 MB take
+#: faults that a run must survive, or that take time to transfer 100 MB
 PATIENT = ("none", "clock-jump", "console-flood", "oom-kill", "garbage", "agent-killed")
 STEP_SECONDS = 20.0
 
@@ -112,7 +112,7 @@ def _inject(fault: str) -> None:
     def check(session: Session, args: CheckArgs, deadline: Deadline) -> Outcome:
         FAULTS[fault](session)
         if fault not in PATIENT:
-            # The boot may take what it takes on a busy machine; what never comes is waited for no longer than this.
+            # The boot may take long on a busy machine, but no wait for an answer that never comes may exceed this.
             deadline._end = min(deadline._end, time.monotonic() + STEP_SECONDS)
         return Outcome()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a run has left behind: processes, listening ports and temporary files that are known by a mark of the test."""
+"""What a run has left behind: processes, listening ports and temporary files, found by a mark of the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: memhp as its users run it, from the checkout under test wherever it is started (see ``World.environment``)
+#: memhp as users run it, from the checkout under test in any working directory (see ``World.environment``)
 MEMHP = (sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())")
 
 _ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ _MARK = "MEMHP_TEST_MARK"
 
 @dataclass
 class World:
-    """The surroundings of one run: an environment that marks its processes, and a place of its own for each file."""
+    """The surroundings of one run: an environment that marks its processes, and private directories for its files."""
 
     root: Path
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -44,7 +44,7 @@ class World:
         return {**os.environ, **own}
 
     def processes(self) -> dict[int, str]:
-        """Every live process of the run, whoever its parent is now, with its command's name."""
+        """Pid and command name of every live process of the run, whatever its parent is now."""
         wanted = f"{_MARK}={self.mark}".encode()
         found = {}
         for path in Path("/proc").glob("[0-9]*"):
@@ -54,12 +54,12 @@ class World:
         return found
 
     def qemu(self) -> int:
-        """The one QEMU of the run; it may be run by its own loader."""
+        """Pid of the one QEMU of the run, which may be started through its own loader."""
         [pid] = [pid for pid, name in self.processes().items() if name.startswith(("qemu", "ld-linux"))]
         return pid
 
     def listeners(self) -> list[str]:
-        """Addresses (as in /proc/net/tcp: hexadecimal) that a process of the run listens on."""
+        """Addresses (hexadecimal, as in /proc/net/tcp) on which a process of the run listens."""
         sockets = set()
         for pid in self.processes():
             with contextlib.suppress(OSError):
@@ -69,7 +69,7 @@ class World:
         return [row.split()[1] for row in _listening() if row.split()[9] in sockets]
 
     def assert_clean(self, seconds: float = 10.0) -> None:
-        """Nothing is left, at the latest after ``seconds``: QEMU may still be exiting."""
+        """Assert that nothing is left after at most ``seconds``: QEMU may still be exiting."""
         for pid in self.processes():
             _await_end(pid, seconds)
         assert self.processes() == {}

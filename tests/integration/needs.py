@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a test on a booted guest takes of QEMU and of the kernel."""
+"""What a test on a booted guest needs of QEMU and of the kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.scenarios.boot import BootedGuest, Parts
 
 
 def need(guest: BootedGuest, parts: Parts, device: str, option: str) -> None:
-    """Skip where QEMU has no such device, or the kernel no such option."""
+    """Skip the test if QEMU lacks the device or the kernel lacks the option."""
     lack = missing(probe(guest.machine.spec.qemu, guest.machine.spec.arch, Deadline(60)), [device])
     if lack is not None:
         pytest.skip(lack)

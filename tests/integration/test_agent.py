@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The agent in a real guest: it does what the scripts of a guest root without it do, and stays."""
+"""The agent in a real guest: it does the same as the scripts that it replaces, and stays resident."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def limit() -> Deadline:
 
 
 def by_shape(data: bytes) -> bytes:
-    """What is left of a table of numbers that never stand still."""
+    """The shape of a table whose numbers keep changing."""
     return re.sub(rb" +", b" ", re.sub(rb"[0-9]+", b"0", data))
 
 
 def without_vmalloc(data: bytes) -> bytes:
-    """A dump of the page tables without the area where the stacks of processes come and go."""
+    """A dump of the page tables without vmalloc, where the stacks of processes come and go."""
     kept, skipped = [], False
     for row in data.splitlines():
         if row.startswith(b"---["):
@@ -65,12 +65,12 @@ def without_vmalloc(data: bytes) -> bytes:
 
 
 def page_size(data: bytes) -> bytes:
-    """The pair of AT_PAGESZ in the auxiliary vector."""
+    """The AT_PAGESZ pair of the auxiliary vector."""
     [pair] = [data[at : at + 16] for at in range(0, len(data), 16) if data[at : at + 8] == b"\6" + bytes(7)]
     return pair
 
 
-#: what is compared of a source that changes by itself, or is another one for each process; of all others every byte is
+#: how to compare a source that changes by itself or differs between processes; all others are compared byte by byte
 COMPARED: dict[str, Callable[[bytes], object]] = {
     **dict.fromkeys(("uptime", "meminfo", "zoneinfo", "slabinfo", "vmstat"), by_shape),
     "ptdump": without_vmalloc,
@@ -79,24 +79,24 @@ COMPARED: dict[str, Callable[[bytes], object]] = {
 }
 
 
-def told(guest: BootedGuest, collector: str, sources: Sequence[str], limit: Deadline) -> dict[str, Frame]:
+def collected(guest: BootedGuest, collector: str, sources: Sequence[str], limit: Deadline) -> dict[str, Frame]:
     done = guest.shell.run(f"{collector} MARK {' '.join(sources)}", deadline=limit)
     assert (done.status, done.stderr) == (0, b"")
     return parse_frames(done.stdout, "MARK")
 
 
-def told_by_both(guest: BootedGuest, sources: Sequence[str], limit: Deadline) -> dict[str, Frame]:
-    """What the program tells, which is what the script tells."""
-    script, program = (told(guest, collector, sources, limit) for collector in (SCRIPT, PROGRAM))
+def collected_by_both(guest: BootedGuest, sources: Sequence[str], limit: Deadline) -> dict[str, Frame]:
+    """The agent's output, after checking that the script prints the same."""
+    script, program = (collected(guest, collector, sources, limit) for collector in (SCRIPT, PROGRAM))
     assert list(script) == list(program) == list(sources)
     for name in sources:
-        his, its = script[name], program[name]
-        assert (his.status, his.detail) == (its.status, its.detail), name
+        expected, found = script[name], program[name]
+        assert (expected.status, expected.detail) == (found.status, found.detail), name
         same = COMPARED.get(name, bytes)
-        if his.status in ("ok", "lost"):
-            assert same(his.data) == same(its.data), name
+        if expected.status in ("ok", "lost"):
+            assert same(expected.data) == same(found.data), name
         else:
-            assert his.data == its.data, name
+            assert expected.data == found.data, name
     return program
 
 
@@ -109,45 +109,45 @@ def look(guest: BootedGuest, limit: Deadline) -> GuestState:
 
 
 def test_it_stays(guest: BootedGuest, limit: Deadline) -> None:
-    """Comes first: what is kept open is opened before any memory is added."""
+    """Comes first: the agent opens the files that it keeps open before any memory is added."""
     first = look(guest, limit)
     agent = pid(guest, limit)
     assert look(guest, limit).uptime > first.uptime and pid(guest, limit) == agent
     open_files = guest.shell.must(f"ls -l /proc/{agent}/fd", deadline=limit).decode()
-    # The dump's file is kept for the buffer behind it.
+    # The dump's file stays open to keep its buffer.
     assert (DUMP in open_files) == (not isinstance(first.page_tables, NotObserved))
 
 
 def test_at_rest(guest: BootedGuest, limit: Deadline) -> None:
     guest.shell.must("rm -rf /run/memhp", deadline=limit)
-    first = told_by_both(guest, SOURCES, limit)
+    first = collected_by_both(guest, SOURCES, limit)
     for name in ("boot_id", "uptime", "iomem", "blocks", "meminfo", "zoneinfo", "dmesg", "vmstat", "release", "kcore"):
         assert (first[name].status, bool(first[name].data)) == ("ok", True), name
     assert first["dmesg"].data.startswith(b"<") and first["dmesg"].data.count(b"\n") > 100
-    # Both remember what they have told of the log.
-    assert told_by_both(guest, ("dmesg",), limit)["dmesg"].data == b""
+    # Both remember which lines of the log they have printed.
+    assert collected_by_both(guest, ("dmesg",), limit)["dmesg"].data == b""
 
 
 def test_with_a_dimm(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline) -> None:
     need(guest, memhp_artifacts, "pc-dimm", "ACPI_HOTPLUG_MEMORY")
     set_auto_online(guest.shell, "offline", deadline=limit)
-    before = told_by_both(guest, SOURCES, limit)
+    before = collected_by_both(guest, SOURCES, limit)
     assert memdev.plug(guest.machine, DimmSpec("dimm0", 512 * MIB), deadline=limit).kind == "done"
     size = guest.facts.memory_block_size
     where = memdev.memory_device(guest.machine, "dimm0", deadline=limit).range
     blocks = range(where.start // size, where.end // size)
     wait_blocks(guest.shell, states=dict.fromkeys(blocks, "offline"), deadline=limit)
-    added = told_by_both(guest, SOURCES, limit)
+    added = collected_by_both(guest, SOURCES, limit)
     assert all(f"memory{block}/state:offline\n".encode() in added["blocks"].data for block in blocks)
     assert added["iomem"].data != before["iomem"].data
     assert all(done.ok for done in set_blocks(guest.shell, blocks, "online_movable", deadline=limit))
-    online = told_by_both(guest, SOURCES, limit)
+    online = collected_by_both(guest, SOURCES, limit)
     assert all(f"memory{block}/valid_zones:Movable\n".encode() in online["blocks"].data for block in blocks)
     assert online["zoneinfo"].data != added["zoneinfo"].data
     assert all(done.ok for done in set_blocks(guest.shell, blocks, "offline", deadline=limit))
     assert memdev.unplug(guest.machine, "dimm0", deadline=limit).kind == "deleted"
     wait_blocks(guest.shell, absent=blocks, deadline=limit)
-    assert told_by_both(guest, SOURCES, limit)["blocks"].data == before["blocks"].data
+    assert collected_by_both(guest, SOURCES, limit)["blocks"].data == before["blocks"].data
 
 
 def test_with_a_dax_device(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline) -> None:
@@ -155,12 +155,12 @@ def test_with_a_dax_device(guest: BootedGuest, memhp_artifacts: Parts, limit: De
     memdev.plug(guest.machine, VirtioPmemSpec("pmem0", GIB), deadline=limit)
     wait_driver(guest.shell, "nd", "namespace0.0", "nd_pmem", deadline=limit)
     assert namespaces.create_devdax(guest.shell, "namespace0.0", map="mem", align=2 * MIB, deadline=limit).ok
-    assert b"dax0.0/driver:device_dax\n" in told_by_both(guest, SOURCES, limit)["dax"].data
+    assert b"dax0.0/driver:device_dax\n" in collected_by_both(guest, SOURCES, limit)["dax"].data
     assert namespaces.to_system_ram(guest.shell, "dax0.0", deadline=limit).ok
-    assert b"dax0.0/driver:kmem\n" in told_by_both(guest, SOURCES, limit)["dax"].data
+    assert b"dax0.0/driver:kmem\n" in collected_by_both(guest, SOURCES, limit)["dax"].data
 
 
-#: what somebody writes into the log, as printf has it: several lines, an empty one, bytes that are escaped on the way
+#: printf formats written into the log: several lines, an empty one, bytes that the kernel escapes
 ODD_LINES = (
     r"<4>two\nlines",
     r"<4>\n<5>starts with an empty one",
@@ -171,54 +171,54 @@ ODD_LINES = (
 
 
 def test_odd_lines_of_the_log(guest: BootedGuest, limit: Deadline) -> None:
-    told_by_both(guest, ("dmesg",), limit)
-    # Whoever writes is held back otherwise.
+    collected_by_both(guest, ("dmesg",), limit)
+    # Otherwise the kernel rate-limits the writer.
     guest.shell.must("echo on >/proc/sys/kernel/printk_devkmsg", deadline=limit)
     for text in ODD_LINES:
         guest.shell.must(f"printf '{text}\\n' >/dev/kmsg", deadline=limit)
-    data = told_by_both(guest, ("dmesg",), limit)["dmesg"].data
+    data = collected_by_both(guest, ("dmesg",), limit)["dmesg"].data
     assert re.search(rb"<12>\[ *[0-9.]+\](\[ *T[0-9]+\])? two\n<12>\[ *[0-9.]+\](\[ *T[0-9]+\])? lines\n", data)
     assert rb"back\\slash, \\x41, tab" in data and b"\303\244" in data and b"long " * 180 in data
 
 
 def test_a_log_that_was_overwritten(guest: BootedGuest, limit: Deadline) -> None:
-    told_by_both(guest, ("dmesg",), limit)
+    collected_by_both(guest, ("dmesg",), limit)
     guest.shell.must(
         "echo on >/proc/sys/kernel/printk_devkmsg; n=0; while [ $n -lt 3000 ]; do "
         "echo '<7>a line that takes the room of older ones, one after another'; n=$((n + 1)); done >/dev/kmsg",
         deadline=limit,
     )
-    script, program = (told(guest, collector, ("dmesg",), limit)["dmesg"] for collector in (SCRIPT, PROGRAM))
+    script, program = (collected(guest, collector, ("dmesg",), limit)["dmesg"] for collector in (SCRIPT, PROGRAM))
     assert script.status == program.status == "lost"
-    # The system call leaves out what its buffer has no room for, prefixes counted.
+    # The system call omits what does not fit into its buffer, prefixes included.
     assert program.data.endswith(script.data) and script.data
-    assert told_by_both(guest, ("dmesg",), limit)["dmesg"].status == "ok"
+    assert collected_by_both(guest, ("dmesg",), limit)["dmesg"].status == "ok"
 
 
 def test_a_log_that_only_the_system_call_tells(guest: BootedGuest, limit: Deadline) -> None:
-    told_by_both(guest, ("dmesg",), limit)
+    collected_by_both(guest, ("dmesg",), limit)
     guest.shell.must("echo '<6>before' >/dev/kmsg; echo off >/proc/sys/kernel/printk_devkmsg", deadline=limit)
     try:
         guest.shell.must("rm -f /run/memhp/since; ! cat /dev/kmsg", deadline=limit)
-        whole = told_by_both(guest, ("dmesg",), limit)["dmesg"]
-        # Neither has seen this log yet, whose beginning is gone.
+        whole = collected_by_both(guest, ("dmesg",), limit)["dmesg"]
+        # Neither has read this log yet, and its beginning is gone.
         assert whole.status == "lost" and whole.data.endswith(b" before\n")
-        assert told_by_both(guest, ("dmesg",), limit)["dmesg"] == Frame("dmesg", "ok", b"")
+        assert collected_by_both(guest, ("dmesg",), limit)["dmesg"] == Frame("dmesg", "ok", b"")
         guest.shell.must("echo m >/proc/sysrq-trigger", deadline=limit)
-        assert b"Mem-Info:" in told_by_both(guest, ("dmesg",), limit)["dmesg"].data
+        assert b"Mem-Info:" in collected_by_both(guest, ("dmesg",), limit)["dmesg"].data
     finally:
         guest.shell.must("echo on >/proc/sys/kernel/printk_devkmsg; rm /run/memhp/next", deadline=limit)
-        told(guest, PROGRAM, ("dmesg",), limit)
+        collected(guest, PROGRAM, ("dmesg",), limit)
 
 
 def test_what_cannot_be_read(guest: BootedGuest, limit: Deadline) -> None:
-    # There is nothing at address 0 of a process, and no page at the start of a disk that does not answer.
+    # A process has nothing mapped at address 0, and a disk that does not answer has no first page.
     over = ("/proc/meminfo", "/proc/kcore", "/proc/slabinfo")
     has_dump = guest.shell.run(f"test -e {DUMP}", deadline=limit).status == 0
     over += (DUMP,) if has_dump else ()
     guest.shell.must("".join(f"test -e {path} && mount --bind /proc/1/mem {path}; " for path in over), deadline=limit)
     try:
-        frames = told_by_both(guest, ("meminfo", "kcore", "slabinfo", "ptdump", "uptime"), limit)
+        frames = collected_by_both(guest, ("meminfo", "kcore", "slabinfo", "ptdump", "uptime"), limit)
     finally:
         guest.shell.must("".join(f"umount {path}; " for path in over), deadline=limit)
     assert (frames["meminfo"].status, frames["meminfo"].detail) == ("failed", "cat: read error: Input/output error")
@@ -229,7 +229,7 @@ def test_what_cannot_be_read(guest: BootedGuest, limit: Deadline) -> None:
 def test_what_is_missing(guest: BootedGuest, limit: Deadline) -> None:
     guest.shell.must("mkdir -p /tmp/empty; mount --bind /tmp/empty /proc; mount --bind /tmp/empty /sys", deadline=limit)
     try:
-        frames = told_by_both(guest, SOURCES, limit)
+        frames = collected_by_both(guest, SOURCES, limit)
     finally:
         guest.shell.must("umount /sys; umount /proc", deadline=limit)
     whole = {name for name, frame in frames.items() if frame.status != "missing"}
@@ -242,8 +242,8 @@ def test_no_such_source(guest: BootedGuest, limit: Deadline) -> None:
         assert done.status == 2 and b"no source nonsense" in done.stderr
 
 
-def end_agent(guest: BootedGuest, limit: Deadline) -> None:
-    """Kill the agent, and wait until its end is known here."""
+def kill_agent(guest: BootedGuest, limit: Deadline) -> None:
+    """Kill the agent, and wait until the harness has noticed that it exited."""
     agent = guest.shell._agent
     assert agent is not None
     guest.shell.must("killall -KILL agent", deadline=limit)
@@ -254,10 +254,10 @@ def test_one_that_was_killed_is_started_again(guest: BootedGuest, limit: Deadlin
     look(guest, limit)
     first = pid(guest, limit)
     guest.shell.must("echo on >/proc/sys/kernel/printk_devkmsg; echo '<6>meanwhile' >/dev/kmsg", deadline=limit)
-    end_agent(guest, limit)
+    kill_agent(guest, limit)
     state = look(guest, limit)
     assert pid(guest, limit) != first
-    # The next one knows what was told of the log.
+    # The next agent knows which lines of the log were printed.
     assert isinstance(state.dmesg, tuple) and [line.text for line in state.dmesg] == ["meanwhile"]
 
 
@@ -268,7 +268,7 @@ def test_one_that_stalls_is_given_up(guest: BootedGuest, limit: Deadline) -> Non
         look(guest, Deadline(1))
     assert look(guest, limit).boot_id
     guest.shell.must("killall -CONT agent", deadline=limit)
-    # Nobody listens to the first one any more.
+    # Nothing is connected to the first agent any more.
     guest.shell.must("until [ $(pidof agent | wc -w) = 1 ]; do usleep 10000; done", deadline=limit)
 
 
@@ -283,11 +283,11 @@ def test_one_that_ends_at_work(guest: BootedGuest, limit: Deadline) -> None:
 def test_a_guest_root_without_the_program(guest: BootedGuest, limit: Deadline) -> None:
     look(guest, limit)
     guest.shell.must("mv /usr/bin/agent /usr/bin/away; rm -r /run/memhp", deadline=limit)
-    end_agent(guest, limit)
+    kill_agent(guest, limit)
     try:
         state = look(guest, limit)
         assert state.boot_id and isinstance(state.iomem, tuple)
-        # What it remembers of the log tells who it was.
+        # Its record of the last log line shows whether the script or the agent ran.
         assert "since" in guest.shell.must("ls /run/memhp", deadline=limit).decode().split()
         assert not guest.shell._has_agent
     finally:
@@ -296,7 +296,7 @@ def test_a_guest_root_without_the_program(guest: BootedGuest, limit: Deadline) -
 
 
 def by_both(guest: BootedGuest, words: str, stdin: bytes, limit: Deadline) -> list[str]:
-    """What the agent answers to a request about blocks, which is what the script does; errors by their names."""
+    """The agent's answer to a request about blocks, after checking that the script's is the same; errors by name."""
     answers = []
     for command in ("sh /usr/lib/memhp/blocks", "/usr/bin/agent blocks", "/usr/lib/memhp/blocks"):
         done = guest.shell.run(f"{command} {words}", stdin=stdin, deadline=limit)

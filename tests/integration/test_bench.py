@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""memhp bench walk on a real guest, small and short: the figures are anybody's guess, their shape is not."""
+"""memhp bench walk on a real guest, small and short: checks the structure of the figures, not their values."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""drgn at the prompt of ``memhp shell``, on a real kernel with debug info, by its own helpers for memory hotplug."""
+"""drgn at the prompt of ``memhp shell``, on a real kernel with debug info, with drgn's helpers for memory hotplug."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_drgn_sees_what_was_plugged(tmp_path: Path, guest: list[str], request: p
     arch = guest[1]
     cached = list(Cache.default().root.glob(f"kernel/{arch}-*+dwarf-*"))
     if not cached and not request.config.getoption("memhp_debug_info"):
-        pytest.skip(f"the cache has no {arch} kernel with debug info: --memhp-debug-info builds it, some seven minutes")
+        pytest.skip(f"the cache has no {arch} kernel with debug info: --memhp-debug-info builds it in seven minutes")
     first = {"arm64": 0x8000_0000, "riscv64": 0xC000_0000}[arch] // 4096
     world = World(tmp_path)
     argv = [*MEMHP, "shell", "-a", arch, "--kernel", "purpose+dwarf", "--bundle-dir", "bundles"]
@@ -40,7 +40,7 @@ def test_drgn_sees_what_was_plugged(tmp_path: Path, guest: list[str], request: p
         person.expect(">>> ")
         person.line("print(sum(1 for _ in for_each_present_section(prog)), 'sections')", "12 sections")
         person.expect(">>> ")
-        # The DIMM's memmap lies in vmemmap; its pages are in ZONE_MOVABLE, so that no word of flags is zero.
+        # The DIMM's memmap is in vmemmap; its pages are in ZONE_MOVABLE, so their flags are never zero.
         person.line(f"page = pfn_to_page({first}); print(page_to_pfn(page).value_() == {first})", "True")
         person.expect(">>> ")
         person.line("print(page.flags.value_() > 0, 'flags')", "True flags")

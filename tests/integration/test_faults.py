@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What goes wrong in the harness's own world, on a real guest: the right verdict and exit status in time, a bundle, and
-nothing else that stays."""
+"""Faults in the harness's environment, on a real guest: the right verdict and exit status in time, a bundle, and no
+other leftovers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from leftovers import World
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
 
 FAULTY = [sys.executable, str(Path(__file__).with_name("faulty.py"))]
-#: seconds that memhp gives the boot and each step in these tests; a step that something was done to gets 20 (faulty.py)
+#: timeout in seconds for the boot and each step in these tests; a step with an injected fault gets 20 (faulty.py)
 LIMIT = 240
 
 SCENARIO = """
@@ -32,7 +32,7 @@ steps:
 
 @dataclass(frozen=True)
 class Expected:
-    """How a run with a fault ends: ``says`` is in the reason or a step's note."""
+    """How a run with a fault ends; its output contains ``says``."""
 
     status: int
     verdict: str
@@ -61,14 +61,14 @@ EXPECTED = {
 }
 
 
-#: other faults lead to the same places in less time
+#: other faults cover the same code paths in less time
 LONG = {"qmp-stalled", "network-stalled", "oom-deadlock", "oom-kill"}
 assert set(EXPECTED) > LONG
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A run of memhp that is over."""
+    """A finished run of memhp."""
 
     status: int
     seconds: float
@@ -100,15 +100,15 @@ def run_with(fault: str, world: World, guest: list[str], *words: str, limit: int
     "fault", [pytest.param(fault, marks=[pytest.mark.long] if fault in LONG else []) for fault in EXPECTED]
 )
 def test_a_fault_ends_in_its_verdict_and_leaves_nothing(
-    fault: str, world: World, guest: list[str], tell_fault: Callable[..., None]
+    fault: str, world: World, guest: list[str], record_fault: Callable[..., None]
 ) -> None:
     expected = EXPECTED[fault]
     ended = run_with(fault, world, guest)
-    tell_fault(fault, guest[1], ended.status, ended.run.get("verdict"), f"{ended.seconds:.1f}")
+    record_fault(fault, guest[1], ended.status, ended.run.get("verdict"), f"{ended.seconds:.1f}")
     assert (ended.status, ended.run["verdict"]) == (expected.status, expected.verdict), ended.out
     assert expected.says in ended.out
     assert "internal error" not in ended.out and "Traceback" not in ended.out
-    # No wait is longer than the deadline of one step, on a machine however busy.
+    # No wait exceeds the deadline of one step, however busy the machine is.
     assert ended.seconds - cast(float, ended.run["boot_seconds"]) < LIMIT
     assert ended.bundle is not None
     kept = {path.name for path in ended.bundle.iterdir()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host fails: disks full or read-only, damaged parts in the cache, and memhp itself ended at any moment."""
+"""Failures of the host: full or read-only disks, damaged parts in the cache, and memhp killed at any moment."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def cache(world: World, memhp_artifacts: Parts) -> Path:
-    """A cache with a guest root of its own; everything else is the real one's."""
+    """A cache with a private copy of the guest root; everything else links to the real cache."""
     own, real = world.root / "cache", cache_root()
     own.mkdir()
     for path in real.iterdir():
@@ -61,7 +61,7 @@ def entry(cache: Path, memhp_artifacts: Parts) -> Iterator[Path]:
 
 
 def start(world: World, *words: str, cache: Path | None = None, before: str = "") -> subprocess.Popen[str]:
-    """memhp, in mounts of its own where ``before`` is a shell command that makes them."""
+    """Start memhp; with ``before``, a shell command, run it in a private mount namespace after that command."""
     environment = world.environment
     if cache is not None:
         environment["MEMHP_CACHE"] = str(cache)
@@ -84,7 +84,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 def require_mounts() -> None:
     namespace = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-r", "-m"]
     if subprocess.run([*namespace, "true"], capture_output=True).returncode:
-        pytest.skip("this machine allows no mounts of one's own")
+        pytest.skip("this machine does not allow private mount namespaces")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed"])
@@ -169,7 +169,7 @@ def test_a_full_disk_is_no_verdict(share: float, world: World, guest: list[str])
 def test_a_full_temporary_folder_is_no_verdict(world: World, guest: list[str]) -> None:
     require_mounts()
     full = f"mount -t tmpfs -o size=1m none {world.temp}"
-    # One that is restored needs no room there.
+    # A restored guest needs no space there.
     words = ["run", "host.yaml", *guest, "--bundle-dir", "bundles", "--boot=cold"]
     status, out = finish(start(world, *words, before=full))
     assert status == 3, out
@@ -178,12 +178,12 @@ def test_a_full_temporary_folder_is_no_verdict(world: World, guest: list[str]) -
 
 
 def test_memhp_can_be_ended_at_any_moment(
-    world: World, guest: list[str], request: pytest.FixtureRequest, tell_fault: Callable[..., None]
+    world: World, guest: list[str], request: pytest.FixtureRequest, record_fault: Callable[..., None]
 ) -> None:
     rounds = request.config.getoption("memhp_interrupts")
     dice = random.Random(request.config.getoption("memhp_interrupt_seed"))
     words = ["run", "host.yaml", *guest, "--bundle-dir", "bundles"]
-    # The first run may be the one that saves the guest.
+    # The first run may have to save the boot snapshot.
     assert finish(start(world, *words))[0] == 0
     started = time.monotonic()
     assert finish(start(world, *words))[0] == 0
@@ -200,15 +200,15 @@ def test_memhp_can_be_ended_at_any_moment(
             process.send_signal(wanted)
             out, _ = process.communicate(timeout=60)
         told.append(f"{wanted.name} after {moment:.1f} s: {process.returncode}")
-        tell_fault(wanted.name, guest[1], process.returncode, "-", f"{moment:.1f}")
-        # Before Python runs any of memhp, a signal has its plain effect.
+        record_fault(wanted.name, guest[1], process.returncode, "-", f"{moment:.1f}")
+        # Before Python runs memhp's code, a signal has its default effect.
         assert process.returncode in (statuses[wanted], 0, -wanted), (told[-1], out)
         assert "internal error" not in out, (told[-1], out)
         if wanted is not signal.SIGKILL:
             world.assert_clean()
         else:
             _await_processes(world)
-    # What SIGKILL left in the temporary folder goes with the next run.
+    # The next run removes what SIGKILL left in the temporary folder.
     assert finish(start(world, *words))[0] == 0
     world.assert_clean()
 
@@ -235,7 +235,7 @@ def test_what_a_run_opens_is_for_its_user_alone(how: str, world: World, guest: l
     # /proc/net/tcp: 127.0.0.1 in the byte order of a little-endian machine.
     assert [address.partition(":")[0] for address in listeners] == ["0100007F"]
     assert set(modes.values()) == {0o700}
-    # A guest that is restored is told its keys over its console: they are in no file at all.
+    # A restored guest gets its keys over its console: no file contains them.
     assert bool(private) == bool(secrets) == (how == "cold")
     assert all(path.parent in private for path in secrets)
     assert finish_rest(process) == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real guest: SSH, the console, one round trip for the whole state, memory blocks, persistent memory."""
+"""A real guest: SSH, the console, the whole state in one round trip, memory blocks, persistent memory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The HTML report in a real browser: it shows what it should, runs nothing, and asks for nothing."""
+"""The HTML report in a real browser: it renders correctly, runs no script, and requests nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def page(tmp_path: Path) -> Path:
 
 
 def chromium(browser: str, folder: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
-    # Root has no user namespaces to be put into; the page is ours, and its guests' text is what is on trial.
+    # Chromium's sandbox does not work as root; the page is ours, and the test is about the guests' text in it.
     common = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]
     common += [f"--user-data-dir={folder / 'profile'}", "--window-size=1280,1800"]
     common += ["--host-resolver-rules=MAP * ~NOTFOUND"]
@@ -70,7 +70,7 @@ def test_the_picture_has_the_colours_of_the_verdicts(browser: str, page: Path, t
 
 
 def pixels(png: bytes) -> Iterator[set[bytes]]:
-    """The colours of each row of a PNG of 8 bits a channel, as Chromium writes it."""
+    """The colours of each row of a PNG with 8 bits per channel, as Chromium writes it."""
     width, height, depth, kind = struct.unpack(">IIBB", png[16:26])
     assert depth == 8 and kind in (2, 6)
     data, at = b"", 8

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Known bugs on real guests: told and not red, checked again to the same verdict, red where nothing is known."""
+"""Known bugs on real guests: reported without failing, the same verdict on recheck, a failure without known bugs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEMHP = [sys.executable, "-m", "harness"]
 
 
 def run(tmp_path: Path, scenario: str, *options: str) -> tuple[int, dict[str, object]]:
-    """(exit status, the one run of the JSON) of ``scenario`` on arm64's usual kernel."""
+    """(exit status, the only run in the JSON) of ``scenario`` on arm64's default kernel."""
     target = tmp_path / "out.json"
     words = ["run", scenario, "-a", "arm64", "--json", str(target), "--bundle-dir", str(tmp_path), *options]
     ended = subprocess.run([*MEMHP, *words], check=False, timeout=600)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Loads in a real guest: rounds run while memory comes and goes, and at rest nothing of them is to be seen."""
+"""Loads in a real guest: rounds run while memory is plugged and unplugged; paused loads leave no trace."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from harness.units import KIB, MIB
 
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch, pytest.mark.shared_guest]
 
-#: kinds of loads that run together, with what they are asked for
+#: kinds of loads that run together, with their parameters
 TOGETHER: list[dict[str, dict[str, int]]] = [
     {"ptdump": {}, "kcore": {"step": 2 * MIB}, "kpageflags": {}},
     {"vmalloc": {"size": 16 * MIB, "areas": 2}, "anon": {"size": 64 * MIB}, "compaction": {}},
@@ -52,11 +52,11 @@ def has_dimms(session: Session) -> bool:
     return "ACPI_HOTPLUG_MEMORY" in (session.guest.facts.config or {})
 
 
-def stay(session: Session) -> None:
-    """Have movable memory for good: Linux 6.12 may crash if somebody allocates while a zone becomes populated or empty.
+def keep_movable_populated(session: Session) -> None:
+    """Add movable memory that stays: Linux 6.12 may crash on an allocation while a zone becomes populated or empty.
 
-    The list of zones is rewritten then, and who is on the fast path looks for its first zone in the new one:
-    zone_statistics(NULL) in alloc_pages_bulk_noprof (mm/page_alloc.c) is what it comes to.
+    The zone list is rewritten then, and an allocation on the fast path looks up its preferred zone in the new list,
+    which ends in zone_statistics(NULL) in alloc_pages_bulk_noprof (mm/page_alloc.c).
     """
     if "stay" not in session.model.devices and has_dimms(session):
         must(session, "policy", work_of(AutoOnlineArgs("offline")))
@@ -65,7 +65,7 @@ def stay(session: Session) -> None:
 
 
 def start(session: Session, wanted: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Start those loads that this kernel is able to do; each of the others is refused by name, with what it lacks."""
+    """Start the loads that this kernel supports; check that each other one is refused with the missing options."""
     config = session.guest.facts.config
     assert isinstance(config, dict)
     started = []
@@ -99,10 +99,10 @@ def stop(session: Session, kinds: Sequence[str]) -> None:
 @pytest.mark.parametrize("wanted", TOGETHER, ids="+".join)
 def test_rounds_run_while_a_dimm_comes_and_goes(wanted: dict[str, dict[str, int]], memhp_guest: Session) -> None:
     session = memhp_guest
-    stay(session)
+    keep_movable_populated(session)
     kinds = start(session, wanted)
     if not kinds:
-        pytest.skip("this kernel can do none of them")
+        pytest.skip("this kernel supports none of these loads")
     for args in STEPS if has_dimms(session) else [CheckArgs()]:
         before = dict(session.loads)
         must(session, f"{title_of(args)} beside {', '.join(kinds)}", work_of(args))

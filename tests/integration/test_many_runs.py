@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run after run on restored guests, side by side: each must come to its own verdict, whatever runs beside it."""
+"""Many runs on restored guests, in parallel: each must reach its own verdict, whatever runs beside it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.scenarios.runner import run_scenarios
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.long]
 
 DIMM = "plug-dimm: {id: dimm0, size: 256M}"
-#: what is run: how often, what it must come to on either architecture, what it needs, its steps
+#: kinds of runs: weight, expected verdict by architecture (default: pass), requirement, steps
 KINDS: dict[str, tuple[int, dict[str, Verdict], str, tuple[str, ...]]] = {
     "dimm": (
         4,
@@ -83,11 +83,11 @@ def test_every_run_comes_to_its_own_verdict(
     memhp_artifacts: Parts,
     tmp_path: Path,
     request: pytest.FixtureRequest,
-    tell_fault: Callable[..., None],
+    record_fault: Callable[..., None],
 ) -> None:
     count, seed = request.config.getoption("memhp_runs"), request.config.getoption("memhp_interrupt_seed")
     dice = random.Random(f"{seed} {memhp_guest_spec.arch}")
-    # Each kind once, whatever the dice say.
+    # Each kind at least once, whatever is drawn.
     rest = dice.choices(list(KINDS), [often for often, *_ in KINDS.values()], k=max(0, count - len(KINDS)))
     chosen = [*KINDS, *rest]
     dice.shuffle(chosen)
@@ -104,4 +104,4 @@ def test_every_run_comes_to_its_own_verdict(
     assert all(result.facts["restored"] for result in results if result.verdict is not Verdict.SKIPPED)
     tally = collections.Counter(result.verdict.value for result in results)
     for verdict, times in sorted(tally.items()):
-        tell_fault(f"{times} runs", memhp_guest_spec.arch, "-", verdict, "-")
+        record_fault(f"{times} runs", memhp_guest_spec.arch, "-", verdict, "-")

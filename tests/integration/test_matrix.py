@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A small matrix on real guests of both architectures, interrupted and gone on with; a bisection with a real git."""
+"""A small matrix on real guests of both architectures, interrupted and resumed; a bisection with a real git."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ steps:
   - unplug: {id: dimm0}
 """
 GOOD = "name: goal\nsteps:\n  - plug-dimm: {id: d, size: 256M}\n  - online: {device: d, type: movable}\n"
-#: what a kernel does that ought to refuse: its verdict is FAIL
+#: expects a refusal that the kernel does not give: the verdict is FAIL
 BAD = f"{GOOD}    expect: refused\n"
 
 
@@ -51,7 +51,7 @@ def memhp(*words: str, cwd: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def kernels() -> None:
-    """The kernels of both architectures are there; a machine that cannot have them skips, CI fails."""
+    """Provide the kernels of both architectures; if they are unavailable, skip the test, or fail it in CI."""
     try:
         for arch in ARCHES.values():
             kernel(arch, None, default_progress())
@@ -81,7 +81,7 @@ def test_an_interrupted_matrix_repeats_nothing_that_finished(tmp_path: Path) -> 
         out, err = second.communicate(timeout=600)
     assert second.returncode == 0, out + err
     assert out.count("kept from an earlier start") == len(stamps)
-    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}, "what had finished was not written again"
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}, "finished cells must not be written again"
     assert "PASSED  4 scenarios: 4 passed" in out
 
     runs = json.loads((tmp_path / "night" / "results.json").read_text())["runs"]
@@ -111,7 +111,7 @@ def test_git_finds_the_first_bad_commit_past_one_that_does_not_boot(tmp_path: Pa
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     arch = "arm64" if memhp_artifacts.kernel.image.read_bytes()[56:60] == b"ARM\x64" else "riscv64"
-    # git's own configuration is out of sight, the cache is not: an empty one would have QEMU built.
+    # Hide git's configuration but not the cache: with an empty cache memhp would build QEMU.
     home = {**os.environ, "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1", "MEMHP_CACHE": str(cache_root())}
 
     def git(*words: str) -> str:
@@ -137,4 +137,4 @@ def test_git_finds_the_first_bad_commit_past_one_that_does_not_boot(tmp_path: Pa
         *("--kernel", "./Image", "--bisect", "--bundle-dir", str(tmp_path / "bundles")),
     )
     assert "is the first bad commit" in said and "commit 4" in said.partition("is the first bad commit")[2]
-    assert "git bisect skip" in git("bisect", "log"), "the broken kernel was met, and skipped"
+    assert "git bisect skip" in git("bisect", "log"), "the broken kernel must have been skipped"

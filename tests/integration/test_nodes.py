@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests with two NUMA nodes: memory goes to the node it was plugged for, pmem where the firmware's tables say."""
+"""Guests with two NUMA nodes: memory goes to the node it was plugged for, pmem to the node in the firmware's tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.memhp_guest
 
 NODES = (NodeConfig(512 * MIB), NodeConfig(512 * MIB))
 
-#: what needs ACPI: only its tables tell a node
+#: needs ACPI: only its tables give the node of hot-plugged memory
 PLACED = """
 name: placed
 guest: {memory: 1G, nodes: [{memory: 512M}, {memory: 512M}]}
@@ -36,7 +36,7 @@ steps:
   - unplug: {id: far}
 """
 
-#: pmem has no node of its own
+#: virtio-pmem has no node property
 PMEM = """
 name: pmem
 guest: {memory: 1G, nodes: [{memory: 512M}, {memory: 512M}]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real QEMU with its CPUs stopped: what the harness asks of it works, and nothing is left of it."""
+"""A real QEMU with its CPUs stopped: the harness's requests to QEMU work, and nothing is left afterwards."""
 
 from __future__ import annotations
 

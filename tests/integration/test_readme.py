@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every command of the README, run as it stands there."""
+"""Every command of the README, run exactly as written."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def every_invariant_passed(desk: Path, output: str) -> None:
     results = json.loads((desk / "out.json").read_text())
     assert results["exit_status"] == 0 and results["verdict"] == "pass"
     counts = results["invariants"]
-    # These three scenarios have no crash dump, no soak, and nothing that fails.
+    # These three scenarios have no crash dump, no soak and no failing step.
     assert set(counts) == set(CATALOGUE) - {"IOM-4", "MEM-3", "RBK-1"}
     assert all(count["pass"] > 0 and count["fail"] == 0 and count["not_observed"] == 0 for count in counts.values())
 
@@ -61,13 +61,13 @@ def a_bundle_is_kept(desk: Path, output: str) -> None:
 def the_demo_covers_all_devices(desk: Path, output: str) -> None:
     for name in ("dimm-cycle", "virtio-mem-resize", "pmem-kmem"):
         for arch in ("arm64", "riscv64"):
-            # 6.12 on riscv64 loses count of vmemmap's tables as namespaces come and go.
+            # 6.12 on riscv64 miscounts vmemmap's page tables when namespaces are created and destroyed.
             verdict = "known bug" if (name, arch) == ("pmem-kmem", "riscv64") else "pass"
             assert re.search(rf"^{verdict} {name} on {arch}", output, re.MULTILINE)
 
 
 def the_table_is_what_the_readme_says(desk: Path, output: str) -> None:
-    """Cell by cell, and the reason wherever there is one."""
+    """Compare cell by cell; a reason must be present in both or in neither."""
     told = re.findall(r"^\| (\S+) \| (arm64|riscv64) \| (acpi|dt) \| (yes|no) \|(.*)\|$", README, re.MULTILINE)
     seen = [line.split(maxsplit=5) for line in output.splitlines() if re.search(r" (?:acpi|dt) +(?:yes|no) ", line)]
     assert [tuple(row[:4]) for row in told] == [tuple(row[:4]) for row in seen]
@@ -80,7 +80,7 @@ def it_is_the_kernels_own_dump(desk: Path, output: str) -> None:
 
 
 def without_vmalloc(dump: str) -> str:
-    """What holds still between the kernel's own dump and the host's walk a moment later."""
+    """The part of a dump that does not change between the kernel's own dump and the host's walk a moment later."""
     kept, areas = re.subn(r"(?s)(\[ vmalloc\(\) area \]---\n).*?(?=---\[ vmalloc\(\) end \])", r"\1", dump)
     assert areas == 1
     return kept
@@ -104,7 +104,7 @@ def says(*words: str) -> Callable[[Path, str], None]:
     return check
 
 
-#: what must be true after each command; with another exit status than 0, that too
+#: allowed exit statuses of each command, and a check of its results
 EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
     "make demo": ({0}, the_demo_covers_all_devices),
     "make test": ({0}, ci_runs_it),
@@ -137,9 +137,9 @@ EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
     ".venv/bin/memhp sections snapshot": ({0}, says("present,has-mem-map,online,early")),
     ".venv/bin/memhp list invariants": ({0}, says(*CATALOGUE)),
     ".venv/bin/memhp cmdline -a arm64": ({0}, says("-machine", "memory-backend-memfd", "hostfwd=tcp:127.0.0.1:0-:22")),
-    # 3: something that CI does not need is missing on this machine, which is no fault of this checkout.
+    # 3: this machine lacks something that CI does not need, which is not this checkout's fault.
     ".venv/bin/memhp doctor": ({0, 3}, says("apt", "QEMU", "kernel")),
-    # Its input is empty, so that it ends at once.
+    # Its input is empty, so it exits at once.
     ".venv/bin/memhp shell -a riscv64": ({0}, says("pass  boot", "recorded in")),
     ".venv/bin/memhp selftest": ({0}, says("arm64: ", "riscv64: ", "(100 %)")),
     ".venv/bin/memhp bench walk -a arm64": ({0}, says("host: walk")),
@@ -162,7 +162,7 @@ EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
 }
 
 
-#: other tests do the same, or the like, on the way
+#: other tests cover the same or similar commands
 LONG = {
     ".venv/bin/memhp bench --json bench.json --rounds 3",
     ".venv/bin/memhp bench walk -a arm64",
@@ -182,7 +182,7 @@ LONG = {
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that looks like the checkout, with a kernel and a scenario where the README says."""
+    """A directory that looks like the checkout, with a kernel and a scenario at the paths used in the README."""
     try:
         image = kernel(ARM64, None, default_progress()).image
     except ArtefactError as error:

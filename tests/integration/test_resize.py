@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""virtio-mem grows in a memory block that is online already: QEMU is done with it before the guest is."""
+"""virtio-mem grows in a memory block that is already online: QEMU finishes before the guest does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROUNDS = 3
 def guest(
     memhp_guest_spec: GuestSpec, memhp_artifacts: Parts, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BootedGuest]:
-    # Each page is filled with zeros on its way to the allocator: the driver is at it for a while.
+    # Each page is zeroed before it reaches the allocator, so the driver's work takes a while.
     spec = memhp_guest_spec.with_fields({"cmdline": "init_on_free=1"})
     with boot_guest(spec, memhp_artifacts, tmp_path_factory.mktemp("guest") / "run", BOOT_SECONDS) as guest:
         yield guest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Restored guests: each one of its own, none from what is damaged or from another kernel."""
+"""Restored guests: each is unique, and none comes from a damaged snapshot or another kernel."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def saved(memhp_guest_spec: GuestSpec, memhp_artifacts: Parts) -> Path:
 
 @pytest.fixture
 def own_cache(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cache with nothing but a copy of the saved guest, to be damaged."""
+    """A cache that contains only a copy of the saved guest, to be damaged."""
     copy = tmp_path / "cache" / KIND / saved.name
     shutil.copytree(saved, copy, copy_function=shutil.copy2)
     monkeypatch.setattr(caching, "cache_root", lambda: tmp_path / "cache")
@@ -76,21 +76,21 @@ def test_two_at_once_share_nothing_but_their_beginning(
             for name in ("one", "two")
         )
         assert one.restored and two.restored
-        # Entropy: the boot id is made of it when it is first read.
+        # Entropy: the boot id is generated when it is first read.
         assert ask(one, "cat /proc/sys/kernel/random/boot_id") != ask(two, "cat /proc/sys/kernel/random/boot_id")
         random = "head -c 32 /dev/urandom | od -An -tx1"
         assert ask(one, random) != ask(two, random)
-        # Keys: neither lets the other's in, or can show its host key.
+        # Keys: neither guest accepts the other's client key or has its host key.
         keys = "cat /root/.ssh/authorized_keys /etc/dropbear/dropbear_ed25519_host_key | od -An -tx1"
         assert ask(one, keys) != ask(two, keys)
         for guest in (one, two):
             with pytest.raises(GuestError, match="cannot log into the guest"):
                 GuestShell.connect(guest.machine.ssh_port(Deadline(10)), Identity.fresh(), Deadline(20))
-        # The clock is right, and what one writes the other does not have.
+        # The clock is right, and a file that one guest writes does not exist in the other.
         assert abs(int(ask(one, "date +%s")) - int(subprocess.check_output(["date", "+%s"]))) < 60
         ask(one, "echo here >/tmp/mark")
         assert ask(two, "ls /tmp") == ""
-        # All else is the same start: where the kernel lies in memory, and its log up to its sleep.
+        # Everything else is the same: the kernel's place in memory, and its log up to the sleep.
         log = "dmesg | sed '/memhp: asleep/q' | md5sum"
         assert one.facts == two.facts and ask(one, log) == ask(two, log)
 
@@ -98,7 +98,7 @@ def test_two_at_once_share_nothing_but_their_beginning(
 def test_no_secret_is_saved(saved: Path) -> None:
     assert stat.S_IMODE(saved.parent.stat().st_mode) == 0o700
     pages = (saved / "ram0.pages").read_bytes()
-    # A line that wakes, and a public key.
+    # Neither a wake order nor a public key.
     assert re.search(rb"memhp-wake \d", pages) is None
     assert b"ssh-ed25519 AAAA" not in pages
 

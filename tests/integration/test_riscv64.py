@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What riscv64 alone has to offer: paging modes, interrupt controllers, and what cannot be told before it is tried."""
+"""What is specific to riscv64: paging modes, interrupt controllers, and limits that only a trial can show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.units import GIB, MIB
 
 pytestmark = pytest.mark.memhp_guest
 
-#: -cpu; Sv57 is what the other tests run with
+#: values of -cpu; the other tests run with Sv57
 SV48, SV39 = "rv64,sv57=off", "rv64,sv57=off,sv48=off"
 
 SHORT = """
@@ -76,7 +76,7 @@ def run(tmp_path: Path, scenario: Scenario | str, **fields: object) -> RunResult
 
 
 def passes(tmp_path: Path, scenario: Scenario | str, **fields: object) -> RunResult:
-    """It passes but for what 6.12 is known to miscount as namespaces come and go."""
+    """Check that it passes, apart from the counters that 6.12 is known to get wrong with namespaces."""
     result = run(tmp_path, scenario, **fields)
     assert result.verdict is (Verdict.KNOWN if result.bugs else Verdict.PASS), findings_text(result)
     assert set(result.bugs) <= {"riscv-vmemmap-tables-uncounted", "riscv-pud-tables-stay-counted"}
@@ -84,7 +84,7 @@ def passes(tmp_path: Path, scenario: Scenario | str, **fields: object) -> RunRes
     return result
 
 
-#: the one that --quick takes
+#: the only combination that --quick runs
 QUICK = ("acpi", "virtio-mem-resize", SV39)
 
 
@@ -134,14 +134,14 @@ def test_debians_kernel_has_no_pciehp_and_takes_pmem_all_the_same(tmp_path: Path
 
 
 def test_struct_pages_of_a_huge_page_that_are_copies_of_its_head(tmp_path: Path) -> None:
-    # It takes a kernel that says that it folds them.
+    # Needs a kernel that reports that it folds them.
     result = run(tmp_path, load_scenario("hvo-neighbour"), kernel="purpose:6.12")
     assert (result.verdict, result.met) == (Verdict.KNOWN, ("unfolded-tails-are-copies-of-the-head",))
     assert (result.steps[-1].title, result.left) == ("load huge hugetlb count=32", 25)
 
 
 def test_memory_beyond_the_linear_map_must_be_refused(tmp_path: Path) -> None:
-    # v6.12 takes it: arch_get_mappable_range() asks __pa() of an address that is_linear_mapping() says no to.
+    # v6.12 accepts it: arch_get_mappable_range() calls __pa() on an address for which is_linear_mapping() is false.
     result = run(tmp_path, TOO_HIGH, cpu=SV39)
     step = result.steps[1]
     assert "outside of the linear map" in step.note
@@ -153,7 +153,7 @@ def test_memory_beyond_the_linear_map_must_be_refused(tmp_path: Path) -> None:
 
 
 def test_a_dimm_smaller_than_a_memory_block(tmp_path: Path) -> None:
-    # A kernel may have larger blocks than the smallest there are: then only the guest can tell.
+    # A kernel may have larger blocks than the smallest possible ones: then only the guest knows.
     with pytest.raises(ConfigError, match=r"size: 64M is not a multiple of 128M"):
         run(tmp_path, TOO_SMALL, maxmem=4 * GIB)
     result = passes(tmp_path, f"{TOO_SMALL}    expect: refused\n", maxmem=4 * GIB)

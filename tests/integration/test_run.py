@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs on real guests that end badly, and what is left of them: the right verdict, a bundle, and nothing else."""
+"""Runs on real guests that end badly: the right verdict, a bundle, and nothing else left behind."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_text_that_cannot_be_parsed_is_in_the_bundle(session: Session) -> None:
 
 
 def rename_in_memory(session: Session, old: bytes, new: bytes, deadline: Deadline) -> None:
-    """Overwrite every ``old`` in the guest's boot memory with ``new``, which is as long."""
+    """Overwrite every ``old`` in the guest's boot memory with ``new``, which has the same length."""
     path = session.guest.machine.backend_fds(deadline)["ram0"]
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory, session.guest.machine.paused(deadline):
         places = [match.start() for match in re.finditer(re.escape(old), memory)]
@@ -146,7 +146,7 @@ def rename_in_memory(session: Session, old: bytes, new: bytes, deadline: Deadlin
 def test_a_resource_whose_name_is_no_name_is_a_failure_that_quotes_the_line(
     session: Session, name: bytes, quoted: str
 ) -> None:
-    """What iomem shows of a name that was freed too early: nothing, half of another text, bytes of something else."""
+    """What iomem shows for a name that was freed too early: nothing, part of another text, or arbitrary bytes."""
 
     def grow(session: Session, deadline: Deadline) -> Outcome:
         return plug_virtio_mem(session, VirtioMemArgs("vm0", 512 * MIB, requested=256 * MIB), deadline)
@@ -179,7 +179,7 @@ def test_an_unwanted_refusal_is_no_failure_of_the_kernel(session: Session) -> No
 
     result = session.act("offline boot memory", offline_everything)
     assert (result.verdict, broken(result)) == (Verdict.REFUSED, set())
-    # EINVAL: the first block of riscv64 has a hole, where the firmware is.
+    # EINVAL: the first block of riscv64 has a hole for the firmware.
     assert result.note.endswith(("did not go offline: EBUSY", "did not go offline: EINVAL"))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whom the harness trusts: the guest whose host key it made, and no guest's output."""
+"""What the harness trusts: the guest whose host key it generated, and no guest output."""
 
 from __future__ import annotations
 

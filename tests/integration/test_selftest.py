@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The oracle's own test on a real guest: everything that is broken on purpose is named, undone and forgotten."""
+"""The selftest of the oracle on a real guest: every deliberate corruption is named and undone, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.selftest.trial import INAPPLICABLE, NAMED
 
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
 
-#: distinct corruptions of live memory, and of text, that any guest must have something for
+#: distinct corruptions of live memory, and as many of text, that must apply to any guest
 ENOUGH = 40
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``memhp shell`` at a real pseudo-terminal, on a real guest; what it saves, run again; and guests that are kept."""
+"""``memhp shell`` at a real pseudo-terminal, on a real guest; scenarios that it saves, replayed; and kept guests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
 
 SHOWN = 240.0
 
-#: a resize that the guest must fail: as much as nobody has
+#: the second plug is expected to be refused, but succeeds: the verdict is FAIL
 BROKEN = """
 name: broken
 steps:
@@ -71,7 +71,7 @@ def test_a_person_at_a_prompt(world: World, guest: list[str]) -> None:
         person.line("ssh", r"a shell in the guest", SHOWN)
         person.expect("# ")
         person.line("echo $((6 * 7)) >/dev/kmsg; stty size", "40 120", SHOWN)
-        # What is typed before the shell reads again may be lost: it changes the terminal's mode for each line.
+        # Input typed before the shell reads again may be lost: the shell changes the terminal's mode for each line.
         person.expect("# ")
         person.type("\x04")
         person.expect("pass  after ssh", SHOWN)

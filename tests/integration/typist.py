@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A person at a terminal: a real pseudo-terminal, keys that are typed, a screen that is waited for."""
+"""A person at a terminal: types keys at a real pseudo-terminal and waits for output on its screen."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _ESCAPES = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\
 
 
 class Typist:
-    """Starts ``argv`` on a terminal of 120 columns; a context manager that leaves nothing of it."""
+    """Runs ``argv`` on a terminal of 120 columns; a context manager that ends the process."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
         self.master, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-        # pytest-xdist sets them for all its processes.
+        # pytest-xdist sets these two in all its processes.
         plain = {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             argv,
@@ -58,14 +58,14 @@ class Typist:
 
     @property
     def screen(self) -> str:
-        """All that was printed, without what moves the cursor and makes colours."""
+        """All output so far, without escape sequences."""
         return _ESCAPES.sub(b"", self.raw).decode(errors="replace")
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
     def expect(self, pattern: str, seconds: float = 120.0) -> str:
-        """Wait until ``pattern`` is on the screen after what was last waited for; returns all up to its end."""
+        """Wait for a match of ``pattern`` after the previous match; return the text up to its end."""
         end = time.monotonic() + seconds
         while True:
             found = re.search(pattern, self.screen[self._seen :])
@@ -76,15 +76,15 @@ class Typist:
             left = end - time.monotonic()
             assert left > 0, f"no {pattern!r} in:\n{self.screen[self._seen :][-3000:]}"
             if not self._read(left):
-                raise AssertionError(f"it ended without {pattern!r}:\n{self.screen[self._seen :][-3000:]}")
+                raise AssertionError(f"it exited without {pattern!r}:\n{self.screen[self._seen :][-3000:]}")
 
     def line(self, text: str, pattern: str, seconds: float = 120.0) -> str:
-        """Type a line at the prompt and wait for what it leads to."""
+        """Type a line at the prompt and wait for ``pattern``."""
         self.type(text + "\r")
         return self.expect(pattern, seconds)
 
     def end(self, seconds: float = 60.0) -> int:
-        """Read to the end and return the exit status."""
+        """Read all remaining output and return the exit status."""
         limit = time.monotonic() + seconds
         while self._read(max(0.0, limit - time.monotonic())):
             pass
