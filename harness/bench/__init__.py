@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Benchmarks: what a job of the harness costs, next to the guest doing the same itself.
+"""Benchmarks: the cost of the harness's work, compared with the guest's own share.
 
 Each is one function ``(GuestSpec, BenchOptions, Progress) -> BenchResult`` in a module of its own.
 """
@@ -14,9 +14,9 @@ from harness.scenarios.run_options import Start
 DEFAULT_ROUNDS = 10
 MAX_ROUNDS = 1000
 
-#: what is measured unless something is named
+#: the benchmark that runs by default
 DEFAULT_BENCH = "speed"
-#: name -> what is measured; ``harness.bench.NAME.run`` measures it
+#: name -> what is measured
 BENCHES: Mapping[str, str] = {
     "speed": "the default: starting a guest, pc-dimm and virtio-mem cycles, a snapshot, parallel scenarios",
     "walk": "page tables read on the host against the guest's own dump over SSH, and what more memory costs",
@@ -25,9 +25,9 @@ BENCHES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """How to measure: ``rounds`` that count, at most ``timeout`` seconds for the boot and for each step.
+    """How to measure: the number of counted ``rounds``, and the ``timeout`` in seconds of the boot and each step.
 
-    ``start`` is how a guest comes to life where that is not what is measured.
+    ``start`` is how guests start, unless starting is what is measured.
     """
 
     rounds: int = DEFAULT_ROUNDS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether the results whose making is timed are the same."""
+"""Compares the results of the timed readers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from harness.units import AddrRange, merge_ranges
 def differences(
     dump: Iterable[Mapping], walk: Iterable[Mapping], windows: Sequence[AddrRange], ignored: Set[str] = frozenset()
 ) -> list[str]:
-    """What the guest's dump and the host's walk say differently within ``windows`` of virtual addresses.
+    """The differences between the guest's dump and the host's walk within ``windows`` of virtual addresses.
 
-    Both are in address order. Levels and attribute words are compared, but for those ``ignored``; the regions are not,
-    nor how the runs are cut: neighbours that are alike are one.
+    Both are in address order. Levels and attribute words are compared, except those ``ignored``; regions are not.
+    Adjacent equal runs count as one.
     """
-    told, found = (dict.fromkeys(_runs(leaves, windows, ignored)) for leaves in (dump, walk))
-    only_told, only_found = [run for run in told if run not in found], [run for run in found if run not in told]
+    dumped, walked = (dict.fromkeys(_runs(leaves, windows, ignored)) for leaves in (dump, walk))
+    only_dumped, only_walked = (
+        [run for run in dumped if run not in walked],
+        [run for run in walked if run not in dumped],
+    )
     return [
-        f"virtual {where}: the guest's dump has {_words(only_told, where)}, the host's walk {_words(only_found, where)}"
-        for where in merge_ranges(run.range for run in [*only_told, *only_found])
+        f"virtual {where}: guest's dump {_words(only_dumped, where)}, host's walk {_words(only_walked, where)}"
+        for where in merge_ranges(run.range for run in [*only_dumped, *only_walked])
     ]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Cycles of hotplug, verified step by step, and how much of their time is the guest's own."""
+"""Verified hotplug cycles, and the guest's share of their time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from harness.scenarios.verbs import verb_of, work_of
 
 
 class Stopwatch(GuestShell):
-    """A guest's shell that takes down when it had the guest at work: ``spans`` of monotonic seconds."""
+    """A guest's shell that records when commands ran in the guest: ``spans`` of monotonic seconds."""
 
     def __init__(self, shell: GuestShell) -> None:
-        """Everything is left to ``shell``."""
+        """Commands are run by ``shell``."""
         self._shell = shell
         self.spans: list[tuple[float, float]] = []
 
     def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> CommandResult:
-        """As ``shell`` does, timed."""
+        """Run ``command`` in ``shell``, timed."""
         start = time.monotonic()
         try:
             return self._shell.run(command, stdin=stdin, deadline=deadline, limit=limit)
@@ -34,11 +34,11 @@ class Stopwatch(GuestShell):
             self.spans.append((start, time.monotonic()))
 
     def close(self) -> None:
-        """``shell`` is closed by whoever opened it."""
+        """Does nothing: the owner of ``shell`` closes it."""
 
 
 def union(spans: Sequence[tuple[float, float]]) -> float:
-    """Seconds that lie in at least one of ``spans``."""
+    """Seconds covered by at least one of ``spans``."""
     total, end = 0.0, float("-inf")
     for start, stop in sorted(spans):
         total += max(0.0, stop - max(start, end))
@@ -48,14 +48,14 @@ def union(spans: Sequence[tuple[float, float]]) -> float:
 
 @dataclass
 class Times:
-    """Of each cycle: seconds in all, and those in which the guest was at work for us."""
+    """Of each cycle: total seconds, and the seconds in which the guest worked for us."""
 
     wall: list[float] = field(default_factory=list)
     guest: list[float] = field(default_factory=list)
 
 
 class Cycle:
-    """Steps that leave a guest as it was, done again and again."""
+    """Steps that restore the guest's state, run repeatedly."""
 
     def __init__(self, session: Session, watch: Stopwatch, acts: Sequence[Args]) -> None:
         self.session = session
@@ -64,7 +64,7 @@ class Cycle:
         self.times = Times()
 
     def once(self, *, counts: bool = True) -> None:
-        """Do all steps, each checked. Raises InfraError if one does not pass: its time would mean nothing."""
+        """Run and check all steps. Raises InfraError if one does not pass: its time would be meaningless."""
         start, guest = time.monotonic(), 0.0
         for args in self.acts:
             guest += self._step(args)
@@ -73,10 +73,10 @@ class Cycle:
             self.times.guest.append(guest)
 
     def _step(self, args: Args) -> float:
-        """Do one step and return the guest's share.
+        """Run one step and return the guest's share in seconds.
 
-        From the order to its end, which QMP events or the guest's answer tell, all time is the guest's; after it, when
-        the state is collected, the time in which a command ran in the guest.
+        Until the action has ended, according to QMP events or the guest's answer, all time counts as the guest's;
+        afterwards, while the state is collected, only the time of commands in the guest does.
         """
         start, before = time.monotonic(), len(self.watch.spans)
         result = self.session.act(verb_of(args).name, work_of(args))
@@ -87,7 +87,7 @@ class Cycle:
 
 
 def require_pass(result: StepResult) -> None:
-    """Raise InfraError unless a step has passed."""
+    """Raise InfraError unless a step passed."""
     if result.verdict is not Verdict.PASS:
         broken = [check.invariant for check in result.checks if check.status == "fail"]
         why = f"{', '.join(broken)} broken" if broken else result.note

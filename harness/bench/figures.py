@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a benchmark found, for people and as JSON."""
+"""Results of a benchmark, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ FORMAT = "memhp-bench"
 VERSION = 1
 
 Fact = str | int | float | None
-#: unit as it is shown -> (factor from seconds or from a plain number, decimals)
+#: displayed unit -> (factor from seconds or a plain number, decimals)
 _UNITS = {"s": (1.0, 2), "ms": (1e3, 2), "us": (1e6, 3), "x": (1.0, 2), "/min": (1.0, 1), "MiB": (2.0**-20, 0)}
-#: unit as it is shown -> what JSON gives, where that is no time
+#: displayed unit -> unit in JSON, for figures that are not times
 _JSON_UNITS = {"x": "x", "/min": "1/min", "MiB": "B"}
-#: mismatches that are shown; JSON has them all
+#: maximum number of displayed mismatches; JSON has all
 _SHOWN = 10
 
 
@@ -27,8 +27,8 @@ _SHOWN = 10
 class Figure:
     """One line of a table: ``name`` for scripts, ``label`` for people.
 
-    ``spread`` is in seconds, shown as ``unit`` s, ms or us; or a quotient (x), a rate (/min), bytes (MiB). ``cpu`` is
-    as in ``Timing``.
+    ``spread`` is in seconds (``unit`` s, ms or us), a ratio (x), a rate (/min), or bytes (MiB). ``cpu`` is as in
+    ``Timing``.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class FigureSection:
-    """Figures that belong together; ``facts`` say what they were measured on, ``notes`` what could not be measured."""
+    """Related figures; ``facts`` describe the measured object, ``notes`` say what could not be measured."""
 
     name: str
     title: str
@@ -56,9 +56,9 @@ class FigureSection:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a median ought to be: at most ``limit``, or at least with ``floor``; same units as a figure's.
+    """The target of a median: at most ``limit``, or at least ``limit`` with ``floor``; units as in ``Figure``.
 
-    ``measured`` is None if it was not measured, or not on what the target is meant for; ``reason`` says which.
+    ``measured`` is None if it was not measured, or on a guest for which the target is not meant (see ``reason``).
     """
 
     name: str
@@ -80,8 +80,8 @@ class Target:
 class BenchResult:
     """One benchmark on one guest.
 
-    ``agreed`` tells whether the results whose making was timed are right: ``mismatches`` is what was not, None if
-    there was nothing to compare with, for the ``reason``.
+    ``agreed`` is True if the timed readers gave equal results: ``mismatches`` are the differences, None if there was
+    nothing to compare with (see ``reason``).
     """
 
     benchmark: str
@@ -99,12 +99,12 @@ class BenchResult:
 
     @property
     def exit_status(self) -> int:
-        """1 for wrong results, however quick; never for slow ones."""
+        """1 for wrong results; slow ones do not count."""
         return 1 if self.mismatches else 0
 
 
 def to_json(result: BenchResult) -> dict[str, object]:
-    """``result`` as a JSON object; times are seconds, all of them, so that others can reckon with them."""
+    """``result`` as a JSON object; all times are in seconds."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -157,14 +157,14 @@ def _target_json(target: Target) -> dict[str, object]:
 
 
 def to_lines(result: BenchResult) -> Iterator[str]:
-    """``result`` as lines for people. Text of the guest's is among them: not fit for a terminal yet."""
+    """``result`` as lines of text. They contain text from the guest and must be cleaned before display."""
     host = result.host
     yield f"bench {result.benchmark}: medians of {result.rounds} rounds"
     load = " ".join(f"{part:.2f}" for part in host.load)
     yield f"host   {host.cpu}, {host.cpus} CPUs, load before {load}, Linux {host.kernel}, NumPy {host.numpy}"
     yield "guest  " + ", ".join(f"{name} {_fact(value)}" for name, value in result.guest.items())
     if host.busy:
-        yield "note   the host was busy with other things: the times are too long"
+        yield "note   the host was busy: the times are too long"
     for section in result.sections:
         yield ""
         yield from _section_lines(section)
@@ -207,7 +207,7 @@ def _agreement_lines(result: BenchResult) -> Iterator[str]:
     elif not result.mismatches:
         yield "the results agree in every round"
     else:
-        yield "THE RESULTS DO NOT AGREE"
+        yield "THE RESULTS DIFFER"
         for mismatch in result.mismatches[:_SHOWN]:
             yield f"  {mismatch}"
         if len(result.mismatches) > _SHOWN:

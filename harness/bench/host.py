@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The machine that measures: without it a figure means nothing."""
+"""The host on which figures are measured."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-#: what may run beside a measurement, as a fraction of the CPUs, without the figures being doubtful
+#: load beside a measurement, as a fraction of the CPUs, up to which figures are trusted
 _QUIET = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """``cpus`` are those this process may use; ``load`` the averages over 1, 5 and 15 minutes before measuring."""
+    """``cpus`` is the number that this process may use; ``load`` has the averages of 1, 5 and 15 minutes before."""
 
     cpu: str
     cpus: int
@@ -27,12 +27,12 @@ class Host:
 
     @property
     def busy(self) -> bool:
-        """True if others used the machine: the figures are too high then."""
+        """True if the host was in use: the figures are then too high."""
         return self.load[0] > _QUIET * self.cpus
 
 
 def look_at_host() -> Host:
-    """The machine as it is now."""
+    """The current host."""
     try:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
@@ -48,7 +48,7 @@ def look_at_host() -> Host:
 
 
 def cpu_model(cpuinfo: str) -> str | None:
-    """The CPU's name in /proc/cpuinfo; None where the architecture does not print one (arm64)."""
+    """The CPU's name in /proc/cpuinfo; None if the architecture does not print one (arm64)."""
     for line in cpuinfo.splitlines():
         name, colon, value = line.partition(":")
         if colon and name.strip() in ("model name", "uarch") and value.strip():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Measuring: several ways to do one thing, in turns, part by part."""
+"""Measuring several ways to do one thing, alternately and part by part."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-#: rounds that are done but not counted: caches, lazy imports, the first pages of a mapping
+#: rounds that are not counted: they fill caches, import lazily, touch the first pages of a mapping
 WARM_UPS = 1
-#: the part that stands for all of a side's work
+#: the part for a side's whole work
 TOTAL = "total"
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """One quantity, measured once in each round, in the order of the rounds; never empty."""
+    """The values of one quantity, one per round, in order; never empty."""
 
     values: tuple[float, ...]
 
@@ -35,13 +35,13 @@ class Spread:
         return max(self.values)
 
     def over(self, other: Spread) -> Spread:
-        """The quotients, round by round."""
+        """The ratios, round by round."""
         return Spread(tuple(mine / its for mine, its in zip(self.values, other.values, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """``wall`` time and the ``cpu`` time of the calling thread, both in seconds from any beginning."""
+    """``wall`` time and ``cpu`` time of the calling thread, in seconds since an arbitrary start."""
 
     wall: Callable[[], float] = time.perf_counter
     cpu: Callable[[], float] = time.thread_time
@@ -49,10 +49,10 @@ class Clocks:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A part of the work: seconds by the clock, and seconds that the measuring thread itself ran on a CPU.
+    """A part of the work: ``wall`` seconds, and ``cpu`` seconds of the measuring thread.
 
-    Far more of the former: it waited, for somebody else's work or because the machine was busy. ``cpu`` is None for
-    what another clock told.
+    If ``wall`` is much larger, the thread waited for other work or the host was busy. ``cpu`` is None for a part that
+    another clock measured.
     """
 
     wall: Spread
@@ -60,7 +60,7 @@ class Timing:
 
 
 class Laps:
-    """Takes the times of one side in one round."""
+    """The times of one side in one round."""
 
     def __init__(self, clocks: Clocks | None = None) -> None:
         self._clocks = clocks or Clocks()
@@ -70,7 +70,7 @@ class Laps:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time the block; the times of a name that comes again add up."""
+        """Time the block; times of the same name add up."""
         clocks = self._clocks
         cpu, wall = clocks.cpu(), clocks.wall()
         try:
@@ -80,15 +80,15 @@ class Laps:
             self.cpu[name] = self.cpu.get(name, 0.0) + clocks.cpu() - cpu
 
     def told(self, name: str, ask: Callable[[], float]) -> None:
-        """Have somebody else's clock tell the time of a part: ``ask`` is called when nothing is timed any more."""
+        """Measure a part with another clock: ``ask`` returns its seconds, and is called after the timing."""
         self._told[name] = ask
 
     def finish(self) -> None:
-        """Ask what is to be told."""
+        """Call every ``ask``."""
         self.wall |= {name: ask() for name, ask in self._told.items()}
 
 
-#: does the whole job once; what it times by itself become parts of it
+#: does the whole job once; what it times itself become parts
 Side = Callable[[Laps], None]
 Series = Mapping[str, Timing]
 
@@ -100,11 +100,11 @@ def paired(
     after_round: Callable[[], None] = lambda: None,
     clocks: Clocks | None = None,
 ) -> dict[str, Series]:
-    """Do every side once a round, the order reversed from round to round, and return the times of all parts by side.
+    """Run every side once per round, alternating the order, and return the times of all parts by side.
 
-    The part ``TOTAL`` is the whole of a side. ``after_round`` is called when nothing is timed: the place to look at the
-    results. ``WARM_UPS`` rounds come first and are not counted. Python's garbage collector does not run while the
-    clocks do. Raises ValueError if a side times other parts than in the round before.
+    The part ``TOTAL`` is the whole of a side. ``after_round`` is not timed: it can compare the results. ``WARM_UPS``
+    rounds come first and are not counted. Python's garbage collector is off while the clocks run. Raises ValueError if
+    a side's parts differ between rounds.
     """
     taken: dict[str, list[Laps]] = {name: [] for name in sides}
     names = list(sides)
@@ -147,7 +147,7 @@ def _no_collector() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class FittedLine:
-    """A straight line: ``fixed + slope * x``; ``deviations`` of the points from it, as fractions of it."""
+    """The line ``fixed + slope * x``; ``deviations`` of the points from it, as fractions of it."""
 
     fixed: float
     slope: float
@@ -155,17 +155,17 @@ class FittedLine:
 
     @property
     def worst(self) -> float:
-        """The largest deviation, without its sign."""
+        """The largest absolute deviation."""
         return max(abs(part) for part in self.deviations)
 
 
 def fit_line(points: Sequence[tuple[float, float]]) -> FittedLine:
-    """The line through points (x, y) with the smallest sum of squared relative errors; y above 0.
+    """The line through points (x, y), y > 0, with the smallest sum of squared relative errors.
 
-    Relative, so that the small points count as much as the large. Raises ValueError for less than three points.
+    Relative errors give small and large points the same weight. Raises ValueError for fewer than three points.
     """
     if len(points) < 3:
-        raise ValueError("a line through less than three points proves nothing")
+        raise ValueError("a fit needs at least three points")
     # Minimise the sum of ((fixed + slope * x) / y - 1) ** 2: linear in u = 1 / y and v = x / y.
     rows = [(1 / y, x / y) for x, y in points]
     uu, uv, vv = (sum(a[i] * a[j] for a in rows) for i, j in ((0, 0), (0, 1), (1, 1)))

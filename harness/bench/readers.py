@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two readers of one guest's page tables, the host and the guest itself, ready to be timed."""
+"""Two readers of a guest's page tables to be timed: the host and the guest itself."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from harness.scenarios.boot import BootedGuest
 from harness.state import Mapping, MemoryDevice, NotObserved, PageTables
 from harness.units import MIB, AddrRange, format_size, subtract_ranges
 
-#: a dump is about a hundred bytes a run; for more than this nobody waits
+#: maximum size of a dump, which has about 100 bytes per run
 _DUMP_LIMIT = 256 * MIB
-#: findings that are kept: tables that differ at all may differ everywhere
+#: maximum number of stored mismatches: tables may differ everywhere
 _MISMATCHES = 100
 
 
 class Readers:
-    """The guest, and what each reader read last.
+    """The guest, and the last result of each reader.
 
-    ``no_dump`` says why the guest has no dump of its own, empty if it has. ``mismatches`` collects what ``compare``
-    finds. Raises UnsupportedError for a kernel that does not tell where its tables are.
+    ``no_dump`` says why the guest has no dump, empty if it has one. ``mismatches`` are the differences found by
+    ``compare``. Raises UnsupportedError for a kernel whose page tables cannot be located.
     """
 
     def __init__(self, guest: BootedGuest, timeout: float) -> None:
@@ -49,7 +49,7 @@ class Readers:
         layout = boot_layout(guest.shape, facts, look)
         kernel = layout.kernel
         if kernel is None:
-            raise _unknown(facts.release, "its vmcoreinfo tells no virtual layout")
+            raise _unknown(facts.release, "its vmcoreinfo has no virtual layout")
         self.tables = tables
         self.kernel = kernel
         self.mismatches: list[str] = []
@@ -77,7 +77,7 @@ class Readers:
         return self.tables.page_size
 
     def look_again(self) -> None:
-        """Find the guest's memory anew, and see that all memory devices are mapped; raises GuestError if one is not."""
+        """Locate the guest's memory again; raises GuestError unless all memory devices are mapped."""
         machine, deadline = self.guest.machine, self._deadline()
         devices = memdev.memory_devices(machine, deadline=deadline)
         self._places = regions(machine, devices, machine.backend_fds(deadline))
@@ -85,7 +85,7 @@ class Readers:
         check_mapped(devices, self.kernel, [run.range for run in self._last_walk.mappings()])
 
     def by_host(self, laps: Laps) -> None:
-        """All that the host does, from the files behind the guest's memory to runs."""
+        """All work of the host, from the files of the guest's memory to runs."""
         machine, deadline = self.guest.machine, self._deadline()
         mark = machine.qmp.seq
         with laps.part("map"):
@@ -103,38 +103,38 @@ class Readers:
         self._walked, self._runs = walked, runs
 
     def by_guest(self, laps: Laps) -> None:
-        """All that it takes to have the guest's own dump as values."""
+        """All work to get the guest's own dump, parsed."""
         with laps.part("ssh"):
             data = self.guest.shell.must(f"cat {SOURCE}", deadline=self._deadline(), limit=_DUMP_LIMIT)
         with laps.part("parse"):
             self._dumped = parse_ptdump(data.decode(errors="replace"), self.guest.machine.spec.arch)
 
     def dump_again(self) -> None:
-        """Have the guest's dump, if it has one."""
+        """Read the guest's dump again, if it has one."""
         if not self.no_dump:
             self.by_guest(Laps())
             assert self._dumped is not None
             self._markers = sorted((address, name) for name, address in self._dumped.markers.items())
 
     def compare(self) -> None:
-        """Compare what both read last: the linear map and vmemmap, where nothing moves while nothing happens."""
+        """Compare the last results of both, in linear map and vmemmap, which do not change on an idle guest."""
         if self._dumped is not None and len(self.mismatches) < _MISMATCHES:
             found = differences(self._dumped.mappings, self._runs, self._windows, self._ignored)
             self.mismatches += [text for text in found if text not in self.mismatches][:_MISMATCHES]
 
     def table_pages(self) -> int:
-        """Tables that the last walk found."""
+        """The number of tables in the last walk."""
         return sum(len(rows.addresses) for rows in self._last_walk.image.levels)
 
     def mapped_by_pages(self) -> float:
-        """The part of the linear map that single pages map, from 0 to 1."""
+        """The fraction of the linear map that is mapped by single pages."""
         runs, window = self._last_walk.runs, self.kernel.linear_window
         inside = (runs.start >= np.uint64(window.start)) & (runs.start <= np.uint64(window.end - 1))
         single = inside & (runs.level == len(self.tables.levels) - 1)
         return int(runs.size[single].sum()) / max(1, int(runs.size[inside].sum()))
 
     def size_facts(self) -> dict[str, Fact]:
-        """How much there was to read."""
+        """How much the last walk read."""
         last = self._last_walk
         facts: dict[str, Fact] = {}
         for number, level in enumerate(self.tables.levels):
@@ -161,19 +161,19 @@ def _unknown(release: str, reason: str) -> UnsupportedError:
 
 
 def check_mapped(devices: Iterable[MemoryDevice], kernel: KernelLayout, mapped: Iterable[AddrRange]) -> None:
-    """Raise GuestError unless the linear map, of what is ``mapped``, has all of the memory devices."""
+    """Raise GuestError unless ``mapped`` contains the linear map of all memory devices."""
     ranges = tuple(mapped)
     for device in devices:
         missing = sum(piece.size for piece in subtract_ranges([kernel.linear(device.range)], ranges))
         if missing:
             raise GuestError(
                 f"the guest has no linear map for {format_size(missing)} of {device.id} ({format_size(device.size)})",
-                hint="its kernel log says why; with little memory it has no room for struct pages",
+                hint="see its kernel log; with little memory there is no room for struct pages",
             )
 
 
 def _standstill(machine: Machine, since: int, deadline: Deadline) -> float:
-    """Seconds from QEMU's event STOP to RESUME: without what it takes to tell QEMU so."""
+    """Seconds from QEMU's event STOP to RESUME, without the time of the QMP commands."""
 
     def stamp(name: str) -> float:
         event = machine.qmp.wait_event(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How fast the harness is beside what it waits for: starting a guest, cycles of hotplug, parallel runs."""
+"""The speed of the harness: starting a guest, hotplug cycles, snapshots, parallel runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from harness.scratch import private_directory
 from harness.units import MIB, format_size
 
 DIMM, MEM = "acpi-dimm", "virtio-mem"
-#: a cycle leaves the guest as it was
+#: each cycle restores the guest's state
 CYCLES: dict[str, tuple[Args, ...]] = {
     DIMM: (
         DimmArgs("dimm0", 256 * MIB),
@@ -53,10 +53,10 @@ CYCLES: dict[str, tuple[Args, ...]] = {
     ),
     MEM: (ResizeArgs("vmem0", 256 * MIB), ResizeArgs("vmem0", 0)),
 }
-#: scenarios that run one after the other, then in parallel
+#: number of scenarios, run one by one and in parallel
 RUNS = 4
 JOBS = (1, 2)
-#: rounds of cold boots, and of all scenarios: they take their time
+#: maximum rounds of cold boots, and of all scenarios, which are slow
 MAX_STARTS = 5
 MAX_RUNS = 3
 
@@ -76,10 +76,10 @@ _STEPS = {
 
 
 def run(spec: GuestSpec, options: BenchOptions, progress: Progress) -> BenchResult:
-    """Measure everything on guests of ``spec``, in one go.
+    """Measure everything on guests of ``spec``.
 
-    What kernel and QEMU are not able to do is said in a note. Raises InfraError if a step that is timed does not pass,
-    and what starting a guest raises.
+    A note names what kernel and QEMU do not support. Raises InfraError if a timed step does not pass, and what
+    starting a guest raises.
     """
     host = look_at_host()
     parts, abilities, lacks = resolve_able(spec, progress)
@@ -108,7 +108,7 @@ def run(spec: GuestSpec, options: BenchOptions, progress: Progress) -> BenchResu
 
 
 def resolve_able(spec: GuestSpec, progress: Progress) -> tuple[Parts, list[str], list[str]]:
-    """Parts, the abilities of CYCLES that they have, and a line for each that they lack."""
+    """Parts, the requirements of CYCLES that they meet, and a line for each unmet one."""
     able = list(CYCLES)
     lacks: list[str] = []
     while True:
@@ -123,7 +123,7 @@ def resolve_able(spec: GuestSpec, progress: Progress) -> tuple[Parts, list[str],
 
 
 class _SpeedBench:
-    """The measurements, one after the other."""
+    """All measurements."""
 
     def __init__(self, spec: GuestSpec, parts: Parts, options: BenchOptions, scratch: Path, task: Task) -> None:
         self.spec = spec
@@ -134,8 +134,8 @@ class _SpeedBench:
         self._folders = 0
 
     def starting(self) -> FigureSection:
-        """Cold boot against restore, in turns: up to the first answer over SSH."""
-        self.task.update(note="cold boots and restored guests, in turns")
+        """Cold boot and restore, alternately, up to the first answer over SSH."""
+        self.task.update(note="cold boots and restored guests, alternately")
         try:
             saved: Path | None = template(self.spec, self.parts, self.options.timeout, SilentProgress())
             lack = ""
@@ -195,14 +195,14 @@ class _SpeedBench:
         wall, guest = Spread(tuple(cycle.times.wall)), Spread(tuple(cycle.times.guest))
         figures = (
             Figure("cycle", "a cycle", wall, "s"),
-            Figure("guest", "    the guest's share: orders under way, commands running in it", guest, "s"),
+            Figure("guest", "    the guest's share: actions in progress, commands running in it", guest, "s"),
             Figure("ratio", "a cycle / the guest's share", wall.over(guest), "x"),
             Figure("rate", "cycles", Spread(tuple(60 / seconds for seconds in wall.values)), "/min"),
         )
         return FigureSection(ability, _TITLES[ability], {}, figures)
 
     def _snapshot(self, session: Session, watch: Stopwatch) -> FigureSection:
-        """A whole snapshot, and of it what the host reads in the guest's memory."""
+        """A whole snapshot, and the part that the host reads from the guest's memory."""
         self.task.update(note="snapshots")
 
         def collect(laps: Laps) -> None:
@@ -225,7 +225,7 @@ class _SpeedBench:
         return FigureSection("snapshot", "one snapshot", {}, figures)
 
     def side_by_side(self, abilities: Sequence[str]) -> FigureSection:
-        """The same few scenarios, one at a time and several at a time."""
+        """The same scenarios, one by one and in parallel."""
         scenario = self._scenario(abilities)
         rates: dict[int, list[float]] = {jobs: [] for jobs in JOBS}
         peaks: list[float] = []

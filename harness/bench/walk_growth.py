@@ -11,16 +11,16 @@ from harness.bench.measure import Spread, Timing, fit_line
 from harness.config.guest import GuestSpec
 from harness.units import format_size
 
-#: of boot memory, what page tables and struct pages of hot-added memory may take
+#: fraction of boot memory that page tables and struct pages of hot-added memory may take
 _SPARE = 0.5
 _ENTRY = 8
-#: how many times more tables there must be before a line through the points means anything
+#: minimum growth factor of the number of tables for a meaningful fit
 _GREW = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The whole of the host's work with ``size`` bytes hot-added, which made for ``pages`` table pages."""
+    """The host's whole work with ``size`` hot-added bytes, which resulted in ``pages`` table pages."""
 
     size: int
     pages: int
@@ -28,7 +28,7 @@ class Point:
 
     @property
     def each(self) -> Spread:
-        """Seconds for each table page."""
+        """Seconds per table page."""
         return Spread(tuple(value / self.pages for value in self.timing.wall.values))
 
     def __str__(self) -> str:
@@ -38,10 +38,9 @@ class Point:
 def affordable(
     growth: Sequence[int], spec: GuestSpec, page_size: int, struct_page: int
 ) -> tuple[tuple[int, ...], list[str]]:
-    """The sizes of ``growth`` that a guest has room, slots and memory for, in order, and why not the others.
+    """The sizes of ``growth`` for which a guest has room, slots and memory, in order, and why not the others.
 
-    Each page of hot-added memory takes a struct page of ``struct_page`` bytes and a page-table entry of the boot
-    memory.
+    Each page of hot-added memory takes a struct page of ``struct_page`` bytes and a page-table entry from boot memory.
     """
     sizes: list[int] = []
     notes = []
@@ -61,7 +60,7 @@ def affordable(
 
 
 def line_facts(points: Sequence[Point]) -> dict[str, Fact]:
-    """How far from linear in table pages the medians are; nothing where tables hardly grew."""
+    """A linear fit of the medians by table pages; empty if tables hardly grew."""
     pages = [point.pages for point in points]
     if len(points) < 3 or max(pages) < _GREW * min(pages):
         return {}
@@ -71,7 +70,7 @@ def line_facts(points: Sequence[Point]) -> dict[str, Fact]:
         "us a page": round(line.slope * 1e6, 3),
         "largest deviation %": round(line.worst * 100, 1),
     }
-    # On a busy host this one says more: it has no part in the waiting.
+    # More reliable on a busy host: CPU time does not include waiting.
     cpu = [(point.pages, point.timing.cpu.median) for point in points if point.timing.cpu is not None]
     if len(cpu) == len(points):
         facts["by CPU time %"] = round(fit_line(cpu).worst * 100, 1)

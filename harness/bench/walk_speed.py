@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host's walk of a guest's page tables: against the guest's own ptdump over SSH, and as memory grows."""
+"""The host's walk of a guest's page tables, compared with the guest's ptdump over SSH, and as memory grows."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from harness.scenarios.start import start_guest
 from harness.scratch import private_directory
 from harness.units import GIB, KIB, format_size
 
-#: boot memory unless the user wants another size: what the targets are meant for
+#: default boot memory, for which the targets are meant
 MEMORY = 5 * GIB
-#: bytes hot-added altogether when the walk is timed again
+#: total hot-added bytes at each repetition
 GROWTH = (4 * GIB, 16 * GIB, 64 * GIB)
 
-#: seconds, and how many times faster, on a guest of MEMORY that is mapped by single pages
+#: seconds, and speed-up, on a guest with MEMORY that is mapped by single pages
 MAX_WALK, MAX_PAUSE, MIN_RATIO = 0.025, 0.015, 30.0
 #: seconds with the last of GROWTH added
 MAX_GROWN = 0.350
 
 _NEEDS = ("acpi-dimm",)
-#: a linear map with less than this in single pages, or with larger ones, is too easy for the targets
+#: minimum fraction of single pages in the linear map: with fewer, or larger ones, the targets are too easy
 _BY_PAGES = 0.9
 _PAGE = 4 * KIB
-#: rounds that adding memory, and the guest's dump of it, are reckoned as
+#: progress of adding memory, and of the guest's dump of it, in rounds
 _SLOW = 5
 
 
 def default_guest(spec: GuestSpec, growth: Sequence[int] = GROWTH) -> GuestSpec:
-    """``spec`` with MEMORY, and with room and slots for ``growth``, wherever the user has not said otherwise.
+    """``spec`` with MEMORY, and with room and slots for ``growth``, unless the user set these.
 
-    Raises UsageError if that does not go together with what the user has said.
+    Raises UsageError if that conflicts with the user's settings.
     """
     memory = spec.memory if spec.explicit & {"memory", "nodes"} else MEMORY
     wishes = {"memory": memory}
@@ -59,10 +59,10 @@ def default_guest(spec: GuestSpec, growth: Sequence[int] = GROWTH) -> GuestSpec:
 
 
 def run(spec: GuestSpec, options: BenchOptions, progress: Progress, growth: Sequence[int] = GROWTH) -> BenchResult:
-    """Measure on one freshly booted guest: with its boot memory, then with ``growth`` bytes hot-added in all.
+    """Measure on one freshly booted guest: with its boot memory, then with ``growth`` bytes hot-added in total.
 
-    Raises UnsupportedError for a kernel that does not tell where its tables are, GuestError if it does not take memory
-    that is plugged, and what booting a guest raises.
+    Raises UnsupportedError for a kernel whose page tables cannot be located, GuestError if it does not accept plugged
+    memory, and what booting a guest raises.
     """
     host = look_at_host()
     spec = default_guest(spec, growth)
@@ -98,7 +98,7 @@ def run(spec: GuestSpec, options: BenchOptions, progress: Progress, growth: Sequ
 
 
 def steps(sizes: int, rounds: int) -> int:
-    """What a measurement with so many sizes and rounds advances a progress bar by."""
+    """The length of the progress bar of a measurement."""
     turns = 1 + (1 + sizes if sizes else 0)
     return turns * (WARM_UPS + rounds) + 2 * _SLOW * sizes
 
@@ -114,7 +114,7 @@ def lack_of(guest: BootedGuest) -> str | None:
 
 
 def guest_facts(spec: GuestSpec, guest: BootedGuest, parts: Parts) -> dict[str, Fact]:
-    """What was measured on."""
+    """The guest of the measurement."""
     return {
         "arch": spec.arch,
         "kernel": guest.facts.release,
@@ -126,7 +126,7 @@ def guest_facts(spec: GuestSpec, guest: BootedGuest, parts: Parts) -> dict[str, 
 
 
 class _WalkBench:
-    """The measurements on one guest, one after the other."""
+    """All measurements on one guest."""
 
     def __init__(self, readers: Readers, options: BenchOptions, task: Task) -> None:
         self.readers = readers
@@ -138,7 +138,7 @@ class _WalkBench:
         self.grown: dict[int, Spread] = {}
 
     def against_the_guest(self) -> FigureSection:
-        """Both readers in turns, and their results compared after every round."""
+        """Time both readers alternately, and compare their results after every round."""
         readers = self.readers
         self.task.update(note="host against guest")
         sides = {"host": readers.by_host} | ({} if readers.no_dump else {"guest": readers.by_guest})
@@ -167,11 +167,11 @@ class _WalkBench:
             figures.append(Figure("ratio", "dump over SSH / all of the host's", self.ratio, unit="x"))
         notes = (f"the guest's own dump not measured: {readers.no_dump}",) if readers.no_dump else ()
         return FigureSection(
-            "paired", "page tables: host against guest, in turns", readers.size_facts(), tuple(figures), notes
+            "paired", "page tables: host against guest, alternately", readers.size_facts(), tuple(figures), notes
         )
 
     def as_it_grows(self, sizes: Sequence[int], notes: Sequence[str]) -> FigureSection:
-        """The host alone, with more and more memory; the guest's dump once for each size, to compare with."""
+        """Time the host with more and more memory; the guest's dump is read once per size, for comparison."""
         points: list[Point] = []
         present = 0
         for size in (0, *sizes) if sizes else ():
@@ -194,7 +194,7 @@ class _WalkBench:
         return FigureSection("growth", title, facts | line_facts(points), tuple(figures), tuple(notes))
 
     def targets(self, memory: int) -> tuple[Target, ...]:
-        """What was hoped for on an arm64 guest with 4K pages and rodata=full, its default."""
+        """The targets, meant for an arm64 guest with 4K pages and rodata=full, its default."""
         easy = ""
         if self.by_pages < _BY_PAGES:
             easy = f"{self.by_pages:.0%} of the linear map is mapped by single pages"
@@ -236,9 +236,9 @@ class _WalkBench:
 
     def _add(self, device: str, size: int) -> None:
         guest = self.readers.guest
-        # Onlining would write to every struct page and hand out the memory: none of it is to be touched.
+        # Onlining would write to every struct page, and the guest would use the memory.
         set_auto_online(guest.shell, "offline", deadline=Deadline(self.options.timeout))
         done = memdev.plug(guest.machine, DimmSpec(device, size), deadline=Deadline(self.options.timeout))
         if done.kind != "done":
-            raise GuestError(f"the guest does not take {format_size(size)} more memory: {done.detail}")
+            raise GuestError(f"the guest does not accept {format_size(size)} more memory: {done.detail}")
         self.readers.look_again()

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line, ``memhp COMMAND``: harness.cli.parser has them all, and each has a file of its own here.
+"""The command line, ``memhp COMMAND``: harness.cli.parser defines the commands, and each has its own file here.
 
-Results go to standard output, everything else to standard error. Nothing is imported before it is needed: ``--help``
-answers at once.
+Results go to standard output, everything else to standard error. Imports are lazy, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from harness.errors import MemhpError
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP came: unwind, clean up, end with 128 + its number."""
+    """SIGTERM or SIGHUP was received: clean up and exit with 128 + its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -29,7 +28,7 @@ class Terminated(BaseException):
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    # A second signal must not cut the clean-up short; SIGKILL is there for who cannot wait.
+    # A second signal must not interrupt the clean-up; SIGKILL still can.
     for again in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(again, signal.SIG_IGN)
     raise Terminated(number)
@@ -37,7 +36,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (0 to 3 as documented; 130, 143, 129 when interrupted)."""
-    # Not list(): in this package that is the name of a command's module.
+    # Not list(): in this package it names a command's module.
     words = [*(sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in words
     before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(f"ended by {signal.Signals(end.number).name}", debug)
         return 128 + end.number
     except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter's last flush must not complain about it.
+        # The reader of our output is gone; the interpreter's last flush must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
     except Exception as error:
@@ -80,7 +79,7 @@ def _complain(message: str, debug: bool) -> None:
 
 
 def _command(name: str, arguments: Arguments) -> int:
-    """Run the command: ``run`` of the module of that name, which imports what it needs."""
+    """Call ``run`` of the command's module."""
     run: Callable[[Arguments], int] = importlib.import_module(f"harness.cli.{name}").run
     return run(arguments)
 

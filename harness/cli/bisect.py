@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``memhp run --bisect``: the exit statuses that ``git bisect run`` understands (git-bisect(1)).
 
-0 good, 1 bad, 125 cannot be tested, above 127 stop. A kernel that is not there, is no kernel, does not build or does
-not boot is none of the bug that is looked for; a misspelt option must not make every commit a bad one.
+0 good, 1 bad, 125 cannot be tested, above 127 stop. A kernel that is missing, invalid, or does not build or boot does
+not show the bug that is bisected; a misspelt option must not make every commit bad.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GOOD, BAD, UNTESTABLE = 0, 1, 125
 
 
 def run_bisect(arguments: RunArguments, run: Callable[[RunArguments], int]) -> int:
-    """Run what was asked for and say how it ended in git's terms; raises WrongBisection for a wrong request."""
+    """Call ``run`` and return git's exit status; raises WrongBisection for an invalid request."""
     kernel = arguments.kernel
     if kernel is not None and "/" in kernel and not Path(kernel).expanduser().exists():
         tell(f"no such kernel: {kernel}: this commit cannot be tested")
@@ -31,7 +31,7 @@ def run_bisect(arguments: RunArguments, run: Callable[[RunArguments], int]) -> i
     if arguments.keep:
         raise WrongBisection("--keep and --bisect exclude each other", hint="memhp run --keep shows one commit's guest")
     if not set(arguments.boot) & set(STARTS):
-        # No kernel is met twice: there is nothing to save a guest for.
+        # Every kernel is tested once: a saved boot snapshot would not be used again.
         arguments = dataclasses.replace(arguments, boot=(*arguments.boot, "cold"))
     try:
         bundle_dir_of(arguments.bundle_dir)

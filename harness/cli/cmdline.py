@@ -16,7 +16,7 @@ from harness.scenarios.boot import machine_spec, resolve
 
 
 def lines_of(argv: Sequence[str]) -> str:
-    """``argv`` for a shell, an option with its value a line, joined by backslashes."""
+    """``argv`` quoted for a shell, one option with its value per line, joined by backslashes."""
     lines: list[list[str]] = [[]]
     for word in argv:
         if word.startswith("-") and lines[-1]:
@@ -30,7 +30,7 @@ def run(arguments: CmdlineArguments) -> int:
     guest = guest_of(arguments, arguments.arch)
     parts = resolve(guest, (), default_progress())
     variables = None if parts.firmware is None else parts.firmware.vars
-    # A run hands QEMU two connected sockets; their numbers differ from run to run.
+    # A run passes QEMU two connected sockets; their numbers vary.
     channels = Channels(qmp=3, console=4, console_log=Path("console.log"), variables=variables)
     argv = command_line(machine_spec(guest, parts, parts.root.initrd), channels)
     sys.stdout.write(lines_of(argv) + "\n")

@@ -18,7 +18,7 @@ from harness.scenarios.run_options import RunOptions
 
 
 def run(arguments: CollectArguments) -> int:
-    """memhp collect: a run without steps, whose bundle is what was asked for."""
+    """memhp collect: a run without steps, whose bundle is the snapshot."""
     target = arguments.output
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"--output: {target} already exists", hint="name a directory that does not exist yet")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What was said on the command line: a frozen dataclass for each command, which harness.cli.parser fills.
+"""The command line's arguments: a frozen dataclass for each command, which harness.cli.parser fills.
 
-Numbers and sizes have been read. Names of files, kernels and QEMUs are as they were given: harness.cli.guest_options
-looks for them. Options that were not given are None, empty or False, unless the parser has a default.
+Numbers and sizes are parsed. Names of files, kernels and QEMUs are as given: harness.cli.guest_options resolves them.
+Options that were not given are None, empty or False, unless the parser has a default.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ GUEST_OPTIONS = {
     "machine_options": "--machine",
     "random_seed": "--random-seed",
 }
-#: the reports that runs can be written as: fields of ReportArguments
+#: the formats of reports: fields of ReportArguments
 REPORTS = ("json", "junit", "ktap", "kcidb", "html")
 
 
 def is_given(value: object) -> bool:
-    """True for the value of an option that was used and has no default."""
+    """True for the value of an option that was given and has no default."""
     return value is not None and value is not False and value != ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What every command takes."""
+    """Arguments of every command."""
 
     color: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuestArguments(Arguments):
-    """A guest, but for its architecture. Sizes are bytes; ``boot`` mixes the ways to boot with the ways to start."""
+    """A guest without its architecture. Sizes are in bytes; ``boot`` has both boot methods and ways to start."""
 
     guest: str | None
     kernel: str | None
@@ -75,14 +75,14 @@ class GuestArguments(Arguments):
 
     @property
     def given(self) -> dict[str, object]:
-        """The options of the guest that were used, by the field of GuestSpec that each sets."""
+        """The guest's options that were given, by the field of GuestSpec that each sets."""
         values = {name: getattr(self, name) for name in GUEST_OPTIONS}
         return {name: value for name, value in values.items() if is_given(value)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportArguments(Arguments):
-    """Reports: for each where it goes, ``-`` being standard output."""
+    """The target of each report; ``-`` is standard output."""
 
     json: str | None
     junit: str | None
@@ -93,7 +93,7 @@ class ReportArguments(Arguments):
 
     @property
     def reports(self) -> dict[str, str]:
-        """The reports that are wanted, and where they go."""
+        """The requested reports and their targets."""
         return {name: target for name in REPORTS if (target := getattr(self, name)) is not None}
 
 
@@ -219,7 +219,7 @@ class CheckArguments(ReportArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class TableArguments(GuestArguments):
-    """What memhp ptdump and memhp sections share: a saved snapshot, two of them, or a guest to boot."""
+    """Common to memhp ptdump and memhp sections: a saved snapshot, two of them, or a guest to boot."""
 
     arch: str | None
     directory: Path | None

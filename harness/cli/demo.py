@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``memhp demo``: the main job on every architecture, what needs no building first."""
+"""``memhp demo``: typical scenarios on every architecture, first those that need no kernel build."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from harness.scenarios.requirements import require_config
 from harness.scenarios.result import RunResult
 from harness.scenarios.run_options import RunOptions
 
-#: what Debian's own kernels can do, shown before anything is built
+#: run on Debian's own kernel, before anything is built
 FIRST_SCENARIOS = ("virtio-mem-resize", "pmem-kmem")
-#: one of each kind, what a reader has the patience for; ``memhp run --all`` runs every one
+#: one of each kind; ``memhp run --all`` runs all scenarios
 SCENARIOS = (
     *("dimm-cycle", "dimm-migrate", "dimm-refused", "virtio-mem-resize", "pmem-kmem", "memmap-on-memory"),
     *("partial-tables", "sub-section", "numa"),
@@ -31,7 +31,7 @@ SCENARIOS = (
 
 
 def run(arguments: DemoArguments) -> int:
-    """memhp demo: what needs no building first, then SCENARIOS; in parallel, unless --jobs says otherwise."""
+    """memhp demo: FIRST_SCENARIOS if no kernel is built yet, then SCENARIOS; in parallel, unless --jobs is given."""
     check_reports(arguments)
     guests = _guests(arguments)
     options = run_options(arguments, jobs=len(guests))
@@ -63,7 +63,7 @@ def _start_with_stock_kernel(guest: GuestSpec, options: RunOptions, reporter: Te
 
 
 def for_stock_kernel(guest: GuestSpec, reporter: TerminalReporter) -> list[Scenario]:
-    """The scenarios that Debian's kernel for this architecture has the options for."""
+    """The scenarios whose kernel options Debian's kernel for this architecture has."""
     image = kernel(arch_named(guest.arch), "debian", reporter.progress)
     able = []
     for scenario in (load_scenario(name) for name in FIRST_SCENARIOS):
@@ -74,13 +74,13 @@ def for_stock_kernel(guest: GuestSpec, reporter: TerminalReporter) -> list[Scena
 
 
 def is_built(arch: str) -> bool:
-    """True if the cache has a purpose-built kernel, so that no build is needed."""
+    """True if the cache has the purpose-built kernel."""
     found = Cache.default().entries(full=False)
     return any(entry.kind == "kernel" and is_usual(entry.path.name, arch_named(arch)) for entry in found)
 
 
 def build_kernel(guest: GuestSpec, reporter: TerminalReporter) -> None:
-    """Have the purpose-built kernel."""
+    """Build the purpose-built kernel, unless it is cached."""
     kernel(arch_named(guest.arch), None, reporter.progress)
 
 

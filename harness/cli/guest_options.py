@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From what was said on the command line to guests and ways to run them. Raises UsageError that names the option."""
+"""From command-line arguments to guests and run options. Raises UsageError that names the option."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_ARCH = "arm64"
 
 
 def read_file(text: str, option: str) -> Path:
-    """A file that is there."""
+    """An existing file."""
     path = Path(text).expanduser().resolve()
     if not path.is_file():
         raise UsageError(f"{option}: no such file: {path}", hint="check the path")
@@ -29,7 +29,7 @@ def read_file(text: str, option: str) -> Path:
 
 
 def read_kernel(text: str, option: str) -> str:
-    """A path if there is such a file or source tree or it looks like one, else a name of harness.config.selector."""
+    """The path of an existing file or source tree, else a name of harness.config.selector."""
     path = Path(text).expanduser()
     if path.is_file() or (text and is_tree(path)):
         return str(path.resolve())
@@ -42,13 +42,13 @@ def read_kernel(text: str, option: str) -> str:
 
 
 def read_qemu(text: str, option: str) -> str:
-    """The path of a file that is there, else a name of harness.config.selector."""
+    """The path of an existing file, else a name of harness.config.selector."""
     path = Path(text).expanduser()
     return text if is_debian_name(text) and not path.is_file() else str(read_file(text, option))
 
 
 def read_folder(text: str, option: str) -> Path:
-    """A directory that is there."""
+    """An existing directory."""
     path = Path(text).expanduser().resolve()
     if not path.is_dir():
         raise UsageError(f"{option}: no such directory: {path}", hint="check the path")
@@ -56,7 +56,7 @@ def read_folder(text: str, option: str) -> Path:
 
 
 def read_build_dir(text: str, option: str) -> Path:
-    """A directory that is there or can be made."""
+    """A directory that exists or can be created."""
     path = Path(text).expanduser().resolve()
     _require_no_file(path, option)
     return path
@@ -68,9 +68,9 @@ def _require_no_file(path: Path, option: str) -> None:
 
 
 def read_start(text: str, option: str) -> Start:
-    """How guests come to life."""
+    """How guests start."""
     if text not in STARTS:
-        raise UsageError(f"{option}: {text[:40]!r} is not known", hint=f"one of {', '.join(STARTS)}")
+        raise UsageError(f"{option}: unknown value {text[:40]!r}", hint=f"one of {', '.join(STARTS)}")
     return cast(Start, text)
 
 
@@ -84,7 +84,7 @@ _READERS: Mapping[str, Callable[[str, str], object]] = {
 
 
 def guest_of(arguments: GuestArguments, arch: str | None) -> GuestSpec:
-    """The guest that the options describe, on top of a guest file if one is named."""
+    """The guest that the options describe, based on the guest file if one is given."""
     base = _base(arguments.guest, arch)
     values = arguments.given
     for name, read in _READERS.items():
@@ -109,26 +109,26 @@ def _base(named: str | None, arch: str | None) -> GuestSpec:
 
 
 def arches_of(names: Sequence[str]) -> list[ArchSpec]:
-    """The architectures that were named, each once; all of them if none was."""
+    """The named architectures without duplicates; all of them if none is named."""
     return [arch_named(name) for name in dict.fromkeys(names or ARCHES)]
 
 
 def guests_of(
     arguments: GuestArguments, arches: Sequence[str], usual: Iterable[str] = (DEFAULT_ARCH,)
 ) -> list[GuestSpec]:
-    """One guest for each architecture that was named, each once; else the one of --guest, or those of ``usual``."""
+    """One guest for each named architecture; if none is named, that of --guest, or those of ``usual``."""
     names: dict[str | None, None] = dict.fromkeys(arches or ((None,) if arguments.guest else usual))
     return [guest_of(arguments, name) for name in names]
 
 
 def start_of(arguments: GuestArguments) -> Start:
-    """How guests come to life: what ``--boot`` says of that, auto if nothing."""
-    said = [word for word in arguments.boot if word in STARTS]
-    return cast(Start, said[-1]) if said else "auto"
+    """How guests start: the last such value of ``--boot``, else auto."""
+    given = [word for word in arguments.boot if word in STARTS]
+    return cast(Start, given[-1]) if given else "auto"
 
 
 def bundle_dir_of(chosen: Path | None) -> Path | None:
-    """Where bundles are kept, None if the user does not say."""
+    """Where bundles are kept, None for the default."""
     if chosen is not None:
         _require_no_file(chosen, "--bundle-dir")
     return chosen
@@ -137,7 +137,7 @@ def bundle_dir_of(chosen: Path | None) -> Path | None:
 def run_options(
     arguments: RunningArguments, *, start: Start = "auto", rounds: int | None = None, jobs: int = 1
 ) -> RunOptions:
-    """How to run; ``jobs`` is the default number of guests at a time."""
+    """How to run; ``jobs`` is the default number of parallel guests."""
     return RunOptions(
         bundle_dir=bundle_dir_of(arguments.bundle_dir),
         seed=arguments.seed,
@@ -152,7 +152,7 @@ def run_options(
 
 
 def demand_of(arguments: RunningArguments) -> Demand | None:
-    """What must be observed, and what need not be; None where the user leaves it to the kernel."""
+    """What must be observed, and what need not be; None if that depends on the kernel alone."""
     require, allowed = arguments.require, arguments.allow_unobserved
     for option, names in (("--require", require), ("--allow-unobserved", allowed)):
         unknown = [name for name in names if name not in CATALOGUE]
@@ -161,6 +161,6 @@ def demand_of(arguments: RunningArguments) -> Demand | None:
     both = sorted(set(require) & set(allowed))
     if both:
         raise UsageError(
-            f"{', '.join(both)} cannot be required and go unobserved", hint="drop it from one of the lists"
+            f"{', '.join(both)} cannot be both required and unobserved", hint="remove it from one of the lists"
         )
     return Demand(frozenset(require), frozenset(allowed)) if require or allowed else None

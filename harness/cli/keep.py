@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``memhp run --keep``: the run ends at the first guest that fails, and that guest stays."""
+"""``memhp run --keep``: the run ends at the first failing guest, which is kept running."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.scenarios.session import Session
 
 
 def run_and_keep(arguments: RunArguments) -> int:
-    """Run the scenarios as ``memhp run`` does; see ``harness.shell.keeper`` for who owns what is left."""
+    """Run the scenarios as ``memhp run`` does; ``harness.shell.keeper`` then owns the kept guest."""
     options = run_options(arguments, start=start_of(arguments), rounds=arguments.rounds)
     if options.jobs > 1:
         raise UsageError("--keep needs one guest at a time", hint="remove --jobs")
@@ -21,7 +21,7 @@ def run_and_keep(arguments: RunArguments) -> int:
     seconds = arguments.keep_for
     from harness.scenarios.runner import run_pairs
 
-    # Before anything has a thread: a fork takes along only the one that calls it.
+    # Before any thread exists: a fork copies only the calling thread.
     from harness.shell.keeper import ParentRelease, keeping_note, serve, split_off
 
     def work(release: ParentRelease) -> int:

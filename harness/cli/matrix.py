@@ -38,7 +38,7 @@ from harness.scenarios.run_options import STARTS
 #: the default folder for results
 DEFAULT_RESULTS = Path("memhp-results")
 _SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
-#: options that a matrix file has instead
+#: options that the matrix file replaces
 _NOT_HERE = {
     **{name: option for name, option in GUEST_OPTIONS.items() if name != "boot"},
     **{"arches": "--arch", "guest": "--guest", "bundle_dir": "--bundle-dir", "rounds": "--rounds", "all": "--all"},
@@ -55,7 +55,7 @@ def run_matrix(arguments: RunArguments, file: str) -> int:
     if set(arguments.boot) - set(STARTS):
         raise UsageError("--boot and --matrix exclude each other", hint=f"but for --boot {'|'.join(STARTS)}")
     check_reports(arguments)
-    # A guest has two CPUs, but seldom keeps both busy.
+    # A guest has two CPUs but rarely keeps both busy.
     jobs = arguments.jobs or os.cpu_count() or 1
     plan = make_plan(load_matrix(file))
     cells = _chosen(plan, arguments.shard)
@@ -68,7 +68,7 @@ def run_matrix(arguments: RunArguments, file: str) -> int:
 
 
 def _default_results(plan: MatrixPlan, cells: Sequence[Cell]) -> Path:
-    """The latest directory of this matrix if cells of it have not ended yet, else a new one."""
+    """The latest results directory of this matrix if it is unfinished, else a new one."""
     for root in sorted(DEFAULT_RESULTS.glob(f"{plan.name}-*"), reverse=True)[:1]:
         store = read_store(root)
         if store.digest == plan.digest and any(store.done(cell.id) is None for cell in cells):
@@ -86,7 +86,7 @@ def _chosen(plan: MatrixPlan, shard: str | None) -> tuple[Cell, ...]:
 
 
 def earlier_nights(folder: str | None, name: str, root: Path) -> History:
-    """The results of the matrix ``name`` below ``folder``, but for those in ``root``; raises UsageError."""
+    """The results of the matrix ``name`` below ``folder``, except those in ``root``; raises UsageError."""
     return {} if folder is None else read_history(check_history(folder), name=name, but=root)
 
 
@@ -121,7 +121,7 @@ def _show_plan(
 
 
 class _Board:
-    """What the workers tell, put on the board with the time that is left."""
+    """Shows the workers' progress on the board, with the remaining time."""
 
     def __init__(self, board: CellBoard, cells: Sequence[Cell], times: Mapping[str, float], jobs: int) -> None:
         self._board = board
@@ -165,7 +165,7 @@ def _run(
     with store.lock():
         waiting = [cell for cell in cells if store.finished(cell) is None]
         if not waiting:
-            tell(f"nothing to run: every cell in {root}, begun {store.created[:16]}, has a verdict")
+            tell(f"nothing to run: every cell in {root}, started {store.created[:16]}, has a verdict")
         progress, room = default_progress(), MemoryBudget.of_host()
         broken = prepare(waiting, progress)
         lack = room.lack([cell.memory for cell in waiting], jobs)
@@ -189,7 +189,7 @@ def _progress_line(done: Mapping[str, Done], cells: Sequence[Cell], root: Path) 
 
 
 def finish_matrix(arguments: ReportArguments, book: Book, root: Path, out: TextIO) -> int:
-    """Summary, reports, exit status."""
+    """Print the summary, write the reports, and return the exit status."""
     console = make_console(out, arguments.color)
     for id, _ in book.missing:
         console.print(f"no result: {id}")

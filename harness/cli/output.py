@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Rows and JSON on standard output."""
+"""Lines, rows and JSON for people and scripts."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TextIO
 
-from harness.report.text import clean
+from harness.report.text import aligned, clean
 
 
 def print_json(value: object) -> None:
-    """``value`` as indented JSON."""
+    """Print ``value`` as indented JSON."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def print_columns(rows: Sequence[Sequence[str]]) -> None:
-    """Rows in aligned columns; the last column is as long as it is."""
-    cells = [[clean(cell) for cell in row] for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    for row in cells:
-        padded = [f"{cell:<{width}}" for cell, width in zip(row[:-1], widths, strict=False)]
-        sys.stdout.write("  ".join([*padded, row[-1]]).rstrip() + "\n")
+    """Print ``rows`` in aligned columns."""
+    sys.stdout.writelines(aligned([[clean(cell) for cell in row] for row in rows]))
+
+
+def print_lines(lines: Iterable[str], out: TextIO, limit: int) -> None:
+    """Print ``lines``, cleaned and at most ``limit`` characters long, at once."""
+    out.writelines(f"{clean(line, limit=limit)}\n" for line in lines)
+    out.flush()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line parser: from words to one of harness.cli.command_arguments. Imports nothing heavy."""
+"""The command line parser: from words to a dataclass of harness.cli.command_arguments. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from harness.errors import UsageError
 
 EPILOG = """\
 exit status of run, merge, check, collect, replay, shell, attach and demo:
-  0  all passed, or met nothing but known bugs (memhp list bugs)
+  0  all passed, or only reproduced known bugs (memhp list bugs)
   1  the kernel under test broke an invariant
   2  usage or configuration error; or every scenario was skipped for an unmet requirement
   3  no verdict: infrastructure failed, or the guest refused a step that the scenario needs
@@ -45,12 +45,12 @@ _PARTS = ("qemu", "firmware", "guest-root", "kernel", "debian-kernel")
 _LISTS = ("scenarios", "verbs", "invariants", "bugs", "guests", "kernels", "support")
 
 
-#: argparse's own words, quotes around the choices depending on Python's version
+#: argparse's message; quotes around the choices depend on Python's version
 _CHOICE = re.compile(r"argument (?P<where>.*?): invalid choice: '(?P<word>.*)' \(choose from (?P<known>.*)\)", re.S)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse would print a page of usage and exit."""
+    """Raises UsageError where argparse would print its usage and exit."""
 
     def error(self, message: str) -> NoReturn:
         choice = _CHOICE.fullmatch(message)
@@ -238,7 +238,7 @@ _KERNELS = (
 
 
 def _common(parser: argparse.ArgumentParser, *, top: bool) -> None:
-    # Given before or after the command: the later parser must not reset what the earlier one found.
+    # Allowed before and after the command: the second parser must not reset the first one's values.
     parser.add_argument(
         "--color",
         choices=("auto", "always", "never"),
@@ -254,7 +254,7 @@ def _common(parser: argparse.ArgumentParser, *, top: bool) -> None:
 
 
 def _value(parser: argparse._ActionsContainer, *names: str, read: Callable[[str, str], object], **more: Any) -> None:
-    """An option whose word ``read`` turns into a value; it is told the option's name for its errors."""
+    """Add an option whose value ``read`` parses; it gets the option's name for its errors."""
     parser.add_argument(*names, type=lambda text: read(text, names[-1]), **more)
 
 
@@ -270,13 +270,18 @@ def _timeout(parser: argparse._ActionsContainer, what: str = "the boot and each 
 
 def _lines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-c", dest="lines", action="append", default=[], metavar="LINES", help="do these instead, parted by ';'"
+        "-c",
+        dest="lines",
+        action="append",
+        default=[],
+        metavar="LINES",
+        help="run these lines instead, separated by ';'",
     )
 
 
 def _tables(parser: argparse.ArgumentParser, ranges: str) -> None:
     parser.add_argument(
-        "directory", nargs="?", type=Path, metavar="DIR", help="a bundle of run, what collect wrote, a states/NNN"
+        "directory", nargs="?", type=Path, metavar="DIR", help="a bundle of run, a snapshot of collect, or a states/NNN"
     )
     _value(parser, "--state", read=read_state, metavar="N", help="which snapshot of DIR (default: the last one)")
     parser.add_argument(
@@ -292,7 +297,7 @@ def _tables(parser: argparse.ArgumentParser, ranges: str) -> None:
 def _bench(parser: argparse.ArgumentParser) -> None:
     names = "; ".join(f"{name}: {what}" for name, what in BENCHES.items())
     parser.add_argument("name", nargs="?", default=DEFAULT_BENCH, choices=BENCHES, metavar="NAME", help=names)
-    rounds = f"rounds that count (default {DEFAULT_ROUNDS})"
+    rounds = f"number of counted rounds (default {DEFAULT_ROUNDS})"
     _value(parser, "--rounds", read=read_bench_rounds, default=DEFAULT_ROUNDS, metavar="N", help=rounds)
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON (-: standard output)")
     _timeout(parser)
@@ -382,7 +387,7 @@ def _running(parser: argparse.ArgumentParser, jobs: str) -> None:
     )
     ending.add_argument("--fail-fast", action="store_true", help="stop after the first scenario that does not pass")
     parser.set_defaults(fail_fast=False)
-    require = "invariants (LIN-1,XCK-1) without which there is no verdict, whatever the kernel can show"
+    require = "invariants (LIN-1,XCK-1) that must be observed for a verdict, whatever the kernel can show"
     allow = "invariants that may go unobserved although the kernel can show them"
     _value(group, "--require", read=read_names, default=(), metavar="LIST", help=require)
     _value(group, "--allow-unobserved", read=read_names, default=(), metavar="LIST", help=allow)

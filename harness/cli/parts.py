@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What doctor and fetch want of a QEMU."""
+"""The QEMU that doctor and fetch require."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from harness.scenarios.requirements import REQUIREMENTS, device_kinds
 
 
 def able(arch: ArchSpec) -> Callable[[QemuBinary], str | None]:
-    """A QEMU will do if it can plug every kind of memory device that scenarios use."""
+    """A check that a QEMU can plug every kind of memory device that scenarios use."""
     return probe.able(arch, device_kinds(REQUIREMENTS))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``memhp ptdump``: a snapshot's page tables, or what changed in them."""
+"""``memhp ptdump``: a snapshot's page tables, or their changes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which report goes where."""
+"""The writers and targets of reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.report.kcidb import to_kcidb
 from harness.report.ktap import to_ktap
 from harness.report.text import tell
 
-#: option of a report -> what writes it
+#: option of a report -> its writer
 WRITERS: Mapping[str, Callable[[Book], str]] = {
     "json": lambda book: dumps(results_to_json(book.runs)),
     "junit": lambda book: to_junit(book.runs, [id for id, _ in book.missing]),
@@ -40,11 +40,11 @@ FILES = {
 
 
 def check_reports(arguments: ReportArguments) -> None:
-    """Raise UsageError for reports that cannot be written where they are wanted."""
+    """Raise UsageError for reports that cannot be written to their targets."""
     targets = arguments.reports
-    spoken = [f"--{name}" for name, target in targets.items() if target == STDOUT]
-    if len(spoken) > 1:
-        raise UsageError(f"{' and '.join(spoken)} both write to standard output", hint="give one of them a file")
+    printed = [f"--{name}" for name, target in targets.items() if target == STDOUT]
+    if len(printed) > 1:
+        raise UsageError(f"{' and '.join(printed)} both write to standard output", hint="give one of them a file")
     for name, target in targets.items():
         check_target(target, f"--{name}")
     if not re.fullmatch(r"[a-z0-9_]+", arguments.kcidb_origin):
@@ -53,26 +53,21 @@ def check_reports(arguments: ReportArguments) -> None:
 
 
 def results_stream(arguments: ReportArguments) -> TextIO:
-    """Where results are shown: standard output, unless a report wants it for itself."""
+    """Where results are shown: standard output, unless a report is written there."""
     return sys.stderr if STDOUT in arguments.reports.values() else sys.stdout
 
 
 def finish_reports(targets: Iterable[tuple[str, str]], book: Book, status: int) -> int:
-    """Write each report; returns the exit status: one that cannot be written does not hide a broken invariant."""
+    """Write each report; returns ``status``, or 3 if that is 0 and a report cannot be written."""
     try:
-        write_reports(targets, book)
+        for name, target in targets:
+            write_report(target, WRITERS[name](book))
     except InfraError as error:
         tell(error)
         return status or error.exit_status
     return status
 
 
-def write_reports(targets: Iterable[tuple[str, str]], book: Book) -> None:
-    """Write each report; raises InfraError for the first that cannot be written."""
-    for name, target in targets:
-        write_report(target, WRITERS[name](book))
-
-
 def all_reports(folder: Path) -> list[tuple[str, str]]:
-    """Every report, below ``folder``."""
+    """All reports, with targets in ``folder``."""
     return [(name, str(folder / file)) for name, file in FILES.items()]

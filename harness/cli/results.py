@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From scenarios and guests to results, and from those to what the user sees of them."""
+"""Runs scenarios on guests, and reports the results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness.scenarios.run_options import RunOptions
 
 @contextlib.contextmanager
 def reporter_on(stream: TextIO, color: str) -> Iterator[TerminalReporter]:
-    """Shows what happens on ``stream``."""
+    """A reporter that shows results on ``stream``."""
     reporter = TerminalReporter(stream, sys.stderr, color=color)
     try:
         yield reporter
@@ -35,14 +35,14 @@ def reporter_on(stream: TextIO, color: str) -> Iterator[TerminalReporter]:
 
 
 def open_reporter(arguments: ReportArguments) -> contextlib.AbstractContextManager[TerminalReporter]:
-    """Results on standard output, unless a report wants it for itself."""
+    """A reporter that shows results on standard output, unless a report is written there."""
     return reporter_on(results_stream(arguments), arguments.color)
 
 
 def finish(
     arguments: ReportArguments, reporter: TerminalReporter, results: Sequence[RunResult], history: str | None = None
 ) -> int:
-    """Summary, reports, exit status; ``history`` is where the report's trends come from."""
+    """Print the summary, write the reports, and return the exit status; ``history`` is the source of trends."""
     reporter.summary(results)
     nights = {} if history is None else read_history(Path(history))
     book = book_of("memhp", datetime.datetime.now(datetime.UTC).isoformat(), results, nights)
@@ -51,7 +51,7 @@ def finish(
 
 
 def chosen_scenarios(arguments: RunArguments) -> list[Scenario]:
-    """The scenarios that the user named, or all of them; raises UsageError, ConfigError."""
+    """The named scenarios, or all of them; raises UsageError, ConfigError."""
     if arguments.all and arguments.scenarios:
         raise UsageError("--all and named scenarios exclude each other", hint="name scenarios, or use --all")
     names = arguments.scenarios or known_scenarios()
@@ -63,7 +63,7 @@ def chosen_scenarios(arguments: RunArguments) -> list[Scenario]:
 def run_all(
     scenarios: Sequence[Scenario], guests: Sequence[GuestSpec], options: RunOptions, reporter: TerminalReporter
 ) -> list[RunResult]:
-    """Run every scenario on each of ``guests``, each time on a fresh one."""
+    """Run every scenario on each of ``guests``, freshly started."""
     from harness.scenarios.runner import run_pairs
 
     pairs = [(scenario, guest) for guest in guests for scenario in scenarios]

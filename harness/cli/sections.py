@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``memhp sections``: a snapshot's memory sections, or what changed in them."""
+"""``memhp sections``: a snapshot's memory sections, or their changes."""
 
 from __future__ import annotations
 

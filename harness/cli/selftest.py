@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""memhp selftest: the oracle's own test. Ends with 0 only if all that is wrong was named by the right invariant."""
+"""``memhp selftest``: tests the oracle. Exit status 0 only if the right invariant named every corruption."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from harness.arch import ARCHES
 from harness.cli.command_arguments import SelftestArguments
 from harness.cli.guest_options import guests_of, start_of
-from harness.cli.output import print_columns
+from harness.cli.output import print_columns, print_lines
 from harness.errors import UsageError
 from harness.progress import default_progress
 from harness.report.files import STDOUT, check_target, write_report
 from harness.report.json import dumps
-from harness.report.text import clean
 from harness.scenarios.run_options import RunOptions
 from harness.selftest.catalogue import chosen
 from harness.selftest.corruption import Corruption
@@ -25,7 +24,7 @@ from harness.selftest.oracle import run_selftest
 from harness.selftest.putback import KernelBug, chosen_bugs, known_bugs
 from harness.selftest.score import SelftestResult, describe, exit_status, to_json, to_lines
 
-#: a line names all corruptions that were not tried for one reason
+#: maximum length of a line, which may name many corruptions
 _MAX_LINE = 4000
 
 
@@ -43,9 +42,7 @@ def run(arguments: SelftestArguments) -> int:
     results: list[SelftestResult] = []
     for guest in guests:
         results.append(run_selftest(guest, corruptions, arguments.timeout, default_progress(), start_of(arguments)))
-        for line in to_lines(results[-1]):
-            out.write(f"{clean(line, limit=_MAX_LINE)}\n")
-        out.flush()
+        print_lines(to_lines(results[-1]), out, _MAX_LINE)
     if arguments.json is not None:
         write_report(arguments.json, dumps(to_json(results)))
     return exit_status(results)
@@ -61,7 +58,7 @@ def _list(corruptions: Sequence[Corruption], target: str | None) -> int:
 
 
 def _kernels(arguments: SelftestArguments) -> int:
-    """memhp selftest --kernels: real bugs put back, one kernel after the other."""
+    """memhp selftest --kernels: real bugs reintroduced, one kernel each."""
     if arguments.kernel is not None:
         raise UsageError("--kernel and --kernels exclude each other", hint="--kernels builds its own: see --list")
     bugs = chosen_bugs(known_bugs(), arguments.only)
@@ -71,16 +68,11 @@ def _kernels(arguments: SelftestArguments) -> int:
     out = sys.stderr if arguments.json == STDOUT else sys.stdout
     trials: list[KernelTrial] = []
 
-    def tell(line: str) -> None:
-        out.write(f"{clean(line, limit=_MAX_LINE)}\n")
-        out.flush()
-
     for guest in guests_of(arguments, arguments.arches, ARCHES):
         for trial in run_kernels(guest, bugs, options, default_progress()):
             trials.append(trial)
-            tell(line_of(trial))
-    for line in score(trials):
-        tell(line)
+            print_lines([line_of(trial)], out, _MAX_LINE)
+    print_lines(score(trials), out, _MAX_LINE)
     if arguments.json is not None:
         write_report(arguments.json, dumps(kernels_to_json(trials)))
     return kernels_exit_status(trials)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What ``memhp ptdump`` and ``memhp sections`` share: which snapshots, and how tables or their changes are printed."""
+"""Common to ``memhp ptdump`` and ``memhp sections``: choosing snapshots, printing tables or their changes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from harness.scratch import private_directory
 from harness.units import AddrRange
 
 _BUNDLE_HINT = "a bundle of memhp run, a snapshot of memhp collect, or one of its states/NNN"
-#: no facts' meta.json is larger
+#: maximum size of the facts' meta.json
 _MAX_META = 1 << 20
 
 
 def about(snapshot: Observed) -> dict[str, object]:
-    """Which snapshot it is, for JSON."""
+    """The identity of a snapshot, for JSON."""
     return {"snapshot": snapshot.label, "arch": snapshot.arch.name, "kernel": snapshot.facts.release}
 
 
@@ -46,7 +46,7 @@ def print_tables(arguments: TableArguments, value: Callable[[], object], lines: 
 def print_changes(
     arguments: TableArguments, snapshots: Sequence[Observed], rows: list[dict[str, object]], lines: Iterable[str]
 ) -> None:
-    """Print what changed between two snapshots."""
+    """Print the changes between two snapshots."""
     old, new = snapshots
     if old.state.boot_id != new.state.boot_id:
         tell("the two snapshots are of different boots: their addresses may not be comparable")
@@ -58,7 +58,7 @@ def print_changes(
 
 
 def ranges_of(arguments: TableArguments) -> list[AddrRange]:
-    """The ranges that were asked for; raises UsageError."""
+    """The ranges of --range; raises UsageError."""
     try:
         return [read_range(text) for text in arguments.range]
     except UsageError as error:
@@ -67,7 +67,7 @@ def ranges_of(arguments: TableArguments) -> list[AddrRange]:
 
 @contextlib.contextmanager
 def chosen_snapshots(arguments: TableArguments) -> Iterator[list[Observed]]:
-    """The snapshot that was asked for, or the two to compare."""
+    """The requested snapshot, or the two to compare."""
     where = arguments.directory
     guest = bool(arguments.given or arguments.guest or arguments.arch)
     if where is not None and guest:
@@ -103,9 +103,9 @@ def _to_compare(arguments: TableArguments, where: Path | None, guest: bool) -> l
 
 
 def load_snapshot(directory: Path, number: int | None) -> Observed:
-    """The snapshot ``number`` of a bundle (None: its last one), or the one that ``directory`` itself is.
+    """The snapshot ``number`` of the bundle ``directory`` (None: its last one), or the snapshot ``directory`` itself.
 
-    Raises UsageError for what is neither, or has no such snapshot; ParseError for a source that is not understood.
+    Raises UsageError if it is neither or has no such snapshot, and ParseError for a source that cannot be parsed.
     """
     if not directory.is_dir():
         raise UsageError(f"no directory {directory}", hint=_BUNDLE_HINT)
@@ -139,7 +139,7 @@ def _state_of(bundle: Path, number: int | None) -> Path:
 
 
 def _arch_of(facts: Path) -> ArchSpec:
-    """The architecture that saved facts are of, which ``load_facts`` wants to be told."""
+    """The architecture of saved facts, which ``load_facts`` requires."""
     path = facts / "meta.json"
     try:
         with path.open("rb") as file:
@@ -156,7 +156,7 @@ def _arch_of(facts: Path) -> ArchSpec:
 
 @contextlib.contextmanager
 def _booted(arguments: TableArguments) -> Iterator[Observed]:
-    """The one snapshot of a guest that is booted for it, by a run without steps."""
+    """The snapshot of a guest booted for it, by a run without steps."""
     guest = guest_of(arguments, arguments.arch)
     from harness.scenarios.runner import run_scenarios
 

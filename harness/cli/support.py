@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``memhp list support``: which memory device works with which boot method on which architecture, each cell run."""
+"""``memhp list support``: runs each combination of memory device, architecture and boot method."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from harness.scenarios.result import RunResult
 from harness.scenarios.run_options import RunOptions
 from harness.scenarios.runner import run_scenarios
 
-#: device -> the scenario that drives it through its whole life
+#: device -> the scenario that covers its whole life cycle
 PROOFS = {"pc-dimm": "dimm-cycle", "virtio-mem": "virtio-mem-resize", "virtio-pmem": "pmem-kmem"}
 
 
 @dataclass(frozen=True, slots=True)
 class SupportCell:
-    """One combination: ``works`` is yes, no (it cannot be, ``reason`` says why), or FAILED (``reason`` says where)."""
+    """One combination: ``works`` is yes, no (not supported; see ``reason``), or FAILED (see ``reason``)."""
 
     device: str
     arch: str
@@ -36,7 +36,7 @@ class SupportCell:
 
 
 def show_support(arguments: ListArguments) -> int:
-    """Run every cell and print the table; the exit status is that of the runs, where a cell that cannot be is none."""
+    """Run every cell and print the table; returns the exit status of the runs, unsupported cells excluded."""
     cells: list[SupportCell] = []
     results: list[RunResult] = []
     guests = [
@@ -61,15 +61,15 @@ def show_support(arguments: ListArguments) -> int:
 
 
 def run_cell(guest: GuestSpec, scenario: str) -> RunResult:
-    """One scenario on one guest; the bundle of a run that does not pass stays."""
+    """Run one scenario on one guest; the bundle is kept if it does not pass."""
     [result] = run_scenarios([load_scenario(scenario)], guest, RunOptions(), SilentReporter())
     return result
 
 
 def read_cell(device: str, guest: GuestSpec, result: RunResult) -> SupportCell:
-    """What a run says of its cell."""
+    """The cell that a run's result describes."""
     works = {Verdict.PASS: "yes", Verdict.KNOWN: "yes", Verdict.SKIPPED: "no"}.get(result.verdict, "FAILED")
-    # A known bug on the way is no reason against: the device did all that it was asked for.
+    # A known bug does not count: the device did everything that was requested.
     reason = "" if result.verdict is Verdict.PASS else result.reason
     if result.bundle is not None and works == "FAILED":
         reason = f"{reason} (bundle: {result.bundle})"

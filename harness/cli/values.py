@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Numbers from words of the command line. Raises UsageError that names the option. Imports nothing heavy."""
+"""Parses values of the command line. Raises UsageError that names the option. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.bench import DEFAULT_ROUNDS, MAX_ROUNDS
 from harness.errors import UsageError
 from harness.units import parse_size
 
-#: guests at a time: each has a QEMU with two vCPUs and some threads of ours
+#: maximum number of parallel guests: each has a QEMU with two vCPUs and several threads of the harness
 MAX_JOBS = 64
 #: how states of a bundle are numbered
 STATE_NUMBER = re.compile(r"[0-9]{1,9}")
@@ -32,15 +32,15 @@ def read_integer(text: str, option: str) -> int:
 
 
 def read_names(text: str, option: str) -> tuple[str, ...]:
-    """Names with commas between them."""
+    """Names separated by commas."""
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
-        raise UsageError(f"{option}: {text[:80]!r} is no list of names", hint="such as LIN-1,XCK-1")
+        raise UsageError(f"{option}: invalid list of names: {text[:80]!r}", hint="such as LIN-1,XCK-1")
     return names
 
 
 def read_seconds(text: str, option: str) -> float:
-    """A time in seconds, more than nothing and less than a day."""
+    """A time in seconds, more than 0 and at most a day."""
     try:
         value = float(text[:40])
     except ValueError:
@@ -51,7 +51,7 @@ def read_seconds(text: str, option: str) -> float:
 
 
 def read_rounds(text: str, option: str) -> int:
-    """How often the steps of a soak are repeated."""
+    """The number of repetitions of a soak's steps."""
     rounds = read_integer(text, option)
     if rounds < 1:
         raise UsageError(f"{option}: invalid number of rounds: {rounds}", hint="at least 1")
@@ -59,17 +59,17 @@ def read_rounds(text: str, option: str) -> int:
 
 
 def read_bench_rounds(text: str, option: str) -> int:
-    """How many rounds of a benchmark count."""
+    """The number of counted rounds of a benchmark."""
     rounds = read_integer(text, option)
     if not 1 <= rounds <= MAX_ROUNDS:
         raise UsageError(
-            f"{option}: invalid number of rounds: {rounds}", hint=f"1 to {MAX_ROUNDS}; {DEFAULT_ROUNDS} do"
+            f"{option}: invalid number of rounds: {rounds}", hint=f"1 to {MAX_ROUNDS}; the default is {DEFAULT_ROUNDS}"
         )
     return rounds
 
 
 def read_jobs(text: str, option: str) -> int:
-    """How many guests work at a time."""
+    """The number of parallel guests."""
     jobs = read_integer(text, option)
     if not 1 <= jobs <= MAX_JOBS:
         raise UsageError(f"{option}: invalid job count: {jobs}", hint=f"from 1 to {MAX_JOBS}")
@@ -79,5 +79,5 @@ def read_jobs(text: str, option: str) -> int:
 def read_state(text: str, option: str) -> int:
     """The number of a state of a bundle."""
     if STATE_NUMBER.fullmatch(text) is None:
-        raise UsageError(f"{option}: {text[:80]!r} is not the number of a state", hint="such as 0, the booted guest")
+        raise UsageError(f"{option}: invalid state number: {text[:80]!r}", hint="such as 0, the booted guest")
     return int(text)

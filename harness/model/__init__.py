@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The reference model: what a guest's memory must look like after everything that was done to it."""
+"""The reference model: the exact state of a guest's memory after a list of actions."""
 
-# What is done to a device is an action that its module knows.
+# Each device's module defines the actions on it.
 from harness.model import devices
 
 __all__ = ["devices"]

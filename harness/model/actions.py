@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the harness did to a guest, as values that can be logged, saved and replayed through the model.
+"""The harness's actions on a guest, as values that can be logged, saved and replayed through the model.
 
-An action stands for something that *took effect*: a refused request is recorded by its step, not here. What is done to
-one kind of device only is an action of ``harness.model.devices``.
+An action stands for something that *took effect*: a refused request is recorded by its step, not here. Actions on one
+kind of device are in ``harness.model.devices``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-#: memory_block_online types of sysfs, and what auto_online_blocks accepts beside ``offline``
+#: online types of a memory block in sysfs, which auto_online_blocks accepts beside ``offline``
 ONLINE_TYPES = ("online", "online_kernel", "online_movable")
 
 
@@ -27,7 +27,7 @@ _BY_NAME: dict[str, type[Action]] = {}
 
 
 def action(kind: type[ActionT]) -> type[ActionT]:
-    """Class decorator of an action: it is saved under the name of its class."""
+    """Class decorator of an action, which is saved under its class name."""
     _BY_NAME[kind.__name__] = kind
     return kind
 
@@ -35,7 +35,7 @@ def action(kind: type[ActionT]) -> type[ActionT]:
 @action
 @dataclass(frozen=True, slots=True)
 class Unplug(Action):
-    """The device ``id`` is gone (DEVICE_DELETED)."""
+    """The device ``id`` was removed (DEVICE_DELETED)."""
 
     id: str
 
@@ -60,7 +60,7 @@ class SetAutoOnline(Action):
 @action
 @dataclass(frozen=True, slots=True)
 class StartLoad(Action):
-    """A load of ``kind`` was started: what it has done to the kernel's page tables may stay when it rests or ends."""
+    """A load of ``kind`` was started; its effects on the kernel's page tables may remain when it is paused or ends."""
 
     kind: str
 
@@ -68,16 +68,16 @@ class StartLoad(Action):
 @action
 @dataclass(frozen=True, slots=True)
 class Reboot(Action):
-    """The guest came up once more, with every device still plugged: a new kernel, of which nothing is known yet."""
+    """The guest rebooted with every device still plugged: a new kernel, about which nothing is known yet."""
 
 
 def action_to_json(action: Action) -> dict[str, object]:
-    """Return ``action`` as a JSON object with its type under ``action``."""
+    """``action`` as a JSON object, with its type under ``action``."""
     return {"action": type(action).__name__, **dataclasses.asdict(action)}
 
 
 def action_from_json(value: Mapping[str, object]) -> Action:
-    """Inverse of action_to_json; raises ValueError for anything it did not write."""
+    """Inverse of action_to_json; raises ValueError for any other value."""
     fields = dict(value)
     name = fields.pop("action", None)
     kind = _BY_NAME.get(str(name))

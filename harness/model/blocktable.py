@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The memory blocks of a guest, and the zones that they are online in."""
+"""The memory blocks of a guest, and their zones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from harness.units import AddrRange, merge_ranges
 
 @dataclass
 class Block:
-    """One memory block: ``plugged`` bytes of it are there, of which ``self_hosted`` hold its own struct pages.
+    """One memory block: ``plugged`` bytes of it are present, of which ``self_hosted`` hold its own struct pages.
 
-    ``owner`` is the device that brought it, None for boot memory; ``zone`` is None while it is offline.
+    ``owner`` is its device, None for boot memory; ``zone`` is None while it is offline.
     """
 
     index: int
@@ -30,12 +30,12 @@ class Block:
 
     @property
     def managed(self) -> int:
-        """Bytes that are given to the buddy while it is online."""
+        """Bytes that the buddy allocator gets while it is online."""
         return self.plugged - self.self_hosted
 
 
 class BlockTable:
-    """All memory blocks by index; ``policy`` is what auto_online_blocks says."""
+    """All memory blocks by index; ``policy`` is the value of auto_online_blocks."""
 
     def __init__(self, layout: BootLayout, zones: Sequence[Zone], policy: str) -> None:
         ram = layout.machine.node_ranges()
@@ -62,7 +62,7 @@ class BlockTable:
         return AddrRange.sized(index * self.layout.block_size, self.layout.block_size)
 
     def of(self, owner: str | None) -> tuple[int, ...]:
-        """Indexes of the memory blocks that device ``owner`` brought; of boot memory for None."""
+        """Indexes of the memory blocks of device ``owner``; of boot memory for None."""
         return tuple(sorted(index for index, block in self.blocks.items() if block.owner == owner))
 
     def add(
@@ -75,9 +75,9 @@ class BlockTable:
         plugged: int | None = None,
         policy: str | None = None,
     ) -> None:
-        """add_memory_resource (mm/memory_hotplug.c, v6.12): new blocks, online if ``policy`` (None: the guest's) says.
+        """add_memory_resource (mm/memory_hotplug.c, v6.12): new blocks, onlined by ``policy`` (None: the guest's).
 
-        ``plugged`` bytes of each are there, all of it for None.
+        ``plugged`` bytes of each are present, all for None.
         """
         size, policy = self.layout.block_size, policy or self.policy
         self.zones.bring_online(node)
@@ -89,7 +89,7 @@ class BlockTable:
                 self.set_state(part.start // size, policy)
 
     def remove(self, index: int) -> None:
-        """try_remove_memory (mm/memory_hotplug.c, v6.12), of one block, whether it is offline yet or not."""
+        """try_remove_memory (mm/memory_hotplug.c, v6.12) of one block, after offlining it if necessary."""
         block = self.blocks[index]
         if block.zone is not None:
             self.set_state(index, "offline")
@@ -97,19 +97,19 @@ class BlockTable:
         self._try_offline_node(block.node)
 
     def _try_offline_node(self, node: int) -> None:
-        """try_offline_node (mm/memory_hotplug.c, v6.12): a node without memory, blocks and CPUs goes."""
+        """try_offline_node (mm/memory_hotplug.c, v6.12): a node without memory, blocks and CPUs goes offline."""
         used = any(block.node == node for block in self.blocks.values())
         if not used and self.zones.is_empty(node) and not self.layout.machine.has_cpu(node):
             self.zones.take_offline(node)
 
     def change_plugged(self, block: Block, change: int) -> None:
-        """So many bytes more of ``block`` are there, or fewer."""
+        """Plug ``change`` more bytes of ``block``, or unplug them if negative."""
         block.plugged += change
         if block.zone is not None:
             self.zones.get(block.node, block.zone).managed += change // self.layout.page_size
 
     def set_state(self, index: int, state: str) -> None:
-        """Bring a block online (one of ONLINE_TYPES) or offline; raises UsageError if there is none."""
+        """Set a block online (one of ONLINE_TYPES) or offline; raises UsageError if it does not exist."""
         block = self.blocks.get(index)
         if block is None:
             raise UsageError(f"memory{index} does not exist")
@@ -124,19 +124,19 @@ class BlockTable:
             self.zones.get(block.node, block.zone).add(piece, pages)
 
     def is_online(self, section: int, early: bool) -> bool:
-        """Whether a section is online, which is a memory block."""
+        """True if a section, which is one memory block, is online."""
         if early:
             return section not in self._offlined_boot
         block = self.blocks.get(section)
         return block is not None and block.zone is not None
 
     def onlined_since_boot(self) -> int:
-        """How many blocks more are online than after boot."""
+        """The number of online blocks less those after boot."""
         online = sum(block.owner is not None and block.zone is not None for block in self.blocks.values())
         return online - len(self._offlined_boot)
 
     def kernel_memory(self) -> tuple[AddrRange, ...]:
-        """Where pages of the kernel's own can lie: boot memory, and what is online in a kernel zone."""
+        """Where the kernel's own pages can be: boot memory, and memory online in a kernel zone."""
         lent = [
             AddrRange(place.start + block.self_hosted, place.end)
             for block in self.blocks.values()

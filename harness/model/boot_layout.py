@@ -23,12 +23,11 @@ _PAGE_EXT = re.compile(r"allocated ([0-9]{1,15}) bytes of page_ext")
 
 @dataclass(frozen=True, slots=True)
 class MachineShape:
-    """The guest as QEMU was told to build it: bytes of boot RAM per node, and room for more.
+    """The guest as QEMU was configured: bytes of boot RAM per node, and the limits for memory devices.
 
-    ``ports`` are the root ports a PCI device can be hot-plugged below, in order of creation; ``virtio_devices``
-    is how many virtio devices the guest booted with, ``acpi`` whether it booted with ACPI or a device tree.
-    ``cpu_nodes`` are the nodes with a CPU, None if all have one. ``cold`` are the devices that are there at boot, in
-    the order in which a kernel finds them.
+    ``ports`` are the root ports for hot-plugged PCI devices, in order of creation; ``virtio_devices`` is the number of
+    virtio devices at boot; ``acpi`` is True for ACPI, False for a device tree. ``cpu_nodes`` are the nodes with a CPU,
+    None if all have one. ``cold`` are the memory devices present at boot, in the order in which a kernel finds them.
     """
 
     arch: ArchSpec
@@ -56,7 +55,7 @@ class MachineShape:
         return tuple(out)
 
     def has_cpu(self, node: int) -> bool:
-        """True if a CPU belongs to ``node``: it stays online without memory then."""
+        """True if ``node`` has a CPU, and therefore stays online without memory."""
         return self.cpu_nodes is None or node in self.cpu_nodes
 
     def device_window(self) -> AddrRange:
@@ -67,9 +66,9 @@ class MachineShape:
 
 @dataclass(frozen=True)
 class BootLayout:
-    """One booted guest: machine, kernel and the state it came up in.
+    """One booted guest: machine, kernel and the state after boot.
 
-    ``kernel`` is None where vmcoreinfo could not be read: what depends on virtual addresses is then not observed.
+    ``kernel`` is None if vmcoreinfo could not be read: what depends on virtual addresses is then not observed.
     """
 
     machine: MachineShape
@@ -89,7 +88,7 @@ class BootLayout:
 
     @property
     def pageblock_size(self) -> int:
-        """Bytes of a pageblock, the least that virtio-mem unplugs (include/linux/pageblock-flags.h, v6.12).
+        """Bytes of a pageblock, the smallest unit that virtio-mem unplugs (include/linux/pageblock-flags.h, v6.12).
 
         This and every other value that depends on a kernel feature raises UnsupportedError if the feature is unknown.
         """
@@ -97,20 +96,20 @@ class BootLayout:
 
     @functools.cached_property
     def features(self) -> KernelFeatures:
-        """What this kernel does."""
+        """The features of this kernel."""
         return features_of(self.facts)
 
     @functools.cached_property
     def maps_pages_only(self) -> bool | NotObserved:
-        """True if this kernel maps RAM by single pages (rodata=full, debug_pagealloc, KFENCE), as boot RAM shows.
+        """True if this kernel maps RAM by single pages (rodata=full, debug_pagealloc, KFENCE), judging by boot RAM.
 
-        The alias of the kernel's own text and rodata is mapped by blocks either way, so read-only runs do not count.
+        The linear alias of the kernel's text and rodata is mapped by blocks in any case: read-only runs do not count.
         """
         tables, dump = self.baseline.host_tables, self.baseline.page_tables
         if self.kernel is None:
             return NotObserved("the kernel's virtual layout is unknown")
         if isinstance(tables, NotObserved) and isinstance(dump, NotObserved):
-            return NotObserved(f"no page tables were seen after boot: {tables.reason}; {dump.reason}")
+            return NotObserved(f"page tables were not observed after boot: {tables.reason}; {dump.reason}")
         seen = dump if isinstance(tables, NotObserved) else tables
         assert not isinstance(seen, NotObserved)
         ram, writable = [self.kernel.linear(r) for r in self.machine.node_ranges()], self.machine.arch.writable_word
@@ -132,22 +131,22 @@ class BootLayout:
 
     @functools.cached_property
     def page_ext_pages(self) -> int:
-        """Pages of struct page_ext that a section has while it is online, which the kernel counts as memmap.
+        """Pages of struct page_ext that an online section has, which the kernel counts as memmap.
 
-        They are there if page_owner or the like is built in; how large one is only the kernel's log tells
+        They exist if a user of page_ext such as page_owner is built in; only the kernel log gives the size
         (page_ext_init, init_section_page_ext; mm/page_ext.c, v6.12).
         """
         dmesg = self.baseline.dmesg
-        said = () if isinstance(dmesg, NotObserved) else (_PAGE_EXT.fullmatch(line.text) for line in dmesg)
-        total = next((int(found[1]) for found in said if found is not None), 0)
+        matches = () if isinstance(dmesg, NotObserved) else (_PAGE_EXT.fullmatch(line.text) for line in dmesg)
+        total = next((int(found[1]) for found in matches if found is not None), 0)
         sections = sum(r.align_outward(self.block_size).size for r in self.machine.node_ranges()) // self.block_size
         return -(-total // sections // self.page_size)
 
     def folded_memmap(self, align: int) -> int:
-        """Bytes of struct pages of one device-dax page of ``align`` bytes, 0 if this kernel does not fold them.
+        """Bytes of struct pages of one device-dax page of ``align`` bytes if this kernel folds them, else 0.
 
-        Folded, a compound page keeps two pages of vmemmap, and all others are the second one again; the memmap must be
-        in RAM (__vmemmap_can_optimize, vmemmap_populate_compound_pages; v6.12).
+        A folded compound page keeps two pages of vmemmap, and all others map to the second one; the memmap must be in
+        RAM (__vmemmap_can_optimize, vmemmap_populate_compound_pages; v6.12).
         """
         size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
         optimizes = known(self.features.folds_dax, "whether device-dax memmap is folded") and size & (size - 1) == 0
@@ -157,18 +156,18 @@ class BootLayout:
     def folds_hugetlb(self) -> bool:
         """True if the memmap of huge pages is folded (hugetlb_vmemmap_optimizable, mm/hugetlb_vmemmap.c, v6.12).
 
-        The sysctl vm.hugetlb_optimize_vmemmap can change that later, which is not followed.
+        Later changes of the sysctl vm.hugetlb_optimize_vmemmap are not tracked.
         """
         size = self.machine.arch.max_struct_page if self.kernel is None else self.kernel.struct_page_size
         folds = known(self.features.folds_hugetlb, "whether the memmap of huge pages is folded")
         return folds and size & (size - 1) == 0
 
     def self_hosted(self, size: int) -> int:
-        """Bytes at the head of each block of a DIMM of ``size`` that hold its own struct pages, 0 if they do not.
+        """Bytes at the start of each block of a DIMM of ``size`` that hold its own struct pages, 0 if none do.
 
         mhp_supports_memmap_on_memory, memory_block_memmap_on_memory_pages (mm/memory_hotplug.c, v6.12): the
-        memory_hotplug.memmap_on_memory parameter is on, and the struct pages fill whole PMDs and pageblocks; in old
-        kernels it is of one block.
+        memory_hotplug.memmap_on_memory parameter is on, and the struct pages fill whole PMDs and pageblocks; old
+        kernels also require a DIMM of one block.
         """
         mode = self.facts.parameters.get("memory_hotplug.memmap_on_memory", "N").strip()
         needed = self.memmap_bytes(AddrRange.sized(0, self.block_size))
@@ -182,19 +181,19 @@ class BootLayout:
         return 0 if taken % self.pageblock_size or taken == self.block_size else taken
 
     def boot_memory(self) -> tuple[AddrRange, ...]:
-        """Boot RAM that the kernel was told of: what firmware keeps for itself is a hole.
+        """Boot RAM that the kernel knows of, without the memory that firmware keeps.
 
-        Where /proc/iomem was read, its entries System RAM and reserved (memory that has no linear map) say so
+        Determined by the entries System RAM and reserved (memory without linear map) of /proc/iomem, if it was read
         (request_standard_resources, arch/arm64/kernel/setup.c; init_resources, arch/riscv/kernel/setup.c; v6.12).
         """
         nodes, iomem = self.machine.node_ranges(), self.baseline.iomem
         if isinstance(iomem, NotObserved):
             return nodes
-        told = [entry.range for entry in iomem if entry.name.lower() in ("system ram", "reserved")]
-        return intersect_ranges(nodes, told)
+        listed = [entry.range for entry in iomem if entry.name.lower() in ("system ram", "reserved")]
+        return intersect_ranges(nodes, listed)
 
     def node_of_pmem(self) -> int:
-        """The node of a region's ZONE_DEVICE: that of the first boot memory, whatever the SRAT says.
+        """The node of a region's ZONE_DEVICE: that of the first boot memory, regardless of the SRAT.
 
         memory_add_physaddr_to_nid (mm/numa_memblks.c, v6.12) takes the first that firmware or device tree listed; a
         kernel without CONFIG_NUMA_KEEP_MEMINFO always takes node 0.
@@ -204,7 +203,7 @@ class BootLayout:
         return listed[-1 if backwards else 0] if listed and self._keeps_meminfo() else 0
 
     def target_node_of_pmem(self) -> int:
-        """The node that kmem adds a region to: that of the device window in the SRAT, which is the last one.
+        """The node to which kmem adds a region: that of the device window in the SRAT, which is the last one.
 
         build_srat (hw/arm/virt-acpi-build.c, QEMU 10.0); phys_to_target_node (mm/numa_memblks.c, v6.12), which a
         kernel without CONFIG_NUMA_KEEP_MEMINFO lacks. A device tree does not say.
@@ -219,7 +218,7 @@ class BootLayout:
 
 
 def known(feature: T | NotObserved, what: str) -> T:
-    """The feature if it was probed; otherwise raises UnsupportedError, which says that ``what`` is unknown."""
+    """The feature if it was probed; otherwise raises UnsupportedError, saying that ``what`` is unknown."""
     if isinstance(feature, NotObserved):
         raise UnsupportedError(
             "kernel-features",
@@ -230,7 +229,7 @@ def known(feature: T | NotObserved, what: str) -> T:
 
 
 def boot_layout(machine: MachineShape, facts: KernelFacts, baseline: GuestState) -> BootLayout:
-    """Put together what is known of a booted guest.
+    """The layout of a booted guest.
 
     Raises UnsupportedError for a page size that the architecture does not have.
     """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest that booted with memory devices: the state that its boot would have had without them.
+"""A guest that booted with memory devices: computes the boot state without them.
 
-Every check compares with a boot that nothing was plugged into. Where devices were there before the kernel was (cold
-plug, a warm reboot), that boot is this one less what the devices brought: nothing of it is online yet, so that neither
-zones nor MemTotal know of it.
+Every check compares with a boot without plugged devices. If devices were present before the kernel started (cold plug,
+a warm reboot), that baseline is this boot less the devices' memory: it is not online yet, so neither zones nor MemTotal
+include it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _MEMMAP = ("nr_memmap", "nr_memmap_pages")
 
 
 def plugged_devices(model: MemoryModel) -> tuple[Action, ...]:
-    """What ``model``'s machine holds, as actions in the order in which a kernel finds it when it boots.
+    """The devices of ``model``, as actions in the order in which a booting kernel finds them.
 
-    Virtio devices are numbered anew. Raises UsageError for a device that the model cannot follow through a boot.
+    Virtio devices are numbered again. Raises UsageError for a device that the model cannot track across a boot.
     """
     ports = model.layout.machine.ports
     found = [(device.replug(), device.boot_rank(ports)) for device in model.devices.values()]
@@ -46,9 +46,9 @@ def plugged_devices(model: MemoryModel) -> tuple[Action, ...]:
 def booted_model(
     machine: MachineShape, facts: KernelFacts, state: GuestState, plugged: Sequence[Action]
 ) -> MemoryModel:
-    """The model of a guest that came up with ``plugged`` in it; ``state`` is the first look at it.
+    """The model of a guest that booted with the ``plugged`` devices; ``state`` is its first snapshot.
 
-    Raises UnsupportedError if the memory came online by itself.
+    Raises UnsupportedError if the memory came online automatically.
     """
     if not plugged:
         return MemoryModel(boot_layout(machine, facts, state))
@@ -72,7 +72,7 @@ def _follow(layout: BootLayout, plugged: Iterable[Action]) -> MemoryModel:
 
 
 def _without(layout: BootLayout, model: MemoryModel) -> GuestState:
-    """The state of ``layout`` less all that the devices of ``model`` brought."""
+    """The state of ``layout`` without the devices of ``model``."""
     state, window, expected = layout.baseline, layout.machine.device_window(), model.expected()
     changes: dict[str, object] = {}
     if not isinstance(state.iomem, NotObserved):
@@ -85,7 +85,7 @@ def _without(layout: BootLayout, model: MemoryModel) -> GuestState:
         changes["backends"] = {id: size for id, size in state.backends.items() if id not in gone}
     if not isinstance(state.vmstat, NotObserved):
         less = {name: state.vmstat[name] - expected.memmap_pages for name in _MEMMAP if name in state.vmstat}
-        # How many of the kernel's page tables serve the devices is unknown.
+        # The number of page tables that belong to the devices is unknown.
         changes["vmstat"] = {k: less.get(k, v) for k, v in state.vmstat.items() if k != "nr_page_table_pages"}
     if layout.kernel is not None:
         virtual = merge_ranges([*map(layout.kernel.linear, expected.hot), *map(layout.kernel.memmap, expected.hot)])
@@ -98,7 +98,7 @@ def _inside(block: MemoryBlock, layout: BootLayout, window: AddrRange) -> bool:
 
 
 def _without_bars(entry: IomemEntry) -> IomemEntry:
-    """``entry`` less the BARs of what is plugged into a port below it."""
+    """``entry`` without the BARs of devices plugged into ports below it."""
     bus = _BUS.fullmatch(entry.name)
     own = f"{bus[1]}:00.0" if bus is not None else None
     kept = tuple(_without_bars(child) for child in entry.children if child.name != own)
@@ -106,7 +106,7 @@ def _without_bars(entry: IomemEntry) -> IomemEntry:
 
 
 def _tables_without(state: GuestState, gone: Sequence[AddrRange]) -> dict[str, object]:
-    """Page tables less the mappings in ``gone``, and less the table pages that serve nothing else."""
+    """Page tables without the mappings in ``gone``, and without the table pages that are used only for them."""
     changes: dict[str, object] = {}
     if not isinstance(state.page_tables, NotObserved):
         mappings = tuple(part for mapping in state.page_tables.mappings for part in _cut(mapping, gone))

@@ -12,10 +12,10 @@ from harness.units import AddrRange
 
 @dataclass(frozen=True, slots=True)
 class IomemAddition:
-    """An entry that must stand in /proc/iomem beside those of the boot; ``owner`` is the device's id.
+    """An entry that /proc/iomem must have in addition to those after boot; ``owner`` is the device's id.
 
-    Nesting follows from the ranges: an addition lies below the smallest entry that covers it, and of two with the
-    same range the earlier one in the model's order is the parent.
+    Nesting follows from the ranges: the parent of an addition is the smallest entry that covers it; of two entries
+    with the same range, the earlier one in the model's order is the parent.
     """
 
     range: AddrRange
@@ -25,7 +25,7 @@ class IomemAddition:
 
 @dataclass(frozen=True, slots=True)
 class PciWindow:
-    """A hot-plugged PCI device: below bridge bus ``port`` the firmware-chosen BARs may stand, and nothing else new."""
+    """A hot-plugged PCI device: its BARs may appear below bridge bus ``port``, and nothing else new."""
 
     port: str
     owner: str
@@ -33,11 +33,11 @@ class PciWindow:
 
 @dataclass(frozen=True, slots=True)
 class LinearPiece:
-    """A physical range that one arch_add_memory() call maps: leaves never span two calls.
+    """A physical range that one arch_add_memory() call maps; leaves never span two calls.
 
     ``pages`` is ram (add_memory_resource, mapped with pgprot_mhp) or device (memremap_pages, plain PAGE_KERNEL).
-    ``altmap`` is the part of the device that holds its struct pages, None if they lie in memory that was online then.
-    ``folded`` is the bytes of struct pages of which only the first two pages have frames of their own, 0 if all have.
+    ``altmap`` is the part of the device that holds its struct pages, None if they are in memory that was online then.
+    ``folded`` is the size of a folded memmap, of which only the first two pages have their own frames, 0 if not folded.
     """
 
     range: AddrRange
@@ -49,7 +49,7 @@ class LinearPiece:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedSection:
-    """One present entry of mem_section: flags by the names of ``state.Section``, bit N for sub-section N."""
+    """One present entry of mem_section: flags named as in ``state.Section``, bit N for sub-section N."""
 
     number: int
     flags: frozenset[str]
@@ -58,16 +58,16 @@ class ExpectedSection:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedState:
-    """What every source must show. Bytes and half-open ranges, except zone counts (pages) as in ``state.Zone``.
+    """The state that every source must show. Bytes and half-open ranges; zone counts in pages as in ``state.Zone``.
 
     ``memmap`` are the physical ranges (sub-section multiples) whose struct pages are mapped, boot sections included;
-    ``hot`` is the part of them that came after boot, ``memmap_pages`` the pages that describe it. ``virtio_names``
-    maps device ids to the kernel's virtioN name. ``linear_split`` tells that single pages of the linear map have had
-    other permissions, ``memmap_split`` that the memmap of huge pages has been folded: neither puts the larger leaves
-    back that it has split. ``managed_bytes`` is the change of MemTotal since boot.
-    ``dax_states`` maps the dax devices that the kmem driver has to what their state file must say, where the kernel has
-    that (drivers/dax/kmem.c, v7.3). ``spanned`` maps the memory blocks of hot-added RAM that a leaf of the linear map
-    reaches beyond to which leaf that is; not observed where nothing tells how this kernel maps RAM.
+    ``hot`` is the part of them added after boot, ``memmap_pages`` the pages that describe it. ``virtio_names`` maps
+    device ids to the kernel's virtioN name. ``linear_split``: permissions of single pages of the linear map were
+    changed; ``memmap_split``: the memmap of huge pages was folded; both split larger leaves for good.
+    ``managed_bytes`` is the change of MemTotal since boot.
+    ``dax_states`` maps the dax devices bound to the kmem driver to the content of their state file, on kernels that
+    have it (drivers/dax/kmem.c, v7.3). ``spanned`` maps memory blocks of hot-added RAM to the leaf of the linear map
+    that extends beyond them; not observed if it is unknown how this kernel maps RAM.
     """
 
     devices: tuple[MemoryDevice, ...]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which page-table pages an architecture keeps although nothing is mapped below them."""
+"""The page-table pages that an architecture keeps although they map nothing."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Slot = tuple[str, AddrRange]
 def kept_tables(
     rules: TableRules, levels: Sequence[TableLevel], windows: Iterable[AddrRange], once: Sequence[AddrRange]
 ) -> frozenset[Slot]:
-    """Tables that are there for good: ``levels`` from the root down, ``windows`` of linear map and vmemmap.
+    """Tables that are never freed: ``levels`` from the root down, ``windows`` of linear map and vmemmap.
 
-    ``once`` are the virtual ranges that were mapped at any time since boot, boot's included. Where tables are kept that
-    reach beyond a window, such a table exists once anything in it was mapped: no larger entry could have done instead,
-    as that would have reached beyond the window as well.
+    ``once`` are the virtual ranges that were mapped at any time since boot, including boot's. On an architecture that
+    keeps tables that extend beyond a window, such a table exists once anything in it was mapped: a larger entry cannot
+    have been used instead, as it would extend beyond the window, too.
     """
     kept: set[Slot] = set()
     for window in windows:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which leaf entries map a range of the linear map."""
+"""The leaf entries that map a range of the linear map."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LeafRun:
 
     @property
     def shape(self) -> tuple[str, bool]:
-        """What makes two leaves alike."""
+        """Level and contiguous hint, by which runs are joined."""
         return self.level, self.contiguous
 
 
@@ -40,7 +40,7 @@ def leaf_runs(piece: AddrRange, paging: PagingMode, offset: int, *, pages_only: 
 
 
 def join_runs(runs: Iterable[LeafRun]) -> tuple[LeafRun, ...]:
-    """Join runs that touch and are alike; they come in address order."""
+    """Join adjacent runs of equal shape; ``runs`` are in address order."""
     out: list[LeafRun] = []
     for run in runs:
         last = out[-1] if out else None

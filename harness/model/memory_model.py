@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The reference model: boot layout + what was done = the exact state of the guest's memory."""
+"""The reference model: boot layout + actions = the exact state of the guest's memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.model.sparse_sections import SectionTable
 from harness.state import NotObserved
 from harness.units import AddrRange, merge_ranges
 
-#: loads that change the permissions of single pages of the linear map; of huge pages
+#: loads that change the permissions of single pages of the linear map; the load that uses huge pages
 SPLITTING_LOADS = frozenset({"bpf", "memfd-secret"})
 HUGE_PAGE_LOAD = "hugetlb"
 
@@ -24,8 +24,8 @@ HUGE_PAGE_LOAD = "hugetlb"
 class MemoryModel:
     """Follows the actions and predicts the state after each of them.
 
-    Everything comes from the boot layout, the actions, and QEMU's documented placement; nothing from the guest's
-    later reports. ``apply`` raises UsageError for an action that contradicts what was done before.
+    Everything comes from the boot layout, the actions, and QEMU's documented placement; nothing from later reports of
+    the guest. ``apply`` raises UsageError for an action that contradicts earlier ones.
     """
 
     def __init__(self, layout: BootLayout) -> None:
@@ -45,7 +45,7 @@ class MemoryModel:
         self._boot_managed = sum(zone.managed for zone in baseline.zones) * layout.page_size
 
     def apply(self, action: Action) -> None:
-        """Take note of something that took effect."""
+        """Follow an action that took effect."""
         match action:
             case DeviceAction():
                 action.follow(self.devices, self._table)
@@ -69,7 +69,7 @@ class MemoryModel:
             raise UsageError(f"{id} was not plugged")
 
     def _follow_pieces(self) -> None:
-        """Take the calls of arch_add_memory and arch_remove_memory that the action came to into account."""
+        """Follow the calls of arch_add_memory and arch_remove_memory that resulted from the action."""
         pieces = (piece for device in self.devices.values() for piece in device.linear(self.layout))
         before, now = set(self._pieces), sorted(pieces, key=lambda piece: piece.range)
         for piece in sorted(before.difference(now), key=lambda piece: piece.range):
@@ -81,7 +81,7 @@ class MemoryModel:
         self._once = merge_ranges([*self._once, *(piece.range for piece in now)])
 
     def place(self, size: int, alignment: int = BACKEND_ALIGNMENT) -> AddrRange:
-        """Where QEMU puts a device that is given no address; raises UsageError if nothing fits."""
+        """Where QEMU places a device without an address; raises UsageError if nothing fits."""
         return free_place(self.layout, self.devices, size, alignment)
 
     @property
@@ -94,7 +94,7 @@ class MemoryModel:
         return self._table.range_of(index)
 
     def blocks_of(self, id: str) -> tuple[int, ...]:
-        """Indexes of the memory blocks that device ``id`` brought."""
+        """Indexes of the memory blocks of device ``id``."""
         return self._table.of(id)
 
     def boot_blocks(self) -> tuple[int, ...]:
@@ -102,11 +102,11 @@ class MemoryModel:
         return self._table.of(None)
 
     def kept_blocks(self) -> Mapping[int, str]:
-        """The blocks that this kernel is known not to take offline once they are online, and why."""
+        """The blocks that this kernel refuses to offline, and why."""
         return kept_blocks(self.layout, self._pieces)
 
     def _memmap_split(self) -> bool:
-        """True if there are huge pages, or have been, and this kernel folds their memmap."""
+        """True if there are or were huge pages, and this kernel folds their memmap."""
         meminfo = self.layout.baseline.meminfo
         at_boot = not isinstance(meminfo, NotObserved) and meminfo.get("Hugetlb", 0) > 0
         return (at_boot or HUGE_PAGE_LOAD in self.loads) and self.layout.folds_hugetlb()
@@ -119,7 +119,7 @@ class MemoryModel:
         return total + self._table.onlined_since_boot() * self.layout.page_ext_pages
 
     def expected(self) -> ExpectedState:
-        """The state that must be found now."""
+        """The expected current state."""
         layout, linear, devices = self.layout, self._pieces, self.devices.values()
         hot = merge_ranges(piece.range for piece in linear)
         boot = [r.align_outward(layout.block_size) for r in layout.machine.node_ranges()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which memory blocks must stay online because a leaf of the linear map reaches beyond them."""
+"""Memory blocks that must stay online because a leaf of the linear map extends beyond them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.units import AddrRange, format_size
 
 
 def ram_leaves(layout: BootLayout, piece: AddrRange, *, pages_only: bool) -> tuple[LeafRun, ...]:
-    """The leaves, by virtual address, that one call maps physical ``piece`` with; the linear map must be known."""
+    """The leaves, at virtual addresses, of one call that maps physical ``piece``; the linear map must be known."""
     kernel = layout.kernel
     assert kernel is not None
     offset = kernel.linear_start - kernel.phys_offset
@@ -24,11 +24,11 @@ def ram_leaves(layout: BootLayout, piece: AddrRange, *, pages_only: bool) -> tup
 
 
 def spanned_blocks(layout: BootLayout, linear: Iterable[LinearPiece]) -> dict[int, str] | NotObserved:
-    """The memory blocks of hot-added RAM with an edge inside of a leaf, and which leaf that is.
+    """The memory blocks of hot-added RAM with an edge inside a leaf, and that leaf.
 
-    Where the kernel looks (``KernelFeatures.keeps_spanned_blocks``), such a block never goes offline: to unmap it would
-    split the leaf (can_unmap_without_split, arch/arm64/mm/mmu.c, v7.3). The memmap of a whole block ends with a leaf of
-    vmemmap, whatever its size.
+    On kernels that check this (``KernelFeatures.keeps_spanned_blocks``), such a block never goes offline: unmapping it
+    would split the leaf (can_unmap_without_split, arch/arm64/mm/mmu.c, v7.3). The memmap of a whole block always ends
+    at the end of a vmemmap leaf.
     """
     pages_only, kernel = layout.maps_pages_only, layout.kernel
     if isinstance(pages_only, NotObserved):
@@ -46,7 +46,7 @@ def spanned_blocks(layout: BootLayout, linear: Iterable[LinearPiece]) -> dict[in
 
 
 def kept_blocks(layout: BootLayout, linear: Iterable[LinearPiece]) -> Mapping[int, str]:
-    """The blocks of ``linear`` that this kernel is known not to take offline once they are online, and why."""
+    """The blocks of ``linear`` that this kernel refuses to offline, and why."""
     spanned = spanned_blocks(layout, linear)
     known = layout.features.keeps_spanned_blocks is True
     return spanned if known and not isinstance(spanned, NotObserved) else {}

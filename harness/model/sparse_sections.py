@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""mem_section as mm/sparse.c and mm/memory_hotplug.c (v6.12) leave it after each change."""
+"""mem_section after each change, as by mm/sparse.c and mm/memory_hotplug.c (v6.12)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.units import AddrRange
 
 @dataclass
 class _Section:
-    """``bits`` is the sub-section bitmap; ``device`` the taint that ZONE_DEVICE leaves."""
+    """``bits`` is the sub-section bitmap; ``device`` the taint by ZONE_DEVICE."""
 
     bits: int
     early: bool
@@ -26,12 +26,12 @@ class SectionTable:
         self.section_size = section_size
         self.subsection_size = subsection_size
         self._sections: dict[int, _Section] = {}
-        # memory_present, sparse_init_subsection_map: every sub-section that holds some boot memory
+        # memory_present, sparse_init_subsection_map: every sub-section that contains boot memory
         for number, bits in self._parts(boot):
             self._sections.setdefault(number, _Section(0, early=True)).bits |= bits
 
     def _parts(self, pieces: Iterable[AddrRange]) -> Iterator[tuple[int, int]]:
-        """(section, bitmap) of each section that one of ``pieces`` touches."""
+        """(section, bitmap) of each section that one of ``pieces`` overlaps."""
         for piece in pieces:
             for part in piece.align_outward(self.subsection_size).chunks(self.section_size):
                 number, offset = divmod(part.start, self.section_size)
@@ -39,7 +39,7 @@ class SectionTable:
                 yield number, ((1 << count) - 1) << first
 
     def add(self, piece: AddrRange, *, device: bool) -> None:
-        """sparse_add_section for each section of ``piece``; ``device`` memory goes to ZONE_DEVICE at once.
+        """sparse_add_section for each section of ``piece``; ``device`` memory immediately joins ZONE_DEVICE.
 
         move_pfn_range_to_zone taints the sections that a ZONE_DEVICE range covers in part.
         """
@@ -51,7 +51,7 @@ class SectionTable:
                     self._sections[edge // self.section_size].device = True
 
     def remove(self, piece: AddrRange) -> None:
-        """section_deactivate: a section goes with its last sub-section, its flags with it."""
+        """section_deactivate: a section and its flags are removed with its last sub-section."""
         for number, bits in self._parts([piece]):
             section = self._sections[number]
             section.bits &= ~bits
@@ -59,7 +59,7 @@ class SectionTable:
                 del self._sections[number]
 
     def to_state(self, online: Callable[[int, bool], bool]) -> tuple[ExpectedSection, ...]:
-        """The sections in order; ``online(number, early)`` tells which of them are."""
+        """The sections in order; ``online(number, early)`` is True for online ones."""
         found = []
         for number, section in sorted(self._sections.items()):
             flags = {"present", "has-mem-map"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which frames vmemmap leads to where the kernel's choice can be foretold."""
+"""The frames of vmemmap that can be predicted."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from harness.units import AddrRange, align_up
 
 
 def altmap_start(piece: LinearPiece, layout: BootLayout) -> int | None:
-    """Where the frames of a memmap begin that lies on its own device; they follow one another from there.
+    """The physical start of a memmap on its own device, whose frames are contiguous from there.
 
-    None where they lie elsewhere or their places cannot be foretold. altmap_alloc_block_buf (mm/sparse-vmemmap.c,
-    v6.12) hands the reserved pages out from the first to the last, in naturally aligned units, as __add_pages comes to
-    section after section. A unit is a PMD where a whole section's struct pages fill PMDs (or vmemmap is populated by
-    nothing less), else a page. What alignment skipped is counted once more when a device is bound to its driver a
-    second time: with units of two sizes the places depend on that.
+    None if they are elsewhere or cannot be predicted. altmap_alloc_block_buf (mm/sparse-vmemmap.c, v6.12) allocates the
+    reserved pages in order, in naturally aligned units, section by section as __add_pages proceeds. A unit is a PMD if
+    a whole section's struct pages fill PMDs (or vmemmap is populated only by PMDs), else a page. Pages skipped for
+    alignment are counted again when a device is bound to its driver a second time: with units of two sizes the
+    addresses depend on that.
     """
     kernel = layout.kernel
     if kernel is None or piece.altmap is None or kernel.struct_page_size != layout.machine.arch.max_struct_page:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Zone arithmetic of mm/memory_hotplug.c (v6.12): which zone a range joins, and what spans are left behind."""
+"""Zone arithmetic of mm/memory_hotplug.c (v6.12): which zone a range joins, and the resulting spans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.units import AddrRange, merge_ranges, subtract_ranges
 
 DEVICE = "Device"
 MOVABLE = "Movable"
-#: kernel zones from lowest to highest; what a kernel was built without never shows in zoneinfo
+#: kernel zones from lowest to highest; zoneinfo does not show those that a kernel was built without
 KERNEL_ZONES = ("DMA", "DMA32", "Normal")
 
 
@@ -20,7 +20,7 @@ class ZoneModel:
     """One zone of one node; addresses in bytes, counts in pages.
 
     ``span`` is the zone's spanned range or None while it is empty; ``online`` are the ranges onlined into it.
-    For boot memory ``online`` is the boot RAM inside the span, so that shrinking can find what remains.
+    For boot memory ``online`` is the boot RAM inside the span, which shrinking needs.
     """
 
     node: int
@@ -46,7 +46,7 @@ class ZoneModel:
             self.span = AddrRange(min(self.span.start, piece.start), max(self.span.end, piece.end))
 
     def remove(self, piece: AddrRange, managed: int) -> None:
-        """offline_pages(): shrink_zone_span() only looks further when an end of the span goes."""
+        """offline_pages(): shrink_zone_span() changes the span only if the range is at one of its ends."""
         self.online = list(subtract_ranges(self.online, [piece]))
         self.present -= piece.size // self.page_size
         self.managed -= managed
@@ -82,7 +82,7 @@ class ZoneTable:
             )
 
     def get(self, node: int, name: str) -> ZoneModel:
-        """The zone; raises KeyError where the kernel has none."""
+        """The zone; raises KeyError if the kernel does not have it."""
         return self._zones[node, name]
 
     def nodes(self) -> tuple[int, ...]:
@@ -93,12 +93,12 @@ class ZoneTable:
         return all(zone.span is None for (owner, _), zone in self._zones.items() if owner == node)
 
     def bring_online(self, node: int) -> None:
-        """hotadd_init_pgdat(): a node has every zone that the kernel has, empty as yet."""
+        """hotadd_init_pgdat(): a new node has every zone of the kernel, all empty."""
         for name in dict.fromkeys(name for _, name in self._zones):
             self._zones.setdefault((node, name), ZoneModel(node, name, self.page_size, None, 0, 0))
 
     def take_offline(self, node: int) -> None:
-        """node_set_offline(): its zones show no more."""
+        """node_set_offline(): its zones disappear."""
         self._zones = {key: zone for key, zone in self._zones.items() if key[0] != node}
 
     def default_kernel_zone(self, node: int, piece: AddrRange) -> str:

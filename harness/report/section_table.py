@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.report.text import clean
+from harness.report.text import aligned, clean
 from harness.state import Section
 from harness.units import AddrRange, merge_ranges
 
@@ -58,7 +58,7 @@ def render_sections(sections: Sequence[Section], shape: SectionShape) -> Iterato
 
     The last column has the present physical ranges of a partial section.
     """
-    yield from _aligned([_header(sections, shape), *(_cells(section, shape) for section in sections)])
+    yield from aligned([_header(sections, shape), *(_cells(section, shape) for section in sections)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def render_section_changes(changes: Sequence[SectionChange], shape: SectionShape
                 rows.append((f"{sign}{number}", *rest))
         if change.before is not None and change.after is not None:
             rows[-1] = (*rows[-1][:-1], f"{rows[-1][-1]}  # {', '.join(section_differences(change))}".lstrip())
-    yield from _aligned(rows)
+    yield from aligned(rows)
 
 
 def section_differences(change: SectionChange) -> list[str]:
@@ -157,10 +157,3 @@ def _cells(section: Section, shape: SectionShape) -> tuple[str, ...]:
         f"{section.usage:#018x}",
         ", ".join(str(place) for place in present),
     )
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        padded = [f"{cell:<{width}}" for cell, width in zip(row[:-1], widths, strict=False)]
-        yield "  ".join([*padded, row[-1]]).rstrip() + "\n"

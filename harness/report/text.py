@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 
 from harness.check import CheckResult, Verdict
 
@@ -47,6 +48,14 @@ def seconds(value: float) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 step``, ``3 steps``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines with aligned columns; the last column is not padded."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = [f"{cell:<{width}}" for cell, width in zip(row[:-1], widths, strict=False)]
+        yield "  ".join([*padded, row[-1]]).rstrip() + "\n"
 
 
 def invariants_line(checks: tuple[CheckResult, ...]) -> str:

@@ -137,7 +137,7 @@ def test_points_off_a_line() -> None:
     assert [part > 0 for part in line.deviations] == [False, True, False]
     # Quadratic cost does not pass for linear.
     assert fit_line([(x, x * x) for x in (1, 4, 16, 64)]).worst > 0.5
-    with pytest.raises(ValueError, match="less than three points"):
+    with pytest.raises(ValueError, match="a fit needs at least three points"):
         fit_line([(1, 1.0), (2, 2.0)])
 
 

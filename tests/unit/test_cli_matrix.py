@@ -204,7 +204,7 @@ def test_without_a_directory_the_latest_is_gone_on_with_until_it_is_whole(
     (store.cell_dir(plan.cells[1].id) / "result.json").write_text(dumps(results_to_json([GOOD])))
     store.end(plan.cells[1], 5.0, "2026-01-01T00:00:00+00:00")
     assert main(["run", "--matrix", matrix, "--results", str(root)]) == 0
-    assert f"nothing to run: every cell in {root}, begun 2026-01-01T00:00, has a verdict" in capsys.readouterr().err
+    assert f"nothing to run: every cell in {root}, started 2026-01-01T00:00, has a verdict" in capsys.readouterr().err
 
 
 def test_merging_writes_every_report(

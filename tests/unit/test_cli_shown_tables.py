@@ -140,7 +140,7 @@ def test_sections(capsys: pytest.CaptureFixture[str]) -> None:
         (["ptdump", ARM64, "-a", "arm64"], "a snapshot's directory and options of a guest exclude each other\n"),
         (["ptdump", ARM64, "--kernel", "debian"], "a snapshot's directory and options of a guest exclude each other\n"),
         (["ptdump", ARM64, "--state", "7"], f"{ARM64} has no snapshot 7: no such state\n  hint: known: 2\n"),
-        (["ptdump", ARM64, "--state", "last"], "--state: 'last' is not the number of a state\n  hint: such as 0"),
+        (["ptdump", ARM64, "--state", "last"], "--state: invalid state number: 'last'\n  hint: such as 0"),
         (
             ["ptdump", ARM64 / "states/002", "--state", "2"],
             f"--state: {ARM64}/states/002 is one snapshot, not a bundle",
@@ -156,7 +156,7 @@ def test_sections(capsys: pytest.CaptureFixture[str]) -> None:
         (["ptdump", "-a", "arm64", "--state", "1"], "--state: a guest booted here has only one snapshot\n"),
         (["ptdump", "-a", "arm64", "--diff", "1", "2"], "--diff compares saved snapshots, not guests to boot\n"),
         (["ptdump", ARM64, "--state", "2", "--diff", "0", "2"], "--state and --diff exclude each other\n"),
-        (["ptdump", ARM64, "--diff", "2", ARM64], f"--diff: {str(ARM64)[:80]!r} is not the number of a state\n"),
+        (["ptdump", ARM64, "--diff", "2", ARM64], f"--diff: invalid state number: {str(ARM64)[:80]!r}\n"),
         (["ptdump", "--diff", "0", "2"], "no directory 0\n"),
         (["ptdump", "--diff", ARM64, RISCV64], "--diff: one snapshot is of arm64, the other of riscv64\n"),
         (["ptdump", "--diff", ARM64], "argument --diff: expected 2 arguments\n"),

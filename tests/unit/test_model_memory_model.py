@@ -262,7 +262,7 @@ def test_foreign_json_is_refused() -> None:
     ("action", "message"),
     [
         (Unplug("nope"), "nope was not plugged"),
-        (Resize("nope", 0), "nope is not a VirtioMem"),
+        (Resize("nope", 0), "no VirtioMem nope is plugged"),
         (SetBlock(99, "online"), "memory99 does not exist"),
         (PlugDimm("big", 64 * GIB), "no room for 64G"),
     ],

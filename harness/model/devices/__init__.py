@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory devices as the model sees them: what QEMU holds, and what each driver does with it.
+"""Memory devices in the model: what QEMU plugs, and what each driver does with it.
 
-One module for each kind of device; all that are in this folder are known.
+There is one module per kind of device; all modules of this folder are imported.
 """
 
 import importlib

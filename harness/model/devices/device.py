@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What every memory device has, and what every action on one does."""
+"""Base classes of memory devices and of actions on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.units import MIB, AddrRange, align_up, format_size
 BACKEND_ALIGNMENT = 2 * MIB
 
 
-#: what query-memory-devices calls each kind of device that is known
+#: the known kinds of devices, named as in query-memory-devices
 KINDS: set[str] = set()
 
 
@@ -28,7 +28,7 @@ KINDS: set[str] = set()
 class Device(abc.ABC):
     """One plugged memory device; ``range`` is its place in guest-physical memory.
 
-    ``kind`` is what query-memory-devices calls it.
+    ``kind`` is its name in query-memory-devices.
     """
 
     kind: ClassVar[str]
@@ -40,7 +40,7 @@ class Device(abc.ABC):
         KINDS.update({cls.__dict__["kind"]} if "kind" in cls.__dict__ else ())
 
     def qmp(self) -> MemoryDevice:
-        """Its entry in the answer of query-memory-devices."""
+        """Its entry in query-memory-devices."""
         return MemoryDevice(
             id=self.id,
             kind=self.kind,
@@ -56,18 +56,18 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def iomem(self, layout: BootLayout) -> Iterable[IomemAddition]:
-        """The lines that it adds to /proc/iomem, a parent before its children."""
+        """The entries that it adds to /proc/iomem, parents before children."""
 
     @abc.abstractmethod
     def linear(self, layout: BootLayout) -> Iterable[LinearPiece]:
-        """What the kernel maps of it, each call of arch_add_memory for itself."""
+        """The ranges that the kernel maps, one for each call of arch_add_memory."""
 
     def dax_states(self) -> Mapping[str, str]:
-        """The state files of its dax devices that the kmem driver has."""
+        """The state files of its dax devices that are bound to the kmem driver."""
         return {}
 
     def went_online(self, blocks: BlockTable) -> bool:
-        """A block of it was brought online by hand; true if its driver has added more for that."""
+        """Follow the onlining of one of its blocks by hand; True if its driver then added more memory."""
         return False
 
     def replug(self) -> Action:
@@ -75,13 +75,13 @@ class Device(abc.ABC):
         raise UsageError(f"{self.id} is not tracked across a reboot", hint="unplug it first")
 
     def boot_rank(self, ports: Sequence[str]) -> int:
-        """When a booting kernel finds it: ACPI's devices (acpi_scan_init) before those on PCI, port by port."""
+        """Its position in the order of discovery at boot: ACPI (acpi_scan_init) before PCI, port by port."""
         return -1
 
 
 @dataclass
 class VirtioDevice(Device):
-    """A device below PCIe root port ``port``, which the guest calls virtioN."""
+    """A device below PCIe root port ``port``, virtioN in the guest."""
 
     virtio_index: int
     port: str
@@ -96,13 +96,13 @@ class VirtioDevice(Device):
 
 @dataclass(frozen=True, slots=True)
 class DeviceAction(Action, abc.ABC):
-    """Something that happens to device ``id``, and to the memory blocks of the guest."""
+    """An action on device ``id`` and on the memory blocks of the guest."""
 
     id: str
 
     @abc.abstractmethod
     def follow(self, devices: dict[str, Device], blocks: BlockTable) -> None:
-        """Apply it to the model's ``devices`` and ``blocks``; raises UsageError if it contradicts them."""
+        """Apply the action to the model's ``devices`` and ``blocks``; raises UsageError if it contradicts them."""
 
 
 DeviceT = TypeVar("DeviceT", bound=Device)
@@ -112,7 +112,7 @@ def plugged(devices: Mapping[str, Device], id: str, kind: type[DeviceT]) -> Devi
     """The device ``id``; raises UsageError if it is not of ``kind``."""
     device = devices.get(id)
     if not isinstance(device, kind):
-        raise UsageError(f"{id} is not a {kind.__name__} that was plugged before")
+        raise UsageError(f"no {kind.__name__} {id} is plugged")
     return device
 
 
@@ -127,7 +127,7 @@ def plug(devices: dict[str, Device], device: DeviceT) -> DeviceT:
 def free_place(
     layout: BootLayout, devices: Mapping[str, Device], size: int, alignment: int = BACKEND_ALIGNMENT
 ) -> AddrRange:
-    """The lowest gap of the device window (memory_device_get_free_addr, hw/mem/memory-device.c, QEMU 10.0).
+    """The lowest free range of the device window (memory_device_get_free_addr, hw/mem/memory-device.c, QEMU 10.0).
 
     Raises UsageError if nothing fits.
     """
@@ -142,7 +142,7 @@ def free_place(
 
 
 def free_index(used: Container[int | None], first: int = 0) -> int:
-    """The lowest number from ``first`` on that is not used."""
+    """The lowest unused number from ``first`` on."""
     while first in used:
         first += 1
     return first

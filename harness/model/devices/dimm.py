@@ -22,8 +22,8 @@ from harness.units import AddrRange
 class PlugDimm(DeviceAction):
     """pc-dimm ``id`` of ``size`` bytes was hot-added; ``slot``/``address`` None: QEMU chose.
 
-    ``kernel_added`` is False where the kernel must refuse the range although QEMU accepted it (a DIMM that is not
-    made of whole memory blocks), so that no state in the guest may change.
+    ``kernel_added`` is False if the kernel must refuse the range although QEMU accepted it (a DIMM that does not
+    consist of whole memory blocks): the guest's state must not change.
     """
 
     size: int

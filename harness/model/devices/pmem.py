@@ -35,7 +35,7 @@ class SetPmemMode(DeviceAction):
         device.mode, device.map, device.align = self.mode, self.map, self.align
         device.span_zone(blocks)
         if device.mode == "kmem":
-            # The driver's own probe adds the memory as the policy says.
+            # The driver's probe adds the memory and follows the policy.
             device.set_dax_state(blocks.policy, blocks)
 
 
@@ -52,10 +52,10 @@ class SetDaxState(DeviceAction):
 
 @dataclass
 class Pmem(Device):
-    """A device that is a libnvdimm region with the one label-less namespace that covers it.
+    """A device that is a libnvdimm region with one label-less namespace that covers it.
 
-    ``dax_state`` is what daxX.Y/state says in kmem mode (drivers/dax/kmem.c, v7.3): ``unplugged``, or the online type
-    that its memory was added with last, whatever became of single memory blocks since.
+    ``dax_state`` is the content of daxX.Y/state in kmem mode (drivers/dax/kmem.c, v7.3): ``unplugged``, or the online
+    type with which its memory was last added, regardless of later changes of single memory blocks.
     """
 
     region_index: int
@@ -67,7 +67,7 @@ class Pmem(Device):
 
     @property
     def is_ram(self) -> bool:
-        """True if the kmem driver has it and has added its memory."""
+        """True if it is bound to the kmem driver, which has added its memory."""
         return self.mode == "kmem" and self.dax_state != UNPLUGGED
 
     @property
@@ -106,7 +106,7 @@ class Pmem(Device):
             yield LinearPiece(mapped, self.id, "device", self._altmap(layout), folded)
 
     def data(self, layout: BootLayout) -> AddrRange:
-        """The part that a device-dax namespace offers (nd_pfn_init, drivers/nvdimm/pfn_devs.c, v6.12)."""
+        """The data part of a device-dax namespace (nd_pfn_init, drivers/nvdimm/pfn_devs.c, v6.12)."""
         start, end = self.range.start, align_down(self.range.end, self.align)
         head = PMEM_INFO_BLOCK
         if self.map == "dev":
@@ -115,22 +115,22 @@ class Pmem(Device):
         return AddrRange(align_up(start + head, self.align), end)
 
     def kmem_range(self, layout: BootLayout) -> AddrRange:
-        """What the kmem driver makes of it: whole memory blocks (dax_kmem_range, drivers/dax/kmem.c, v6.12)."""
+        """The whole memory blocks that the kmem driver adds (dax_kmem_range, drivers/dax/kmem.c, v6.12)."""
         return self.data(layout).align_inward(layout.block_size)
 
     def _altmap(self, layout: BootLayout) -> AddrRange | None:
         """The part of the device that holds its own struct pages (__nvdimm_setup_pfn, drivers/nvdimm, v6.12).
 
-        It lies between the info block and the data; None where the struct pages are in RAM.
+        It is between the info block and the data; None if the struct pages are in RAM.
         """
         if self.mode != "devdax" or self.map != "dev":
             return None
         return AddrRange(self.range.start + align_up(PMEM_INFO_BLOCK, layout.page_size), self.data(layout).start)
 
     def pagemap(self) -> AddrRange | None:
-        """The range that ZONE_DEVICE, linear map and vmemmap cover (devm_memremap_pages), None if there is none.
+        """The range of ZONE_DEVICE, linear map and vmemmap (devm_memremap_pages), None if there is none.
 
-        A static device-dax region takes its metadata in; a raw namespace gets struct pages only where the kernel has
+        A static device-dax region includes its metadata; a raw namespace gets struct pages only if the kernel has
         a write-back pmem API (pmem_should_map_pages, drivers/nvdimm/namespace_devs.c, v6.12).
         """
         if self.mode == "devdax":
@@ -138,13 +138,13 @@ class Pmem(Device):
         return self.range if self.mode == "raw" and self.raw_has_pages else None
 
     def span_zone(self, blocks: BlockTable) -> None:
-        """ZONE_DEVICE takes in what has struct pages now, and never shrinks."""
+        """Grow ZONE_DEVICE over the range that has struct pages now; it never shrinks."""
         mapped = self.pagemap()
         if mapped is not None:
             blocks.zones.get(blocks.layout.node_of_pmem(), DEVICE).grow(mapped)
 
     def set_dax_state(self, state: str, blocks: BlockTable) -> None:
-        """state_store (drivers/dax/kmem.c, v7.3): the memory goes, or comes with an online type."""
+        """state_store (drivers/dax/kmem.c, v7.3): remove the memory, or add it with an online type."""
         if state == self.dax_state:
             return
         self.dax_state = state

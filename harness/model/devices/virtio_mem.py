@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""virtio-mem as its driver uses it (drivers/virtio/virtio_mem.c, v6.12)."""
+"""virtio-mem, following its driver (drivers/virtio/virtio_mem.c, v6.12)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class PlugVirtioMem(DeviceAction):
 @action
 @dataclass(frozen=True, slots=True)
 class Resize(DeviceAction):
-    """virtio-mem ``id`` was asked for ``requested`` bytes and was given time to settle."""
+    """The requested size of virtio-mem ``id`` was set to ``requested`` bytes, and the device has settled."""
 
     requested: int
 
@@ -79,11 +79,11 @@ class Resize(DeviceAction):
 
 @dataclass
 class VirtioMem(VirtioDevice):
-    """A virtio-mem device; ``blocks`` are the memory blocks that it has added, by index.
+    """A virtio-mem device; ``blocks`` are the memory blocks that its driver added, by index.
 
-    In sub-block mode sub-blocks of a block are plugged lowest first and unplugged highest first, so that they always
-    form a prefix. Where a sub-block would be as large as a memory block, the driver has big blocks of whole memory
-    blocks, which come and go as one.
+    In sub-block mode the sub-blocks of a block are plugged lowest first and unplugged highest first, so that they
+    always form a prefix. If a sub-block would be at least as large as a memory block, the driver uses big blocks of
+    whole memory blocks, which are added and removed as a unit.
     """
 
     kind: ClassVar[str] = "virtio-mem"
@@ -115,7 +115,7 @@ class VirtioMem(VirtioDevice):
             yield IomemAddition(part, "System RAM (virtio_mem)", self.id)
 
     def linear(self, layout: BootLayout) -> Iterator[LinearPiece]:
-        """What the driver added in one go each, lowest first: memory blocks, or big blocks."""
+        """The ranges that the driver added by one call each, lowest first: memory blocks, or big blocks."""
         size = self.big_block or self.memory_block
         for start in sorted({index * self.memory_block // size * size for index in self.blocks}):
             yield LinearPiece(AddrRange.sized(start, size), self.id, "ram")
@@ -131,7 +131,7 @@ class VirtioMem(VirtioDevice):
         return None if self.sub_block < self.memory_block else self.sub_block
 
     def resize(self, requested: int, blocks: BlockTable) -> None:
-        """virtio_mem_run_wq: ask for ``requested`` bytes, and do what the driver does then."""
+        """virtio_mem_run_wq: set the requested size, and follow the driver."""
         self.requested = requested
         if self.big_block is not None:
             self._resize_by_big_blocks(requested, self.big_block, blocks)
@@ -155,11 +155,11 @@ class VirtioMem(VirtioDevice):
                     break
 
     def went_online(self, blocks: BlockTable) -> bool:
-        """virtio_mem_memory_notifier_cb, MEM_ONLINE: it adds more once half of what may be offline is free."""
-        goes_on = self.requested > self.size and self._may_add(self._offline_threshold // 2)
-        if goes_on:
+        """virtio_mem_memory_notifier_cb, MEM_ONLINE: it adds more once half of the offline threshold is free."""
+        adds = self.requested > self.size and self._may_add(self._offline_threshold // 2)
+        if adds:
             self.resize(self.requested, blocks)
-        return goes_on
+        return adds
 
     def _place(self, index: int) -> AddrRange:
         return AddrRange.sized(index * self.memory_block, self.memory_block)
@@ -181,7 +181,7 @@ class VirtioMem(VirtioDevice):
                 self._shrink(index, self.memory_block, blocks)
 
     def _may_add(self, size: int) -> bool:
-        """virtio_mem_could_add_memory: not too much may be offline at a time."""
+        """virtio_mem_could_add_memory: limits the memory that is offline."""
         offline = sum(block.zone is None for block in self.blocks.values()) * self.memory_block
         return offline + size <= self._offline_threshold
 
@@ -208,18 +208,18 @@ class VirtioMem(VirtioDevice):
         return {None: 2, MOVABLE: 1}.get(self.blocks[index].zone, 0)
 
     def _usable_blocks(self) -> Sequence[int]:
-        """Indexes of the memory blocks that lie wholly in the region (virtio_mem_init: first_mb_id, last_mb_id)."""
+        """Indexes of the memory blocks entirely inside the region (virtio_mem_init: first_mb_id, last_mb_id)."""
         inner = self.range.align_inward(self.memory_block)
         return [piece.start // self.memory_block for piece in inner.chunks(self.memory_block)]
 
     def _grow_order(self) -> list[int]:
-        """Blocks in the order virtio_mem_sbm_plug_request() fills them."""
+        """Blocks in the order in which virtio_mem_sbm_plug_request() fills them."""
         partial = [index for index, block in self.blocks.items() if block.plugged < self.memory_block]
         absent = [index for index in self._usable_blocks() if index not in self.blocks]
         return sorted(partial, key=lambda index: (self._rank(index), index)) + absent
 
     def _shrink_order(self) -> list[int]:
-        """Blocks in the order virtio_mem_sbm_unplug_request() empties them: partial before full, highest first."""
+        """Blocks in the order of virtio_mem_sbm_unplug_request(): partial before full, highest first."""
 
         def key(index: int) -> tuple[int, int]:
             partial = self.blocks[index].plugged < self.memory_block
@@ -233,9 +233,9 @@ class VirtioMem(VirtioDevice):
         return sorted(self.blocks, key=key)
 
     def _present_big_blocks(self) -> list[tuple[int, ...]]:
-        """Memory blocks of each plugged big block in the order in which they are given back.
+        """The memory blocks of each plugged big block, in the order in which the driver unplugs them.
 
-        Those that are offline go first, then those with nothing in a kernel zone, the highest first each time.
+        Offline ones first, then those without a block in a kernel zone, then the others; each group highest first.
         """
 
         def key(parts: tuple[int, ...]) -> tuple[int, int]:
