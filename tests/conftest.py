@@ -64,10 +64,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if item not in deselected]
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
-    told: dict[str, Any] | None = getattr(config, "workerinput", None)
-    if told is not None:
+    worker_input: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if worker_input is not None:
         groups = {item.nodeid: group for item in items if (group := group_of(item)) is not None}
-        (Path(told["memhp_groups"]) / f"{os.getpid()}.json").write_text(json.dumps(groups))
+        (Path(worker_input["memhp_groups"]) / f"{os.getpid()}.json").write_text(json.dumps(groups))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -113,11 +113,11 @@ def collect_state(
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
     with contextlib.ExitStack() as stack:
         with ThreadPoolExecutor(1, thread_name_prefix="memhp-host") as pool:
-            told = pool.submit(_look_from_outside, machine, kernel, stack, deadline)
+            from_host = pool.submit(_look_from_outside, machine, kernel, stack, deadline)
             frames = _run(shell, wanted, deadline)
             if "iomem" in frames:
                 frames["iomem"] = _settled_iomem(shell, frames["iomem"], deadline)
-            raw, memory, roots = told.result()
+            raw, memory, roots = from_host.result()
         seen: dict[str, bytes] = {}
         unseen = dict.fromkeys(KERNEL_SOURCES, "the guest's memory was not read")
         if machine is not None and kernel is not None and memory is not None:
@@ -144,7 +144,7 @@ def collect_state(
     except ParseError:
         keep(raw)
         if console is not None:
-            console.tell_again(alarms)
+            console.mark_new(alarms)
         raise
 
 

@@ -69,7 +69,7 @@ class Console:
         self._partial = bytearray()
         self._panic: ConsoleLine | None = None
         self._failure: str | None = None
-        self._told = 0
+        self._reported = 0
         self._boots, self._expected_boots = 0, 0 if up else 1
         self._asleep, self._booting = False, False
         self._read_bytes = 0
@@ -120,14 +120,14 @@ class Console:
     def new_alarms(self) -> tuple[ConsoleLine, ...]:
         """The alarming lines since the last call."""
         with self._changed:
-            told, self._told = self._told, self._count
-            return tuple(line for line in self._alarms if line.number > told)
+            reported, self._reported = self._reported, self._count
+            return tuple(line for line in self._alarms if line.number > reported)
 
-    def tell_again(self, alarms: Sequence[ConsoleLine]) -> None:
+    def mark_new(self, alarms: Sequence[ConsoleLine]) -> None:
         """Mark ``alarms``, the last ones returned, as new again: the caller could not use them."""
         if alarms:
             with self._changed:
-                self._told = min(self._told, alarms[0].number - 1)
+                self._reported = min(self._reported, alarms[0].number - 1)
 
     def lines(self, since: int = 0) -> tuple[ConsoleLine, ...]:
         """The lines after number ``since`` that are still kept (the last twenty thousand)."""

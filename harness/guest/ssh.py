@@ -38,8 +38,8 @@ _KEX = ("curve25519-sha256@libssh.org",)
 _WINDOW = 8 * MIB
 _CHUNK = 1 << 16
 
-_LAST_WORDS = "tail -n 3 /run/dropbear.log"
-_LAST_WORDS_SECONDS = 10.0
+_SERVER_LOG = "tail -n 3 /run/dropbear.log"
+_SERVER_LOG_SECONDS = 10.0
 
 
 # An error that ends a connection is raised anyway; without a handler, logging would print paramiko's traceback too.
@@ -124,7 +124,7 @@ class GuestShell:
         self._port, self._cause = port, None
         self._agent, self._has_agent = None, True
 
-    def again(self, port: int, deadline: Deadline, console: Console) -> GuestShell:
+    def connect_copy(self, port: int, deadline: Deadline, console: Console) -> GuestShell:
         """Log into a restored copy of the same guest, which has the same keys. Raises GuestError, DeadlineExpired."""
         fresh = GuestShell.connect(port, self.identity, deadline)
         fresh._console = console
@@ -206,17 +206,17 @@ class GuestShell:
         # Only paramiko's own thread may know what ended the connection, and get_exception returns it only once.
         self._cause = self._transport.get_exception() or self._cause
         cause = "" if self._cause is None or _said(self._cause) in what else f" ({_said(self._cause)})"
-        return _loss(self._console, deadline, what + cause, self._last_words)
+        return _loss(self._console, deadline, what + cause, self._server_log_tail)
 
-    def _last_words(self, deadline: Deadline) -> str:
+    def _server_log_tail(self, deadline: Deadline) -> str:
         """The end of the log of the guest's SSH server, to explain a lost connection, or why it cannot be read."""
         if self._port is None:
             return ""
         try:
             # A port of None: if this connection is lost, no one asks why.
-            with GuestShell.connect(self._port, self.identity, deadline.at_most(_LAST_WORDS_SECONDS)) as shell:
+            with GuestShell.connect(self._port, self.identity, deadline.at_most(_SERVER_LOG_SECONDS)) as shell:
                 shell._port = None
-                said = shell.run(_LAST_WORDS, deadline=deadline.at_most(_LAST_WORDS_SECONDS), limit=MIB).stdout
+                said = shell.run(_SERVER_LOG, deadline=deadline.at_most(_SERVER_LOG_SECONDS), limit=MIB).stdout
         except MemhpError as error:
             return f"; it no longer answers: {error.message}"
         lines = " / ".join(said.decode(errors="replace").split("\n")).strip(" /")
@@ -406,7 +406,7 @@ def _said(error: BaseException) -> str:
 
 
 def _loss(
-    console: Console | None, deadline: Deadline, what: str, last_words: Callable[[Deadline], str] | None = None
+    console: Console | None, deadline: Deadline, what: str, server_log_tail: Callable[[Deadline], str] | None = None
 ) -> MemhpError:
     if console is not None:
         trouble = console.trouble()
@@ -414,7 +414,7 @@ def _loss(
             return GuestError(f"{trouble.message} ({what})", hint=trouble.hint)
     if deadline.expired:
         # Whether the guest answers a new connection tells a stuck guest from a stuck connection.
-        words = "" if last_words is None else last_words(Deadline(_LAST_WORDS_SECONDS))
+        words = "" if server_log_tail is None else server_log_tail(Deadline(_SERVER_LOG_SECONDS))
         return DeadlineExpired("the guest", deadline.seconds, last_seen=what + words)
     last = "" if console is None else f"; the console shows no panic, its last line is {console.tail(1)!r}"
-    return GuestError(what + last + ("" if last_words is None else last_words(deadline)))
+    return GuestError(what + last + ("" if server_log_tail is None else server_log_tail(deadline)))

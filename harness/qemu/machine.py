@@ -186,8 +186,8 @@ class Machine:
             if device.backend in named:
                 addresses[device.backend] = named[device.backend]
             else:
-                told = self.qmp.hmp(f"gpa2hva {device.range.start:#x}", deadline=deadline)
-                addresses[device.backend] = parse_host_address(told)
+                answer = self.qmp.hmp(f"gpa2hva {device.range.start:#x}", deadline=deadline)
+                addresses[device.backend] = parse_host_address(answer)
         return addresses
 
     def _memfds_at(self, addresses: Mapping[str, int]) -> dict[str, Path]:

@@ -25,11 +25,11 @@ _COMMANDS = (
 
 def monitor_report(qmp: QmpSession, deadline: Deadline) -> str:
     """The answers of QEMU's human monitor, each below its command, or the reason for a missing answer."""
-    told = []
+    report = []
     for command in _COMMANDS:
         try:
-            said = str(qmp.execute("human-monitor-command", {"command-line": command}, deadline=deadline))
+            answer = str(qmp.execute("human-monitor-command", {"command-line": command}, deadline=deadline))
         except InfraError as error:
-            said = f"(no answer: {error.message})"
-        told.append(f"(qemu) {command}\n{said.strip()}\n")
-    return "\n".join(told)
+            answer = f"(no answer: {error.message})"
+        report.append(f"(qemu) {command}\n{answer.strip()}\n")
+    return "\n".join(report)

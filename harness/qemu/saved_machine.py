@@ -72,8 +72,8 @@ def migrate(qmp: QmpSession, file: Path, *, incoming: bool = False, with_memory:
         awaited=f"the machine to be {done}",
     )
     if event.data["status"] == "failed":
-        told = qmp.execute("query-migrate", deadline=deadline).get("error-desc", "no reason given")
-        raise QemuError(f"QEMU's machine cannot be {done}: {told}")
+        reason = qmp.execute("query-migrate", deadline=deadline).get("error-desc", "no reason given")
+        raise QemuError(f"QEMU's machine cannot be {done}: {reason}")
 
 
 def pack(fd: int, directory: Path, name: str) -> None:

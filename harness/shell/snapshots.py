@@ -107,7 +107,7 @@ def devices_of(model: MemoryModel, backings: Mapping[str, BackendOptions]) -> tu
             message = f"QEMU cannot save the {kind.name} device {device.id}"
             raise UnsupportedError("snapshot", message, hint=f"unplug {device.id} first")
         port = device.port if isinstance(device, VirtioDevice) else None
-        found.append(kind.again(known, port, backings[device.id]))
+        found.append(kind.from_known(known, port, backings[device.id]))
     return tuple(found)
 
 
@@ -126,7 +126,7 @@ def restore(explorer: Explorer, rest: str) -> None:
         migrate(machine.qmp, saved.file, incoming=True, with_memory=True, deadline=deadline)
         console = stack.enter_context(Console(machine.console, None, alarming, up=True))
         machine.qmp.execute("cont", deadline=deadline)
-        shell = stack.enter_context(session.guest.shell.again(machine.ssh_port(deadline), deadline, console))
+        shell = stack.enter_context(session.guest.shell.connect_copy(machine.ssh_port(deadline), deadline, console))
         old = session.guest
         session.guest = dataclasses.replace(saved.guest, machine=machine, console=console, shell=shell)
         old.shell.close()

@@ -114,8 +114,8 @@ def test_a_fault_ends_in_its_verdict_and_leaves_nothing(
     kept = {path.name for path in ended.bundle.iterdir()}
     assert {"argv.txt", "console.log", "qmp.jsonl", "run.json", "scenario.yaml", "states"} <= kept
     if fault in ("hang", "network-stalled"):
-        told = (ended.bundle / "monitor.txt").read_text()
-        assert f"VM status: {'paused' if fault == 'hang' else 'running'}" in told and "(no answer: " not in told
-        assert "shadow_avail_idx" in told and "TCP[ESTABLISHED]" in told
+        report = (ended.bundle / "monitor.txt").read_text()
+        assert f"VM status: {'paused' if fault == 'hang' else 'running'}" in report and "(no answer: " not in report
+        assert "shadow_avail_idx" in report and "TCP[ESTABLISHED]" in report
     assert sum(path.stat().st_size for path in ended.bundle.rglob("*") if path.is_file()) < 400 << 20
     world.assert_clean()

@@ -189,7 +189,7 @@ def test_memhp_can_be_ended_at_any_moment(
     assert finish(start(world, *words))[0] == 0
     whole = time.monotonic() - started
     statuses = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
-    told = []
+    log = []
     for number in range(rounds):
         wanted = list(statuses)[number % len(statuses)]
         moment = dice.uniform(0.0, whole)
@@ -199,11 +199,11 @@ def test_memhp_can_be_ended_at_any_moment(
         except subprocess.TimeoutExpired:
             process.send_signal(wanted)
             out, _ = process.communicate(timeout=60)
-        told.append(f"{wanted.name} after {moment:.1f} s: {process.returncode}")
+        log.append(f"{wanted.name} after {moment:.1f} s: {process.returncode}")
         record_fault(wanted.name, guest[1], process.returncode, "-", f"{moment:.1f}")
         # Before Python runs memhp's code, a signal has its default effect.
-        assert process.returncode in (statuses[wanted], 0, -wanted), (told[-1], out)
-        assert "internal error" not in out, (told[-1], out)
+        assert process.returncode in (statuses[wanted], 0, -wanted), (log[-1], out)
+        assert "internal error" not in out, (log[-1], out)
         if wanted is not signal.SIGKILL:
             world.assert_clean()
         else:

@@ -68,10 +68,10 @@ def the_demo_covers_all_devices(desk: Path, output: str) -> None:
 
 def the_table_is_what_the_readme_says(desk: Path, output: str) -> None:
     """Compare cell by cell; a reason must be present in both or in neither."""
-    told = re.findall(r"^\| (\S+) \| (arm64|riscv64) \| (acpi|dt) \| (yes|no) \|(.*)\|$", README, re.MULTILINE)
+    documented = re.findall(r"^\| (\S+) \| (arm64|riscv64) \| (acpi|dt) \| (yes|no) \|(.*)\|$", README, re.MULTILINE)
     seen = [line.split(maxsplit=5) for line in output.splitlines() if re.search(r" (?:acpi|dt) +(?:yes|no) ", line)]
-    assert [tuple(row[:4]) for row in told] == [tuple(row[:4]) for row in seen]
-    assert [bool(row[4].strip()) for row in told] == [row[5] != "-" for row in seen]
+    assert [tuple(row[:4]) for row in documented] == [tuple(row[:4]) for row in seen]
+    assert [bool(row[4].strip()) for row in documented] == [row[5] != "-" for row in seen]
 
 
 def it_is_the_kernels_own_dump(desk: Path, output: str) -> None:

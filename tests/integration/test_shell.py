@@ -103,8 +103,8 @@ def test_a_person_at_a_prompt(world: World, guest: list[str]) -> None:
 def test_lines_of_a_script_are_refused_or_replayed_with_the_same_verdicts(world: World, guest: list[str]) -> None:
     script = "plug dimm 64M expect=refused; plug vmem 1G requested=256M; online vmem0 movable; unplug vmem0 expect="
     script += "qemu-refused; snapshot full; resize vmem0 0; restore full; devices; resize vmem0 128M; save s.yaml"
-    told = memhp(world, "shell", *guest, "--bundle-dir", "bundles", "-c", script)
-    assert "refused  plug-dimm dimm0 64M" in told and "256M of 1G, 256M requested" in told
+    output = memhp(world, "shell", *guest, "--bundle-dir", "bundles", "-c", script)
+    assert "refused  plug-dimm dimm0 64M" in output and "256M of 1G, 256M requested" in output
     [bundle] = (world.root / "bundles").iterdir()
     assert stat.S_IMODE(bundle.stat().st_mode) == 0o700
     world.assert_clean()
@@ -117,12 +117,12 @@ def test_lines_of_a_script_are_refused_or_replayed_with_the_same_verdicts(world:
 
 def test_a_guest_that_failed_is_kept_for_a_prompt(world: World, guest: list[str]) -> None:
     (world.root / "broken.yaml").write_text(BROKEN)
-    told = memhp(world, "run", "broken.yaml", *guest, "--bundle-dir", "bundles", "--keep", status=1)
-    assert "the guest is kept until" in told
-    assert "FAIL" in told
+    output = memhp(world, "run", "broken.yaml", *guest, "--bundle-dir", "bundles", "--keep", status=1)
+    assert "the guest is kept until" in output
+    assert "FAIL" in output
     assert any(name.startswith(("qemu", "ld-linux")) for name in world.processes().values())
-    told = memhp(world, "attach", "-c", "devices; detach", status=None)
-    assert "dimm0" in told and "dimm1" in told
+    output = memhp(world, "attach", "-c", "devices; detach", status=None)
+    assert "dimm0" in output and "dimm1" in output
     with Typist([*MEMHP, "attach"], world.environment, str(world.root)) as person:
         person.expect(">", SHOWN)
         person.line("unplug dimm1", "pass  unplug dimm1", SHOWN)

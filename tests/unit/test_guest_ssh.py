@@ -96,7 +96,7 @@ def test_lost_connection(shell: GuestShell, peer: SshPeer) -> None:
 def test_who_hung_up_and_answers_again_is_asked_why(
     shell: GuestShell, peer: SshPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.guest.ssh._LAST_WORDS", "echo before; echo 'Exit (root): out of something'")
+    monkeypatch.setattr("harness.guest.ssh._SERVER_LOG", "echo before; echo 'Exit (root): out of something'")
     peer.hang_up()
     answer = r"it answers again, and its SSH server's log ends with: before / Exit \(root\): out of something$"
     with pytest.raises(GuestError, match=answer):

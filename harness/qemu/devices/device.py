@@ -101,7 +101,7 @@ class DeviceSpec(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def again(cls, known: MemoryDevice, port: str | None, backend: BackendOptions) -> Self:
+    def from_known(cls, known: MemoryDevice, port: str | None, backend: BackendOptions) -> Self:
         """The spec that creates ``known`` again, in root port ``port`` if it is on PCI."""
 
 
@@ -118,7 +118,7 @@ DeviceT = TypeVar("DeviceT", bound=DeviceSpec)
 KINDS: dict[str, type[DeviceSpec]] = {}
 
 
-def known(kind: type[DeviceT]) -> type[DeviceT]:
+def register(kind: type[DeviceT]) -> type[DeviceT]:
     """Class decorator that registers a kind of device."""
     KINDS[kind.kind] = kind
     return kind

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from harness.errors import UsageError
-from harness.qemu.devices.device import BackendOptions, DeviceSpec, known
+from harness.qemu.devices.device import BackendOptions, DeviceSpec, register
 from harness.state import MemoryDevice
 
 
-@known
+@register
 @dataclass(frozen=True)
 class DimmSpec(DeviceSpec):
     """A pc-dimm, which ACPI announces to the guest; ``node`` and ``slot`` None: QEMU chooses."""
@@ -40,5 +40,5 @@ class DimmSpec(DeviceSpec):
         return dataclasses.replace(super().parse(data), node=data["node"], slot=data["slot"])
 
     @classmethod
-    def again(cls, known: MemoryDevice, port: str | None, backend: BackendOptions) -> Self:
+    def from_known(cls, known: MemoryDevice, port: str | None, backend: BackendOptions) -> Self:
         return cls(known.id, known.size, known.range.start, backend, known.node, known.slot)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from harness.errors import UsageError
-from harness.qemu.devices.device import BackendOptions, PciDeviceSpec, known
+from harness.qemu.devices.device import BackendOptions, PciDeviceSpec, register
 from harness.state import MemoryDevice
 from harness.units import AddrRange, format_size
 
 
-@known
+@register
 @dataclass(frozen=True)
 class VirtioMemSpec(PciDeviceSpec):
     """A virtio-mem device that can grow to ``size``; ``block_size`` and ``node`` None: QEMU chooses."""
@@ -49,7 +49,7 @@ class VirtioMemSpec(PciDeviceSpec):
         )
 
     @classmethod
-    def again(cls, known: MemoryDevice, port: str | None, backend: BackendOptions) -> Self:
+    def from_known(cls, known: MemoryDevice, port: str | None, backend: BackendOptions) -> Self:
         return cls(
             known.id,
             known.max_size,

@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from harness.qemu.devices.device import BackendOptions, PciDeviceSpec, known
+from harness.qemu.devices.device import BackendOptions, PciDeviceSpec, register
 from harness.state import MemoryDevice
 
 
-@known
+@register
 @dataclass(frozen=True)
 class VirtioPmemSpec(PciDeviceSpec):
     """A virtio-pmem device, which has no NUMA node property."""
@@ -27,5 +27,5 @@ class VirtioPmemSpec(PciDeviceSpec):
         return {"bus": self.port}
 
     @classmethod
-    def again(cls, known: MemoryDevice, port: str | None, backend: BackendOptions) -> Self:
+    def from_known(cls, known: MemoryDevice, port: str | None, backend: BackendOptions) -> Self:
         return cls(known.id, known.size, known.range.start, backend, port)
