@@ -44,10 +44,10 @@ from harness.units import format_size
 
 T = TypeVar("T")
 
-#: what the file is called, below the configs directory and in a bundle
+#: name of the file, in the configs directory and in a bundle
 NAME = "known-bugs.yaml"
 
-#: how a step can end because of a bug: dead is a kernel that dies of it
+#: how a bug can end a step; dead: the kernel dies
 ENDINGS = (*EXPECTATIONS, "dead")
 
 _COMMIT = re.compile(r"[0-9a-f]{12,40}")
@@ -58,7 +58,7 @@ _ANYWHERE = re.compile(".*")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A version, and the commit (of mainline or of that branch; "" unknown) that made the difference there.
+    """A version, and the commit (of mainline or of that branch; "" unknown) that introduced or fixed the bug.
 
     ``at_latest``: the versions between this one and the nearest one known to differ were not checked.
     """
@@ -68,14 +68,14 @@ class Change:
     at_latest: bool = False
 
     def __str__(self) -> str:
-        told = f"{self.release} at the latest" if self.at_latest else str(self.release)
-        return f"{told} ({self.commit})" if self.commit else told
+        text = f"{self.release} at the latest" if self.at_latest else str(self.release)
+        return f"{text} ({self.commit})" if self.commit else text
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """By how much a counter is off: by ``count``, or by the pages that the struct pages of some memory take: of that in
-    which the same bug breaks the invariant ``of``.
+    """By how much a counter is off: by ``count``, or by the pages of struct pages of the memory in which the same bug
+    breaks the invariant ``of``.
     """
 
     count: int = 0
@@ -115,8 +115,8 @@ class Sign:
 class Ending:
     """How a step ends because of it: ``how`` is one of ENDINGS.
 
-    ``verbs`` are those it happens to (none: any). ``says`` is a line of the step's kernel log (dead: of the console),
-    ``function`` where a kernel died, as its backtrace has it.
+    ``verbs`` are the affected ones (none: any). ``says`` is a line of the step's kernel log (dead: of the console),
+    ``function`` is where a kernel died, as in its backtrace.
     """
 
     how: str
@@ -127,9 +127,9 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """On which kernels of its versions a bug is: all of it must hold, what is empty does.
+    """The conditions on kernels of the affected versions: all must hold, and an empty one does.
 
-    ``features`` are those of ``arch.features.YES_OR_NO`` that a kernel must have, or must not have.
+    ``features`` are those of ``arch.features.YES_OR_NO`` that a kernel must or must not have.
     """
 
     page_sizes: tuple[int, ...] = ()
@@ -140,7 +140,7 @@ class Conditions:
 
     @property
     def spelled(self) -> list[str]:
-        """Each of them in words."""
+        """Each condition in words."""
         return [
             *(["pages of " + " or ".join(map(format_size, self.page_sizes))] if self.page_sizes else []),
             *([" or ".join(map(str, self.va_bits)) + " bits of virtual addresses"] if self.va_bits else []),
@@ -152,7 +152,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class KnownBug:
-    """One entry; the module's docstring says what the fields are."""
+    """One entry; the module's docstring explains the fields."""
 
     id: str
     title: str
@@ -170,12 +170,12 @@ class KnownBug:
 
     @property
     def effects(self) -> list[str]:
-        """What it breaks, and how it ends a step."""
+        """The invariants that it breaks, and how it ends a step."""
         ends = [] if self.ends is None else ["dies" if self.ends.how == "dead" else self.ends.how]
         return list(dict.fromkeys([*(sign.invariant for sign in self.breaks), *ends]))
 
     def is_fixed(self, release: Release) -> Change | None:
-        """The fix that ``release`` has: its own branch's, or any if the branch came after all that are listed."""
+        """The fix in ``release``: that of its branch, or the latest one if its branch is later than all listed ones."""
         for fix in self.fixed:
             if release.branch == fix.release.branch and release >= fix.release:
                 return fix
@@ -189,7 +189,7 @@ def bugs_file() -> Path:
 
 
 def known_bugs(verbs: Collection[str] = ()) -> Mapping[str, KnownBug]:
-    """Those of the configs directory by id; raises ConfigError (file, line, key) for a mistake in the file.
+    """The bugs of the configs directory by id; raises ConfigError (file, line, key) for a mistake in the file.
 
     ``verbs`` are all verbs that there are, of which ``at`` names some; without them any name will do: whoever reads
     scenarios has read the bugs with them before.
@@ -246,7 +246,7 @@ def _read_bug(id: str, value: Value, verbs: Collection[str]) -> KnownBug:
 
 
 def _check_reference(value: Value, sign: Sign, signs: tuple[Sign, ...]) -> None:
-    """What a sign is measured by must be a sign of the same bug, and one that is there in the same step."""
+    """The invariant that a sign refers to must have a sign of the same bug, in the same step."""
     for name in (sign.memmap_of, sign.within_memmap_of, sign.more.of if sign.more is not None else ""):
         if name and not any(other.invariant == name and other.inside for other in signs):
             value.fail(f"nothing here breaks {name} inside a device", hint=f"add a sign of {name} with inside")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What loading code does to the linear map: its pages get the code's permissions there too, and leaves are split."""
+"""Effects of loaded code on the linear map: its pages get the code's permissions there, too, and leaves are split."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.units import AddrRange, merge_ranges
 
 
 def moving(layout: BootLayout) -> tuple[AddrRange, ...] | None:
-    """The virtual ranges of vmalloc and modules, and KASAN's shadow; None where the kernel does not tell."""
+    """The virtual ranges of vmalloc, modules, and KASAN's shadow; None if they are unknown."""
     note, rules, shadow = layout.facts.vmcoreinfo, layout.machine.arch.table_rules, layout.features.shadow
     if isinstance(note, NotObserved) or isinstance(shadow, NotObserved):
         return None
@@ -23,9 +23,9 @@ def moving(layout: BootLayout) -> tuple[AddrRange, ...] | None:
 
 
 def code_pages(layout: BootLayout, views: Views) -> tuple[AddrRange, ...]:
-    """Physical pages that are mapped among modules and vmalloc without being writable there.
+    """Physical pages that modules and vmalloc map read-only.
 
-    set_memory_ro and its like apply to the linear map what they do to such pages (change_memory_common,
+    set_memory_ro and similar functions also change the linear map of such pages (change_memory_common,
     arch/arm64/mm/pageattr.c, with rodata=full; __set_memory, arch/riscv/mm/pageattr.c; v6.12). Only the host's walk
     shows which pages they are.
     """
@@ -42,15 +42,15 @@ def code_pages(layout: BootLayout, views: Views) -> tuple[AddrRange, ...]:
 
 
 def may_split(layout: BootLayout, expected: ExpectedState, pair: Pair) -> bool:
-    """True if leaves of the linear map may have been split since boot: by a load, or by code that came or went.
+    """True if leaves of the linear map may have been split since boot: by a load, or by loaded or unloaded code.
 
-    Modules show that they did. BPF code shares its pages, so that what it has split may outlast it and look like boot;
-    it takes a kernel that compiles unasked, or one with programs besides socket filters.
+    Loaded modules are visible in their mappings. BPF programs share pages, so that their splits may outlast them and
+    look as after boot; this requires a kernel that compiles unasked, or programs other than socket filters.
     """
     note, features = layout.facts.vmcoreinfo, layout.features
     if isinstance(note, NotObserved) or features.splits_linear_map is False or layout.maps_pages_only is True:
         return False
-    # What is not known may be so.
+    # An unknown feature may be present.
     if expected.linear_split or features.unasked_jit is not False:
         return True
     windows = moving(layout)

@@ -40,7 +40,7 @@ def zon_1(evidence: Evidence) -> Outcome:
         if managed != total + freed:
             broken.append(Broken("all zones", f"managed {total + freed}", f"managed {managed}", "/proc/zoneinfo"))
         elif all(seen[key].managed >= zone.managed for key, zone in wanted.items() if key in seen):
-            # In which zones they lie only the kernel tells.
+            # Only the kernel knows in which zones they are.
             wanted = {key: dataclasses.replace(one, managed=seen.get(key, one).managed) for key, one in wanted.items()}
     return broken + [
         Broken(
@@ -52,10 +52,10 @@ def zon_1(evidence: Evidence) -> Outcome:
 
 
 def _freed_at_boot(evidence: Evidence) -> int | NotObserved:
-    """How many frames of boot memory's memmap are memory now: those that folding has freed.
+    """How many frames of boot memory's memmap folding has freed to the page allocator.
 
-    The kernel counts each of them once, when it goes (free_vmemmap_page, mm/hugetlb_vmemmap.c, v6.12: one less in
-    nr_memmap_boot, free_reserved_page); what unfolding takes is ordinary memory. MEM-2 balances that count.
+    The kernel counts each of them once, when it is freed (free_vmemmap_page, mm/hugetlb_vmemmap.c, v6.12: decrements
+    nr_memmap_boot, free_reserved_page); unfolding takes ordinary memory. MEM-2 balances that count.
     """
     if not evidence.expected.memmap_split:
         return 0
@@ -131,12 +131,12 @@ def _first(state: GuestState, names: tuple[str, ...]) -> int | None:
 
 
 def counts_memmap(evidence: Evidence) -> bool:
-    """True if this kernel counts the pages of struct pages, and what it counts was seen."""
+    """True if this kernel counts the pages of struct pages, and the counter was observed."""
     return all(_first(state, _MEMMAP) is not None for state in (evidence.layout.baseline, evidence.observed))
 
 
 def memmap_pages(evidence: Evidence) -> Iterator[Broken]:
-    """Where nr_memmap and nr_memmap_boot are not what the present memory takes."""
+    """The differences of nr_memmap and nr_memmap_boot from what the present memory needs."""
     baseline = evidence.layout.baseline
     if evidence.expected.memmap_split:
         yield from _memmap_pages_of_both(evidence)
@@ -148,7 +148,7 @@ def memmap_pages(evidence: Evidence) -> Iterator[Broken]:
 
 
 def _memmap_pages_of_both(evidence: Evidence) -> Iterator[Broken]:
-    """Folding frees frames that came with boot, and unfolding takes others: only the sum of both counters balances."""
+    """Folding frees frames allocated at boot, and unfolding takes others: only the sum of both counters balances."""
     counts = [[_first(state, names) for names in (_MEMMAP, _MEMMAP_BOOT)] for state in _boot_and_now(evidence)]
     before, now = ([count for count in pair if count is not None] for pair in counts)
     wanted = sum(before) + evidence.expected.memmap_pages - folded_pages(evidence)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""XCK-1: two witnesses of one thing must agree."""
+"""XCK-1: the two witnesses of the page tables must agree."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def xck_1(evidence: Evidence) -> Outcome:
 
 
 def _inaccessible(layout: BootLayout, rules: TableRules) -> frozenset[str]:
-    """Words that a page loses and gains while nothing happens: KFENCE's pool and debug_pagealloc."""
+    """Attributes that a page of an idle kernel loses and gains: KFENCE's pool and debug_pagealloc."""
     return frozenset() if layout.features.hides_pages is False else rules.validity_words
 
 
 def _still(layout: BootLayout, rules: TableRules, walk: View) -> tuple[AddrRange, ...]:
-    """The ranges that hold still between two looks: what is not vmalloc or module space, and the kernel's image."""
+    """The ranges that do not change between two looks: all but vmalloc and module space, plus the kernel's image."""
     spaces, note = moving(layout), layout.facts.vmcoreinfo
     if spaces is None or isinstance(note, NotObserved) or rules.image_offset not in note:
         return (walk.kernel.linear_window, walk.kernel.vmemmap_window)
@@ -66,7 +66,7 @@ def _still(layout: BootLayout, rules: TableRules, walk: View) -> tuple[AddrRange
 
 
 def _image(walked: Sequence[Leaf], offset: int, moving: Sequence[AddrRange]) -> Iterator[AddrRange]:
-    """The kernel's image: what lies among the moving ranges but at its own distance from physical memory."""
+    """The kernel's image: mappings inside the moving ranges that have its offset from physical memory."""
     ours = [
         leaf.range
         for space in moving

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the checks of one step look at."""
+"""The input of the checks of one step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class UnplugReport:
 
 @dataclass(frozen=True, slots=True)
 class ResizeReport:
-    """One change of requested-size: ``size`` is what QEMU says is plugged after the wait, bytes."""
+    """One change of requested-size: ``size`` is the plugged size in bytes, by QEMU, after the wait."""
 
     id: str
     requested: int
@@ -48,7 +48,7 @@ class TouchReport:
 
 @dataclass(frozen=True, slots=True)
 class OfflineReport:
-    """Memory block ``index`` was online and was to go offline: ``error`` is None, or the errno's name."""
+    """A request to offline the online memory block ``index``: ``error`` is None, or the errno's name."""
 
     index: int
     error: str | None
@@ -86,11 +86,11 @@ class Slope:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is known about one step: what must be (``expected``) and what was seen (``observed``).
+    """The evidence of one step: the ``expected`` and the ``observed`` state.
 
-    ``before`` is what was seen at the step before, None where there was none; after an action that ``failed``, nothing
-    may differ from it. ``slopes`` are those over the rounds of a soak, ``unread`` says which of its counters were not
-    read, and why. ``alarms`` are the console's lines of a kernel that died in the step: ``observed`` is older then.
+    ``before`` is the snapshot of the previous step, None if there is none; after an action that ``failed``, nothing
+    may differ from it. ``slopes`` are those of a soak's rounds, ``unread`` says which of its counters were not read,
+    and why. ``alarms`` are the console's lines of a kernel that died in the step: ``observed`` is then older.
     """
 
     layout: BootLayout

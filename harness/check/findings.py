@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 
 class Verdict(enum.Enum):
-    """How a step or a run ended. Only PASS is good; the others differ in whose turn it is to act.
+    """How a step or a run ended. Only PASS is good; the others differ in who has to act.
 
-    FAIL: the kernel under test broke an invariant. KNOWN: all that it broke is a known bug, exactly. REFUSED: the guest
+    FAIL: the kernel under test broke an invariant. KNOWN: all findings match known bugs exactly. REFUSED: the guest
     refused what the scenario needed.
     SKIPPED: a requirement is not met. INFRA: the harness or its environment failed, the kernel got no verdict.
     """
@@ -23,13 +23,13 @@ class Verdict(enum.Enum):
     INFRA = "infra"
 
 
-#: expected ends of a step: done, refused by the guest, failed in the guest, refused by QEMU
+#: expected outcomes of a step: done, refused by the guest, failed in the guest, refused by QEMU
 EXPECTATIONS = ("done", "refused", "failed", "qemu-refused")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One broken invariant: ``where`` is an address range, block, zone or file; ``source`` who showed it."""
+    """One broken invariant: ``where`` is an address range, block, zone or file; ``source`` is the observer."""
 
     invariant: str
     where: str
@@ -43,8 +43,8 @@ class Finding:
 class CheckResult:
     """One invariant at one step: ``status`` is pass, fail or not-observed (with ``reason``, never a pass).
 
-    ``note`` qualifies a pass or a failure: which of several sources served, and why the others could not. It is empty
-    where all of them did.
+    ``note`` qualifies a pass or a failure: which of several sources was used, and why the others were not. It is empty
+    if all of them were.
     """
 
     invariant: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The memmap of huge pages that a kernel folds: what may be where while there are any, and after.
+"""The memmap of huge pages that a kernel folds: what is allowed while there are any, and afterwards.
 
 All but the first page of a huge page's struct pages then lead to one frame, read-only: that of the first one, or one
 that all huge pages of a zone and an order share (``KernelFeatures.shares_tails``). Giving the huge page back puts other
@@ -21,7 +21,7 @@ from harness.units import AddrRange, format_size, merge_ranges
 
 
 def may_move(evidence: Evidence, leaf: Leaf) -> bool:
-    """True if a part of vmemmap may have been folded: it is mapped by single pages then, anywhere in memory."""
+    """True if a part of vmemmap may have been folded: single pages then map it, with frames anywhere in memory."""
     return evidence.expected.memmap_split and leaf.level == "PTE"
 
 
@@ -34,7 +34,7 @@ def read_only_memmap(evidence: Evidence, view: View) -> tuple[AddrRange, ...]:
 
 
 def folded_pages(evidence: Evidence) -> int:
-    """How many more pages of vmemmap are folded now than were after boot, 0 where no page tables were seen."""
+    """How many more pages of vmemmap are folded now than after boot, 0 if no page tables were observed."""
     for pair in evidence.views.pairs:
         now, boot = (read_only_memmap(evidence, view) for view in (pair.now, pair.boot))
         return (sum(part.size for part in now) - sum(part.size for part in boot)) // evidence.layout.page_size
@@ -51,7 +51,7 @@ class _Folded:
 
 
 def badly_folded_tails(evidence: Evidence, now: View) -> Iterator[Broken]:
-    """Folded struct pages that are not those of one huge page each, or more than there are huge pages."""
+    """Folded struct pages that do not belong to exactly one huge page, or more than there are huge pages."""
     meminfo, found = evidence.observed.meminfo, []
     for tails in read_only_memmap(evidence, now):
         head = AddrRange(tails.start - now.kernel.page_size, tails.start)
@@ -63,7 +63,7 @@ def badly_folded_tails(evidence: Evidence, now: View) -> Iterator[Broken]:
         found.append(_Folded(huge, heads, tuple(_pages(now, tails))))
     shares = evidence.layout.features.shares_tails
     if isinstance(shares, NotObserved):
-        # Without BTF the tables themselves must tell, and all of them the same.
+        # Without BTF the tables themselves decide, and must be consistent.
         shares = bool(found) and not any(page.physical in one.heads for one in found for page in one.tails)
     yield from _not_shared(evidence, now, found) if shares else _not_as_the_first(found)
     folded = sum(one.huge.size for one in found)

@@ -24,20 +24,20 @@ from harness.units import AddrRange, merge_ranges
 
 _RANGE = re.compile(r"\b([0-9a-f]{4,16})-([0-9a-f]{4,16})\b")
 _NUMBER = re.compile(r"-?[0-9]+")
-#: time and caller before a line of the console
+#: time stamp and caller before a line of the console
 _PREFIX = re.compile(r"(?:<[0-9]+>)?\[ *[0-9]+\.[0-9]{6}\](?:\[ *[TC][0-9]+\])? ")
-#: what frames every report of the kernel's log, whatever it is about (kernel/panic.c, lib/bug.c, arch/*/kernel/traps.c)
+#: lines around every report in the kernel log (kernel/panic.c, lib/bug.c, arch/*/kernel/traps.c)
 _FRAME = re.compile(
     r"-+\[ cut here \]-+|---\[ end trace(?: [0-9a-f]+)? \]---|Internal error: Oops - BUG: .*|Kernel BUG \[#1\]"
     r"|Kernel panic - not syncing: (?:Oops - BUG: )?Fatal exception.*|---\[ end Kernel panic .*"
 )
-#: uname of Debian's kernels before trixie, which do not tell their patch level: 6.1.0-41-arm64
+#: uname of Debian's kernels before trixie, without their patch level: 6.1.0-41-arm64
 _NO_PATCH = re.compile(r"[0-9]+\.[0-9]+\.0-[0-9]+-")
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Whether a kernel ``has`` a bug (None: it could not be told), and ``why``."""
+    """Whether a kernel ``has`` a bug (None: unknown), and ``why``."""
 
     bug: KnownBug
     has: bool | None
@@ -145,11 +145,11 @@ class _Fit:
 
 
 def explain(bugs: Iterable[KnownBug], checks: Sequence[CheckResult], evidence: Evidence) -> Explained:
-    """What of the findings of one step is one of ``bugs``, or several of them, exactly."""
+    """Match the findings of one step with the exact signatures of ``bugs``."""
     findings = [finding for check in checks for finding in check.findings]
     seen = {check.invariant for check in checks if check.status in ("pass", "fail")}
     fits = [fit for bug in bugs if (fit := _fit(bug, findings, seen, evidence)) is not None]
-    # What breaks a part of what another one breaks is that one.
+    # A signature that explains only a part of what another one explains is dropped.
     fits = [fit for fit in fits if not any(frozenset() < fit.explained < other.explained for other in fits)]
     while (bad := _unbalanced(fits, findings, seen)) is not None:
         fits.remove(bad)
@@ -161,7 +161,7 @@ def explain(bugs: Iterable[KnownBug], checks: Sequence[CheckResult], evidence: E
 
 
 def _fit(bug: KnownBug, findings: Sequence[Finding], seen: set[str], evidence: Evidence) -> _Fit | None:
-    """How the places of ``bug`` fit, None if they do not: counters are looked at later, for they add up."""
+    """How the places of ``bug`` fit, None if they do not; counters are checked later, since they add up."""
     fit = _Fit(bug)
     if bug.log is not None and not any(bug.log.fullmatch(line) for line in log_lines(evidence)):
         return None
@@ -222,7 +222,7 @@ def _in_step(verbs: Collection[str], title: str) -> bool:
 
 
 def _shared_leaves(evidence: Evidence) -> tuple[AddrRange, ...]:
-    """The virtual ranges of PMD entries of vmemmap with struct pages of more than one device's part of a section."""
+    """The virtual ranges of PMD entries of vmemmap that hold struct pages of several parts of memory."""
     kernel, layout = evidence.layout.kernel, evidence.layout
     if kernel is None:
         return ()
@@ -279,7 +279,7 @@ def _memmap_pages(fit: _Fit, invariant: str, evidence: Evidence) -> int:
 
 
 def _measured(sign: Sign, found: Sequence[Finding], fit: _Fit, evidence: Evidence) -> bool:
-    """Whether the places of the findings are as large as they must be: each witness tells all of them."""
+    """True if the places of the findings are exactly as large as required, by each witness."""
     invariant = sign.memmap_of or sign.within_memmap_of
     if not invariant:
         return True
@@ -305,7 +305,7 @@ def _adds_to(fit: _Fit, finding: Finding) -> int:
 
 
 def _unbalanced(fits: Sequence[_Fit], findings: Sequence[Finding], seen: set[str]) -> _Fit | None:
-    """A bug that would have some counter off by another amount than it is."""
+    """A bug that would change some counter by another amount than observed."""
     for finding in findings:
         adding = [fit for fit in fits if _adds_to(fit, finding)]
         expected, observed = _NUMBER.search(finding.expected), _NUMBER.search(finding.observed)
@@ -324,7 +324,7 @@ def _unbalanced(fits: Sequence[_Fit], findings: Sequence[Finding], seen: set[str
 
 
 def _frames(findings: Sequence[Finding], explained: set[int]) -> set[int]:
-    """The lines around reports of the log, once every report among them is explained."""
+    """The lines around reports in the log, if every report is explained."""
     log = [finding for finding in findings if finding.invariant == "LOG-1"]
     frames = {id(finding) for finding in log if _FRAME.fullmatch(bare(finding.observed))}
     reports = {id(finding) for finding in log} - frames
@@ -332,16 +332,16 @@ def _frames(findings: Sequence[Finding], explained: set[int]) -> set[int]:
 
 
 def died_of(bugs: Iterable[KnownBug], alarms: Sequence[str], trace: Sequence[str]) -> KnownBug | None:
-    """The bug that a kernel died of whose console said ``alarms``; ``trace`` are its lines from the first one on."""
-    told = [line for line in map(bare, alarms) if _FRAME.fullmatch(line) is None]
+    """The bug of which a kernel with the console lines ``alarms`` died; ``trace`` are all lines from the first one."""
+    reports = [line for line in map(bare, alarms) if _FRAME.fullmatch(line) is None]
     counter = next((line for line in map(bare, trace) if re.match(r"e?pc : ", line)), "")
     for bug in bugs:
         ending = bug.ends
-        if ending is None or ending.how != "dead" or ending.says is None or not told:
+        if ending is None or ending.how != "dead" or ending.says is None or not reports:
             continue
         if re.match(rf"e?pc : {re.escape(ending.function)}\+0x", counter) is None:
             continue
-        if all(ending.says.fullmatch(line) for line in told):
+        if all(ending.says.fullmatch(line) for line in reports):
             return bug
     return None
 
@@ -349,9 +349,9 @@ def died_of(bugs: Iterable[KnownBug], alarms: Sequence[str], trace: Sequence[str
 def ended_by(
     bugs: Iterable[KnownBug], how: str, title: str, lines: Sequence[str], met: Sequence[str] = ()
 ) -> KnownBug | None:
-    """The bug because of which the step ``title`` ended as ``how``; ``lines`` are those of its kernel log.
+    """The bug that made the step ``title`` end as ``how``; ``lines`` are its kernel log.
 
-    One that breaks something as well must be among those ``met``.
+    A bug that also breaks invariants must be among those ``met``.
     """
     for bug in bugs:
         ending = bug.ends
@@ -366,7 +366,7 @@ def ended_by(
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is known of the kernel under test: see ``standing``. An empty one makes everything red."""
+    """The standings of the kernel under test; an empty one explains no finding."""
 
     standings: Mapping[str, Standing] = field(default_factory=dict)
 
@@ -382,5 +382,5 @@ class Watch:
 
 
 def watch_for(bugs: Iterable[KnownBug], facts: KernelFacts) -> Watch:
-    """What of ``bugs`` to look out for on a kernel."""
+    """The standings of a kernel for all ``bugs``."""
     return Watch({bug.id: standing(bug, facts) for bug in bugs})

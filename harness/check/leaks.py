@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""MEM-3: what grows a little in each round of a soak is a leak, however little it is."""
+"""MEM-3: anything that grows in each round of a soak is a leak, however small."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""LOG-1 and LIV-1: what the kernel says of itself, and whether the memory works."""
+"""LOG-1 and LIV-1: the kernel's own reports, and whether the memory works."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def log_1(evidence: Evidence) -> Outcome:
 
 
 def _boot_race(evidence: Evidence, text: str) -> bool:
-    """True for what only booting is known to say: before the first snapshot, nobody has touched memory."""
+    """True for a known report during boot: before the first snapshot, no memory was changed."""
     layout, observed = evidence.layout, evidence.observed
     first = (observed.boot_id, observed.uptime) == (layout.baseline.boot_id, layout.baseline.uptime)
     return first and (race := layout.machine.arch.boot_race) is not None and re.search(race, text) is not None

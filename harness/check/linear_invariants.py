@@ -20,7 +20,7 @@ Check = Callable[[Evidence, Pair], Iterable[Broken]]
 
 
 def by_witness(evidence: Evidence, check: Check) -> Outcome:
-    """What ``check`` finds in each source of page tables that there is."""
+    """The findings of ``check`` in each available source of page tables."""
     views = evidence.views
     if not views.pairs:
         return views.unobserved()
@@ -28,7 +28,7 @@ def by_witness(evidence: Evidence, check: Check) -> Outcome:
 
 
 def compare_cover(wanted: Iterable[AddrRange], seen: Iterable[AddrRange], what: str, source: str) -> Iterator[Broken]:
-    """Holes in ``seen``, and what it has beyond ``wanted``."""
+    """Holes in ``seen``, and what it has in addition to ``wanted``."""
     wanted, seen = tuple(wanted), tuple(seen)
     for hole in subtract_ranges(wanted, seen):
         yield Broken(f"{what} {hole}", "mapped", "not mapped", source)
@@ -77,7 +77,7 @@ def lin_2(evidence: Evidence) -> Outcome:
 
 
 def transient_attributes(layout: BootLayout) -> frozenset[str]:
-    """Attributes that free pages of this kernel lose, or may lose: debug_pagealloc makes them inaccessible."""
+    """Attributes that free pages of this kernel may lose: debug_pagealloc makes them inaccessible."""
     never = layout.features.debug_pagealloc is False
     return frozenset() if never else layout.machine.arch.table_rules.validity_words
 
@@ -160,7 +160,7 @@ def _describe(runs: Iterable[LeafRun]) -> str:
 
 
 def _sizes(layout: BootLayout) -> dict[str, int]:
-    """What one entry of each level that RAM is mapped at spans."""
+    """The size of an entry of each level at which RAM is mapped."""
     assert layout.kernel is not None
     return {level: size for level, size in layout.paging.leaf_sizes.items() if level in layout.kernel.leaf_levels}
 

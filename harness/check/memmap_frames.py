@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the frames of vmemmap lie: only the host's walk shows that."""
+"""The frames of vmemmap, which only the host's walk shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.units import AddrRange, subtract_ranges
 
 
 def walked(leaves: Iterable[Leaf]) -> list[HostMapping]:
-    """Those of ``leaves`` that tell where they lead: all that the host has walked."""
+    """Those of ``leaves`` with a physical address: all that the host walked."""
     return [leaf for leaf in leaves if isinstance(leaf, HostMapping)]
 
 
@@ -33,7 +33,7 @@ def moved(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
 
 
 def misplaced(evidence: Evidence, now: View) -> Iterator[Broken]:
-    """Frames of hot-added memory's memmap that lie where the kernel cannot have taken them from."""
+    """Frames of hot-added memory's memmap in memory from which the kernel cannot have allocated them."""
     expected, leaves = evidence.expected, walked(now.vmemmap)
     boot = [now.kernel.memmap(piece) for piece in subtract_ranges(expected.memmap, expected.hot)]
     memmaps = [memmap_of(piece, now.kernel) for piece in expected.linear]
@@ -68,7 +68,7 @@ def _elsewhere(leaves: Iterable[HostMapping], start: int, first: int) -> Iterato
 
 
 def shared(evidence: Evidence, now: View) -> Iterator[Broken]:
-    """Frames that serve two parts of vmemmap, though none of them is folded; and folded ones that are wrong."""
+    """Frames shared by two parts of vmemmap that are not folded; and wrongly folded ones."""
     leaves = walked(now.vmemmap)
     if evidence.expected.memmap_split:
         yield from badly_folded_tails(evidence, now)

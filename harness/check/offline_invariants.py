@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""BLK-3: a notifier keeps a memory block online only where it must."""
+"""BLK-3: a notifier keeps a memory block online only if it must."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def blk_3(evidence: Evidence) -> Outcome:
 
 
 def _said(evidence: Evidence) -> Iterator[tuple[int, str]]:
-    """The blocks that the kernel's log says it kept for a leaf, and what it says."""
+    """The blocks that the kernel kept for a leaf according to its log, and the line."""
     dmesg, size = evidence.observed.dmesg, evidence.layout.block_size
     for line in () if isinstance(dmesg, NotObserved) else dmesg:
         found = _SPLIT.fullmatch(line.text)
@@ -68,7 +68,7 @@ def _is_kept_boot_memory(evidence: Evidence, index: int) -> bool:
     layout = evidence.layout
     block = AddrRange.sized(index * layout.block_size, layout.block_size)
     boot = any(block.overlaps(ram) for ram in layout.machine.node_ranges())
-    # Where nothing tells whether the kernel keeps it, a veto is no surprise.
+    # If it is unknown whether the kernel keeps boot memory, a veto is allowed.
     return boot and layout.features.keeps_boot_memory is not False
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""PGT-*: the page-table pages themselves, as the host finds them in the guest's memory."""
+"""PGT-*: the page-table pages themselves, read by the host from the guest's memory."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _boot(evidence: Evidence) -> tuple[AddrRange, ...]:
 
 
 def _once(evidence: Evidence, view: View) -> tuple[AddrRange, ...]:
-    """The virtual ranges that hot-added memory has had at any time."""
+    """The virtual ranges that hot-added memory had at any time."""
     once, kernel = evidence.expected.once, view.kernel
     return merge_ranges([*map(kernel.linear, once), *map(kernel.memmap, once)])
 
@@ -83,14 +83,14 @@ def _left_over(evidence: Evidence, tables: HostTables, view: View, kept: frozens
 
 
 def _own(tables: HostTables, view: View) -> Iterator[TablePage]:
-    """The tables that serve nothing but linear map, or nothing but vmemmap."""
+    """The tables used only for the linear map, or only for vmemmap."""
     for page in tables.pages:
         if view.kernel.linear_window.covers(page.range) or view.kernel.vmemmap_window.covers(page.range):
             yield page
 
 
 def _given_up(evidence: Evidence, tables: HostTables, view: View, kept: frozenset[Slot]) -> Iterator[Broken]:
-    """Tables that must be there for good: the kept ones, and boot's empty ones where no memory came and went since."""
+    """Missing tables that are never freed: the kept ones, and empty ones of boot where no memory was added since."""
     baseline = evidence.layout.baseline.host_tables
     assert not isinstance(baseline, NotObserved)
     once = _once(evidence, view)
@@ -168,7 +168,7 @@ def _inside(addresses: Sequence[int], place: AddrRange) -> Sequence[int]:
 
 
 def _memory(evidence: Evidence) -> tuple[AddrRange, ...]:
-    # Of a device that grows only what its driver has added is memory.
+    # Of a resizable device, only what its driver added is memory.
     devices = [device.range for device in evidence.expected.devices if device.requested_size is None]
     return merge_ranges([*evidence.layout.machine.node_ranges(), *evidence.expected.hot, *devices])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QMP-*: what QEMU holds and how each request ended."""
+"""QMP-*: QEMU's memory devices, and how each request ended."""
 
 from __future__ import annotations
 

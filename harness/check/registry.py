@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The catalogue of invariants, and how one is run."""
+"""The catalogue of invariants, and running them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Differences, and a note about what they were looked for in (see ``CheckResult.note``)."""
+    """Differences, and a note about the sources (see ``CheckResult.note``)."""
 
     broken: Iterable[Broken]
     note: str
 
 
-#: what a check returns: differences (none is a pass), NotObserved, or None where it does not apply to the step
+#: result of a check: differences (none is a pass), NotObserved, or None if it does not apply to the step
 Outcome = Iterable[Broken] | Seen | NotObserved | None
 CheckFunction = Callable[[Evidence], Outcome]
 
@@ -39,7 +39,7 @@ class Invariant:
     """``statement`` is one line; ``source`` the kernel or QEMU code it follows from; ``motive`` the bug it catches.
 
     ``reads`` are the guest's files whose garbled lines are findings of this invariant, whatever else it makes of them.
-    ``needs`` are words of ``harness.check.required``: what a kernel may lack that the invariant looks at.
+    ``needs`` are words of ``harness.check.required``: sources of the invariant that a kernel may lack.
     ``posthumous``: it can be told of a kernel that died in the step.
     """
 
@@ -78,7 +78,7 @@ def invariant(
 
 
 def sort_catalogue(families: Sequence[str]) -> None:
-    """Bring the catalogue into the order of ``families`` (the part of an id before the dash), then by id."""
+    """Sort the catalogue by ``families`` (the part of an id before the dash), then by id."""
     ids = sorted(CATALOGUE, key=lambda id: (families.index(id.partition("-")[0]), id))
     items = [CATALOGUE[id] for id in ids]
     CATALOGUE.clear()
@@ -86,7 +86,7 @@ def sort_catalogue(families: Sequence[str]) -> None:
 
 
 def run_check(item: Invariant, evidence: Evidence, step: str = "") -> CheckResult | None:
-    """Run one invariant; None where it does not apply to this step."""
+    """Run one invariant; None if it does not apply to this step."""
     outcome = item.check(evidence)
     garbled = [*_garbled(item, evidence)]
     if garbled and (outcome is None or isinstance(outcome, NotObserved)):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What must be observed: all that the kernel under test can show, for what nobody has seen is no pass.
+"""What must be observed: everything that the kernel under test can show, since "not observed" is never a pass.
 
-What a kernel cannot show follows from what it is (its configuration, its version, how it was booted), not from what a
-snapshot happens to lack.
+What a kernel cannot show follows from its configuration, its version and how it was booted, not from what a snapshot
+happens to lack.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _Lack = Callable[[BootLayout], str]
 
 
 def _unless_seen(seen: Callable[[GuestState], object], lack: _Lack) -> _Lack:
-    """What the first look after boot has seen, the kernel can show."""
+    """Whatever the first look after boot observed, the kernel can show."""
     return lambda layout: lack(layout) if isinstance(seen(layout.baseline), NotObserved) else ""
 
 
 def _option(name: str) -> _Lack:
-    """A configuration option it takes; where nobody knows the configuration, the first look alone tells."""
+    """A required configuration option; without a known configuration, only the first look decides."""
 
     def lack(layout: BootLayout) -> str:
         value = layout.features.build.value(name)
@@ -59,7 +59,7 @@ def _walk(layout: BootLayout) -> str:
 
 
 def _sections(layout: BootLayout) -> str:
-    # Without a configuration the kernel may have BTF, which tells as much, or not.
+    # Without a known configuration, the kernel may or may not have BTF, which is sufficient.
     return _walk(layout) or (NO_CONFIG.reason if layout.facts.config is None else "")
 
 
@@ -98,7 +98,7 @@ _LACKS: Mapping[str, _Lack] = {
     "slabs": _slabs,
     "ptdump": _unless_seen(lambda state: state.page_tables, _ptdump),
     "walk": _unless_seen(lambda state: state.host_tables, _walk),
-    # Without vmcoreinfo nobody knows what ptdump tells of.
+    # Without vmcoreinfo the addresses of ptdump have no meaning.
     "tables": _walk,
     "counted-tables": _unless_seen(_counted, _count),
     "sections": _unless_seen(lambda state: state.sections, _sections),
@@ -109,7 +109,7 @@ _LACKS: Mapping[str, _Lack] = {
 
 
 def lacks_of(layout: BootLayout) -> dict[str, str]:
-    """Why this kernel cannot show what an invariant looks at, by invariant; those that it can show are left out."""
+    """Why this kernel cannot show the sources of an invariant, by invariant; observable ones are omitted."""
     lacks = {need: lack(layout) for need, lack in _LACKS.items()}
     found = {item.id: "; ".join(filter(None, map(lacks.__getitem__, item.needs))) for item in CATALOGUE.values()}
     return {id: why for id, why in found.items() if why}
@@ -125,7 +125,7 @@ class Demand:
     allowed: frozenset[str] = frozenset()
 
     def unmet(self, checks: Iterable[CheckResult], layout: BootLayout) -> tuple[str, ...]:
-        """What of one step's ``checks`` had to be observed and was not, each with its reason."""
+        """Those of one step's ``checks`` that had to be observed and were not, each with its reason."""
         unseen = [check for check in checks if check.status == "not-observed" and check.invariant not in self.allowed]
         if not unseen:
             return ()
@@ -137,13 +137,13 @@ class Demand:
         )
 
     def never(self, steps: Iterable[Iterable[CheckResult]]) -> tuple[str, ...]:
-        """What is required and was observed in none of the ``steps``."""
+        """The required invariants that were observed in none of the ``steps``."""
         seen = {check.invariant for checks in steps for check in checks if check.status != "not-observed"}
         return tuple(id for id in CATALOGUE if id in self.require - seen)
 
 
 def _unknown_features(layout: BootLayout) -> set[str]:
-    """The reasons why something about this kernel is not known: they are of its build, not of a snapshot."""
+    """The reasons why features of this kernel are unknown: these come from its build, not from a snapshot."""
     features = layout.features
     answers = [getattr(features, field.name) for field in dataclasses.fields(features)]
     return {answer.reason for answer in answers if isinstance(answer, NotObserved)}

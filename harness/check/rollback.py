@@ -26,7 +26,7 @@ _SOURCE = "the snapshot before"
     needs=("hotplug", "sections"),
 )
 def rbk_1(evidence: Evidence) -> Outcome:
-    """Page tables are not compared: which of their pages may stay is the business of PGT-1."""
+    """Page tables are not compared: PGT-1 decides which of their pages may remain."""
     if not evidence.failed:
         return None
     before, after = evidence.before, evidence.observed
@@ -63,7 +63,7 @@ def _fields(before: GuestState, after: GuestState) -> Iterator[Broken]:
 
 
 def _without_addresses(sections: Sequence[Section]) -> tuple[Section, ...]:
-    """Where a section's usage map was allocated is no state: one that came back has another."""
+    """The sections without the address of their usage map, which changes if it is allocated again."""
     return tuple(replace(section, usage=int(section.usage != 0)) for section in sections)
 
 

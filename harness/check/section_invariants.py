@@ -12,7 +12,7 @@ from harness.model.expected import ExpectedSection
 from harness.state import NotObserved, Section, SectionFault
 from harness.units import AddrRange
 
-#: section -> what must be and what is, None where there is none
+#: section -> expected and observed, None if absent
 Pairs = dict[int, tuple[ExpectedSection | None, Section | None]]
 
 

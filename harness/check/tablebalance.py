@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""nr_page_table_pages, to the page: what the kernel counts against the tables that it has.
+"""nr_page_table_pages, to the page: the kernel's counter against its tables.
 
 Which tables a kernel counts depends on its version and architecture, and on their region and level; each table tells
 for itself (harness/kmem/tablecount.py), so that the balance is exact for every kernel and at every step: while memory
@@ -23,7 +23,7 @@ _BOUNDS = {"vmalloc": ("VMALLOC_START", "VMALLOC_END"), "modules": ("MODULES_VAD
 
 
 def page_tables(evidence: Evidence) -> list[Broken] | NotObserved:
-    """Where nr_page_table_pages has moved otherwise than the tables that it counts.
+    """The difference between the changes of nr_page_table_pages and of the tables that it counts.
 
     ``where`` names the region if the tables that went away there explain it: "nr_page_table_pages: vmemmap tables" for
     those of the memmap that were uncounted though they had never been counted.
@@ -53,7 +53,7 @@ def _counted(state: GuestState) -> tuple[HostTables | NotObserved, TableCount | 
 
 
 def _counted_before(evidence: Evidence) -> tuple[HostTables | None, int]:
-    """The tables of the step before, and by how much the counter was off then: not at all in a fresh boot."""
+    """The tables of the previous step, and by how much the counter was off then (0 after a fresh boot)."""
     before, baseline = evidence.before, evidence.layout.baseline
     if before is None or before.boot_id != evidence.observed.boot_id:
         return None, 0
@@ -64,7 +64,7 @@ def _counted_before(evidence: Evidence) -> tuple[HostTables | None, int]:
 
 
 def _explain(evidence: Evidence, off: int, before: HostTables, now: HostTables) -> tuple[str, str]:
-    """The region whose tables that went away explain the difference, if there is one such.
+    """The region whose removed tables explain the difference, if there is exactly one.
 
     Too few: they were not counted, and were uncounted all the same. Too many: they were counted, and still are.
     """
@@ -90,7 +90,7 @@ def _explain(evidence: Evidence, off: int, before: HostTables, now: HostTables) 
 
 
 def _region(evidence: Evidence, page: TablePage) -> str:
-    """Where a table's addresses are: ``linear-map``, ``vmemmap``, ``vmalloc``, ``modules`` or ``other``."""
+    """The region of a table's addresses: ``linear-map``, ``vmemmap``, ``vmalloc``, ``modules`` or ``other``."""
     return next((name for name, place in _regions(evidence) if place.overlaps(page.range)), "other")
 
 

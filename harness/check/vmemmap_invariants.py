@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""VMM-*: the memory map in vmemmap: what of it is mapped, and how."""
+"""VMM-*: the memmap in vmemmap: which parts are mapped, and how."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _vmemmap(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
 
 
 def _optional(expected: ExpectedState, now: View, wanted: Sequence[AddrRange]) -> tuple[AddrRange, ...]:
-    """What is populated for a partial section beyond its own struct pages, where a table of PTEs is in the way.
+    """What may be populated for a partial section beyond its own struct pages, where a PTE table exists already.
 
     Where a whole entry of the PMD is populated (riscv64), an entry that leads to a table already gets single pages for
     the struct pages alone (vmemmap_populate_hugepages, mm/sparse-vmemmap.c, v7.3); one that was split later has all.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel's page tables as two witnesses show them: the guest's own dump, and the host's walk of its memory."""
+"""The kernel's page tables from two witnesses: the guest's own dump, and the host's walk of its memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Attributes = tuple[str, ...]
 
 
 class View:
-    """What one witness saw at one time: all ``leaves``, and those of ``linear`` map and ``vmemmap`` among them."""
+    """One witness at one time: all ``leaves``, and those of the ``linear`` map and ``vmemmap`` among them."""
 
     def __init__(self, source: str, layout: BootLayout, kernel: KernelLayout, leaves: Iterable[Leaf]) -> None:
         self.source = source
@@ -37,7 +37,7 @@ class View:
         return self.kernel.physical(leaf.range)
 
     def permissions(self, leaf: Leaf) -> Attributes:
-        """Its attributes without those that tell its shape."""
+        """Its attributes without those of its shape."""
         return tuple(word for word in leaf.attrs if word not in self._shape_words)
 
     def covered(self) -> tuple[AddrRange, ...]:
@@ -70,7 +70,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """The witnesses that were there, and by source why the others were not."""
+    """The available witnesses, and by source why the others are missing."""
 
     pairs: tuple[Pair, ...]
     missing: dict[str, str]
@@ -81,14 +81,14 @@ class Views:
         return next((pair for pair in self.pairs if pair.source == WALK), NotObserved(self.missing.get(WALK, "")))
 
     def note(self) -> str:
-        """One line for people where one witness stands alone, empty where both do."""
+        """One line if there is only one witness, else empty."""
         if len(self.pairs) != 1:
             return ""
         alone = "host walk" if self.pairs[0].source == WALK else "the guest's own dump"
         return f"{alone} alone: {'; '.join(self.missing.values())}"
 
     def unobserved(self) -> NotObserved:
-        """Why there is no witness at all."""
+        """Why there is no witness."""
         return NotObserved("; ".join(dict.fromkeys(self.missing.values())))
 
 
@@ -129,7 +129,7 @@ def clip(leaves: Iterable[Leaf], window: AddrRange) -> Iterator[Leaf]:
 
 
 def memmap_of(piece: LinearPiece, kernel: KernelLayout) -> AddrRange:
-    """What populating the struct pages of one call maps: folded ones are mapped page by page everywhere."""
+    """The range mapped for the struct pages of one call; folded ones are mapped by single pages."""
     if not piece.folded:
         return kernel.memmap(piece.range)
     return kernel.struct_pages(piece.range).align_outward(kernel.page_size)
@@ -144,7 +144,7 @@ def wanted_memmap(expected: ExpectedState, kernel: KernelLayout) -> tuple[AddrRa
 def overlaps(
     left: Sequence[HostMapping], right: Sequence[HostMapping]
 ) -> Iterator[tuple[AddrRange, HostMapping, HostMapping]]:
-    """Where two lists of leaves, each in address order, map the same virtual addresses."""
+    """The virtual ranges that two lists of leaves, each in address order, both map."""
     at = 0
     for leaf in left:
         while at < len(right) and right[at].range.end <= leaf.range.start:
