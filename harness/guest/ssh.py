@@ -378,6 +378,10 @@ def _too_much(shown: str, limit: int) -> GuestError:
 
 def _close(channel: paramiko.Channel) -> None:
     """Close ``channel``; a lost connection is reported elsewhere, now or with the next command."""
+    # Channel.close closes the pipe behind fileno() while paramiko's thread may be about to write to it, for output that
+    # is still coming: that write would end the whole connection, or go to whatever file has the number by then.
+    for buffer in (channel.in_buffer, channel.in_stderr_buffer):
+        buffer.set_event(threading.Event())
     with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
         channel.close()
 
