@@ -29,14 +29,7 @@ def wait_driver(shell: Shell, bus: str, device: str, driver: str, *, deadline: D
     for word in (bus, device, driver):
         if _WORD.fullmatch(word) is None:
             raise UsageError(f"invalid name of a bus, device or driver: {word!r}")
-    seconds = floor(max(0.0, deadline.remaining() - _REPORT_SECONDS))
-    done = shell.run(f"/{SCRIPTS}/wait-driver {bus} {device} {driver} {seconds}", deadline=deadline)
-    if done.status == 1:
-        seen = done.stdout.decode(errors="replace").strip()
-        raise DeadlineExpired(f"{driver} to bind to {device} in the guest", deadline.seconds, last_seen=seen)
-    if done.status != 0:
-        said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise GuestError(f"the guest's wait-driver script failed (status {done.status}): {said}")
+    _wait(shell, "wait-driver", (bus, device, driver), f"{driver} to bind to {device} in the guest", deadline)
 
 
 def wait_work(shell: Shell, queue: str, *, deadline: Deadline) -> None:
@@ -48,16 +41,18 @@ def wait_work(shell: Shell, queue: str, *, deadline: Deadline) -> None:
     """
     if _WORD.fullmatch(queue) is None:
         raise UsageError(f"invalid name of a workqueue: {queue!r}")
+    _wait(shell, "wait-work", (queue,), f"the guest's workqueue {queue} to finish its work", deadline)
+
+
+def _wait(shell: Shell, script: str, words: tuple[str, ...], awaited: str, deadline: Deadline) -> None:
     seconds = floor(max(0.0, deadline.remaining() - _REPORT_SECONDS))
-    done = shell.run(f"/{SCRIPTS}/wait-work {queue} {seconds}", deadline=deadline)
+    done = shell.run(f"/{SCRIPTS}/{script} {' '.join(words)} {seconds}", deadline=deadline)
     if done.status == 1:
-        seen = done.stdout.decode(errors="replace").split()
-        raise DeadlineExpired(
-            f"the guest's workqueue {queue} to finish its work", deadline.seconds, last_seen=" ".join(seen)
-        )
+        seen = " ".join(done.stdout.decode(errors="replace").split())
+        raise DeadlineExpired(awaited, deadline.seconds, last_seen=seen)
     if done.status != 0:
         said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise GuestError(f"the guest's wait-work script failed (status {done.status}): {said}")
+        raise GuestError(f"the guest's {script} script failed (status {done.status}): {said}")
 
 
 def switch_slot(shell: Shell, slot: int, on: bool, *, deadline: Deadline) -> None:
