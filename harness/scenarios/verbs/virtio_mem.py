@@ -109,18 +109,24 @@ def resize(session: Session, args: ResizeArgs, deadline: Deadline) -> Outcome:
     if args.wait:
         await_size(session, args.id, args.to, outcome, deadline)
         left = outcome.resizes[-1].size
-        kept = session.model.kept_blocks()
-        stays = next((index for index in session.model.blocks_of(args.id) if index in kept), None)
         if unmovable and left > args.to:
             # Shrinking stops at unmovable pages, whose place is unknown outside of the guest.
             outcome.refuse(f"the guest keeps {format_size(left)}: blocks of {args.id} are online as kernel memory")
             outcome.pending = True
-        elif stays is not None and left > args.to:
-            outcome.refuse(f"the guest keeps {format_size(left)}: memory{stays} cannot go offline, {kept[stays]}")
+        elif left > args.to and (why := _why_kept(session, args.id)):
+            outcome.refuse(f"the guest keeps {format_size(left)}: {why}")
     else:
         outcome.pending = True
         outcome.note = "not waited for"
     return outcome
+
+
+def _why_kept(session: Session, id: str) -> str:
+    kept = session.model.kept_blocks()
+    stays = (
+        f"memory{index} cannot go offline, {kept[index]}" for index in session.model.blocks_of(id) if index in kept
+    )
+    return next(stays, "")
 
 
 def _holds_kernel_memory(session: Session, id: str) -> bool:
