@@ -16,7 +16,7 @@ from harness.arch.kernel_layout import KernelLayout
 from harness.kmem.address import DirectMap, direct_map
 from harness.kmem.physical_memory import PhysicalMemory, Region
 from harness.kmem.structs import BootedMemory, SparseLayout, sparse_layout
-from harness.state import HostMapping
+from harness.state import HostMapping, NotObserved
 from harness.units import GIB, MIB, AddrRange
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -180,6 +180,17 @@ class RecordedGuest:
                 for address, text in self.data["memory"].items():
                     if int(address, 16) in region.range:
                         os.pwrite(file.fileno(), bytes.fromhex(text), int(address, 16) - region.range.start)
+
+    def sparse_layout(self, memory: PhysicalMemory) -> SparseLayout | NotObserved:
+        """What the guest's vmcoreinfo and configuration tell of its tables, without BTF; ``memory`` is open."""
+        return sparse_layout(
+            self.note,
+            self.kernel,
+            subsection_size=self.arch.subsection_size,
+            build=Build(self.config),
+            btf=None,
+            evidence=BootedMemory(memory, direct_map(self.kernel), self.ram),
+        )
 
     def mappings(self) -> Iterable[HostMapping]:
         """The recorded part of vmemmap."""

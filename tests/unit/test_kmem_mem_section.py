@@ -21,12 +21,11 @@ from kmem_sparse_guest import (
     virtual,
 )
 
-from harness.arch.config_queries import Build
 from harness.kmem import _sparse_entries, mem_section
 from harness.kmem.address import Untranslated, direct_map
 from harness.kmem.mem_section import Sections, copy_sections, decode_sections, find_roots
 from harness.kmem.physical_memory import OutsideMemory, PhysicalMemory
-from harness.kmem.structs import BootedMemory, SparseLayout, sparse_layout
+from harness.kmem.structs import SparseLayout
 from harness.state import NotObserved, Section, SectionFault
 from harness.units import GIB, MIB
 
@@ -267,14 +266,7 @@ def test_real_guests(name: str, tmp_path: Path) -> None:
     guest = RecordedGuest(name, tmp_path)
     direct = direct_map(guest.kernel)
     with PhysicalMemory(guest.regions) as memory:
-        layout = sparse_layout(
-            guest.note,
-            guest.kernel,
-            subsection_size=guest.arch.subsection_size,
-            build=Build(guest.config),
-            btf=None,
-            evidence=BootedMemory(memory, direct, guest.ram),
-        )
+        layout = guest.sparse_layout(memory)
         assert isinstance(layout, SparseLayout)
         found = decode_sections(copy_sections(memory, direct, layout, find_roots(memory, direct, layout.array)))
     assert found.faults == ()

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kmem_sparse_guest import BASE, VMEMMAP, RecordedGuest, SparseGuest
 
-from harness.arch.config_queries import Build
-from harness.kmem.address import PageMap, direct_map
+from harness.kmem.address import PageMap
 from harness.kmem.pages import read_struct_pages
 from harness.kmem.physical_memory import PhysicalMemory
-from harness.kmem.structs import BootedMemory, PageLayout, sparse_layout
+from harness.kmem.structs import PageLayout
 from harness.state import HostMapping, NotObserved, StructPage
 from harness.units import KIB, MIB, AddrRange
 
@@ -105,16 +104,8 @@ def test_no_pages_at_all(guest: SparseGuest) -> None:
 @pytest.mark.parametrize("name", ["sparse-arm64/built.json", "sparse-arm64/debian.json", "sparse-riscv64/built.json"])
 def test_struct_pages_of_real_guests(name: str, tmp_path: Path) -> None:
     guest = RecordedGuest(name, tmp_path)
-    direct = direct_map(guest.kernel)
     with PhysicalMemory(guest.regions) as memory:
-        layout = sparse_layout(
-            guest.note,
-            guest.kernel,
-            subsection_size=guest.arch.subsection_size,
-            build=Build(guest.config),
-            btf=None,
-            evidence=BootedMemory(memory, direct, guest.ram),
-        )
+        layout = guest.sparse_layout(memory)
         assert not isinstance(layout, NotObserved) and not isinstance(layout.page, NotObserved)
         pfns = [int(pfn, 16) for pfn, _ in guest.data["pages"]]
         found = read_struct_pages(memory, layout.page, PageMap(guest.mappings()), pfns)
