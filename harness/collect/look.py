@@ -246,8 +246,7 @@ def _run(shell: Shell, sources: Iterable[str], deadline: Deadline) -> dict[str, 
     boundary = new_boundary()
     done = shell.run(f"/{SCRIPTS}/collect {boundary} {' '.join(sources)}", deadline=deadline)
     if done.status != 0:
-        said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise GuestError(f"the guest's collector failed (status {done.status}): {said}")
+        raise done.error("the guest's collector failed")
     return parse_frames(done.stdout, boundary)
 
 

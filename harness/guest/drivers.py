@@ -7,7 +7,7 @@ import re
 from math import floor
 
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, GuestError, UsageError
+from harness.errors import DeadlineExpired, UsageError
 from harness.guest.overlay import SCRIPTS
 from harness.guest.ssh import Shell
 
@@ -26,10 +26,8 @@ def wait_driver(shell: Shell, bus: str, device: str, driver: str, *, deadline: D
 
     Raises UsageError for invalid names, DeadlineExpired (at whole seconds), GuestError.
     """
-    for word in (bus, device, driver):
-        if _WORD.fullmatch(word) is None:
-            raise UsageError(f"invalid name of a bus, device or driver: {word!r}")
-    _wait(shell, "wait-driver", (bus, device, driver), f"{driver} to bind to {device} in the guest", deadline)
+    names, awaited = (bus, device, driver), f"{driver} to bind to {device} in the guest"
+    _wait(shell, "wait-driver", "bus, device or driver", names, awaited, deadline)
 
 
 def wait_work(shell: Shell, queue: str, *, deadline: Deadline) -> None:
@@ -39,20 +37,19 @@ def wait_work(shell: Shell, queue: str, *, deadline: Deadline) -> None:
 
     Raises UsageError for an invalid name, DeadlineExpired (at whole seconds), GuestError.
     """
-    if _WORD.fullmatch(queue) is None:
-        raise UsageError(f"invalid name of a workqueue: {queue!r}")
-    _wait(shell, "wait-work", (queue,), f"the guest's workqueue {queue} to finish its work", deadline)
+    _wait(shell, "wait-work", "workqueue", (queue,), f"the guest's workqueue {queue} to finish its work", deadline)
 
 
-def _wait(shell: Shell, script: str, words: tuple[str, ...], awaited: str, deadline: Deadline) -> None:
+def _wait(shell: Shell, script: str, kind: str, words: tuple[str, ...], awaited: str, deadline: Deadline) -> None:
+    for word in words:
+        if _WORD.fullmatch(word) is None:
+            raise UsageError(f"invalid name of a {kind}: {word!r}")
     seconds = floor(max(0.0, deadline.remaining() - _REPORT_SECONDS))
     done = shell.run(f"/{SCRIPTS}/{script} {' '.join(words)} {seconds}", deadline=deadline)
     if done.status == 1:
-        seen = " ".join(done.stdout.decode(errors="replace").split())
-        raise DeadlineExpired(awaited, deadline.seconds, last_seen=seen)
+        raise DeadlineExpired(awaited, deadline.seconds, last_seen=" ".join(done.text.split()))
     if done.status != 0:
-        said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise GuestError(f"the guest's {script} script failed (status {done.status}): {said}")
+        raise done.error(f"the guest's {script} script failed")
 
 
 def switch_slot(shell: Shell, slot: int, on: bool, *, deadline: Deadline) -> None:
@@ -62,5 +59,4 @@ def switch_slot(shell: Shell, slot: int, on: bool, *, deadline: Deadline) -> Non
     """
     done = shell.run(f"/{SCRIPTS}/slot {slot} {'on' if on else 'off'}", deadline=deadline)
     if done.status != 0:
-        said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise GuestError(f"the guest's slot script failed (status {done.status}): {said}")
+        raise done.error("the guest's slot script failed")

@@ -69,12 +69,7 @@ class LoadKind:
             )
 
 
-def _kinds(*kinds: LoadKind) -> Mapping[str, LoadKind]:
-    return {kind.name: kind for kind in kinds}
-
-
-#: every kind of load, by name
-LOADS: Mapping[str, LoadKind] = _kinds(
+_KINDS = (
     LoadKind(
         "ptdump",
         "reads the kernel's page tables from debugfs, from start to end",
@@ -126,6 +121,8 @@ LOADS: Mapping[str, LoadKind] = _kinds(
     ),
     LoadKind("compaction", "compacts the memory of all nodes", ("COMPACTION",), {}, _COMPACTION),
 )
+#: every kind of load, by name
+LOADS: Mapping[str, LoadKind] = {kind.name: kind for kind in _KINDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +139,18 @@ class LoadCount:
     note: str = ""
 
 
+def _check_id(id: str) -> None:
+    if _ID.fullmatch(id) is None:
+        raise UsageError(f"invalid name for a load: {id!r}", hint="a letter, then up to 31 letters, digits, _ and -")
+
+
 def start_load(shell: Shell, id: str, kind: str, args: Mapping[str, int], *, deadline: Deadline) -> None:
     """Start a load and return once its first round has begun; ``id`` is a name of the caller's choice.
 
     Raises UsageError for an invalid name, kind or parameter, UnsupportedError if this guest's kernel cannot run the
     load (the message says why), GuestError, DeadlineExpired.
     """
-    if _ID.fullmatch(id) is None:
-        raise UsageError(f"invalid name for a load: {id!r}", hint="a letter, then up to 31 letters, digits, _ and -")
+    _check_id(id)
     found = LOADS.get(kind)
     if found is None:
         raise UsageError(f"unknown kind of load: {kind!r}", hint=f"one of {', '.join(sorted(LOADS))}")
@@ -166,8 +167,7 @@ def start_load(shell: Shell, id: str, kind: str, args: Mapping[str, int], *, dea
     if done.status == _NAME_TAKEN:
         raise UsageError(f"the guest already has a load {id!r}", hint="choose another name, or stop it first")
     if done.status == _CANNOT:
-        why = done.stdout.decode(errors="replace").strip()[:200]
-        raise UnsupportedError(kind, f"this guest cannot run the load {kind}: {why}")
+        raise UnsupportedError(kind, f"this guest cannot run the load {kind}: {done.text.strip()[:200]}")
     _check(done)
 
 
@@ -191,8 +191,7 @@ def stop_load(shell: Shell, id: str, *, deadline: Deadline) -> LoadCount:
     Raises UsageError if there is no load of this name; DeadlineExpired if a round did not end: its processes are then
     killed, as far as the kernel lets them die; GuestError.
     """
-    if _ID.fullmatch(id) is None:
-        raise UsageError(f"invalid name for a load: {id!r}", hint="a letter, then up to 31 letters, digits, _ and -")
+    _check_id(id)
     done = _run(shell, f"stop {_budget(deadline)} {id}", deadline)
     if done.status == _NAME_TAKEN:
         raise UsageError(f"the guest has no load {id!r}")
@@ -220,15 +219,14 @@ def _run(shell: Shell, arguments: str, deadline: Deadline) -> CommandResult:
 
 def _check(done: CommandResult) -> None:
     if done.status != 0:
-        said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise GuestError(f"the guest's load-keeper failed (status {done.status}): {said}")
+        raise done.error("the guest's load-keeper failed")
 
 
 def _counts(done: CommandResult, deadline: Deadline, *, busy_is_late: bool = True) -> Mapping[str, LoadCount]:
     _check(done)
     counts: dict[str, LoadCount] = {}
     late: list[str] = []
-    for line in done.stdout.decode(errors="replace").splitlines():
+    for line in done.text.splitlines():
         match = _COUNT.fullmatch(line)
         if match is None or match[1] in counts:
             raise GuestError(f"the guest's load-keeper printed {line[:200]!r}")

@@ -71,9 +71,7 @@ def set_auto_online(shell: Shell, policy: Target | str, *, deadline: Deadline) -
     check_target(policy)
     done = shell.run(f"echo {policy} >{_SYSFS}/auto_online_blocks", deadline=deadline)
     if done.status != 0:
-        raise GuestError(
-            f"the guest rejects {policy} for auto_online_blocks: {done.stderr.decode(errors='replace').strip()}"
-        )
+        raise GuestError(f"the guest rejects {policy} for auto_online_blocks: {done.said()}")
 
 
 def wait_blocks(
@@ -125,12 +123,8 @@ def _outcome(line: str) -> BlockOutcome:
 
 def _answer(done: CommandResult) -> list[str]:
     if done.status != 0:
-        said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise GuestError(
-            f"the guest's blocks script failed (status {done.status}): {said}",
-            hint="does this kernel have CONFIG_MEMORY_HOTPLUG?",
-        )
-    return done.stdout.decode(errors="replace").splitlines()
+        raise done.error("the guest's blocks script failed", hint="does this kernel have CONFIG_MEMORY_HOTPLUG?")
+    return done.text.splitlines()
 
 
 def _lines(items: Iterable[str]) -> bytes:

@@ -93,7 +93,7 @@ def _checked(name: str) -> str:
 
 def _run(shell: Shell, arguments: str, deadline: Deadline) -> PmemOutcome:
     done = shell.run(f"/{SCRIPTS}/pmem {arguments}", deadline=deadline)
-    text = done.stdout.decode(errors="replace").strip()
+    text = done.text.strip()
     if done.status in (0, _REFUSED):
         return PmemOutcome(done.status == 0, text)
     if done.status == _CANNOT:
@@ -105,5 +105,5 @@ def _run(shell: Shell, arguments: str, deadline: Deadline) -> PmemOutcome:
         raise UnsupportedError("dax-state", f"this kernel has no {text}", hint="drivers/dax/kmem.c has it since v7.3")
     if done.status == _NOTHING:
         raise GuestError(f"the guest has {text}", hint="is the virtio-pmem device plugged, and CONFIG_VIRTIO_PMEM set?")
-    said = done.stderr.decode(errors="replace").strip()[-500:]
-    raise GuestError(f"the guest's pmem script failed ({arguments}, status {done.status}): {text} {said}".rstrip())
+    failure = f"the guest's pmem script failed ({arguments}, status {done.status}): {text} {done.said()}"
+    raise GuestError(failure.rstrip())

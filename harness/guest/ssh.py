@@ -13,9 +13,9 @@ import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import paramiko
 
@@ -24,8 +24,9 @@ from harness.errors import DeadlineExpired, GuestError, MemhpError
 from harness.guest.agent import START, Agent, AgentEnded, agent_request
 from harness.guest.console import Console
 from harness.guest.identity import Identity
-from harness.guest.reach import out_of_reach
 from harness.units import MIB
+
+T = TypeVar("T")
 
 #: bytes that one command may print, stdout and stderr together
 OUTPUT_LIMIT = 64 * MIB
@@ -53,6 +54,19 @@ class CommandResult:
     status: int
     stdout: bytes
     stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """stdout as text."""
+        return self.stdout.decode(errors="replace")
+
+    def said(self, limit: int = 500) -> str:
+        """The end of stderr."""
+        return self.stderr.decode(errors="replace").strip()[-limit:]
+
+    def error(self, what: str, *, limit: int = 500, hint: str | None = None) -> GuestError:
+        """The error that ``what`` went wrong, with the status and the end of stderr."""
+        return GuestError(f"{what} (status {self.status}): {self.said(limit)}", hint=hint)
 
 
 class Shell(Protocol):
@@ -133,9 +147,7 @@ class GuestShell:
     def __enter__(self) -> GuestShell:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -179,8 +191,7 @@ class GuestShell:
         """Run ``command`` and return its stdout; raises GuestError if its exit status is not 0, and as ``run`` does."""
         done = self.run(command, stdin=stdin, deadline=deadline, limit=limit)
         if done.status != 0:
-            said = done.stderr.decode(errors="replace").strip()[-2000:]
-            raise GuestError(f"{command[:200]!r} failed in the guest (status {done.status}): {said}")
+            raise done.error(f"{command[:200]!r} failed in the guest", limit=2000)
         return done.stdout
 
     def open_terminal(self, kind: str, columns: int, lines: int, deadline: Deadline) -> paramiko.Channel:
@@ -344,6 +355,33 @@ class GuestShell:
                 return
             raise GuestError(f"{trouble.message} (while it ran {shown!r})", hint=trouble.hint)
         deadline.check(f"{shown!r} in the guest", None if self._console is None else self._console.tail(1))
+
+
+def out_of_reach(work: Callable[[], T], abandon: Callable[[], None]) -> T:
+    """Run ``work`` in a thread that the exception of a signal (Ctrl-C, SIGTERM) cannot reach; return its result.
+
+    Python raises that exception in the main thread, between any two instructions. paramiko takes its locks without
+    ``with`` (BufferedPipe, Transport): an exception there leaves a lock held for ever, and the next hang-up waits for
+    it. So the main thread only waits while another one works; if it is interrupted, ``abandon`` makes the other one
+    end soon. Raises what ``work`` raises.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    try:
+        threading.Thread(target=run, name="guest-work", daemon=True).start()
+        return future.result()
+    except BaseException:
+        if not future.done():
+            abandon()
+        raise
 
 
 @contextlib.contextmanager

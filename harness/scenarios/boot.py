@@ -24,10 +24,9 @@ from harness.config.guest_parts import Firmware, GuestRoot, KernelImage, QemuBin
 from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
 from harness.guest.console import READY, Console
-from harness.guest.identity import Identity
+from harness.guest.identity import Identity, wait_asleep, wake
 from harness.guest.overlay import overlay, write_initrd
 from harness.guest.ssh import GuestShell
-from harness.guest.wake import wait_asleep, wake
 from harness.kmem.marks import image_marks
 from harness.model.actions import Action
 from harness.model.boot_layout import MachineShape

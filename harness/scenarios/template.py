@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Saved boot snapshots: each kind of guest is booted once, saved in the cache, and restored from then on.
 
-A saved guest has no keys yet: every restored guest gets its own, with fresh entropy and the time (harness.guest.wake).
+A saved guest has no keys yet: every restored guest gets its own, fresh entropy and the time (harness.guest.identity).
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, GuestError, UnsupportedError
 from harness.guest.console import Console
-from harness.guest.identity import Identity
+from harness.guest.identity import Identity, wait_asleep, wake
 from harness.guest.overlay import overlay, write_initrd
 from harness.guest.ssh import GuestShell
-from harness.guest.wake import wait_asleep, wake
 from harness.parsers.dmesg import alarming
 from harness.progress import Progress
 from harness.qemu.cmdline import Channels, command_line

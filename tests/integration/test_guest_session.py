@@ -20,7 +20,7 @@ from harness.guest import namespaces
 from harness.guest.drivers import wait_driver
 from harness.guest.memory_blocks import set_auto_online, set_blocks, wait_blocks
 from harness.guest.overlay import SCRIPTS
-from harness.guest.touch import touch_memory
+from harness.guest.use_memory import touch_memory
 from harness.qemu import memdev
 from harness.qemu.devices.dimm import DimmSpec
 from harness.qemu.devices.virtio_pmem import VirtioPmemSpec

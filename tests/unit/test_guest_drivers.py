@@ -11,7 +11,7 @@ from harness.errors import DeadlineExpired, GuestError, UnsupportedError, UsageE
 from harness.guest import namespaces
 from harness.guest.drivers import switch_slot, wait_driver, wait_work
 from harness.guest.memory_blocks import BlockOutcome, error_name, set_auto_online, set_blocks, valid_zones, wait_blocks
-from harness.guest.touch import TouchResult, parse_touch, touch_memory
+from harness.guest.use_memory import TouchResult, parse_touch, touch_memory
 from harness.units import AddrRange
 
 

@@ -8,7 +8,7 @@ from guest_peer import CannedShell, said
 
 from harness.deadline import Deadline
 from harness.errors import GuestError
-from harness.guest.hold import occupy_memory, pin_memory, release_memory
+from harness.guest.use_memory import occupy_memory, pin_memory, release_memory
 from harness.units import MIB, AddrRange
 
 WHERE = AddrRange(0x140000000, 0x148000000)

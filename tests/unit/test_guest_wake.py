@@ -17,9 +17,8 @@ import pytest
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError
 from harness.guest.console import Console
-from harness.guest.identity import Identity
+from harness.guest.identity import SEED_BYTES, Identity, wait_asleep, wake, wake_order
 from harness.guest.overlay import overlay
-from harness.guest.wake import SEED_BYTES, wait_asleep, wake, wake_order
 
 SCRIPTS = Path(__file__).parents[2] / "guest-scripts"
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

@@ -11,8 +11,7 @@ from harness.config import arguments as arg
 from harness.config.arguments import Args, Device, Held, NewHeld
 from harness.deadline import Deadline
 from harness.errors import UnsupportedError, UsageError
-from harness.guest.hold import occupy_memory, pin_memory, release_memory
-from harness.guest.touch import touch_memory
+from harness.guest.use_memory import occupy_memory, pin_memory, release_memory, touch_memory
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.plan import Impossible, Plan, require_free, require_there
