@@ -7,6 +7,7 @@ machine's own APT configuration, only the settings for reaching a mirror (such a
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -22,14 +23,14 @@ from harness import proc
 from harness.artifacts.apt_words import (
     NetworkError,
     NoSuite,
-    PackageFile,
+    Package,
     apt_error,
     kept_settings,
     no_package,
     parse_uris,
     watcher,
 )
-from harness.artifacts.cache import hash_file, hold_lock
+from harness.artifacts.cache import Cache, hash_file, hold_lock
 from harness.artifacts.mirror import debian_mirror
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, UsageError
@@ -55,16 +56,6 @@ _FETCH_SECONDS = 3600.0
 _QUERY_SECONDS = 60.0
 _PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _SUITE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class Package:
-    """A package file: its path after the download, and its expected hash."""
-
-    name: str
-    version: str
-    path: Path
-    sha256: str = ""
 
 
 def default_suite() -> str:
@@ -98,6 +89,20 @@ def fingerprints(packages: Iterable[Package]) -> dict[str, str]:
     return {f"package {package.path.name}": package.sha256 for package in packages}
 
 
+def apt(arch: str, suite: str | None = None) -> PrivateApt:
+    """APT for one Debian architecture and suite (None: the default one), with its state in the cache.
+
+    Raises ArtefactError without a mirror.
+    """
+    return PrivateApt(Cache().root / "apt", arch, suite=suite)
+
+
+@functools.cache
+def host_arch() -> str:
+    """Debian's name of the host architecture (amd64, arm64, …)."""
+    return proc.run(["dpkg", "--print-architecture"], deadline=Deadline(_QUERY_SECONDS)).stdout.decode().strip()
+
+
 class PrivateApt:
     """Packages of one Debian architecture (``amd64``, ``arm64``, ``riscv64``) and suite, with states below ``root``.
 
@@ -122,9 +127,7 @@ class PrivateApt:
 
     def download(self, packages: Sequence[str], progress: Progress, *, dependencies: bool = True) -> list[Package]:
         """Download ``packages`` and all their dependencies unless present; every file's hash is checked."""
-        request = _request(packages, dependencies)
-        self._binaries.fetch(request, progress, ", ".join(packages))
-        return self._binaries.packages(request, progress)
+        return self._binaries.fetch(_request(packages, dependencies), progress, ", ".join(packages))
 
     def names(self, prefix: str, progress: Progress) -> list[str]:
         """Sorted names of packages that begin with ``prefix``; some may be in another suite or be mere references."""
@@ -147,9 +150,9 @@ class PrivateApt:
             raise ArtefactError(
                 f"{source} {version} has just become {now} in the archive's index", hint="run the same command again"
             )
-        for path in files:
-            shutil.copy(path, target)
-        return next(target / path.name for path in files if path.suffix == ".dsc")
+        for file in files:
+            shutil.copy(file.path, target)
+        return next(target / file.path.name for file in files if file.path.suffix == ".dsc")
 
     def knows_sources(self) -> bool:
         """Whether lists of source packages are present; without them nothing can have been built."""
@@ -222,36 +225,35 @@ class _State:
 
     def packages(self, request: _Request, progress: Progress) -> list[Package]:
         """The files that satisfy ``request``, downloaded or not."""
-        archives = self._root / "archives"
-        return [
-            Package(file.name, file.version, archives / file.file, file.sha256)
-            for file in self._files(request, progress)
-        ]
+        try:
+            self._update(progress)
+            return self._resolve(request)
+        except OSError as error:
+            raise self._disk_error(error) from error
 
-    def fetch(self, request: _Request, progress: Progress, what: str) -> list[Path]:
-        """Download missing files and verify them; the paths in order."""
-        files = self._files(request, progress)
-        folder = self._root / "archives"
+    def fetch(self, request: _Request, progress: Progress, what: str) -> list[Package]:
+        """Download missing files and verify them; all files in order."""
+        files = self.packages(request, progress)
         try:
             with hold_lock(self._root / "lock", "the package archive", progress):
-                lacking = [file for file in files if not _intact(folder / file.file, file)]
+                lacking = [file for file in files if not _intact(file)]
                 if lacking:
                     megabytes = sum(file.size for file in lacking) / 1e6
                     with progress.task(f"Downloading {what} ({megabytes:.1f} MB)", 100) as task:
-                        self._download(request, folder, watcher(task))
+                        self._download(request, watcher(task))
                 for file in lacking:
-                    if not _intact(folder / file.file, file):
+                    if not _intact(file):
                         raise ArtefactError(
-                            f"{file.file} from {self._mirror} does not match the archive's index",
+                            f"{file.path.name} from {self._mirror} does not match the archive's index",
                             hint="the mirror may be syncing: try again in a few minutes",
                         )
         except OSError as error:
             raise self._disk_error(error) from error
-        return [folder / file.file for file in files]
+        return files
 
     def depends(self, package: str, progress: Progress) -> list[str]:
         """Names in the Depends field of the newest version of ``package``."""
-        self._files(_Request("download", (package,)), progress)
+        self.packages(_Request("download", (package,)), progress)
         said = self._ask("apt-cache", ["show", "--no-all-versions", *_preferring(self._suites), package])
         row = re.search(r"^Depends: (.*)$", said, re.MULTILINE)
         return [] if row is None else [name.split()[0] for name in row[1].split(",")]
@@ -271,14 +273,7 @@ class _State:
         except OSError:
             return None
 
-    def _files(self, request: _Request, progress: Progress) -> tuple[PackageFile, ...]:
-        try:
-            self._update(progress)
-            return self._resolve(request)
-        except OSError as error:
-            raise self._disk_error(error) from error
-
-    def _resolve(self, request: _Request) -> tuple[PackageFile, ...]:
+    def _resolve(self, request: _Request) -> list[Package]:
         # APT treats an unknown name as a pattern: linux-source-6.1 matches linux-source-6.12.
         for name in request.packages if request.mode != "source" else ():
             if name not in self._ask("apt-cache", ["pkgnames", name]).split():
@@ -287,7 +282,7 @@ class _State:
         nothing = self._root / "nothing"
         words = ["-o", f"Dir::Cache::archives={nothing}", "--print-uris", *request.arguments(self._suites)]
         said = self._ask("apt-get", words, nothing)
-        files = parse_uris(said)
+        files = parse_uris(said, self._root / "archives")
         if not files:
             raise ArtefactError(f"APT found nothing to fetch for {' '.join(request.packages)}:\n{said[-2000:]}")
         return files
@@ -349,7 +344,8 @@ class _State:
         except OSError:
             return False
 
-    def _download(self, request: _Request, folder: Path, on_line: Callable[[str], None]) -> None:
+    def _download(self, request: _Request, on_line: Callable[[str], None]) -> None:
+        folder = self._root / "archives"
         try:
             self._apt("apt-get", request.arguments(self._suites), _FETCH_SECONDS, on_line, cwd=folder)
         except NetworkError:
@@ -404,14 +400,8 @@ class _State:
     ) -> str:
         status = ["-o", "APT::Status-Fd=1"] if on_line is not None else []
         env = _environment({"APT_CONFIG": str(self._root / "apt.conf")})
-        done = proc.run(
-            [program, "-q", *status, *arguments],
-            deadline=Deadline(seconds),
-            env=env,
-            cwd=cwd,
-            check=False,
-            on_line=on_line,
-        )
+        command = [program, "-q", *status, *arguments]
+        done = proc.run(command, deadline=Deadline(seconds), env=env, cwd=cwd, check=False, on_line=on_line)
         if done.returncode != 0:
             said = proc.tail(done.stderr, lines=12) or proc.tail(done.stdout, lines=12)
             raise apt_error(said, self._mirror, self._suites[-1])
@@ -424,12 +414,12 @@ class _State:
         )
 
 
-def _intact(path: Path, file: PackageFile) -> bool:
+def _intact(file: Package) -> bool:
     try:
-        if path.stat().st_size == file.size and hash_file(path) == file.sha256:
+        if file.path.stat().st_size == file.size and hash_file(file.path) == file.sha256:
             return True
         # APT only compares the size and would keep it.
-        path.unlink()
+        file.path.unlink()
     except FileNotFoundError:
         pass
     return False

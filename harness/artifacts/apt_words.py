@@ -6,12 +6,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote
 
 from harness.errors import ArtefactError
 from harness.progress import Task
 
-_URI_ROW = re.compile(r"'([^']+)' (\S+) (\d+) (?:SHA256:([0-9a-f]{64}))?")
+_URI_ROW = re.compile(r"'[^']+' (\S+) (\d+) (?:SHA256:([0-9a-f]{64}))?")
 _STATUS_ROW = re.compile(r"dlstatus:\d+:([0-9.]+):")
 _KEPT_SETTING = re.compile(
     r"Acquire::(?:https?|ftp|socks|tor|ForceIPv[46]|Check-Valid-Until|Min-ValidTime|Max-ValidTime)\b", re.IGNORECASE
@@ -25,19 +26,6 @@ _NO_PACKAGE = re.compile(
     r"|Release '\S+' for '(\S+)' was not found"
 )
 _NO_SUITE = re.compile(r"The repository '\S+ (\S+) (?:In)?Release' does not have a Release file")
-_SIGNATURE = re.compile(
-    r"NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|not signed|isn't signed|[Ss]ignatures? (?:couldn't|were|by)|clearsigned"
-    r"|Hash Sum mismatch|unexpected size"
-)
-_SYNCING = re.compile(r"Mirror sync in progress")
-_STALE = re.compile(r"not valid yet|Release file .*(?:expired|no longer valid)")
-_SPACE = re.compile(r"No space left|enough (?:free )?space")
-_NETWORK = re.compile(
-    r"resolv|connect to|Connection (?:failed|refused|timed|reset)|timed out|unreachable|not respond|initiate the conn"
-    r"|Proxy|407 ",
-    re.IGNORECASE,
-)
-_ABSENT = re.compile(r"\b40[34]\b|does not have a Release file|File not found")
 
 
 class NetworkError(ArtefactError):
@@ -61,36 +49,37 @@ def no_package(name: str, suite: str) -> NoPackage:
 
 
 @dataclass(frozen=True, slots=True)
-class PackageFile:
-    """One file of the archive; ``file`` is its local name, which carries package and version."""
+class Package:
+    """One file of the archive: its path after the download, whose name carries package and version, size and hash."""
 
-    file: str
-    uri: str
-    size: int
-    sha256: str
+    path: Path
+    size: int = 0
+    sha256: str = ""
 
     @property
     def name(self) -> str:
-        """The package."""
-        return self.file.split("_")[0]
+        return self.path.name.split("_")[0]
 
     @property
     def version(self) -> str:
-        """The Debian version."""
-        return unquote(self.file.split("_")[1].removesuffix(".dsc"))
+        return unquote(self.path.name.split("_")[1].removesuffix(".dsc"))
 
 
-def parse_uris(said: str) -> tuple[PackageFile, ...]:
-    """The files in the answer of ``apt-get --print-uris``, sorted; raises ArtefactError for one without a SHA-256."""
-    files: list[PackageFile] = []
+def parse_uris(said: str, folder: Path = Path()) -> list[Package]:
+    """The files in the answer of ``apt-get --print-uris``, sorted, as they will be in ``folder``.
+
+    Raises ArtefactError for one without a SHA-256.
+    """
+    files = []
     for row in said.splitlines():
         match = _URI_ROW.match(row)
         if match is None:
             continue
-        if match[4] is None or "/" in match[2] or match[2].startswith("."):
+        name, size, sha256 = match.groups()
+        if sha256 is None or "/" in name or name.startswith("."):
             raise ArtefactError(f"APT's answer has no SHA-256 or no plain file name: {row[:200]}")
-        files.append(PackageFile(match[2], match[1], int(match[3]), match[4]))
-    return tuple(sorted(files, key=lambda file: file.file))
+        files.append(Package(folder / name, int(size), sha256))
+    return sorted(files, key=lambda file: file.path.name)
 
 
 def kept_settings(dump: str) -> list[str]:
@@ -113,6 +102,49 @@ def watcher(task: Task) -> Callable[[str], None]:
     return on_line
 
 
+#: patterns of APT's messages, in the order of the search: the error, its meaning, what to do
+_COMPLAINTS: tuple[tuple[str, type[ArtefactError], str, str], ...] = (
+    (
+        "Mirror sync in progress",
+        ArtefactError,
+        "the package lists of {mirror} do not match its signature",
+        "the mirror is being updated: try again in a few hours, or set MEMHP_MIRROR to another mirror",
+    ),
+    (
+        "NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|not signed|isn't signed|[Ss]ignatures? (?:couldn't|were|by)|clearsigned"
+        "|Hash Sum mismatch|unexpected size",
+        ArtefactError,
+        "files from {mirror} fail verification",
+        "update the keys (sudo apt-get install debian-archive-keyring), or set MEMHP_MIRROR to another mirror",
+    ),
+    (
+        "not valid yet|Release file .*(?:expired|no longer valid)",
+        ArtefactError,
+        "{mirror} is out of date, or this machine's clock is wrong",
+        "check the clock (date), or set MEMHP_MIRROR to another mirror",
+    ),
+    (
+        "No space left|enough (?:free )?space",
+        ArtefactError,
+        "no space left for packages",
+        "free some disk space, or set MEMHP_CACHE to a larger disk",
+    ),
+    (
+        "(?i:resolv|connect to|Connection (?:failed|refused|timed|reset)|timed out|unreachable|not respond"
+        "|initiate the conn|Proxy|407 )",
+        NetworkError,
+        "cannot reach {mirror}",
+        "check the network and APT's proxy settings, or set MEMHP_MIRROR to a reachable mirror",
+    ),
+    (
+        r"\b40[34]\b|does not have a Release file|File not found",
+        ArtefactError,
+        "{mirror} does not have the requested files",
+        "try again, set MEMHP_MIRROR to a complete Debian mirror, or set MEMHP_SUITE to a suite that it has",
+    ),
+)
+
+
 def apt_error(said: str, mirror: str, suite: str) -> ArtefactError:
     """The error that APT's message ``said`` means, with a hint; a NetworkError if the mirror was not reached."""
     rows = [row for row in said.splitlines() if row.startswith(("E:", "W:", "Err:", "  "))]
@@ -126,33 +158,7 @@ def apt_error(said: str, mirror: str, suite: str) -> ArtefactError:
             f"{mirror} has no suite {absent[1]}",
             hint="check the name (for example trixie-backports), or set MEMHP_MIRROR to a mirror that has it",
         )
-    if _SYNCING.search(text):
-        return ArtefactError(
-            f"the package lists of {mirror} do not match its signature:\n{text}",
-            hint="the mirror is being updated: try again in a few hours, or set MEMHP_MIRROR to another mirror",
-        )
-    if _SIGNATURE.search(text):
-        return ArtefactError(
-            f"files from {mirror} fail verification:\n{text}",
-            hint="update the keys (sudo apt-get install debian-archive-keyring), or set MEMHP_MIRROR to another mirror",
-        )
-    if _STALE.search(text):
-        return ArtefactError(
-            f"{mirror} is out of date, or this machine's clock is wrong:\n{text}",
-            hint="check the clock (date), or set MEMHP_MIRROR to another mirror",
-        )
-    if _SPACE.search(text):
-        return ArtefactError(
-            f"no space left for packages:\n{text}", hint="free some disk space, or set MEMHP_CACHE to a larger disk"
-        )
-    if _NETWORK.search(text):
-        return NetworkError(
-            f"cannot reach {mirror}:\n{text}",
-            hint="check the network and APT's proxy settings, or set MEMHP_MIRROR to a reachable mirror",
-        )
-    if _ABSENT.search(text):
-        return ArtefactError(
-            f"{mirror} does not have the requested files:\n{text}",
-            hint="try again, set MEMHP_MIRROR to a complete Debian mirror, or set MEMHP_SUITE to a suite that it has",
-        )
+    for pattern, kind, meaning, remedy in _COMPLAINTS:
+        if re.search(pattern, text):
+            return kind(f"{meaning.format(mirror=mirror)}:\n{text}", hint=remedy)
     return ArtefactError(f"APT failed:\n{text}")

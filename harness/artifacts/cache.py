@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.deadline import Deadline
-from harness.errors import ArtefactError
+from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress
 
 #: increase it when the format of entries or manifests changes
@@ -45,6 +45,10 @@ _HINTS = {
     errno.EPERM: "set MEMHP_CACHE to a writable folder",
     errno.EROFS: "set MEMHP_CACHE to a folder on a writable file system",
 }
+
+#: hashes of files by path, size, time and inode
+_hashes: dict[tuple[str, int, int, int], str] = {}
+_hashes_lock = threading.Lock()
 
 #: fills an empty folder with the entry's files; ``scratch`` gives it another one to work in
 Builder = Callable[[Path], None]
@@ -77,15 +81,10 @@ def hash_file(path: Path) -> str:
 
 
 class Cache:
-    """The cache in one folder, which need not exist yet."""
+    """The cache in one folder, by default the user's (``cache_root``); it need not exist yet."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root if root is not None else cache_root()
-
-    @classmethod
-    def default(cls) -> Cache:
-        """The user's cache, see ``cache_root``."""
-        return cls()
 
     def find(self, kind: str, name: str, inputs: Mapping[str, str]) -> Path | None:
         """The verified entry made from ``inputs``, or None. Never writes."""
@@ -305,3 +304,54 @@ def _explained(what: str) -> Iterator[None]:
         where = f": {error.filename}" if error.filename else ""
         hint = _HINTS.get(error.errno or 0)
         raise ArtefactError(f"cannot create {what}: {error.strerror or error}{where}", hint=hint) from error
+
+
+def content_of(path: Path) -> str:
+    """SHA-256 over the content of a file, or over names and contents of all files in a folder, in hexadecimal.
+
+    It depends on neither location nor time. For files in cache entries, which are verified on lookup, the manifest's
+    hash is used if only this user can write to the cache; any other file is read once per process unless its size or
+    time changes. Raises UsageError if it cannot be read.
+    """
+    try:
+        if not path.is_dir():
+            return _file_hash(path)
+        names = sorted(item for item in path.rglob("*") if item.is_file())
+        text = json.dumps([[str(item.relative_to(path)), _file_hash(item)] for item in names])
+        return hashlib.sha256(text.encode()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+
+
+def _file_hash(path: Path) -> str:
+    seen = path.stat()
+    key = (os.path.realpath(path), seen.st_size, seen.st_mtime_ns, seen.st_ino)
+    with _hashes_lock:
+        known = _hashes.get(key)
+    if known is None:
+        known = _from_manifest(path) or hash_file(path)
+        with _hashes_lock:
+            _hashes[key] = known
+    return known
+
+
+def _from_manifest(path: Path) -> str | None:
+    """The hash in the manifest of the cache entry that contains ``path``.
+
+    None without a matching one, or if others can write to the cache.
+    """
+    seen, root = path.lstat(), Path(os.path.realpath(cache_root()))
+    place = Path(os.path.realpath(path.parent)) / path.name
+    if not place.is_relative_to(root):
+        return None
+    owner = root.stat()
+    if owner.st_uid != os.geteuid() or owner.st_mode & 0o022:
+        return None
+    for folder in list(place.parents)[:3]:
+        try:
+            said = json.loads((folder / MANIFEST).read_text())["files"][str(place.relative_to(folder))]
+            if (said["size"], said["mtime_ns"]) == (seen.st_size, seen.st_mtime_ns):
+                return str(said["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None

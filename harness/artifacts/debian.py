@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from harness.arch import ArchSpec
-from harness.artifacts.apt import PrivateApt, suites_to_ask
+from harness.artifacts.apt import PrivateApt, apt, host_arch, suites_to_ask
 from harness.artifacts.apt_words import NoPackage, NoSuite
-from harness.artifacts.origins import apt, host_arch
 from harness.config.selector import IMAGE_PREFIX, SOURCE_PREFIX, DebianName
 from harness.errors import UsageError
 from harness.progress import Progress

@@ -21,12 +21,12 @@ from urllib.parse import urlsplit
 
 from harness import proc
 from harness.arch import ARCHES, ArchSpec
+from harness.artifacts import kernel_build, qemu_build
 from harness.artifacts.apt import keyring
+from harness.artifacts.building import HostNeed, missing_packages
 from harness.artifacts.cache import Cache, CacheEntry
 from harness.artifacts.fetch import PARTS, Able
-from harness.artifacts.kernel_build import is_usual
 from harness.artifacts.mirror import debian_mirror
-from harness.artifacts.qemu_build import HOST_NEEDS, HostNeed, missing_packages
 from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, InfraError, MemhpError
@@ -37,19 +37,11 @@ from harness.units import GIB, KIB
 DISK_NEEDED = 4 * GIB
 MEMORY_NEEDED = 2 * GIB
 
-#: host programs for fetching and for building a kernel; see HOST_NEEDS for building QEMU
+#: host programs for fetching
 COMMON_NEEDS = (
     HostNeed("apt", program="apt-get"),
     HostNeed("dpkg", program="dpkg-deb"),
     HostNeed("gcc", program="gcc"),
-    HostNeed("make", program="make"),
-    HostNeed("flex", program="flex"),
-    HostNeed("bison", program="bison"),
-    HostNeed("bc", program="bc"),
-    HostNeed("perl", program="perl"),
-    HostNeed("xz-utils", program="xz"),
-    HostNeed("libssl-dev", header="openssl/opensslv.h"),
-    HostNeed("libelf-dev", header="libelf.h"),
 )
 
 _ASK_SECONDS = 60.0
@@ -79,7 +71,10 @@ def diagnose(
     chosen = tuple(ARCHES.values()) if arches is None else tuple(arches)
     cache = Cache()
     with progress.task("Checking this machine"):
-        rows = [*host_rows(COMMON_NEEDS + HOST_NEEDS), *(row for arch in chosen for row in cross_rows(arch))]
+        rows = [
+            *host_rows(COMMON_NEEDS + kernel_build.HOST_NEEDS + qemu_build.HOST_NEEDS),
+            *(row for arch in chosen for row in cross_rows(arch)),
+        ]
         rows += [keyring_row(), mirror_row(), *python_rows(requirements())]
     entries = _entries(cache, verify, progress)
     for arch in chosen:
@@ -189,7 +184,7 @@ def _entries(cache: Cache, verify: bool, progress: Progress) -> list[CacheEntry]
 
 
 def _belongs(entry: CacheEntry, part: str, arch: ArchSpec) -> bool:
-    if entry.kind == "kernel" and not is_usual(entry.path.name, arch):
+    if entry.kind == "kernel" and not kernel_build.is_usual(entry.path.name, arch):
         # A flavour or another version does not replace the default kernel.
         return False
     words = entry.path.name.split("-")[:-1]

@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 
 from harness.arch import ArchSpec
-from harness.artifacts.apt import fingerprints, unpack
+from harness.artifacts.apt import apt, fingerprints, host_arch, unpack
 from harness.artifacts.cache import Cache, scratch
-from harness.artifacts.origins import apt, host_arch
 from harness.config.guest_parts import Firmware
 from harness.errors import ArtefactError
 from harness.progress import Progress
@@ -31,7 +30,7 @@ def firmware(arch: ArchSpec, progress: Progress) -> Firmware:
             take_flash_image(arch, work / inner, out / name)
 
     inputs = {"recipe": RECIPE, **fingerprints(packages)}
-    path = Cache.default().get("firmware", arch.name, inputs, build, progress, what=f"firmware for {arch.name}")
+    path = Cache().get("firmware", arch.name, inputs, build, progress, what=f"firmware for {arch.name}")
     return Firmware(code=path / "code.fd", vars=path / "vars.fd")
 
 
@@ -55,7 +54,7 @@ def bios(arch: ArchSpec, progress: Progress) -> Path | None:
         shutil.copyfile(work / inner, out / Path(inner).name)
 
     inputs = {"recipe": RECIPE, "file": inner, **fingerprints(packages)}
-    path = Cache.default().get("bios", arch.name, inputs, build, progress, what=f"{package} for {arch.name}")
+    path = Cache().get("bios", arch.name, inputs, build, progress, what=f"{package} for {arch.name}")
     return path / Path(inner).name
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from harness import proc
 from harness.arch import ArchSpec
-from harness.artifacts.apt import fingerprints, unpack
+from harness.artifacts.apt import apt, fingerprints, unpack
 from harness.artifacts.cache import Cache, scratch
 from harness.artifacts.elf_needed import find_closure
-from harness.artifacts.origins import apt, guest_source
 from harness.config.guest_parts import GuestRoot
+from harness.config.places import guest_scripts_dir
 from harness.cpio import CpioEntry, directory, pack, regular, symlink
 from harness.deadline import Deadline
 from harness.errors import ArtefactError
@@ -54,8 +54,8 @@ def guest_root(arch: ArchSpec, progress: Progress) -> GuestRoot:
     """
     archive = apt(arch.name)
     packages = archive.closure(PACKAGES, progress)
-    sources = [guest_source(f"{name}.c") for name in (*TOOLS, *PRELOADS)]
-    read = [*sources, *(guest_source(f"{name}.h") for name in HEADERS)]
+    sources = [_source(f"{name}.c") for name in (*TOOLS, *PRELOADS)]
+    read = [*sources, *(_source(f"{name}.h") for name in HEADERS)]
     inputs = {"recipe": RECIPE, **{path.name: path.read_text() for path in read}, **fingerprints(packages)}
 
     def build(out: Path) -> None:
@@ -69,10 +69,15 @@ def guest_root(arch: ArchSpec, progress: Progress) -> GuestRoot:
             packed = pack(root_entries(root, PROGRAMS, arch.triplet, tools))
             (out / "root.cpio.gz").write_bytes(gzip.compress(packed, 9, mtime=0))
 
-    path = Cache.default().get(
-        "guest-root", arch.name, inputs, build, progress, what=f"the guest's userland for {arch.name}"
-    )
+    path = Cache().get("guest-root", arch.name, inputs, build, progress, what=f"the guest's userland for {arch.name}")
     return GuestRoot(path / "root.cpio.gz")
+
+
+def _source(name: str) -> Path:
+    path = guest_scripts_dir() / name
+    if not path.is_file():
+        raise ArtefactError(f"no file {path}", hint="install memhp from a clone of its repository: pip install -e .")
+    return path
 
 
 def compile_tool(arch: ArchSpec, source: Path, target: Path) -> None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checks that a kernel accepted the options of ``-K``; if not, explains why from its Kconfig files."""
+"""Checks a kernel's options: those that it needs to boot a memhp guest, and those of ``-K``.
+
+Why it did not accept an option of ``-K`` is explained from its Kconfig files.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.arch import ArchSpec
 from harness.config.own_build import KernelOption
 from harness.errors import UsageError
+
+#: option -> its purpose
+BOOT_NEEDS = {
+    "BLK_DEV_INITRD": "the guest's root is an initrd",
+    "RD_GZIP": "the initrd is gzipped",
+    "BINFMT_ELF": "its programs",
+    "BINFMT_SCRIPT": "/init is a script",
+    "PROC_FS": "/proc",
+    "SYSFS": "/sys",
+    "DEVTMPFS": "/dev",
+    "INET": "SSH",
+    "PCI": "the network card",
+    "VIRTIO_PCI": "the network card",
+    "VIRTIO_NET": "the network card",
+}
+#: drivers that the guest's init can load
+_DRIVERS = ("VIRTIO_PCI", "VIRTIO_NET")
+#: the drivers of the guest's console, on which a line says that it is up
+CONSOLES = {"ttyAMA0": "SERIAL_AMBA_PL011_CONSOLE", "ttyS0": "SERIAL_8250_CONSOLE"}
 
 _ENTRY = re.compile(r"^(?:menu)?config[ \t]+(\w+)[ \t]*$", re.MULTILINE)
 _DEPENDS = re.compile(r"^[ \t]+depends on[ \t]+(.+)$", re.MULTILINE)
@@ -19,6 +42,24 @@ _DEPENDS = re.compile(r"^[ \t]+depends on[ \t]+(.+)$", re.MULTILINE)
 _ELSEWHERE = ("Documentation", "tools", ".git")
 #: how many characters of an option's dependencies are quoted
 _QUOTED = 300
+
+
+def require_bootable(arch: ArchSpec, config: Mapping[str, str], name: str, remedy: str) -> None:
+    """Raise UsageError naming the options that the kernel ``name`` lacks to boot; ``remedy`` says how to get them.
+
+    Drivers may be modules.
+    """
+    needs = BOOT_NEEDS | {CONSOLES[arch.console]: f"the console {arch.console}"}
+    missing = [
+        f"CONFIG_{option} ({why})"
+        for option, why in needs.items()
+        if config.get(option) != "y" and not (option in _DRIVERS and config.get(option) == "m")
+    ]
+    if missing:
+        raise UsageError(
+            f"{name} cannot boot a memhp guest: it lacks {', '.join(missing)}",
+            hint=f"{remedy}; for drivers that are modules, add --modules DIR",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 from harness import proc
 from harness.arch import ArchSpec
 from harness.artifacts.apt import unpack
+from harness.artifacts.building import PATCH
 from harness.artifacts.cache import Cache, hold_lock, remove_tree
 from harness.artifacts.debian import find_source
 from harness.artifacts.kernel_build import (
@@ -32,7 +33,7 @@ from harness.artifacts.kernel_build import (
     version_of,
     version_of_tree,
 )
-from harness.artifacts.origins import configs
+from harness.config.places import configs_dir
 from harness.config.selector import PURPOSE, parse_kernel_name
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, ConfigError
@@ -136,7 +137,7 @@ class KeptTree:
         coming.rename(self.place / "pristine")
 
     def _apply(self, bug: Patch) -> None:
-        command = ["patch", "-p1", "--fuzz=0", "--forward", "--batch", "--no-backup-if-mismatch", "--reject-file=-"]
+        command = [*PATCH, "--reject-file=-"]
         deadline = Deadline(_PATCH_SECONDS)
         done = proc.run(command, cwd=self.source, stdin=bug.diff.encode(), deadline=deadline, check=False)
         if done.returncode != 0:
@@ -172,7 +173,7 @@ def _says(path: Path, text: str) -> bool:
 
 def place_of(arch: ArchSpec, package: str) -> Path:
     """The folder of a source package's tree."""
-    return Cache.default().root / "trees" / f"{arch.name}-{package}"
+    return Cache().root / "trees" / f"{arch.name}-{package}"
 
 
 @contextlib.contextmanager
@@ -183,10 +184,10 @@ def kept_tree(arch: ArchSpec, package: str, progress: Progress) -> Iterator[Kept
     """
     require_tools(arch, Deadline(_TOOLS_SECONDS))
     place, what = place_of(arch, package), f"the {arch.name} tree of {package}"
-    tree = KeptTree(arch, package, place, load_fragments(arch, configs("kernels")), progress)
+    tree = KeptTree(arch, package, place, load_fragments(arch, configs_dir() / "kernels"), progress)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with hold_lock(Cache.default().root / "locks" / f"tree-{place.name}", what, progress):
+        with hold_lock(Cache().root / "locks" / f"tree-{place.name}", what, progress):
             if not tree.source.is_dir():
                 _unpack(tree)
             tree.restore()

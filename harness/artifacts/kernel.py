@@ -9,10 +9,12 @@ from pathlib import Path
 
 from harness.arch import ArchSpec
 from harness.artifacts import kernel_build
-from harness.artifacts.apt import Package, fingerprints, unpack
+from harness.artifacts.apt import fingerprints, unpack
+from harness.artifacts.apt_words import Package
 from harness.artifacts.cache import Cache, hash_file, scratch
 from harness.artifacts.debian import find_source, find_stock
 from harness.artifacts.image import embedded_config, read_image, release_of, require_arch
+from harness.artifacts.kconfig_check import require_bootable
 from harness.artifacts.kernel_tree import is_tree, tree_kernel
 from harness.artifacts.modules import (
     BUILT_IN,
@@ -23,11 +25,10 @@ from harness.artifacts.modules import (
     modules_archive,
     release_tree,
 )
-from harness.artifacts.needs import require_bootable
-from harness.artifacts.origins import configs
 from harness.config.guest import GuestSpec
 from harness.config.guest_parts import KernelImage
 from harness.config.own_build import OwnBuild
+from harness.config.places import configs_dir
 from harness.config.selector import DEBIAN, IMAGE_PREFIX, PURPOSE, DebianName, is_debian_name, parse_kernel_name
 from harness.deadline import Deadline
 from harness.dotconfig import read_config
@@ -97,7 +98,7 @@ def kernel(
 def purpose_kernel(arch: ArchSpec, name: DebianName, progress: Progress) -> KernelImage:
     """The kernel built from a Debian kernel source package and the project's fragments, cached once built."""
     flavours: Sequence[str] = name.flavours
-    fragments = kernel_build.load_fragments(arch, configs("kernels"), flavours)
+    fragments = kernel_build.load_fragments(arch, configs_dir() / "kernels", flavours)
     debian, source = find_source(name, kernel_build.DEFAULT_SOURCE, progress)
     packages = debian.closure([source], progress, dependencies=False)
     version = packages[0].version
@@ -106,7 +107,7 @@ def purpose_kernel(arch: ArchSpec, name: DebianName, progress: Progress) -> Kern
         **{fragment.name: fragment.text_for(kernel_build.version_of(version)) for fragment in fragments},
         **fingerprints(packages),
     }
-    cache = Cache.default()
+    cache = Cache()
     entry = "+".join((source, *flavours))
     log = cache.root / "logs" / f"kernel-{arch.name}-{entry}.log"
 
@@ -143,7 +144,7 @@ def debian_kernel(arch: ArchSpec, name: DebianName, progress: Progress) -> Kerne
             take_apart(arch, first, work, out)
 
     what = f"Debian's {first.name}"
-    path = Cache.default().get("debian-kernel", f"{arch.name}-{first.name}", inputs, build, progress, what=what)
+    path = Cache().get("debian-kernel", f"{arch.name}-{first.name}", inputs, build, progress, what=what)
     return _from_cache(path, f"Debian's {first.name} {first.version}")
 
 
@@ -178,7 +179,7 @@ def own_kernel(arch: ArchSpec, path: Path, progress: Progress, modules: Path | N
         if archive is not None:
             (out / "modules.cpio.gz").write_bytes(archive)
 
-    place = Cache.default().get("own-kernel", arch.name, inputs, build, progress, what=f"the parts of {path}")
+    place = Cache().get("own-kernel", arch.name, inputs, build, progress, what=f"the parts of {path}")
     return KernelImage(
         image=place / "Image" if packed else path.absolute(),
         origin=str(path),

@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import proc
 from harness.arch import ArchSpec
-from harness.artifacts.qemu_build import HostNeed, missing_packages
+from harness.artifacts.building import HostNeed, clean_environment, require_packages, run_step
 from harness.artifacts.toolchain import Toolchain, cross_gcc
 from harness.deadline import Deadline
 from harness.dotconfig import read_config
@@ -155,13 +154,7 @@ def require_tools(arch: ArchSpec, deadline: Deadline, *, cross: bool = True) -> 
     """Raise ArtefactError, naming what to install, if the host lacks anything for building for ``arch``; with
     ``cross``, the cross compiler as well."""
     compiler = HostNeed(f"gcc-{arch.triplet.replace('_', '-')}", program=f"{arch.triplet}-gcc")
-    needs = (*HOST_NEEDS, compiler) if cross else HOST_NEEDS
-    lacking = missing_packages(deadline, needs)
-    if lacking:
-        raise ArtefactError(
-            f"cannot build a kernel: this machine lacks {', '.join(need.name for need in lacking)}",
-            hint=f"sudo apt-get install {' '.join(sorted({need.package for need in lacking}))}",
-        )
+    require_packages("a kernel", (*HOST_NEEDS, compiler) if cross else HOST_NEEDS, deadline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,29 +170,19 @@ class KernelBuild:
     chain: Toolchain | None = None
 
     def run(self, package: Path, out: Path) -> None:
-        """Build from the unpacked source ``package`` and leave Image, config and release in ``out``, see ``make``.
+        """Build from the unpacked source ``package`` and leave Image, config and release in ``out``.
 
-        Raises ArtefactError for required options that were not accepted, or with the last lines of a failed step.
+        With debug info the unstripped ``vmlinux`` is left there too: debuggers look for it beside the Image. Raises
+        ArtefactError for required options that were not accepted, or with the last lines of a failed step.
         """
         deadline = Deadline(_BUILD_SECONDS)
-        source = self.unpack(package, deadline)
-        tree = self.work / "build"
+        source, tree = self.unpack(package, deadline), self.work / "build"
         tree.mkdir()
-        self.make(source, tree, out, deadline, strict=True)
-
-    def make(self, source: Path, tree: Path, out: Path, deadline: Deadline | None = None, *, strict: bool) -> None:
-        """Build ``source``, in ``tree``, and leave Image, config and release in ``out``; raises ArtefactError.
-
-        With debug info the unstripped ``vmlinux`` is left there too: debuggers look for it beside the Image. ``tree``
-        is built incrementally. Without ``strict``, options that were not accepted are ignored: another version may
-        not know them.
-        """
-        deadline = Deadline(_BUILD_SECONDS) if deadline is None else deadline
-        self.configure(source, tree, deadline, strict=strict)
+        self.configure(source, tree, deadline, strict=True)
         self.compile(source, tree, out, deadline)
 
     def compile(self, source: Path, tree: Path, out: Path, deadline: Deadline, *, modules: bool = False) -> None:
-        """The second half of ``make``: build the configured kernel, with ``modules`` its modules, too."""
+        """Build the configured kernel, incrementally, with ``modules`` its modules, too; leave its files in ``out``."""
         targets = ["Image", "modules"] if modules else ["Image"]
         with self.progress.task(f"Building the {self.arch.name} kernel {self.version}", _EXPECTED_LINES) as task:
             self._make(source, tree, deadline, f"-j{os.cpu_count() or 1}", *targets, task=task)
@@ -224,7 +207,10 @@ class KernelBuild:
     def configure(
         self, source: Path, tree: Path, deadline: Deadline, *, strict: bool, more: Sequence[str] = ()
     ) -> None:
-        """The first half of ``make``: configure from the fragments alone, followed by ``more``, lines of a .config."""
+        """Configure from the fragments alone, followed by ``more``, lines of a .config.
+
+        Without ``strict``, options that were not accepted are ignored: another version may not know them.
+        """
         version = version_of(version_of_tree(source))
         with self.progress.task(f"Configuring the {self.arch.name} kernel {self.version}"):
             self._make(source, tree, deadline, "tinyconfig")
@@ -260,26 +246,17 @@ class KernelBuild:
                 task.update(note=line.strip().rpartition(" ")[2])
 
         env = environment(os.environ) | dict(self.chain.env if self.chain else {})
-        done = proc.run(command, deadline=deadline, env=env, log=self.log, check=False, on_line=on_line)
-        if done.returncode != 0:
-            said = proc.tail(done.stderr, lines=30) or proc.tail(done.stdout, lines=30)
-            raise ArtefactError(
-                f"building the kernel: {what} {proc.describe_status(done.returncode)}:\n{said}",
-                hint=f"the whole log is {self.log}",
-            )
+        run_step(f"the kernel: {what}", command, self.log, deadline, env=env, on_line=on_line)
 
 
 def environment(host: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the build: of ``host`` only the paths of programs and temporary files; no time, no name.
-
-    KCFLAGS and the like would change the kernel without changing the cache key.
-    """
-    kept = {name: host[name] for name in ("PATH", "HOME", "TMPDIR") if name in host}
-    return kept | {
-        "LC_ALL": "C",
-        "KBUILD_BUILD_TIMESTAMP": "1970-01-01",
-        "KBUILD_BUILD_USER": "memhp",
-        "KBUILD_BUILD_HOST": "memhp",
+    """The environment of the build, from that of the ``host``: no time, no name."""
+    return clean_environment(
+        host,
+        LC_ALL="C",
+        KBUILD_BUILD_TIMESTAMP="1970-01-01",
+        KBUILD_BUILD_USER="memhp",
+        KBUILD_BUILD_HOST="memhp",
         # Otherwise builds in one folder are numbered, and the Image is not reproducible (init/Makefile, build-version).
-        "KBUILD_BUILD_VERSION": "1",
-    }
+        KBUILD_BUILD_VERSION="1",
+    )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness.arch import ArchSpec
 from harness.artifacts.cache import Cache, hash_file, hold_lock
-from harness.artifacts.kconfig_check import require_options
+from harness.artifacts.kconfig_check import require_bootable, require_options
 from harness.artifacts.kernel_build import KernelBuild, load_fragments, require_tools
 from harness.artifacts.modules import (
     WANTED,
@@ -27,11 +27,10 @@ from harness.artifacts.modules import (
     find_modules,
     modules_archive,
 )
-from harness.artifacts.needs import require_bootable
-from harness.artifacts.origins import configs
 from harness.artifacts.toolchain import Toolchain, find_toolchain, used_compiler
 from harness.config.guest_parts import KernelImage
 from harness.config.own_build import OwnBuild
+from harness.config.places import configs_dir
 from harness.deadline import Deadline
 from harness.dotconfig import read_config
 from harness.errors import ArtefactError, UsageError
@@ -63,7 +62,7 @@ def tree_kernel(
     """
     own = own or OwnBuild()
     source = source.resolve()
-    cache = Cache.default()
+    cache = Cache()
     chain = find_toolchain(arch, own.llvm, cache.root)
     require_tools(arch, Deadline(_TOOLS_SECONDS), cross=not own.llvm)
     what = f"the {arch.name} kernel of {source}"
@@ -135,7 +134,7 @@ def _build_of(arch: ArchSpec, site: _Site, own: OwnBuild, chain: Toolchain, prog
     if own.own_config and not own.llvm:
         # kbuild recompiles everything if the compiler's command changes.
         chain = used_compiler(site.tree, chain)
-    fragments = () if own.own_config else load_fragments(arch, configs("kernels"))
+    fragments = () if own.own_config else load_fragments(arch, configs_dir() / "kernels")
     log = site.work / "log"
     log.write_bytes(b"")
     return KernelBuild(arch, fragments, f"of {site.source}", site.work, log, progress, chain)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import gzip
 import re
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.artifacts.image import decompress
-from harness.artifacts.modindex import pack_index
 from harness.cpio import CpioEntry, directory, pack, regular
 from harness.errors import ArtefactError, UsageError
 
@@ -53,6 +53,9 @@ DRIVERS = {
 #: where the guest finds the list of modules to load
 LIST = "usr/lib/memhp/modules"
 
+# libkmod/libkmod-index.c
+_MAGIC, _VERSION = 0xB007F457, 0x00020001
+_VALUES, _CHILDREN = 0x40000000, 0x20000000
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 _VERMAGIC = re.compile(rb"\0vermagic=([^\0 ]*)[ \0]")
 _TAKES = "--modules takes an INSTALL_MOD_PATH, a lib/modules/RELEASE, or the tree that the kernel was built in"
@@ -234,3 +237,42 @@ def load_order(name: str, modules: Mapping[str, bytes]) -> list[str]:
 
     add(needs(name))
     return out
+
+
+@dataclass
+class _TrieNode:
+    children: dict[int, _TrieNode] = field(default_factory=dict)
+    value: str | None = None
+
+
+def pack_index(values: Mapping[str, str]) -> bytes:
+    """The binary index that libkmod reads, as depmod would write it: maps each key, in ASCII, to its one value.
+
+    daxctl and ndctl ask libkmod for drivers, built-in ones too, and fail if any of its indexes is missing.
+    """
+    root = _TrieNode()
+    for key, value in values.items():
+        node = root
+        for character in key.encode("ascii"):
+            node = node.children.setdefault(character, _TrieNode())
+        node.value = value
+    # Two header words, then the offset of the root, which is only known at the end.
+    out = bytearray(struct.pack(">III", _MAGIC, _VERSION, 0))
+    struct.pack_into(">I", out, 8, _write_node(root, out))
+    return bytes(out)
+
+
+def _write_node(node: _TrieNode, out: bytearray) -> int:
+    offsets = {character: _write_node(child, out) for character, child in sorted(node.children.items())}
+    where = len(out)
+    if offsets:
+        first, last = min(offsets), max(offsets)
+        out += bytes([first, last])
+        for character in range(first, last + 1):
+            out += struct.pack(">I", offsets.get(character, 0))
+        where |= _CHILDREN
+    if node.value is not None:
+        # The number of values, then the priority and text of each.
+        out += struct.pack(">II", 1, 0) + node.value.encode("ascii") + b"\0"
+        where |= _VALUES
+    return where

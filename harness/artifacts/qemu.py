@@ -13,11 +13,10 @@ from pathlib import Path
 from harness import proc
 from harness.arch import ArchSpec
 from harness.artifacts import qemu_build
-from harness.artifacts.apt import default_suite, fingerprints, unpack
+from harness.artifacts.apt import apt, default_suite, fingerprints, host_arch, unpack
 from harness.artifacts.apt_words import NoPackage, NoSuite
 from harness.artifacts.cache import Cache, scratch
 from harness.artifacts.elf_needed import find_closure, inside
-from harness.artifacts.origins import apt, host_arch
 from harness.config.guest_parts import QemuBinary
 from harness.config.selector import is_debian_name, parse_qemu_name
 from harness.deadline import Deadline
@@ -107,9 +106,7 @@ def debian_qemu(arch: ArchSpec, progress: Progress, suite: str | None = None) ->
         _take_over(work, program, out)
 
     inputs = {"recipe": RECIPE, "program": program, **fingerprints(packages)}
-    path = Cache.default().get(
-        "qemu", f"{arch.qemu_target}-debian", inputs, build, progress, what=f"Debian's {program}"
-    )
+    path = Cache().get("qemu", f"{arch.qemu_target}-debian", inputs, build, progress, what=f"Debian's {program}")
     argv = (str(path / "lib" / "ld.so"), "--library-path", str(path / "lib"), str(path / "bin" / program))
     return QemuBinary(
         argv, path / "share" / "qemu", f"Debian's {arch.qemu_package} of {source.suite}", version_of(argv)
@@ -124,7 +121,7 @@ def _candidates(arch: ArchSpec, explicit: str | None, progress: Progress, reason
             yield QemuBinary((host,), None, f"the host's {host}", version_of((host,)))
         except InfraError as error:
             reasons.append(f"the host's {host}: {error.message}")
-    source, cache = apt(host_arch(), suite), Cache.default()
+    source, cache = apt(host_arch(), suite), Cache()
     # Without patches it would equal Debian's; the patches are for the QEMU of the default suite.
     patched = bool(qemu_build.load_recipe(arch).patches) and source.suite == default_suite()
     built = None

@@ -16,10 +16,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness import proc
 from harness.arch import ArchSpec
 from harness.artifacts.apt import PrivateApt, unpack
+from harness.artifacts.building import PATCH, HostNeed, clean_environment, require_packages, run_step
 from harness.artifacts.cache import Cache, scratch
 from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
@@ -59,28 +61,6 @@ _BUILD_SECONDS = 3600.0
 _ASK_SECONDS = 30.0
 _VERSION = re.compile(rb"QEMU emulator version (\S+)")
 _NINJA_STATUS = re.compile(r"\[(\d+)/(\d+)\] ")
-
-
-@dataclass(frozen=True, slots=True)
-class HostNeed:
-    """A host requirement: a program, a pkg-config module or a header, and its Debian package."""
-
-    package: str
-    program: str | None = None
-    module: str | None = None
-    header: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.program or self.module or f"<{self.header}>"
-
-    def probe(self) -> list[str] | None:
-        """The command that succeeds if the host has it; None if finding the program is enough."""
-        if self.module is not None:
-            return ["pkg-config", "--exists", self.module]
-        if self.header is not None:
-            return ["cc", "-fsyntax-only", "-include", self.header, "-x", "c", os.devnull]
-        return None
 
 
 #: in the order of the checks: those for libraries need the programs
@@ -151,29 +131,6 @@ def load_recipe(arch: ArchSpec, configs: Path = CONFIGS) -> Recipe:
     return Recipe(target, tuple(sorted((configs / target).glob("*.patch"))), devices if devices.is_file() else None)
 
 
-def missing_packages(deadline: Deadline, needs: Sequence[HostNeed] = HOST_NEEDS) -> tuple[HostNeed, ...]:
-    """Those of ``needs`` that the host lacks."""
-
-    def has(need: HostNeed) -> bool:
-        command = need.probe()
-        program = need.program if command is None else command[0]
-        if program is None or shutil.which(program) is None:
-            return False
-        return command is None or proc.run(command, deadline=deadline, check=False).returncode == 0
-
-    return tuple(need for need in needs if not has(need))
-
-
-def require_packages(deadline: Deadline, needs: Sequence[HostNeed] = HOST_NEEDS) -> None:
-    """Raise ArtefactError, naming what to install, if the host lacks any of ``needs``."""
-    lacking = missing_packages(deadline, needs)
-    if lacking:
-        raise ArtefactError(
-            f"cannot build QEMU: this machine lacks {', '.join(need.name for need in lacking)}",
-            hint=f"sudo apt-get install {' '.join(sorted({need.package for need in lacking}))}",
-        )
-
-
 def parse_ninja(line: str) -> tuple[int, int] | None:
     """(steps done, steps in all) if ``line`` is a status line of ninja, else None."""
     match = _NINJA_STATUS.match(line)
@@ -181,17 +138,14 @@ def parse_ninja(line: str) -> tuple[int, int] | None:
 
 
 def environment(meson: Path, host: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the build: of ``host`` only the paths of programs and temporary files.
-
-    CFLAGS and the like would change the binary without changing the cache key. ``meson`` is the root of its package.
-    """
-    kept = {name: host[name] for name in ("PATH", "HOME", "TMPDIR") if name in host}
-    return kept | {
-        "LC_ALL": "C.UTF-8",
-        "NINJA_STATUS": "[%f/%t] ",
-        "PYTHONNOUSERSITE": "1",
-        "PYTHONPATH": str(meson / "usr/lib/python3/dist-packages"),
-    }
+    """The environment of the build, from that of the ``host``; ``meson`` is the root of its package."""
+    return clean_environment(
+        host,
+        LC_ALL="C.UTF-8",
+        NINJA_STATUS="[%f/%t] ",
+        PYTHONNOUSERSITE="1",
+        PYTHONPATH=str(meson / "usr/lib/python3/dist-packages"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +174,7 @@ class QemuBuild:
     def patch(self) -> None:
         """Apply the project's patches and install its device list for configure."""
         for patch in self.recipe.patches:
-            command = ["patch", "-p1", "--fuzz=0", "--forward", "--batch", "--no-backup-if-mismatch", "-i", str(patch)]
-            self._run(f"applying {patch.name}", command, cwd=self.source)
+            self._run(f"applying {patch.name}", [*PATCH, "-i", str(patch)], cwd=self.source)
         if self.recipe.devices is not None:
             place = self.source / "configs" / "devices" / f"{self.recipe.target}-softmmu"
             shutil.copyfile(self.recipe.devices, place / "memhp.mak")
@@ -240,27 +193,12 @@ class QemuBuild:
             if step is not None:
                 on_step(*step)
 
-        name = f"qemu-system-{self.recipe.target}"
-        env = environment(meson, os.environ)
+        name, env = f"qemu-system-{self.recipe.target}", environment(meson, os.environ)
         self._run("compiling", ["ninja", name], cwd=self.tree, env=env, on_line=on_line)
         return self.tree / name
 
-    def _run(
-        self,
-        what: str,
-        command: Sequence[str],
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-        on_line: Callable[[str], None] | None = None,
-    ) -> None:
-        done = proc.run(command, deadline=self.deadline, cwd=cwd, env=env, log=self.log, check=False, on_line=on_line)
-        if done.returncode != 0:
-            said = proc.tail(done.stdout + b"\n" + done.stderr, lines=30)
-            raise ArtefactError(
-                f"building QEMU: {what} {proc.describe_status(done.returncode)}:\n{said}",
-                hint=f"the whole log is {self.log}",
-            )
+    def _run(self, what: str, command: Sequence[str], **options: Any) -> None:
+        run_step(f"QEMU: {what}", command, self.log, self.deadline, **options)
 
 
 def find_qemu(
@@ -289,7 +227,7 @@ def build_qemu(
 
     def builder(out: Path) -> None:
         deadline = Deadline(_BUILD_SECONDS)
-        require_packages(deadline)
+        require_packages("QEMU", HOST_NEEDS, deadline)
         log.parent.mkdir(exist_ok=True)
         log.unlink(missing_ok=True)
         _make(QemuBuild(recipe, version, scratch(out), log, deadline), out, apt, progress)

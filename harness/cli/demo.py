@@ -75,7 +75,7 @@ def for_stock_kernel(guest: GuestSpec, reporter: TerminalReporter) -> list[Scena
 
 def is_built(arch: str) -> bool:
     """True if the cache has the purpose-built kernel."""
-    found = Cache.default().entries(full=False)
+    found = Cache().entries(full=False)
     return any(entry.kind == "kernel" and is_usual(entry.path.name, arch_named(arch)) for entry in found)
 
 

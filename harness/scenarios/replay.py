@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.arch import arch_named
-from harness.artifacts.content import content_of
+from harness.artifacts.cache import content_of
 from harness.artifacts.kernel import kernel_of
 from harness.check.required import Demand
 from harness.codec import Codec, override

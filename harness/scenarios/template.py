@@ -14,8 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.artifacts.cache import FORMAT, Cache
-from harness.artifacts.content import content_of
+from harness.artifacts.cache import FORMAT, Cache, content_of
 from harness.collect.hostside import KernelView
 from harness.collect.look import collect_facts
 from harness.collect.snapshot_folder import load_facts, save_facts
@@ -59,7 +58,7 @@ def template(spec: GuestSpec, parts: Parts, timeout: float, progress: Progress) 
         raise UnsupportedError("restore", f"{spec.name} cannot be restored: {lack}")
     archives = archives_of(spec, parts)
     extra = overlay(None, guest_scripts_dir())
-    cache = Cache.default()
+    cache = Cache()
     try:
         # A guest's memory is as private as its content.
         (cache.root / KIND).mkdir(mode=0o700, parents=True, exist_ok=True)

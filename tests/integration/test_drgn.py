@@ -20,7 +20,7 @@ SHOWN = 120.0
 def test_drgn_sees_what_was_plugged(tmp_path: Path, guest: list[str], request: pytest.FixtureRequest) -> None:
     pytest.importorskip("drgn")
     arch = guest[1]
-    cached = list(Cache.default().root.glob(f"kernel/{arch}-*+dwarf-*"))
+    cached = list(Cache().root.glob(f"kernel/{arch}-*+dwarf-*"))
     if not cached and not request.config.getoption("memhp_debug_info"):
         pytest.skip(f"the cache has no {arch} kernel with debug info: --memhp-debug-info builds it in seven minutes")
     first = {"arm64": 0x8000_0000, "riscv64": 0xC000_0000}[arch] // 4096

@@ -95,7 +95,7 @@ def test_unpacking_runs_no_script_and_leaves_no_set_user_id(archive: Archive, tm
 def test_a_file_that_is_no_package(tmp_path: Path) -> None:
     (tmp_path / "bad.deb").write_text("nonsense")
     with pytest.raises(ArtefactError, match=r"cannot unpack bad\.deb: .*"):
-        unpack([Package("bad", "1", tmp_path / "bad.deb")], tmp_path / "root", QUIET)
+        unpack([Package(tmp_path / "bad.deb")], tmp_path / "root", QUIET)
 
 
 @needs_apt

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.cache import MANIFEST, Cache, hash_file
-from harness.artifacts.content import content_of
+from harness.artifacts.cache import MANIFEST, Cache, content_of, hash_file
 from harness.errors import UsageError
 from harness.progress import SilentProgress
 

@@ -14,9 +14,8 @@ from apt_archive import PROGRAMS, Archive
 
 from harness.arch import ARM64, RISCV64, ArchSpec
 from harness.artifacts import apt
-from harness.artifacts.apt import suites_to_ask
+from harness.artifacts.apt import host_arch, suites_to_ask
 from harness.artifacts.debian import find_source, find_stock
-from harness.artifacts.origins import host_arch
 from harness.artifacts.qemu import find_qemu
 from harness.config.selector import parse_kernel_name
 from harness.errors import UsageError

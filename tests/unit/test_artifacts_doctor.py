@@ -14,10 +14,10 @@ import pytest
 
 from harness.arch import ARM64, RISCV64, ArchSpec
 from harness.artifacts import doctor
+from harness.artifacts.building import HostNeed
 from harness.artifacts.cache import Cache
 from harness.artifacts.doctor import DoctorRow, diagnose
 from harness.artifacts.fetch import PARTS, fetch
-from harness.artifacts.qemu_build import HostNeed
 from harness.config.guest_parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.errors import ArtefactError, UnsupportedError, UsageError
 from harness.progress import Progress, SilentProgress

@@ -166,7 +166,7 @@ def package_tree(tmp_path: Path, data: bytes, tree: Path) -> Path:
 def test_a_kernel_package_is_taken_apart(tmp_path: Path, tree: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    package = Package("linux-image-x", "1", tmp_path / "x.deb")
+    package = Package(tmp_path / "linux-image-x_1_arm64.deb")
     take_apart(ARM64, package, package_tree(tmp_path, gzip.compress(image()), tree), out)
     assert (out / "Image").read_bytes() == image()
     assert (out / "release").read_text() == "6.12-x\n"
@@ -179,7 +179,7 @@ def test_the_parts_of_a_kernel_package_lie_in_one_folder_since_6_16(tmp_path: Pa
     place.parent.mkdir(parents=True)
     tree.rename(place)
     (place / "vmlinuz").write_bytes(gzip.compress(image()))
-    package = Package("linux-image-x", "1", tmp_path / "x.deb")
+    package = Package(tmp_path / "linux-image-x_1_arm64.deb")
     with pytest.raises(ArtefactError, match=r"linux-image-x holds no configuration of 6\.12-x"):
         take_apart(ARM64, package, tmp_path, out)
     (place / "config").write_text("CONFIG_B=y\n")
@@ -189,7 +189,7 @@ def test_the_parts_of_a_kernel_package_lie_in_one_folder_since_6_16(tmp_path: Pa
 
 
 def test_a_package_without_a_kernel_or_with_a_foreign_one(tmp_path: Path, tree: Path) -> None:
-    package = Package("linux-image-x", "1", tmp_path / "x.deb")
+    package = Package(tmp_path / "linux-image-x_1_arm64.deb")
     with pytest.raises(ArtefactError, match="linux-image-x holds 0 kernels and 1 sets of modules"):
         take_apart(ARM64, package, tmp_path, tmp_path)
     with pytest.raises(UsageError, match="linux-image-x is a kernel for riscv64, but the guest is arm64"):

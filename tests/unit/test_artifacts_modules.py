@@ -14,7 +14,6 @@ from toy_kernel import BOOTABLE, image, module, module_tree
 
 from harness.arch import ARM64
 from harness.artifacts.kernel import kernel
-from harness.artifacts.modindex import pack_index
 from harness.artifacts.modules import (
     absent_drivers,
     builtin_archive,
@@ -23,6 +22,7 @@ from harness.artifacts.modules import (
     load_order,
     module_name,
     modules_archive,
+    pack_index,
     release_tree,
 )
 from harness.errors import ArtefactError, UsageError

@@ -14,17 +14,16 @@ import pytest
 from harness.arch import ARCHES, ARM64, RISCV64
 from harness.artifacts import qemu_build
 from harness.artifacts.apt import Package, PrivateApt
+from harness.artifacts.building import HostNeed, missing_packages, require_packages
 from harness.artifacts.cache import Cache
 from harness.artifacts.qemu_build import (
     CONFIGS,
-    HostNeed,
+    HOST_NEEDS,
     QemuBuild,
     Recipe,
     build_qemu,
     find_qemu,
     load_recipe,
-    missing_packages,
-    require_packages,
 )
 from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
@@ -138,7 +137,7 @@ def test_what_the_host_lacks_is_named_with_its_packages() -> None:
     )
     assert [need.package for need in missing_packages(Deadline(20), needs)] == ["zz-program", "libzz-dev", "libyy-dev"]
     with pytest.raises(ArtefactError) as caught:
-        require_packages(Deadline(20), needs)
+        require_packages("QEMU", needs, Deadline(20))
     assert caught.value.message == (
         "cannot build QEMU: this machine lacks no-such-program, no-such-module, <no-such-header.h>"
     )
@@ -147,7 +146,7 @@ def test_what_the_host_lacks_is_named_with_its_packages() -> None:
 
 def test_with_no_compiler_everything_is_missing_and_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert missing_packages(Deadline(20)) == qemu_build.HOST_NEEDS
+    assert missing_packages(Deadline(20), HOST_NEEDS) == qemu_build.HOST_NEEDS
 
 
 def test_every_need_is_found_in_exactly_one_way() -> None:
@@ -258,7 +257,7 @@ END
 TOY = '#!/bin/sh\necho "QEMU emulator version 10.0.13 (toy)"\n'
 
 needs_toolchain = pytest.mark.skipif(
-    bool(missing_packages(Deadline(20))), reason="this machine lacks packages to build QEMU with"
+    bool(missing_packages(Deadline(20), HOST_NEEDS)), reason="this machine lacks packages to build QEMU with"
 )
 
 

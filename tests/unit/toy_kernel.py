@@ -8,7 +8,7 @@ import lzma
 from pathlib import Path
 
 from harness.arch import ARM64, ArchSpec
-from harness.artifacts.needs import BOOT_NEEDS, CONSOLES
+from harness.artifacts.kconfig_check import BOOT_NEEDS, CONSOLES
 
 BANNER = b"\0Linux version 6.12.107-hp (memhp@memhp) (gcc) #1\n\0"
 #: what a guest takes to boot
