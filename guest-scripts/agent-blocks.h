@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Part of agent.c: sets memory blocks online and offline, and waits for them, as the script blocks does.
+ * Part of agent.c: sets memory blocks online and offline, and waits for their states, like the script blocks.
  */
 #define POLL_NS 2000000
-#define AGAIN_US 100000
+#define REPEAT_US 100000
 
-struct wish {
+struct expectation {
 	unsigned long long block;
-	const char *wanted;
+	const char *state;
 };
 
-/* The next line of what the request brings on its stdin, NULL after the last. */
+/* The next line of the request's stdin, NULL after the last. */
 static char *next_line(char **rest)
 {
 	char *line = *rest, *stop;
@@ -37,32 +37,32 @@ static void interrupt(int signal)
 }
 
 /*
- * Interrupt whatever system call is under way after so many seconds, and again: the first signal may come just before
- * it begins. offline_pages gives up for one (mm/memory_hotplug.c). Never, if they are 0.
+ * Interrupts the running system call after that many seconds; 0 cancels this. offline_pages (mm/memory_hotplug.c) gives
+ * up on a signal. The signal is repeated, since the first may arrive just before the system call starts.
  */
-static void lose_patience(long seconds)
+static void interrupt_after(long seconds)
 {
 	struct sigaction action = { .sa_handler = interrupt };
-	struct itimerval timer = { { 0, seconds ? AGAIN_US : 0 }, { seconds, 0 } };
+	struct itimerval timer = { { 0, seconds ? REPEAT_US : 0 }, { seconds, 0 } };
 
 	sigaction(SIGALRM, &action, NULL);
 	setitimer(ITIMER_REAL, &timer, NULL);
 }
 
-/* Write a word into a file of sysfs; returns 0 or the errno. */
-static int write_word(const char *path, const char *word, long patience)
+/* Writes a word to a sysfs file, within that many seconds unless they are 0; returns 0 or the errno. */
+static int write_word(const char *path, const char *word, long seconds)
 {
 	char text[LINE];
 	int size = snprintf(text, sizeof(text), "%s\n", word), fd = open(path, O_WRONLY | O_CLOEXEC), error = 0;
 
 	if (fd < 0)
 		return errno;
-	if (patience)
-		lose_patience(patience);
+	if (seconds)
+		interrupt_after(seconds);
 	if (write(fd, text, (size_t)size) < 0)
 		error = errno;
-	if (patience)
-		lose_patience(0);
+	if (seconds)
+		interrupt_after(0);
 	close(fd);
 	return error;
 }
@@ -77,13 +77,13 @@ static void put_answer(unsigned long long block, const char *text)
 	put_text("\n");
 }
 
-static void set_states(char *lines, const char *word, long patience)
+static void set_states(char *lines, const char *word, long seconds)
 {
 	char *line;
 
 	while ((line = next_line(&lines))) {
 		unsigned long long block = strtoull(line, NULL, 10);
-		int error = write_word(block_file(block, "/state"), word, patience);
+		int error = write_word(block_file(block, "/state"), word, seconds);
 
 		if (error) {
 			char why[LINE];
@@ -102,46 +102,47 @@ static void zones(char *lines)
 
 	while ((line = next_line(&lines))) {
 		unsigned long long block = strtoull(line, NULL, 10);
-		const char *said = first_line(block_file(block, "/valid_zones"));
+		const char *names = first_line(block_file(block, "/valid_zones"));
 
-		put_answer(block, said ? said : "");
+		put_answer(block, names ? names : "");
 	}
 }
 
-static const char *seen(const struct wish *wish)
+static const char *observe(const struct expectation *expected)
 {
-	const char *said = NULL;
+	const char *state = NULL;
 
-	if (access(block_file(wish->block, ""), F_OK))
+	if (access(block_file(expected->block, ""), F_OK))
 		return "absent";
-	if (strcmp(wish->wanted, "absent") && strcmp(wish->wanted, "present"))
-		said = first_line(block_file(wish->block, "/state"));
-	return said ? said : "present";
+	if (strcmp(expected->state, "absent") && strcmp(expected->state, "present"))
+		state = first_line(block_file(expected->block, "/state"));
+	return state ? state : "present";
 }
 
-static bool all_true(const struct wish *wishes, size_t count)
+static bool all_met(const struct expectation *expected, size_t count)
 {
-	for (size_t w = 0; w < count; w++)
-		if (strcmp(seen(&wishes[w]), wishes[w].wanted))
+	for (size_t e = 0; e < count; e++)
+		if (strcmp(observe(&expected[e]), expected[e].state))
 			return false;
 	return true;
 }
 
 /*
- * A block's directory comes before, and goes before, page tables and resources do. Whoever adds or removes memory holds
- * the lock that writing a state takes (lock_device_hotplug_sysfs, drivers/base/core.c): that an online block shall be
- * online is refused (EINVAL) and changes nothing, but not before they are done.
+ * The kernel creates a block's directory before it finishes adding memory, and deletes it before it removes page tables
+ * and resources. It holds the device hotplug lock meanwhile, and a write to a block's state takes the same lock
+ * (lock_device_hotplug_sysfs, drivers/base/core.c). So write "online" to an online block: this fails with EINVAL and
+ * changes nothing, but returns only after the kernel has finished.
  */
-static void await_lock(void)
+static void wait_for_hotplug(void)
 {
 	struct dirent **found;
 	int blocks = scandir(BLOCKS, &found, is_block, by_name);
 
 	for (int b = 0; b < blocks; b++) {
 		unsigned long long block = strtoull(found[b]->d_name + strlen("memory"), NULL, 10);
-		const char *said = first_line(block_file(block, "/state"));
+		const char *state = first_line(block_file(block, "/state"));
 
-		if (said && !strcmp(said, "online")) {
+		if (state && !strcmp(state, "online")) {
 			write_word(block_file(block, "/state"), "online", 0);
 			break;
 		}
@@ -158,38 +159,35 @@ static long long now_ms(void)
 	return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
 }
 
-/*
- * A condition checked again and again, not a uevent awaited: a block's "remove" is announced before its directory is
- * gone.
- */
+/* Polls instead of waiting for a uevent: the kernel sends a block's "remove" before it deletes the directory. */
 static int wait_for(char *lines, long long end)
 {
 	const struct timespec pause = { 0, POLL_NS };
-	struct wish *wishes = calloc(input.size + 1, sizeof(*wishes));
+	struct expectation *expected = calloc(input.size + 1, sizeof(*expected));
 	size_t count = 0;
 	char *line, *word;
 	bool late;
 
-	if (!wishes)
+	if (!expected)
 		return complain("blocks: %s\n", strerror(errno));
 	while ((line = next_line(&lines))) {
-		wishes[count].block = strtoull(line, &word, 10);
-		wishes[count++].wanted = *word ? word + 1 : word;
+		expected[count].block = strtoull(line, &word, 10);
+		expected[count++].state = *word ? word + 1 : word;
 	}
-	while ((late = !all_true(wishes, count)) && now_ms() < end)
+	while ((late = !all_met(expected, count)) && now_ms() < end)
 		nanosleep(&pause, NULL);
-	for (size_t w = 0; late && w < count; w++) {
-		const char *state = seen(&wishes[w]);
+	for (size_t e = 0; late && e < count; e++) {
+		const char *observed = observe(&expected[e]);
 		char report[2 * LINE];
 
-		if (!strcmp(state, wishes[w].wanted))
+		if (!strcmp(observed, expected[e].state))
 			continue;
-		snprintf(report, sizeof(report), "%s %s", wishes[w].wanted, state);
-		put_answer(wishes[w].block, report);
+		snprintf(report, sizeof(report), "%s %s", expected[e].state, observed);
+		put_answer(expected[e].block, report);
 	}
-	free(wishes);
+	free(expected);
 	if (!late)
-		await_lock();
+		wait_for_hotplug();
 	return 0;
 }
 

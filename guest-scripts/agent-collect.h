@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Part of agent.c: prints what the kernel tells, one source after another, between markers, as the script collect does.
+ * Part of agent.c: prints files of the kernel, one source after another, between markers, like the script collect.
  */
 #ifndef DUMP
 #define DUMP "/sys/kernel/debug/kernel_page_tables"
@@ -10,7 +10,7 @@
 #define KCORE_BYTES 65536 /* the notes are at its start */
 
 static const char *mark;
-static int told;
+static int printed;
 
 static void begin(const char *name)
 {
@@ -23,7 +23,7 @@ static void begin(const char *name)
 
 static void end(const char *name, const char *status)
 {
-	told++;
+	printed++;
 	put_text("\n@@");
 	put_text(mark);
 	put_text(" end ");
@@ -36,16 +36,16 @@ static void end(const char *name, const char *status)
 static void __attribute__((format(printf, 2, 3))) fail(const char *name, const char *format, ...)
 {
 	char status[LINE] = "failed ";
-	size_t said = strlen(status);
+	size_t prefix = strlen(status);
 	va_list values;
 
 	va_start(values, format);
-	vsnprintf(status + said, sizeof(status) - said, format, values);
+	vsnprintf(status + prefix, sizeof(status) - prefix, format, values);
 	va_end(values);
 	end(name, status);
 }
 
-/* Print the lines of a file of sysfs, if it is there, each behind its path; what it holds before it vanishes counts. */
+/* Prints the lines of a sysfs file as "PATH:LINE"; nothing if it does not exist, what was read if it vanishes. */
 static void put_lines(int folder, const char *path)
 {
 	static struct text text;
@@ -106,20 +106,20 @@ static void free_names(struct dirent **names, int found)
 	free(names);
 }
 
-/* ---- the sources ------------------------------------------------------------------------------------------------- */
+/* ---- sources ----------------------------------------------------------------------------------------------------- */
 
-/* Print the next bytes of a file, at most so many; returns 0 or the errno. */
+/* Prints the next bytes of a file, at most limit; returns 0 or the errno. */
 static int copy(int fd, size_t limit)
 {
 	while (limit) {
 		ssize_t done;
 
-		if (sizeof(out) - waiting < CHUNK)
+		if (sizeof(out) - buffered < CHUNK)
 			flush();
-		done = get(fd, out + waiting, limit < sizeof(out) - waiting ? limit : sizeof(out) - waiting);
+		done = get(fd, out + buffered, limit < sizeof(out) - buffered ? limit : sizeof(out) - buffered);
 		if (done <= 0)
 			return done ? errno : 0;
-		waiting += (size_t)done;
+		buffered += (size_t)done;
 		limit -= (size_t)done;
 	}
 	return 0;
@@ -147,14 +147,14 @@ static void file(const char *name, const char *path)
 
 static void line(const char *name, const char *path)
 {
-	const char *said = first_line(path);
+	const char *text = first_line(path);
 
 	begin(name);
-	if (said) {
-		put_text(said);
+	if (text) {
+		put_text(text);
 		put_text("\n");
 	}
-	end(name, said ? "ok" : "missing");
+	end(name, text ? "ok" : "missing");
 }
 
 static void kcore(const char *name, const char *path)
@@ -176,7 +176,7 @@ static void kcore(const char *name, const char *path)
 		end(name, "ok");
 }
 
-/* Print the files of each entry of a folder that is chosen, file by file; return how many entries were found. */
+/* Prints the files of the chosen entries of a folder, file by file; returns the number of entries, -1 on error. */
 static int put_files(int folder, int (*chosen)(const struct dirent *), const char *const *files, size_t number,
 		     struct dirent ***found)
 {
@@ -206,7 +206,7 @@ static void memory_blocks(const char *name, const char *path)
 		return;
 	}
 	blocks = put_files(folder, is_block, files, COUNT(files), &found);
-	/* A block has a link to each node that it belongs to; a link that leads nowhere is none. */
+	/* A block has a symlink to each node that it belongs to. A dangling one does not count. */
 	places = scandir(NODES, &nodes, is_node, by_name);
 	for (int b = 0; b < blocks; b++) {
 		for (int n = 0; n < places; n++) {
@@ -260,7 +260,7 @@ static void dax(const char *name, const char *path)
 	end(name, "ok");
 }
 
-/* stat_refresh folds in what still waits per CPU (vmstat_refresh, mm/vmstat.c), and gives nothing to read. */
+/* Reading stat_refresh folds in the per-CPU differences (vmstat_refresh, mm/vmstat.c); it returns no text. */
 static void vmstat(const char *name, const char *path)
 {
 	first_line("/proc/sys/vm/stat_refresh");
@@ -296,7 +296,7 @@ static void parameters(const char *name, const char *path)
 	end(name, "ok");
 }
 
-/* The first lines of what tells what this kernel does (FILES, harness/arch/features.py). */
+/* First lines of the files from which harness/arch/features.py (FILES) reads the kernel's features. */
 static void settings(const char *name, const char *path)
 {
 	static const char *const files[] = { "/proc/pagetypeinfo", "/proc/sys/vm/hugetlb_optimize_vmemmap" };
@@ -304,12 +304,12 @@ static void settings(const char *name, const char *path)
 	(void)path;
 	begin(name);
 	for (size_t f = 0; f < COUNT(files); f++) {
-		const char *said = first_line(files[f]);
+		const char *text = first_line(files[f]);
 
-		if (said) {
+		if (text) {
 			put_text(files[f]);
 			put_text(":");
-			put_text(said);
+			put_text(text);
 			put_text("\n");
 		}
 	}
@@ -331,7 +331,7 @@ static void config(const char *name, const char *path)
 
 #include "agent-log.h"
 
-/* ---- the page tables --------------------------------------------------------------------------------------------- */
+/* ---- page tables ------------------------------------------------------------------------------------------------- */
 
 static struct {
 	struct text text;
@@ -339,13 +339,13 @@ static struct {
 } tables;
 
 /*
- * The kernel prints the dump as one record, into a buffer of one page. When that is full it begins anew with one of
- * twice the size (seq_read_iter, fs/seq_file.c), and walks the tables once for each. The buffer goes with the file: one
- * that stays open is as large as it was in the end, and the tables are walked once.
+ * The kernel prints the dump as one seq_file record, into a buffer that starts with one page. When the buffer is full,
+ * it doubles it and starts again (seq_read_iter, fs/seq_file.c), with another walk of the tables. The buffer lives as
+ * long as the open file, so reading a file that stayed open takes one walk.
  */
 static int dump = -1;
 static size_t buffer;
-/* The blocks that were there first: as many directories. */
+/* Links of the blocks' folder when the agent started: one for each block, and a constant. */
 static nlink_t first_blocks;
 
 static nlink_t count_blocks(void)
@@ -360,8 +360,8 @@ static void note_blocks(void)
 	first_blocks = count_blocks();
 }
 
-/* A buffer may lie in memory that was added, whose removal it would prevent: that one must not stay. */
-static bool may_stay(void)
+/* Whether dump may stay open: a buffer in hot-plugged memory would prevent the removal of that memory. */
+static bool may_stay_open(void)
 {
 	size_t needed = (size_t)sysconf(_SC_PAGESIZE);
 	bool grown;
@@ -370,7 +370,7 @@ static bool may_stay(void)
 		needed *= 2;
 	grown = needed > buffer;
 	buffer = needed > buffer ? needed : buffer;
-	return stays && !tables.reading && (!grown || count_blocks() == first_blocks);
+	return persistent && !tables.reading && (!grown || count_blocks() == first_blocks);
 }
 
 static void *read_tables(void *unused)
@@ -385,7 +385,7 @@ static void *read_tables(void *unused)
 	if (dump < 0)
 		return unused;
 	tables.reading = read_all(dump, &tables.text);
-	if (!may_stay()) {
+	if (!may_stay_open()) {
 		close(dump);
 		dump = -1;
 	}
@@ -395,7 +395,7 @@ static void *read_tables(void *unused)
 static bool reads_tables;
 static pthread_t reader;
 
-/* They take the kernel as long as everything else together: it walks them while the rest is read. */
+/* The page tables take as long as all other sources together, so another thread reads them meanwhile. */
 static void start_tables(void)
 {
 	reads_tables = !pthread_create(&reader, NULL, read_tables, NULL);
@@ -405,7 +405,7 @@ static void start_tables(void)
 
 static void ptdump(const char *name, const char *path)
 {
-	/* What is there already can go its way meanwhile. */
+	/* The client can receive the sources before this one meanwhile. */
 	flush();
 	if (reads_tables)
 		pthread_join(reader, NULL);
@@ -464,7 +464,7 @@ static int collect(const char *boundary, char **names, int count)
 	char number[LINE];
 
 	mark = boundary;
-	told = 0;
+	printed = 0;
 	for (int n = 0; n < count; n++)
 		if (find_source(names[n]) == COUNT(sources))
 			return complain("collect: no source %s\n", names[n]);
@@ -476,7 +476,7 @@ static int collect(const char *boundary, char **names, int count)
 
 		sources[s].print(sources[s].name, sources[s].path);
 	}
-	snprintf(number, sizeof(number), "\n@@%s done %d\n", mark, told);
+	snprintf(number, sizeof(number), "\n@@%s done %d\n", mark, printed);
 	put_text(number);
 	return 0;
 }

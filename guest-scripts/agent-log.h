@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Part of agent.c: the lines of the kernel's log that nobody has asked for yet, as dmesg -r has them.
+ * Part of agent.c: prints the lines of the kernel log that are new since the last request, in the format of dmesg -r.
  *
- * It goes by the numbers of the log's records: none is told twice, and one that was overwritten is missed. Where the
- * kernel lets nobody open /dev/kmsg (printk.devkmsg=off) it goes by their times, as the script collect does.
+ * It uses the sequence numbers of the records: no record is printed twice, and an overwritten record is noticed. If
+ * /dev/kmsg cannot be opened (printk.devkmsg=off), it uses their time stamps, like the script collect.
  */
-#define RECORD 16384 /* no record is longer: CONSOLE_EXT_LOG_MAX, PRINTK_MESSAGE_MAX */
+#define MAX_RECORD 16384 /* at least CONSOLE_EXT_LOG_MAX and PRINTK_MESSAGE_MAX */
 /* kernel/printk/printk.c, do_syslog */
 #define SYSLOG_READ_ALL 3
 #define SYSLOG_SIZE 10
 
-/* A number that one look leaves to the next; -1 if there was none. */
-static long long recall(const char *path)
+/* The number that an earlier request saved; -1 if there is none. */
+static long long load_number(const char *path)
 {
-	const char *said = first_line(path);
+	const char *text = first_line(path);
 
-	return said ? atoll(said) : -1;
+	return text ? atoll(text) : -1;
 }
 
-static void keep(const char *path, long long number)
+static void save_number(const char *path, long long number)
 {
 	char text[LINE];
 	int fd, size = snprintf(text, sizeof(text), "%lld\n", number);
 
 	mkdir(RUN, 0755);
 	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-	/* What cannot be kept is told again. */
+	/* If it cannot be saved, the next request prints the same lines again. */
 	if (fd >= 0) {
 		if (write(fd, text, (size_t)size) < 0)
 			errno = 0;
@@ -33,7 +33,7 @@ static void keep(const char *path, long long number)
 	}
 }
 
-/* Undo what msg_add_ext_text did (kernel/printk/printk.c): every byte that is not plain is \xHH. */
+/* Undoes msg_add_ext_text (kernel/printk/printk.c), which writes unprintable bytes as \xHH. */
 static size_t unescape(char *text, size_t size)
 {
 	size_t to = 0;
@@ -51,13 +51,13 @@ static size_t unescape(char *text, size_t size)
 }
 
 /*
- * Print one record, "LEVEL,NUMBER,MICROSECONDS,FLAGS[,caller=WHO];TEXT\n" and what else there is, as the system call
- * would (record_print_text): every line of it behind "<LEVEL>[SECONDS]" and, if the kernel tells it, who said it.
+ * Prints one record, "LEVEL,NUMBER,MICROSECONDS,FLAGS[,caller=CALLER];TEXT\n" with optional lines after it, in the
+ * format of syslog(2) (record_print_text): "<LEVEL>[SECONDS]", "[CALLER]" if the record has it, and a line of TEXT.
  */
 static void put_record(char *record, size_t size)
 {
 	unsigned long long level, time;
-	char prefix[LINE], caller[32], *text = memchr(record, ';', size), *who, *stop;
+	char prefix[LINE], caller[32], *text = memchr(record, ';', size), *field, *stop;
 	int length;
 
 	if (!text || sscanf(record, "%llu,%*u,%llu", &level, &time) != 2)
@@ -65,8 +65,8 @@ static void put_record(char *record, size_t size)
 	*text++ = 0;
 	size -= (size_t)(text - record);
 	length = snprintf(prefix, sizeof(prefix), "<%llu>[%5llu.%06llu]", level, time / 1000000, time % 1000000);
-	who = strstr(record, ",caller=");
-	if (who && sscanf(who, ",caller=%31[^,]", caller) == 1)
+	field = strstr(record, ",caller=");
+	if (field && sscanf(field, ",caller=%31[^,]", caller) == 1)
 		length += snprintf(prefix + length, sizeof(prefix) - (size_t)length, "[%6s]", caller);
 	prefix[length++] = ' ';
 	stop = memchr(text, '\n', size);
@@ -84,18 +84,18 @@ static void put_record(char *record, size_t size)
 	} while (stop);
 }
 
-/* The records from number next on, and whether one was missed. */
+/* Prints the records from number next on; returns whether one was lost. */
 static bool put_records(int fd, unsigned long long *next)
 {
-	static char record[RECORD + 1];
+	static char record[MAX_RECORD + 1];
 	unsigned long long number;
 	bool lost = false;
 
 	for (;;) {
-		ssize_t size = get(fd, record, RECORD);
+		ssize_t size = get(fd, record, MAX_RECORD);
 		char *comma;
 
-		/* Overwritten before it was read: the next one's number tells. */
+		/* A record was overwritten before it was read: the gap in the numbers will show it. */
 		if (size < 0 && errno == EPIPE)
 			continue;
 		if (size <= 0)
@@ -118,7 +118,7 @@ static long long microseconds(const char *line)
 	return sscanf(line, "<%*u>[%llu.%llu]", &seconds, &parts) == 2 ? (long long)(seconds * 1000000 + parts) : -1;
 }
 
-/* The lines that are newer than since, and whether even the log's oldest is. */
+/* Prints the lines that are newer than since; returns whether the log's oldest line is newer, too. */
 static bool put_newer(char *text, long long *since)
 {
 	long long first = -1, newest = *since;
@@ -145,29 +145,29 @@ static bool put_newer(char *text, long long *since)
 	return fresh;
 }
 
-/* Open as long as the agent stays: what it has read once it need not pass over again. */
+/* Kept open by a persistent agent, so that it does not read old records again; position is the next number. */
 static int log_file = -1;
-static unsigned long long passed;
+static unsigned long long position;
 
-static bool put_fresh(void)
+static bool put_new_records(void)
 {
-	long long known = recall(RUN "/next");
+	long long known = load_number(RUN "/next");
 	unsigned long long next = known < 0 ? 0 : (unsigned long long)known;
 	bool lost;
 
-	/* Somebody else may have looked, or have it forgotten. */
-	if (next < passed)
+	/* Another agent may have read the log meanwhile, or the saved number was deleted. */
+	if (next < position)
 		lseek(log_file, 0, SEEK_SET);
 	lost = put_records(log_file, &next);
-	passed = next;
+	position = next;
 	if ((long long)next != known)
-		keep(RUN "/next", (long long)next);
+		save_number(RUN "/next", (long long)next);
 	return lost;
 }
 
-static bool put_fresh_by_time(int *error)
+static bool put_new_lines(int *error)
 {
-	long long since = recall(RUN "/newest");
+	long long since = load_number(RUN "/newest");
 	int size = klogctl(SYSLOG_SIZE, NULL, 0);
 	char *text = calloc(1, size < 0 ? 1 : (size_t)size + 1);
 	bool lost = false;
@@ -179,7 +179,7 @@ static bool put_fresh_by_time(int *error)
 		lost = put_newer(text, &since);
 	free(text);
 	if (!*error)
-		keep(RUN "/newest", since);
+		save_number(RUN "/newest", since);
 	return lost;
 }
 
@@ -197,7 +197,7 @@ static void kernel_log(const char *name, const char *path)
 		end(name, "missing");
 		return;
 	}
-	lost = error ? put_fresh_by_time(&error) : put_fresh();
+	lost = error ? put_new_lines(&error) : put_new_records();
 	if (error)
 		fail(name, "%s: %s", path, strerror(error));
 	else

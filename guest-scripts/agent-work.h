@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Part of agent.c: waits until no worker of the kernel is at work for a workqueue, as the script wait-work does.
+ * Part of agent.c: waits until no kernel worker runs work of a workqueue, like the script wait-work.
  */
 #ifndef PROC
 #define PROC "/proc"
@@ -11,7 +11,7 @@ static int is_process(const struct dirent *entry)
 	return *entry->d_name >= '0' && *entry->d_name <= '9';
 }
 
-/* Whether this is the name of one that is at work for the queue (wq_worker_comm, kernel/workqueue.c, since v4.18). */
+/* Whether a process name is that of a worker running work of queue (wq_worker_comm, kernel/workqueue.c, v4.18). */
 static bool works_for(const char *name, const char *queue)
 {
 	const char *plus = strrchr(name, '+');
@@ -19,14 +19,14 @@ static bool works_for(const char *name, const char *queue)
 	return plus && !strncmp(name, "kworker/", strlen("kworker/")) && !strcmp(plus + 1, queue);
 }
 
-/* Whether there is one; the names of all of them are put, if they are to be told. */
-static bool working(const char *queue, bool tell)
+/* Whether the queue has such a worker; prints the names of all of them if asked to. */
+static bool working(const char *queue, bool print)
 {
 	struct dirent **found;
 	int processes = scandir(PROC, &found, is_process, by_name);
 	bool any = false;
 
-	for (int p = 0; p < processes && (tell || !any); p++) {
+	for (int p = 0; p < processes && (print || !any); p++) {
 		char path[PATH_MAX];
 		const char *name;
 
@@ -35,7 +35,7 @@ static bool working(const char *queue, bool tell)
 		if (!name || !works_for(name, queue))
 			continue;
 		any = true;
-		if (tell) {
+		if (print) {
 			put_text(name);
 			put_text("\n");
 		}

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * agent: does in the guest what the scripts collect, blocks and wait-work do, and starts no process for it.
+ * agent: does the work of the scripts collect, blocks and wait-work without starting processes.
  *
- *   agent collect BOUNDARY SOURCE...            once, as the script does it
+ *   agent collect BOUNDARY SOURCE...            runs one request and exits
  *   agent blocks set|wait|zones [ARGUMENT...]   likewise; reads stdin
  *   agent wait-work QUEUE SECONDS               likewise
- *   agent                                       stays, and does what it is asked for on stdin
+ *   agent                                       persistent: serves requests from stdin until end of file
  *
- * One that stays says "ready". A request is a line "BYTES WORD..." and BYTES of what would be stdin; the words are those
- * above. The answer is any number of "+BYTES\n" and "!BYTES\n", each with that many bytes of what would be stdout and
- * stderr, and at last "=STATUS\n". It ends with its stdin; harness/guest/agent.py is at the other end.
+ * A persistent agent prints "ready" once it can take requests. harness/guest/agent.py is the client.
  *
- * Exits with 0, as a request does; 1 if nobody listens any more, or the wait was in vain; 2 if it could not be tried.
+ *   request   "BYTES WORD...\n", then BYTES bytes: the request's stdin. The words are the arguments listed above.
+ *   answer    any number of "+BYTES\n" and "!BYTES\n", each followed by BYTES bytes of the request's stdout or stderr,
+ *             then "=STATUS\n".
+ *
+ * Status of a request and of the agent: 0: done; 1: the wait timed out, or stdout is closed; 2: invalid request, or it
+ * could not be started.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -49,14 +52,14 @@ struct text {
 	size_t size, room;
 };
 
-static bool stays;
-/* What a request has on its stdin. */
+static bool persistent;
+/* stdin of the request */
 static struct text input;
 
 static char out[65536];
-static size_t waiting;
+static size_t buffered;
 
-/* ---- what is printed --------------------------------------------------------------------------------------------- */
+/* ---- output ------------------------------------------------------------------------------------------------------ */
 
 static void write_all(struct iovec *parts, int count)
 {
@@ -79,20 +82,20 @@ static void write_all(struct iovec *parts, int count)
 	}
 }
 
-/* Send what is waiting, then data, then what the request ends with, if that is not NULL. */
-static void send_out(const char *data, size_t size, const char *ending)
+/* Sends the buffered output, then data, then the line that ends the answer, unless it is NULL. */
+static void send_out(const char *data, size_t size, const char *last_line)
 {
 	char header[LINE];
-	int digits = stays && waiting + size ? snprintf(header, sizeof(header), "+%zu\n", waiting + size) : 0;
+	int digits = persistent && buffered + size ? snprintf(header, sizeof(header), "+%zu\n", buffered + size) : 0;
 	struct iovec parts[] = {
 		{ header, (size_t)digits },
-		{ out, waiting },
+		{ out, buffered },
 		{ (void *)data, size },
-		{ (void *)ending, ending ? strlen(ending) : 0 },
+		{ (void *)last_line, last_line ? strlen(last_line) : 0 },
 	};
 
 	write_all(parts, COUNT(parts));
-	waiting = 0;
+	buffered = 0;
 }
 
 static void flush(void)
@@ -102,12 +105,12 @@ static void flush(void)
 
 static void put(const char *data, size_t size)
 {
-	if (size > sizeof(out) - waiting) {
+	if (size > sizeof(out) - buffered) {
 		send_out(data, size, NULL);
 		return;
 	}
-	memcpy(out + waiting, data, size);
-	waiting += size;
+	memcpy(out + buffered, data, size);
+	buffered += size;
 }
 
 static void put_text(const char *text)
@@ -126,7 +129,7 @@ static int __attribute__((format(printf, 1, 2))) complain(const char *format, ..
 	va_end(values);
 	if (size >= (int)sizeof(text))
 		size = sizeof(text) - 1;
-	if (stays) {
+	if (persistent) {
 		int digits = snprintf(header, sizeof(header), "!%d\n", size);
 		struct iovec parts[] = { { header, (size_t)digits }, { text, (size_t)size } };
 
@@ -138,7 +141,7 @@ static int __attribute__((format(printf, 1, 2))) complain(const char *format, ..
 	return 2;
 }
 
-/* ---- what is read ------------------------------------------------------------------------------------------------ */
+/* ---- input ------------------------------------------------------------------------------------------------------- */
 
 static ssize_t get(int fd, char *data, size_t size)
 {
@@ -167,7 +170,7 @@ static bool make_room(struct text *text, size_t more)
 	return true;
 }
 
-/* Read to the end. Returns 0 or the errno; what was read before is there in any case. */
+/* Reads until end of file. Returns 0 or the errno; text has what was read before an error. */
 static int read_all(int fd, struct text *text)
 {
 	text->size = 0;
@@ -183,7 +186,7 @@ static int read_all(int fd, struct text *text)
 	}
 }
 
-/* The first line without the white space around it, as the shell's read has it; NULL if there is no whole line. */
+/* The first line, trimmed as the shell's read trims it; NULL if there is no complete line. */
 static const char *first_line(const char *path)
 {
 	static struct text text;
@@ -230,13 +233,13 @@ static int do_request(int count, char **words)
 			"blocks zones|wait-work QUEUE SECONDS]\n");
 }
 
-/* Read a request; false at the end of stdin, or of what makes sense. */
+/* Reads a request; returns false at end of file and for a malformed request. */
 static bool get_request(char *line, int *count, char **words)
 {
-	size_t size = 0, wanted, more;
+	size_t size = 0, stdin_size, surplus;
 	char *stop, *rest;
 
-	/* Only the next request may follow what belongs to this one, and nobody sends it before the answer. */
+	/* The client waits for the answer, so no bytes of the next request can follow those of this one. */
 	do {
 		ssize_t done = get(0, line + size, MAX_REQUEST - 1 - size);
 
@@ -246,14 +249,14 @@ static bool get_request(char *line, int *count, char **words)
 		stop = memchr(line, '\n', size);
 	} while (!stop);
 	*stop++ = 0;
-	wanted = strtoul(line, &rest, 10);
-	more = size - (size_t)(stop - line);
+	stdin_size = strtoul(line, &rest, 10);
+	surplus = size - (size_t)(stop - line);
 	input.size = 0;
-	if (more > wanted || !make_room(&input, wanted + 1))
+	if (surplus > stdin_size || !make_room(&input, stdin_size + 1))
 		return false;
-	memcpy(input.data, stop, more);
-	for (input.size = more; input.size < wanted;) {
-		ssize_t done = get(0, input.data + input.size, wanted - input.size);
+	memcpy(input.data, stop, surplus);
+	for (input.size = surplus; input.size < stdin_size;) {
+		ssize_t done = get(0, input.data + input.size, stdin_size - input.size);
 
 		if (done <= 0)
 			return false;
@@ -267,16 +270,16 @@ static bool get_request(char *line, int *count, char **words)
 
 static int serve(void)
 {
-	char line[MAX_REQUEST], *words[MAX_WORDS], ending[LINE];
+	char line[MAX_REQUEST], *words[MAX_WORDS], last_line[LINE];
 	int count;
 
 	put_text("ready\n");
 	flush();
-	stays = true;
+	persistent = true;
 	note_blocks();
 	while (get_request(line, &count, words)) {
-		snprintf(ending, sizeof(ending), "=%d\n", do_request(count, words));
-		send_out(NULL, 0, ending);
+		snprintf(last_line, sizeof(last_line), "=%d\n", do_request(count, words));
+		send_out(NULL, 0, last_line);
 	}
 	return 0;
 }

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * hold-memory: keep pages of a physical range in use, until somebody asks for them.
+ * hold-memory: keeps pages of a physical range in use, until they are released.
  *
  *   hold-memory pinned|movable PAGES LIMIT START END FIFO
  *
- * Takes memory, up to LIMIT bytes, until PAGES pages lie between START and END (hexadecimal, END exclusive), writes a
- * pattern to those and gives the others back. With pinned they are put into a pipe (vmsplice(2)), whose reference keeps
- * them from being migrated; with movable they stay in use, wherever they are moved.
+ * Allocates memory, up to LIMIT bytes, until PAGES pages lie between START and END (hexadecimal, END exclusive), writes
+ * a pattern to these and frees the others.
  *
- * Then makes FIFO, prints "held N", and of pinned ones the address of each in hexadecimal, and goes on in the background. Whoever opens FIFO to read gets "pages N" and "mismatches N", how many there are and how many have
- * changed meanwhile; at the end of the file all memory is given back. Exits with 0, or 2 if it could not be done.
+ *   pinned    a pipe holds references to the pages (vmsplice(2)), so that the kernel cannot migrate them
+ *   movable   the pages stay in use, but the kernel may migrate them
+ *
+ * Prints "held N" and, if pinned, a line with the hexadecimal address of each page. Creates FIFO and continues in the
+ * background. To release the pages, read FIFO: it returns "pages N" and "mismatches N", the number of pages and of
+ * those whose content has changed; all memory is free at its end of file. Exits with 0, or 2 on error.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,7 +30,7 @@
 
 #define PAGEMAP_PRESENT (1ULL << 63)
 #define PAGEMAP_PFN ((1ULL << 55) - 1)
-#define MOST 16 /* what a pipe holds, PIPE_DEF_BUFFERS */
+#define MAX_PINNED 16 /* capacity of a pipe: PIPE_DEF_BUFFERS, linux/pipe_fs_i.h */
 
 static int fail(const char *what)
 {
@@ -52,12 +55,12 @@ static int is_intact(const uint64_t *page, uint64_t words, uint64_t seed)
 struct pages {
 	char **page;
 	uint64_t count, size;
-	int pipe; /* that holds the pages instead, or -1 */
+	int pipe; /* read end of the pipe that holds pinned pages, or -1 */
 };
 
 static uint64_t count_mismatches(const struct pages *held)
 {
-	/* What is read from the pipe must not go to memory that is held. */
+	/* Pinned pages are not mapped any more; their content is read from the pipe. */
 	static uint64_t copy[65536 / sizeof(uint64_t)];
 	uint64_t bad = 0;
 
@@ -81,11 +84,11 @@ static int await_reader(const char *path, const struct pages *held)
 	if (fifo < 0)
 		return fail(path);
 	unlink(path);
-	/* The file ends when this process does, after its memory is given back (do_exit, kernel/exit.c). */
+	/* The reader sees end of file when this process exits, after its memory is freed (do_exit, kernel/exit.c). */
 	return dprintf(fifo, "pages %" PRIu64 "\nmismatches %" PRIu64 "\n", held->count, count_mismatches(held)) < 0 ? 2 : 0;
 }
 
-/* The physical address of a page that is present, 0 of another one. */
+/* The physical address of a page, 0 if it is not present. */
 static uint64_t address_of(int pagemap, const char *page, uint64_t size)
 {
 	uint64_t entry;
@@ -95,19 +98,19 @@ static uint64_t address_of(int pagemap, const char *page, uint64_t size)
 	return entry & PAGEMAP_PRESENT ? (entry & PAGEMAP_PFN) * size : 0;
 }
 
-/* Takes pages until enough lie in the range; gives the others back. */
-static int take(struct pages *held, uint64_t wanted, uint64_t limit, uint64_t start, uint64_t end)
+/* Allocates pages until enough lie in the range; frees the others. */
+static int allocate(struct pages *held, uint64_t count, uint64_t limit, uint64_t start, uint64_t end)
 {
 	int pagemap = open("/proc/self/pagemap", O_RDONLY);
 	char *memory = mmap(NULL, limit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	char *at;
 
-	held->page = calloc(wanted, sizeof(*held->page));
+	held->page = calloc(count, sizeof(*held->page));
 	if (pagemap < 0 || !held->page || memory == MAP_FAILED)
 		return fail("memory");
-	/* One of the small pages of a huge one would keep all of it. */
+	/* No huge pages: a held base page would keep the whole huge page in use. */
 	madvise(memory, limit, MADV_NOHUGEPAGE);
-	for (at = memory; at + held->size <= memory + limit && held->count < wanted; at += held->size) {
+	for (at = memory; at + held->size <= memory + limit && held->count < count; at += held->size) {
 		uint64_t address;
 
 		write_pattern((uint64_t *)at, held->size / sizeof(uint64_t), held->count);
@@ -122,13 +125,13 @@ static int take(struct pages *held, uint64_t wanted, uint64_t limit, uint64_t st
 		else if (madvise(memory, held->size, MADV_DONTNEED))
 			return fail("madvise");
 	}
-	if (held->count == wanted)
+	if (held->count == count)
 		return 0;
-	fprintf(stderr, "hold-memory: %" PRIu64 " pages were handed out there\n", held->count);
+	fprintf(stderr, "hold-memory: only %" PRIu64 " pages were allocated in the range\n", held->count);
 	return 2;
 }
 
-/* Has a pipe hold the pages: prints the address of each. */
+/* Moves the pages into a pipe and prints their addresses. */
 static int pin(struct pages *held)
 {
 	int ends[2], pagemap = open("/proc/self/pagemap", O_RDONLY);
@@ -151,15 +154,15 @@ int main(int argc, char **argv)
 {
 	struct pages held = {.size = (uint64_t)sysconf(_SC_PAGESIZE), .pipe = -1};
 	int pinned = argc == 7 && !strcmp(argv[1], "pinned");
-	uint64_t wanted, limit, start, end;
+	uint64_t count, limit, start, end;
 
-	if (argc != 7 || (!pinned && strcmp(argv[1], "movable")) || sscanf(argv[2], "%" SCNu64, &wanted) != 1 ||
-	    wanted < 1 || (pinned && wanted > MOST) || sscanf(argv[3], "%" SCNu64, &limit) != 1 ||
+	if (argc != 7 || (!pinned && strcmp(argv[1], "movable")) || sscanf(argv[2], "%" SCNu64, &count) != 1 ||
+	    count < 1 || (pinned && count > MAX_PINNED) || sscanf(argv[3], "%" SCNu64, &limit) != 1 ||
 	    sscanf(argv[4], "%" SCNx64, &start) != 1 || sscanf(argv[5], "%" SCNx64, &end) != 1) {
 		fputs("usage: hold-memory pinned|movable PAGES LIMIT START END FIFO\n", stderr);
 		return 2;
 	}
-	if (take(&held, wanted, limit, start, end))
+	if (allocate(&held, count, limit, start, end))
 		return 2;
 	printf("held %" PRIu64 "\n", held.count);
 	if (pinned && pin(&held))

@@ -1,22 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * load-keeper: keeps programs busy in the background, round by round, and brings them to rest.
+ * load-keeper: runs programs in the background, in rounds, and pauses them between two rounds.
  *
  *   load-keeper start MS ID WORKERS PROGRAM [ARGUMENT...]
  *   load-keeper pause|resume|count MS
  *   load-keeper stop MS ID
  *
- * A load is a keeper and up to 16 workers, each one process of PROGRAM; it has a socket, /run/memhp/loads/ID. A worker
- * writes "ready" when it has what it needs. For each line that it reads from then on it does one round, which leaves
- * nothing behind, and writes "ok" or "failed WHY". Instead of "ready" it may write why it cannot. At the end of its
- * input it ends. Scripts can do this as well as programs.
+ * A load is one keeper process with the socket /run/memhp/loads/ID, and up to 16 workers, each a process of PROGRAM (a
+ * binary or a script).
  *
- * pause returns when no round of any load is under way, and none begins until resume; count just looks. All print
- * one line per load, "ID ROUNDS FAILURES STATE [NOTE]", the time being up after MS milliseconds. STATE is running;
- * resting; busy, if a round is still under way when the time is up; dead, if a worker has ended by itself; gone, if
- * there is a socket and no keeper; after stop also stopped, or killed, if its rounds did not end in time. NOTE is what
- * went wrong last. Exits with 0; 2 if it could not be tried;
- * 3 if the workers cannot, with their reason on standard output; 4 if there is no load ID, or there is one already.
+ *   start   returns when all workers are ready.
+ *   pause   waits until no round of any load is running. None starts until resume.
+ *   resume  continues all loads.
+ *   count   only reports.
+ *   stop    ends the load after its current rounds, and kills its workers if these take longer than MS.
+ *
+ * No command waits longer than MS milliseconds. All but start print a line for each load, "ID ROUNDS FAILURES STATE
+ * [NOTE]". NOTE is the last error. STATE is
+ *
+ *   running, resting   resting: paused, and no round is running
+ *   busy               paused or stopping, but a round is still running
+ *   dead               a worker exited by itself or broke the protocol
+ *   gone               the socket exists, but no keeper answers
+ *   stopped, killed    after stop; killed: a round did not end in time
+ *
+ * Protocol of a worker: it writes "ready", or one line that says why it cannot do its work. For each line that it reads
+ * on stdin, it then does one round and writes "ok" or "failed REASON". A round frees everything that it allocated. A
+ * worker exits at end of file.
+ *
+ * Exits with 0; 2: invalid usage, or an error of the keeper; 3: the workers cannot run, the reason is on stdout; 4: the
+ * load ID does not exist, or (start) exists already.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -46,7 +59,7 @@
 
 struct worker {
 	pid_t pid;
-	int in, out; /* its stdin and stdout; out is -1 when it has ended */
+	int in, out; /* its stdin and stdout; out is -1 once it has exited */
 	bool ready, busy;
 	char line[LINE];
 	size_t length;
@@ -57,7 +70,7 @@ struct load {
 	int count;
 	int listener, client, starter; /* -1 if there is none */
 	bool paused, dead, stopping, killed;
-	bool wants_rest; /* what the client waits for, besides the end of a load that stops */
+	bool pausing; /* the client waits until no round is running */
 	unsigned long long rounds, failures;
 	char note[LINE];
 	struct sockaddr_un address;
@@ -102,7 +115,7 @@ static void __attribute__((format(printf, 2, 3))) note(struct load *load, const 
 	va_start(values, format);
 	vsnprintf(load->note, sizeof(load->note), format, values);
 	va_end(values);
-	/* It becomes part of a line. */
+	/* The note must stay on one line of the answer. */
 	for (char *c = load->note; *c; c++)
 		if (*c < ' ' || *c > '~')
 			*c = '?';
@@ -112,7 +125,7 @@ static void put_number(const char *path, const char *number)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 
-	/* Without it the kernel just chooses another victim when memory runs out. */
+	/* Not fatal: it only makes the OOM killer choose another victim. */
 	if (fd >= 0) {
 		if (write(fd, number, strlen(number)) < 0)
 			errno = 0;
@@ -129,7 +142,7 @@ static int spawn(struct worker *worker, char **argv)
 	worker->pid = fork();
 	if (worker->pid < 0)
 		return -1;
-	/* A group of its own, with whatever it starts. */
+	/* Its own process group, so that its children are killed with it. */
 	setpgid(worker->pid, worker->pid);
 	if (!worker->pid) {
 		signal(SIGPIPE, SIG_DFL);
@@ -155,7 +168,7 @@ static bool any_busy(const struct load *load)
 	return false;
 }
 
-static int living(const struct load *load)
+static int count_alive(const struct load *load)
 {
 	int count = 0;
 
@@ -168,28 +181,28 @@ static const char *state(const struct load *load)
 {
 	if (load->dead)
 		return "dead";
-	if (load->stopping && !living(load))
+	if (load->stopping && !count_alive(load))
 		return load->killed ? "killed" : "stopped";
 	if (!load->paused)
 		return "running";
 	return any_busy(load) ? "busy" : "resting";
 }
 
-static void feed(struct load *load)
+static void start_rounds(struct load *load)
 {
 	if (load->paused || load->dead || load->stopping || load->starter >= 0)
 		return;
 	for (int i = 0; i < load->count; i++) {
 		struct worker *worker = &load->workers[i];
 
-		/* One that has ended cannot read it: its output says so next. */
+		/* A failed write means that the worker has exited; read_worker will notice. */
 		if (worker->out >= 0 && !worker->busy)
 			worker->busy = write(worker->in, "go\n", 3) == 3;
 	}
 }
 
-/* Bury a worker; one that has not ended must. */
-static void end_worker(struct load *load, struct worker *worker)
+/* Kills a worker, if it still runs, and reaps it. */
+static void reap_worker(struct load *load, struct worker *worker)
 {
 	int status = 0;
 
@@ -211,7 +224,7 @@ static void end_worker(struct load *load, struct worker *worker)
 	load->dead = true;
 }
 
-static void understand(struct load *load, struct worker *worker, const char *line)
+static void handle_line(struct load *load, struct worker *worker, const char *line)
 {
 	if (!worker->ready) {
 		worker->ready = !strcmp(line, "ready");
@@ -233,48 +246,48 @@ static void understand(struct load *load, struct worker *worker, const char *lin
 	worker->busy = false;
 }
 
-static void hear(struct load *load, struct worker *worker)
+static void read_worker(struct load *load, struct worker *worker)
 {
 	ssize_t size = read(worker->out, worker->line + worker->length, LINE - 1 - worker->length);
 	char *line = worker->line, *end;
 
 	if (size <= 0) {
-		end_worker(load, worker);
+		reap_worker(load, worker);
 		return;
 	}
 	worker->length += (size_t)size;
 	worker->line[worker->length] = 0;
 	if (strlen(line) != worker->length || (worker->length == LINE - 1 && !strchr(line, '\n'))) {
-		note(load, "a worker wrote what is no line");
+		note(load, "a worker wrote an invalid line");
 		load->dead = true;
-		end_worker(load, worker);
+		reap_worker(load, worker);
 		return;
 	}
 	while ((end = strchr(line, '\n'))) {
 		*end = 0;
-		understand(load, worker, line);
+		handle_line(load, worker, line);
 		line = end + 1;
 	}
 	worker->length = strlen(line);
 	memmove(worker->line, line, worker->length);
 }
 
-static void answer(struct load *load)
+static void send_answer(struct load *load)
 {
 	char text[LINE + 80];
 	int size = snprintf(text, sizeof(text), "%llu %llu %s%s%s", load->rounds, load->failures, state(load),
 			    *load->note ? " " : "", load->note);
 
-	/* A client that has gone does not want to know. */
+	/* Not an error: the client may have exited. */
 	if (send(load->client, text, (size_t)size, MSG_NOSIGNAL) < 0)
 		errno = 0;
 }
 
-static void hang_up(struct load *load)
+static void drop_client(struct load *load)
 {
 	close(load->client);
 	load->client = -1;
-	load->wants_rest = false;
+	load->pausing = false;
 }
 
 static void stop_workers(struct load *load)
@@ -294,22 +307,21 @@ static void kill_workers(const struct load *load)
 			kill(-load->workers[i].pid, SIGKILL);
 }
 
-static void obey(struct load *load)
+static void handle_command(struct load *load)
 {
 	char text[16] = "";
 	ssize_t size = recv(load->client, text, sizeof(text) - 1, 0);
 
 	if (size <= 0) {
-		hang_up(load);
+		drop_client(load);
 	} else if (!strcmp(text, "pause")) {
 		load->paused = true;
-		load->wants_rest = true;
+		load->pausing = true;
 	} else if (!strcmp(text, "resume") || !strcmp(text, "count")) {
-		/* A load that has yet to come to rest goes on all the same. */
 		if (*text == 'r')
 			load->paused = false;
-		answer(load);
-		hang_up(load);
+		send_answer(load);
+		drop_client(load);
 	} else if (!strcmp(text, "stop")) {
 		stop_workers(load);
 	} else if (!strcmp(text, "kill")) {
@@ -318,14 +330,14 @@ static void obey(struct load *load)
 	}
 }
 
-/* Tell the starter once all workers are ready, or one is not going to be; true if this keeper is of no use. */
+/* Tells start that all workers are ready, or why one is not; returns true if the load failed to start. */
 static bool report_start(struct load *load)
 {
 	for (int i = 0; i < load->count; i++)
 		if (!load->dead && !load->workers[i].ready)
 			return false;
 	if (load->dead) {
-		/* Whoever hears of it may try again. */
+		/* First, so that the ID can be used again as soon as start returns. */
 		unlink(load->address.sun_path);
 		dprintf(load->starter, "%s\n", *load->note ? load->note : "a worker ended before it was ready");
 	} else {
@@ -343,41 +355,41 @@ static void wait_for_event(struct load *load)
 	for (int i = 0; i < load->count; i++)
 		polled[i] = (struct pollfd){ .fd = load->workers[i].out, .events = POLLIN };
 	polled[load->count] = (struct pollfd){ .fd = load->client, .events = POLLIN };
-	/* One client after the other. */
+	/* Only one client at a time. */
 	polled[load->count + 1] = (struct pollfd){ .fd = load->client < 0 ? load->listener : -1, .events = POLLIN };
 	if (poll(polled, (nfds_t)load->count + 2, -1) < 0)
 		return;
 	for (int i = 0; i < load->count; i++)
 		if (polled[i].revents)
-			hear(load, &load->workers[i]);
+			read_worker(load, &load->workers[i]);
 	if (polled[load->count].revents)
-		obey(load);
+		handle_command(load);
 	if (polled[load->count + 1].revents)
 		load->client = accept4(load->listener, NULL, NULL, SOCK_CLOEXEC);
 }
 
-static void keep(struct load *load)
+static void run_load(struct load *load)
 {
 	for (;;) {
 		if (load->starter >= 0 && report_start(load)) {
 			kill_workers(load);
 			return;
 		}
-		feed(load);
-		if (load->wants_rest && !any_busy(load)) {
-			answer(load);
-			hang_up(load);
+		start_rounds(load);
+		if (load->pausing && !any_busy(load)) {
+			send_answer(load);
+			drop_client(load);
 		}
-		if (load->stopping && !living(load))
+		if (load->stopping && !count_alive(load))
 			break;
 		wait_for_event(load);
 	}
 	unlink(load->address.sun_path);
 	if (load->client >= 0)
-		answer(load);
+		send_answer(load);
 }
 
-/* The background process: its first words go to starter. */
+/* The background process. It reports to start through the pipe starter. */
 static int run_keeper(struct load *load, char **argv)
 {
 	int null = open("/dev/null", O_RDWR);
@@ -394,11 +406,11 @@ static int run_keeper(struct load *load, char **argv)
 			return 1;
 		}
 	}
-	keep(load);
+	run_load(load);
 	return 0;
 }
 
-/* ---- its clients ------------------------------------------------------------------------------------------------- */
+/* ---- clients ----------------------------------------------------------------------------------------------------- */
 
 static int start(long long end, const char *id, int workers, char **argv)
 {
@@ -411,7 +423,7 @@ static int start(long long end, const char *id, int workers, char **argv)
 	mkdir("/run/memhp", 0755);
 	mkdir(FOLDER, 0755);
 	if (!set_address(&load.address, id) || workers < 1 || workers > MAX_WORKERS) {
-		fputs("load-keeper: a bad name, or not 1 to 16 workers\n", stderr);
+		fputs("load-keeper: invalid ID, or not 1 to 16 workers\n", stderr);
 		return 2;
 	}
 	load.count = workers;
@@ -435,7 +447,7 @@ static int start(long long end, const char *id, int workers, char **argv)
 			return 0;
 	} else {
 		snprintf(text, sizeof(text), "not ready in time\n");
-		/* Its workers will be at the end of their input. */
+		/* The workers exit at the end of their input. */
 		kill(pid, SIGKILL);
 		unlink(load.address.sun_path);
 	}
@@ -443,8 +455,8 @@ static int start(long long end, const char *id, int workers, char **argv)
 	return 3;
 }
 
-/* The socket of the load, connected and told; -1 if nobody keeps it. */
-static int tell(const char *id, const char *command)
+/* Sends a command to a load; returns the connected socket, -1 if the load has no keeper. */
+static int send_command(const char *id, const char *command)
 {
 	struct sockaddr_un address = { 0 };
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -458,7 +470,7 @@ static int tell(const char *id, const char *command)
 	return fd;
 }
 
-/* Print what the load answers, and whether it did before the time was up. */
+/* Prints the load's answer; returns false if there is none in time. */
 static bool print_answer(const char *id, int fd, long long end)
 {
 	struct pollfd polled = { .fd = fd, .events = POLLIN };
@@ -477,10 +489,10 @@ static bool print_answer(const char *id, int fd, long long end)
 	return true;
 }
 
-/* What a load that did not answer in time has done so far: it answers this at once, unless something is wrong. */
+/* Prints the counts of a load that did not answer in time. It answers count at once, unless the keeper hangs. */
 static void print_busy(const char *id)
 {
-	int fd = tell(id, "count");
+	int fd = send_command(id, "count");
 
 	if (!print_answer(id, fd, now() + KILL_MS))
 		printf("%s 0 0 busy\n", id);
@@ -491,7 +503,7 @@ static void print_busy(const char *id)
 static int stop(long long end, const char *id)
 {
 	struct sockaddr_un address = { 0 };
-	int fd = tell(id, "stop");
+	int fd = send_command(id, "stop");
 
 	if (fd < 0) {
 		if (!set_address(&address, id) || access(address.sun_path, F_OK))
@@ -505,7 +517,7 @@ static int stop(long long end, const char *id)
 	return 0;
 }
 
-static int tell_all(long long end, const char *command)
+static int command_all(long long end, const char *command)
 {
 	static char names[MAX_LOADS][LINE];
 	int fds[MAX_LOADS], count = 0;
@@ -515,9 +527,9 @@ static int tell_all(long long end, const char *command)
 	while (folder && (entry = readdir(folder)) && count < MAX_LOADS)
 		if (*entry->d_name != '.' && strlen(entry->d_name) < LINE)
 			strcpy(names[count++], entry->d_name);
-	/* All are told before the first is waited for. */
+	/* Send the command to all loads first, so that their rounds end concurrently. */
 	for (int i = 0; i < count; i++)
-		fds[i] = tell(names[i], command);
+		fds[i] = send_command(names[i], command);
 	for (int i = 0; i < count; i++) {
 		bool answered = print_answer(names[i], fds[i], end);
 
@@ -538,7 +550,7 @@ int main(int argc, char **argv)
 	if (argc == 4 && !strcmp(argv[1], "stop"))
 		return stop(end, argv[3]);
 	if (argc == 3 && (!strcmp(argv[1], "pause") || !strcmp(argv[1], "resume") || !strcmp(argv[1], "count")))
-		return tell_all(end, argv[1]);
+		return command_all(end, argv[1]);
 	fputs("usage: load-keeper start MS ID WORKERS PROGRAM [ARGUMENT...]\n"
 	      "       load-keeper pause|resume|count MS\n"
 	      "       load-keeper stop MS ID\n",

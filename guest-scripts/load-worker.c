@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * load-worker: does one kind of work, round by round, as load-keeper asks for it. No round leaves anything behind.
+ * load-worker: a worker for load-keeper, whose header describes the protocol. A round does one kind of work, and frees
+ * all that it allocated.
  *
  *   load-worker KIND [NAME=NUMBER...]
  *
- * Writes "ready", or why it cannot. Then, for each line on its input, does a round and writes "ok" or "failed WHY".
+ *   KIND           parameters     a round
+ *   ptdump                        reads the dump of the kernel's page tables in debugfs (mm/ptdump.c)
+ *   kcore          step           reads the first page of each step bytes, and the last page, of each range of the
+ *                                 linear map in /proc/kcore
+ *   kpageflags                    reads /proc/kpageflags and /proc/kpagecount (fs/proc/page.c)
+ *   anon           size           maps size bytes, writes to every page, reads it back and unmaps them
+ *   memfd-secret   size           likewise with secret memory, which the kernel removes from the linear map meanwhile
+ *                                 (mm/secretmem.c)
+ *   vmalloc        size, areas    has the kernel allocate and free that many areas of size bytes with vmalloc
+ *   bpf                           attaches JIT-compiled socket filters of maximum length, and detaches them
  *
- *   ptdump              reads the kernel's page tables from debugfs, from start to end (mm/ptdump.c)
- *   kcore               reads a page in every step bytes of each range of the linear map, and its last one
- *   kpageflags          reads /proc/kpageflags and /proc/kpagecount from end to end (fs/proc/page.c)
- *   anon                maps size bytes, writes to every page and unmaps them
- *   memfd-secret        the same with secret memory, which leaves the linear map meanwhile (mm/secretmem.c)
- *   vmalloc             has the kernel allocate areas of size bytes and free them again
- *   bpf                 attaches socket filters of the greatest length, compiled, and detaches them
- *
- * node=N asks for memory of a node first.
+ * Every kind also takes node=N: prefer the memory of node N.
  */
 #define _GNU_SOURCE
 #include <elf.h>
@@ -39,13 +41,13 @@
 #define MAX_NODES (8 * (int)sizeof(unsigned long))
 #define MEMFD_SECRET 447 /* the same on both architectures; older C libraries do not know it */
 #define MAX_FILTERS 256
-#define PATIENCE 5000 /* naps of a millisecond */
+#define FREE_TIMEOUT_MS 5000
 
 struct kind {
 	const char *name;
-	bool (*prepare)(void); /* may be missing; false if it cannot, and problem says why */
+	bool (*prepare)(void); /* or NULL; false if the load cannot run, and problem says why */
 	bool (*round)(void);
-	uint64_t size; /* unless another one is given */
+	uint64_t size; /* default of the parameter size or step */
 };
 
 static char problem[120];
@@ -67,7 +69,7 @@ static bool fail_errno(const char *what)
 	return fail("%s: %s", what, strerror(errno));
 }
 
-/* Read a file from start to end; how much it is must not matter, but not nothing. */
+/* Reads a file to its end; fails if it is empty. */
 static bool read_all(const char *path)
 {
 	int fd = open(path, O_RDONLY);
@@ -110,7 +112,7 @@ static bool kcore_prepare(void)
 
 static bool kcore_read(uint64_t offset)
 {
-	/* What has gone since the headers were read is read as zeros. */
+	/* Memory that was removed after the headers were read reads as zeros. */
 	return pread(kcore, buffer, page_size, (off_t)offset) == (ssize_t)page_size || fail_errno("reading /proc/kcore");
 }
 
@@ -124,11 +126,11 @@ static bool kcore_round(void)
 		return fail_errno("reading the header of /proc/kcore");
 	length = header.e_phnum * sizeof(*ranges);
 	if (header.e_phnum > MAX_RANGES || header.e_phentsize != sizeof(*ranges))
-		return fail("/proc/kcore has %u ranges", header.e_phnum);
+		return fail("unexpected header of /proc/kcore: %u ranges", header.e_phnum);
 	if (pread(kcore, ranges, length, (off_t)header.e_phoff) != (ssize_t)length)
 		return fail_errno("reading the ranges of /proc/kcore");
 	for (unsigned int i = 0; i < header.e_phnum; i++) {
-		/* The others have no physical address (read_kcore_iter, fs/proc/kcore.c). */
+		/* Ranges outside of the linear map have no physical address (read_kcore_iter, fs/proc/kcore.c). */
 		if (ranges[i].p_type != PT_LOAD || ranges[i].p_paddr == UINT64_MAX || ranges[i].p_filesz < page_size)
 			continue;
 		for (uint64_t at = 0; at <= ranges[i].p_filesz - page_size; at += size)
@@ -154,28 +156,28 @@ static bool kpageflags_round(void)
 
 /* ---- anon and memfd-secret --------------------------------------------------------------------------------------- */
 
-static bool use(int fd, int flags)
+static bool write_and_check(int fd, int flags)
 {
 	char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
 	bool populated = true;
 
 	if (memory == MAP_FAILED)
 		return fail_errno("mmap");
-	/* Where it can be had in advance, a lack of memory is an error; a fault would be the end. */
+	/* Populate in advance: if memory runs out, this fails, while a page fault would invoke the OOM killer. */
 	if (flags & MAP_ANONYMOUS)
-		populated = !madvise(memory, size, MADV_POPULATE_WRITE) || fail_errno("no memory");
+		populated = !madvise(memory, size, MADV_POPULATE_WRITE) || fail_errno("MADV_POPULATE_WRITE");
 	for (uint64_t at = 0; populated && at < size; at += page_size)
 		*(volatile uint64_t *)(memory + at) = at;
 	for (uint64_t at = 0; populated && at < size; at += page_size)
 		if (*(volatile uint64_t *)(memory + at) != at)
-			populated = fail("memory changed by itself");
+			populated = fail("the content of memory changed");
 	munmap(memory, size);
 	return populated;
 }
 
 static bool anon_round(void)
 {
-	return use(-1, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+	return write_and_check(-1, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
 }
 
 static bool secret_round(void)
@@ -185,7 +187,7 @@ static bool secret_round(void)
 
 	if (fd < 0)
 		return fail_errno("memfd_secret");
-	used = (!ftruncate(fd, (off_t)size) || fail_errno("ftruncate")) && use(fd, MAP_SHARED);
+	used = (!ftruncate(fd, (off_t)size) || fail_errno("ftruncate")) && write_and_check(fd, MAP_SHARED);
 	close(fd);
 	return used;
 }
@@ -193,8 +195,9 @@ static bool secret_round(void)
 /* ---- vmalloc ----------------------------------------------------------------------------------------------------- */
 
 /*
- * A packet socket's ring: blocks that are too large for the page allocator come from vmalloc, page by page, and are
- * freed before the call that takes them away returns (alloc_one_pg_vec_page, packet_set_ring, net/packet/af_packet.c).
+ * The ring of a packet socket: the kernel allocates blocks that are too large for the page allocator with vmalloc, and
+ * frees them before the system call that removes the ring returns (alloc_one_pg_vec_page, packet_set_ring,
+ * net/packet/af_packet.c).
  */
 static int packet = -1;
 
@@ -217,21 +220,21 @@ static bool vmalloc_round(void)
 }
 
 /*
- * Other loads may come and go meanwhile: look for one of the ring's areas. It has a power of two of pages
- * (packet_set_ring) and a guard page (s_show, mm/vmalloc.c); the function that asked for it is named as the compiler
- * has left it.
+ * Whether vmalloc has an area of the ring. The total does not show that, since other loads run meanwhile. The area has
+ * a power-of-two number of pages (packet_set_ring) and a guard page (s_show, mm/vmalloc.c). The name of the function
+ * that allocated it depends on the compiler's inlining.
  */
-static bool vmalloc_has_it(void)
+static bool ring_is_in_vmalloc(void)
 {
 	FILE *file = fopen("/proc/vmallocinfo", "r");
-	uint64_t area, wanted = page_size;
+	uint64_t area, block = page_size;
 	bool found = false;
 	char line[512];
 
-	while (wanted < size)
-		wanted <<= 1;
+	while (block < size)
+		block <<= 1;
 	while (file && !found && fgets(line, sizeof(line), file))
-		found = sscanf(line, "%*s %lu", &area) == 1 && area == wanted + page_size &&
+		found = sscanf(line, "%*s %lu", &area) == 1 && area == block + page_size &&
 			(strstr(line, " packet_") || strstr(line, "pg_vec"));
 	if (file)
 		fclose(file);
@@ -243,28 +246,29 @@ static bool vmalloc_prepare(void)
 	bool found;
 
 	if (size > INT32_MAX || areas > 1024)
-		return fail("size can be 2 GiB at most, and areas 1024");
+		return fail("size is limited to 2 GiB, areas to 1024");
 	packet = socket(AF_PACKET, SOCK_RAW, 0);
 	if (packet < 0)
 		return fail_errno("packet socket");
 	if (!set_ring(areas))
 		return false;
-	found = vmalloc_has_it();
+	found = ring_is_in_vmalloc();
 	if (!set_ring(0))
 		return false;
-	return found || fail("the kernel finds %lu bytes without vmalloc: ask for a greater size", size);
+	return found || fail("the kernel allocates %lu bytes without vmalloc: use a larger size", size);
 }
 
 /* ---- bpf --------------------------------------------------------------------------------------------------------- */
 
 /*
- * Classic socket filters are BPF programs as well. The kernel puts compiled ones into packs of 2 MiB a node, and frees
- * a pack with the last one of it (bpf_prog_pack_alloc, bpf_prog_pack_free, kernel/bpf/core.c).
+ * Classic socket filters are BPF programs, too. The kernel puts compiled programs into packs of 2 MiB per node, and
+ * frees a pack with its last program (bpf_prog_pack_alloc, bpf_prog_pack_free, kernel/bpf/core.c).
  */
 #define PACK (2 << 20)
 
-static int filtered[MAX_FILTERS], filters;
-static uint64_t least = UINT64_MAX;
+static int sockets[MAX_FILTERS], filters;
+/* The lowest VmallocUsed seen between two rounds */
+static uint64_t baseline = UINT64_MAX;
 
 static uint64_t vmalloc_used(void)
 {
@@ -280,7 +284,7 @@ static uint64_t vmalloc_used(void)
 	return used << 10;
 }
 
-/* Bytes of vmalloc areas that are packs. */
+/* Bytes of the vmalloc areas that hold packs */
 static uint64_t text_used(void)
 {
 	FILE *file = fopen("/proc/vmallocinfo", "r");
@@ -288,7 +292,7 @@ static uint64_t text_used(void)
 	char line[256];
 
 	while (file && fgets(line, sizeof(line), file))
-		/* The name is that of whoever asked for it, as the compiler has left it. */
+		/* The name of the function that allocated the area depends on the compiler's inlining. */
 		if ((strstr(line, "execmem_") || strstr(line, "bpf_")) &&
 		    sscanf(line, "%*s %lu", &area) == 1 && area >= PACK)
 			used += area;
@@ -302,7 +306,7 @@ static bool attach(int fd)
 	static struct sock_filter code[BPF_MAXINSNS];
 	struct sock_fprog filter = { .len = BPF_MAXINSNS, .filter = code };
 
-	/* Constants that take two instructions on either architecture. */
+	/* Loads of constants that take two instructions on both architectures */
 	for (unsigned int i = 0; i < BPF_MAXINSNS; i++)
 		code[i] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_IMM, 0x12345678 + i);
 	code[BPF_MAXINSNS - 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, 0);
@@ -315,14 +319,14 @@ static bool detach(int count)
 	int none = 0;
 
 	while (count--)
-		if (setsockopt(filtered[count], SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none)) && errno != ENOENT)
+		if (setsockopt(sockets[count], SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none)) && errno != ENOENT)
 			detached = fail_errno("SO_DETACH_FILTER");
 	/*
-	 * They are freed after a grace period, by a worker of the kernel's (bpf_prog_free). What it does last is to
-	 * take the pages off this count, behind the repair of their linear map (vfree, mm/vmalloc.c).
+	 * A kernel worker frees the programs after a grace period (bpf_prog_free). It restores the linear map first,
+	 * and subtracts the pages from this count last (vfree, mm/vmalloc.c).
 	 */
-	for (int naps = 0; vmalloc_used() > least + PACK / 2; naps++) {
-		if (naps == PATIENCE)
+	for (int ms = 0; vmalloc_used() > baseline + PACK / 2; ms++) {
+		if (ms == FREE_TIMEOUT_MS)
 			return fail("the kernel does not free the programs");
 		usleep(1000);
 	}
@@ -335,33 +339,33 @@ static bool bpf_round(void)
 	bool done = true;
 	int count;
 
-	if (used < least)
-		least = used;
+	if (used < baseline)
+		baseline = used;
 	for (count = 0; done && count < filters; count++)
-		done = attach(filtered[count]);
+		done = attach(sockets[count]);
 	if (done && text_used() <= text)
-		done = fail("the programs took no text of their own");
+		done = fail("the kernel allocated no pack for the programs");
 	return detach(count) && done;
 }
 
-/* As many filters as it takes to have a pack of their own: the kernel may have one with room left. */
+/* Adds filters until the kernel allocates a pack for them: an existing pack may have room left. */
 static bool bpf_prepare(void)
 {
 	uint64_t text = text_used();
 	int fd = open("/proc/sys/net/core/bpf_jit_enable", O_WRONLY);
 
-	/* Off unless the architecture wants it (ARCH_WANT_DEFAULT_BPF_JIT). */
+	/* Off by default unless the architecture selects ARCH_WANT_DEFAULT_BPF_JIT. */
 	if (fd < 0 || write(fd, "1\n", 2) != 2)
 		return fail_errno("/proc/sys/net/core/bpf_jit_enable");
 	close(fd);
-	least = vmalloc_used();
+	baseline = vmalloc_used();
 	while (text_used() <= text) {
 		if (filters == MAX_FILTERS)
-			return fail("%d socket filters take no text of their own", filters);
-		filtered[filters] = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-		if (filtered[filters] < 0)
+			return fail("the kernel allocates no pack for %d socket filters", filters);
+		sockets[filters] = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		if (sockets[filters] < 0)
 			return fail_errno("socket");
-		if (!attach(filtered[filters++]))
+		if (!attach(sockets[filters++]))
 			return false;
 	}
 	return detach(filters);
@@ -377,7 +381,7 @@ static const struct kind kinds[] = {
 	{ "bpf", bpf_prepare, bpf_round, 0 },
 };
 
-/* Rounds are asked for one by one; a line is read as a whole, since nothing else is written before its answer. */
+/* One read() gets exactly one line, since the keeper writes the next only after the answer. */
 static int serve(const struct kind *kind)
 {
 	char line[16];
@@ -394,15 +398,15 @@ static int serve(const struct kind *kind)
 	return 0;
 }
 
-/* Ask for memory of a node first; a kernel without nodes has nothing to ask for. */
+/* Prefers the memory of a node. ENOSYS: the kernel is built without NUMA. */
 static bool prefer(uint64_t node)
 {
 	unsigned long nodes;
 
 	if (node >= (uint64_t)MAX_NODES)
-		return fail("%lu is not a node", node);
+		return fail("invalid node: %lu", node);
 	nodes = 1UL << node;
-	/* The kernel takes one bit less than it is told of. */
+	/* The kernel decrements maxnode (get_nodes, mm/mempolicy.c). */
 	return !syscall(SYS_set_mempolicy, PREFERRED, &nodes, MAX_NODES + 1) || errno == ENOSYS ||
 	       fail_errno("set_mempolicy");
 }
@@ -418,27 +422,27 @@ static bool set(const char *argument)
 	else if (sscanf(argument, "node=%lu", &value) == 1)
 		return prefer(value);
 	else
-		return fail("no such parameter: %s", argument);
-	return value || fail("%s is nothing", argument);
+		return fail("unknown parameter: %s", argument);
+	return value || fail("%s: must not be 0", argument);
 }
 
 int main(int argc, char **argv)
 {
 	const struct kind *kind = NULL;
-	bool can = argc > 1;
+	bool valid = argc > 1;
 
 	page_size = (uint64_t)sysconf(_SC_PAGESIZE);
-	for (size_t i = 0; can && i < sizeof(kinds) / sizeof(*kinds); i++)
+	for (size_t i = 0; valid && i < sizeof(kinds) / sizeof(*kinds); i++)
 		if (!strcmp(kinds[i].name, argv[1]))
 			kind = &kinds[i];
 	if (!kind) {
-		puts("no such kind of work");
+		puts("unknown kind of load");
 		return 2;
 	}
 	size = kind->size;
 	for (int i = 2; i < argc; i++)
-		can = can && set(argv[i]);
-	if (can && (!kind->prepare || kind->prepare()))
+		valid = valid && set(argv[i]);
+	if (valid && (!kind->prepare || kind->prepare()))
 		return serve(kind);
 	puts(problem);
 	return 1;

@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * sleeper: puts the guest to sleep, to be saved, and gives each guest that is restored from it a life of its own.
+ * sleeper: waits in the guest while memhp saves a snapshot of it, then gives each restored guest its own identity.
  *
  *   exec sleeper HOST_KEY AUTHORIZED_KEYS PID_FILE
  *
- * Waits until nothing but itself wants to run, says "memhp: asleep" in the kernel's log, and reads struct order from the
- * console. It feeds the seed to the kernel's random numbers and has them begin anew, sets the clock, writes the keys to
- * the files HOST_KEY and AUTHORIZED_KEYS, and says "memhp: ready". Nothing secret is in the guest's memory before. If
- * anything fails it says so: "memhp: failed: sleep: REASON".
+ * 1. waits until no other process is runnable, and logs "memhp: asleep". memhp saves the snapshot then; the guest's
+ *    memory holds no secret yet.
+ * 2. reads struct order from the console. harness/guest/wake.py sends it to each restored guest.
+ * 3. adds the seed to the kernel's random number generator and reseeds it, sets the clock, writes the keys to the files
+ *    HOST_KEY and AUTHORIZED_KEYS, and logs "memhp: ready".
  *
- * The SSH server, whose pid is in PID_FILE, is stopped all that time: whoever connects meanwhile is kept waiting by the
- * kernel, and served with the new keys and random numbers alone.
+ * On error it logs "memhp: failed: sleep: REASON".
  *
- * It takes the place of the first program and buries every orphan from then on. That saves a guest which has just been
- * woken, and is asked for already, from ending one program and starting another.
+ * The SSH server, whose pid is in PID_FILE, is stopped meanwhile (SIGSTOP). The kernel queues new connections, so the
+ * server only uses the new keys and random numbers.
+ *
+ * /init executes the sleeper, which stays process 1 and reaps orphans. Starting yet another program would delay the
+ * first login to a restored guest.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -34,17 +37,17 @@
 #define MAGIC "memhp-wake"
 #define SEED 32
 #define ED25519 32
-#define LOOK_MS 5
-#define QUIET_LOOKS 20
-#define MAX_LOOKS 2000
+#define POLL_MS 5
+#define IDLE_POLLS 20
+#define MAX_POLLS 2000
 
-/* All of it is bytes: what wakes one architecture wakes the other. Numbers begin with their lowest byte. */
+/* Bytes only, so that the layout is the same on all architectures. Numbers are little-endian. */
 static struct order {
 	char magic[sizeof(MAGIC) - 1];
 	__u8 seconds[8];
 	__u8 nanoseconds[8];
 	__u8 seed[SEED];
-	/* the private key with its public half, and the public key of the one who may log in */
+	/* the host's private and public key, and the client's public key */
 	__u8 host[2 * ED25519];
 	__u8 client[ED25519];
 } order;
@@ -54,8 +57,8 @@ static struct {
 	__u8 bytes[SEED];
 } pool;
 
-static void say(int console, const char *what);
-static void stay(void) __attribute__((noreturn));
+static void report(int console, const char *what);
+static void reap_orphans(void) __attribute__((noreturn));
 
 __attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *format, ...)
 {
@@ -70,12 +73,12 @@ __attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *for
 		puts(text);
 		exit(1);
 	}
-	say(STDOUT_FILENO, text);
-	stay();
+	report(STDOUT_FILENO, text);
+	reap_orphans();
 }
 
-/* The first program must never end. */
-static void stay(void)
+/* Process 1 must not exit, and must reap orphans. */
+static void reap_orphans(void)
 {
 	sigset_t children;
 	int number;
@@ -90,7 +93,7 @@ static void stay(void)
 	}
 }
 
-/* The first LENGTH - 1 bytes of a small file, "" if there is none. */
+/* The first length - 1 bytes of a file, "" if it cannot be read. */
 static void read_start(const char *path, char *text, size_t length)
 {
 	ssize_t got = -1;
@@ -103,8 +106,8 @@ static void read_start(const char *path, char *text, size_t length)
 	text[got > 0 ? got : 0] = '\0';
 }
 
-/* Nobody but this process runs or could run: /proc/loadavg counts them, "0.00 0.00 0.00 1/60 99". */
-static bool quiet(void)
+/* Whether no other task is runnable: the fourth field of /proc/loadavg is RUNNABLE/TOTAL, "0.00 0.00 0.00 1/60 99". */
+static bool is_idle(void)
 {
 	char text[128];
 	unsigned int running;
@@ -113,21 +116,21 @@ static bool quiet(void)
 	return sscanf(text, "%*s %*s %*s %u/", &running) == 1 && running <= 1;
 }
 
-static void settle(void)
+static void wait_idle(void)
 {
-	const struct timespec pause = { .tv_nsec = LOOK_MS * 1000000L };
-	int row = 0;
+	const struct timespec pause = { .tv_nsec = POLL_MS * 1000000L };
+	int idle_polls = 0;
 
-	for (int look = 0; look < MAX_LOOKS && row < QUIET_LOOKS; look++) {
-		row = quiet() ? row + 1 : 0;
+	for (int poll = 0; poll < MAX_POLLS && idle_polls < IDLE_POLLS; poll++) {
+		idle_polls = is_idle() ? idle_polls + 1 : 0;
 		nanosleep(&pause, NULL);
 	}
-	if (row < QUIET_LOOKS)
-		fail("the guest does not come to rest");
+	if (idle_polls < IDLE_POLLS)
+		fail("the guest does not become idle");
 }
 
-/* A line through the kernel's log comes out whole; one through the tty may be cut by a kernel message. */
-static void say(int console, const char *what)
+/* Logs a line. It goes through the kernel log, since kernel messages may interrupt a line written to the tty. */
+static void report(int console, const char *what)
 {
 	char text[300], policy[16];
 	int fd = -1;
@@ -136,19 +139,19 @@ static void say(int console, const char *what)
 	if (strncmp(policy, "off", 3) != 0)
 		fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
 	snprintf(text, sizeof(text), "%smemhp: %s\n", fd < 0 ? "" : "<0>", what);
-	/* Who cannot speak cannot say that either. */
+	/* There is no other way to report an error of this write. */
 	(void)!write(fd < 0 ? console : fd, text, strlen(text));
 	if (fd >= 0)
 		close(fd);
 }
 
-/* The server goes to the background first and writes its pid then. */
+/* Waits, since the server writes the file only after it has gone to the background. */
 static pid_t await_pid(const char *path)
 {
-	const struct timespec pause = { .tv_nsec = LOOK_MS * 1000000L };
+	const struct timespec pause = { .tv_nsec = POLL_MS * 1000000L };
 	char text[16];
 
-	for (int look = 0; look < MAX_LOOKS; look++) {
+	for (int poll = 0; poll < MAX_POLLS; poll++) {
 		char *end;
 		long pid;
 
@@ -171,10 +174,10 @@ static void read_order(int console)
 		if (got > 0)
 			length += (size_t)got;
 		else if (got == 0 || errno != EINTR)
-			fail("the console gave nothing more after %zu bytes", length);
+			fail("cannot read from the console after %zu bytes", length);
 	}
 	if (memcmp(order.magic, MAGIC, sizeof(order.magic)) != 0)
-		fail("the console said something else");
+		fail("invalid order on the console");
 }
 
 static long long number(const __u8 *bytes)
@@ -194,7 +197,7 @@ static void reseed(void)
 	pool.head.entropy_count = 8 * SEED;
 	pool.head.buf_size = SEED;
 	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool.head) != 0 || ioctl(fd, RNDRESEEDCRNG) != 0)
-		fail("cannot reseed the random numbers: %s", strerror(errno));
+		fail("cannot reseed the random number generator: %s", strerror(errno));
 	close(fd);
 	explicit_bzero(&pool, sizeof(pool));
 }
@@ -207,10 +210,10 @@ static void write_file(const char *path, const void *data, size_t length)
 		fail("cannot write %s: %s", path, strerror(errno));
 }
 
-/* RFC 4253, 6.6 and RFC 8709, 4: "ssh-ed25519" and the key as strings, the length of each before it. */
+/* RFC 4253, 6.6 and RFC 8709, 4: "ssh-ed25519" and the key as strings, each after its length */
 #define TYPE "\0\0\0\13ssh-ed25519"
 
-/* What dropbear keeps: the type, and both halves of the key in one string (buf_put_ed25519_priv_key). */
+/* The format of dropbear: the type, then private and public key in one string (buf_put_ed25519_priv_key). */
 static void write_host_key(const char *path)
 {
 	static const char head[] = TYPE "\0\0\0\100";
@@ -222,7 +225,7 @@ static void write_host_key(const char *path)
 	explicit_bzero(text, sizeof(text));
 }
 
-/* A line in base64, which needs no padding: 51 bytes become 68 characters. */
+/* "ssh-ed25519" and the key in base64: 51 bytes become 68 characters without padding. */
 static void write_client_key(const char *path)
 {
 	static const char head[] = TYPE "\0\0\0\40", name[] = "ssh-ed25519 ";
@@ -258,8 +261,9 @@ static void wake(const char *host_key, const char *authorized_keys)
 }
 
 /*
- * An emulated CPU translates what it runs for the first time, which is most of the work in a guest that has just been
- * restored. The first command takes a fork and a shell: another CPU meets them while this one and the server are at it.
+ * QEMU translates code when a guest runs it for the first time, and this takes most of the time in a guest that was
+ * just restored. The first command over SSH forks and starts a shell. Do that here once, on another CPU, in parallel
+ * with the rest of the wake-up.
  */
 static void warm_up(void)
 {
@@ -281,7 +285,7 @@ int main(int argc, char **argv)
 	console = open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (console < 0 || tcgetattr(console, &before) != 0)
 		fail("cannot read from the console: %s", strerror(errno));
-	/* What comes must not go back into the console's log, and every byte of it counts. */
+	/* Raw: no echo of the keys to the console log, and no special characters. */
 	raw = before;
 	cfmakeraw(&raw);
 	raw.c_oflag = before.c_oflag;
@@ -291,15 +295,15 @@ int main(int argc, char **argv)
 		fail("cannot set the console: %s", strerror(errno));
 	if (kill(server, SIGSTOP) != 0)
 		fail("cannot stop process %d: %s", server, strerror(errno));
-	settle();
-	say(console, "asleep");
+	wait_idle();
+	report(console, "asleep");
 	read_order(console);
 	warm_up();
 	wake(argv[1], argv[2]);
 	if (kill(server, SIGCONT) != 0)
 		fail("cannot continue process %d: %s", server, strerror(errno));
 	tcsetattr(console, TCSANOW, &before);
-	say(console, "ready");
+	report(console, "ready");
 	close(console);
-	stay();
+	reap_orphans();
 }

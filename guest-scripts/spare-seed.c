@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * spare-seed: preloaded into the SSH server, spares it what it reads of /proc for each connection.
+ * spare-seed: a library preloaded into the SSH server that hides /proc from it, to speed up logins.
  *
- * Dropbear stirs eight files of /proc (interrupts, vmstat, net/netstat...) into its random numbers whenever somebody
- * connects (seedrandom, dbrandom.c, 2022.83), after what getrandom(2) gave it, which needs no help on any kernel that
- * can be tested here. In an emulated guest they take as long as the rest of the login. They are not there for the
- * server; what it starts sees them, as it starts that with an environment of its own.
+ * For each connection, Dropbear reads eight files of /proc (interrupts, vmstat, net/netstat...) as additional entropy
+ * (seedrandom, dbrandom.c, 2022.83). In an emulated guest this takes as long as the rest of the login, and it is not
+ * needed: getrandom(2) is sufficient on all kernels that memhp supports. The programs that the server starts see /proc,
+ * because it starts them with a new environment, without LD_PRELOAD.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * touch-memory: allocate memory, write a pattern, read it back, and tell where in physical memory it was.
+ * touch-memory: allocates memory, writes a pattern, reads it back, and prints in which physical ranges it was.
  *
  *   touch-memory [-n NODE] BYTES LIMIT [START-END ...]
  *
- * Takes at least BYTES, and goes on until each range has given a page or LIMIT bytes are taken: which page the
- * allocator hands out next is its own affair. With -n it is asked for memory of NODE first, where the kernel has
- * nodes. NODE, BYTES and LIMIT are decimal; START and END are hexadecimal physical addresses, END exclusive. Prints
- * "pages N", "mismatches N" and one "range START-END BYTES" per range. Exits with 0 if every page read back as
- * written, 1 if not, 2 if it could not be tried.
+ * Allocates at least BYTES, and continues until it has a page in each range or has allocated LIMIT bytes, since a
+ * program cannot choose physical addresses. With -n it prefers memory of NODE, unless the kernel is built without NUMA.
+ * NODE, BYTES and LIMIT are decimal; START and END are hexadecimal physical addresses, END exclusive.
+ *
+ * Prints "pages N", "mismatches N" (pages whose content differs) and a line "range START-END BYTES" for each range.
+ * Exits with 0 if all pages have the pattern, 1 if not, 2 on error.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +34,7 @@ static int fail(const char *what)
 	return 2;
 }
 
-/* Differs from word to word and from page to page, so that a page found elsewhere is noticed. */
+/* Different for each word, so that swapped pages are noticed. */
 static uint64_t pattern(uint64_t word)
 {
 	word = (word + 0x9e3779b97f4a7c15ULL) * 0xbf58476d1ce4e5b9ULL;
@@ -55,7 +56,7 @@ static uint64_t count_mismatches(const volatile uint64_t *memory, uint64_t pages
 	return bad;
 }
 
-/* Count the bytes of n pages whose frames lie in each range: used[i] for ranges[2 * i] to ranges[2 * i + 1]. */
+/* Adds to used[i] the bytes of n pages that lie in the physical range from ranges[2 * i] to ranges[2 * i + 1]. */
 static int locate(int pagemap, uintptr_t start, uint64_t n, uint64_t page_size, const uint64_t *ranges,
 		  uint64_t *used, int count)
 {
@@ -84,18 +85,18 @@ static int all_used(const uint64_t *used, int count)
 	return 1;
 }
 
-/* Ask for memory of a node first; a kernel without nodes has nothing to ask for. */
+/* Prefers the memory of a node. ENOSYS: the kernel is built without NUMA. */
 static int prefer(const char *text)
 {
 	unsigned long nodes;
 	int node;
 
 	if (sscanf(text, "%d", &node) != 1 || node < 0 || node >= MAX_NODES) {
-		fprintf(stderr, "touch-memory: %s is not a node\n", text);
+		fprintf(stderr, "touch-memory: invalid node: %s\n", text);
 		return 2;
 	}
 	nodes = 1UL << node;
-	/* The kernel takes one bit less than it is told of. */
+	/* The kernel decrements maxnode (get_nodes, mm/mempolicy.c). */
 	if (syscall(SYS_set_mempolicy, PREFERRED, &nodes, MAX_NODES + 1) && errno != ENOSYS)
 		return fail("set_mempolicy");
 	return 0;
@@ -129,14 +130,14 @@ int main(int argc, char **argv)
 		return fail("calloc");
 	for (int r = 0; r < count; r++) {
 		if (sscanf(argv[r + 3], "%" SCNx64 "-%" SCNx64, &ranges[2 * r], &ranges[2 * r + 1]) != 2) {
-			fprintf(stderr, "touch-memory: %s is not START-END\n", argv[r + 3]);
+			fprintf(stderr, "touch-memory: invalid range, not START-END: %s\n", argv[r + 3]);
 			return 2;
 		}
 	}
 	memory = mmap(NULL, limit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (memory == MAP_FAILED)
 		return fail("mmap");
-	/* Fewer faults where the kernel has huge pages; one that has none says EINVAL, which is no matter. */
+	/* Fewer page faults. Not fatal: EINVAL from a kernel without huge pages. */
 	madvise(memory, limit, MADV_HUGEPAGE);
 	while (page < limit / page_size && (page * page_size < bytes || !all_used(used, count))) {
 		uint64_t n = limit / page_size - page < BATCH ? limit / page_size - page : BATCH;

@@ -105,7 +105,7 @@ def test_error_names() -> None:
 
 def test_pmem_verbs_and_outcomes() -> None:
     shell = CannedShell(said("dax0.0\n"), said("namespace0.0\n"), said("dax0.0\n"), said("memory17 is online\n", 3))
-    shell.answers += [said("kmem did not take dax0.0", 3)] * 3
+    shell.answers += [said("kmem did not bind dax0.0", 3)] * 3
     assert namespaces.create_devdax(shell, "namespace0.0", map="dev", deadline=Deadline(5)) == namespaces.PmemOutcome(
         True, "dax0.0"
     )

@@ -225,7 +225,7 @@ def test_keeper_rounds_stand_still_while_paused(keeper: Keeper) -> None:
     [
         ("echo 'no such file'; exit 1", "no such file"),
         ("exit 1", "a worker ended before it was ready"),
-        ("head -c 500 /dev/zero", "a worker wrote what is no line"),
+        ("head -c 500 /dev/zero", "a worker wrote an invalid line"),
     ],
 )
 def test_keeper_says_why_a_load_cannot_be(keeper: Keeper, script: str, answer: str) -> None:
@@ -253,7 +253,7 @@ def test_keeper_does_not_wait_for_ever_for_a_start(keeper: Keeper) -> None:
         ("exit 7", "a worker ended with status 7"),
         ("kill -9 $$", "a worker was killed by signal 9"),
         ("echo what; read -r line", "a worker wrote: what"),
-        ("yes | tr -d '\\n'", "a worker wrote what is no line"),
+        ("yes | tr -d '\\n'", "a worker wrote an invalid line"),
         ("printf 'a\\033b\\n'; read -r line", "a worker wrote: a?b"),
     ],
 )

@@ -55,8 +55,8 @@ def test_a_guest_that_falls_asleep_says_so() -> None:
     with here, there, Console(here, None, lambda line: None) as console:
         there.sendall(b"[    2.0] memhp: asleep\r\n")
         wait_asleep(console, Deadline(5))
-        there.sendall(b"[    2.1] memhp: failed: sleep: the guest does not come to rest\r\n")
-        with pytest.raises(GuestError, match="does not come to rest"):
+        there.sendall(b"[    2.1] memhp: failed: sleep: the guest does not become idle\r\n")
+        with pytest.raises(GuestError, match="does not become idle"):
             console.wait_ready(Deadline(5))
 
 
