@@ -21,7 +21,8 @@ from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.devices.device import parse_memory_devices
 from harness.qemu.machine_spec import MachineSpec
 from harness.qemu.qmp import QmpSession
-from harness.qemu.saved_machine import copy_sparse, load, new_memory, save, unpack
+from harness.qemu.saved_machine import STATE, copy_sparse, migrate, new_memory, pack, unpack
+from harness.units import AddrRange
 
 #: seconds that QEMU may take to exit after ``quit``, then after SIGTERM
 QUIT_SECONDS = 5.0
@@ -31,6 +32,9 @@ _EXIT_SECONDS = 3.0
 #: seconds that QEMU may take to free the memory of an unplugged device, and between two checks
 _FREED_SECONDS = 20.0
 _BETWEEN = 0.005
+
+#: bytes of a dump that are read: the headers come first, the guest's memory follows
+_DUMP_HEAD = 64 << 10
 
 _FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+22\b", re.MULTILINE)
 _RAMBLOCK = re.compile(
@@ -50,6 +54,8 @@ class Machine:
         """Use ``launch`` instead: this starts nothing."""
         self.spec = spec
         self.workdir = workdir
+        self.console_log = workdir / "console.log"
+        self.stderr_log = workdir / "qemu.stderr"
         self.argv: tuple[str, ...] = ()
         self.console: socket.socket
         self.qmp: QmpSession
@@ -84,7 +90,7 @@ class Machine:
                 raise UsageError(f"the {role} {path} is not a file", hint="check the path, or run memhp fetch")
         machine = cls(spec, workdir)
         try:
-            machine._start(deadline, own_memory or snapshot is not None, snapshot, incoming or snapshot is not None)
+            machine._start(deadline, own_memory, snapshot, incoming)
         except BaseException:
             machine.kill()
             raise
@@ -108,18 +114,6 @@ class Machine:
     def alive(self) -> bool:
         """True while the process runs."""
         return self._child is not None and self._child.poll() is None
-
-    @property
-    def console_log(self) -> Path:
-        return self.workdir / "console.log"
-
-    @property
-    def qmp_log(self) -> Path:
-        return self.workdir / "qmp.jsonl"
-
-    @property
-    def stderr_log(self) -> Path:
-        return self.workdir / "qemu.stderr"
 
     def fileno(self) -> int:
         """QEMU's pidfd: readable once QEMU has ended."""
@@ -218,7 +212,26 @@ class Machine:
         if not self.memory:
             raise QemuError("QEMU allocated the machine's memory itself", hint="launch it with own_memory")
         self.qmp.execute("stop", deadline=deadline)
-        save(self.qmp, self.memory, directory, deadline)
+        migrate(self.qmp, directory / STATE, with_memory=False, deadline=deadline)
+        for name, fd in self.memory.items():
+            pack(fd, directory, name)
+
+    def dump_head(self, wanted: AddrRange, deadline: Deadline) -> bytes:
+        """The first 64 KiB of a dump (QMP dump-guest-memory) of the physical range ``wanted``, including its headers.
+
+        QEMU refuses unless the machine has memory in ``wanted``. The rest of the dump is discarded. Raises QmpRefused,
+        QemuError, DeadlineExpired.
+        """
+        path = self.workdir / "guest.dump"
+        arguments = {"paging": False, "protocol": f"file:{path}", "begin": wanted.start, "length": wanted.size}
+        try:
+            self.qmp.execute("dump-guest-memory", arguments, deadline=deadline)
+            with path.open("rb") as dump:
+                return dump.read(_DUMP_HEAD)
+        except OSError as error:
+            raise QemuError(f"cannot read the dump {path}: {error.strerror}") from error
+        finally:
+            path.unlink(missing_ok=True)
 
     def quit(self, deadline: Deadline) -> int:
         """End QEMU: politely over QMP, then by SIGTERM, then by SIGKILL; reap it and return its return code."""
@@ -248,10 +261,8 @@ class Machine:
         with contextlib.suppress(DeadlineExpired):
             self._child.wait(Deadline(_EXIT_SECONDS))
         code = self._child.returncode
-        said = proc.tail_file(self.stderr_log)
-        return ("QEMU still runs" if code is None else f"QEMU {proc.describe_status(code)}") + (
-            f"\n{said}" if said else ""
-        )
+        end = "QEMU still runs" if code is None else f"QEMU {proc.describe_status(code)}"
+        return f"{end}\n{proc.tail_file(self.stderr_log)}".rstrip("\n")
 
     @property
     def _process(self) -> proc.Child:
@@ -271,21 +282,21 @@ class Machine:
             raise UsageError(
                 f"{self.workdir} is accessible to other users", hint=f"chmod 700 {shlex.quote(str(self.workdir))}"
             )
-        if own_memory:
+        if own_memory or snapshot is not None:
             self.memory = new_memory({name: place.size for name, place in self.spec.boot_ram().items()})
             self._cleanup.callback(self._close_memory)
         with ThreadPoolExecutor(1, thread_name_prefix="memhp-unpack") as pool:
             # Starting QEMU takes about as long as filling its memory.
             filled = None if snapshot is None else pool.submit(self._fill_memory, snapshot)
-            sock = self._spawn(incoming)
+            sock, log = self._spawn(incoming or snapshot is not None), self.workdir / "qmp.jsonl"
             try:
-                self.qmp = QmpSession(sock, log=self.qmp_log, deadline=deadline, exit_report=self.exit_report)
+                self.qmp = QmpSession(sock, log=log, deadline=deadline, exit_report=self.exit_report)
             except (QemuError, DeadlineExpired) as error:
                 raise self._launch_error(error, deadline) from error
             self._cleanup.callback(self.qmp.close)
             if snapshot is not None and filled is not None:
                 filled.result()
-                load(self.qmp, snapshot, deadline)
+                migrate(self.qmp, snapshot / STATE, incoming=True, with_memory=False, deadline=deadline)
 
     def _spawn(self, incoming: bool) -> socket.socket:
         """Start the process and return our end of its QMP socket."""
@@ -296,23 +307,14 @@ class Machine:
                 here, there = socket.socketpair()
                 ours.append(self._cleanup.enter_context(here))
                 fds.append(theirs.enter_context(there).fileno())
-            self.console = ours[1]
-            channels = Channels(
-                qmp=fds[0],
-                console=fds[1],
-                console_log=self.console_log,
-                variables=None if incoming else self._copy_variables(),
-                memory=self.memory,
-                incoming=incoming,
-            )
+            qmp, self.console = ours
+            variables = None if incoming else self._copy_variables()
+            channels = Channels(fds[0], fds[1], self.console_log, variables, self.memory, incoming)
             self.argv = tuple(command_line(self.spec, channels))
-            self._child = proc.spawn(
-                self.argv,
-                pass_fds=[*fds, *self.memory.values()],
-                stdout=self.workdir / "qemu.stdout",
-                stderr=self.stderr_log,
-            )
-        return ours[0]
+            fds += self.memory.values()
+            stdout = self.workdir / "qemu.stdout"
+            self._child = proc.spawn(self.argv, pass_fds=fds, stdout=stdout, stderr=self.stderr_log)
+        return qmp
 
     def _fill_memory(self, snapshot: Path) -> None:
         for name, fd in self.memory.items():
@@ -332,9 +334,7 @@ class Machine:
 
     def _launch_error(self, error: Exception, deadline: Deadline) -> LaunchError:
         if isinstance(error, DeadlineExpired):
-            end = f"no answer on QMP within {deadline.seconds:.1f} s" + (
-                f"\n{said}" if (said := proc.tail_file(self.stderr_log)) else ""
-            )
+            end = f"no answer on QMP within {deadline.seconds:.1f} s\n{proc.tail_file(self.stderr_log)}".rstrip("\n")
         else:
             end = self.exit_report()
         printed = proc.tail_file(self.console_log)

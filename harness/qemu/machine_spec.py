@@ -105,12 +105,10 @@ def root_port_slot(number: int) -> int:
 
 def _check_sizes(spec: MachineSpec) -> None:
     check_size("boot memory", spec.memory)
-    if not 1 <= spec.cpus <= MAX_CPUS:
-        raise UsageError(f"invalid CPU count: {spec.cpus}", hint=f"from 1 to {MAX_CPUS}")
-    if not 0 <= spec.slots <= MAX_SLOTS:
-        raise UsageError(f"invalid slot count: {spec.slots}", hint=f"from 0 to {MAX_SLOTS}")
-    if not 0 <= spec.root_ports <= MAX_ROOT_PORTS:
-        raise UsageError(f"invalid root port count: {spec.root_ports}", hint=f"from 0 to {MAX_ROOT_PORTS}")
+    ports = ("root port", spec.root_ports, 0, MAX_ROOT_PORTS)
+    for what, count, least, most in (("CPU", spec.cpus, 1, MAX_CPUS), ("slot", spec.slots, 0, MAX_SLOTS), ports):
+        if not least <= count <= most:
+            raise UsageError(f"invalid {what} count: {count}", hint=f"from {least} to {most}")
     if spec.maxmem is None:
         if spec.slots:
             raise UsageError(f"{spec.slots} memory slots without maxmem", hint="set maxmem above the boot memory")

@@ -46,36 +46,24 @@ _EJECT_STATUS = {
 
 
 @dataclass(frozen=True, slots=True)
-class PlugOutcome:
-    """How a plug ended.
+class HotplugOutcome:
+    """How a plug or an unplug ended; ``events`` are all events from the request to the verdict.
 
-    ``done``: the guest confirmed it. ``refused``: the guest reported a failure, given in ``detail``; QEMU keeps the
-    device plugged. ``accepted``: QEMU has done its part, and with this kind of device or boot the guest cannot answer;
-    look inside the guest. ``events`` are all events from the request to the verdict. Note that a guest that fails to
-    add the memory of a DIMM may still confirm it.
+    ``done``: the guest confirmed the plug (a guest that fails to add the memory of a DIMM may still do so).
+    ``accepted``: QEMU has done its part of the plug, and with this kind of device or boot the guest cannot answer; look
+    inside the guest. ``deleted``: device and backend are gone. ``refused``: the guest reported a failure, given in
+    ``detail``; QEMU keeps the device plugged.
     """
 
     id: str
-    kind: Literal["done", "refused", "accepted"]
+    kind: Literal["done", "accepted", "deleted", "refused"]
     events: tuple[QmpEvent, ...]
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class UnplugOutcome:
-    """How an unplug ended.
-
-    ``deleted``: device and backend are gone. ``refused``: the guest keeps the device, for the reason in ``detail``.
-    ``events`` are all events from the request to the verdict.
-    """
-
-    id: str
-    kind: Literal["deleted", "refused"]
-    events: tuple[QmpEvent, ...]
-    detail: str
-
-
-def plug(machine: Machine, device: DeviceSpec, *, deadline: Deadline, await_guest: bool | None = None) -> PlugOutcome:
+def plug(
+    machine: Machine, device: DeviceSpec, *, deadline: Deadline, await_guest: bool | None = None
+) -> HotplugOutcome:
     """Plug ``device``; if ACPI announces it to the guest, wait for the guest's ``_OST`` answer.
 
     With ``await_guest`` None, wait if the machine has ACPI and its CPUs run: otherwise there is no answer. For a PCI
@@ -87,19 +75,19 @@ def plug(machine: Machine, device: DeviceSpec, *, deadline: Deadline, await_gues
     if isinstance(device, PciDeviceSpec):
         device = dataclasses.replace(device, port=device.port or free_root_port(machine, deadline=deadline))
         mark = _add(machine, device, deadline)
-        return PlugOutcome(device.id, "accepted", machine.qmp.events(mark), f"plugged into {device.port}")
+        return HotplugOutcome(device.id, "accepted", machine.qmp.events(mark), f"plugged into {device.port}")
     if await_guest is None:
         status = machine.qmp.execute("query-status", deadline=deadline)
         await_guest = machine.spec.boot == "acpi" and bool(status["running"])
     mark = _add(machine, device, deadline)
     if not await_guest:
-        return PlugOutcome(device.id, "accepted", machine.qmp.events(mark), "the guest was not asked")
+        return HotplugOutcome(device.id, "accepted", machine.qmp.events(mark), "the guest was not asked")
     return _await_plugged(machine, device.id, mark, deadline)
 
 
-def _await_plugged(machine: Machine, device: str, mark: int, deadline: Deadline) -> PlugOutcome:
+def _await_plugged(machine: Machine, device: str, mark: int, deadline: Deadline) -> HotplugOutcome:
     def verdict(event: QmpEvent) -> tuple[int, QmpEvent] | None:
-        ost = _ost(event, device, _PLUG_SOURCES)
+        ost = _ost(event, _PLUG_SOURCES, device=device)
         return None if ost in (None, _INSERT_IN_PROGRESS) else (ost or 0, event)
 
     try:
@@ -110,12 +98,10 @@ def _await_plugged(machine: Machine, device: str, mark: int, deadline: Deadline)
         error.hint = "a kernel without CONFIG_ACPI_HOTPLUG_MEMORY never answers"
         raise
     events = machine.qmp.events(mark)[: last.seq - mark]
-    if ost == _SUCCESS:
-        return PlugOutcome(device, "done", events, "_OST status 0")
-    return PlugOutcome(device, "refused", events, describe_ost(ost, _INSERT_STATUS))
+    return HotplugOutcome(device, "refused" if ost else "done", events, describe_ost(ost, _INSERT_STATUS))
 
 
-def unplug(machine: Machine, device: str, *, deadline: Deadline) -> UnplugOutcome:
+def unplug(machine: Machine, device: str, *, deadline: Deadline) -> HotplugOutcome:
     """Ask the guest to release ``device``, wait for the outcome, and delete its backend once the device is gone.
 
     The verdict is the first of DEVICE_DELETED, MEM_UNPLUG_ERROR, DEVICE_UNPLUG_GUEST_ERROR and a failing ACPI ``_OST``.
@@ -137,7 +123,7 @@ def unplug(machine: Machine, device: str, *, deadline: Deadline) -> UnplugOutcom
                 return "", event
             if event.name in ("MEM_UNPLUG_ERROR", "DEVICE_UNPLUG_GUEST_ERROR"):
                 return str(event.data.get("msg", event.name)), event
-        ost = _ost(event, device, _EJECT_SOURCES)
+        ost = _ost(event, _EJECT_SOURCES, device=device)
         if ost in (None, _SUCCESS, _EJECT_IN_PROGRESS):
             return None
         return describe_ost(ost or 0, _EJECT_STATUS), event
@@ -146,16 +132,17 @@ def unplug(machine: Machine, device: str, *, deadline: Deadline) -> UnplugOutcom
         verdict, since=mark, deadline=deadline, awaited=f"the end of the unplug of {device}"
     )
     if refusal:
-        return UnplugOutcome(device, "refused", machine.qmp.events(mark)[: last.seq - mark], refusal)
+        return HotplugOutcome(device, "refused", machine.qmp.events(mark)[: last.seq - mark], refusal)
     machine.drop_backend(backend, deadline)
     detail = "DEVICE_DELETED"
-    if slot is not None and any(_ost(event, device, _EJECT_SOURCES) is not None for event in machine.qmp.events(mark)):
+    answers = (_ost(event, _EJECT_SOURCES, device=device) for event in machine.qmp.events(mark))
+    if slot is not None and any(answer is not None for answer in answers):
         final = _await_final_ost(machine, slot, last.seq, deadline)
         detail += f", final {final}" if final else f", no final _OST within {_FINAL_OST_SECONDS:g} s"
-    return UnplugOutcome(device, "deleted", machine.qmp.events(mark), detail)
+    return HotplugOutcome(device, "deleted", machine.qmp.events(mark), detail)
 
 
-def await_ejected(machine: Machine, device: str, *, since: int, deadline: Deadline) -> UnplugOutcome:
+def await_ejected(machine: Machine, device: str, *, since: int, deadline: Deadline) -> HotplugOutcome:
     """Wait until the guest itself has ejected a PCI device, and delete its backend.
 
     The guest does so by writing 0 to ``/sys/bus/pci/slots/N/power``, N from ``pci_slot``. This takes a second, without
@@ -171,7 +158,7 @@ def await_ejected(machine: Machine, device: str, *, since: int, deadline: Deadli
         awaited=f"the guest to eject {device}",
     )
     machine.drop_backend(backend_id(device), deadline)
-    return UnplugOutcome(device, "deleted", machine.qmp.events(since)[: last.seq - since], "ejected by the guest")
+    return HotplugOutcome(device, "deleted", machine.qmp.events(since)[: last.seq - since], "ejected by the guest")
 
 
 def pci_slot(machine: Machine, device: str, *, deadline: Deadline) -> int:
@@ -248,6 +235,8 @@ def free_root_port(machine: Machine, *, deadline: Deadline) -> str:
 
 def describe_ost(status: int, names: Mapping[int, str]) -> str:
     """Describe an ``_OST`` status in the words of the ACPI specification."""
+    if status == _SUCCESS:
+        return "_OST status 0"
     return f"_OST status {status}: {names.get(status, 'a status the ACPI specification does not name')}"
 
 
@@ -264,21 +253,20 @@ def _add(machine: Machine, device: DeviceSpec, deadline: Deadline) -> int:
     return mark
 
 
-def _ost(event: QmpEvent, device: str, sources: frozenset[int]) -> int | None:
-    """The status of an ``_OST`` event of ``device`` that answers one of ``sources``."""
+def _ost(event: QmpEvent, sources: frozenset[int], *, device: str = "", slot: int | None = None) -> int | None:
+    """The status of an ``_OST`` event of ``device``, or of ``slot``, that answers one of ``sources``."""
     info = event.data.get("info", {})
-    if event.name != "ACPI_DEVICE_OST" or info.get("device") != device or info.get("source") not in sources:
+    if event.name != "ACPI_DEVICE_OST" or info.get("source") not in sources:
         return None
-    return int(info["status"])
+    meant = info.get("device") == device if slot is None else info.get("slot") == str(slot)
+    return int(info["status"]) if meant else None
 
 
 def _await_final_ost(machine: Machine, slot: int, since: int, deadline: Deadline) -> str | None:
     # The device is gone, so QEMU knows only the slot.
     def final(event: QmpEvent) -> str | None:
-        info = event.data.get("info", {})
-        if event.name != "ACPI_DEVICE_OST" or info.get("slot") != str(slot) or info.get("source") not in _EJECT_SOURCES:
-            return None
-        return "_OST status 0" if info["status"] == _SUCCESS else describe_ost(info["status"], _EJECT_STATUS)
+        status = _ost(event, _EJECT_SOURCES, slot=slot)
+        return None if status is None else describe_ost(status, _EJECT_STATUS)
 
     with contextlib.suppress(DeadlineExpired):
         return machine.qmp.wait_for(

@@ -8,7 +8,7 @@ import re
 import shlex
 import socket
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +56,8 @@ def probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbiliti
 
     Raises QemuError (argv, exit status, stderr) if it does not run or lacks the machine type.
     """
+    key = (binary, arch.name)
     with _cache_lock:
-        key = (binary, arch.name)
         if key not in _cache:
             _cache[key] = _probe(binary, arch, deadline)
         return _cache[key]
@@ -128,7 +128,10 @@ def _probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbilit
         commands, events = parse_schema(qmp.execute("query-qmp-schema", deadline=deadline))
         version = qmp.execute("query-version", deadline=deadline)["qemu"]
         machines = qmp.execute("query-machines", deadline=deadline)
-        _require_machine(arch.machine, machines)
+    if not any(arch.machine in (machine["name"], machine.get("alias")) for machine in machines):
+        hint = "is it the qemu-system program of the architecture?"
+        raise QemuError(f"this QEMU has no machine {arch.machine!r}", hint=hint)
+    with_sandbox = [*_program(binary), "-sandbox", "on", "-version"]
     names = frozenset(item["name"] for item in types)
     return QemuAbilities(
         version=f"{version['major']}.{version['minor']}.{version['micro']}",
@@ -136,13 +139,8 @@ def _probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbilit
         commands=commands,
         events=events,
         hotplug_refusal=_try_hotplug(binary, arch, names, deadline),
-        sandbox=_has_sandbox(binary, deadline),
+        sandbox=proc.run(with_sandbox, deadline=deadline, check=False).returncode == 0,
     )
-
-
-def _require_machine(name: str, machines: Any) -> None:
-    if not any(name in (machine["name"], machine.get("alias")) for machine in machines):
-        raise QemuError(f"this QEMU has no machine {name!r}", hint="is it the qemu-system program of the architecture?")
 
 
 def _try_hotplug(binary: QemuBinary, arch: ArchSpec, types: frozenset[str], deadline: Deadline) -> str | None:
@@ -170,44 +168,25 @@ def _try_hotplug(binary: QemuBinary, arch: ArchSpec, types: frozenset[str], dead
     return None
 
 
-def _has_sandbox(binary: QemuBinary, deadline: Deadline) -> bool:
-    done = proc.run([*_program(binary), "-sandbox", "on", "-version"], deadline=deadline, check=False)
-    return done.returncode == 0
-
-
 def _program(binary: QemuBinary) -> list[str]:
     return [*binary.argv, *([] if binary.data_dir is None else ["-L", str(binary.data_dir)])]
 
 
-class _ask:
-    """QEMU started with ``arguments`` for a few queries: a context manager that returns its QMP session."""
+@contextlib.contextmanager
+def _ask(binary: QemuBinary, arguments: Sequence[str], deadline: Deadline) -> Iterator[QmpSession]:
+    """The QMP session of QEMU started with ``arguments`` for a few queries."""
+    here, there = socket.socketpair()
+    with private_directory() as folder, here:
+        with there:
+            fd = there.fileno()
+            argv = [*_program(binary), "-nodefaults", "-no-user-config", "-display", "none", *arguments]
+            argv += ["-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
+            stderr = folder / "stderr"
+            child = proc.spawn(argv, pass_fds=[fd], stdout=folder / "stdout", stderr=stderr)
 
-    def __init__(self, binary: QemuBinary, arguments: Sequence[str], deadline: Deadline) -> None:
-        self._stack = contextlib.ExitStack()
-        self._argv = [*_program(binary), "-nodefaults", "-no-user-config", "-display", "none", *arguments]
-        self._deadline = deadline
+        def exit_report() -> str:
+            code = child.wait(Deadline(_QUIT_SECONDS))
+            return f"{shlex.join(argv)} {proc.describe_status(code)}: {proc.tail_file(stderr, lines=5)}"
 
-    def __enter__(self) -> QmpSession:
-        with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(private_directory())
-            here, there = socket.socketpair()
-            stack.enter_context(here)
-            with there:
-                fd = there.fileno()
-                argv = [*self._argv, "-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
-                stderr = folder / "stderr"
-                child = proc.spawn(argv, pass_fds=[fd], stdout=folder / "stdout", stderr=stderr)
-            stack.enter_context(child)
-
-            def exit_report() -> str:
-                code = child.wait(Deadline(_QUIT_SECONDS))
-                return f"{shlex.join(argv)} {proc.describe_status(code)}: {proc.tail_file(stderr, lines=5)}"
-
-            qmp = stack.enter_context(
-                QmpSession(here, log=folder / "qmp.jsonl", deadline=self._deadline, exit_report=exit_report)
-            )
-            self._stack = stack.pop_all()
-            return qmp
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        with child, QmpSession(here, log=folder / "qmp.jsonl", deadline=deadline, exit_report=exit_report) as qmp:
+            yield qmp

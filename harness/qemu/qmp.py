@@ -25,12 +25,27 @@ from typing import Any, TypeVar
 from qemu.qmp import ConnectError, EventListener, ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, QemuError, QmpRefused
+from harness.errors import DeadlineExpired, InfraError, QemuError, QmpRefused
 
 T = TypeVar("T")
 
 # Without a handler the library would report a hang-up on stderr (logging.lastResort); here it becomes a QemuError.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+
+# hmp-commands-info.hx, QEMU 10.0; queue 0 of the network card receives, queue 1 sends
+_NIC = "/machine/peripheral/nic0/virtio-backend"
+_REPORTS = (
+    "info status",
+    "info cpus",
+    "info registers -a",
+    "info irq",
+    "info pic",
+    "info network",
+    "info usernet",
+    f"info virtio-status {_NIC}",
+    f"info virtio-queue-status {_NIC} 0",
+    f"info virtio-queue-status {_NIC} 1",
+)
 
 #: seconds that closing may take before the (daemon) thread is abandoned
 _CLOSE_SECONDS = 5.0
@@ -121,6 +136,20 @@ class QmpSession:
         if not isinstance(text, str):
             raise QemuError(f"QEMU's human monitor answered {line!r} with {text!r}")
         return text
+
+    def monitor_report(self, deadline: Deadline) -> str:
+        """What QEMU knows about a guest that no longer answers: its CPUs, its interrupts, its network.
+
+        Each answer of the human monitor stands below its command, or the reason for a missing answer.
+        """
+        report = []
+        for command in _REPORTS:
+            try:
+                answer = self.hmp(command, deadline=deadline)
+            except InfraError as error:
+                answer = f"(no answer: {error.message})"
+            report.append(f"(qemu) {command}\n{answer.strip()}\n")
+        return "\n".join(report)
 
     def wait_event(
         self, predicate: Callable[[QmpEvent], bool], *, since: int, deadline: Deadline, awaited: str

@@ -23,7 +23,7 @@ import numpy as np
 from harness.deadline import Deadline
 from harness.errors import QemuError
 from harness.qemu.qmp import QmpSession
-from harness.units import AddrRange
+from harness.units import AddrRange, merge_ranges
 
 STATE = "state"
 #: unit in which zeros are left out
@@ -32,24 +32,6 @@ PAGE = 4096
 _WORDS = PAGE // 8
 #: bytes searched for zeros at a time
 _CHUNK = 16 << 20
-
-
-def save(qmp: QmpSession, memory: Mapping[str, int], directory: Path, deadline: Deadline) -> None:
-    """Write a stopped machine and its ``memory`` (file descriptors by backend) to ``directory``.
-
-    Raises QemuError if QEMU cannot migrate it, QmpRefused, DeadlineExpired.
-    """
-    migrate(qmp, directory / STATE, with_memory=False, deadline=deadline)
-    for name, fd in memory.items():
-        pack(fd, directory, name)
-
-
-def load(qmp: QmpSession, directory: Path, deadline: Deadline) -> None:
-    """Restore what ``save`` wrote into a QEMU started with ``-incoming``; its vCPUs do not run yet.
-
-    Raises QemuError if QEMU cannot read it, QmpRefused, DeadlineExpired.
-    """
-    migrate(qmp, directory / STATE, incoming=True, with_memory=False, deadline=deadline)
 
 
 def migrate(qmp: QmpSession, file: Path, *, incoming: bool = False, with_memory: bool, deadline: Deadline) -> None:
@@ -82,16 +64,17 @@ def pack(fd: int, directory: Path, name: str) -> None:
     The map is a JSON object: ``size`` of the file in bytes, and ``runs``, pairs of start and end.
     """
     size = os.fstat(fd).st_size
-    runs: list[tuple[int, int]] = []
+    runs: list[AddrRange] = []
     with (directory / f"{name}.pages").open("wb") as out, mmap.mmap(fd, size, prot=mmap.PROT_READ) as memory:
         for start, end in _data(fd, size):
             words = np.frombuffer(memory, "<u8", (end - start) // 8, start).reshape(-1, _WORDS)
             for first, last in _live(words):
                 out.write(words[first:last].data)
-                _append(runs, start + first * PAGE, start + last * PAGE)
+                runs.append(AddrRange(start + first * PAGE, start + last * PAGE))
             # As long as a view exists, the mapping cannot be closed.
             del words
-    (directory / f"{name}.map").write_text(json.dumps({"size": size, "runs": runs}) + "\n")
+    joined = [(run.start, run.end) for run in merge_ranges(runs)]
+    (directory / f"{name}.map").write_text(json.dumps({"size": size, "runs": joined}) + "\n")
 
 
 def _data(fd: int, size: int) -> Iterator[tuple[int, int]]:
@@ -113,13 +96,6 @@ def _live(words: np.ndarray[tuple[int, int], np.dtype[np.uint64]]) -> Iterator[t
     flags[1:-1] = words.any(axis=1)
     edges = np.flatnonzero(np.diff(flags)).tolist()
     yield from zip(edges[::2], edges[1::2], strict=True)
-
-
-def _append(runs: list[tuple[int, int]], start: int, end: int) -> None:
-    if runs and runs[-1][1] == start:
-        runs[-1] = (runs[-1][0], end)
-    else:
-        runs.append((start, end))
 
 
 def unpack(directory: Path, name: str, fd: int) -> None:

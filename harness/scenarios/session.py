@@ -24,7 +24,6 @@ from harness.model.booted import booted_model, plugged_devices
 from harness.model.devices.virtio_mem import PlugVirtioMem
 from harness.parsers.notes import summed, told
 from harness.qemu.memdev import wait_size
-from harness.qemu.monitor import monitor_report
 from harness.scenarios.boot import BootedGuest, meet_again
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.memorymap import memory_map
@@ -165,7 +164,7 @@ class Session:
         """Save QEMU's report about a lost guest, if QEMU is still running."""
         qmp = self.guest.machine.qmp
         if qmp.alive:
-            self.recorder.save_monitor(monitor_report(qmp, Deadline(MONITOR_SECONDS)))
+            self.recorder.save_monitor(qmp.monitor_report(Deadline(MONITOR_SECONDS)))
 
     def _act(
         self,

@@ -21,7 +21,7 @@ from harness.bench.walk_speed import GROWTH, MEMORY, default_guest, lack_of, ste
 from harness.config.guest import GuestSpec, NodeConfig
 from harness.errors import GuestError, UnsupportedError, UsageError
 from harness.progress import SilentProgress
-from harness.qemu.memdev import PlugOutcome
+from harness.qemu.memdev import HotplugOutcome
 from harness.state import KernelFacts, Mapping, MemoryDevice, NotObserved
 from harness.units import GIB, MIB, AddrRange
 
@@ -227,7 +227,7 @@ def test_targets_are_not_judged_on_anything_else() -> None:
 
 def test_a_guest_that_does_not_take_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk_bench, "set_auto_online", lambda *args, **named: None)
-    refused = PlugOutcome("bench4G", "refused", (), "_OST status 1: non-specific failure")
+    refused = HotplugOutcome("bench4G", "refused", (), "_OST status 1: non-specific failure")
     monkeypatch.setattr(walk_bench.memdev, "plug", lambda *args, **named: refused)
     with pytest.raises(GuestError, match="does not accept 4G more memory: _OST status 1"):
         bench()._add("bench4G", 4 * GIB)

@@ -63,12 +63,12 @@ def guest(peer: Peer, tmp_path: Path) -> Iterator[Machine]:
     made.qmp.close()
 
 
-def plug(guest: Machine, **options: Any) -> memdev.PlugOutcome:
+def plug(guest: Machine, **options: Any) -> memdev.HotplugOutcome:
     deadline = options.pop("deadline", Deadline(5))
     return memdev.plug(guest, DimmSpec("dimm0", GIB, **options), deadline=deadline)
 
 
-def unplug(guest: Machine, device: str = "dimm0", seconds: float = 5) -> memdev.UnplugOutcome:
+def unplug(guest: Machine, device: str = "dimm0", seconds: float = 5) -> memdev.HotplugOutcome:
     return memdev.unplug(guest, device, deadline=Deadline(seconds))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from harness.check import CheckResult, ResizeReport, TouchReport, UnplugReport, Verdict
 from harness.model.boot_layout import MachineShape
-from harness.qemu.memdev import UnplugOutcome
+from harness.qemu.memdev import HotplugOutcome
 from harness.qemu.qmp import QmpEvent
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
@@ -128,7 +128,7 @@ def event(name: str, **data: str) -> QmpEvent:
     ],
 )
 def test_endings_of_an_unplug(kind: str, events: tuple[QmpEvent, ...], endings: tuple[str, ...]) -> None:
-    assert unplug_endings("d", UnplugOutcome("d", kind, events, "")) == endings  # type: ignore[arg-type]
+    assert unplug_endings("d", HotplugOutcome("d", kind, events, "")) == endings  # type: ignore[arg-type]
 
 
 def test_a_kernel_that_died_is_named_by_its_own_last_words() -> None:

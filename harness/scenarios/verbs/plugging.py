@@ -110,7 +110,7 @@ def unplug(session: Session, args: UnplugArgs, deadline: Deadline) -> Outcome:
     return outcome
 
 
-def _eject(session: Session, id: str, deadline: Deadline) -> memdev.UnplugOutcome:
+def _eject(session: Session, id: str, deadline: Deadline) -> memdev.HotplugOutcome:
     """Have the guest power the slot off."""
     machine = session.guest.machine
     mark, slot = machine.qmp.seq, memdev.pci_slot(machine, id, deadline=deadline)
@@ -118,7 +118,7 @@ def _eject(session: Session, id: str, deadline: Deadline) -> memdev.UnplugOutcom
     return memdev.await_ejected(machine, id, since=mark, deadline=deadline)
 
 
-def unplug_endings(id: str, done: memdev.UnplugOutcome) -> tuple[str, ...]:
+def unplug_endings(id: str, done: memdev.HotplugOutcome) -> tuple[str, ...]:
     """The terminal events of an unplug, in order: what QMP-2 counts."""
     names = [
         event.name

@@ -10,7 +10,6 @@ from harness.config.arguments import Args
 from harness.deadline import Deadline
 from harness.model.devices.pmem import Pmem
 from harness.parsers.elf_core import load_segments
-from harness.qemu.dump import dump_head
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.plan import Impossible, Plan
@@ -60,7 +59,7 @@ def dump(session: Session, args: DumpArgs, deadline: Deadline) -> Outcome:
     window = shape.device_window()
     # QEMU refuses to dump nothing, and boot memory is always there.
     wanted = AddrRange(shape.arch.ram_base + shape.memory - 2 * MIB, window.end)
-    dumped = load_segments(dump_head(session.guest.machine, wanted, deadline=deadline), "dump-guest-memory")
+    dumped = load_segments(session.guest.machine.dump_head(wanted, deadline), "dump-guest-memory")
     pmem_ranges = [device.range for device in session.model.devices.values() if isinstance(device, Pmem)]
     outside = subtract_ranges(intersect_ranges([window], [one.physical for one in dumped]), pmem_ranges)
     told = tuple(sorted(one.physical for one in seen))
