@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A signed Debian archive in a folder, for tests of what reads one."""
+"""A signed Debian archive in a folder, for tests of code that reads archives."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def digest(path: Path) -> str:
 
 @dataclass
 class Archive:
-    """A Debian archive with a key of its own; ``publish`` writes the indices of ``suite`` anew, of all that is in its
-    pool. Backports are marked as Debian marks them: APT takes nothing from there that it was not told to.
+    """A Debian archive with its own key; ``publish`` rewrites the indices of ``suite`` for the packages in its pool.
+
+    Backports are marked like Debian's: APT installs packages from there only on request.
     """
 
     root: Path

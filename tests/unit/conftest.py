@@ -5,6 +5,6 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-# How long one example takes says more about what else the machine is doing than about the code.
+# No deadline: how long an example takes depends more on the load of the machine than on the code.
 settings.register_profile("memhp", deadline=None)
 settings.load_profile("memhp")

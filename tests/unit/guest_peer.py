@@ -22,7 +22,7 @@ _GONE = (OSError, EOFError, ValueError, paramiko.SSHException)
 
 
 class CannedShell:
-    """Answers each command with the next of ``answers`` and keeps what it was asked."""
+    """Returns the next of ``answers`` for each command, and records the commands."""
 
     def __init__(self, *answers: CommandResult) -> None:
         self.answers = list(answers)
@@ -39,7 +39,7 @@ def said(text: str, status: int = 0, stderr: str = "") -> CommandResult:
 
 
 class SshPeer(paramiko.ServerInterface):
-    """An SSH server on a loopback port; a context manager. It lets in whoever has the client key of ``identity``."""
+    """An SSH server on a loopback port; a context manager. It accepts the client key of ``identity``."""
 
     def __init__(self, identity: Identity) -> None:
         self.host_key = paramiko.Ed25519Key(file_obj=io.StringIO(identity.host.openssh))
@@ -118,7 +118,7 @@ class SshPeer(paramiko.ServerInterface):
             for worker in workers:
                 worker.join()
             status = child.wait()
-            # A command that a signal ended has no status to send, as with dropbear.
+            # Like dropbear, send no status if the command was killed by a signal.
             if status >= 0:
                 channel.send_exit_status(status)
             channel.close()

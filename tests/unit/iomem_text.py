@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel's side of /proc/iomem: what the parser read, as text again."""
+"""Inverse of the /proc/iomem parser: entries back to the kernel's text."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A made kernel with symbols, processes, struct pages and page tables: all that counting page tables looks at."""
+"""A made-up kernel with everything that the count of page tables reads: symbols, processes, struct pages, tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMAGE = 0xFFFF_FFC0_0800_0000
 VMEMMAP = 0xFFFF_FFFE_0000_0000
 IMAGE_AT, MEMMAP_AT = BASE + 2 * BLOCK, BASE + 3 * BLOCK
 STRUCT_PAGE, TYPE = 64, 48
-#: where this kernel keeps what no kernel tells
+#: offsets that the kernel does not export, as they are in this kernel
 TASKS, MM, CRED, COMM, PGD_OF_MM, PGDAT_SIZE, STATS = 0x100, 0x180, 0x1C0, 0x200, 0x48, 1024, 0x200
 ITEMS = 40
 PAGETABLE = 31
@@ -36,7 +36,7 @@ LONG = "x" * 300
 
 
 class CountGuest:
-    """``marked`` tables are counted, ``modern`` kernels keep a page's type in the upper byte (v6.12)."""
+    """``marked`` tables are counted; ``modern`` kernels have a page's type in the upper byte (v6.12)."""
 
     def __init__(self, path: Path, *, modern: bool = True, relative: bool = True, without: Sequence[str] = ()) -> None:
         self.path, self.modern = path, modern
@@ -68,7 +68,7 @@ class CountGuest:
         return self._image - size
 
     def write(self, address: int, data: bytes) -> None:
-        """Write at a kernel address: of the image, or of the linear map."""
+        """Write at a kernel address, in the image or the linear map."""
         physical = address - IMAGE + IMAGE_AT if address >= IMAGE else address - LINEAR + BASE
         self.write_physical(physical, data)
 
@@ -86,7 +86,7 @@ class CountGuest:
         self.write_physical(where, struct.pack("<I", kind))
 
     def map_block(self, virtual: int, physical: int) -> None:
-        """Map 2 MiB by one entry of a PMD, which is made if there is none."""
+        """Map 2 MiB with one PMD entry; creates missing tables."""
         top = virtual >> 30 & 511
         if (top, 0) not in self.tables:
             self.tables[top, 0] = self.page()
@@ -148,7 +148,7 @@ class CountGuest:
         return task
 
     def add_mm(self, marks: Sequence[bool], *, at: int | None = None) -> int:
-        """An mm with a root table, a PMD and a PTE table, each marked or not; its address."""
+        """Add an mm with a root table, a PMD and a PTE table, each marked or not; return its address."""
         mm = self.linear(self.page()) if at is None else at
         pages = [self.page() for _ in range(3)]
         self.others += [page for page, mark in zip(pages, marks, strict=True) if mark]
@@ -160,13 +160,13 @@ class CountGuest:
         return mm
 
     def hold(self, cpu: int, mm: int) -> None:
-        """An idle CPU goes on with the mm of a process that has gone."""
+        """Make an idle CPU use the mm of an exited process."""
         idle = self.linear(self.page())
         self.put(idle + MM, 0, mm)
         self.put(self.symbols["idle_threads"] + self.offsets[cpu], idle)
 
     def count(self, total: int, waiting: Sequence[int] = (0, 0)) -> None:
-        """NR_PAGETABLE; ``waiting`` is what each CPU has to add for the second node."""
+        """Set NR_PAGETABLE; ``waiting`` is the per-CPU difference of each CPU for the second node."""
         self.counters[PAGETABLE] = total
         if "vm_node_stat" in self.symbols:
             self.put(self.symbols["vm_node_stat"], *self.counters)
@@ -222,7 +222,7 @@ class CountGuest:
         return arch_named("arm64").table_format(note, PAGE)
 
     def look(self) -> tuple[frozenset[int], TableCount] | NotObserved:
-        """Probe, and count."""
+        """Probe and count."""
         direct = DirectMap((Window(AddrRange.sized(LINEAR, SIZE), LINEAR - BASE),))
         tables = self.format()
         with PhysicalMemory([Region(AddrRange.sized(BASE, SIZE), self.path)]) as memory:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests for the tests of harness.kmem's sparse reader: made ones in a file, and recorded ones."""
+"""Guests for the tests of the sparse reader in harness.kmem: made-up ones in a file, and recorded ones."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class SparseGuest:
         return (AddrRange.sized(BASE, self.size),)
 
     def allocate(self, size: int, alignment: int = 8) -> int:
-        """Physical address of ``size`` bytes nobody has yet."""
+        """Allocate ``size`` bytes; return their physical address."""
         self._next += -self._next % alignment
         self._next += size
         return BASE + self._next - size
@@ -78,7 +78,7 @@ class SparseGuest:
         self.write(physical, b"".join((word % (1 << 64)).to_bytes(8, "little") for word in words))
 
     def entry(self, number: int) -> int:
-        """Physical address of a section's entry; its root is made if there is none."""
+        """Physical address of a section's entry; creates its root if it is missing."""
         if not self.extreme:
             return self.array + number * self.entry_size
         root, index = divmod(number, self.per_root)
@@ -92,7 +92,7 @@ class SparseGuest:
         return self.array + number * 8
 
     def add(self, number: int, flags: int, bits: int | None) -> int:
-        """A section; ``bits`` None gives it no usage. Returns the physical address of its bitmap (0 if none)."""
+        """Add a section, without a usage if ``bits`` is None. Returns the physical address of its bitmap or 0."""
         usage = 0
         if bits is not None:
             words = -(-self.subsections // 64)
@@ -104,7 +104,7 @@ class SparseGuest:
         return usage + self.bitmap if usage else 0
 
     def boot(self) -> range:
-        """All sections of boot RAM, as they are after boot; returns their numbers."""
+        """Add all sections of boot RAM, as after boot; returns their numbers."""
         numbers = range(BASE >> self.section_bits, BASE + self.size >> self.section_bits)
         for number in numbers:
             self.add(number, PRESENT | MAPPED | ONLINE | EARLY, (1 << self.subsections) - 1)
@@ -162,7 +162,7 @@ def virtual(physical: int) -> int:
 
 
 class RecordedGuest:
-    """What was recorded of a real guest (fixtures/sparse-*/ORIGIN.md), put back into a sparse file."""
+    """A recorded guest (fixtures/sparse-*/ORIGIN.md), written back into a sparse file."""
 
     def __init__(self, name: str, directory: Path) -> None:
         self.data: dict[str, Any] = json.loads((FIXTURES / name).read_text())
@@ -182,7 +182,7 @@ class RecordedGuest:
                         os.pwrite(file.fileno(), bytes.fromhex(text), int(address, 16) - region.range.start)
 
     def sparse_layout(self, memory: PhysicalMemory) -> SparseLayout | NotObserved:
-        """What the guest's vmcoreinfo and configuration tell of its tables, without BTF; ``memory`` is open."""
+        """The guest's tables as described by vmcoreinfo and configuration, without BTF; ``memory`` is open."""
         return sparse_layout(
             self.note,
             self.kernel,

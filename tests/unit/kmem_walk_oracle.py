@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A page-table walk entry by entry, to compare the real one with; and kernels' notes to make formats of."""
+"""A page-table walk entry by entry, the reference for the real one; and vmcoreinfo notes of all table formats."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def riscv64_note(bits: int, root: int = BASE) -> dict[str, str]:
     }
 
 
-#: every geometry that a kernel can be built for or fall back to
+#: every geometry that a kernel can be built for or can fall back to
 FORMATS: Mapping[str, TableFormat] = {
     "arm64-4k-39": arm64_tables(arm64_note(39), 4 * KIB),
     "arm64-4k-48": arm64_tables(arm64_note(48), 4 * KIB),
@@ -77,13 +77,13 @@ def memory_of(words: NDArray[np.uint64], base: int = BASE) -> Iterator[PhysicalM
 
 
 class Oracle:
-    """Walks ``words``, memory from ``base`` on, with nothing but integers and loops."""
+    """Walks ``words``, which are the memory from ``base`` on, using only integers and loops."""
 
     def __init__(self, tables: TableFormat, words: NDArray[np.uint64], base: int = BASE) -> None:
         self.tables = tables
         self.leaves: list[HostMapping] = []
         self.pages: list[TablePage] = []
-        #: (table, index, reason) of rules and pointers; contiguous groups apart, as (level, number of the group)
+        #: (table, index, reason) of rules and pointers; contiguous groups are kept separately, as (level, group number)
         self.faults: set[tuple[int, int, str]] = set()
         self.groups: set[tuple[int, int]] = set()
         self.content = {
@@ -125,7 +125,7 @@ class Oracle:
         self.pages.sort(key=lambda item: item.range.start)
 
     def entry(self, depth: int, level: TableLevel, table: int, index: int, entry: int, virtual: int) -> int | None:
-        """Note what ``entry`` is; return where it leads if that is a table."""
+        """Record ``entry``; return the address of the table that it points to, None if it is no table entry."""
         if entry == 0:
             return None
         tables, last = self.tables, depth == len(self.tables.levels) - 1
@@ -180,7 +180,7 @@ class Oracle:
                 self.groups.add((depth, (start >> level.shift) + first))
 
     def runs(self) -> list[HostMapping]:
-        """The leaves, joined one by one."""
+        """The leaves, merged one by one."""
         out: list[HostMapping] = []
         for leaf in self.leaves:
             before = out[-1] if out else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Freshly booted guests for tests of model and checks: 1 GB of boot RAM, two zones' worth of counters."""
+"""Freshly booted guests for tests of model and checks: 1 GB of boot RAM, two zones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOP = 1 << 64
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One shape of kernel: architecture, page size, bits of virtual addresses."""
+    """A kind of kernel: architecture, page size, bits of virtual addresses."""
 
     arch: ArchSpec
     page_size: int
@@ -45,7 +45,7 @@ _RISCV_PAGE_OFFSET = {39: 0xFFFFFFD6_00000000, 48: 0xFFFFAF80_00000000, 57: 0xFF
 
 
 def note(kind: Kind = ARM64_4K) -> dict[str, str]:
-    """The vmcoreinfo note of a kernel of that shape, by the definitions in its headers (v6.12)."""
+    """The vmcoreinfo note of a kernel of this kind, computed with the definitions in its headers (v6.12)."""
     common = {
         "OSRELEASE": "6.12",
         "PAGESIZE": str(kind.page_size),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A kernel in miniature, entry by entry the way mm/ and arch/*/mm do it (v6.12), to hold model and checks against.
+"""A miniature kernel that maps memory entry by entry, like mm/ and arch/*/mm (v6.12), to test model and checks.
 
 It shares no code with the model: tables are dictionaries, sections are sets of sub-sections.
 """
@@ -26,7 +26,7 @@ _PLAIN = {"arm64": "RW NX SHD AF CON BLK UXN MEM/NORMAL", "riscv64": "D A G W R 
 
 
 def kernel_walk(piece: AddrRange, paging: PagingMode, offset: int) -> list[LeafRun]:
-    """alloc_init_pud/cont_pmd/pmd/cont_pte, recursively: each level tries its leaf, then its table."""
+    """alloc_init_pud/cont_pmd/pmd/cont_pte, recursively: at each level, try a leaf first, then a table."""
     out: list[tuple[AddrRange, str, bool]] = []
     levels = sorted(paging.leaf_sizes.items(), key=lambda item: -item[1])
 
@@ -98,7 +98,7 @@ class Tables:
             yield self.index(table, chunk.start), chunk
 
     def below(self, table: Table, address: int) -> Table:
-        """The table below an entry, made if there is none."""
+        """The table that an entry points to, created if it is missing."""
         index = self.index(table, address)
         child = table.entries.get(index)
         if child is None:
@@ -179,7 +179,7 @@ class Tables:
             at = align_up(at + 1, self.levels[0].entry_span)
 
     def riscv_remove(self, part: AddrRange) -> None:
-        """remove_pgd_mapping: what hangs below the root is never freed."""
+        """remove_pgd_mapping: tables below the root are never freed."""
         self._riscv_remove(self.root, part)
 
     def _riscv_remove(self, table: Table, part: AddrRange) -> None:
@@ -208,7 +208,7 @@ class Altmap:
 
 
 class Kernel:
-    """Linear map, vmemmap and mem_section of one guest; ``follow`` does what an expected state calls for."""
+    """Linear map, vmemmap and mem_section of one guest; ``follow`` applies an expected state."""
 
     def __init__(self, kind: Kind, layout: BootLayout, spare: int = 0) -> None:
         assert layout.kernel is not None
@@ -251,12 +251,12 @@ class Kernel:
         return self.free - size
 
     def _memmap(self, part: AddrRange) -> AddrRange:
-        """Where the struct pages of ``part`` lie, to the byte."""
+        """The exact range of the struct pages of ``part``."""
         first, last = part.start // self.layout.page_size, part.end // self.layout.page_size
         return AddrRange(self.kernel.vmemmap + first * 64, self.kernel.vmemmap + last * 64)
 
     def _populate(self, part: AddrRange, altmap: Altmap | None, folded: int, begin: int = 0) -> None:
-        """vmemmap_populate for one section or less; vmemmap_populate_compound_pages from ``begin`` on if ``folded``."""
+        """vmemmap_populate for at most one section; vmemmap_populate_compound_pages from ``begin`` on if ``folded``."""
         memmap, page, pmd = self._memmap(part), self.layout.page_size, self.layout.paging.leaf_sizes["PMD"]
         take = altmap.take if altmap else self._buddy
         plain = self._attrs(_PLAIN, False, False)
@@ -321,7 +321,7 @@ class Kernel:
         self.pieces.remove(piece)
 
     def follow(self, expected: ExpectedState) -> None:
-        """Remove and add what the state calls for, and online it."""
+        """Remove, add and online memory to match the state."""
         for piece in [piece for piece in self.pieces if piece not in expected.linear]:
             self.remove(piece)
         for piece in [piece for piece in expected.linear if piece not in self.pieces]:
@@ -351,7 +351,7 @@ class Kernel:
         return HostTables(tuple(mappings), tuple(pages), ())
 
     def page_tables(self) -> PageTables:
-        """The same as the guest's own dump shows it."""
+        """The page tables as the guest's own dump shows them."""
         out: list[Mapping] = []
         for leaf in self.host_tables().mappings:
             region = "Linear" if self.kernel.linear_window.covers(leaf.range) else "vmemmap"
@@ -375,7 +375,7 @@ class Kernel:
         return tuple(found)
 
     def state(self, base: GuestState) -> GuestState:
-        """``base`` with what the host and the guest's own dump see, and the memmap pages that the kernel counts."""
+        """``base`` with the host's and the guest dump's observations, and the kernel's count of memmap pages."""
         assert not isinstance(base.vmstat, NotObserved)
         return dataclasses.replace(
             base,

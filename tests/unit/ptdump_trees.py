@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Small trees of page tables, and note_page entry by entry: what printing them is compared with."""
+"""Small trees of page tables, and note_page entry by entry: the reference for printing them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGE = 4096
 PMD = 512 * PAGE
 PGD = 512 * PMD
 
-# A tree of tables: what stands at an index is a leaf's (attributes, physical address) or another table.
+# A tree of tables: at an index is a leaf (attributes, physical address) or another table.
 Leaf = tuple[tuple[str, ...], int]
 Table = dict[int, "Leaf | Table"]
 
@@ -44,7 +44,7 @@ def tables_of(depth: int, words: Sequence[tuple[str, ...]]) -> st.SearchStrategy
 
 
 def spread(table: Table, depth: int) -> Table:
-    """``table`` with every second leaf followed by three more that lead on from it, as far as there is room."""
+    """``table`` with every second leaf followed by up to three more that continue its range."""
     out = dict(table)
     for index, entry in table.items():
         if isinstance(entry, tuple) and index % 2:
@@ -55,7 +55,7 @@ def spread(table: Table, depth: int) -> Table:
 
 
 def walk(table: Table, depth: int, start: int) -> Iterator[tuple[int, int, tuple[str, ...], int]]:
-    """(address, level, attributes, physical) of every entry that leads to no table."""
+    """(address, level, attributes, physical) of every entry that is no table."""
     for index in range(512):
         at = start + index * LEVELS[depth][1]
         entry = table.get(index)
@@ -66,7 +66,7 @@ def walk(table: Table, depth: int, start: int) -> Iterator[tuple[int, int, tuple
 
 
 def as_the_kernel(entries: Iterator[tuple[int, int, tuple[str, ...], int]], arch: str, places: MarkerSet) -> list[str]:
-    """note_page as it stands in the kernel, an entry at a time; runs as (start, end, physical, level, attributes)."""
+    """note_page as in the kernel, one entry at a time; runs as (start, end, physical, level, attributes)."""
     out: list[str] = []
     starts = [address for address, _ in places.markers] + [TOP]
     marker, pending = 0, None
@@ -100,7 +100,7 @@ def as_the_kernel(entries: Iterator[tuple[int, int, tuple[str, ...], int]], arch
 
 
 def host_tables(root: Table, arch: str) -> HostTables:
-    """What the host's walk says of a tree: neighbours joined where their physical addresses are neighbours too."""
+    """The result of the host's walk: adjacent leaves are merged if their physical addresses are adjacent, too."""
     mappings: list[HostMapping] = []
     pages = [TablePage(0, "PGD", AddrRange(0, 512 * PGD) if arch == "riscv64" else AddrRange(START[arch], TOP), 1)]
 
@@ -127,7 +127,7 @@ def host_tables(root: Table, arch: str) -> HostTables:
 @st.composite
 def trees(draw: st.DrawFn, arch: str) -> Table:
     root = draw(tables_of(0, WORDS[arch]))
-    # riscv's root has the kernel's half alone; and as in every kernel there are tables of each level
+    # riscv's root has only the kernel's half; as in every kernel, there are tables of each level
     root = {index: entry for index, entry in root.items() if arch == "arm64" or index < 256}
     return root | {draw(st.sampled_from([4, 100])): {7: {9: (WORDS[arch][0], 0x1000)}}}
 
@@ -146,7 +146,7 @@ def marker_sets(draw: st.DrawFn, arch: str) -> MarkerSet:
 
 
 def small(arch: ArchSpec = ARM64, root: Table | None = None, *markers: tuple[int, str]) -> Dump:
-    """A PGD entry's tables: by default 4 MiB of blocks and 8 KiB of pages, under two markers."""
+    """The tables of one PGD entry: by default 4 MiB of blocks and 8 KiB of pages, under two markers."""
     start = START[arch.name]
     words = WORDS[arch.name]
     table: Table = {0: {0: (words[0], 0), 1: (words[0], PMD), 2: {0: (words[0], 0x5000), 1: (words[0], 0x9000)}}}

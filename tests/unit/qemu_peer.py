@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The other end of a QMP socket, played from a script: what QEMU would say, without QEMU."""
+"""The other end of a QMP socket, without QEMU: it answers from a script."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Refuse(Exception):
 
 
 class Peer:
-    """Answers each command by its name in ``answers``; anything else returns {}."""
+    """Answers each command with the entry of its name in ``answers``, any other with {}."""
 
     def __init__(self, answers: dict[str, Answer] | None = None, *, greet: bool = True) -> None:
         self.answers = answers or {}
@@ -68,7 +68,7 @@ class Peer:
                 self.send(GREETING)
             while data := self.sock.recv(1 << 16):
                 text += data.decode()
-                # The library puts nothing between its messages.
+                # The library writes no separator between messages.
                 while text.strip():
                     message, end = decoder.raw_decode(text)
                     text = text[end:].lstrip()
@@ -88,7 +88,7 @@ class Peer:
 
 
 def spec(**changes: Any) -> MachineSpec:
-    """A machine as tests want it, with ``changes``."""
+    """A default machine for tests, with ``changes``."""
     given: dict[str, Any] = {
         "arch": ARM64,
         "qemu": BINARY,

@@ -10,7 +10,7 @@ from harness.check import CheckResult, Finding, Verdict
 from harness.scenarios.result import RunResult, StepResult
 from harness.state import Unknown
 
-#: a terminal escape, rich markup, XML, a control character that XML cannot carry, a right-to-left override
+#: a terminal escape, rich markup, XML, a control character that is illegal in XML, a right-to-left override
 HOSTILE = "\x1b[31m[bold]<x>&\x07\x00\u202e"
 
 PASSED = CheckResult("IOM-1", "pass")
@@ -33,7 +33,7 @@ def run(
     hint: str | None = None,
     bundle: Path | None = None,
 ) -> RunResult:
-    """A run of one minute and a half."""
+    """A run of a minute and a half."""
     return RunResult(
         scenario="dimm-cycle",
         guest="arm64",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The steps of recorded runs as scenes to corrupt."""
+"""The steps of recorded runs, as scenes for corruptions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a kernel does, probed: command lines as the kernel splits them, options, and the fields that follow."""
+"""Probed features of a kernel: command lines split like the kernel does, options, and the resulting fields."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_options_are_read_in_one_place() -> None:
     [
         (ARM64_4K, {"HUGETLB_PAGE": "y"}, 11, 9),
         (ARM64_4K, {}, 11, 10),
-        # Exclusive up to v6.3: 11 there is 10 here.
+        # Up to v6.3 the limit is exclusive: 11 means 10.
         (ARM64_4K, {"ARCH_FORCE_MAX_ORDER": "11"}, 11, 10),
         (ARM64_4K, {"HUGETLB_PAGE": "y"}, 8, 7),
         (ARM64_4K, {"HUGETLB_PAGE": "y", "PAGE_BLOCK_MAX_ORDER": "8"}, 11, 8),
@@ -166,7 +166,7 @@ def test_which_memory_can_hold_its_own_struct_pages() -> None:
 def test_folding_of_huge_pages(config: dict[str, str] | None, cmdline: str, file: str | None, folds: bool) -> None:
     files = {} if file is None else {PAGETYPEINFO: "Page block order: 9", OPTIMIZE_HUGETLB: file}
     if file == "none":
-        # Where the files were read, one that is not there tells, too.
+        # If the files were read, a missing one is information, too.
         del files[OPTIMIZE_HUGETLB]
     assert features(config=config, cmdline=cmdline, files=files).folds_hugetlb is folds
 
@@ -177,7 +177,7 @@ def test_folding_of_huge_pages(config: dict[str, str] | None, cmdline: str, file
         ({}, "debug_pagealloc=on", False),
         ({"DEBUG_PAGEALLOC": "y"}, "", False),
         ({"DEBUG_PAGEALLOC": "y"}, "debug_pagealloc=on", True),
-        # early_debug_pagealloc: a word without a value is an error, and changes nothing.
+        # early_debug_pagealloc: a parameter without a value is an error and has no effect.
         ({"DEBUG_PAGEALLOC": "y"}, "debug_pagealloc", False),
         ({"DEBUG_PAGEALLOC": "y", "DEBUG_PAGEALLOC_ENABLE_DEFAULT": "y"}, "debug_pagealloc=bogus", True),
         ({"DEBUG_PAGEALLOC": "y", "DEBUG_PAGEALLOC_ENABLE_DEFAULT": "y"}, "debug-pagealloc=0", False),
@@ -236,6 +236,6 @@ def test_recorded_kernels_leave_nothing_open(facts: Path) -> None:
     found = features_of(kernel)
     open_fields = [name for name in KernelFeatures.__slots__ if isinstance(getattr(found, name), NotObserved)]
     splits = [] if arch is RISCV64 else ["splits_linear_map"]
-    # What most of their images hold was not kept, and the one that was has no BTF.
+    # Most recordings do not include the image, and the one that does has no BTF.
     unkept = ["keeps_spanned_blocks", *splits, "keeps_boot_memory"] if isinstance(kernel.image, NotObserved) else []
     assert open_fields == [*unkept, "shares_tails"]

@@ -44,12 +44,12 @@ def test_a_52_bit_arm64_kernel_on_48_bit_hardware_counts_from_below_zero() -> No
     layout = ARM64.kernel_layout(note, None)
     assert layout.vmemmap_window == AddrRange(0xFFFFFDFF_BF800000, 0xFFFFFFFF_C0000000)
     assert layout.linear(AddrRange.sized(0x40000000, MIB)).start == 0xFFFF4CC8_80000000
-    # Nor does the note of an older kernel tell vmemmap: it follows from the two.
+    # The note of an older kernel does not have vmemmap either: it follows from these two.
     assert layout.vmemmap == 0xFFFFC1FF_C0000000 + (0x000F4CC8_40000000 >> 12) * 64
 
 
 def test_pages_of_16k_share_one_bit_less_with_lesser_hardware() -> None:
-    # As a kernel of 52 bits told it on a CPU without LPA2, where it used 47.
+    # From a kernel with 52 bits on a CPU without LPA2, which used 47.
     note = {
         "PAGESIZE": "16384",
         "SIZE(page)": "64",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where ptdump's markers are, against recorded dumps and numbers worked out by hand from the kernel's headers."""
+"""ptdump's markers, compared with recorded dumps and with numbers calculated by hand from the kernel's headers."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_arm64_on_hardware_with_fewer_bits_walks_from_there() -> None:
     found = marker_set(ARM64, {**ARM64_NOTE, "NUMBER(TCR_EL1_T1SZ)": "0x10"}, {})
     assert found.start == 0xFFFF000000000000
     assert found.markers[0] == (0xFFF0000000000000, "Linear Mapping start")
-    # 0xf000000000000 bytes of linear map that are not there have struct pages of their own
+    # 0xf000000000000 bytes of unused linear map also have struct pages in vmemmap
     assert (0xFFFFC1FFC0000000 + 0xF000000000000 // 4096 * 64, "vmemmap start") in found.markers
 
 
@@ -138,7 +138,7 @@ def test_the_guests_own_dump_tells_how_large_the_fixmap_is() -> None:
 
 
 def test_arm64_before_6_9_keeps_fixmap_and_ports_below_vmemmap() -> None:
-    # arch/arm64/include/asm/memory.h, fixmap.h (v6.1), 48 bits and 4K pages
+    # arch/arm64/include/asm/memory.h, fixmap.h (v6.1), for 48 bits and 4K pages
     vmemmap = TOP - (1 << 42)
     note = ARM64_NOTE | {
         "NUMBER(VA_BITS)": "48",
@@ -179,7 +179,7 @@ def test_riscv64() -> None:
 
 def test_riscv64_kasan() -> None:
     found = markers(RISCV64, RISCV64_NOTE, {"KASAN_GENERIC": "y"})
-    # 2**38 bytes have a shadow of 32 GiB, whose start is aligned to 1 GiB
+    # the shadow of 2**38 bytes has 32 GiB, and its start is aligned to 1 GiB
     assert (0xFFFFFFF700000000, "Kasan shadow start") in found and (0xFFFFFFFF00000000, "Kasan shadow end") in found
 
 

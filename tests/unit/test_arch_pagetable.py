@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page-table formats against the kernels' headers, and their words against what the kernels' printers print."""
+"""Page-table formats compared with the kernel's headers, and attribute words with the kernel's printers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_levels_with_leaves(name: str, leaves: str) -> None:
     assert " ".join(level.leaf_name for level in FORMATS[name].levels if level.leaves) == leaves
 
 
-#: VMEMMAP_START and VMEMMAP_SIZE, arch/arm64/include/asm/memory.h (v6.1), of 42 bits and 64K pages
+#: VMEMMAP_START and VMEMMAP_SIZE, arch/arm64/include/asm/memory.h (v6.1), for 42 bits and 64K pages
 BEFORE_6_9 = {"NUMBER(VMEMMAP_END)": hex(TOP - (1 << 42 - 10) + (1 << 41 - 10))}
 
 
@@ -100,13 +100,13 @@ def test_physical_addresses(name: str, entry: int, physical: int) -> None:
 
 
 def test_lpa_shares_its_bits_with_the_page_offset() -> None:
-    # __phys_to_pte_val: the address with its bits from 48 on moved down by 36
+    # __phys_to_pte_val: the bits of the address from 48 on, shifted down by 36
     address = 0x000D_1234_5678_0000
     assert FORMATS["arm64-64k-52"].physical(address & (1 << 48) - 1 | address >> 36 & 0xF000) == address
 
 
 def print_arm64(entry: int) -> str:
-    """dump_prot by hand: each column as the kernel's table pte_bits has it."""
+    """dump_prot written by hand: each column as in the kernel's table pte_bits."""
 
     def column(bit: int, full: str, rest: str) -> str:
         return " " + (full if entry >> bit & 1 else rest)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The private APT against a real, signed archive in a folder; mirrors; what APT's complaints mean. No network."""
+"""The private APT with a real, signed archive in a folder; mirrors; explanations of APT's errors. No network."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_package_and_what_it_depends_on(archive: Archive, tmp_path: Path) -> N
     assert fingerprints(wanted)["package library_1.5_arm64.deb"] == wanted[0].sha256
     assert source.depends("tool", QUIET) == ["library"]
     assert source.depends("library", QUIET) == []
-    # What is here already counts as well.
+    # Packages that are downloaded already count, too.
     assert source.closure(["tool"], QUIET) == wanted
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The cache: built once, whole or not at all, verified on use, clear when it cannot be written."""
+"""The cache: parts are built once and completely, verified on use; clear errors if it is not writable."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_what_dead_builders_left_is_removed_and_what_living_ones_build_is_not(ca
 
 
 class Watched(PlainProgress):
-    """Tells when somebody began to wait."""
+    """Sets an event when memhp starts to wait."""
 
     def __init__(self) -> None:
         self.waiting = threading.Event()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What goes into a key is content, not place or time."""
+"""Cache keys depend on content, not on paths or times."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_an_entry_of_the_cache_is_taken_at_its_word_while_nothing_has_touched_it
 
 
 def forged(folder: Path) -> Path:
-    """A file whose manifest tells of another content, of the same size and time."""
+    """A file whose manifest has the hash of other content, with the same size and time."""
     folder.mkdir(parents=True)
     (folder / "Image").write_text("x")
     seen = (folder / "Image").stat()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Suites of a real, signed archive in a folder: which of them has a kernel, and which packages it is. No network."""
+"""Suites of a real, signed archive in a folder: which one has a kernel, and in which packages. No network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NEW, OLD_72, NEW_72 = "7.3.4+deb13-arm64", "7.2.9+deb13-arm64", "7.2.12+deb13-ar
 
 
 def split_kernel(archive: Archive, release: str, version: str) -> None:
-    """Packages as Debian has them since 6.16."""
+    """The packages of a kernel, as Debian splits them since 6.16."""
     parts = [f"linux-{part}-{release}" for part in ("base", "binary", "modules")]
     archive.add(f"linux-image-{release}", version, f"Depends: initramfs-tools | dracut, {', '.join(parts)}")
     for part in parts:
@@ -111,7 +111,7 @@ def test_sources() -> None:
 
 
 def test_a_name_is_no_pattern() -> None:
-    """APT finds linux-source-6.1 in linux-source-6.12: as a regular expression."""
+    """APT finds linux-source-6.1 in linux-source-6.12, since it searches with regular expressions."""
     assert source_of("purpose:6.1") == ("bookworm", "linux-source-6.1")
     with pytest.raises(UsageError, match=r"purpose:6\.1@trixie: Debian trixie has no package linux-source-6\.1"):
         source_of("purpose:6.1@trixie")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The doctor's rows, each ok and not ok, over a real cache; and which function fetches which part."""
+"""The doctor's rows, each ok and not ok, with a real cache; and which function fetches which part."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_disk(tmp_path: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Root may write everywhere.
+    # Root can write everywhere.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     row = doctor.disk_row(tmp_path)
     assert row == DoctorRow("cache", "missing", f"{tmp_path} is not writable", "export MEMHP_CACHE=/a/folder/of/yours")
@@ -266,7 +266,7 @@ def test_the_whole_machine_writes_nothing(cache: Cache) -> None:
 
 @pytest.fixture
 def sources(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
-    """Stands in for the modules that go to the network, and notes what they are asked."""
+    """Replaces the modules that use the network, and records the requests."""
     asked: list[tuple[object, ...]] = []
 
     def find_qemu(

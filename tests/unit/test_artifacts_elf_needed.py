@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Library closures without running anything, against the files of this machine and made-up trees."""
+"""Library closures without running anything, of files of this machine and of made-up trees."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_what_is_no_elf_file(tmp_path: Path, data: bytes) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A program that needs libone, which needs libtwo; the library's name is a link, as packages have it."""
+    """A program that needs libone, which needs libtwo; the library's name is a symlink, as in packages."""
     root = tmp_path / "root"
     libraries = root / "usr" / "lib" / "x-linux-gnu"
     libraries.mkdir(parents=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A kernel tree in which patches are built one after the other, and which is as it was after each of them."""
+"""A kernel tree in which patches are built one after another, and which is restored after each of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from harness.selftest.putback import KernelBug, known_bugs, load_bug
 
 QUIET = SilentProgress()
 
-#: the package that the project's patches are for
+#: the package that the project's patches apply to
 SOURCE = "linux-source-7.3"
 
-#: a kernel whose Image is one of its files; ``made`` counts what was built
+#: a kernel whose Image is one of its source files; ``made`` records the builds
 TOY = """\
 VERSION = 7
 PATCHLEVEL = 3
@@ -53,7 +53,7 @@ DIFF = """\
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place of a kept tree whose source is there."""
+    """The folder of a kept tree that has its source."""
     monkeypatch.setenv("MEMHP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("harness.artifacts.kept_tree.require_tools", lambda arch, deadline: None)
     monkeypatch.setattr("harness.artifacts.kept_tree.load_fragments", lambda arch, folder: ())
@@ -102,7 +102,7 @@ def test_what_was_built_is_not_built_again_until_it_changes(tree: Path, tmp_path
     ("old", "new", "why"),
     [
         ("-fixed", "-mended", r"Hunk #1 FAILED at 1"),
-        # patch would take this one with fuzz
+        # patch would accept this hunk with fuzz
         (" seven", " eight", r"Hunk #1 FAILED at 1"),
         ("one.c", "two.c", r"there is no mm/two\.c"),
     ],
@@ -144,7 +144,7 @@ def test_a_tree_of_something_else(tmp_path: Path) -> None:
 
 
 def kernel_source(arch: str) -> KeptTree:
-    """The real tree, if it was built on this machine."""
+    """The real tree; skips the test if it was not built on this machine."""
     place = place_of(ARCHES[arch], SOURCE)
     if not (place / "source" / "Makefile").is_file():
         pytest.skip(f"no {place}: memhp selftest --kernels makes it")
@@ -155,7 +155,7 @@ def kernel_source(arch: str) -> KeptTree:
 def test_the_projects_patches_apply(bug: KernelBug, tmp_path: Path) -> None:
     kept = kernel_source(bug.arches[0])
     for name in bug.files:
-        # Somebody may be at work in that tree right now.
+        # Another process may be using that tree right now.
         before = kept.place / "pristine" / name
         target = tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -163,5 +163,5 @@ def test_the_projects_patches_apply(bug: KernelBug, tmp_path: Path) -> None:
     command = ["patch", "-p1", "--fuzz=0", "--forward", "--batch"]
     done = subprocess.run(command, cwd=tmp_path, input=bug.diff, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout
-    # An offset is no mistake, but the patch is for this source.
+    # patch accepts an offset, but these patches must apply to exactly this source.
     assert re.search(r"offset", done.stdout) is None, done.stdout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kernels: what an image is, the modules a guest needs, the configuration a purpose-built one must have."""
+"""Kernels: recognising images, the modules a guest needs, the required options of a purpose-built one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Finding Debian's archive among a machine's APT sources."""
+"""Finding Debian's archive in a machine's APT sources."""
 
 from __future__ import annotations
 

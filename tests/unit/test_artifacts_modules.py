@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The modules that a guest needs: where they are found, whose they are, the archive that they become."""
+"""A guest's modules: where memhp finds them, which kernel they belong to, and the archive built from them."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_the_index_is_one_that_libkmod_can_search() -> None:
 
 
 def built(tmp_path: Path, suffix: str = "o") -> Path:
-    """A tree that modules were built in."""
+    """A build tree with modules."""
     path = tmp_path / "linux"
     for folder in ("include/config", "drivers/virtio", "old"):
         (path / folder).mkdir(parents=True)
@@ -209,7 +209,7 @@ MODULAR = BOOTABLE.replace("VIRTIO_NET=y", "VIRTIO_NET=m") + "CONFIG_VIRTIO_MEM=
 
 @pytest.fixture
 def modular(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An Image with its drivers in modules."""
+    """An Image whose drivers are modules."""
     monkeypatch.setenv("MEMHP_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "Image"
     path.write_bytes(image(config=MODULAR).replace(b"6.12.107-hp", b"6.12-x\0\0\0\0\0"))

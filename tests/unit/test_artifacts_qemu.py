@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which QEMU is taken, and what is said where none will do."""
+"""Which QEMU is chosen, and the error if none is suitable."""
 
 from __future__ import annotations
 

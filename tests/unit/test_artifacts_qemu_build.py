@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Building QEMU: what goes in, what the host must have, and what a failing step says. Nothing is compiled here."""
+"""Building QEMU: inputs, requirements of the host, errors of each step. Nothing is compiled here."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def toy_package(folder: Path, version: str, toy: str = TOY) -> Path:
 
 
 class ToyApt(PrivateApt):
-    """Hands out a source package made on the spot, and no meson; nothing comes from the network."""
+    """Provides a generated source package, and no meson; nothing is downloaded."""
 
     def __init__(self, root: Path, toy: str = TOY) -> None:
         super().__init__(root, "amd64", mirror="file:///nonexistent")

@@ -96,7 +96,7 @@ def test_options_come_last(toy_tree: Path) -> None:
 
 
 def refused(tree: Path, build: OwnBuild, makefile: str = TOY) -> UsageError:
-    """What is said; nothing may have been compiled."""
+    """The error; asserts that nothing was compiled."""
     (tree / "Makefile").write_text(makefile.replace("@echo '  CC ", "touch $(O)/compiled; echo '"))
     with pytest.raises(UsageError) as caught:
         kernel(ARM64, str(tree), QUIET, build)
@@ -230,7 +230,7 @@ def test_drivers_in_modules_are_built_along_and_packed(toy_tree: Path, tmp_path:
         kernel(ARM64, str(toy_tree), QUIET, build)
 
 
-# --- what compiles
+# --- compiling
 
 
 def programs(folder: Path, *names: str) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much of a cycle's time is the guest's own."""
+"""The share of a cycle's time that the guest takes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_guests_share_is_the_order_and_what_ran_in_it_later(monkeypatch: pyt
 
     class Session:
         def act(self, title: str, work: object) -> StepResult:
-            # 2 s of an order, half a second of them a command; a quarter of ours; half a second of collecting; ours.
+            # 2 s in the guest, including a command of 0.5 s; 0.25 s in memhp; 0.5 s of collecting; 0.125 s in memhp.
             watch.run("x", deadline=Deadline(1))
             now[0] += 1.5
             now[0] += 0.25

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a benchmark prints, writes and ends with; and memhp bench around it."""
+"""Output, files and exit status of benchmarks; and the command memhp bench."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_json() -> None:
 
 
 class Stand:
-    """Stands for a benchmark: hands out a result and remembers what it was asked."""
+    """Stands in for a benchmark: returns a result and records the calls."""
 
     def __init__(self) -> None:
         self.result = RESULT

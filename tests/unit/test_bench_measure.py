@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Measuring by clocks that only tick when told to."""
+"""Measurements with clocks that the test advances."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.bench.measure import TOTAL, Clocks, Laps, Spread, fit_line, paired
 
 
 class Time:
-    """Two clocks in one: work takes wall time, a part of it on a CPU."""
+    """A wall clock and a CPU clock: work takes wall time, part of it on a CPU."""
 
     def __init__(self) -> None:
         self.wall = 100.0
@@ -51,7 +51,7 @@ def test_rounds_are_paired_and_their_order_turns() -> None:
         time.work(10.0)
 
     found = paired({"host": host, "guest": guest}, 3, after_round=lambda: done.append("-"), clocks=time.clocks)
-    # The first round is not counted.
+    # The first round does not count.
     assert done == ["host", "guest", "-", "guest", "host", "-", "host", "guest", "-", "guest", "host", "-"]
     assert found["host"].keys() == {"copy", "still", TOTAL}
     assert found["host"]["copy"].wall.values == (5.0, 7.0, 11.0)
@@ -135,7 +135,7 @@ def test_points_off_a_line() -> None:
     assert (line.fixed, line.slope) == pytest.approx((fixed, slope))
     assert line.deviations == pytest.approx(tuple(y / (fixed + slope * x) - 1))
     assert [part > 0 for part in line.deviations] == [False, True, False]
-    # Quadratic cost does not pass for linear.
+    # Quadratic cost is not taken for linear.
     assert fit_line([(x, x * x) for x in (1, 4, 16, 64)]).worst > 0.5
     with pytest.raises(ValueError, match="a fit needs at least three points"):
         fit_line([(1, 1.0), (2, 2.0)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What surrounds the timed parts of memhp bench walk: which guest, which sizes, and whether both readers agree."""
+"""memhp bench walk without the timed parts: which guest, which sizes, and whether both readers agree."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_memory_that_is_not_mapped() -> None:
 
 
 class Silent:
-    """Stands for Readers on a guest of 5 GB."""
+    """Stands in for Readers on a guest of 5 GB."""
 
     no_dump = ""
     page_size = 4096

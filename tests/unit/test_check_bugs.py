@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The file of known bugs: what it says, and every mistake in it named with file, line and key."""
+"""The file of known bugs: its content, and every mistake reported with file, line and key."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_every_bug_of_ours_is_shown_by_a_scenario_that_names_it() -> None:
 
 
 def test_riscv64s_uncounted_tables_of_vmemmap_are_those_of_ptes_alone() -> None:
-    """A PMD table that is uncounted is another bug (21f1b85c8912), which v7.3 does not have any more."""
+    """An uncounted PMD table is another bug (21f1b85c8912), which v7.3 no longer has."""
     [sign] = known_bugs()["riscv-vmemmap-tables-uncounted"].breaks
     said, end = "27 -> 26 (vmemmap: {} tables that went away were never counted, and were uncounted)", sign.says
     assert end is not None

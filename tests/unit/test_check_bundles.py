@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Recorded runs of real guests, checked again offline: green as recorded, and red by name for every corruption."""
+"""Recorded runs of real guests, checked offline: they pass as recorded; each corruption breaks the right invariant."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from harness.scenarios.recheck import recheck
 BUNDLES = Path(__file__).parent / "fixtures" / "bundles"
 RECORDED = sorted(path.name for path in BUNDLES.iterdir())
 
-#: what takes a look from the host, which the recordings broken here do not have: test_check_host.py, test_selftest_*.py
+#: invariants that need a look from the host, which these recordings lack: see test_check_host.py, test_selftest_*.py
 FROM_THE_HOST = {"PGT-1", "PGT-2", "SEC-1", "SEC-2", "SEC-3", "XCK-1"}
 
 Edit = Callable[[str], str]
 
 
 def sub(pattern: str, by: str, count: int = 1) -> Edit:
-    """Replace what must be there."""
+    """Replace text that must exist."""
 
     def edit(text: str) -> str:
         changed, hits = re.subn(pattern, by, text, count=count, flags=re.MULTILINE)
@@ -51,7 +51,7 @@ def in_json(change: Callable[[object], object]) -> Edit:
 
 @dataclass(frozen=True)
 class Corruption:
-    """One lie told in one file of a recording, and the invariants that must name it (and no others)."""
+    """A corruption of one recorded file, and exactly the invariants that must break."""
 
     name: str
     bundle: str
@@ -311,7 +311,7 @@ CORRUPTIONS = [
 
 
 def broken_in(directory: Path) -> set[str]:
-    """The invariants that a re-check finds broken."""
+    """The invariants that break in a recheck."""
     return {check.invariant for step in recheck(directory).steps for check in step.checks if check.status == "fail"}
 
 
@@ -403,7 +403,7 @@ def test_a_missing_source_is_not_observed_and_no_pass(tmp_path: Path) -> None:
 
 
 def balances(directory: Path) -> list[CheckResult]:
-    """What MEM-2 says of each step."""
+    """MEM-2's result for each step."""
     return [check for step in recheck(directory).steps for check in step.checks if check.invariant == "MEM-2"]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Crash dumps against /proc/iomem, and how they get into a bundle."""
+"""Crash dumps compared with /proc/iomem, and how they are saved in a bundle."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Huge pages whose memmap is folded: what their folding and unfolding leaves passes, everything else is named."""
+"""Huge pages with a folded memmap: the results of folding and unfolding pass, anything else is reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.units import GIB, MIB, AddrRange
 
 CONFIG = {"HUGETLB_PAGE": "y", "HUGETLB_PAGE_OPTIMIZE_VMEMMAP": "y"}
 ON = "hugetlb_free_vmemmap=on"
-#: pages of vmemmap of a huge page
+#: vmemmap pages of one huge page
 PAGES = 8
 
 
@@ -37,7 +37,7 @@ def boot_pages(guest: Guest, count: int) -> AddrRange:
 
 
 def remapped(guest: Guest, state: GuestState, place: AddrRange, *, folded: bool, size: int = PAGES) -> GuestState:
-    """The memmap at ``place`` page by page, folded (``size`` pages to one frame) or with frames that were free."""
+    """The memmap at ``place`` page by page, folded (``size`` pages share one frame) or with newly allocated frames."""
     (block,) = [leaf for leaf in tables(state).mappings if leaf.range.covers(place)]
     frame = guest.layout.machine.node_ranges()[0].start + 64 * MIB
     out = [leaf for leaf in tables(state).mappings if leaf is not block]
@@ -67,7 +67,7 @@ def seen(evidence: Evidence, state: GuestState) -> Evidence:
 
 
 def balance(evidence: Evidence) -> list[str]:
-    """What MEM-2 says of the memmap's pages."""
+    """MEM-2's result for the memmap pages."""
     result = run_check(CATALOGUE["MEM-2"], evidence)
     assert result is not None
     return [f"{finding.expected} -> {finding.observed}" for finding in result.findings if "memmap" in finding.where]
@@ -80,13 +80,13 @@ def test_folded_and_unfolded_memmaps_pass(where: object) -> None:
     place = where(guest, 3)  # type: ignore[operator]
     folded = counted(remapped(guest, evidence.observed, place, folded=True), huge=3, hot=-7 * 3)
     assert complaints(seen(evidence, folded)) == [] and balance(seen(evidence, folded)) == []
-    # Boot's own frames were freed, and those that came instead are counted as others.
+    # Boot's own frames were freed; the new frames are counted in nr_memmap_pages.
     after = counted(remapped(guest, evidence.observed, place, folded=False), hot=8, boot=-8)
     assert complaints(seen(evidence, after)) == [] and balance(seen(evidence, after)) == []
 
 
 def given_back(guest: Guest, *, managed: int, total: int, boot: int) -> Evidence:
-    """``boot`` pages of boot's own memmap are free; zones have ``managed`` pages more, and MemTotal ``total``."""
+    """``boot`` pages of boot's memmap are free; zones have ``managed`` additional pages, MemTotal has ``total``."""
     evidence = guest.evidence()
     before, (first, *others) = evidence.layout.baseline.meminfo, evidence.expected.zones
     assert not isinstance(before, NotObserved) and not isinstance(evidence.observed.meminfo, NotObserved)
@@ -100,7 +100,7 @@ def given_back(guest: Guest, *, managed: int, total: int, boot: int) -> Evidence
 
 
 def statuses(evidence: Evidence) -> list[str]:
-    """What became of ZON-1 and of MEM-1."""
+    """The results of ZON-1 and MEM-1."""
     checks = [run_check(CATALOGUE[name], evidence) for name in ("ZON-1", "MEM-1")]
     return [check.status for check in checks if check is not None]
 
@@ -168,7 +168,7 @@ def test_what_is_badly_folded_is_named() -> None:
 
 
 def with_shared_tails(guest: Guest, state: GuestState, place: AddrRange, count: int, *, frame: int) -> GuestState:
-    """``count`` huge pages from ``place`` on, folded: each has a first page of its own, all others are ``frame``."""
+    """``count`` folded huge pages from ``place`` on: each has its own first page, all other pages map ``frame``."""
     folded = counted(remapped(guest, state, place, folded=True), huge=count)
     leaves = []
     for leaf in tables(folded).mappings:
@@ -209,7 +209,7 @@ def test_a_shared_tail_is_one_for_all_and_nobodys_memmap() -> None:
 
 
 def folded_less(evidence: Evidence) -> GuestState:
-    """One huge page less than there are folded ones."""
+    """The kernel counts one huge page less than are folded."""
     return counted(evidence.observed, huge=1)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Lines that no sound kernel prints end as findings that quote them; text that nobody needs ends as a note."""
+"""Lines that no correct kernel prints become findings with a quote; unknown text that no check needs becomes a note."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The invariants that look at what the host reads: sound states of a kernel in miniature pass, each lie is named."""
+"""Invariants of the host's observations: correct states of a miniature kernel pass, each corruption is reported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FOLDS = {"HUGETLB_PAGE": "y", "ARCH_WANT_OPTIMIZE_DAX_VMEMMAP": "y"}
 
 
 class Guest:
-    """A model and the kernel in miniature that does what it was told."""
+    """A model and a miniature kernel that performs the same actions."""
 
     def __init__(self, kind: Kind = ARM64_4K, **fact_changes: object) -> None:
         boot = model_guest.boot_state(kind)
@@ -77,7 +77,7 @@ def results(evidence: Evidence) -> dict[str, CheckResult]:
 
 
 def broken(evidence: Evidence) -> set[str]:
-    """The invariants that find something."""
+    """The invariants that break."""
     return {name for name, result in results(evidence).items() if result.status == "fail"}
 
 
@@ -86,7 +86,7 @@ def complaints(evidence: Evidence) -> list[str]:
 
 
 def story(guest: Guest) -> Iterator[tuple[str, Evidence]]:
-    """DIMM, virtio-mem and pmem come, change and go."""
+    """DIMM, virtio-mem and pmem are added, changed and removed."""
     block, first = guest.block, guest.first
     steps: Sequence[tuple[Action, ...]] = (
         (),
@@ -185,12 +185,12 @@ def test_only_a_kernel_that_was_told_so_may_keep_its_image_writable_and_executab
     evidence = guest.evidence()
     layout = dataclasses.replace(evidence.layout, baseline=boot)
     assert ("LIN-2" in broken(dataclasses.replace(evidence, layout=layout, observed=boot))) is not allowed
-    # What is new is never allowed.
+    # New mappings are never allowed.
     hot = put(lambda guest: dataclasses.replace(image, range=image.range.shift(1 << 20)))(guest, boot)
     assert "LIN-2" in broken(dataclasses.replace(evidence, layout=layout, observed=hot))
 
 
-# Lies ---------------------------------------------------------------------------------------------------------------
+# Corruptions --------------------------------------------------------------------------------------------------------
 
 Edit = Callable[[Guest, GuestState], GuestState]
 
@@ -206,7 +206,7 @@ def with_mappings(state: GuestState, mappings: Sequence[HostMapping]) -> GuestSt
 
 
 def both(edit: Callable[[Guest, HostMapping], HostMapping | None], where: Callable[[Guest], AddrRange]) -> Edit:
-    """Change what ``where`` (virtual) maps, in the walk and in the guest's own dump alike."""
+    """Change what ``where`` (virtual) maps, in the walk and in the guest's dump."""
 
     def change(guest: Guest, state: GuestState) -> GuestState:
         walk = one_sided(edit, where)(guest, state)
@@ -220,7 +220,7 @@ def dumped(walked: HostTables) -> PageTables:
 
 
 def one_sided(edit: Callable[[Guest, HostMapping], HostMapping | None], where: Callable[[Guest], AddrRange]) -> Edit:
-    """Change what ``where`` (virtual) maps, in the walk alone."""
+    """Change what ``where`` (virtual) maps, only in the walk."""
 
     def change(guest: Guest, state: GuestState) -> GuestState:
         out: list[HostMapping] = []
@@ -248,7 +248,7 @@ def sub(leaf: HostMapping, part: AddrRange) -> HostMapping:
 
 
 def put(make: Callable[[Guest], HostMapping]) -> Edit:
-    """Map something more, in the walk and in the dump."""
+    """Add a mapping, in the walk and in the dump."""
 
     def change(guest: Guest, state: GuestState) -> GuestState:
         walk = with_mappings(state, [*tables(state).mappings, make(guest)])
@@ -258,7 +258,7 @@ def put(make: Callable[[Guest], HostMapping]) -> Edit:
 
 
 def with_page(make: Callable[[Guest, HostTables], TablePage]) -> Edit:
-    """One more table page."""
+    """Add a table page."""
 
     def change(guest: Guest, state: GuestState) -> GuestState:
         walk = tables(state)
@@ -279,7 +279,7 @@ def pages(change: Callable[[Guest, TablePage], TablePage | None]) -> Edit:
 
 
 def page(change: Callable[[StructPage], StructPage | NotObserved]) -> Edit:
-    """The last struct page of memory that is online."""
+    """Change the last struct page of online memory."""
 
     def edit(guest: Guest, state: GuestState) -> GuestState:
         assert not isinstance(state.struct_pages, NotObserved)
@@ -302,7 +302,7 @@ def section(number: Callable[[Guest], int], change: Callable[[Section], Section 
 
 
 def words(**changes: str) -> Callable[[Guest, HostMapping], HostMapping]:
-    """Other attribute words: ``RW="ro"``; an empty one drops the word, a key that is not there adds its value."""
+    """Change attribute words: ``RW="ro"``; an empty value removes the word, an unknown key adds its value."""
 
     def change(_: Guest, leaf: HostMapping) -> HostMapping:
         attrs = [changes.get(word.replace("/", "_").replace("-", "_"), word) for word in leaf.attrs]
@@ -313,7 +313,7 @@ def words(**changes: str) -> Callable[[Guest, HostMapping], HostMapping]:
 
 
 def linear(guest: Guest) -> AddrRange:
-    """A block of the DIMM's memory in the linear map."""
+    """One block of the DIMM in the linear map."""
     return guest.kernel.kernel.linear(AddrRange.sized((guest.first + 3) * guest.block, guest.block))
 
 
@@ -455,7 +455,7 @@ def counted(guest: Guest, state: GuestState) -> GuestState:
 
 
 def top_table(guest: Guest, page: TablePage) -> TablePage | None:
-    """All but the empty tables below the root that riscv64 allocates in advance, the last of the linear map."""
+    """Drop the last of the empty tables below the root that riscv64 preallocates for the linear map."""
     return None if page.range.end == guest.kernel.kernel.linear_window.end and not page.entries else page
 
 
@@ -486,11 +486,11 @@ def test_a_lie_about_removed_memory_is_named(name: str, kind: Kind) -> None:
     assert broken(dataclasses.replace(evidence, observed=edit(guest, evidence.observed))) == wanted
 
 
-# What is no lie -----------------------------------------------------------------------------------------------------
+# Allowed differences ------------------------------------------------------------------------------------------------
 
 
 def with_code(guest: Guest, state: GuestState) -> GuestState:
-    """A module's page in the fourth block of the DIMM: read-only there and in the linear map, whose leaf was split."""
+    """A module's page in the DIMM's fourth block: read-only there and in the linear map, whose leaf is split."""
     space = int(model_guest.note(RISCV)["NUMBER(MODULES_VADDR)"], 0)
     physical = linear_physical(guest)
     code = HostMapping(AddrRange.sized(space, 4096), physical, "PTE", ("D", "A", "G", "X", "R", "V"))
@@ -520,7 +520,7 @@ def test_code_in_hot_memory_may_be_read_only_and_split_a_leaf() -> None:
     guest = Guest(RISCV).do(PlugDimm("d0", 2 * GIB), SetBlock(Guest(RISCV).first + 3, "online_kernel"))
     evidence = guest.evidence()
     assert complaints(dataclasses.replace(evidence, observed=with_code(guest, evidence.observed))) == []
-    # Without the code itself, neither is excused.
+    # Without the module's mapping, neither is allowed.
     read_only = both(words(W=""), first_page)(guest, evidence.observed)
     assert broken(dataclasses.replace(evidence, observed=read_only)) == {"LIN-2"}
     assert broken(dataclasses.replace(evidence, observed=split(guest, evidence.observed))) == {"LIN-3"}
@@ -560,7 +560,7 @@ def test_pages_that_kfence_guards_are_no_disagreement() -> None:
 
 
 def test_beside_a_table_a_partial_section_has_single_pages_of_memmap() -> None:
-    """vmemmap_populate_hugepages, mm/sparse-vmemmap.c: an entry of the PMD that leads to a table is left as it is."""
+    """vmemmap_populate_hugepages, mm/sparse-vmemmap.c: a PMD entry that points to a table is not changed."""
     guest = Guest(RISCV).do(PlugVirtioPmem("p0", 34 * MIB), SetPmemMode("p0", "devdax", "mem"))
     evidence, kernel = guest.evidence(), guest.kernel.kernel
     (piece,) = (piece.range for piece in guest.model.expected().linear)
@@ -583,7 +583,7 @@ def test_beside_a_table_a_partial_section_has_single_pages_of_memmap() -> None:
 
 
 def test_a_block_that_is_not_valid_is_named_in_either_way() -> None:
-    """ptdump says BLK of it up to v6.14 and does not as of v6.15."""
+    """ptdump prints BLK for it up to v6.14, but not since v6.15."""
     guest = Guest()
     evidence = guest.evidence()
     place = AddrRange.sized(0xFFFF_FFFF_E000_0000, 2 * MIB)
@@ -597,7 +597,7 @@ def test_a_block_that_is_not_valid_is_named_in_either_way() -> None:
 
 
 def test_arm64_kernels_that_split_on_demand_may_have_smaller_leaves() -> None:
-    """With BBML3 RAM is mapped by blocks whatever rodata says, and split where code comes (v7.2)."""
+    """With BBML3, RAM is mapped by blocks whatever rodata says, and split when code is loaded there (v7.2)."""
     for image, wanted in (
         ({"Failed to split linear map": True}, set()),
         ({"Failed to split linear map": False}, {"LIN-3"}),
@@ -626,7 +626,7 @@ def test_modules_and_vmalloc_are_not_compared_but_the_image_is() -> None:
     assert broken(dataclasses.replace(evidence, observed=seen)) == {"XCK-1"}
 
 
-# Who saw it -----------------------------------------------------------------------------------------------------------
+# Witnesses ----------------------------------------------------------------------------------------------------------
 
 
 def test_findings_name_their_witness() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Known bugs: who has them, what is exactly one of them, and what is beyond."""
+"""Known bugs: which kernels have them, which findings match one exactly, and which go beyond it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLACE = "source: f, mm/f.c\n    checked: 7.3.4\n    scenario: s\n    title: t\n"
 
 
 def bug(text: str) -> KnownBug:
-    """One bug with these lines, and what does not matter here."""
+    """A bug with this text; the other required keys have arbitrary values."""
     [found] = parse_bugs(f"bugs:\n  the-bug:\n    {PLACE}    {text}", Path("b.yaml")).values()
     return found
 
@@ -94,7 +94,7 @@ def checks(*findings: Finding, passed: tuple[str, ...] = ()) -> tuple[CheckResul
 
 
 def evidence(dmesg: tuple[str, ...] = ()) -> Evidence:
-    """A DIMM of 1 GiB at 0x80000000 that the kernel could not add."""
+    """A DIMM of 1 GiB at 0x80000000 that the kernel failed to add."""
     model = model_guest.model()
     model.apply(PlugDimm("d", GIB, address=0x8000_0000, slot=0, kernel_added=False))
     lines = tuple(DmesgLine(1.0, 4, line, None) for line in dmesg)
@@ -112,7 +112,7 @@ def memmap(start: int, size: int) -> str:
     return f"vmemmap {first:x}-{first + size // 4096 * 64 - 1:x}"
 
 
-#: what add-pages-not-undone shows with two sections of 128 MiB left behind
+#: the findings of add-pages-not-undone if two sections of 128 MiB are left behind
 SEC = [finding("SEC-1", f"section {n} (physical {n << 27:x}-{(n + 1 << 27) - 1:x})", *LEFT) for n in (16, 17)]
 TWO_SOURCES = [
     finding("VMM-1", memmap(0x8000_0000, 256 * MIB), "not mapped", "mapped", source) for source in ("ptdump", "walk")
@@ -150,26 +150,26 @@ def test_a_counter_that_the_kernel_does_not_have_is_not_missed() -> None:
 @pytest.mark.parametrize(
     "findings",
     [
-        # off by one page: somebody else's leak
+        # off by one page: another leak
         [*SEC, *TWO_SOURCES, finding("MEM-2", "nr_memmap_pages", "100", "1125")],
-        # the counter of one section only
+        # the counter shows only one section
         [*SEC, *TWO_SOURCES, finding("MEM-2", "nr_memmap_pages", "100", "612")],
-        # struct pages of one section more than there are sections
+        # struct pages of one more section than there are
         [*SEC, finding("VMM-1", memmap(0x8000_0000, 384 * MIB), "not mapped", "mapped"), *COUNT],
-        # one witness sees another thing than the other
+        # the two witnesses disagree
         [
             *SEC,
             TWO_SOURCES[0],
             finding("VMM-1", memmap(0x8000_0000, 128 * MIB), "not mapped", "mapped", "walk"),
             *COUNT,
         ],
-        # a section that is in no device
+        # a section outside of any device
         [*SEC, finding("SEC-1", "section 99 (physical 318000000-31fffffff)", *LEFT), *TWO_SOURCES, *COUNT],
         # no section at all
         [*TWO_SOURCES, *COUNT],
-        # the counter alone
+        # only the counter
         COUNT,
-        # the other way round
+        # expected and observed swapped
         [finding("SEC-1", SEC[0].where, "has-mem-map present", "absent"), *TWO_SOURCES, *COUNT],
     ],
 )
@@ -183,7 +183,7 @@ def test_what_is_off_by_another_amount_or_elsewhere_is_not_the_bug(findings: lis
 def test_a_counter_that_does_not_move_with_the_sections_is_another_bug() -> None:
     found = explain([BUG], checks(*SEC, *TWO_SOURCES, passed=("MEM-2",)), evidence())
     assert found.met == () and len(found.rest) == 4
-    # where nobody counts, the rest is enough
+    # if MEM-2 was not checked, the other findings are sufficient
     found = explain([BUG], checks(*SEC, *TWO_SOURCES), evidence())
     assert found.met == ("add-pages-not-undone",) and not found.rest
 
@@ -276,7 +276,7 @@ STAYS = known_bugs()["self-hosted-memmap-stays-online"]
         ("offline dimm0", "failed", REFUSED, Verdict.REFUSED),
         ("offline dimm0", "refused", "", Verdict.FAIL),
         ("offline dimm0", "refused", REFUSED.replace("vmemmap", "linear map"), Verdict.FAIL),
-        # the edge of a block, not that of its own struct pages
+        # the edge of the block, not of its own struct pages
         ("offline dimm0", "refused", "[90000000 98000000] splits a leaf entry in vmemmap", Verdict.FAIL),
     ],
 )
@@ -351,7 +351,7 @@ def test_struct_pages_are_lost_beside_others_only() -> None:
         "[{invariant: VMM-1, where: 'vmemmap .*', says: mapped -> not mapped, shared-leaf: true}]"
     )
     model = model_guest.model()
-    # the second section of the first one is the second one's first
+    # the second section of p0 is also the first section of p1
     model.apply(PlugVirtioPmem("p0", 190 * MIB, "rp0"))
     model.apply(PlugVirtioPmem("p1", 66 * MIB, "rp1"))
     assert [device.range.start for device in model.expected().devices] == [0x8000_0000, 0x8BE0_0000]
@@ -390,7 +390,7 @@ def test_a_bug_that_explains_a_part_gives_way_to_the_one_that_explains_all() -> 
 
 
 COPIES = known_bugs()["unfolded-tails-are-copies-of-the-head"]
-#: what 6.12.117 says of the first huge page that goes back, whose struct pages fill eight pages of vmemmap
+#: the log of 6.12.117 for the first huge page that is freed, whose struct pages fill eight pages of vmemmap
 COPIED = tuple(f"14{page:x}{tail}" for page in range(0x024, 0x040, 4) for tail in "00112")
 WHY = "page dumped because: corrupted mapping in tail page"
 
@@ -400,11 +400,11 @@ WHY = "page dumped because: corrupted mapping in tail page"
     [
         (COPIED, WHY, True),
         (("140503", "ffffc2"), WHY, True),
-        # a page that the huge page's own head describes, and the fifth one of a page of vmemmap
+        # a page that is described by the huge page's own head, and the fifth entry of a vmemmap page
         ((*COPIED, "140200"), WHY, False),
         ((*COPIED, "140244"), WHY, False),
         ((*COPIED, "140250"), WHY, False),
-        # nothing says that a tail was wrong
+        # the log does not mention a corrupted tail page
         (COPIED, "page dumped because: nonzero mapcount", False),
     ],
     ids=["exactly", "anywhere", "the head's", "the fifth", "no first one", "another reason"],

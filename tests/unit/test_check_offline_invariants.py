@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""BLK-3: which memory blocks a leaf of the linear map keeps online, and which refusals nothing explains."""
+"""BLK-3: which memory blocks a leaf of the linear map keeps online, and which refusals are unexplained."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def findings(found: MemoryModel, *reports: OfflineReport, log: str = "") -> list
 @pytest.mark.parametrize(
     ("size", "level", "kept"),
     [
-        # One PUD maps the whole DIMM, and so reaches beyond each of its blocks.
+        # One PUD maps the whole DIMM, so it extends beyond each block.
         (GIB, "PMD", range(8)),
-        # A PUD, then groups of 16 PMDs, 32 MiB each.
+        # A PUD, then contiguous groups of 16 PMDs, 32 MiB each.
         (GIB + 256 * MIB, "PMD", range(8)),
         (512 * MIB, "PMD", ()),
         (GIB, "PTE", ()),
@@ -106,12 +106,12 @@ def test_a_refusal_that_a_leaf_explains_is_none_of_the_kernels_faults() -> None:
 
 
 def test_the_struct_pages_of_a_self_hosted_memmap_are_no_reason() -> None:
-    """The kernel asks about the range behind the memmap, which itself is never taken offline (v7.3)."""
+    """The kernel checks the range behind the memmap; the memmap itself is never offlined (v7.3)."""
     found = model(512 * MIB, level="PTE", parameters={"memory_hotplug.memmap_on_memory": "Y"})
     text = "[80200000 88000000] splits a leaf entry in vmemmap"
     told = [(f"memory{FIRST}", f"stays online: {text}")]
     assert findings(found, OfflineReport(FIRST, "EPERM"), log=text) == told
-    # Nor where a whole device was to go, which offlines its blocks without being asked for each.
+    # Likewise without an offline report, if a whole device was to be removed.
     assert findings(found, log=text) == told
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What was not observed is no pass: on recorded runs that lost what their kernel could show."""
+"""What was not observed does not pass: recorded runs without files that the kernel could provide."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def demand(bundle: Path, *, require: str = "", allow: str = "") -> None:
 
 
 def note(result: RunResult) -> str:
-    """Of the first step that proved nothing."""
+    """The note of the first step without a proof."""
     return next((step.note for step in result.steps if step.verdict is Verdict.INFRA), "")
 
 
@@ -44,7 +44,7 @@ def without(bundle: Path, pattern: str) -> None:
 
 
 def configure(bundle: Path, *lines: str) -> None:
-    """Take options out of the configuration that the kernel told; without any, it told none."""
+    """Remove options from the recorded configuration; without options, remove the configuration."""
     path = bundle / "facts" / "config.txt"
     if not lines:
         path.unlink()

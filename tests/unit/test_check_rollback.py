@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an action that failed may not leave behind."""
+"""What a failed action must not leave behind."""
 
 from __future__ import annotations
 

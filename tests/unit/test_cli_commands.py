@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line: messages, exit statuses, reports. Runs stand in for real ones; everything around them is real."""
+"""The command line: messages, exit statuses, reports. Runs are replaced, everything around them is real."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PROGRAM = "import sys; from harness.cli import main; sys.exit(main())"
 
 
 class Runs:
-    """Stands for harness.scenarios.runner: hands out prepared results and remembers what it was asked."""
+    """Stands in for harness.scenarios.runner: returns prepared results and records the calls."""
 
     def __init__(self) -> None:
         self.results: list[RunResult] = [GOOD]

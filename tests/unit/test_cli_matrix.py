@@ -250,7 +250,7 @@ def test_the_board_has_a_line_for_each_cell_and_a_moving_table(monkeypatch: pyte
 
 
 def commands_in(value: object) -> Iterator[str]:
-    """Every shell line below ``run``, ``script`` and ``before_script``."""
+    """All shell lines below ``run``, ``script`` and ``before_script``."""
     if isinstance(value, dict):
         for key, part in value.items():
             if key in ("run", "script", "before_script"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""memhp ptdump and memhp sections: what is printed from real bundles, and what is said of wrong requests."""
+"""memhp ptdump and memhp sections: output for real bundles, and errors of invalid requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from harness.units import AddrRange
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ARM64, RISCV64 = FIXTURES / "walks" / "arm64", FIXTURES / "walks" / "riscv64"
-#: a bundle of snapshots in which the host walked nothing
+#: a bundle whose snapshots have no walk by the host
 GUEST_ONLY = FIXTURES / "bundles" / "arm64-dimm"
 
 
@@ -317,7 +317,7 @@ def test_what_is_no_range(text: str) -> None:
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> list[RunResult]:
-    """Stands for harness.scenarios.runner: writes the bundle of a booted guest, or what is put into the list."""
+    """Stands in for harness.scenarios.runner: writes the bundle of a booted guest, or returns results from the list."""
     results: list[RunResult] = []
 
     def run_scenarios(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Records as JSON and back: nothing is converted by guessing, and an error says where it is."""
+"""Records to JSON and back: no implicit conversions, and errors name the place."""
 
 from __future__ import annotations
 

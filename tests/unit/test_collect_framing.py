@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The collector's stream, and every way it can be wrong."""
+"""The collector's stream, and every way in which it can be malformed."""
 
 from __future__ import annotations
 

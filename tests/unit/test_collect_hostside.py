@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""When the count of page tables stands: tables are on their way while processes come and go."""
+"""When the count of page tables is stable: it is inconsistent for a moment when processes start or exit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.collect.hostside import has_settled
         ([-2, -2, -2], 0, False),
         ([-2, -2, -2, -2], 0, True),
         ([10, -2, -2, -2, -2], 0, True),
-        # recorded on riscv64: ten tables of a process that died made up for those that were not counted
+        # recorded on riscv64: ten tables of an exiting process compensated for uncounted tables
         ([0], -10, False),
         ([0, -12, -12, -12], -10, False),
         ([0, -12, -12, -12, -12], -10, True),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Snapshots of a recorded guest: taken, parsed, saved, edited, loaded."""
+"""Snapshots of a recorded guest: taken, parsed, saved, edited and loaded."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ STATE_SOURCES = {
 
 
 class RecordedGuest:
-    """Answers like guest-scripts/collect, from recorded sources."""
+    """Answers like guest-scripts/collect, with recorded sources."""
 
     def __init__(self, sources: Mapping[str, bytes], statuses: Mapping[str, str] | None = None) -> None:
         self.sources = sources
@@ -122,7 +122,7 @@ def test_every_missing_source_has_a_reason(facts: KernelFacts) -> None:
     assert state.page_tables == NotObserved("this kernel has no CONFIG_PTDUMP_DEBUGFS")
     assert state.blocks == state.auto_online == NotObserved("this kernel has no CONFIG_MEMORY_HOTPLUG")
     assert state.vmstat == NotObserved(MISSING["vmstat"]) and state.iomem == NotObserved(MISSING["iomem"])
-    # No bus, no device.
+    # Without the bus there are no devices.
     assert state.dax == ()
 
 
@@ -257,7 +257,7 @@ def test_what_is_no_saved_snapshot(tmp_path: Path, state: GuestState, facts: Ker
 
 def test_a_tree_that_changed_while_it_was_read_is_read_again(facts: KernelFacts) -> None:
     class Restless(RecordedGuest):
-        """Shows the last line of /proc/iomem twice, as often as ``torn`` says."""
+        """Prints a duplicate last line of /proc/iomem in the first ``torn`` reads."""
 
         torn = 2
 

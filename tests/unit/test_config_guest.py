@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guest files and options."""
+"""Guest files, and options of the command line that change a guest."""
 
 from __future__ import annotations
 

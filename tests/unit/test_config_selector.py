@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Names of what comes from Debian, and options of a kernel: what they mean, and which are none."""
+"""Selectors of Debian's kernels and packages, and of kernel options: valid and invalid ones."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Strict YAML: each mistake is one ConfigError with file, line, key and a hint where there is one."""
+"""Strict YAML: each mistake is a ConfigError with file, line, key and, if possible, a hint."""
 
 from __future__ import annotations
 

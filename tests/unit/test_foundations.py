@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Units and ranges against a set model, every error's message, deadlines."""
+"""Units, ranges (compared with sets), the message of every error, deadlines."""
 
 from __future__ import annotations
 

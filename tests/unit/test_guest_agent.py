@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The agent: the program itself over a real SSH connection, in a world of plain files, and agents that misbehave."""
+"""The agent: the program itself over real SSH, on plain files instead of sysfs; and agents that misbehave."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def shell(identity: Identity) -> Iterator[GuestShell]:
 
 
 class World:
-    """Where an agent finds what is the kernel's elsewhere."""
+    """Plain files and folders in place of sysfs, debugfs and /proc, and an agent compiled to use them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -169,7 +169,7 @@ def test_the_dump_stays_open_but_for_a_buffer_in_memory_that_was_added(shell: Gu
     first = pid_of(world)
     assert holds_dump(world)
     added = world.add_block(8, "offline", "Normal")
-    # The kernel's buffer of 32 KB does, and was there first.
+    # The kernel's buffer of 32 KB is large enough, and it was allocated before the block was added.
     look(32_767)
     assert holds_dump(world)
     look(32_768)
@@ -190,7 +190,7 @@ def test_sources(shell: GuestShell, world: World) -> None:
     assert frames["ptdump"].status == "missing" and frames["uptime"].data.count(b".") == 2
     done = shell.run("/usr/lib/memhp/collect B uptime nonsense", deadline=Deadline(8))
     assert (done.status, done.stderr) == (2, b"collect: no source nonsense\n")
-    # It has not lost its place.
+    # The agent still serves requests.
     assert parse_frames(shell.run(ASK, deadline=Deadline(8)).stdout, "B").keys() == {"ptdump"}
 
 
@@ -222,7 +222,7 @@ def agent_that(does: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_guest_root_without_it(shell: GuestShell) -> None:
-    # This machine has neither the program nor the script.
+    # This machine has neither the agent nor the script.
     assert shell.run(ASK, deadline=Deadline(8)).status == 127
     assert not shell._has_agent
 
@@ -248,7 +248,7 @@ def test_one_that_misbehaves(shell: GuestShell, monkeypatch: pytest.MonkeyPatch,
     agent_that(does, monkeypatch)
     with pytest.raises(GuestError, match=message):
         shell.run(ASK, deadline=Deadline(8), limit=KEPT)
-    # It is of no more use, but the connection is.
+    # The agent cannot be used again, but the connection can.
     agent_that("echo ready; read -r line; echo '+3'; printf abc; echo '!2'; printf de; echo =7", monkeypatch)
     done = shell.run(ASK, deadline=Deadline(8), limit=KEPT)
     assert (done.status, done.stdout, done.stderr) == (7, b"abc", b"de")

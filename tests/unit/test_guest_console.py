@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The console over a real socket pair."""
+"""The console, with a real socket pair."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_second_ready_is_a_reboot(console: Console, guest: socket.socket) -> N
 
 
 def test_a_kernel_that_begins_again_is_a_reboot(console: Console, guest: socket.socket) -> None:
-    """Its network can end our connection before its /init says a word."""
+    """Such a guest's network can close our connection before its /init prints anything."""
     banner = b"[    0.000000] Linux version 6.12.117 (memhp@memhp) #1 SMP\r\n"
     guest.sendall(banner + banner + b"[    1.0] memhp: ready\r\nfirst\n")
     console.wait_line("^first$", Deadline(10))

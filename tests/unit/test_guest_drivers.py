@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the guest's scripts answer, and what becomes of it: blocks, persistent memory, touch, drivers."""
+"""How the output of the guest's scripts is interpreted: blocks, persistent memory, touch, drivers."""
 
 from __future__ import annotations
 

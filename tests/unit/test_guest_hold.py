@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the guest answers when pages are kept in use and let go of."""
+"""How the guest's answers are interpreted when pages are held and released."""
 
 from __future__ import annotations
 

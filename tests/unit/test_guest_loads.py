@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Loads: what is asked of the guest and what its answers mean; the keeper itself, with workers that misbehave."""
+"""Loads: commands sent to the guest and its answers; and the real load-keeper, also with workers that misbehave."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C comp
 
 
 def asked(shell: CannedShell) -> str:
-    """The command without its milliseconds, which lie just below those of a deadline of 5 s."""
+    """The last command without its milliseconds, which must be just below a deadline of 5 s."""
     command, stdin = shell.asked[-1]
     assert stdin == b""
     ms = re.search(r" ([0-9]+)\b", command)
@@ -159,7 +159,7 @@ def test_every_kind_is_named_like_its_key() -> None:
 
 
 class Keeper:
-    """The real keeper on this machine; its workers are scripts."""
+    """The real load-keeper on this machine; its workers are scripts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -176,7 +176,7 @@ class Keeper:
 
     def start(self, id: str, script: str, workers: int = 1) -> tuple[int, str]:
         path = self.folder / f"{id}.sh"
-        # The program of an earlier load may be running still.
+        # The program of an earlier load may still be running.
         path.unlink(missing_ok=True)
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
@@ -196,7 +196,7 @@ class Keeper:
 
 @pytest.fixture(scope="module")
 def keeper() -> Iterator[Keeper]:
-    # A socket's path is short, pytest's are long.
+    # The path of a socket must be short, and pytest's paths are long.
     with tempfile.TemporaryDirectory(prefix="keep") as folder:
         yield Keeper(Path(folder))
 
@@ -212,7 +212,7 @@ def test_keeper_rounds_stand_still_while_paused(keeper: Keeper) -> None:
     assert paused[2] == "resting" and paused == keeper.counts("count")["walk"] == keeper.counts("pause")["walk"]
     assert keeper.counts("resume")["walk"] == [paused[0], "0", "running"]
     again = keeper.counts("pause")["walk"]
-    # Each worker was set off, so each has done at least one.
+    # All three workers started at least one round.
     assert int(again[0]) >= int(paused[0]) + 3
     assert keeper.run("stop", "5000", "walk") == (0, f"walk {again[0]} 0 stopped\n")
     assert keeper.run("stop", "5000", "walk") == (4, "") and not list(keeper.loads.iterdir())
@@ -262,7 +262,7 @@ def test_keeper_knows_the_dead(keeper: Keeper, end: str, note: str) -> None:
         "dying", f"echo ready; read -r line; echo failed no luck; read -r line; echo ok; read -r line; {end}"
     ) == (0, "")
     try:
-        # Its only worker is fed again and again, so it comes to its end.
+        # Its only worker does round after round until it ends.
         count = keeper.until("dying", "dead")
         assert " ".join(count) == f"1 1 dead {note}"
         assert keeper.counts("pause")["dying"] == keeper.counts("resume")["dying"] == count

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Keys, cpio archives and the initrd of one run."""
+"""Keys, cpio archives and the initrd of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHELL_SCRIPTS = sorted(path for path in SCRIPTS.iterdir() if not path.suffix)
 
 
 def unpack(data: bytes) -> dict[str, tuple[int, bytes]]:
-    """Path to (mode, content) of the archives in ``data``, one after another as the kernel reads them."""
+    """Path to (mode, content) of the concatenated archives in ``data``, read like the kernel does."""
     found: dict[str, tuple[int, bytes]] = {}
     at = 0
     while at < len(data):
@@ -94,7 +94,7 @@ def test_overlay_has_the_keys_and_the_scripts() -> None:
     assert files["root/.ssh"][0] == stat.S_IFDIR | 0o700
     assert files["etc/extra"][1] == b"more"
     assert not any(name.endswith(".c") for name in files)
-    # What is a link in the root must not come as a directory: the kernel would replace the link.
+    # A symlink of the guest root must not be a directory here: the kernel would replace the link.
     assert not {"lib", "bin", "sbin"} & files.keys()
     secret = identity.client.openssh.encode()
     assert not any(secret in content for _, content in files.values())

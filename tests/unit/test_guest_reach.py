@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Work that no signal can cut in two."""
+"""Work that signals cannot interrupt."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""GuestShell against a real SSH server that runs commands on this machine."""
+"""GuestShell with a real SSH server that runs commands on this machine."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The order that wakes a restored guest, and what the guest makes of it."""
+"""The order that wakes a restored guest, and what the sleeper does with it."""
 
 from __future__ import annotations
 

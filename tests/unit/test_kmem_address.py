@@ -38,7 +38,7 @@ def test_the_linear_map() -> None:
 
 
 def test_a_linear_map_whose_offset_wrapped_around() -> None:
-    """A kernel for 52-bit addresses on a CPU with 48, its linear map randomised: PHYS_OFFSET is below zero."""
+    """A kernel for 52-bit addresses on a CPU with 48 bits, with a randomised linear map: PHYS_OFFSET is negative."""
     for offset in (0xFFF0B337_C0000000, 0xFFF0B337_C0000000 - TOP):
         direct = direct_map(layout(0xFFF00000_00000000, offset, (1 << 52) - (1 << 47)))
         assert direct.physical(0xFFFF4CC8_BFC3ED00) == 0x7FC3ED00

@@ -20,7 +20,7 @@ FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(12, 20
 
 @dataclass
 class Writer:
-    """Writes BTF by the specification; type ids count from 1."""
+    """Writes BTF as specified; type ids start with 1."""
 
     types: list[bytes] = field(default_factory=list)
     strings: bytes = b"\0"
@@ -64,7 +64,7 @@ class Writer:
 
 
 def one_of_each() -> Writer:
-    """Every kind of types, a struct last: nothing before it may be measured wrongly."""
+    """All kinds of types; the struct at the end is only found if the sizes of all before it are right."""
     btf = Writer()
     number = btf.int()
     btf.add(PTR, "", number)
@@ -103,13 +103,13 @@ def test_names_that_are_not_there() -> None:
     assert btf.size("nothing") is None and btf.member("nothing", "a") is None
     assert btf.member("s", "nothing") is None and btf.member("s", "a.b") is None
     assert btf.enumerators("NOTHING") is None
-    # names of other things
+    # names of things of another kind
     assert btf.size("long") is None and btf.size("e") is None and btf.enumerators("first") is None
     assert btf.enumerators("e") is None and btf.size("") is None
 
 
 def test_anonymous_and_named_members_nest() -> None:
-    """struct page as the kernel has it: unions of structs without names, an atomic_t at the end."""
+    """struct page as in the kernel: unions of anonymous structs, an atomic_t at the end."""
     writer = Writer()
     long, int_ = writer.int(), writer.int("int", 4)
     atomic = writer.add(TYPEDEF, "atomic_t", writer.struct("", 4, ("counter", int_, 0)))

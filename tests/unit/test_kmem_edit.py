@@ -125,5 +125,5 @@ def test_nothing_else_in_the_harness_opens_memory_for_writing() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("O_RDWR", "pwrite", "PROT_WRITE")
     }
-    # qemu/saved_machine.py fills the memory of machines that do not run yet, shell/keeper.py opens /dev/null.
+    # qemu/saved_machine.py fills the memory of machines that are not running yet, shell/keeper.py opens /dev/null.
     assert writers == {"kmem/edit.py", "qemu/saved_machine.py", "shell/keeper.py"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is searched for in a kernel's image."""
+"""Texts and BTF members that memhp looks for in a kernel image."""
 
 from __future__ import annotations
 

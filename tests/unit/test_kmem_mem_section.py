@@ -82,7 +82,7 @@ def test_any_sections(data: st.DataObject, tmp_path_factory: pytest.TempPathFact
 
 
 def test_entries_that_removal_leaves(guest: SparseGuest) -> None:
-    """A hot-added section leaves nothing, an early one its usage (section_deactivate, mm/sparse-vmemmap.c)."""
+    """A hot-added section leaves nothing, an early one leaves its usage (section_deactivate, mm/sparse-vmemmap.c)."""
     guest.add(40, 0, None)
     guest.put(guest.entry(40), 0)
     guest.put(guest.entry(20), 0)
@@ -233,7 +233,7 @@ def test_the_copy_stays_what_it_was(guest: SparseGuest) -> None:
 
 
 def test_millions_of_roots(tmp_path: Path) -> None:
-    """riscv64 has 56 bits of physical addresses, and so 16 MiB of roots."""
+    """riscv64 has 56 bits of physical addresses, which makes 16 MiB of roots."""
     guest = SparseGuest(tmp_path / "ram", memory_bits=56)
     guest.boot()
     guest.add((1 << 29) - 1, PRESENT, 1)

@@ -118,7 +118,7 @@ def test_the_evidence_shows_where_the_bitmap_is(
 
 
 def test_other_words_of_an_entry_do_not_confuse(tmp_path: Path) -> None:
-    """CONFIG_PAGE_EXTENSION: page_ext, a pointer into the linear map too, and padding."""
+    """CONFIG_PAGE_EXTENSION adds page_ext, also a pointer into the linear map, and padding."""
     guest = SparseGuest(tmp_path / "ram", entry_size=32)
     for number in guest.boot():
         guest.put(guest.entry(number) + 16, virtual(BASE + 8 * MIB))

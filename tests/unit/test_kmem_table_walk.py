@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The walk against one that takes entry by entry, on tables of every geometry, sound and broken."""
+"""The walk compared with an entry-by-entry walk, on tables of every geometry, valid and broken."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNEVEN = "its contiguous group is not uniform"
 
 
 def entry_for(tables: TableFormat, physical: int, bits: int) -> int:
-    """``bits`` with ``physical`` where this format keeps addresses."""
+    """``bits`` with ``physical`` in the address bits of this format."""
     for mask, shift in tables.address:
         part = physical >> shift if shift >= 0 else physical << -shift
         bits = bits & ~mask | part & mask
@@ -31,7 +31,7 @@ def entry_for(tables: TableFormat, physical: int, bits: int) -> int:
 
 
 class Drawn:
-    """Pages of memory filled with tables that hypothesis draws."""
+    """Pages of memory filled with tables that hypothesis generates."""
 
     def __init__(self, draw: st.DrawFn, tables: TableFormat) -> None:
         self.draw = draw
@@ -44,7 +44,7 @@ class Drawn:
                 self.stretch(page)
 
     def physical(self) -> int:
-        """An address in memory, beside it or far away."""
+        """An address inside of memory, just outside of it, or far away."""
         page = self.tables.page_size
         near = st.integers(-2, self.pages + 2).map(lambda number: BASE + number * page)
         far = st.integers(0, (1 << 56) - 1).map(lambda address: address - address % page)
@@ -52,7 +52,7 @@ class Drawn:
         return self.draw(near | near | far | top)
 
     def stretch(self, page: int) -> None:
-        """Entries that follow one another: pointers, mappings that count up (or all the same), or anything."""
+        """Consecutive entries: pointers, mappings of consecutive (or equal) addresses, or anything."""
         draw, tables = self.draw, self.tables
         level = draw(st.sampled_from(tables.levels))
         index = draw(st.integers(0, self.width - 1) | st.sampled_from([0, self.width // 2, self.width - 16]))
@@ -127,12 +127,12 @@ def pointer(tables: TableFormat, number: int) -> int:
 
 
 def leaf_bits(tables: TableFormat) -> int:
-    """What a writable page of the kernel looks like."""
+    """The bits of a writable kernel page."""
     return 0xE7 if tables.napot else 0x60_0000_0000_0000 | 0xF03
 
 
 class Built:
-    """Tables made by hand: the root in page 0, one table of each level below, entry 0 leading to the next."""
+    """Hand-made tables: the root in page 0, one table of each lower level, entry 0 of each pointing to the next."""
 
     def __init__(self, name: str, pages: int) -> None:
         self.tables = FORMATS[name]
@@ -145,7 +145,7 @@ class Built:
         return walked(self.tables, self.words.reshape(-1))
 
     def fill(self, page: int, physical: int) -> None:
-        """A PTE table full of pages that follow one another in memory."""
+        """A PTE table that maps physically contiguous pages."""
         page_size = self.tables.page_size
         self.words[page] = [
             entry_for(self.tables, physical + number * page_size, leaf_bits(self.tables))
@@ -186,7 +186,7 @@ def test_a_physical_address_may_carry_into_its_upper_bits(name: str) -> None:
         assert found.faults == ()
         assert [(run.physical, run.range.size) for run in found.mappings()] in (
             [(physical, size)],
-            # With LPA2 bits 51:50 of the address stand where ptdump looks for the shareability.
+            # With LPA2, bits 51:50 of the address are where ptdump looks for the shareability.
             [(physical, size // 2), (boundary, size // 2)],
         )
 
@@ -222,7 +222,7 @@ def test_kasan_maps_the_shadow_of_nothing_by_shared_tables(name: str) -> None:
     for number in range(1, last):
         built.words[number] = pointer(tables, number + 1)
         if not tables.napot:
-            # PXNTable, in the pointers of kasan_populate_early_shadow but not in those of kasan_early_init
+            # PXNTable: set in the pointers of kasan_populate_early_shadow, but not in those of kasan_early_init
             built.words[number, 3:] |= np.uint64(1 << 59)
     built.words[0, :4] = pointer(tables, 1)
     found = built.walk()
@@ -255,7 +255,7 @@ def test_more_tables_than_memory_could_take() -> None:
         words[number] = base + np.uint64(4096) * np.arange(512 * number + 1, 512 * number + 513, dtype=np.uint64)
     with memory_of(words.reshape(-1)) as memory:
         image = copy_tables(memory, tables)
-    # 16 MiB of tables, and four times those that 32 MiB of memory takes
+    # 16 MiB of tables, and four times the tables needed to map 32 MiB of memory
     assert [len(rows.starts) for rows in image.levels] == [1, 512, 4096 + 4 * 16 - 512]
     faults = walk(image).faults
     assert len(faults) == 14 * 512 - 3648

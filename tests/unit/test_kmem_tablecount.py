@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The count of page tables on a made kernel, and what its probe says where it cannot be had."""
+"""The count of page tables on a made-up kernel, and the probe's reasons if it is unavailable."""
 
 from __future__ import annotations
 

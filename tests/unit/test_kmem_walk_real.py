@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page tables of real guests: the walk must say, line by line, what the guest's own kernel said."""
+"""Page tables of real guests: the walk must match the guest's own dump line by line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def table_format(name: str) -> TableFormat:
 
 @contextmanager
 def memory_of(name: str, path: Path) -> Iterator[PhysicalMemory]:
-    """The guest's memory with nothing in it but its page tables."""
+    """A guest's memory that contains only its page tables."""
     base = MEMORY[name.partition("/")[0]]
     size = table_format(name).page_size
     pages = lzma.decompress(recorded(name, "pages.xz").read_bytes())
@@ -61,7 +61,7 @@ def image_of(name: str, directory: Path) -> TableImage:
 
 
 def markers_of(name: str) -> tuple[str, list[tuple[int, str]]]:
-    """The guest's own dump, and where its markers stand as far as that tells."""
+    """The guest's own dump, and the addresses of the markers in it."""
     text = recorded(name, "ptdump.txt").read_text()
     found = parse_ptdump(text, arch_named(name.partition("/")[0])).markers
     return text, sorted(((address, marker) for marker, address in found.items()), key=lambda pair: pair[0])
@@ -99,7 +99,7 @@ def test_a_snapshot_keeps_the_walk(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*RECORDED, "arm64/debian"])
 def test_the_linear_map_leads_where_its_addresses_say(name: str, tmp_path: Path) -> None:
     note = parse_vmcoreinfo(recorded(name, "vmcoreinfo.txt").read_text())
-    # __phys_to_virt; on a kernel that falls back to fewer bits, arm64's PHYS_OFFSET is what wraps around to the place.
+    # __phys_to_virt; on a kernel that falls back to fewer bits, arm64's PHYS_OFFSET wraps around to this address.
     if "NUMBER(PHYS_OFFSET)" in note:
         offset = -(1 << int(note["NUMBER(VA_BITS)"])) - int(note["NUMBER(PHYS_OFFSET)"], 0)
     else:

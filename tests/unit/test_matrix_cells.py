@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Matrix files: what they mean, what they must not ask for, how they are split."""
+"""Matrix files: their meaning, their errors, and how they are split."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Workers, results on disk, merging, earlier nights. Cells are real processes; what they run stands in for a guest."""
+"""Workers, results on disk, merging, earlier nights. Cells are real processes that run a stand-in for memhp."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from harness.report.trends import Night, trend
 from harness.scenarios.memorybudget import MemoryBudget
 
 NOW = "2026-11-21T00:00:00+00:00"
-#: writes the result that stands beside it, after as long as it is told to take
+#: waits for the given time, then writes the given result
 FAKE = """
 import pathlib, sys, time
 folder = pathlib.Path(sys.argv[1])
@@ -76,7 +76,7 @@ class Watch:
 
 
 class Fakes:
-    """Command lines for cells, by the name of the result that they come to."""
+    """Command lines for cells, by the name of the result that they produce."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -111,7 +111,7 @@ def test_cells_run_and_what_finished_is_not_repeated(tmp_path: Path, fakes: Fake
     assert [one.run.verdict for one in done] == [Verdict.PASS, Verdict.FAIL, Verdict.INFRA, Verdict.INFRA]
     assert "memhp run exited with status 1" in done[3].run.reason and "it went wrong" in done[3].run.reason
     assert (tmp_path / "r/cells/a/dimm-cycle/scenario.yaml").read_text().startswith("# SPDX")
-    # What has no verdict is tried again, what has one is not.
+    # Cells without a verdict are run again, those with one are not.
     done, watch = run(open_store(tmp_path / "r", plan, "later"), plan, fakes)
     assert watch.events[:2] == ["kept a/dimm-cycle", "kept b/dimm-cycle"]
     assert sorted(word for word in watch.events if word.startswith("started")) == [
@@ -176,7 +176,7 @@ def test_an_interruption_leaves_no_process_and_keeps_what_ended(tmp_path: Path, 
 
 
 def test_a_killed_run_is_gone_on_with(tmp_path: Path, fakes: Fakes) -> None:
-    """SIGKILL in the middle: the cells' processes die with it, and the second start repeats nothing that ended."""
+    """SIGKILL in the middle: the processes of the cells die, too, and the second start repeats no finished cell."""
     script = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A virtio-mem device whose blocks are no smaller than memory blocks comes and goes in big blocks, as a whole each."""
+"""A virtio-mem device whose blocks are at least as large as memory blocks adds and removes only whole big blocks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest that came up with devices in it: snapshots with devices, less the devices, are the boot without them."""
+"""A guest that booted with devices: a snapshot with devices, minus the devices, is the boot without them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUNDLES = Path(__file__).parent / "fixtures" / "bundles"
 
 
 def offline_steps(run: RecordedRun) -> Iterator[tuple[MemoryModel, GuestState]]:
-    """Snapshots with DIMMs or virtio-mem plugged of which nothing is online, and the model of each."""
+    """Snapshots with DIMMs or virtio-mem plugged and all of their memory offline, and the model of each."""
     model = booted_model(run.shape, run.facts, run.boot, ())
     for step in run.steps:
         for action in step.actions:
@@ -41,7 +41,7 @@ def offline_steps(run: RecordedRun) -> Iterator[tuple[MemoryModel, GuestState]]:
 
 
 def mapped(state: GuestState, layout: BootLayout) -> list[object]:
-    """What linear map and vmemmap cover, by each witness: the rest of a kernel's addresses changes by itself."""
+    """The ranges that linear map and vmemmap cover, by each witness; other kernel mappings change without hotplug."""
     assert layout.kernel is not None
     windows = [layout.kernel.linear_window, layout.kernel.vmemmap_window]
     tables = [state.page_tables, state.host_tables]

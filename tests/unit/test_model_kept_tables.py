@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which page-table pages stay: the model against an architecture's own way of taking mappings down."""
+"""Which page-table pages stay: the model compared with each architecture's way of removing mappings."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def unmap(kind: Kind, tables: Tables, part: AddrRange, window: AddrRange) -> Non
         tables.riscv_remove(part)
 
 
-#: what happens to a slot of the window: (slot, mapped by pages instead of a larger leaf)
+#: toggled slots of the window: (slot, mapped by pages instead of a larger leaf)
 STEPS = st.lists(st.tuples(st.integers(0, 11), st.booleans()), max_size=24)
 
 
 def check(kind: Kind, window: AddrRange, steps: list[tuple[int, bool]]) -> None:
-    """Toggle slots at both ends of ``window``; after each step the tables are those in use, and the kept ones."""
+    """Toggle slots at both ends of ``window``; after each step the tables must be those in use and the kept ones."""
     tables, rules = fresh(kind, window), kind.arch.table_rules
     large = tables.levels[-2].entry_span
     slots = [AddrRange.sized(window.start + number * large, large) for number in range(6)]
@@ -58,7 +58,7 @@ def check(kind: Kind, window: AddrRange, steps: list[tuple[int, bool]]) -> None:
             unmap(kind, tables, slot, window)
             mapped.discard(slot)
         else:
-            # A few pages stand for all: what counts is whether a table has entries.
+            # A few pages are enough: all that matters is whether a table has entries.
             leaves = (
                 [slot] if not pages else [AddrRange.sized(slot.start + at, kind.page_size) for at in (0, large // 2)]
             )

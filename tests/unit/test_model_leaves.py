@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Leaf rules of the linear map, against a walk that maps one page at a time the way the kernel's loops do."""
+"""Leaf rules of the linear map, compared with a walk that maps page by page like the kernel's loops."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The reference model, action by action, against what kernel source and recorded guests say."""
+"""The reference model, action by action, compared with kernel source and recorded guests."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_the_state_of_a_kmem_device_brings_its_memory_and_takes_it() -> None:
     model.apply(SetDaxState("pm0", "online_movable"))
     assert {block.state for block in model.expected().blocks} == {"online"}
     assert zone(model, "Movable").present == 15 * 128 * MIB // PAGE
-    # The file knows nothing of single blocks: writing the same again does nothing.
+    # The state file ignores single blocks: writing the same state again does nothing.
     model.apply(SetBlock(model.blocks_of("pm0")[0], "offline"))
     model.apply(SetDaxState("pm0", "online_movable"))
     assert zone(model, "Movable").present == 14 * 128 * MIB // PAGE

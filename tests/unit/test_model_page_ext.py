@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A kernel with page_owner or the like has struct page_ext for each section that is online, and counts it as memmap."""
+"""A kernel with page_owner or the like has a struct page_ext for each online section, and counts it as memmap."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""mem_section by the model, against sub-sections counted one by one."""
+"""mem_section in the model, compared with a count of single sub-sections."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The virtio-mem driver adds no more than a gigabyte ahead of what is onlined (offline_threshold)."""
+"""The virtio-mem driver adds at most 1 GiB of memory that is not online yet (offline_threshold)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory blocks, in whatever order their files were read."""
+"""Memory blocks, in any order of their files."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The files full of numbers: zoneinfo, meminfo, vmstat, slabinfo."""
+"""Files of numbers: zoneinfo, meminfo, vmstat, slabinfo."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel log, and which of its lines are alarms. Lines are those of Linux 6.12 unless they say otherwise."""
+"""The kernel log, and which of its lines are alarms. The lines are from Linux 6.12 unless noted otherwise."""
 
 from __future__ import annotations
 

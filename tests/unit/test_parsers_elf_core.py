@@ -15,7 +15,7 @@ _NONE = (1 << 64) - 1
 
 
 def core(*headers: tuple[int, int, int, int], count: int | None = None, size: int = 56) -> bytes:
-    """(kind, virtual, physical, size in memory) of each program header."""
+    """(kind, virtual, physical, size in memory) for each program header."""
     number = len(headers) if count is None else count
     ehdr = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 4, 183, 1, 0, 64, 0, 0, 64, size, number, 0, 0, 0)
     phdrs = (struct.pack("<IIQQQQQQ", kind, 7, 0, va, pa, length, length, 0) for kind, va, pa, length in headers)

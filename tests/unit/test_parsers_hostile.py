@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guest output is untrusted: whatever comes, every parser returns a value or raises ParseError, and soon."""
+"""Guest output is untrusted: on any input, every parser quickly returns a value or raises ParseError."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from harness.parsers.zoneinfo import parse_zoneinfo
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
-# parser and the recorded file that it reads
+# parser and a recorded input
 PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "iomem": (parse_iomem, "arm64-dimm-added/iomem.txt"),
     "blocks": (parse_blocks, "arm64-dimm-added/blocks.txt"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""/proc/iomem: the tree, its inverse, and what is refused."""
+"""/proc/iomem: the tree, its inverse, and invalid text."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_an_empty_range_is_printed_with_its_end_below_its_start() -> None:
 _NAMES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x24F, exclude_categories=("Cc", "Cs"))).filter(
     str.strip
 )
-#: one below where the kernel's own nesting may end, and the lines begin to stand beside each other
+#: one level less than the kernel's deepest indentation, where lines of all deeper levels are indented equally
 _DEEPEST = min(DEEPEST) - 1
 _RANGES = st.builds(
     AddrRange.sized, st.integers(0, (1 << 63) - 1), st.one_of(st.integers(1, 1 << 20), st.integers(1, 1 << 63))

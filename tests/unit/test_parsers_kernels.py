@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every parser on what real kernels print: nothing is unknown, nothing garbled, and what invariants need is there."""
+"""Every parser with output of real kernels: nothing is unknown or garbled, and all that invariants need is there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KERNELS = sorted(path.name for path in FOLDER.iterdir())
 
 
 def on(source: str) -> pytest.MarkDecorator:
-    """Every kernel of which ``source`` was recorded: Debian's have no dump, and their configuration is too large."""
+    """All kernels with a recorded ``source``: Debian's have no dump, and their configuration is too large."""
     return pytest.mark.parametrize(
         "kernel", [name for name in KERNELS if (FOLDER / name / f"{source}.txt.gz").exists()]
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page-table dumps: recorded ones of arm64, and ones rendered the way both kernels' ptdump.c print."""
+"""Page-table dumps: recorded ones of arm64, and ones rendered like both kernels' ptdump.c."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ RISCV_BITS = [
 
 
 def size_column(size: int) -> str:
-    """``delta`` and ``unit`` of note_page(), dump_addr()."""
+    """``delta`` and ``unit`` as in note_page(), dump_addr()."""
     delta, units = size >> 10, "KMGTPE"
     while not delta & 1023 and units[1:]:
         delta, units = delta >> 10, units[1:]
@@ -70,7 +70,7 @@ class Run:
 
 
 def render(runs: list[Run], arch: ArchSpec) -> str:
-    """What seq_printf makes of ``runs``: arm64 prints unmapped ones (columns None) too, riscv a physical address."""
+    """``runs`` as printed by seq_printf: arm64 also prints unmapped ones (columns None), riscv a physical address."""
     out: list[str] = []
     for run in runs:
         if run.marker is not None:
@@ -107,7 +107,7 @@ def riscv_columns() -> st.SearchStrategy[list[str]]:
 
 @st.composite
 def dumps(draw: st.DrawFn, columns: st.SearchStrategy[list[str]], page_size: int) -> list[Run]:
-    """Runs that touch each other and end at the top of the address space; the first stands under a marker."""
+    """Adjacent runs that end at the top of the address space; the first follows a marker."""
     pages = draw(
         st.lists(st.one_of(st.integers(1, 600), st.sampled_from([1 << n for n in range(40)])), min_size=1, max_size=12)
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Text that memhp does not know is let through and counted; a line that no kernel prints is kept as evidence."""
+"""Text that memhp does not know is skipped and counted; a line that no kernel prints is kept as evidence."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ RAM = "40000000-7fffffff : System RAM\n"
 
 
 def chain(levels: int) -> str:
-    """A child in a child in a child …, each with two pages less than its parent."""
+    """Nested entries, each two pages smaller than its parent."""
     ranges = [(0x1000 * at, 0xFFFF0FFF - 0x1000 * at) for at in range(levels)]
     return "".join(f"{'  ' * at}{start:08x}-{last:08x} : level {at}\n" for at, (start, last) in enumerate(ranges))
 
@@ -79,7 +79,7 @@ def test_iomem_nested_as_deep_as_newer_kernels_print() -> None:
 
 @pytest.mark.parametrize("deepest", [5, 8])
 def test_iomem_nested_deeper_than_the_kernel_indents(deepest: int) -> None:
-    """The kernel stops indenting at its last level: what stands there inside the line before is that one's child."""
+    """The kernel stops indenting at its last level: a range there is a child of the one before if that contains it."""
     rows = chain(deepest + 3).splitlines(keepends=True)
     flat = "".join(f"{'  ' * min(at, deepest)}{row.lstrip(' ')}" for at, row in enumerate(rows))
     (entry,) = parse_iomem(flat)
@@ -300,7 +300,7 @@ def test_a_cache_whose_name_was_freed_is_evidence() -> None:
         assert parse_slabinfo(text, Notes())[-1] == parse_slabinfo(old)[-1]
 
 
-# the dump of the page tables -------------------------------------------------------------------------------------
+# the page-table dump ---------------------------------------------------------------------------------------------
 
 DUMP = read("arm64-dimm-added/ptdump.txt")
 RISCV = """\
@@ -403,7 +403,7 @@ def test_notes_stay_small_and_clean() -> None:
     assert printable("a\nb\u202e\udcff\t") == r"a\nb\u202e\udcff\t"
 
 
-# a line more -----------------------------------------------------------------------------------------------------
+# an additional line ----------------------------------------------------------------------------------------------
 
 RECORDED: dict[str, tuple[Parser, str]] = {
     "blocks": (parse_blocks, "arm64-dimm-added/blocks.txt"),

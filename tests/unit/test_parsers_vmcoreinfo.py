@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The VMCOREINFO note and its place in /proc/kcore."""
+"""The VMCOREINFO note, and how it is found in /proc/kcore."""
 
 from __future__ import annotations
 

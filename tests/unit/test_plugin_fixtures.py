@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The pytest plugin, driven by pytester; boots and runs are stood in for, everything else is real."""
+"""The pytest plugin, run by pytester; boots and runs are replaced, everything else is real."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Before pytester takes stock of sys.modules: what it finds new there it throws away, and numpy must not load twice.
+# Import before pytester saves sys.modules: it drops modules loaded later, and numpy must not be loaded twice.
 import harness.check
 import harness.report.terminal_report  # noqa: F401
 from harness.scenarios.file import known_scenarios
@@ -77,7 +77,7 @@ def test_it(memhp_scenario, memhp_run):
 @pytest.fixture
 def outer(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     monkeypatch.delenv("CI", raising=False)
-    # Where memhp is installed its entry point loads the plugin, and loading it twice is an error.
+    # If memhp is installed, its entry point loads the plugin, and loading it twice is an error.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeconftest(STAND_INS.format(unit=str(Path(__file__).parent)))
     return pytester

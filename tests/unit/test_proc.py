@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Child processes: real ones."""
+"""Child processes, with real ones."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the user sees while something takes long."""
+"""Progress reports during long work."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line, word by word."""
+"""QEMU's command line, word by word."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A machine's beginning and end, with programs that are not QEMU; and what QEMU's monitor prints."""
+"""Start and end of a machine, with programs in place of QEMU; and parsers of QEMU's monitor output."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAPS = """\
 7fe8b0000000-7fe8b0021000 r--p 00000000 fe:01 99                         /usr/lib/a file
 """
 
-# Speaks just enough QMP to come up, then does as its first argument says.
+# Speaks just enough QMP to start, then ends as its first argument says.
 FAKE = """
 import json, os, re, signal, socket, sys
 end, *argv = sys.argv[1:]

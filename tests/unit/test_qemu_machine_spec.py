@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Machines that cannot be, and what is said of them."""
+"""Invalid machines and their error messages."""
 
 from __future__ import annotations
 

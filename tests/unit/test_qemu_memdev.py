@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The stories that plug, unplug and resize can take, played by a scripted QEMU."""
+"""Every course that plug, unplug and resize can take, with a scripted QEMU."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def unplug(guest: Machine, device: str = "dimm0", seconds: float = 5) -> memdev.
 
 
 def says(*events: tuple[Any, ...]) -> Any:
-    """An answer that sends ``events`` first: (device, source, status) for an _OST, (name, data) for another."""
+    """An answer that first sends ``events``: (device, source, status) for an _OST event, (name, data) for any other."""
 
     def answer(peer: Peer, arguments: dict[str, Any]) -> Any:
         for event in events:
@@ -135,7 +135,7 @@ def test_a_backend_waits_for_the_memory_of_its_namesake(
     peer.answers["device_del"] = says(("DEVICE_DELETED", {"device": "dimm0"}))
     peer.answers["device_add"] = says(("dimm0", 1, 0))
     unplug(guest)
-    # The other one without a name is virtio-pmem's.
+    # The other unnamed block belongs to virtio-pmem.
     lists = [ramblocks("ram0", "", ""), ramblocks("ram0", "", ""), ramblocks("ram0", "")]
     told: list[str] = []
 
@@ -147,7 +147,7 @@ def test_a_backend_waits_for_the_memory_of_its_namesake(
     peer.answers["human-monitor-command"] = answer
     assert plug(guest).kind == "done"
     assert told.count("info ramblock") == 3 and not lists
-    # Nobody is called like that.
+    # No block has this name, so nothing needs to be waited for.
     memdev.plug(guest, DimmSpec("dimm1", GIB), deadline=Deadline(0.2), await_guest=False)
     assert told.count("info ramblock") == 3
     lists = [ramblocks("ram0", "", "")] * 100

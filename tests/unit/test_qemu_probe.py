@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is said of a QEMU that lacks something."""
+"""Error messages for a QEMU that lacks something."""
 
 from __future__ import annotations
 

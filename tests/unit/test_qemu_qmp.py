@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The QMP session: events kept in order, every ending told apart."""
+"""The QMP session: events stay in order, and every kind of end is distinguished."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory of a machine at rest: only what is not zero is kept, and all of that comes back."""
+"""The memory of a saved machine: only non-zero pages are kept, and all of them are restored."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Families against guests: no cell is empty."""
+"""Families of scenarios by guests: no cell is empty."""
 
 from __future__ import annotations
 

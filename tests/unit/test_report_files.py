@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""JSON, JUnit, and files that are written whole or not at all."""
+"""JSON, JUnit, and files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TYPES: dict[str, Any] = {
 
 
 def validate(value: Any, rule: dict[str, Any], root: dict[str, Any], where: str = "$") -> None:
-    """As much of JSON Schema as schema.json uses; a word it does not know fails."""
+    """The part of JSON Schema that schema.json uses; fails for any other keyword."""
     if "$ref" in rule:
         target = root
         for part in rule["$ref"].removeprefix("#/").split("/"):

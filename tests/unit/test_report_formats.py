@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""KTAP, KCIDB, JUnit and JSON as others read them: by parsers that are not ours."""
+"""KTAP, KCIDB, JUnit and JSON, read by third-party parsers."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from harness.units import AddrRange
 RUNS = [GOOD, BAD, REFUSED, SKIPPED, INFRA]
 NOW = "2026-11-21T00:00:00+00:00"
 BOOK = dataclasses.replace(book_of("memhp", NOW, RUNS, {}), missing=(("arm64/never", {"arch": "arm64"}),))
-#: one line of KTAP, without its indentation (Documentation/dev-tools/ktap.rst): no # but the directive's
+#: a line of KTAP without its indentation (Documentation/dev-tools/ktap.rst): # only before the directive
 RESULT = re.compile(r"(ok|not ok) ([1-9][0-9]*) ([^#\s][^#]*?)( # (SKIP|TODO|XFAIL|TIMEOUT|ERROR)( [^#]*)?)?")
 
 
 def read_ktap(lines: Iterator[str], depth: int = 0) -> list[tuple[bool, str, str | None]]:
-    """A strict reader: (ok, name, directive) of each test of one level, subtests read and thrown away."""
+    """A strict reader: (ok, name, directive) of each test of one level; subtests are read and dropped."""
     pad = "  " * depth
     if depth == 0:
         assert next(lines) == "KTAP version 1"
@@ -74,7 +74,7 @@ def test_ktap_follows_the_kernels_grammar() -> None:
 
 
 def test_ktap_is_tap_for_who_reads_only_that() -> None:
-    # The top level is TAP but for its first line, and subtests are indented more than a parser of TAP looks.
+    # Apart from its first line the top level is TAP, and TAP parsers ignore the indented subtests.
     top = [line for line in to_ktap(BOOK).splitlines() if not line.startswith(" ")]
     lines = list(Parser().parse_text("\n".join(["TAP version 13", *top[1:]])))
     assert not [line for line in lines if line.category == "unknown"]

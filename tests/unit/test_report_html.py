@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The HTML report: well-formed, alone in the world, and safe from what a guest prints."""
+"""The HTML report: well-formed, self-contained, and safe against guest output."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AFTER = MemoryMap(
 
 
 class Page(HTMLParser):
-    """Tags in balance, attributes and text remembered."""
+    """Asserts balanced tags, and records attributes and text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

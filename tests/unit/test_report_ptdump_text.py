@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page tables like the kernel's own file: against recorded dumps, against a walk entry by entry, there and back."""
+"""Page tables in the kernel's format: compared with recorded dumps and an entry-by-entry walk, and parsed back."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ def test_the_same_as_a_walk_entry_by_entry(arch: ArchSpec, data: st.DataObject) 
     tables = dataclasses.replace(tables, pages=tuple(data.draw(st.permutations(tables.pages))))
     dump = dump_tables(tables, arch, PAGE, places)
     assert lines_of(dump) == as_the_kernel(entries, arch.name, places)
-    # what is printed reads back as the same runs, and prints the same
+    # the output parses back to the same runs, and prints the same again
     text = text_of(dump)
     runs = [run for run in dump.runs if run.attrs]
     if runs:
         parsed = parse_ptdump(text, arch)
         assert parsed.mappings == tuple(Mapping(run.range, run.level, run.attrs, run.region) for run in runs)
         assert text_of(read_dump(text, arch)) == text
-    # the pieces are the mappings
+    # the pieces cover the mappings
     assert sum(piece.range.size for piece in dump.pieces) == sum(run.range.size for run in runs)
     assert all(piece.physical is not None for piece in dump.pieces)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""mem_section as a table, and its changes."""
+"""mem_section as a table, and changes of it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What became of page tables between two dumps."""
+"""Differences between two page-table dumps."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What people see: complete, plain where there is no terminal, and never steered by a guest."""
+"""Terminal output: complete, plain if it is not a terminal, and never controlled by guest output."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which way the doors open: no module imports from a room that its own may not know, and none imports itself through
-others."""
+"""Imports between rooms: none that the table does not allow, and no circles."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ import harness
 
 ROOT = Path(harness.__file__).parent
 
-#: what every room may import; among themselves these know only errors
+#: what every room may import; they themselves may only import errors
 EVERYWHERE = {"errors", "units", "deadline", "release"}
 
 _BELOW = {
@@ -36,7 +35,7 @@ _BELOW = {
     "check",
 }
 
-#: room -> what it may import besides EVERYWHERE and itself
+#: room -> what it may import, besides EVERYWHERE and itself
 MAY: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
@@ -77,7 +76,7 @@ def room_of(path: Path) -> str:
 
 
 def imports_of(source: str, package: str) -> Iterator[tuple[int, str]]:
-    """(line, name) of every import of ours in ``source``, a module of ``package``, wherever in it the import stands.
+    """(line, name) of every import of memhp's own modules in ``source``, a module of ``package``, at any depth.
 
     ``from a.b import c`` gives the name a.b.c, be c a module or something in one.
     """
@@ -97,7 +96,7 @@ def imports_of(source: str, package: str) -> Iterator[tuple[int, str]]:
 
 
 def imported_rooms(source: str, package: str) -> Iterator[tuple[int, str]]:
-    """(line, room) of every import of ours in ``source``, a module of ``package``."""
+    """(line, room) of every import of memhp's own modules in ``source``, a module of ``package``."""
     return ((line, name.split(".")[1]) for line, name in imports_of(source, package))
 
 
@@ -145,7 +144,7 @@ def test_the_walk_sees_every_kind_of_import(source: str, found: list[str]) -> No
 
 
 def circle_in(sources: Mapping[str, tuple[str, str]]) -> list[str] | None:
-    """Modules that import each other in a circle, the first one once more at the end; None if there are none.
+    """Modules that import each other in a circle, with the first repeated at the end; None if there are none.
 
     ``sources`` has the package and the text of each module.
     """
@@ -188,7 +187,7 @@ def test_the_search_for_circles_sees_every_kind_of_import() -> None:
 
 
 def test_no_two_classes_have_the_same_name() -> None:
-    """A name that begins with an underscore is its file's own matter."""
+    """Names with a leading underscore are private to their file."""
     found: dict[str, list[str]] = {}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -198,7 +197,7 @@ def test_no_two_classes_have_the_same_name() -> None:
 
 
 def test_the_name_of_a_file_is_that_of_no_other() -> None:
-    """But a command's file has the command's name, and a device has a file of its name wherever devices have files."""
+    """Exceptions: a command's file is named like the command, and each folder of devices has a file per device."""
     found: dict[str, list[str]] = {}
     for path in MODULES:
         place = path.relative_to(ROOT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who holds as many more objects after each round."""
+"""Functions whose allocated objects grow by the same number in each round."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fractions import Fraction
 from harness.parsers.alloctraces import parse_alloc_traces
 from harness.scenarios.allocsites import steady_growth
 
-#: of a 7.3 guest with slab_debug=U: two caches, one of them without objects
+#: from a 7.3 guest with slab_debug=U: two caches, one of them without objects
 TRACES = """\
      16 create_memory_block_devices+0x124/0x2a8 age=1052/1098/1144 pid=9 cpus=0
         create_memory_block_devices+0x124/0x2a8

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From a guest's description to a machine."""
+"""Guest descriptions to machines."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Devices that are there at boot, reboots, steps of one architecture: what scenario files say of them."""
+"""Devices that are plugged at boot, reboots, and steps for one architecture in scenario files."""
 
 from __future__ import annotations
 

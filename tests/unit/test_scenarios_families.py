@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the README tells of scenarios is true."""
+"""The README's statements about scenarios are true."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Scenario files: what they hold, and every mistake that is found before anything starts."""
+"""Scenario files: their content, and every mistake that is found before a guest starts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How many guests the host has memory for."""
+"""For how many guests the host has memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_container_has_less(tmp_path: Path) -> None:
 def test_a_guest_costs_its_memory_what_is_touched_and_qemu() -> None:
     spec = GuestSpec.default("arm64")
     assert cost(spec) == GIB + OVERHEAD
-    # 64M and 32M are touched.
+    # The scenario touches 64M and 32M.
     assert cost(spec, load_scenario("dimm-cycle").steps) == GIB + OVERHEAD + 96 * MIB
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Jobs in order, so many at a time, one more prepared; and nothing is left of them when it ends badly."""
+"""Jobs start in order, a limited number at a time, with one prepared in advance; nothing is left after an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.scenarios.pool import AHEAD, do_all
 
 
 class Book:
-    """What happened, in order, and how many lived and worked at a time."""
+    """Records what happened, in order, and how many jobs were alive and working at the same time."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -38,7 +38,7 @@ class Book:
 
 
 class Stand:
-    """A job that notes what is done with it."""
+    """A job that records its calls."""
 
     def __init__(self, book: Book, name: str, cost: int = 1, act: Callable[[], None] = lambda: None) -> None:
         self.book, self.name, self.cost, self.act = book, name, cost, act

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest that is met again after a reset: booted, or restored and therefore asleep at the end of its own boot."""
+"""A guest after a reset: freshly booted, or restored and therefore asleep at the end of its own boot."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A bundle that is checked again comes to the verdict that its run came to, or to none; never to a better one."""
+"""A recheck of a bundle gives the verdict of its run, or none; never a better one."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def change(path: Path, **fields: object) -> dict[str, Any]:
-    """The JSON object in ``path``, with ``fields`` set."""
+    """Set ``fields`` of the JSON object in ``path``; return the old object."""
     value: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(value | fields))
     return value
 
 
 def drop_snapshot(state: Path) -> None:
-    """Leave of a step what a run leaves of one after which nobody looked."""
+    """Leave only what a run saves for a step without a snapshot."""
     for path in state.iterdir():
         if path.name != "step.json":
             path.unlink()
@@ -76,7 +76,7 @@ def test_a_bundle_that_lost_a_step_proves_nothing(lost: str, said: str, bundle: 
     change(bundle / VERDICT, verdict="pass", reason="", steps=5)
     shutil.rmtree(bundle / "states" / lost)
     if lost == "003":
-        # What follows rests on what it did.
+        # Later steps depend on this one.
         shutil.rmtree(bundle / "states" / "004")
         shutil.rmtree(bundle / "states" / "005")
     result = recheck(bundle)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Several runs at a time on one reporter."""
+"""Several concurrent runs that share one reporter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.scenarios.reporter import SilentReporter
 
 
 class Ear(SilentReporter):
-    """Writes down what it is told."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.heard: list[object] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an architecture or a host cannot have is named, with the next step."""
+"""What an architecture or host does not support is named, with a next step."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_word_that_the_kernel_ignores_is_no_silent_success(cmdline: str, text:
     with pytest.raises(UnsupportedError, match="the kernel does not take") as caught:
         require_words(cmdline, lines, "the kernel")
     assert caught.value.hint and text in caught.value.message
-    # What memhp's own words, or none at all, came to is another matter.
+    # No error: parameters that memhp added itself, another message, or no log.
     require_words("", lines, "the kernel")
     require_words(cmdline, (DmesgLine(0.0, 4, f"{text} too"),), "the kernel")
     require_words(cmdline, NotObserved("no log"), "the kernel")

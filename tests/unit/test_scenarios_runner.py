@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A run that fails for what is not the guest's fault: a verdict of its own, for that run alone."""
+"""A run that fails for another reason than the guest: it gets its own verdict, other runs are not affected."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_an_interrupted_run_leaves_nothing(parts: None, tmp_path: Path, monkeypa
             raise Ended
             yield
         finally:
-            # What is left of a guest that was killed may fail in ways of its own.
+            # The cleanup after a killed guest may raise errors of its own.
             raise EOFError
 
     monkeypatch.setattr(runner, "start_guest", start_guest)

@@ -45,7 +45,7 @@ def test_slopes_leave_the_first_round_out(values: tuple[int, ...], each: Fractio
 
 
 def test_one_object_a_round_is_a_leak() -> None:
-    # A directory entry of sysfs (128 bytes) that each round leaves behind, in as few rounds as a soak may have.
+    # Each round leaves a sysfs directory entry (128 bytes) behind, in the minimum number of rounds of a soak.
     [found] = slopes(rounds(0, 128, 256, 384))
     assert (found.each, found.leaks) == (128, True)
 
@@ -60,7 +60,7 @@ def test_a_counter_that_some_rounds_could_not_read_is_told() -> None:
         ["x was not read after round 3: the kernel did not report it"],
     )
     assert unread([lost] * 4) == (["x: cat: EIO"], [])
-    # What only the first round lacks, which warms up, is no loss.
+    # The first round only warms up, so a value that only it lacks is not lost.
     assert unread([lost, *rounds(1, 1, 1)]) == ([], []) and slopes([lost, *rounds(1, 1, 1)])[0].each == 0
 
 

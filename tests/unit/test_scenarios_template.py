@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a saved guest depends on, and which guests are not saved at all."""
+"""What a saved boot depends on, and which guests are not saved at all."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_boot_with_complaints_is_tried_again(
 
 
 class Stand:
-    """Stands for a guest and for how it comes to life; counts."""
+    """Stands in for starting guests by boot or restore; counts the attempts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tried = 0

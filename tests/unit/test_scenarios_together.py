@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Steps side by side, and steps under loads: what they came to, and what proves nothing."""
+"""Parallel steps, and steps under loads: their outcomes, and when they are inconclusive."""
 
 from __future__ import annotations
 

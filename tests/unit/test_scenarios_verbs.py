@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verbs as records: their arguments, and what a plan says of a step before any guest is asked."""
+"""Verbs as records: their arguments, and how a plan accepts or refuses steps before any guest starts."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_who_names_the_same_thing_is_not_done_at_the_same_time() -> None:
     require_beside(online, [], [unplug])
     with pytest.raises(Impossible, match="two parallel steps use 'd'"):
         require_beside(unplug, [online], [])
-    # Pages that are held have names of their own.
+    # Held pages have their own namespace of ids.
     require_beside(ReleaseArgs("d"), [online], [])
     require_beside(TouchArgs(size=MIB), [TouchArgs(size=MIB)], [])
     placed = DimmArgs("e", GIB, slot=1, address=4 * GIB)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verdicts, changes in words, and what a bundle's JSON remembers."""
+"""Verdicts, descriptions of changes, and the JSON in a bundle."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Private folders: for nobody else, gone at the end, and gone at the next start if their maker was killed."""
+"""Private folders: inaccessible to others, removed at the end, or at the next start if their creator was killed."""
 
 from __future__ import annotations
 

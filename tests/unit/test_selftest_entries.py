@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Finding and writing single page-table entries, in every geometry."""
+"""Finding and writing single page-table entries, for every geometry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.selftest.entries import Place, is_leaf, leads_to_table, locate, wit
 
 
 class Words:
-    """Memory of which nothing but the entries that were put there is not zero."""
+    """Memory that is zero except for the entries that were written."""
 
     def __init__(self) -> None:
         self.at: dict[int, int] = {}
@@ -24,7 +24,7 @@ class Words:
 
 
 def chain(tables: TableFormat, address: int, depth: int) -> Words:
-    """Tables that lead to an entry ``depth`` levels below the root, each in a page of its own."""
+    """Tables that lead to an entry ``depth`` levels below the root, each in its own page."""
     words, table = Words(), tables.root
     for number, level in enumerate(tables.levels[:depth]):
         following = BASE + (16 + number) * tables.page_size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the kernels with a real bug put back come to, in words, as JSON and as exit status."""
+"""Results of kernels with a reintroduced bug, as text, JSON and exit status."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Headers of the patches that put real bugs back."""
+"""Headers of the patches that reintroduce real bugs."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_bugs_of_the_project() -> None:
     for arch in ("arm64", "riscv64"):
         assert sum(arch in bug.arches for bug in bugs) >= 8
         assert all(bug.arches == (arch,) for bug in bugs if bug.name.startswith(f"{arch}-"))
-    # A header that changes has every file built again: ten minutes instead of half a one.
+    # A changed header rebuilds everything: ten minutes instead of half a minute.
     assert [name for bug in bugs for name in bug.files if not name.endswith(".c")] == []
 
 

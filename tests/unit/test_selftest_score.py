@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The mutation score: what is printed, written and ended with; and memhp selftest around it."""
+"""The mutation score: output, files and exit status; and the command memhp selftest."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_json() -> None:
 
 
 class Trials:
-    """Stands for the real thing: remembers what it was asked."""
+    """Stands in for the selftest, and records its calls."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[GuestSpec, Sequence[Corruption], float]] = []

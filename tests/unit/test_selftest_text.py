@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every lie in collected text, told on recorded runs of both architectures: named by the right invariant."""
+"""Every corruption of collected text, on recorded runs of both architectures: the right invariant must break."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from harness.selftest.trial import INAPPLICABLE, MISSED, NAMED, try_text
 
 TEXT = (*corrupt_reports.CORRUPTIONS, *collected.CORRUPTIONS)
 ARCHES = ("arm64", "riscv64")
-#: what the recorded guests do not observe: riscv64's is older than the count of its page tables
+#: invariants that the recorded guests do not observe: riscv64's recording predates the count of page tables
 BLIND = {"arm64": frozenset[str](), "riscv64": frozenset({"MEM-2"})}
-#: what the recorded guests have nothing for, and why
+#: corruptions that do not apply to the recorded guests, and why
 NOTHING = {
     "arm64": {"dump-contiguous-lost": "no line matches  CON "},
     "riscv64": {
@@ -112,7 +112,7 @@ def test_a_source_that_was_not_observed() -> None:
 
 
 def test_an_invariant_that_sees_nothing_cannot_be_asked() -> None:
-    # Recorded without any look from the host.
+    # Recorded without a look from the host.
     [item] = chosen(["zone-managed"])
     only_host = TextCorruption(item.name, item.target, item.summary, frozenset({"SEC-1"}), item.edit)  # type: ignore[arg-type]
     trial = try_text(only_host, scenes_of("arm64-dimm"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""drgn at the prompt: what it takes, and a guest's memory by physical and by virtual addresses."""
+"""drgn at the prompt: its input, and reading guest memory by physical and virtual addresses."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the prompt shows of a saved run's states: addresses, colours, a drawing, and nothing that steers a terminal."""
+"""The prompt's views of a recorded run: addresses, colours, a drawing, and no guest output that controls a terminal."""
 
 from __future__ import annotations
 

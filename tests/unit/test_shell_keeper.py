@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who waits for whom when a run keeps its guest: statuses, signals, and lists without stale entries."""
+"""Processes that keep a guest after a run: exit statuses, signals, and lists without stale entries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def split(body: str) -> subprocess.Popen[str]:
-    """A process that splits off ``body``, the function work(release)."""
+    """A process that runs ``body``, the function work(release), in split_off."""
     code = "import os, sys, signal, time\nfrom harness.shell.keeper import split_off\ndef work(release):\n"
     code += textwrap.indent(textwrap.dedent(body), "    ") + "\nsys.exit(split_off(work))\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(harness.__file__).parents[1])}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is typed at the prompt becomes the text of a scenario's step, or is refused with a way out."""
+"""Typed lines become the text of a scenario's step, or are refused with a hint."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A session as a scenario file, a bundle as a run to do again, and a model as the devices of a restored QEMU."""
+"""A session saved as a scenario file, a bundle repeated as a run, and a model turned into a restored QEMU's devices."""
 
 from __future__ import annotations
 

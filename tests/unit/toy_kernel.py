@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Toy kernels: an Image that is none, modules, a source tree whose whole source is a Makefile."""
+"""Toy kernels: a fake Image, modules, a source tree that consists of a Makefile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.arch import ARM64, ArchSpec
 from harness.artifacts.kconfig_check import BOOT_NEEDS, CONSOLES
 
 BANNER = b"\0Linux version 6.12.107-hp (memhp@memhp) (gcc) #1\n\0"
-#: what a guest takes to boot
+#: what a guest needs to boot
 BOOTABLE = "".join(f"CONFIG_{name}=y\n" for name in (*BOOT_NEEDS, *CONSOLES.values()))
 CONFIG = f"{BOOTABLE}CONFIG_DEV_DAX_KMEM=y\nCONFIG_X=m\n"
 
@@ -33,7 +33,7 @@ def module(*needs: str, release: str = "6.12-x") -> bytes:
 
 
 def module_tree(root: Path) -> Path:
-    """A ``lib/modules/RELEASE`` below ``root``."""
+    """Create ``lib/modules/RELEASE`` below ``root``."""
     path = root / "lib" / "modules" / "6.12-x"
     (path / "kernel" / "drivers").mkdir(parents=True)
     for name, data in {
@@ -48,7 +48,7 @@ def module_tree(root: Path) -> Path:
     return path
 
 
-#: a kernel whose whole source is a Makefile: configuring takes what it is given less CONFIG_LOST
+#: a kernel whose only source is a Makefile: configuring accepts all options except CONFIG_LOST
 TOY = """\
 VERSION = 6
 PATCHLEVEL = 12
