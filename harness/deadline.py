@@ -54,12 +54,8 @@ class Deadline:
         Code that changes the state read by ``probe`` must notify the condition. Raises DeadlineExpired.
         """
         with condition:
-            while True:
-                found = probe()
-                if found is not None:
-                    return found
-                if not condition.wait(self.remaining()) and self.expired:
-                    found = probe()
-                    if found is not None:
-                        return found
+            while (found := probe()) is None:
+                if self.expired:
                     raise DeadlineExpired(awaited, self.seconds, last_seen=last_seen())
+                condition.wait(self.remaining())
+            return found

@@ -116,8 +116,13 @@ def _discard(future: Future[subprocess.Popen[bytes]]) -> None:
         popen = future.result()
         popen.kill()
         popen.wait()
-        for pipe in (popen.stdin, popen.stdout, popen.stderr):
-            if pipe is not None:
+        _close_pipes(popen)
+
+
+def _close_pipes(popen: subprocess.Popen[bytes]) -> None:
+    for pipe in (popen.stdin, popen.stdout, popen.stderr):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
                 pipe.close()
 
 
@@ -126,7 +131,7 @@ _forker: _Forker | None = None
 
 
 def _fork(
-    argv: Sequence[str], *, env: Mapping[str, str] | None, cwd: Path | str | None, **streams: Any
+    argv: Sequence[str], *, env: Mapping[str, str] | None, cwd: Path | str | None = None, **streams: Any
 ) -> subprocess.Popen[bytes]:
     global _forker
     with _forker_lock:
@@ -145,13 +150,8 @@ def _fork(
     launcher = [setpriv, "--pdeathsig", "KILL", "/bin/sh", "-c", _LAUNCHER, "memhp", str(os.getpid())]
     wrapped = [*launcher, os.path.abspath(program), *argv[1:]]
 
-    def job() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            wrapped, env=None if env is None else dict(env), cwd=cwd, start_new_session=True, **streams
-        )
-
     try:
-        return forker.start(job)
+        return forker.start(lambda: subprocess.Popen(wrapped, env=env, cwd=cwd, start_new_session=True, **streams))
     except OSError as error:
         raise InfraError(f"cannot run {shlex.join(argv)}: {error.strerror}") from error
 
@@ -245,7 +245,9 @@ class Child:
 
     def terminate(self) -> None:
         """Send SIGTERM; no effect if the child has ended."""
-        self._signal(signal.SIGTERM)
+        with self._lock:
+            if self._popen.returncode is None:
+                self._popen.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Send SIGKILL to the child and its whole process group; no effect if the child has ended."""
@@ -259,19 +261,11 @@ class Child:
         self.kill()
         with self._lock:
             code = self._popen.wait()
-            for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
+            _close_pipes(self._popen)
             if self._pidfd >= 0:
                 os.close(self._pidfd)
                 self._pidfd = -1
         return code
-
-    def _signal(self, number: signal.Signals) -> None:
-        with self._lock:
-            if self._popen.returncode is None:
-                self._popen.send_signal(number)
 
 
 def spawn(
@@ -281,16 +275,13 @@ def spawn(
     stdout: Path,
     stderr: Path,
     env: Mapping[str, str] | None = None,
-    cwd: Path | str | None = None,
 ) -> Child:
     """Start ``argv`` with its output appended to two files, its input empty and ``pass_fds`` left open.
 
     Raises InfraError if there is no such program. Use the result in a ``with`` statement.
     """
     with stdout.open("ab") as out, stderr.open("ab") as err:
-        popen = _fork(
-            argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=tuple(pass_fds)
-        )
+        popen = _fork(argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=tuple(pass_fds))
     return Child(argv, popen)
 
 

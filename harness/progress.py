@@ -83,11 +83,10 @@ class SilentProgress:
 
     @contextmanager
     def task(self, title: str, total: float | None = None) -> Iterator[Task]:
-        """See ``Progress``."""
         yield _Count(total, lambda: None)
 
     def say(self, text: str) -> None:
-        """See ``Progress``."""
+        pass
 
 
 class PlainProgress:
@@ -99,14 +98,12 @@ class PlainProgress:
         self._lock = threading.Lock()
 
     def say(self, text: str) -> None:
-        """See ``Progress``."""
         with self._lock:
             self._stream.write(f"{text}\n")
             self._stream.flush()
 
     @contextmanager
     def task(self, title: str, total: float | None = None) -> Iterator[Task]:
-        """See ``Progress``."""
         start = last = self._clock()
 
         def changed() -> None:
@@ -148,12 +145,10 @@ class TerminalProgress:
         self._running = 0
 
     def say(self, text: str) -> None:
-        """See ``Progress``."""
         self._console.print(escape(text), highlight=False)
 
     @contextmanager
     def task(self, title: str, total: float | None = None) -> Iterator[Task]:
-        """See ``Progress``."""
         bar = self._begin(title, total)
 
         def changed() -> None:

@@ -50,11 +50,13 @@ def sweep(root: Path) -> None:
 
 def _is_free(path: Path) -> bool:
     """False also for a folder that is just being created: it has no lock yet."""
+    # The clock may have been set.
+    age = abs(time.time() - path.stat().st_mtime)
     try:
         # O_NOFOLLOW: in a world-writable folder, a name proves nothing.
         fd = os.open(path / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        return {entry.name for entry in path.iterdir()} <= {_NEW_LOCK} and _is_old(path)
+        return {entry.name for entry in path.iterdir()} <= {_NEW_LOCK} and age > 60.0
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -62,8 +64,3 @@ def _is_free(path: Path) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def _is_old(path: Path) -> bool:
-    """Older than the time between creating a folder and its lock; the clock may have been set."""
-    return abs(time.time() - path.stat().st_mtime) > 60.0

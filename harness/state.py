@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from harness.units import AddrRange
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)

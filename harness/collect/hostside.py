@@ -73,13 +73,6 @@ class KernelCopy:
     pause: float
     counted: tuple[frozenset[int], TableCount] | NotObserved
 
-    def read_as(self, number: int) -> KernelCopy:
-        """This copy, marked as the ``number``-th of several."""
-        if isinstance(self.counted, NotObserved):
-            return self
-        marked, count = self.counted
-        return replace(self, counted=(marked, replace(count, reads=number)))
-
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
@@ -169,7 +162,10 @@ class KernelView:
                 return copy
             strays.append(None if isinstance(copy.counted, NotObserved) else copy.counted[1].stray)
             if has_settled(strays, stray) or len(strays) == _MOST_READS or deadline.remaining() < 1:
-                return copy.read_as(len(strays))
+                if isinstance(copy.counted, NotObserved):
+                    return copy
+                marked, count = copy.counted
+                return replace(copy, counted=(marked, replace(count, reads=len(strays))))
             idle.wait(between)
             between, roots = min(2 * between, _LONGEST), None
 

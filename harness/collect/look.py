@@ -10,13 +10,20 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from harness.arch import ArchSpec, arch_named
 from harness.codec import Codec
-from harness.collect.framing import Frame, new_boundary, parse_frames
 from harness.collect.hostside import KERNEL_SOURCES, KernelView, kernel_sources, regions
-from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES
+from harness.collect.sources import (
+    ABSENT,
+    FACT_SOURCES,
+    MISSING,
+    STATE_SOURCES,
+    Frame,
+    new_boundary,
+    parse_frames,
+)
 from harness.deadline import Deadline
 from harness.errors import GuestError, ParseError
 from harness.guest.console import Console
@@ -205,9 +212,9 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
         # Without the bus (its module is loaded with the first device) there is no device on it.
         dax=() if no_dax_bus else noted("dax", parse_dax),
         dmesg=noted("dmesg", parse_dmesg),
-        devices=parsed("devices", _parse_devices),
-        backends=parsed("backends", _parse_backends),
-        console=parsed("console", _parse_console),
+        devices=parsed("devices", _json_of("devices", tuple[MemoryDevice, ...], "a list of memory devices")),
+        backends=parsed("backends", _json_of("backends", dict[str, int], "a map of numbers")),
+        console=parsed("console", _json_of("console", tuple[str, ...], "a list of lines")),
         host_tables=parsed(TABLES, parse_tables),
         sections=parsed(SECTIONS, parse_sections),
         section_faults=parsed(SECTIONS, parse_section_faults),
@@ -287,25 +294,24 @@ def _parse_absent(data: bytes) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in data.decode(errors="replace").splitlines() if " " in line)
 
 
-def _parse_uptime(text: str) -> float:
+def _number(source: str, text: str, read: Callable[[str], T], form: str) -> T:
     try:
-        return float(text.split()[0])
+        return read(text)
     except (ValueError, IndexError):
-        raise ParseError("/proc/uptime", 1, text, "not '<seconds> <seconds>'") from None
+        raise ParseError(source, 1, text, f"not {form}") from None
+
+
+def _parse_uptime(text: str) -> float:
+    return _number("/proc/uptime", text, lambda text: float(text.split()[0]), "'<seconds> <seconds>'")
 
 
 def _parse_block_size(text: str) -> int:
-    try:
-        return int(text, 16)
-    except ValueError:
-        raise ParseError("/sys/devices/system/memory/block_size_bytes", 1, text, "not a hexadecimal number") from None
+    source = "/sys/devices/system/memory/block_size_bytes"
+    return _number(source, text, lambda text: int(text, 16), "a hexadecimal number")
 
 
 def _parse_pause(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ParseError("pause", 1, text, "not a number of seconds") from None
+    return _number("pause", text, float, "a number of seconds")
 
 
 def _page_size(auxv: bytes) -> int:
@@ -333,27 +339,18 @@ def _to_json(value: object) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def _from_json(source: str, text: str, kind: Any, what: str) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ParseError(f"{source}.json", 1, text[:200], f"not JSON: {error}") from None
-    try:
-        return _CODEC.load(value, kind)
-    except (TypeError, KeyError, ValueError) as error:
-        raise ParseError(f"{source}.json", 1, text[:200], f"not {what}: {error}") from None
+def _json_of(source: str, kind: type[T], what: str) -> Callable[[str], T]:
+    """A parser of a source that is stored as JSON."""
 
+    def parse(text: str) -> T:
+        try:
+            return _CODEC.load(json.loads(text), kind)
+        except json.JSONDecodeError as error:
+            raise ParseError(f"{source}.json", 1, text[:200], f"not JSON: {error}") from None
+        except (TypeError, KeyError, ValueError) as error:
+            raise ParseError(f"{source}.json", 1, text[:200], f"not {what}: {error}") from None
 
-def _parse_devices(text: str) -> tuple[MemoryDevice, ...]:
-    return tuple(_from_json("devices", text, list[MemoryDevice], "a list of memory devices"))
-
-
-def _parse_backends(text: str) -> dict[str, int]:
-    return dict(_from_json("backends", text, dict[str, int], "a map of numbers"))
-
-
-def _parse_console(text: str) -> tuple[str, ...]:
-    return tuple(_from_json("console", text, list[str], "a list of lines"))
+    return parse
 
 
 _CODEC = Codec()

@@ -34,15 +34,13 @@ def save_state(directory: Path, state: GuestState) -> None:
     Files: one per source (iomem.txt, devices.json, …), absent.txt with the reasons for missing sources, and
     meta.json.
     """
-    files = {_file_name(name): data for name, data in state.raw.items()}
-    meta = {"format": FORMAT, "kind": "state", "boot_id": state.boot_id, "uptime": state.uptime}
-    _write(directory, files | {_META: _json(meta)})
+    save_raw(directory, state.raw, boot_id=state.boot_id, uptime=state.uptime)
 
 
-def save_raw(directory: Path, raw: Mapping[str, bytes]) -> None:
+def save_raw(directory: Path, raw: Mapping[str, bytes], **meta: str | float) -> None:
     """Write the sources of an unparsable snapshot, as ``save_state`` does; ``load_state`` parses them again."""
-    files = {_file_name(name): data for name, data in raw.items()}
-    _write(directory, files | {_META: _json({"format": FORMAT, "kind": "state"})})
+    files = {f"{name}.json" if name in HOST_SOURCES else f"{name}.txt": data for name, data in raw.items()}
+    _write(directory, files | {_META: _json({"format": FORMAT, "kind": "state", **meta})})
 
 
 def load_state(directory: Path, facts: KernelFacts) -> GuestState:
@@ -111,10 +109,6 @@ def load_facts(directory: Path, arch: ArchSpec) -> KernelFacts:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{directory / _META} is incomplete: {error!r}") from None
-
-
-def _file_name(source: str) -> str:
-    return f"{source}.json" if source in HOST_SOURCES else f"{source}.txt"
 
 
 def _quoted(value: str) -> str:

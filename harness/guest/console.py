@@ -13,12 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import GuestError
 
-#: limits: lines and alarms kept, characters per line, bytes of the raw log (reading stops there)
+#: limits: lines and alarms kept, characters per line, bytes in all (reading stops there)
 MAX_LINES = 20_000
 MAX_ALARMS = 1_000
 MAX_LINE = 4_096
@@ -54,12 +53,11 @@ class Console:
     """Reads a console until it ends or ``close`` is called; a context manager.
 
     ``sock`` stays the caller's. ``alarming`` returns the class of trouble that a line reports, None for a harmless line
-    (``harness.parsers.dmesg.alarming``). The raw bytes go to ``log_path``, unless None (QEMU can keep the log too).
+    (``harness.parsers.dmesg.alarming``). ``boots`` is how often /init has finished and the guest was ready or asleep:
+    more than once after a reboot.
     """
 
-    def __init__(
-        self, sock: socket.socket, log_path: Path | None, alarming: Callable[[str], str | None], *, up: bool = False
-    ) -> None:
+    def __init__(self, sock: socket.socket, alarming: Callable[[str], str | None], *, up: bool = False) -> None:
         self._sock = sock
         self._alarming = alarming
         self._lines: deque[ConsoleLine] = deque(maxlen=MAX_LINES)
@@ -69,15 +67,13 @@ class Console:
         self._panic: ConsoleLine | None = None
         self._failure: str | None = None
         self._reported = 0
-        self._boots, self._expected_boots = 0, 0 if up else 1
+        self.boots, self._expected_boots = 0, 0 if up else 1
         self._asleep, self._booting = False, False
         self._read_bytes = 0
         self._end: str | None = None
         self._changed = threading.Condition()
         self._trouble = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._log = None if log_path is None else log_path.open("wb", buffering=0)
-        self._logged = 0
         self._thread = threading.Thread(target=self._read, name="guest-console", daemon=True)
         self._thread.start()
 
@@ -96,23 +92,13 @@ class Console:
     @property
     def alarms(self) -> tuple[ConsoleLine, ...]:
         """The alarming lines so far (the last thousand)."""
-        return self.alarms_since(0)
-
-    @property
-    def boots(self) -> int:
-        """How often /init has finished and the guest was ready or asleep: more than once after a reboot."""
         with self._changed:
-            return self._boots
+            return tuple(self._alarms)
 
     def expect_reboot(self) -> None:
         """Expect one more boot: do not report it as trouble."""
         with self._changed:
             self._expected_boots += 1
-
-    def alarms_since(self, mark: int) -> tuple[ConsoleLine, ...]:
-        """The alarming lines after line number ``mark``."""
-        with self._changed:
-            return tuple(line for line in self._alarms if line.number > mark)
 
     def new_alarms(self) -> tuple[ConsoleLine, ...]:
         """The alarming lines since the last call."""
@@ -173,7 +159,10 @@ class Console:
             trouble = self.trouble()
             return None if trouble is None else (None, trouble)
 
-        line, trouble = deadline.wait(self._changed, probe, f"{pattern!r} on the guest's console", self._last)
+        def last() -> str | None:
+            return self._lines[-1].text if self._lines else None
+
+        line, trouble = deadline.wait(self._changed, probe, f"{pattern!r} on the guest's console", last)
         if trouble is not None:
             raise trouble
         assert line is not None
@@ -188,19 +177,13 @@ class Console:
         if self._thread.is_alive():
             os.eventfd_write(self._stop, 1)
             self._thread.join()
-        if self._log is not None:
-            self._log.close()
-        for name in ("_trouble", "_stop"):
-            fd = getattr(self, name)
+        for fd in (self._trouble, self._stop):
             if fd >= 0:
                 os.close(fd)
-                setattr(self, name, -1)
+        self._trouble = self._stop = -1
 
     def _rebooted(self) -> bool:
-        return self._boots + self._booting > self._expected_boots
-
-    def _last(self) -> str | None:
-        return self._lines[-1].text if self._lines else None
+        return self.boots + self._booting > self._expected_boots
 
     def _read(self) -> None:
         poll = select.poll()
@@ -216,11 +199,10 @@ class Console:
                 data = self._sock.recv(1 << 16)
                 if not data:
                     break
-                self._keep(data)
                 self._take(data)
                 self._read_bytes += len(data)
                 if self._read_bytes > MAX_LOG:
-                    # No one reads the socket any more, so QEMU's own log of the console stops growing as well.
+                    # No one reads the socket any more, so QEMU's log of the console stops growing as well.
                     end = f"the guest printed more than {MAX_LOG >> 20} MiB"
                     break
         with self._changed:
@@ -230,11 +212,6 @@ class Console:
             self._end = end
             self._changed.notify_all()
         os.eventfd_write(self._trouble, 1)
-
-    def _keep(self, data: bytes) -> None:
-        if self._log is not None and self._logged < MAX_LOG:
-            self._log.write(data[: MAX_LOG - self._logged])
-            self._logged += len(data)
 
     def _take(self, data: bytes) -> None:
         with self._changed:
@@ -259,18 +236,15 @@ class Console:
         asleep, ready = _ASLEEP.search(text) is not None, _READY.search(text) is not None
         # A guest that becomes ready after it slept has not booted in between.
         if asleep or (ready and not self._asleep):
-            self._boots, self._booting = self._boots + 1, False
+            self.boots, self._booting = self.boots + 1, False
         # Two consoles can print the same banner twice, before /init prints anything.
-        elif self._boots == self._expected_boots and _BANNER.search(text):
+        elif self.boots == self._expected_boots and _BANNER.search(text):
             self._booting = True
-        if self._rebooted():
-            os.eventfd_write(self._trouble, 1)
         if asleep or ready:
             self._asleep = asleep
-        failed = _FAILED.search(text)
         if self._panic is None and _PANIC.search(text):
             self._panic = line
-            os.eventfd_write(self._trouble, 1)
-        elif self._failure is None and failed is not None:
+        elif self._failure is None and (failed := _FAILED.search(text)) is not None:
             self._failure = failed[1].strip()
+        if self._panic is not None or self._failure is not None or self._rebooted():
             os.eventfd_write(self._trouble, 1)

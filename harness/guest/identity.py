@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired
-from harness.guest.console import ASLEEP, Console
 
 #: bytes of entropy sent to the guest: the key size of its random number generator (drivers/char/random.c)
 SEED_BYTES = 32
@@ -76,11 +75,6 @@ class Identity:
 def _string(data: bytes) -> bytes:
     # RFC 4251, 5: "string"; dropbear's own key files are made of them (buf_put_ed25519_priv_key).
     return struct.pack(">I", len(data)) + data
-
-
-def wait_asleep(console: Console, deadline: Deadline, *, since: int = 0) -> None:
-    """Return once the guest reports, after line ``since``, that it sleeps. Raises as ``Console.wait_line`` does."""
-    console.wait_line(ASLEEP, deadline, since=since)
 
 
 def wake_order(identity: Identity, seed: bytes, nanoseconds: int) -> bytes:

@@ -23,8 +23,8 @@ from harness.config.guest import GuestSpec
 from harness.config.guest_parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
-from harness.guest.console import READY, Console
-from harness.guest.identity import Identity, wait_asleep, wake
+from harness.guest.console import ASLEEP, READY, Console
+from harness.guest.identity import Identity, wake
 from harness.guest.overlay import overlay, write_initrd
 from harness.guest.ssh import GuestShell
 from harness.kmem.marks import image_marks
@@ -246,7 +246,7 @@ def boot_connected(spec: GuestSpec, parts: Parts, workdir: Path, deadline: Deadl
         initrd = private / "initrd"
         write_initrd(archives_of(spec, parts), overlay(identity, guest_scripts_dir()), initrd)
         machine = stack.enter_context(Machine.launch(machine_spec(spec, parts, initrd), workdir, deadline))
-        console = stack.enter_context(Console(machine.console, None, alarming))
+        console = stack.enter_context(Console(machine.console, alarming))
         shell = stack.enter_context(GuestShell.connect(machine.ssh_port(deadline), identity, deadline, console))
         yield Connected(machine, console, shell)
 
@@ -259,7 +259,7 @@ def meet_again(guest: BootedGuest, mark: int, deadline: Deadline) -> BootedGuest
     console, machine = guest.console, guest.machine
     if guest.restored:
         # Its initrd has no keys: it goes to sleep like the saved guest.
-        wait_asleep(console, deadline, since=mark)
+        console.wait_line(ASLEEP, deadline, since=mark)
         wake(machine.console, guest.shell.identity, deadline)
     console.wait_line(READY, deadline, since=mark)
     guest.shell.reconnect(machine.ssh_port(deadline), deadline)

@@ -23,8 +23,8 @@ from harness.config.guest_parts import Firmware, QemuBinary
 from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, GuestError, UnsupportedError
-from harness.guest.console import Console
-from harness.guest.identity import Identity, wait_asleep, wake
+from harness.guest.console import ASLEEP, Console
+from harness.guest.identity import Identity, wake
 from harness.guest.overlay import overlay, write_initrd
 from harness.guest.ssh import GuestShell
 from harness.parsers.dmesg import alarming
@@ -144,8 +144,8 @@ def _anonymous(machine: MachineSpec) -> list[str]:
 def _put_to_rest(machine: MachineSpec, out: Path, deadline: Deadline) -> None:
     with private_directory() as work, contextlib.ExitStack() as stack:
         running = stack.enter_context(Machine.launch(machine, work, deadline, own_memory=True))
-        console = stack.enter_context(Console(running.console, None, alarming))
-        wait_asleep(console, deadline)
+        console = stack.enter_context(Console(running.console, alarming))
+        console.wait_line(ASLEEP, deadline)
         running.save(out, deadline)
         require_clean(console)
         shutil.copy(running.console_log, out / CONSOLE)
@@ -173,7 +173,7 @@ def restore_connected(machine: MachineSpec, saved: Path, workdir: Path, deadline
     identity = Identity.fresh()
     with contextlib.ExitStack() as stack:
         running = stack.enter_context(Machine.launch(machine, workdir, deadline, snapshot=saved))
-        console = stack.enter_context(Console(running.console, None, alarming))
+        console = stack.enter_context(Console(running.console, alarming))
         port = running.ssh_port(deadline)
         wake(running.console, identity, deadline)
         running.qmp.execute("cont", deadline=deadline)

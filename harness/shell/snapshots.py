@@ -124,7 +124,7 @@ def restore(explorer: Explorer, rest: str) -> None:
     with contextlib.ExitStack() as stack:
         machine = stack.enter_context(Machine.launch(saved.spec, workdir, deadline, incoming=True))
         migrate(machine.qmp, saved.file, incoming=True, with_memory=True, deadline=deadline)
-        console = stack.enter_context(Console(machine.console, None, alarming, up=True))
+        console = stack.enter_context(Console(machine.console, alarming, up=True))
         machine.qmp.execute("cont", deadline=deadline)
         shell = stack.enter_context(session.guest.shell.connect_copy(machine.ssh_port(deadline), deadline, console))
         old = session.guest

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from needs import need
 
-from harness.collect.framing import Frame, parse_frames
 from harness.collect.look import collect_state
-from harness.collect.sources import FACT_SOURCES, STATE_SOURCES
+from harness.collect.sources import FACT_SOURCES, STATE_SOURCES, Frame, parse_frames
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError

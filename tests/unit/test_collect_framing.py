@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.collect.framing import Frame, new_boundary, parse_frames
+from harness.collect.sources import Frame, new_boundary, parse_frames
 from harness.errors import GuestError
 
 GOOD = b"\n@@B begin a\none\n\n@@B end a ok\n\n@@B begin b\n\n@@B end b missing\n\n@@B done 2\n"

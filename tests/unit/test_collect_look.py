@@ -146,7 +146,7 @@ def test_alarms_in_the_log_and_on_the_console(facts: KernelFacts) -> None:
     line = "WARNING: CPU: 0 PID: 1 at mm/memory_hotplug.c:1 f+0x0/0x10"
     guest = RecordedGuest({**STATE_SOURCES, "dmesg": f"<4>[    1.000000] {line}\n".encode()})
     here, there = socket.socketpair()
-    with here, there, Console(here, None, alarming) as console:
+    with here, there, Console(here, alarming) as console:
         there.sendall(f"{line}\nfine\n".encode())
         console.wait_line("fine", Deadline(5))
         first = collect_state(guest, None, console, facts=facts, deadline=Deadline(5))
@@ -160,7 +160,7 @@ def test_an_alarm_beside_text_that_nobody_can_parse_stays_new(facts: KernelFacts
     guest = RecordedGuest({**STATE_SOURCES, "meminfo": b"rubbish\n"})
     kept: list[Mapping[str, bytes]] = []
     here, there = socket.socketpair()
-    with here, there, Console(here, None, alarming) as console:
+    with here, there, Console(here, alarming) as console:
         there.sendall(f"{line}\nfine\n".encode())
         console.wait_line("fine", Deadline(5))
         with pytest.raises(ParseError, match="MemTotal"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from guest_peer import SshPeer
 
-from harness.collect.framing import parse_frames
+from harness.collect.sources import parse_frames
 from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError

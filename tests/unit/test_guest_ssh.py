@@ -157,7 +157,7 @@ def test_a_mute_server_runs_into_the_deadline(identity: Identity) -> None:
 
 def test_waits_for_the_console_first(identity: Identity, peer: SshPeer) -> None:
     here, there = socket.socketpair()
-    with here, there, Console(here, None, lambda line: None) as console:
+    with here, there, Console(here, lambda line: None) as console:
         timer = threading.Timer(0.2, there.sendall, (b"[    1.0] memhp: ready\r\n",))
         timer.start()
         with GuestShell.connect(peer.port, identity, Deadline(20), console) as shell:
@@ -166,7 +166,7 @@ def test_waits_for_the_console_first(identity: Identity, peer: SshPeer) -> None:
 
 def test_a_guest_that_wakes_is_logged_into_meanwhile(identity: Identity, peer: SshPeer) -> None:
     here, there = socket.socketpair()
-    with here, there, Console(here, None, lambda line: None) as console:
+    with here, there, Console(here, lambda line: None) as console:
         timer = threading.Timer(0.3, there.sendall, (b"[    1.0] memhp: ready\r\n",))
         timer.start()
         with GuestShell.connect(peer.port, identity, Deadline(20), console, waking=True) as shell:
@@ -181,7 +181,7 @@ def test_a_guest_that_does_not_wake_is_given_up_at_once(answers: bool, identity:
         here,
         there,
         socket.create_server(("127.0.0.1", 0)) as mute,
-        Console(here, None, lambda line: None) as console,
+        Console(here, lambda line: None) as console,
     ):
         port = peer.port if answers else mute.getsockname()[1]
         timer = threading.Timer(0.3, there.sendall, (b"[    1.0] memhp: failed: sleep: no seed\r\n",))
@@ -192,7 +192,7 @@ def test_a_guest_that_does_not_wake_is_given_up_at_once(answers: bool, identity:
 
 def test_a_panic_ends_a_command_at_once(identity: Identity, peer: SshPeer) -> None:
     here, there = socket.socketpair()
-    with here, there, Console(here, None, lambda line: None) as console:
+    with here, there, Console(here, lambda line: None) as console:
         there.sendall(b"memhp: ready\n")
         with GuestShell.connect(peer.port, identity, Deadline(20), console) as shell:
             timer = threading.Timer(0.2, there.sendall, (b"Kernel panic - not syncing: Fatal exception\n",))

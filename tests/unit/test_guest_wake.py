@@ -16,8 +16,8 @@ import pytest
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError
-from harness.guest.console import Console
-from harness.guest.identity import SEED_BYTES, Identity, wait_asleep, wake, wake_order
+from harness.guest.console import ASLEEP, Console
+from harness.guest.identity import SEED_BYTES, Identity, wake, wake_order
 from harness.guest.overlay import overlay
 
 SCRIPTS = Path(__file__).parents[2] / "guest-scripts"
@@ -52,9 +52,9 @@ def test_every_guest_is_told_something_else() -> None:
 
 def test_a_guest_that_falls_asleep_says_so() -> None:
     here, there = socket.socketpair()
-    with here, there, Console(here, None, lambda line: None) as console:
+    with here, there, Console(here, lambda line: None) as console:
         there.sendall(b"[    2.0] memhp: asleep\r\n")
-        wait_asleep(console, Deadline(5))
+        console.wait_line(ASLEEP, Deadline(5))
         there.sendall(b"[    2.1] memhp: failed: sleep: the guest does not become idle\r\n")
         with pytest.raises(GuestError, match="does not become idle"):
             console.wait_ready(Deadline(5))
@@ -62,10 +62,10 @@ def test_a_guest_that_falls_asleep_says_so() -> None:
 
 def test_a_guest_that_does_not_fall_asleep_is_not_waited_for_for_ever() -> None:
     here, there = socket.socketpair()
-    with here, there, Console(here, None, lambda line: None) as console:
+    with here, there, Console(here, lambda line: None) as console:
         there.sendall(b"memhp: ready\r\n")
         with pytest.raises(DeadlineExpired, match="last seen: memhp: ready"):
-            wait_asleep(console, Deadline(0.05))
+            console.wait_line(ASLEEP, Deadline(0.05))
 
 
 def test_what_is_put_to_rest_has_no_keys() -> None:

@@ -112,7 +112,7 @@ def test_a_cache_that_cannot_be_written_keeps_nothing(tmp_path: Path, monkeypatc
 
 def test_a_boot_with_complaints_is_not_kept() -> None:
     here, there = socket.socketpair()
-    with here, there, Console(here, None, alarming) as console:
+    with here, there, Console(here, alarming) as console:
         there.sendall(b"[    1.0] all is well\r\n")
         console.wait_line("all is well", Deadline(5))
         require_clean(console)
