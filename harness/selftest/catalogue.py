@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 from harness.errors import UsageError
 from harness.selftest import (
@@ -15,8 +16,6 @@ from harness.selftest import (
     corrupt_sections,
     corrupt_tables,
     corrupt_vmemmap,
-    counts,
-    witness,
 )
 from harness.selftest.corruption import Corruption
 
@@ -27,22 +26,35 @@ CATALOGUE: tuple[Corruption, ...] = (
     *corrupt_linear.CORRUPTIONS,
     *corrupt_vmemmap.CORRUPTIONS,
     *corrupt_tables.CORRUPTIONS,
-    *witness.CORRUPTIONS,
     *corrupt_sections.CORRUPTIONS,
-    *counts.CORRUPTIONS,
 )
 
 
-def chosen(patterns: Sequence[str]) -> tuple[Corruption, ...]:
-    """The corruptions whose names match one of ``patterns`` (* and ? as in a shell), in the catalogue's order.
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
 
-    Without patterns, all. Raises UsageError for a pattern that matches no name.
+
+T = TypeVar("T", bound=Named)
+
+
+def chosen(patterns: Sequence[str]) -> tuple[Corruption, ...]:
+    """The corruptions whose names match one of ``patterns``, see ``matching``."""
+    return matching(CATALOGUE, patterns, "corruption", "memhp selftest --list")
+
+
+def matching(items: Sequence[T], patterns: Sequence[str], kind: str, listing: str) -> tuple[T, ...]:
+    """Those of ``items`` whose names match one of ``patterns`` (* and ? as in a shell), in their order.
+
+    Without patterns, all. Raises UsageError for a pattern that matches no name: there is no such ``kind``, and the
+    command ``listing`` lists them.
     """
+    names = [item.name for item in items]
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(item.name, pattern) for item in CATALOGUE):
-            near = difflib.get_close_matches(pattern, [item.name for item in CATALOGUE], n=1)
-            hint = f"did you mean {near[0]}?" if near else "memhp selftest --list"
-            raise UsageError(f"--only: no corruption is called {pattern[:80]!r}", hint=hint)
+        if not fnmatch.filter(names, pattern):
+            near = difflib.get_close_matches(pattern, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else listing
+            raise UsageError(f"--only: no {kind} is called {pattern[:80]!r}", hint=hint)
     return tuple(
-        item for item in CATALOGUE if not patterns or any(fnmatch.fnmatchcase(item.name, part) for part in patterns)
+        item for item in items if not patterns or any(fnmatch.fnmatchcase(item.name, part) for part in patterns)
     )

@@ -8,22 +8,10 @@ from collections.abc import Callable
 
 from harness.arch.kernel_layout import KernelLayout
 from harness.selftest.bits import BITS
-from harness.selftest.corruption import TextCorruption
-from harness.selftest.edits import Edit, added_to, inclusive, replace, replaced, source
+from harness.selftest.corruption import Case
+from harness.selftest.edits import Edit, added_to, inclusive, replace, replaced, sources
 from harness.selftest.scene import Inapplicable, Scene, observed
 from harness.units import AddrRange
-
-IOMEM, BLOCKS, POLICY, ZONES, MEMINFO, VMSTAT, DUMP, BOOT, WALK = (
-    "iomem",
-    "blocks",
-    "auto_online",
-    "zoneinfo",
-    "meminfo",
-    "vmstat",
-    "ptdump",
-    "boot_id",
-    "host_tables",
-)
 
 # /proc/iomem -----------------------------------------------------------------------------------------------------
 
@@ -49,7 +37,7 @@ def _short(where: AddrRange) -> str:
 
 
 def _named(name: str) -> Edit:
-    """The line of a DIMM has a name that no kernel prints."""
+    """The line of a DIMM has another name."""
     return _dimm_line(lambda where: rf"\g<1>{inclusive(where)} : {name}" + "\n")
 
 
@@ -89,39 +77,34 @@ def _child_outside(scene: Scene, text: str) -> str:
     return text[:child] + re.sub(r"-[0-9a-f]+ : ", f"-{end} : ", text[child:], count=1)
 
 
-_IOMEM = (
-    source("iomem-hot-lost", IOMEM, "hot-added memory has no line", "IOM-1", edit=_dimm_line(lambda where: "")),
-    source(
-        "iomem-hot-renamed",
-        IOMEM,
-        "hot-added memory has another name",
-        "IOM-1",
-        edit=_dimm_line(lambda where: rf"\g<1>{inclusive(where)} : reserved" + "\n"),
-    ),
-    source("iomem-hot-short", IOMEM, "the line of hot-added memory is a page short", "IOM-1", edit=_dimm_line(_short)),
-    source("iomem-hot-split", IOMEM, "hot-added memory has two lines", "IOM-1", edit=_dimm_line(_split)),
-    source("iomem-name-freed", IOMEM, "hot-added memory has a name without letters", "IOM-1", "IOM-3", edit=_named("")),
-    source("iomem-name-torn", IOMEM, "a newline is in a name", "IOM-1", "IOM-3", edit=_named("Sys\ntem RAM")),
-    source("iomem-name-rubbish", IOMEM, "garbage in a name", "IOM-1", "IOM-3", edit=_named("System\x02\x7f RAM")),
-    source("iomem-backwards", IOMEM, "a range runs backwards", "IOM-1", "IOM-3", edit=_dimm_line(_backwards)),
-    source("iomem-not-nested", IOMEM, "virtio-mem's memory is not below its device", "IOM-1", edit=_virtio_mem_outside),
-    source("iomem-dax-lost", IOMEM, "a DAX device has no line", "IOM-1", edit=replaced(r"^ *\S+ : dax\S+\n", "")),
-    source("iomem-left-behind", IOMEM, "removed memory has a line again", "IOM-2", edit=_removed_is_back),
-    source("iomem-boot-lost", IOMEM, "a line of boot is gone", "IOM-2", edit=replaced(r"^ +\S+ : Kernel data\n", "")),
-    source("iomem-intruder", IOMEM, "an unexpected line is there", "IOM-2", edit=_intruder),
-    source("iomem-overlap", IOMEM, "two neighbours overlap", "IOM-2", "IOM-3", edit=_overlap),
-    source("iomem-child-outside", IOMEM, "a child ends behind its parent", "IOM-2", "IOM-3", edit=_child_outside),
+_IOMEM = sources(
+    "iomem",
+    Case("iomem-hot-lost", "hot-added memory has no line", "IOM-1", _dimm_line(lambda where: "")),
+    Case("iomem-hot-renamed", "hot-added memory has another name", "IOM-1", _named("reserved")),
+    Case("iomem-hot-short", "the line of hot-added memory is a page short", "IOM-1", _dimm_line(_short)),
+    Case("iomem-hot-split", "hot-added memory has two lines", "IOM-1", _dimm_line(_split)),
+    Case("iomem-name-freed", "hot-added memory has a name without letters", "IOM-1 IOM-3", _named("")),
+    Case("iomem-name-torn", "a newline is in a name", "IOM-1 IOM-3", _named("Sys\ntem RAM")),
+    Case("iomem-name-rubbish", "garbage in a name", "IOM-1 IOM-3", _named("System\x02\x7f RAM")),
+    Case("iomem-backwards", "a range runs backwards", "IOM-1 IOM-3", _dimm_line(_backwards)),
+    Case("iomem-not-nested", "virtio-mem's memory is not below its device", "IOM-1", _virtio_mem_outside),
+    Case("iomem-dax-lost", "a DAX device has no line", "IOM-1", replaced(r"^ *\S+ : dax\S+\n", "")),
+    Case("iomem-left-behind", "removed memory has a line again", "IOM-2", _removed_is_back),
+    Case("iomem-boot-lost", "a line of boot is gone", "IOM-2", replaced(r"^ +\S+ : Kernel data\n", "")),
+    Case("iomem-intruder", "an unexpected line is there", "IOM-2", _intruder),
+    Case("iomem-overlap", "two neighbours overlap", "IOM-2 IOM-3", _overlap),
+    Case("iomem-child-outside", "a child ends behind its parent", "IOM-2 IOM-3", _child_outside),
 )
 
 # memory blocks ---------------------------------------------------------------------------------------------------
 
 
-def _online(field: str, by: str) -> Edit:
-    """Another value for a field of an online, hot-added block; an empty one drops the line."""
+def _online(field: str, *values: str) -> Edit:
+    """Other values for a field of an online, hot-added block, each in its line."""
 
     def edit(scene: Scene, text: str) -> str:
-        line = rf"^memory{scene.block('online').index}/{field}:.*\n"
-        return replace(text, line, by.format(index=scene.block("online").index))
+        start = f"memory{scene.block('online').index}/{field}:"
+        return replace(text, rf"^{start}.*\n", "".join(f"{start}{value}\n" for value in values))
 
     return edit
 
@@ -154,67 +137,22 @@ def _other_policy(scene: Scene, text: str) -> str:
 
 
 _BLOCKS = (
-    source("block-lost", BLOCKS, "a memory block is not there", "BLK-1", edit=_block_gone),
-    source("block-left", BLOCKS, "a block of removed memory is left", "BLK-1", edit=_block_left),
-    source(
-        "block-phys-index",
-        BLOCKS,
-        "a block has the index of another",
-        "BLK-1",
-        edit=_online("phys_index", "memory{index}/phys_index:00000000\n"),
+    *sources(
+        "blocks",
+        Case("block-lost", "a memory block is not there", "BLK-1", _block_gone),
+        Case("block-left", "a block of removed memory is left", "BLK-1", _block_left),
+        Case("block-phys-index", "a block has the index of another", "BLK-1", _online("phys_index", "00000000")),
+        Case("block-zones", "a block of ZONE_MOVABLE lies in another zone", "BLK-1", _online("valid_zones", "Normal")),
+        Case("block-not-removable", "a block cannot be removed", "BLK-1", _online("removable", "0")),
+        Case("block-no-node", "a block belongs to no node", "BLK-1", _online("node")),
+        Case("block-two-nodes", "a block belongs to two nodes", "BLK-1", _online("node", "0", "1")),
+        Case("block-offline", "a block that was put online is offline", "BLK-2", _online("state", "offline")),
+        Case("block-going-offline", "a block is stuck half-way", "BLK-2", _online("state", "going-offline")),
+        Case("block-state-rubbish", "garbage in a block's state", "BLK-1", _online("state", "on\x01line")),
+        Case("block-state-twice", "a block's state has two lines", "BLK-1", _online("state", "online", "online")),
+        Case("block-states-swapped", "two blocks are swapped", "BLK-2", _blocks_swapped),
     ),
-    source(
-        "block-zones",
-        BLOCKS,
-        "a block of ZONE_MOVABLE lies in another zone",
-        "BLK-1",
-        edit=_online("valid_zones", "memory{index}/valid_zones:Normal\n"),
-    ),
-    source(
-        "block-not-removable",
-        BLOCKS,
-        "a block cannot be removed",
-        "BLK-1",
-        edit=_online("removable", "memory{index}/removable:0\n"),
-    ),
-    source("block-no-node", BLOCKS, "a block belongs to no node", "BLK-1", edit=_online("node", "")),
-    source(
-        "block-two-nodes",
-        BLOCKS,
-        "a block belongs to two nodes",
-        "BLK-1",
-        edit=_online("node", "memory{index}/node:0\nmemory{index}/node:1\n"),
-    ),
-    source(
-        "block-offline",
-        BLOCKS,
-        "a block that was put online is offline",
-        "BLK-2",
-        edit=_online("state", "memory{index}/state:offline\n"),
-    ),
-    source(
-        "block-going-offline",
-        BLOCKS,
-        "a block is stuck half-way",
-        "BLK-2",
-        edit=_online("state", "memory{index}/state:going-offline\n"),
-    ),
-    source(
-        "block-state-rubbish",
-        BLOCKS,
-        "garbage in a block's state",
-        "BLK-1",
-        edit=_online("state", "memory{index}/state:on\x01line\n"),
-    ),
-    source(
-        "block-state-twice",
-        BLOCKS,
-        "a block's state has two lines",
-        "BLK-1",
-        edit=_online("state", "memory{index}/state:online\nmemory{index}/state:online\n"),
-    ),
-    source("block-states-swapped", BLOCKS, "two blocks are swapped", "BLK-2", edit=_blocks_swapped),
-    source("policy", POLICY, "another auto-online policy", "BLK-2", edit=_other_policy),
+    *sources("auto_online", Case("policy", "another auto-online policy", "BLK-2", _other_policy)),
 )
 
 # zones and counters ----------------------------------------------------------------------------------------------
@@ -248,46 +186,43 @@ def _table_count(by: int) -> Edit:
 
 
 _COUNTERS = (
-    source("zone-managed", ZONES, "one managed page is missing", "ZON-1", edit=_zone("managed", -1)),
-    source("zone-present", ZONES, "one present page too many", "ZON-1", edit=_zone("present", 1)),
-    source("zone-spanned", ZONES, "a zone spans one section too many", "ZON-1", edit=_zone("spanned", 1 << 15)),
-    source("zone-start", ZONES, "a zone begins one section too late", "ZON-1", edit=_zone("start_pfn", 1 << 15)),
-    source("zone-twice", ZONES, "a zone is repeated", "ZON-1", edit=replaced(r"(?s)\A(Node .*?\n)(?=Node )", r"\1\1")),
-    source("zone-rubbish", ZONES, "garbage in a zone's name", "ZON-1", edit=replaced(r"^(Node 0.*)$", "\\1\x01")),
-    source("total-rubbish", MEMINFO, "garbage in a name", "MEM-1", edit=replaced(r"^MemFree", "Mem\x1bFree")),
-    source("vmstat-rubbish", VMSTAT, "garbage in a name", "MEM-2", edit=replaced(r"^nr_free_pages", "nr\x08_free")),
-    source(
-        "total-less", MEMINFO, "MemTotal is one page too small", "MEM-1", edit=added_to(r"^(MemTotal: +)(\d+) kB", -4)
+    *sources(
+        "zoneinfo",
+        Case("zone-managed", "one managed page is missing", "ZON-1", _zone("managed", -1)),
+        Case("zone-present", "one present page too many", "ZON-1", _zone("present", 1)),
+        Case("zone-spanned", "a zone spans one section too many", "ZON-1", _zone("spanned", 1 << 15)),
+        Case("zone-start", "a zone begins one section too late", "ZON-1", _zone("start_pfn", 1 << 15)),
+        Case("zone-twice", "a zone is repeated", "ZON-1", replaced(r"(?s)\A(Node .*?\n)(?=Node )", r"\1\1")),
+        Case("zone-rubbish", "garbage in a zone's name", "ZON-1", replaced(r"^(Node 0.*)$", "\\1\x01")),
     ),
-    source(
-        "total-more", MEMINFO, "MemTotal is one page too large", "MEM-1", edit=added_to(r"^(MemTotal: +)(\d+) kB", 4)
+    *sources("meminfo", Case("total-rubbish", "garbage in a name", "MEM-1", replaced(r"^MemFree", "Mem\x1bFree"))),
+    *sources(
+        "vmstat", Case("vmstat-rubbish", "garbage in a name", "MEM-2", replaced(r"^nr_free_pages", "nr\x08_free"))
     ),
-    source(
-        "memmap-leaked",
-        VMSTAT,
-        "memmap of removed memory was not freed",
-        "MEM-2",
-        "VMM-2",
-        edit=_memmap(512),
+    *sources(
+        "meminfo",
+        Case("total-less", "MemTotal is one page too small", "MEM-1", added_to(r"^(MemTotal: +)(\d+) kB", -4)),
+        Case("total-more", "MemTotal is one page too large", "MEM-1", added_to(r"^(MemTotal: +)(\d+) kB", 4)),
     ),
-    source(
-        "memmap-freed-twice",
-        VMSTAT,
-        "memmap of removed memory was freed twice",
-        "MEM-2",
-        "VMM-2",
-        edit=_memmap(-1),
+    *sources(
+        "vmstat",
+        Case("memmap-leaked", "memmap of removed memory was not freed", "MEM-2 VMM-2", _memmap(512)),
+        Case("memmap-freed-twice", "memmap of removed memory was freed twice", "MEM-2 VMM-2", _memmap(-1)),
+        Case(
+            "memmap-of-boot-freed",
+            "memmap of boot memory was freed",
+            "MEM-2",
+            added_to(r"^(nr_memmap_boot(?:_pages)? )(\d+)$", -1),
+        ),
     ),
-    source(
-        "memmap-of-boot-freed",
-        VMSTAT,
-        "memmap of boot memory was freed",
-        "MEM-2",
-        edit=added_to(r"^(nr_memmap_boot(?:_pages)? )(\d+)$", -1),
+    *sources(
+        "host_tables",
+        Case("table-overcounted", "one page table too many is counted", "MEM-2", _table_count(1)),
+        Case("table-undercounted", "one page table too few is counted", "MEM-2", _table_count(-1)),
     ),
-    source("table-overcounted", WALK, "one page table too many is counted", "MEM-2", edit=_table_count(1)),
-    source("table-undercounted", WALK, "one page table too few is counted", "MEM-2", edit=_table_count(-1)),
-    source("rebooted", BOOT, "the guest has rebooted unexpectedly", "LIV-1", edit=replaced(r"^.{8}", "00000000")),
+    *sources(
+        "boot_id", Case("rebooted", "the guest has rebooted unexpectedly", "LIV-1", replaced(r"^.{8}", "00000000"))
+    ),
 )
 
 # the dump of the page tables -------------------------------------------------------------------------------------
@@ -344,57 +279,34 @@ def _attribute(name: str) -> Callable[[Scene, str], str]:
     return change
 
 
-def _twice(scene: Scene, line: str) -> str:
-    return line + line
-
-
 def _other_level(scene: Scene, line: str) -> str:
     return replace(line, r" (PMD|PTE) ", " PTE " if " PMD " in line else " PMD ")
 
 
-_ATTRIBUTES = {
-    "read-only": ("hot-added memory is read-only", "LIN-2"),
-    "executable": ("hot-added memory is writable and executable", "LIN-2"),
-    "untagged": ("hot-added memory is mapped without memory tags", "LIN-2"),
-    "uncached": ("hot-added memory is mapped uncached", "LIN-2"),
-    "contiguous-lost": ("the contiguous hint is lost", "LIN-3"),
-    "not-accessed": ("a mapping has lost its access flag", "LIN-2"),
-}
+def _hot_line(attribute: str) -> Edit:
+    return _lines(_hot, _attribute(attribute))
 
-_PAGE_TABLES = (
-    *(
-        source(f"dump-{name}", DUMP, summary, broken, "XCK-1", edit=_lines(_hot, _attribute(name)))
-        for name, (summary, broken) in _ATTRIBUTES.items()
-    ),
-    source(
-        "dump-hot-gone", DUMP, "hot-added memory is not mapped", "LIN-1", "XCK-1", edit=_lines(_hot, _attribute("gone"))
-    ),
-    source(
-        "dump-boot-gone", DUMP, "boot memory is not mapped", "LIN-1", "XCK-1", edit=_lines(_boot, _attribute("gone"))
-    ),
-    source(
+
+_PAGE_TABLES = sources(
+    "ptdump",
+    Case("dump-read-only", "hot-added memory is read-only", "LIN-2 XCK-1", _hot_line("read-only")),
+    Case("dump-executable", "hot-added memory is writable and executable", "LIN-2 XCK-1", _hot_line("executable")),
+    Case("dump-untagged", "hot-added memory is mapped without memory tags", "LIN-2 XCK-1", _hot_line("untagged")),
+    Case("dump-uncached", "hot-added memory is mapped uncached", "LIN-2 XCK-1", _hot_line("uncached")),
+    Case("dump-contiguous-lost", "the contiguous hint is lost", "LIN-3 XCK-1", _hot_line("contiguous-lost")),
+    Case("dump-not-accessed", "a mapping has lost its access flag", "LIN-2 XCK-1", _hot_line("not-accessed")),
+    Case("dump-hot-gone", "hot-added memory is not mapped", "LIN-1 XCK-1", _hot_line("gone")),
+    Case("dump-boot-gone", "boot memory is not mapped", "LIN-1 XCK-1", _lines(_boot, _attribute("gone"))),
+    Case(
         "dump-boot-executable",
-        DUMP,
         "boot memory is writable and executable",
-        "LIN-2",
-        "XCK-1",
-        edit=_lines(_boot, _attribute("executable")),
+        "LIN-2 XCK-1",
+        _lines(_boot, _attribute("executable")),
     ),
-    source(
-        "dump-other-level", DUMP, "memory is mapped at another level", "LIN-3", "XCK-1", edit=_lines(_hot, _other_level)
-    ),
-    source("dump-run-twice", DUMP, "the dump repeats a run", "XCK-1", edit=_lines(_hot, _twice)),
-    source(
-        "dump-memmap-gone", DUMP, "memmap is not mapped", "VMM-1", "XCK-1", edit=_lines(_hot_memmap, _attribute("gone"))
-    ),
-    source(
-        "dump-memmap-read-only",
-        DUMP,
-        "memmap is read-only",
-        "VMM-1",
-        "XCK-1",
-        edit=_lines(_hot_memmap, _attribute("read-only")),
-    ),
+    Case("dump-other-level", "memory is mapped at another level", "LIN-3 XCK-1", _lines(_hot, _other_level)),
+    Case("dump-run-twice", "the dump repeats a run", "XCK-1", _lines(_hot, lambda scene, line: line + line)),
+    Case("dump-memmap-gone", "memmap is not mapped", "VMM-1 XCK-1", _lines(_hot_memmap, _attribute("gone"))),
+    Case("dump-memmap-read-only", "memmap is read-only", "VMM-1 XCK-1", _lines(_hot_memmap, _attribute("read-only"))),
 )
 
-CORRUPTIONS: tuple[TextCorruption, ...] = (*_IOMEM, *_BLOCKS, *_COUNTERS, *_PAGE_TABLES)
+CORRUPTIONS = (*_IOMEM, *_BLOCKS, *_COUNTERS, *_PAGE_TABLES)

@@ -4,26 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from harness.check import DumpReport, Evidence, ResizeReport, Slope, TouchReport, UnplugReport
-from harness.selftest.corruption import TextCorruption
-from harness.selftest.edits import appended, in_json, source
+from harness.selftest.corruption import Case, TextCorruption
+from harness.selftest.edits import Edit, appended, in_json, sources
 from harness.selftest.scene import Inapplicable, Scene
 from harness.units import MIB
 
-DEVICES, BACKENDS, CONSOLE, DMESG, STEP = "devices", "backends", "console", "dmesg", "step report"
 
-
-def _device(kind: str, change: Callable[[Scene, dict[str, Any]], dict[str, Any]]) -> Callable[[Scene, Any], Any]:
+def _device(kind: str, change: Callable[[Scene, dict[str, Any]], dict[str, Any]]) -> Edit:
     """Change the report of the first device of a kind."""
 
     def apply(scene: Scene, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
         id = scene.device(kind).id
         return [{**item, **change(scene, item)} if item["id"] == id else item for item in devices]
 
-    return apply
+    return in_json(apply)
 
 
 def _moved(scene: Scene, item: dict[str, Any]) -> dict[str, Any]:
@@ -58,8 +57,9 @@ def _backend_full(scene: Scene, backends: dict[str, int]) -> dict[str, int]:
     return {**backends, device.backend: device.size + 4096}
 
 
-def _step(name: str, summary: str, broken: str, edit: Callable[[Scene], Evidence]) -> TextCorruption:
-    return TextCorruption(name, STEP, summary, frozenset({broken}), edit)
+def steps(*cases: Case[Callable[[Scene], Evidence]]) -> tuple[TextCorruption, ...]:
+    """Corruptions of the report of a step."""
+    return tuple(TextCorruption(case.name, "step report", case.summary, case.invariants, case.how) for case in cases)
 
 
 def _unplugs(*endings: str, refused: bool = False) -> Callable[[Scene], Evidence]:
@@ -93,14 +93,6 @@ def _touched(change: Callable[[TouchReport], TouchReport]) -> Callable[[Scene], 
         return scene.with_reports(touches=(change(first), *others))
 
     return edit
-
-
-def _mismatch(report: TouchReport) -> TouchReport:
-    return TouchReport(report.pages, report.mismatches + 1, report.used)
-
-
-def _never_used(report: TouchReport) -> TouchReport:
-    return TouchReport(report.pages, report.mismatches, tuple((where, 0) for where, _ in report.used))
 
 
 def _dump_lacks(scene: Scene) -> Evidence:
@@ -141,96 +133,107 @@ _TROUBLE = {
     "soft-lockup": "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:61]",
 }
 
-CORRUPTIONS: tuple[TextCorruption, ...] = (
-    source("device-moved", DEVICES, "a DIMM has another address", "QMP-1", edit=in_json(_device("dimm", _moved))),
-    source("device-lost", DEVICES, "a device is missing", "QMP-1", edit=in_json(_lost)),
-    source("device-intruder", DEVICES, "an unexpected device is there", "QMP-1", edit=in_json(_twice)),
-    source(
-        "device-slot",
-        DEVICES,
-        "a DIMM has another slot",
-        "QMP-1",
-        edit=in_json(_device("dimm", lambda scene, item: {"slot": item["slot"] + 1})),
+CORRUPTIONS = (
+    *sources(
+        "devices",
+        Case("device-moved", "a DIMM has another address", "QMP-1", _device("dimm", _moved)),
+        Case("device-lost", "a device is missing", "QMP-1", in_json(_lost)),
+        Case("device-intruder", "an unexpected device is there", "QMP-1", in_json(_twice)),
+        Case(
+            "device-slot",
+            "a DIMM has another slot",
+            "QMP-1",
+            _device("dimm", lambda scene, item: {"slot": item["slot"] + 1}),
+        ),
+        Case(
+            "device-node",
+            "a device belongs to another node",
+            "QMP-1",
+            _device("dimm", lambda scene, item: {"node": item["node"] + 1}),
+        ),
+        Case(
+            "device-plugged-size",
+            "virtio-mem has plugged one block too few",
+            "QMP-1",
+            _device("virtio-mem", lambda scene, item: {"size": item["size"] - item["block_size"]}),
+        ),
+        Case(
+            "device-requested-size",
+            "virtio-mem has another requested size",
+            "QMP-1",
+            _device("virtio-mem", lambda scene, item: {"requested_size": 0}),
+        ),
     ),
-    source(
-        "device-node",
-        DEVICES,
-        "a device belongs to another node",
-        "QMP-1",
-        edit=in_json(_device("dimm", lambda scene, item: {"node": item["node"] + 1})),
+    *sources(
+        "backends",
+        Case("backend-left", "a backend outlives its device", "MEM-2", in_json(_backend_left)),
+        Case("backend-lost", "a backend is gone before its device", "MEM-2", in_json(_backend_lost)),
+        Case("backend-too-full", "unplugged blocks still use host memory", "MEM-2", in_json(_backend_full)),
     ),
-    source(
-        "device-plugged-size",
-        DEVICES,
-        "virtio-mem has plugged one block too few",
-        "QMP-1",
-        edit=in_json(_device("virtio-mem", lambda scene, item: {"size": item["size"] - item["block_size"]})),
+    *steps(
+        Case("unplug-ended-twice", "an unplug ended twice", "QMP-2", _unplugs("DEVICE_DELETED", "MEM_UNPLUG_ERROR")),
+        Case("unplug-never-ended", "an unplug never ended", "QMP-2", _unplugs()),
+        Case(
+            "unplug-refused-but-gone",
+            "an unplug ended with the device's removal, but the device is still there",
+            "QMP-2",
+            _unplugs("DEVICE_DELETED", refused=True),
+        ),
+        Case("resize-short", "a resize stopped short", "QMP-3", _resize(2 * MIB)),
+        Case(
+            "resize-refused-but-done", "QEMU refused a resize, but performed it", "QMP-3", _resize(-2 * MIB, "not now")
+        ),
+        Case(
+            "unplug-deleted-without-event",
+            "a device that the guest keeps is gone",
+            "QMP-2",
+            _unplugs("ACPI_OST_REFUSED"),
+        ),
+        Case(
+            "touch-mismatch",
+            "memory has lost its content",
+            "LIV-1",
+            _touched(lambda report: replace(report, mismatches=report.mismatches + 1)),
+        ),
+        Case(
+            "touch-never-used",
+            "online memory is never allocated",
+            "LIV-1",
+            _touched(lambda report: replace(report, used=tuple((where, 0) for where, _ in report.used))),
+        ),
     ),
-    source(
-        "device-requested-size",
-        DEVICES,
-        "virtio-mem has another requested size",
-        "QMP-1",
-        edit=in_json(_device("virtio-mem", lambda scene, item: {"requested_size": 0})),
+    *sources(
+        "dmesg",
+        *(
+            Case(f"log-{name}", "the kernel complains", "LOG-1", appended(f"<4>[   99.000000] {line}"))
+            for name, line in _TROUBLE.items()
+        ),
+        Case(
+            "block-kept-for-nothing",
+            "a block is kept for a leaf that ends with it",
+            "BLK-3",
+            appended("<4>[   99.000000] [40200000 48000000] splits a leaf entry in vmemmap"),
+        ),
     ),
-    source("backend-left", BACKENDS, "a backend outlives its device", "MEM-2", edit=in_json(_backend_left)),
-    source("backend-lost", BACKENDS, "a backend is gone before its device", "MEM-2", edit=in_json(_backend_lost)),
-    source(
-        "backend-too-full",
-        BACKENDS,
-        "unplugged blocks still use host memory",
-        "MEM-2",
-        edit=in_json(_backend_full),
+    *steps(
+        Case("dump-lacks-memory", "a crash dump lacks memory that was added", "IOM-4", _dump_lacks),
+        Case("dump-holds-removed", "a crash dump holds memory that was removed", "IOM-4", _dump_holds),
+        Case("slope", "each round of a soak leaves an object of sysfs behind", "MEM-3", _leak),
+        Case("failure-not-undone", "an action that failed leaves something behind", "RBK-1", _failed),
+        Case(
+            "console-death",
+            "the kernel dies in the step",
+            "LOG-1",
+            lambda scene: scene.with_reports(alarms=(_TROUBLE["panic"],)),
+        ),
     ),
-    _step(
-        "unplug-ended-twice",
-        "an unplug ended twice",
-        "QMP-2",
-        _unplugs("DEVICE_DELETED", "MEM_UNPLUG_ERROR"),
-    ),
-    _step("unplug-never-ended", "an unplug never ended", "QMP-2", _unplugs()),
-    _step(
-        "unplug-refused-but-gone",
-        "an unplug ended with the device's removal, but the device is still there",
-        "QMP-2",
-        _unplugs("DEVICE_DELETED", refused=True),
-    ),
-    _step("resize-short", "a resize stopped short", "QMP-3", _resize(2 * MIB)),
-    _step("resize-refused-but-done", "QEMU refused a resize, but performed it", "QMP-3", _resize(-2 * MIB, "not now")),
-    _step(
-        "unplug-deleted-without-event",
-        "a device that the guest keeps is gone",
-        "QMP-2",
-        _unplugs("ACPI_OST_REFUSED"),
-    ),
-    _step("touch-mismatch", "memory has lost its content", "LIV-1", _touched(_mismatch)),
-    _step("touch-never-used", "online memory is never allocated", "LIV-1", _touched(_never_used)),
-    *(
-        source(f"log-{name}", DMESG, "the kernel complains", "LOG-1", edit=appended(f"<4>[   99.000000] {line}"))
-        for name, line in _TROUBLE.items()
-    ),
-    source(
-        "block-kept-for-nothing",
-        DMESG,
-        "a block is kept for a leaf that ends with it",
-        "BLK-3",
-        edit=appended("<4>[   99.000000] [40200000 48000000] splits a leaf entry in vmemmap"),
-    ),
-    _step("dump-lacks-memory", "a crash dump lacks memory that was added", "IOM-4", _dump_lacks),
-    _step("dump-holds-removed", "a crash dump holds memory that was removed", "IOM-4", _dump_holds),
-    _step("slope", "each round of a soak leaves an object of sysfs behind", "MEM-3", _leak),
-    _step("failure-not-undone", "an action that failed leaves something behind", "RBK-1", _failed),
-    _step(
-        "console-death",
-        "the kernel dies in the step",
-        "LOG-1",
-        lambda scene: scene.with_reports(alarms=(_TROUBLE["panic"],)),
-    ),
-    source(
-        "console-oops",
-        CONSOLE,
-        "the console shows an Oops that the log lacks",
-        "LOG-1",
-        edit=in_json(lambda scene, lines: [*lines, _TROUBLE["oops-riscv"]]),
+    *sources(
+        "console",
+        Case(
+            "console-oops",
+            "the console shows an Oops that the log lacks",
+            "LOG-1",
+            in_json(lambda scene, lines: [*lines, _TROUBLE["oops-riscv"]]),
+        ),
     ),
 )

@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from harness.check.witnesses import memmap_of
-from harness.selftest.corrupt_linear import attribute
-from harness.selftest.corruption import MemoryCorruption, memory
+from harness.selftest.corruption import Case, memory
 from harness.selftest.entries import Place
 from harness.selftest.live import Live
 from harness.selftest.scene import Inapplicable
-from harness.selftest.strokes import first_below, gone, swapped, table_gone
+from harness.selftest.strokes import attributes, changed, first_below, gone, led_to, swapped, table_of
 from harness.units import AddrRange, align_down
-
-TARGET = "vmemmap"
 
 
 def _hot(live: Live) -> Place:
@@ -33,18 +28,17 @@ def _hosted(live: Live) -> Place:
     return live.leaf(live.memmap(piece.range).start)
 
 
-def _partial(live: Live) -> AddrRange:
-    """The present part of a partial section."""
-    section, layout = live.scene.partial_section(), live.scene.evidence.layout
-    size = layout.machine.arch.subsection_size
-    return AddrRange.sized(section.number * layout.paging.section_size, section.subsections.bit_length() * size)
+def removed_memmap(live: Live) -> Place:
+    """The empty entry that mapped removed memory's memmap."""
+    return live.gap(live.memmap(live.scene.removed()).start)
 
 
 def _partial_memmap(live: Live) -> AddrRange:
     """The memmap of the call that added a partial section."""
-    end = _partial(live).end
+    section, layout = live.scene.partial_section(), live.scene.evidence.layout
+    present = section.subsections.bit_length() * live.arch.subsection_size
     for piece in live.scene.evidence.expected.linear:
-        if piece.range.end == end:
+        if piece.range.end == section.number * layout.paging.section_size + present:
             return memmap_of(piece, live.view.kernel)
     raise Inapplicable("no added range ends inside a section")
 
@@ -53,11 +47,12 @@ def _partial_end(live: Live) -> Place:
     return live.leaf(_partial_memmap(live).end - 1)
 
 
-def _beyond_partial(live: Live) -> str:
-    end = _partial_memmap(live).end
-    place, model = live.gap(end), live.leaf(end - 1)
-    live.put(place, live.leaf_entry(model, place, _frames(live, place)))
-    return str(place)
+def _beyond_partial(live: Live) -> Place:
+    return live.gap(_partial_memmap(live).end)
+
+
+def _longer(live: Live, place: Place) -> int:
+    return live.leaf_entry(_partial_end(live), place, _frames(live, place))
 
 
 def _frames(live: Live, place: Place) -> int:
@@ -65,29 +60,28 @@ def _frames(live: Live, place: Place) -> int:
     return align_down(live.spare(), place.range.size)
 
 
-def _stale_leaf(live: Live) -> str:
-    place = live.gap(live.memmap(live.scene.removed()).start)
-    live.put(place, live.leaf_entry(_hot(live), place, _frames(live, place)))
-    return str(place)
+def _stale_leaf(live: Live, place: Place) -> int:
+    return live.leaf_entry(_hot(live), place, _frames(live, place))
 
 
-def _stale_table(live: Live) -> str:
+def _stale_table(live: Live, place: Place) -> int:
     """A table with one page of removed memory's memmap."""
-    place = live.gap(live.memmap(live.scene.removed()).start)
     if live.is_lowest(place):
         raise Inapplicable("the tables of removed memory's memmap are shared with other memory")
     entry = live.leaf_entry(_hot(live), first_below(live, place), live.spare())
-    live.put(place, live.table_entry(live.new_table([entry])))
-    return str(place)
+    return live.table_entry(live.new_table([entry]))
 
 
-def _never_present(live: Live) -> str:
-    """Map memmap of sections that never existed, far from all others."""
+def _unused(live: Live) -> Place:
+    """The entry for memmap of sections that never existed, far from all others."""
     window = live.view.kernel.vmemmap_window
-    path = live.path(window.start + window.size // 2)
-    place = path[-1]
+    place = live.path(window.start + window.size // 2)[-1]
     if place.entry:
         raise Inapplicable("the middle of vmemmap is in use")
+    return place
+
+
+def _never_present(live: Live, place: Place) -> int:
     # Add tables down to a level that can have a mapping.
     model, target = _hot(live), place
     while target.depth < model.depth:
@@ -95,28 +89,16 @@ def _never_present(live: Live) -> str:
     entry = live.leaf_entry(model, target, _frames(live, target))
     for _ in range(target.depth - place.depth):
         entry = live.table_entry(live.new_table([entry]))
-    live.put(place, entry)
-    return str(place)
+    return entry
 
 
-def _into(find: Callable[[Live], Place], where: Callable[[Live], int]) -> Callable[[Live], str]:
-    """Make a mapping point to other frames."""
-
-    def apply(live: Live) -> str:
-        place = find(live)
-        live.put(place, live.leading_to(place.entry, align_down(where(live), place.range.size)))
-        return str(place)
-
-    return apply
+def _spare(live: Live, place: Place) -> int:
+    return live.spare()
 
 
-def _neighbour(find: Callable[[Live], Place]) -> Callable[[Live], int]:
-    """The frames of another mapping."""
-
-    def where(live: Live) -> int:
-        return live.physical(live.leaf(find(live).range.end))
-
-    return where
+def _neighbour(live: Live, place: Place) -> int:
+    """The frames of the next mapping."""
+    return live.physical(live.leaf(place.range.end))
 
 
 def _shared(live: Live) -> str:
@@ -124,120 +106,88 @@ def _shared(live: Live) -> str:
     one, other = _hot(live), live.leaf(live.memmap(live.scene.offline()).start)
     if one.level is not other.level:
         raise Inapplicable("the two sections' memmaps are mapped at different levels")
-    live.put(one, other.entry)
-    return f"{one} and that of virtual {other.range}"
+    return f"{live.put(one, other.entry)} and that of virtual {other.range}"
 
 
-def _badly_folded(live: Live) -> str:
-    """Give a page of a folded memmap its own frame instead of the shared one."""
+def _folded(live: Live) -> Place:
+    """A page of a folded memmap that is mapped to the shared frame."""
     for piece in live.scene.evidence.expected.linear:
         if piece.folded:
-            place = live.leaf(memmap_of(piece, live.view.kernel).start + 3 * live.tables.page_size)
-            live.put(place, live.leading_to(place.entry, live.spare()))
-            return str(place)
+            return live.leaf(memmap_of(piece, live.view.kernel).start + 3 * live.tables.page_size)
     raise Inapplicable("this kernel folds no memmap")
 
 
-_ATTRIBUTES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "read-only": ("memmap is read-only", ()),
-    "executable": ("memmap is writable and executable", ("LIN-2",)),
-    "uncached": ("memmap is mapped uncached", ()),
-    "not-accessed": ("a mapping of memmap has lost its access flag", ()),
-    "user-accessible": ("user mode has access to memmap", ("PGT-2",)),
-}
-
-CORRUPTIONS: tuple[MemoryCorruption, ...] = (
-    memory("vmemmap-hot-gone", TARGET, "memmap of hot-added memory is not mapped", "VMM-1", "XCK-1", apply=gone(_hot)),
-    memory("vmemmap-boot-gone", TARGET, "memmap of boot memory is not mapped", "VMM-1", "XCK-1", apply=gone(_boot)),
-    memory("vmemmap-table-gone", TARGET, "a table of memmap is unlinked", "VMM-1", "XCK-1", apply=table_gone(_hot)),
-    memory(
-        "vmemmap-partial-short",
-        TARGET,
-        "the memmap of a partial section ends too early",
-        "VMM-1",
-        "XCK-1",
-        apply=gone(_partial_end),
-    ),
-    memory(
+CORRUPTIONS = memory(
+    "vmemmap",
+    Case("vmemmap-hot-gone", "memmap of hot-added memory is not mapped", "VMM-1 XCK-1", gone(_hot)),
+    Case("vmemmap-boot-gone", "memmap of boot memory is not mapped", "VMM-1 XCK-1", gone(_boot)),
+    Case("vmemmap-table-gone", "a table of memmap is unlinked", "VMM-1 XCK-1", gone(table_of(_hot))),
+    Case("vmemmap-partial-short", "the memmap of a partial section ends too early", "VMM-1 XCK-1", gone(_partial_end)),
+    Case(
         "vmemmap-partial-long",
-        TARGET,
         "the memmap of a partial section extends beyond its end",
-        "VMM-1",
-        "XCK-1",
-        apply=_beyond_partial,
+        "VMM-1 XCK-1",
+        changed(_beyond_partial, _longer),
     ),
-    memory(
+    Case(
         "vmemmap-stale-mapping",
-        TARGET,
         "removed memory has memmap again",
-        "VMM-1",
-        "VMM-2",
-        "XCK-1",
-        apply=_stale_leaf,
+        "VMM-1 VMM-2 XCK-1",
+        changed(removed_memmap, _stale_leaf),
     ),
-    memory(
+    Case(
         "vmemmap-stale-table",
-        TARGET,
         "a table with one page of removed memory's memmap",
-        "VMM-1",
-        "VMM-2",
-        "PGT-1",
-        "XCK-1",
-        apply=_stale_table,
+        "VMM-1 VMM-2 PGT-1 XCK-1",
+        changed(removed_memmap, _stale_table),
     ),
-    memory(
-        "vmemmap-never-present", TARGET, "memory that never existed has memmap", "VMM-1", "XCK-1", apply=_never_present
+    Case(
+        "vmemmap-never-present", "memory that never existed has memmap", "VMM-1 XCK-1", changed(_unused, _never_present)
     ),
-    memory(
+    Case(
         "vmemmap-not-on-device",
-        TARGET,
         "memmap that must lie on its own device lies in boot memory",
         "VMM-1",
-        apply=_into(_hosted, Live.spare),
+        led_to(_hosted, _spare),
     ),
-    memory("vmemmap-on-device-swapped", TARGET, "two parts of memmap are swapped", "VMM-1", apply=swapped(_hosted)),
-    memory(
+    Case("vmemmap-on-device-swapped", "two parts of memmap are swapped", "VMM-1", swapped(_hosted)),
+    Case(
         "vmemmap-on-device-shared",
-        TARGET,
         "two parts of memmap on the device share their frames",
         "VMM-1",
-        apply=_into(_hosted, _neighbour(_hosted)),
+        led_to(_hosted, _neighbour),
     ),
-    memory(
+    Case(
         "vmemmap-in-itself",
-        TARGET,
         "memmap lies in the memory that it describes, which is not online yet",
         "VMM-1",
-        apply=_into(_hot, lambda live: live.scene.online().start),
+        led_to(_hot, lambda live, _: live.scene.online().start),
     ),
-    memory(
+    Case(
         "vmemmap-in-offline",
-        TARGET,
         "memmap lies in memory that is offline",
         "VMM-1",
-        apply=_into(_hot, lambda live: live.scene.offline().start),
+        led_to(_hot, lambda live, _: live.scene.offline().start),
     ),
-    memory("vmemmap-boot-moved", TARGET, "boot memory's memmap has moved", "VMM-1", apply=_into(_boot, Live.spare)),
-    memory("vmemmap-shared", TARGET, "two sections share one memmap", "VMM-1", apply=_shared),
-    memory(
-        "vmemmap-outside",
-        TARGET,
-        "memmap lies outside of memory",
-        "VMM-1",
-        "PGT-2",
-        apply=_into(_hot, lambda live: live.nowhere),
-    ),
-    memory(
+    Case("vmemmap-boot-moved", "boot memory's memmap has moved", "VMM-1", led_to(_boot, _spare)),
+    Case("vmemmap-shared", "two sections share one memmap", "VMM-1", _shared),
+    Case("vmemmap-outside", "memmap lies outside of memory", "VMM-1 PGT-2", led_to(_hot, lambda live, _: live.nowhere)),
+    Case(
         "vmemmap-in-removed",
-        TARGET,
         "memmap lies in removed memory",
-        "VMM-1",
-        "PGT-2",
-        apply=_into(_hot, lambda live: live.scene.removed().start),
+        "VMM-1 PGT-2",
+        led_to(_hot, lambda live, _: live.scene.removed().start),
     ),
-    memory("vmemmap-badly-folded", TARGET, "a page of a folded memmap has its own frame", "VMM-1", apply=_badly_folded),
-    *(
-        memory(f"vmemmap-{name}", TARGET, summary, "VMM-1", *also, "XCK-1", apply=attribute(name, _hot))
-        for name, (summary, also) in _ATTRIBUTES.items()
+    Case("vmemmap-badly-folded", "a page of a folded memmap has its own frame", "VMM-1", led_to(_folded, _spare)),
+    *attributes(
+        "vmemmap",
+        _hot,
+        {
+            "read-only": ("memmap is read-only", "VMM-1 XCK-1"),
+            "executable": ("memmap is writable and executable", "VMM-1 LIN-2 XCK-1"),
+            "uncached": ("memmap is mapped uncached", "VMM-1 XCK-1"),
+            "not-accessed": ("a mapping of memmap has lost its access flag", "VMM-1 XCK-1"),
+            "user-accessible": ("user mode has access to memmap", "VMM-1 PGT-2 XCK-1"),
+        },
     ),
 )

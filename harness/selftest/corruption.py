@@ -5,25 +5,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from harness.check import Evidence
 from harness.selftest.live import Live
 from harness.selftest.scene import Scene
+
+T = TypeVar("T")
+
+#: performs a corruption of memory and returns where; raises Inapplicable if this guest has no target for it
+Stroke = Callable[[Live], str]
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryCorruption:
     """A corruption of the memory of a paused guest.
 
-    ``apply`` performs it and returns where; it raises Inapplicable if this guest has no target for it. ``broken`` are
-    the invariants that must name it, if they are observed on the guest.
+    ``broken`` are the invariants that must name it, if they are observed on the guest.
     """
 
     name: str
     target: str
     summary: str
     broken: frozenset[str]
-    apply: Callable[[Live], str]
+    apply: Stroke
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,20 @@ class TextCorruption:
 Corruption = MemoryCorruption | TextCorruption
 
 
-def memory(name: str, target: str, summary: str, *broken: str, apply: Callable[[Live], str]) -> MemoryCorruption:
-    """A corruption of memory."""
-    return MemoryCorruption(name, target, summary, frozenset(broken), apply)
+@dataclass(frozen=True, slots=True)
+class Case(Generic[T]):
+    """A row of a table of corruptions: ``broken`` are the invariants, separated by spaces, ``how`` it is done."""
+
+    name: str
+    summary: str
+    broken: str
+    how: T
+
+    @property
+    def invariants(self) -> frozenset[str]:
+        return frozenset(self.broken.split())
+
+
+def memory(target: str, *cases: Case[Stroke]) -> tuple[MemoryCorruption, ...]:
+    """Corruptions of the ``target`` in memory."""
+    return tuple(MemoryCorruption(case.name, target, case.summary, case.invariants, case.how) for case in cases)

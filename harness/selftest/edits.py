@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.check import Evidence
-from harness.selftest.corruption import TextCorruption
+from harness.selftest.corruption import Case, TextCorruption
 from harness.selftest.scene import Inapplicable, Scene
 from harness.units import AddrRange
 
@@ -17,17 +17,22 @@ from harness.units import AddrRange
 Edit = Callable[[Scene, str], str]
 
 
-def source(name: str, target: str, summary: str, *broken: str, edit: Edit) -> TextCorruption:
+def source(target: str, case: Case[Edit]) -> TextCorruption:
     """A corruption of the collected source ``target``."""
 
     def apply(scene: Scene) -> Evidence:
         before = scene.text(target)
-        after = edit(scene, before)
+        after = case.how(scene, before)
         if after == before:
             raise Inapplicable(f"{target} is already like that")
         return scene.with_sources({target: after.encode()})
 
-    return TextCorruption(name, target, summary, frozenset(broken), apply)
+    return TextCorruption(case.name, target, case.summary, case.invariants, apply)
+
+
+def sources(target: str, *cases: Case[Edit]) -> tuple[TextCorruption, ...]:
+    """Corruptions of the collected source ``target``."""
+    return tuple(source(target, case) for case in cases)
 
 
 def replace(text: str, pattern: str, by: str) -> str:

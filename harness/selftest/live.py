@@ -6,7 +6,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 
-from harness.arch.pagetable import ENTRY_SIZE, TableFormat
+from harness.arch.architecture import ArchSpec
+from harness.arch.pagetable import ENTRY_SIZE
 from harness.check import Evidence
 from harness.check.witnesses import View
 from harness.collect.hostside import PAUSE, KernelView, kernel_sources
@@ -37,7 +38,7 @@ class Live:
         self.scene = scene
         self.memory = memory
         self.editor = editor
-        self.tables: TableFormat = observed(view.tables)
+        self.tables = observed(view.tables)
         self.direct = view.direct
         self._view = view
         self._spares: list[int] = []
@@ -51,46 +52,41 @@ class Live:
     # what there is -----------------------------------------------------------------------------------------------
 
     @property
+    def arch(self) -> ArchSpec:
+        return self.scene.evidence.layout.machine.arch
+
+    @property
     def bits(self) -> ArchBits:
         """The corruptions of this architecture's entries."""
-        return BITS[self.scene.evidence.layout.machine.arch.name]
+        return BITS[self.arch.name]
 
     @functools.cached_property
     def view(self) -> View:
         """The page tables at the time of the pause."""
-        pair = observed(self.scene.evidence.views.walk)
-        now: View = pair.now
-        return now
+        return observed(self.scene.evidence.views.walk).now
 
     @functools.cached_property
     def walked(self) -> HostTables:
         """The walk behind ``view``."""
-        found: HostTables = observed(self.scene.evidence.observed.host_tables)
-        return found
+        return observed(self.scene.evidence.observed.host_tables)
+
+    # How this kernel keeps what is corrupted. Each raises Inapplicable if it is unknown.
 
     @property
     def sparse(self) -> SparseLayout:
-        """The layout of mem_section. Raises Inapplicable if it is unknown."""
-        found: SparseLayout = observed(self._view.sparse)
-        return found
+        return observed(self._view.sparse)
 
     @property
     def usage(self) -> UsagePlace:
-        """The place of the sub-section bitmaps. Raises Inapplicable if it is unknown."""
-        found: UsagePlace = observed(self.sparse.usage)
-        return found
+        return observed(self.sparse.usage)
 
     @property
     def page(self) -> PageLayout:
-        """The layout of struct page. Raises Inapplicable if it is unknown."""
-        found: PageLayout = observed(self.sparse.page)
-        return found
+        return observed(self.sparse.page)
 
     @property
     def counting(self) -> CountLayout:
-        """How page tables are counted. Raises Inapplicable if it is unknown."""
-        found: CountLayout = observed(self._view.counting)
-        return found
+        return observed(self._view.counting)
 
     @property
     def nowhere(self) -> int:
@@ -104,10 +100,6 @@ class Live:
     def memmap(self, physical: AddrRange) -> AddrRange:
         """The virtual addresses of the struct pages of a physical range."""
         return self.view.kernel.memmap(physical)
-
-    def leaves(self) -> Iterator[HostMapping]:
-        """All runs of mappings."""
-        yield from self.walked.mappings
 
     # page tables -------------------------------------------------------------------------------------------------
 
@@ -133,11 +125,12 @@ class Live:
         """True for an entry of the lowest level: a PTE."""
         return place.depth == len(self.tables.levels) - 1
 
-    def put(self, place: Place, entry: int) -> None:
-        """Overwrite an entry. Raises Inapplicable if it already has that content."""
+    def put(self, place: Place, entry: int) -> str:
+        """Overwrite an entry; return where. Raises Inapplicable if it already has that content."""
         if self.editor.read_word(place.address) == entry:
             raise Inapplicable(f"the {place} is already like that")
         self.editor.write_word(place.address, entry)
+        return str(place)
 
     def physical(self, place: Place) -> int:
         """The physical address in an entry."""

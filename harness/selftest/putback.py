@@ -6,8 +6,6 @@ A file of ``configs/kernels/bugs`` is a header in YAML, a line ``---``, and a un
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from harness.config.places import configs_dir
 from harness.config.yaml import Value, parse, read_text
 from harness.errors import ConfigError, UsageError
 from harness.scenarios.file import Scenario, load_scenario
+from harness.selftest.catalogue import matching
 
 T = TypeVar("T")
 
@@ -100,13 +99,5 @@ def known_bugs() -> tuple[KernelBug, ...]:
 
 
 def chosen_bugs(bugs: Sequence[KernelBug], patterns: Sequence[str]) -> tuple[KernelBug, ...]:
-    """Those of ``bugs`` with a name like one of ``patterns`` (* and ? as in a shell); no pattern chooses all.
-
-    Raises UsageError for a pattern that is like no name.
-    """
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(bug.name, pattern) for bug in bugs):
-            near = difflib.get_close_matches(pattern, [bug.name for bug in bugs], n=1)
-            hint = f"did you mean {near[0]}?" if near else "memhp selftest --kernels --list"
-            raise UsageError(f"--only: no kernel bug is called {pattern[:80]!r}", hint=hint)
-    return tuple(bug for bug in bugs if not patterns or any(fnmatch.fnmatchcase(bug.name, part) for part in patterns))
+    """Those of ``bugs`` whose names match one of ``patterns``, see ``matching``."""
+    return matching(bugs, patterns, "kernel bug", "memhp selftest --kernels --list")

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.check import CheckResult, Evidence, run_all
 from harness.collect.look import parse_state
@@ -15,6 +15,8 @@ from harness.model.expected import ExpectedSection, LinearPiece
 from harness.model.zones import MOVABLE
 from harness.state import MemoryBlock, MemoryDevice, NotObserved
 from harness.units import AddrRange, subtract_ranges
+
+T = TypeVar("T")
 
 
 class Inapplicable(Exception):
@@ -151,7 +153,7 @@ def broken(results: Mapping[str, CheckResult]) -> frozenset[str]:
     return frozenset(name for name, result in results.items() if result.status == "fail")
 
 
-def observed(value: Any) -> Any:
+def observed(value: T | NotObserved) -> T:
     """``value`` unless it was not observed: then raises Inapplicable."""
     if isinstance(value, NotObserved):
         raise Inapplicable(value.reason)

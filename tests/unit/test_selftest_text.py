@@ -10,7 +10,7 @@ from harness.check import CATALOGUE as INVARIANTS
 from harness.errors import UsageError
 from harness.selftest import collected, corrupt_reports
 from harness.selftest.catalogue import CATALOGUE, chosen
-from harness.selftest.corruption import MemoryCorruption, TextCorruption
+from harness.selftest.corruption import Case, MemoryCorruption, TextCorruption
 from harness.selftest.edits import source
 from harness.selftest.scene import Inapplicable, Scene, broken
 from harness.selftest.trial import INAPPLICABLE, MISSED, NAMED, try_text
@@ -86,7 +86,7 @@ def test_unknown_name() -> None:
 
 
 def test_a_lie_that_nobody_sees_is_missed() -> None:
-    item = source("idle", "meminfo", "", "MEM-1", edit=lambda scene, text: text.replace("MemFree: ", "MemFree:  "))
+    item = source("meminfo", Case("idle", "", "MEM-1", lambda scene, text: text.replace("MemFree: ", "MemFree:  ")))
     trial = try_text(item, scenes_of("arm64-story"))
     assert (trial.status, trial.reason) == (MISSED, "MEM-1 did not name it; nothing did")
     assert trial.where == "meminfo of step 'unplug gone'"
@@ -100,13 +100,13 @@ def test_a_lie_that_the_wrong_invariant_names_is_missed() -> None:
 
 
 def test_an_edit_that_changes_nothing_is_no_corruption() -> None:
-    item = source("nothing", "meminfo", "", "MEM-1", edit=lambda scene, text: text)
+    item = source("meminfo", Case("nothing", "", "MEM-1", lambda scene, text: text))
     trial = try_text(item, scenes_of("arm64-story"))
     assert (trial.status, trial.reason) == (INAPPLICABLE, "meminfo is already like that")
 
 
 def test_a_source_that_was_not_observed() -> None:
-    item = source("nothing", "mounts", "", "MEM-2", edit=lambda scene, text: "")
+    item = source("mounts", Case("nothing", "", "MEM-2", lambda scene, text: ""))
     trial = try_text(item, scenes_of("arm64-story"))
     assert (trial.status, trial.reason) == (INAPPLICABLE, "mounts was not observed")
 
