@@ -78,7 +78,7 @@ GARBAGE = (
 #: ends the agent during a request: stopped before the request, and killed while the harness waits for its answer
 ENDED = "killall -STOP agent; (sleep 3; killall -KILL agent) >/dev/null 2>&1 &"
 #: fills all memory with a file, which the OOM killer cannot free
-FULL = "mount -o remount,size=200% /tmp; head -c 4294967296 /dev/zero >/tmp/all"
+FULL = "mount -o remount,size=200% /tmp; dd if=/dev/zero of=/tmp/all bs=1M count=4096"
 FLOOD = "(tr '\\0' x </dev/zero >/dev/console 2>&1 &)"
 
 FAULTS: Mapping[str, Callable[[Session], None]] = {

@@ -113,6 +113,8 @@ def test_a_fault_ends_in_its_verdict_and_leaves_nothing(
     assert ended.bundle is not None
     kept = {path.name for path in ended.bundle.iterdir()}
     assert {"argv.txt", "console.log", "qmp.jsonl", "run.json", "scenario.yaml", "states"} <= kept
+    if fault.startswith("oom"):
+        assert "invoked oom-killer" in (ended.bundle / "console.log").read_text(errors="replace")
     if fault in ("hang", "network-stalled"):
         report = (ended.bundle / "monitor.txt").read_text()
         assert f"VM status: {'paused' if fault == 'hang' else 'running'}" in report and "(no answer: " not in report
