@@ -233,6 +233,14 @@ class Machine:
         finally:
             path.unlink(missing_ok=True)
 
+    def press_sysrq(self, key: str, deadline: Deadline) -> None:
+        """Send a break and ``key`` over the serial console: SysRq (uart_handle_break, linux/serial_core.h, v6.12).
+
+        A second break before the first key is read would cancel the first. Raises QemuError if QEMU does not answer.
+        """
+        self.qmp.execute("chardev-send-break", {"id": "console"}, deadline=deadline)
+        self.console.sendall(key.encode("ascii"))
+
     def quit(self, deadline: Deadline) -> int:
         """End QEMU: politely over QMP, then by SIGTERM, then by SIGKILL; reap it and return its return code."""
         with self._ending:

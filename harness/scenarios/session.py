@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from harness.errors import DeadlineExpired, InfraError, ParseError
 from harness.guest.drivers import RESIZE_QUEUE, wait_work
 from harness.guest.loads import LoadCount, pause_loads, resume_loads
 from harness.guest.memory_blocks import wait_blocks
+from harness.guest.sysrq import show_tasks
 from harness.model.actions import Action, Reboot
 from harness.model.booted import booted_model, plugged_devices
 from harness.model.devices.virtio_mem import PlugVirtioMem
@@ -36,8 +38,8 @@ from harness.state import GuestState, HostTables, NotObserved, TableCount, Unkno
 
 #: maximum number of console lines about a kernel's death
 MAX_TRACE = 100
-#: seconds for QEMU's report about a lost guest
-MONITOR_SECONDS = 5.0
+#: seconds for QEMU's report about a lost guest, and for what its kernel prints
+LOST_SECONDS = 5.0
 
 
 class Session:
@@ -139,10 +141,11 @@ class Session:
             return self._act(title, work, expect, tuple(bugs), started)
         except InfraError as error:
             alarms = self.guest.console.new_alarms()
+            # Before the console has what SysRq prints: only the alarm's own trace tells a known bug.
+            trace = self.guest.console.lines(alarms[0].number - 1)[:MAX_TRACE] if alarms else ()
+            self._examine_lost()
             if not alarms:
-                self._ask_monitor()
                 raise self._explained(error) from error
-            trace = self.guest.console.lines(alarms[0].number - 1)[:MAX_TRACE]
             told, after = (tuple(line.text for line in lines) for lines in (alarms, trace))
             outcome = Outcome(note=error.message, alarms=told, trace=after)
             self.recorder.save_step(self.number, title, self.expect, outcome, None, bugs)
@@ -160,11 +163,14 @@ class Session:
             return error
         return InfraError(f"{end} ({error.message})", hint="see qemu.stderr and console.log in the bundle")
 
-    def _ask_monitor(self) -> None:
-        """Save QEMU's report about a lost guest, if QEMU is still running."""
-        qmp = self.guest.machine.qmp
-        if qmp.alive:
-            self.recorder.save_monitor(qmp.monitor_report(Deadline(MONITOR_SECONDS)))
+    def _examine_lost(self) -> None:
+        """Save what QEMU still knows about a lost guest; on the console, what its kernel still says."""
+        machine = self.guest.machine
+        if not machine.qmp.alive:
+            return
+        self.recorder.save_monitor(machine.qmp.monitor_report(Deadline(LOST_SECONDS)))
+        with contextlib.suppress(InfraError):
+            show_tasks(self.guest.console, machine.press_sysrq, deadline=Deadline(LOST_SECONDS))
 
     def _act(
         self,

@@ -119,5 +119,8 @@ def test_a_fault_ends_in_its_verdict_and_leaves_nothing(
         report = (ended.bundle / "monitor.txt").read_text()
         assert f"VM status: {'paused' if fault == 'hang' else 'running'}" in report and "(no answer: " not in report
         assert "shadow_avail_idx" in report and "TCP[ESTABLISHED]" in report
+        # A paused guest says nothing more.
+        console = (ended.bundle / "console.log").read_text(errors="replace")
+        assert ("sysrq: Show Blocked State" in console) == (fault == "network-stalled")
     assert sum(path.stat().st_size for path in ended.bundle.rglob("*") if path.is_file()) < 400 << 20
     world.assert_clean()

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a kernel that no longer answers can still say: its blocked tasks and CPUs, by SysRq over the serial console."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.deadline import Deadline
+from harness.guest.console import Console
+
+#: w: tasks in uninterruptible sleep; l: what each CPU runs; h: the help, which ends the output of the others
+_KEYS = "wlh"
+
+
+def show_tasks(console: Console, press: Callable[[str, Deadline], None], *, deadline: Deadline) -> None:
+    """Have the kernel print the stacks of its blocked tasks and of its CPUs on the console, and wait for them.
+
+    ``press`` sends a SysRq key (``Machine.press_sysrq``). The console's interrupt handler serves it, if the kernel has
+    CONFIG_MAGIC_SYSRQ_SERIAL (drivers/tty/sysrq.c, v6.12); one that disables the key says so. Raises InfraError if the
+    kernel panicked or does not react.
+    """
+    for key in _KEYS:
+        since = console.mark
+        press(key, deadline)
+        console.wait_line("sysrq: ", deadline, since=since)
