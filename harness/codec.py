@@ -112,10 +112,7 @@ class Codec(Converter):
     def load(self, value: Any, kind: Any) -> Any: ...
 
     def load(self, value: Any, kind: Any) -> Any:
-        """The ``kind`` that ``value``, from JSON, tells.
-
-        Raises KeyError (a key is missing), TypeError or ValueError, each with the path to what is wrong.
-        """
+        """``value``, from JSON, as a ``kind``; raises KeyError, TypeError, ValueError with the path to what is wrong."""
         try:
             return self.structure(value, kind)
         except (ClassValidationError, IterableValidationError) as group:

@@ -39,10 +39,7 @@ class ElfHeader:
 
 
 def read_header(data: bytes) -> ElfHeader:
-    """The header of the ELF file that begins with ``data``.
-
-    Raises ValueError if it is none of 64 bits and little-endian, or if its headers reach beyond ``data``.
-    """
+    """The header of an ELF file from its start; raises ValueError if it is incomplete or not 64-bit little-endian."""
     if len(data) < _EHDR.size or not data.startswith(_MAGIC):
         raise ValueError("not a little-endian 64-bit ELF file")
     _, _, machine, _, _, at, _, _, _, size, count, *_ = _EHDR.unpack_from(data)

@@ -46,10 +46,7 @@ class UsageError(MemhpError):
 
 
 class ConfigError(UsageError):
-    """A configuration file is wrong.
-
-    ``line`` is 1-based; ``key`` is the dotted path of the offending key, such as ``steps[2].plug-dimm.size``.
-    """
+    """A file is wrong at ``line`` (1-based) and ``key``, a dotted path such as ``steps[2].plug-dimm.size``."""
 
     def __init__(
         self,

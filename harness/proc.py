@@ -276,10 +276,7 @@ def spawn(
     stderr: Path,
     env: Mapping[str, str] | None = None,
 ) -> Child:
-    """Start ``argv`` with its output appended to two files, its input empty and ``pass_fds`` left open.
-
-    Raises InfraError if there is no such program. Use the result in a ``with`` statement.
-    """
+    """Start ``argv``, output appended to two files, input empty; raises InfraError if there is no such program."""
     with stdout.open("ab") as out, stderr.open("ab") as err:
         popen = _fork(argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=tuple(pass_fds))
     return Child(argv, popen)

@@ -157,10 +157,7 @@ class TableFault:
 
 @dataclass(frozen=True, slots=True)
 class HostTables:
-    """All of init_mm's page tables, walked by the host; every tuple is in the order of virtual addresses.
-
-    ``count`` was taken at the same moment.
-    """
+    """All of init_mm's page tables, walked by the host, in virtual order; ``count`` is of the same moment."""
 
     mappings: tuple[HostMapping, ...]
     pages: tuple[TablePage, ...]
@@ -187,10 +184,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class SectionFault:
-    """``count`` sections, starting with number ``first``, that could not be read.
-
-    ``address`` is the virtual address at fault.
-    """
+    """``count`` sections from number ``first`` on that could not be read; ``address`` is virtual, that at fault."""
 
     first: int
     count: int

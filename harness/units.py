@@ -17,10 +17,7 @@ _SIZE = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)\s*([KMGT]?)(?:i?B)?", re.IGNOREC
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that ``text`` names: ``512M``, ``1GiB``, ``0x8000000``, ``4096``.
-
-    Suffixes are powers of 1024. Raises ValueError for anything else, fractions included.
-    """
+    """The bytes that ``text`` names, such as 512M, 1GiB, 0x8000000 or 4096; raises ValueError for anything else."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a size (examples: 512M, 1G, 0x8000000)")

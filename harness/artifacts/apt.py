@@ -7,6 +7,7 @@ machine's own APT configuration, only the settings for reaching a mirror (such a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -15,7 +16,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,10 +91,7 @@ def fingerprints(packages: Iterable[Package]) -> dict[str, str]:
 
 
 def apt(arch: str, suite: str | None = None) -> PrivateApt:
-    """APT for one Debian architecture and suite (None: the default one), with its state in the cache.
-
-    Raises ArtefactError without a mirror.
-    """
+    """APT for one architecture and suite, with its state in the cache; raises ArtefactError without a mirror."""
     return PrivateApt(Cache().root / "apt", arch, suite=suite)
 
 
@@ -186,7 +184,7 @@ def unpack(packages: Sequence[Package], target: Path, progress: Progress) -> Non
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A request to apt-get."""
+    """A request to apt-get: ``mode`` is install (with dependencies), download or source."""
 
     mode: str
     packages: tuple[str, ...]
@@ -194,10 +192,9 @@ class _Request:
     def arguments(self, suites: Sequence[str]) -> list[str]:
         """The arguments for apt-get; ``suites`` are those of the state, the requested one last."""
         extra = [] if self.mode == "download" else ["--yes", "--download-only"]
-        if len(suites) == 1:
-            return [*extra, self.mode, *self.packages]
         # APT prefers any other suite over backports (NotAutomatic).
-        return [*extra, *_preferring(suites), self.mode, *(f"{name}/{suites[-1]}" for name in self.packages)]
+        suffix = f"/{suites[-1]}" if len(suites) > 1 else ""
+        return [*extra, *_preferring(suites), self.mode, *(f"{name}{suffix}" for name in self.packages)]
 
 
 def _preferring(suites: Sequence[str]) -> list[str]:
@@ -225,30 +222,25 @@ class _State:
 
     def packages(self, request: _Request, progress: Progress) -> list[Package]:
         """The files that satisfy ``request``, downloaded or not."""
-        try:
+        with self._explained():
             self._update(progress)
             return self._resolve(request)
-        except OSError as error:
-            raise self._disk_error(error) from error
 
     def fetch(self, request: _Request, progress: Progress, what: str) -> list[Package]:
         """Download missing files and verify them; all files in order."""
         files = self.packages(request, progress)
-        try:
-            with hold_lock(self._root / "lock", "the package archive", progress):
-                lacking = [file for file in files if not _intact(file)]
-                if lacking:
-                    megabytes = sum(file.size for file in lacking) / 1e6
-                    with progress.task(f"Downloading {what} ({megabytes:.1f} MB)", 100) as task:
-                        self._download(request, watcher(task))
-                for file in lacking:
-                    if not _intact(file):
-                        raise ArtefactError(
-                            f"{file.path.name} from {self._mirror} does not match the archive's index",
-                            hint="the mirror may be syncing: try again in a few minutes",
-                        )
-        except OSError as error:
-            raise self._disk_error(error) from error
+        with self._explained(), hold_lock(self._root / "lock", "the package archive", progress):
+            lacking = [file for file in files if not _intact(file)]
+            if lacking:
+                megabytes = sum(file.size for file in lacking) / 1e6
+                with progress.task(f"Downloading {what} ({megabytes:.1f} MB)", 100) as task:
+                    self._download(request, watcher(task))
+            for file in lacking:
+                if not _intact(file):
+                    raise ArtefactError(
+                        f"{file.path.name} from {self._mirror} does not match the archive's index",
+                        hint="the mirror may be syncing: try again in a few minutes",
+                    )
         return files
 
     def depends(self, package: str, progress: Progress) -> list[str]:
@@ -260,10 +252,8 @@ class _State:
 
     def names(self, prefix: str, progress: Progress) -> list[str]:
         """Names of packages that begin with ``prefix``."""
-        try:
+        with self._explained():
             self._update(progress)
-        except OSError as error:
-            raise self._disk_error(error) from error
         return sorted(self._ask("apt-cache", ["pkgnames", prefix]).split())
 
     def age(self) -> float | None:
@@ -407,11 +397,15 @@ class _State:
             raise apt_error(said, self._mirror, self._suites[-1])
         return done.stdout.decode("utf-8", "replace")
 
-    def _disk_error(self, error: OSError) -> ArtefactError:
-        return ArtefactError(
-            f"cannot use {self._root}: {error.strerror or error}",
-            hint="set MEMHP_CACHE to a writable folder with several GB free",
-        )
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ArtefactError(
+                f"cannot use {self._root}: {error.strerror or error}",
+                hint="set MEMHP_CACHE to a writable folder with several GB free",
+            ) from error
 
 
 def _intact(file: Package) -> bool:

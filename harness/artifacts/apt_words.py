@@ -66,10 +66,7 @@ class Package:
 
 
 def parse_uris(said: str, folder: Path = Path()) -> list[Package]:
-    """The files in the answer of ``apt-get --print-uris``, sorted, as they will be in ``folder``.
-
-    Raises ArtefactError for one without a SHA-256.
-    """
+    """The files that ``apt-get --print-uris`` lists, sorted; raises ArtefactError for one without a SHA-256."""
     files = []
     for row in said.splitlines():
         match = _URI_ROW.match(row)

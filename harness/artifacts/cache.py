@@ -92,14 +92,7 @@ class Cache:
         return path if verify(path) is None else None
 
     def get(
-        self,
-        kind: str,
-        name: str,
-        inputs: Mapping[str, str],
-        builder: Builder,
-        progress: Progress,
-        *,
-        what: str = "",
+        self, kind: str, name: str, inputs: Mapping[str, str], builder: Builder, progress: Progress, *, what: str = ""
     ) -> Path:
         """The entry made from ``inputs``; built by ``builder`` if it is missing or damaged.
 
@@ -108,16 +101,15 @@ class Cache:
         raises.
         """
         path = self.place(kind, name, inputs)
-        found = self.find(kind, name, inputs)
-        if found is not None:
-            return found
+        if verify(path) is None:
+            return path
         what = what or f"{kind} {name}"
-        with _explained(what), hold_lock(self._lock_file(kind, path.name), what, progress):
-            found = self.find(kind, name, inputs)
-            if found is not None:
-                return found
+        with _explained(what), hold_lock(self.root / "locks" / f"{kind}-{path.name}", what, progress):
+            damage = verify(path)
+            if damage is None:
+                return path
             if path.exists():
-                progress.say(f"{what}: the cached copy is damaged ({verify(path)}); building it again")
+                progress.say(f"{what}: the cached copy is damaged ({damage}); building it again")
             self._sweep(kind, path)
             self._build(path, builder, what, progress)
         return path
@@ -128,10 +120,7 @@ class Cache:
             os.utime(path)
 
     def prune(self, kind: str, keep: int) -> None:
-        """Remove the least recently used entries of ``kind``, all but the last ``keep``.
-
-        Concurrent readers of a removed entry lose it.
-        """
+        """Remove all entries of ``kind`` but the ``keep`` last used; concurrent readers of a removed one lose it."""
         found = []
         for path in (self.root / kind).glob("*/"):
             with contextlib.suppress(OSError):
@@ -155,9 +144,6 @@ class Cache:
         text = json.dumps([FORMAT, kind, name, sorted(inputs.items())])
         return self.root / kind / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    def _lock_file(self, kind: str, name: str) -> Path:
-        return self.root / "locks" / f"{kind}-{name}"
-
     def _sweep(self, kind: str, path: Path) -> None:
         """Remove the leftovers of dead builders: their locks are free."""
         for temp in path.parent.glob(".tmp-*"):
@@ -165,7 +151,7 @@ class Cache:
             if owner == path.name:
                 remove_tree(temp)
                 continue
-            with contextlib.suppress(OSError), self._lock_file(kind, owner).open("r") as file:
+            with contextlib.suppress(OSError), (self.root / "locks" / f"{kind}-{owner}").open("r") as file:
                 if _try_lock(file.fileno()):
                     remove_tree(temp)
 
@@ -216,10 +202,7 @@ def hold_lock(path: Path, what: str, progress: Progress) -> Iterator[None]:
 
 
 def verify(path: Path, *, full: bool = False) -> str | None:
-    """What is wrong with the entry at ``path``, None if nothing.
-
-    A file whose size and time match the manifest counts as intact unless ``full``; any other is hashed.
-    """
+    """What is wrong with an entry, None if nothing; without ``full``, files of unchanged size and time are intact."""
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
         for name, said in files.items():
@@ -336,10 +319,7 @@ def _file_hash(path: Path) -> str:
 
 
 def _from_manifest(path: Path) -> str | None:
-    """The hash in the manifest of the cache entry that contains ``path``.
-
-    None without a matching one, or if others can write to the cache.
-    """
+    """The hash in the manifest of the cache entry that holds ``path``, if only this user can change the cache."""
     seen, root = path.lstat(), Path(os.path.realpath(cache_root()))
     place = Path(os.path.realpath(path.parent)) / path.name
     if not place.is_relative_to(root):

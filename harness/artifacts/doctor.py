@@ -14,7 +14,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -85,24 +85,22 @@ def diagnose(
 def host_rows(needs: Sequence[HostNeed]) -> list[DoctorRow]:
     """One row for each Debian package in ``needs``."""
     lacking = missing_packages(Deadline(_ASK_SECONDS), needs)
-    rows = {}
-    for package in sorted({need.package for need in needs}):
-        without = [need.name for need in lacking if need.package == package]
-        has = [need.name for need in needs if need.package == package]
-        rows[package] = _package_row(package, ", ".join(dict.fromkeys(has)), ", ".join(dict.fromkeys(without)))
-    return list(rows.values())
+
+    def names(some: Sequence[HostNeed], package: str) -> str:
+        return ", ".join(dict.fromkeys(need.name for need in some if need.package == package))
+
+    packages = sorted({need.package for need in needs})
+    return [_package_row(package, names(needs, package), names(lacking, package)) for package in packages]
 
 
 def cross_rows(arch: ArchSpec) -> list[DoctorRow]:
     """The cross compiler for ``arch``, and the static C library that programs for its guests are linked with."""
     compiler = f"{arch.triplet}-gcc"
-    found = shutil.which(compiler) is not None
-    said = b""
+    found = library = shutil.which(compiler) is not None
     if found:
         asked = [compiler, "-print-file-name=libc.a"]
-        said = proc.run(asked, deadline=Deadline(_ASK_SECONDS), check=False).stdout.strip()
-    # The compiler repeats the bare name if it does not find the file.
-    library = b"/" in said
+        # The compiler repeats the bare name if it does not find the file.
+        library = b"/" in proc.run(asked, deadline=Deadline(_ASK_SECONDS), check=False).stdout
     name = f"libc.a for {arch.name}"
     return [
         _package_row(f"gcc-{arch.triplet.replace('_', '-')}", compiler, "" if found else compiler),
@@ -197,10 +195,8 @@ def part_row(part: str, arch: ArchSpec, entries: Sequence[CacheEntry], able: Abl
     mine = [entry for entry in entries if _belongs(entry, part, arch)]
     broken = [entry for entry in mine if entry.broken is not None]
     if broken:
-        paths = " ".join(shlex.quote(str(entry.path)) for entry in broken)
-        detail = "; ".join(f"{entry.path} is damaged: {entry.broken}" for entry in broken)
-        # An entry's folders are read-only, too.
-        return DoctorRow(name, "missing", detail, f"chmod -R u+w {paths} && rm -r {paths} && {get}")
+        row = _damaged(name, broken)
+        return replace(row, mend=f"{row.mend} && {get}")
     if mine:
         size = sum(entry.size for entry in mine)
         return DoctorRow(name, "ok", f"{', '.join(str(entry.path) for entry in mine)} ({_amount(size)})", "")
@@ -235,9 +231,14 @@ def stray_rows(entries: Sequence[CacheEntry], arches: Sequence[ArchSpec]) -> Ite
     for entry in entries:
         part_of = any(_belongs(entry, part, arch) for part in PARTS for arch in arches)
         if entry.broken is not None and not part_of:
-            path = shlex.quote(str(entry.path))
-            detail = f"{entry.path} is damaged: {entry.broken}"
-            yield DoctorRow(f"cache: {entry.kind}", "missing", detail, f"chmod -R u+w {path} && rm -r {path}")
+            yield _damaged(f"cache: {entry.kind}", [entry])
+
+
+def _damaged(name: str, broken: Sequence[CacheEntry]) -> DoctorRow:
+    paths = " ".join(shlex.quote(str(entry.path)) for entry in broken)
+    detail = "; ".join(f"{entry.path} is damaged: {entry.broken}" for entry in broken)
+    # An entry's folders are read-only, too.
+    return DoctorRow(name, "missing", detail, f"chmod -R u+w {paths} && rm -r {paths}")
 
 
 def disk_row(root: Path, needed: int = DISK_NEEDED) -> DoctorRow:

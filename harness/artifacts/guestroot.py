@@ -81,10 +81,7 @@ def _source(name: str) -> Path:
 
 
 def compile_tool(arch: ArchSpec, source: Path, target: Path) -> None:
-    """Cross-compile one C file: into a library if ``target`` ends in ``.so``, else into a static program.
-
-    Raises ArtefactError naming what to install.
-    """
+    """Cross-compile a C file, to a library if ``target`` is a ``.so``; raises ArtefactError naming what to install."""
     compiler = f"{arch.triplet}-gcc"
     hint = f"sudo apt-get install gcc-{arch.triplet.replace('_', '-')} libc6-dev-{arch.name}-cross"
     if shutil.which(compiler) is None:

@@ -29,10 +29,7 @@ _UNPACK_SECONDS = 120.0
 
 
 def read_image(path: Path) -> bytes:
-    """The bare Image in a file, unpacked if it is an EFI zboot image or compressed.
-
-    Raises UsageError if it cannot be read or unpacked.
-    """
+    """The bare Image in a file, unpacked if zboot or compressed; raises UsageError if it cannot be read or unpacked."""
     try:
         data = path.read_bytes()
     except OSError as error:

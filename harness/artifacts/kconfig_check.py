@@ -45,10 +45,7 @@ _QUOTED = 300
 
 
 def require_bootable(arch: ArchSpec, config: Mapping[str, str], name: str, remedy: str) -> None:
-    """Raise UsageError naming the options that the kernel ``name`` lacks to boot; ``remedy`` says how to get them.
-
-    Drivers may be modules.
-    """
+    """Raise UsageError naming the options that the kernel lacks; drivers may be modules; ``remedy`` is the hint."""
     needs = BOOT_NEEDS | {CONSOLES[arch.console]: f"the console {arch.console}"}
     missing = [
         f"CONFIG_{option} ({why})"

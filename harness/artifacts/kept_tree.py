@@ -94,13 +94,14 @@ class KeptTree:
 
         Raises ConfigError if the patch does not apply, ArtefactError if it does not build.
         """
-        out = self.place / "images" / (_CLEAN if bug is None else bug.name)
+        name = _CLEAN if bug is None else bug.name
+        out = self.place / "images" / name
         wanted = self._key(bug)
         if not _says(out / "key", wanted):
             remove_tree(out)
             out.mkdir(parents=True)
             with self._patched(bug):
-                self._build(_CLEAN if bug is None else bug.name, out)
+                self._build(name, out)
             (out / "key").write_text(wanted)
         return out / "Image"
 
@@ -178,10 +179,7 @@ def place_of(arch: ArchSpec, package: str) -> Path:
 
 @contextlib.contextmanager
 def kept_tree(arch: ArchSpec, package: str, progress: Progress) -> Iterator[KeptTree]:
-    """The tree of Debian's source ``package`` for ``arch``: unpacked if necessary, unpatched, and locked.
-
-    Raises ArtefactError if it is unavailable, or if the host lacks build tools.
-    """
+    """The locked tree of Debian's source ``package``, unpatched; raises ArtefactError without it or build tools."""
     require_tools(arch, Deadline(_TOOLS_SECONDS))
     place, what = place_of(arch, package), f"the {arch.name} tree of {package}"
     tree = KeptTree(arch, package, place, load_fragments(arch, configs_dir() / "kernels"), progress)

@@ -27,7 +27,7 @@ from harness.artifacts.modules import (
     find_modules,
     modules_archive,
 )
-from harness.artifacts.toolchain import Toolchain, find_toolchain, used_compiler
+from harness.artifacts.toolchain import find_toolchain, used_compiler
 from harness.config.guest_parts import KernelImage
 from harness.config.own_build import OwnBuild
 from harness.config.places import configs_dir
@@ -67,31 +67,28 @@ def tree_kernel(
     require_tools(arch, Deadline(_TOOLS_SECONDS), cross=not own.llvm)
     what = f"the {arch.name} kernel of {source}"
     try:
-        site = _site(arch, source, own, cache)
+        tree, work = _places(arch, source, own, cache)
         # Modules from the same build folder are built with the kernel.
-        modules = None if modules is not None and modules.resolve() == site.tree else modules
-        for folder in (cache.root / "locks", site.tree, site.work):
+        modules = None if modules is not None and modules.resolve() == tree else modules
+        for folder in (cache.root / "locks", tree, work):
             folder.mkdir(parents=True, exist_ok=True)
-        lock = hashlib.sha256(str(site.tree).encode()).hexdigest()[:16]
+        lock = hashlib.sha256(str(tree).encode()).hexdigest()[:16]
         with hold_lock(cache.root / "locks" / f"tree-{lock}", what, progress):
-            job = _Job(arch, site, own, modules, _build_of(arch, site, own, chain, progress))
-            return job.run(cache, progress)
+            if own.own_config and not own.llvm:
+                # kbuild recompiles everything if the compiler's command changes.
+                chain = used_compiler(tree, chain)
+            fragments = () if own.own_config else load_fragments(arch, configs_dir() / "kernels")
+            log = work / "log"
+            log.write_bytes(b"")
+            build = KernelBuild(arch, fragments, f"of {source}", work, log, progress, chain)
+            return _TreeBuild(source, tree, own, modules, build).run(cache)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         raise ArtefactError(f"cannot build {what}: {error.strerror}{where}", hint="see MEMHP_CACHE") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Site:
-    """Where one tree is built: ``source`` in ``tree``, with the log in ``work``."""
-
-    source: Path
-    tree: Path
-    work: Path
-
-
-def _site(arch: ArchSpec, source: Path, own: OwnBuild, cache: Cache) -> _Site:
-    """Where to build; raises UsageError if that is impossible, or would overwrite the user's files."""
+def _places(arch: ArchSpec, source: Path, own: OwnBuild, cache: Cache) -> tuple[Path, Path]:
+    """The folders for the build and its log; raises UsageError if it cannot be, or would overwrite the user's files."""
     dirty = (source / ".config").is_file() or (source / "include" / "config").is_dir()
     in_place = own.own_config and own.build_dir is None and (source / ".config").is_file()
     key = hashlib.sha256(str(source if own.build_dir is None else own.build_dir).encode()).hexdigest()[:16]
@@ -108,12 +105,13 @@ def _site(arch: ArchSpec, source: Path, own: OwnBuild, cache: Cache) -> _Site:
         raise UsageError(
             f"--kernel {source} is configured in place: kbuild cannot build it in another folder", hint=hint
         )
-    if not own.own_config and (tree / ".config").is_file() and own.build_dir is not None and not _is_ours(tree):
+    configured, ours = (tree / ".config").is_file(), (tree / MARK).is_file()
+    if not own.own_config and configured and own.build_dir is not None and not ours:
         raise UsageError(
             f"--build-dir {tree} has a .config that is not memhp's",
             hint="use --own-config to build with it unchanged, or name an empty folder",
         )
-    if own.own_config and not (tree / ".config").is_file():
+    if own.own_config and not configured:
         raise UsageError(
             f"--own-config: there is no .config in {own.build_dir or source}",
             hint="configure the tree first, or name its build folder: --build-dir DIR",
@@ -123,67 +121,52 @@ def _site(arch: ArchSpec, source: Path, own: OwnBuild, cache: Cache) -> _Site:
             f"--own-config: a killed build left your own .config at {tree / _ASIDE}",
             hint=f"move it back to .config, or remove it to keep {tree / '.config'}",
         )
-    return _Site(source, tree, work)
-
-
-def _is_ours(tree: Path) -> bool:
-    return (tree / MARK).is_file()
-
-
-def _build_of(arch: ArchSpec, site: _Site, own: OwnBuild, chain: Toolchain, progress: Progress) -> KernelBuild:
-    if own.own_config and not own.llvm:
-        # kbuild recompiles everything if the compiler's command changes.
-        chain = used_compiler(site.tree, chain)
-    fragments = () if own.own_config else load_fragments(arch, configs_dir() / "kernels")
-    log = site.work / "log"
-    log.write_bytes(b"")
-    return KernelBuild(arch, fragments, f"of {site.source}", site.work, log, progress, chain)
+    return tree, work
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    arch: ArchSpec
-    site: _Site
+class _TreeBuild:
+    """One build of ``source`` in ``tree``."""
+
+    source: Path
+    tree: Path
     own: OwnBuild
     modules: Path | None
     build: KernelBuild
 
-    def run(self, cache: Cache, progress: Progress) -> KernelImage:
+    def run(self, cache: Cache) -> KernelImage:
         deadline = Deadline(_BUILD_SECONDS)
-        site, lines = self.site, [option.line for option in self.own.options]
-        with tempfile.TemporaryDirectory(dir=site.work, prefix="out-") as name:
+        lines = [option.line for option in self.own.options]
+        with tempfile.TemporaryDirectory(dir=self.build.work, prefix="out-") as name:
             out = Path(name)
             if self.own.own_config:
-                with _own_config(site.tree, lines):
-                    self.build.complete(site.source, site.tree, deadline)
+                with _own_config(self.tree, lines):
+                    self.build.complete(self.source, self.tree, deadline)
                     self._check_and_compile(out, deadline)
             else:
-                (site.tree / MARK).touch()
-                self.build.configure(site.source, site.tree, deadline, strict=False, more=lines)
+                (self.tree / MARK).touch()
+                self.build.configure(self.source, self.tree, deadline, strict=False, more=lines)
                 self._check_and_compile(out, deadline)
-            return self._keep(out, cache, progress)
+            return self._keep(out, cache)
 
     def _check_and_compile(self, out: Path, deadline: Deadline) -> None:
-        config = read_config((self.site.tree / ".config").read_text())
-        require_options(self.own.options, config, self.site.source)
-        name = f"--kernel {self.site.source}"
-        require_bootable(self.arch, config, name, "-K turns options on")
-        modules = self._builds_modules(config)
-        self.build.compile(self.site.source, self.site.tree, out, deadline, modules=modules)
+        config = read_config((self.tree / ".config").read_text())
+        require_options(self.own.options, config, self.source)
+        require_bootable(self.build.arch, config, f"--kernel {self.source}", "-K turns options on")
+        self.build.compile(self.source, self.tree, out, deadline, modules=self._builds_modules(config))
 
     def _builds_modules(self, config: dict[str, str]) -> bool:
         return self.modules is None and bool(absent_drivers(config, None))
 
-    def _keep(self, out: Path, cache: Cache, progress: Progress) -> KernelImage:
+    def _keep(self, out: Path, cache: Cache) -> KernelImage:
         """Copy the build output to a place that later builds of the tree do not change while a guest uses it."""
         config = read_config((out / "config").read_text())
         release = (out / "release").read_text().strip()
+        found = None
         if self.modules is not None:
             found = find_modules(self.modules, release)
         elif self._builds_modules(config):
-            found = built_tree(self.site.tree, f"--kernel {self.site.source}")
-        else:
-            found = None
+            found = built_tree(self.tree, f"--kernel {self.source}")
         archive = builtin_archive(release, config) if found is None else modules_archive(found, config)
         (out / "modules.cpio.gz").write_bytes(archive)
         names = sorted(path.name for path in out.iterdir())
@@ -194,11 +177,11 @@ class _Job:
                 shutil.copyfile(out / name, into / name)
             cache.prune("tree-kernel", KEPT - 1)
 
-        what = f"the {self.arch.name} kernel of {self.site.source}"
-        place = cache.get("tree-kernel", self.arch.name, inputs, build, progress, what=what)
+        arch = self.build.arch.name
+        what = f"the {arch} kernel of {self.source}"
+        place = cache.get("tree-kernel", arch, inputs, build, self.build.progress, what=what)
         cache.use(place)
-        lacking = absent_drivers(config, found)
-        origin = f"built from {self.site.source}"
+        lacking, origin = absent_drivers(config, found), f"built from {self.source}"
         return KernelImage(place / "Image", origin, release, config, place / "modules.cpio.gz", lacking)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from email.parser import HeaderParser
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -83,25 +84,13 @@ def parse_list(text: str) -> Iterator[SourceEntry]:
 def parse_deb822(text: str) -> Iterator[SourceEntry]:
     """The stanza form: ``Types``, ``URIs``, ``Suites``, ``Components``, ``Signed-By``."""
     for stanza in re.split(r"\n\s*\n", "\n".join(row for row in text.splitlines() if not row.startswith("#"))):
-        fields = _fields(stanza.splitlines())
-        enabled = fields.get("enabled", "yes").strip().lower() not in ("no", "false", "0")
-        if enabled and "deb" in fields.get("types", "").split():
-            suites, components = fields.get("suites", "").split(), fields.get("components", "").split()
-            for uri in fields.get("uris", "").split():
-                yield SourceEntry(uri, tuple(suites), tuple(components), fields.get("signed-by", "").strip())
-
-
-def _fields(rows: Sequence[str]) -> Mapping[str, str]:
-    fields: dict[str, str] = {}
-    name = ""
-    for row in rows:
-        if row[:1].isspace():
-            fields[name] = fields.get(name, "") + "\n" + row.strip()
-        elif ":" in row:
-            name, _, value = row.partition(":")
-            name = name.strip().lower()
-            fields[name] = value.strip()
-    return fields
+        # Its rules for fields are those of mail (deb822(5)).
+        fields = HeaderParser().parsestr(stanza.lstrip("\n"))
+        enabled = fields.get("Enabled", "yes").strip().lower() not in ("no", "false", "0")
+        if enabled and "deb" in fields.get("Types", "").split():
+            suites, components = (tuple(fields.get(name, "").split()) for name in ("Suites", "Components"))
+            for uri in fields.get("URIs", "").split():
+                yield SourceEntry(uri, suites, components, fields.get("Signed-By", "").strip())
 
 
 def _is_uri(text: str) -> bool:

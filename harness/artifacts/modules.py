@@ -63,10 +63,7 @@ _TAKES = "--modules takes an INSTALL_MOD_PATH, a lib/modules/RELEASE, or the tre
 
 @dataclass(frozen=True, slots=True)
 class ModuleTree:
-    """The modules of one kernel: ``files`` by name, ``builtin`` the names of its built-in modules.
-
-    ``origin`` describes their source.
-    """
+    """The modules of one kernel: ``files`` by name, ``builtin`` ones' names; ``origin`` describes their source."""
 
     origin: str
     release: str
@@ -92,10 +89,7 @@ def release_tree(path: Path, origin: str) -> ModuleTree:
 
 
 def built_tree(path: Path, origin: str) -> ModuleTree:
-    """The modules in the tree that they were built in, only those of its last build (``modules.order``).
-
-    Raises UsageError if its files cannot be read.
-    """
+    """The modules of the last build (``modules.order``) in a build tree; raises UsageError if it cannot be read."""
     try:
         release = (path / "include" / "config" / "kernel.release").read_text().strip()
         order = path / "modules.order"
@@ -108,10 +102,7 @@ def built_tree(path: Path, origin: str) -> ModuleTree:
 
 
 def find_modules(path: Path, release: str | None) -> ModuleTree:
-    """The modules of the kernel ``release`` (None: any) in ``path``, the argument of ``--modules``.
-
-    Raises UsageError if there are none, or only those of another release.
-    """
+    """The modules of ``release`` (None: any) in ``path``, from ``--modules``; raises UsageError if there are none."""
     option = f"--modules {path}"
     if (path / "include" / "config" / "kernel.release").is_file():
         found = [built_tree(path, option)]

@@ -96,10 +96,7 @@ class Recipe:
         return [*chosen, *CONFIGURE]
 
     def inputs(self, version: str) -> dict[str, str]:
-        """Everything that determines the binary: the cache key.
-
-        It includes the host's release, because the binary uses the host's libraries, but not its patch level.
-        """
+        """All that determines the binary, for the cache key: also the host's release, whose libraries it uses."""
         made_of = {
             "recipe": str(RECIPE),
             "source": version,
@@ -120,10 +117,7 @@ def _host_release() -> str:
 
 
 def load_recipe(arch: ArchSpec, configs: Path = CONFIGS) -> Recipe:
-    """Find the patches and the device list for ``arch`` below ``configs``; with neither, QEMU is built as in Debian.
-
-    Raises ArtefactError if the folder is missing.
-    """
+    """The patches and device list for ``arch`` below ``configs``, if any; raises ArtefactError without that folder."""
     if not configs.is_dir():
         raise ArtefactError(f"QEMU's patches are missing: no folder {configs}", hint="run memhp from its checkout")
     target = arch.qemu_target

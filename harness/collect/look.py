@@ -65,10 +65,7 @@ _READS = 4
 
 
 def collect_facts(shell: Shell, arch: ArchSpec, deadline: Deadline) -> KernelFacts:
-    """Read, in one round trip, what does not change while a kernel runs.
-
-    Raises GuestError if the guest does not answer or reports no page size, ParseError, DeadlineExpired.
-    """
+    """Read at once what does not change while a kernel runs; raises GuestError, ParseError, DeadlineExpired."""
     frames = _run(shell, FACT_SOURCES, deadline)
     notes = Notes()
     text = {name: frame.data.decode(errors="replace") for name, frame in frames.items() if frame.status == "ok"}

@@ -78,10 +78,7 @@ def new_boundary() -> str:
 
 
 def parse_frames(stream: bytes, boundary: str) -> dict[str, Frame]:
-    """Return the frames of ``stream`` by name.
-
-    Raises GuestError if the stream does not begin with a frame, is truncated, or has anything out of place.
-    """
+    """The frames of ``stream`` by name; raises GuestError if it is truncated or has anything out of place."""
     before, *parts = stream.split(b"\n@@" + boundary.encode() + b" ")
     if before or not parts:
         raise _garbled("it does not begin with a source", before or stream)

@@ -37,10 +37,7 @@ class AgentEnded(Exception):
 
 
 class Agent:
-    """One agent on one channel; it handles one request at a time.
-
-    Do not use it again after an exception of any kind.
-    """
+    """One agent on one channel, for one request at a time. Do not use it again after an exception of any kind."""
 
     def __init__(self, channel: paramiko.Channel) -> None:
         """``channel`` must have executed ``START``."""

@@ -127,10 +127,7 @@ class Console:
         return self._trouble
 
     def trouble(self) -> GuestError | None:
-        """Why the guest is lost, as an error to raise; None while all is well.
-
-        It panicked, its /init gave up, it rebooted unexpectedly, or the console ended.
-        """
+        """Why the guest is lost, as an error to raise: panic, reboot, its /init gave up, the console ended; or None."""
         with self._changed:
             if self._panic is not None:
                 return GuestError(f"the guest panicked: {self._panic.text}")

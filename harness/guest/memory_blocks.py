@@ -52,10 +52,7 @@ def set_blocks(
 
 
 def valid_zones(shell: Shell, indexes: Iterable[int], *, deadline: Deadline) -> dict[int, tuple[str, ...]]:
-    """Return each block's valid_zones: the zone of an online block, or the zones open to an offline one.
-
-    Raises GuestError, DeadlineExpired.
-    """
+    """Each block's valid_zones: its zone, or those open to an offline one. Raises GuestError, DeadlineExpired."""
     wanted = list(indexes)
     if not wanted:
         return {}

@@ -78,10 +78,7 @@ def set_state(shell: Shell, dax: str, state: str, *, patience: int | None = None
 
 
 def to_devdax(shell: Shell, dax: str, *, deadline: Deadline) -> PmemOutcome:
-    """Unbind ``dax`` from the kmem driver. Refused, with nothing changed, unless all of its blocks are offline.
-
-    Raises as ``create_devdax``.
-    """
+    """Unbind ``dax`` from the kmem driver; refused unless all its blocks are offline. Raises as ``create_devdax``."""
     return _run(shell, f"unkmem {_checked(dax)}", deadline)
 
 

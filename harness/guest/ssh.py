@@ -195,10 +195,7 @@ class GuestShell:
         return done.stdout
 
     def open_terminal(self, kind: str, columns: int, lines: int, deadline: Deadline) -> paramiko.Channel:
-        """Open a login shell on a new terminal (``kind`` as in TERM); the caller closes it.
-
-        ``deadline`` limits the start alone. Raises GuestError, DeadlineExpired.
-        """
+        """Open a login shell on a new terminal; the caller closes it. Raises GuestError, DeadlineExpired."""
 
         def start() -> paramiko.Channel:
             channel = self._transport.open_session(timeout=max(0.001, deadline.remaining()))

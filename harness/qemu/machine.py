@@ -359,10 +359,7 @@ def parse_forward(text: str) -> int:
 
 
 def parse_ramblocks(text: str) -> list[tuple[str, int]]:
-    """The name ("" if none) and the address of each RAM block in HMP's ``info ramblock``; raises QemuError.
-
-    The result is empty if QEMU does not report addresses.
-    """
+    """Name ("" if none) and address of each RAM block in HMP's ``info ramblock``, if it has any; raises QemuError."""
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines or "HVA" not in lines[0]:
         return []
@@ -381,10 +378,7 @@ def parse_host_address(text: str) -> int:
 
 
 def find_inodes(maps: str, addresses: Mapping[str, int]) -> dict[str, int]:
-    """Map each name to the inode mapped at its address, according to the text of /proc/PID/maps (proc(5)).
-
-    Names whose address is not mapped from a file are left out.
-    """
+    """The inode that /proc/PID/maps (proc(5)) has at each address, by name; none where no file is mapped."""
     found: dict[str, int] = {}
     spans: Iterable[list[str]] = (line.split(maxsplit=5) for line in maps.splitlines())
     for span, _, _, _, inode, *_ in spans:

@@ -175,10 +175,7 @@ def pci_slot(machine: Machine, device: str, *, deadline: Deadline) -> int:
 
 
 def resize(machine: Machine, device: str, requested: int, *, deadline: Deadline) -> None:
-    """Ask virtio-mem ``device`` for ``requested`` bytes; the guest follows asynchronously (``wait_size``).
-
-    Raises QmpRefused if ``requested`` is not a multiple of the device's block size or above its maximum.
-    """
+    """Ask virtio-mem ``device`` for ``requested`` bytes, which the guest follows (``wait_size``). Raises QmpRefused."""
     arguments = {"path": f"/machine/peripheral/{device}", "property": "requested-size", "value": requested}
     machine.qmp.execute("qom-set", arguments, deadline=deadline)
 

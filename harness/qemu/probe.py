@@ -64,10 +64,7 @@ def probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbiliti
 
 
 def missing(abilities: QemuAbilities, needs: Collection[str], *, hotplug: bool = True) -> str | None:
-    """Say which of ``needs`` (QOM type names) this QEMU lacks and how to get them; None if it has all.
-
-    With ``hotplug`` the machine must also have accepted a memory device at run time.
-    """
+    """What of ``needs`` (QOM types), and of ``hotplug``, this QEMU lacks and how to get it; None if nothing."""
     lacking = sorted(set(needs) - abilities.device_types)
     if lacking:
         several = "devices" if len(lacking) > 1 else "the device"
