@@ -112,7 +112,7 @@ class Codec(Converter):
     def load(self, value: Any, kind: Any) -> Any: ...
 
     def load(self, value: Any, kind: Any) -> Any:
-        """``value``, from JSON, as a ``kind``; raises KeyError, TypeError, ValueError with the path to what is wrong."""
+        """``value``, from JSON, as a ``kind``; raises KeyError, TypeError, ValueError with the path to the fault."""
         try:
             return self.structure(value, kind)
         except (ClassValidationError, IterableValidationError) as group:
