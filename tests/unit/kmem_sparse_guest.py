@@ -32,7 +32,7 @@ PRESENT, MAPPED, ONLINE, EARLY, DEVICE = 1, 2, 4, 8, 16
 class SparseGuest:
     """A guest whose memory is the file ``path``: 128 MiB sections (or ``section_bits``) from BASE on.
 
-    ``bitmap`` is where the sub-section bitmap begins in the usage, ``pointer`` where an entry has the usage's address.
+    ``bitmap`` is the offset of the sub-section bitmap in the usage, ``pointer`` that of its address in an entry.
     """
 
     path: Path

@@ -67,7 +67,7 @@ def test_a_manifest_counts_inside_the_users_own_cache_alone(tmp_path: Path, monk
     for mode in (0o777, 0o770):
         (tmp_path / "cache").chmod(mode)
         another = forged(tmp_path / "cache" / "kernel" / f"entry-{mode}")
-        assert content_of(another) == hash_file(another), "somebody else can write to this cache"
+        assert content_of(another) == hash_file(another), "other users can write to this cache"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_what_is_not_there(text: str, message: str, hint: str, cache: Path) -> N
     with pytest.raises(UsageError, match=message) as caught:
         stock(text)
     assert hint in str(caught.value.hint)
-    assert not list((cache / "apt").glob("*trixi-*")), "a misspelt suite leaves nothing behind"
+    assert not list((cache / "apt").glob("*trixi-*")), "a misspelt suite must not leave files"
 
 
 def test_a_suite_without_the_architecture() -> None:

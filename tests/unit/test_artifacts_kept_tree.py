@@ -134,7 +134,7 @@ def test_whoever_was_killed_at_work_is_cleaned_up_after(tree: Path, tmp_path: Pa
     before = (tree / "source" / "mm" / "one.c").stat().st_mtime_ns
     with kept_tree(ARM64, SOURCE, QUIET) as kept:
         assert (tree / "source" / "mm" / "one.c").read_text() == ONE
-        assert (tree / "source" / "mm" / "one.c").stat().st_mtime_ns > before, "make must see that it changed"
+        assert (tree / "source" / "mm" / "one.c").stat().st_mtime_ns > before, "make must notice the change"
         assert kept.image(None).read_text() == ONE
 
 

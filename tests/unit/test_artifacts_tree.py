@@ -170,13 +170,13 @@ def test_the_users_own_configuration_stays_as_it_is(toy_tree: Path, tmp_path: Pa
     found = kernel(ARM64, str(toy_tree), QUIET, build)
     assert found.config is not None
     assert (found.config["MINE"], found.config["EXTRA"]) == ("y", "y")
-    assert "MEMORY_HOTPLUG" not in found.config, "nothing is forced"
+    assert "MEMORY_HOTPLUG" not in found.config, "no option is forced"
     assert sorted(path.name for path in (tmp_path / "obj").iterdir()) == [".config", "arch", "include"]
     assert (tmp_path / "obj" / ".config").read_text() == text
     (toy_tree / "Makefile").write_text(TOY.replace("@echo '  CC ", "exit 1; echo '"))
     with pytest.raises(ArtefactError, match="building the kernel"):
         kernel(ARM64, str(toy_tree), QUIET, build)
-    assert (tmp_path / "obj" / ".config").read_text() == text, "after a build that failed as well"
+    assert (tmp_path / "obj" / ".config").read_text() == text, "also after a failed build"
 
 
 def test_an_own_configuration_without_options_is_not_even_touched(toy_tree: Path, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_drivers_in_modules_are_built_along_and_packed(toy_tree: Path, tmp_path:
     build = own(build_dir=tmp_path / "obj", own_config=True)
     found = kernel(ARM64, str(toy_tree), QUIET, build)
     assert found.absent == {"VIRTIO_PMEM"}
-    assert kernel(ARM64, str(toy_tree), QUIET, build, tmp_path / "obj") == found, "the build's own folder is no other"
+    assert kernel(ARM64, str(toy_tree), QUIET, build, tmp_path / "obj") == found, "the build's own folder may be named"
     (tmp_path / "a.ko").write_bytes(module(release="6.11"))
     with pytest.raises(UsageError, match=r"virtio_mem\.ko is a module of 6\.11, but the kernel is 6\.12-hp"):
         kernel(ARM64, str(toy_tree), QUIET, build)

@@ -140,7 +140,7 @@ def test_exactly_the_bug_is_explained() -> None:
 
 def test_a_counter_that_the_kernel_does_not_have_is_not_missed() -> None:
     found = explain([BUG], checks(*SEC, *TWO_SOURCES, passed=("MEM-2",)), evidence())
-    assert found.rest, "a kernel that has it counts what is left behind"
+    assert found.rest, "the counter exists, so it must show the leak"
     old = evidence()
     state = dataclasses.replace(old.observed, vmstat={"nr_free_pages": 1})
     found = explain([BUG], checks(*SEC, *TWO_SOURCES, passed=("MEM-2",)), dataclasses.replace(old, observed=state))
@@ -259,7 +259,7 @@ def test_lines_of_the_log_are_known_by_their_function(report: str) -> None:
     assert explain([known], checks(*dmesg, *console), evidence()).rest == ()
     other = finding("LOG-1", "[8.2]", "no WARN", report.replace("memunmap_pages", "free_pages"), "dmesg")
     left = explain([known], checks(*dmesg, *console, other), evidence())
-    assert other in left.rest and len(left.rest) == 5, "the frames may be the other one's"
+    assert other in left.rest and len(left.rest) == 5, "the frames may belong to the other WARN"
     assert explain([known], checks(dmesg[0], dmesg[2]), evidence()).met == ()
 
 
@@ -367,7 +367,7 @@ def test_a_line_of_the_log_and_a_neighbour_may_be_part_of_it() -> None:
         "since: {version: '6.1'}\n    log: 'something is lost'\n    "
         "breaks: [{invariant: IOM-2, where: '.*', below: dimm, says: no such line -> .*}]"
     )
-    assert one.stops, "the log of a later step does not say it again"
+    assert one.stops, "the log of a later step does not repeat the line"
     said, other = evidence(("something is lost",)), evidence(("something is lost?",))
     below = checks(finding("IOM-2", "78000000-7fffffff", "no such line", "78000000-7fffffff : x"))
     above = checks(finding("IOM-2", "c0000000-cfffffff", "no such line", "c0000000-cfffffff : x"))

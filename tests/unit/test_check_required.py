@@ -98,7 +98,7 @@ def test_what_the_kernel_cannot_show_is_not_asked_of_it(bundle: Path) -> None:
     configure(bundle, "CONFIG_PTDUMP_DEBUGFS=y")
     assert recheck(bundle).verdict is Verdict.PASS
     demand(bundle, require="XCK-1")
-    assert recheck(bundle).verdict is Verdict.INFRA, "unless somebody does"
+    assert recheck(bundle).verdict is Verdict.INFRA, "unless XCK-1 is required"
 
 
 def test_what_the_first_look_saw_must_be_seen_to_the_end(bundle: Path) -> None:

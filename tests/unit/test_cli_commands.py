@@ -495,8 +495,8 @@ def test_every_command_has_a_file_that_takes_what_the_parser_makes(command: str)
     kind = parser.get_default("kind")
     assert get_type_hints(import_module(f"harness.cli.{command}").run) == {"arguments": kind, "return": int}
     said = {action.dest for action in parser._actions} - {"help", "debug"}
-    assert said == {field.name for field in dataclasses.fields(kind)}, "nothing that is said is lost"
-    assert all(value != [] for value in vars(parse_minimal(command)).values()), "what is frozen holds no list"
+    assert said == {field.name for field in dataclasses.fields(kind)}, "every option must have a field"
+    assert all(value != [] for value in vars(parse_minimal(command)).values()), "frozen arguments must not hold lists"
 
 
 def parse_minimal(command: str) -> Arguments:

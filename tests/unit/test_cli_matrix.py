@@ -55,7 +55,7 @@ def test_the_plan_is_shown_without_running_anything(
     assert words[:2] == ["memhp", "run"]
     command, run = parse_arguments(words[1:])
     assert command == "run" and isinstance(run, RunArguments)
-    assert run.json == "cells/riscv64/dimm-cycle/result.json", "the command is one of ours"
+    assert run.json == "cells/riscv64/dimm-cycle/result.json", "the command must be valid"
     assert runs.asked == [] and not (tmp_path / "memhp-results").exists()
 
 
@@ -199,7 +199,7 @@ def test_without_a_directory_the_latest_is_gone_on_with_until_it_is_whole(
     assert "kept from an earlier start" in capsys.readouterr().out and (root / "report.html").exists()
     assert main(["run", "--matrix", matrix]) == 3
     assert "kept" not in capsys.readouterr().out
-    assert len(list(root.parent.iterdir())) == 2, "the first night is over, this is another one"
+    assert len(list(root.parent.iterdir())) == 2, "the first night is complete, so this starts another"
     store.begin(plan.cells[1], "name: x\n")
     (store.cell_dir(plan.cells[1].id) / "result.json").write_text(dumps(results_to_json([GOOD])))
     store.end(plan.cells[1], 5.0, "2026-01-01T00:00:00+00:00")
@@ -246,7 +246,7 @@ def test_the_board_has_a_line_for_each_cell_and_a_moving_table(monkeypatch: pyte
     quiet = io.StringIO()
     with CellBoard(io.StringIO(), quiet, 1) as board:
         board.moving([("a/b", 1.0, "x")], 0, 1.0)
-    assert quiet.getvalue() == "", "a log gets no moving table"
+    assert quiet.getvalue() == "", "no moving table in a log"
 
 
 def commands_in(value: object) -> Iterator[str]:

@@ -212,7 +212,7 @@ def test_it_ends_with_the_connection(shell: GuestShell, world: World) -> None:
     process = os.pidfd_open(pid_of(world))
     try:
         shell.close()
-        assert select.select([process], [], [], 20)[0], "the agent goes on"
+        assert select.select([process], [], [], 20)[0], "the agent is still running"
     finally:
         os.close(process)
 

@@ -129,7 +129,7 @@ def test_the_guest_file_of_a_cell_says_what_the_cell_decides_and_no_more(tmp_pat
     assert set(yaml.safe_load(path.read_text())) == {"arch", "name", "cpu", "random_seed"}
     spec = load_guest(path)
     assert (spec, spec.explicit - {"arch"}) == (cell.guest, cell.guest.explicit)
-    assert "memory" not in spec.explicit, "the scenario's wishes must stand"
+    assert "memory" not in spec.explicit, "the scenario's own settings must apply"
 
 
 def test_exclusions(tmp_path: Path) -> None:

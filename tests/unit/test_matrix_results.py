@@ -202,7 +202,7 @@ Workers(open_store(Path({str(tmp_path / "r")!r}), plan, "now"), 1, Slow(), fakes
     mark = str(tmp_path / "r" / "cells" / "b").encode()
     limit = time.monotonic() + 20
     while any(mark in line for line in _command_lines()):
-        assert time.monotonic() < limit, "the cell's process lives on"
+        assert time.monotonic() < limit, "the cell's process is still running"
     plan = plan_of(cell("a", steps=9), cell("b", steps=1))
     _, watch = run(open_store(tmp_path / "r", plan, NOW), plan, fakes)
     assert watch.events == ["kept a/dimm-cycle", "started b/dimm-cycle", "finished b/dimm-cycle pass"]
@@ -281,7 +281,7 @@ def test_merging_shards(tmp_path: Path, fakes: Fakes) -> None:
     assert [id for id, _ in book.missing] == ["c/dimm-cycle"] and status_of(book) == 1
     links = dict(book.entries[0].links)
     assert links["bundle"] == "cells/a/dimm-cycle/bundles/1/" and (tmp_path / "whole" / links["console.log"]).is_file()
-    assert status_of(dataclasses.replace(book, entries=book.entries[:1])) == 3, "what is missing has no verdict"
+    assert status_of(dataclasses.replace(book, entries=book.entries[:1])) == 3, "a missing cell has no verdict"
     with pytest.raises(UsageError, match="already exists"):
         merge(stores, tmp_path / "whole")
     with pytest.raises(UsageError, match=r"a/dimm-cycle is in .*shard0 and in .*shard0"):
@@ -298,7 +298,7 @@ def test_a_guest_that_came_up_otherwise_is_no_result_of_its_cell() -> None:
     right = dataclasses.replace(GOOD, facts={"page_size": 16384, "va_bits": 47})
     assert mismatch(wanted, right) == ""
     never = dataclasses.replace(GOOD, facts={}, verdict=Verdict.INFRA)
-    assert mismatch(wanted, never) == "", "a guest that never came up says nothing"
+    assert mismatch(wanted, never) == "", "a guest that did not boot shows no mismatch"
     unseen = "nobody saw the guest's byte pages: 16384 are those of 16k-47"
     assert mismatch(wanted, dataclasses.replace(GOOD, facts={})) == unseen
     blind = dataclasses.replace(right, facts={**right.facts, "va_bits": None})
@@ -319,7 +319,7 @@ def test_earlier_nights_are_read_from_directories_and_files(tmp_path: Path, fake
     (nights / "README").write_text("not a night")
     found = read_history(nights, name="small", but=nights / "night1")
     assert [night.name for night in found["a/dimm-cycle"]] == ["night0", "single"]
-    assert set(read_history(nights, name="other")) == {"a/dimm-cycle"}, "single results belong to no matrix"
+    assert set(read_history(nights, name="other")) == {"a/dimm-cycle"}, "a single run belongs to no matrix"
     assert expected(plan.cells, found) == [(100.0, True)]
     assert expected(plan.cells, {}) == [(plan.cells[0].weight, False)]
     path = nights / "night0/cells/a/dimm-cycle/cell.json"

@@ -132,7 +132,7 @@ def test_a_restored_machine_brings_its_flash_along() -> None:
 def test_a_seed_makes_all_random_numbers_the_same() -> None:
     seeded = command_line(spec(random_seed=7), CHANNELS)
     assert seeded[seeded.index("-seed") + 1] == "7"
-    assert "rng-builtin,id=random0" in seeded, "the host's own would differ each time"
+    assert "rng-builtin,id=random0" in seeded, "random numbers of the host would differ each time"
     plain = command_line(spec(), CHANNELS)
     assert "-seed" not in plain and "rng-random,id=random0,filename=/dev/urandom" in plain
 

@@ -101,7 +101,7 @@ def test_kcidb_follows_the_published_schema() -> None:
     report = json.loads(to_kcidb(BOOK))
     kcidb_io.schema.LATEST.validate(report)
     assert (kcidb_io.schema.LATEST.major, kcidb_io.schema.LATEST.minor) == (5, 3)
-    assert len(report["builds"]) == len(report["checkouts"]) == 1, "all ran the same kernel"
+    assert len(report["builds"]) == len(report["checkouts"]) == 1, "all runs have the same kernel"
     runs = [test for test in report["tests"] if test["path"] == "memhp.dimm-cycle"]
     assert [test["status"] for test in runs] == ["PASS", "FAIL", "ERROR", "SKIP", "MISS"]
     steps = [test for test in report["tests"] if ".step_" in test["path"]]

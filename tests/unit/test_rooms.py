@@ -78,7 +78,7 @@ def room_of(path: Path) -> str:
 def imports_of(source: str, package: str) -> Iterator[tuple[int, str]]:
     """(line, name) of every import of memhp's own modules in ``source``, a module of ``package``, at any depth.
 
-    ``from a.b import c`` gives the name a.b.c, be c a module or something in one.
+    ``from a.b import c`` gives the name a.b.c, whether c is a module or a name in a.b.
     """
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
@@ -118,7 +118,7 @@ MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_obey_the_table(path: Path) -> None:
     room = room_of(path)
-    assert room in MAY, f"{room} is a new room: give it a line in this table"
+    assert room in MAY, f"{room} is a new room: add it to this table"
     assert forbidden(path.read_text(), room, package_of(path)) == []
 
 

@@ -104,14 +104,14 @@ def test_slopes_survive_json_and_count_as_broken_invariants() -> None:
     result = checked(outcome)
     assert result is not None and (result.status, len(result.findings)) == ("fail", 1)
     assert checked(Outcome(slopes=slopes(rounds(7, 1, 1, 1)))) == CheckResult("MEM-3", "pass")
-    assert checked(Outcome()) is None, "a step that ends no soak"
+    assert checked(Outcome()) is None, "not the last step of a soak"
 
 
 def test_a_counter_that_no_round_read_is_not_level() -> None:
     outcome = Outcome(slopes=slopes(rounds(0, 0, 0, 0)), unread=("slab x: no slabinfo",))
     assert checked(outcome) == CheckResult("MEM-3", "not-observed", reason="slab x: no slabinfo")
     leak = checked(dataclasses.replace(outcome, slopes=slopes(rounds(0, 0, 1, 2))))
-    assert leak is not None and leak.status == "fail", "what was read and grows is a leak all the same"
+    assert leak is not None and leak.status == "fail", "growth of another counter is a leak nevertheless"
     assert CODEC.load(json.loads(json.dumps(CODEC.dump(outcome))), Outcome) == outcome
 
 

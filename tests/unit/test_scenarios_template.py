@@ -141,7 +141,7 @@ def test_a_boot_with_complaints_is_tried_again(
     machine = cast(MachineSpec, None)
     with contextlib.nullcontext() if kept else pytest.raises(UncleanBoot):
         template_module._boot_cleanly(machine, cast(Parts, None), tmp_path, Deadline(5))
-    assert boots == [[INITRD]] * min(unclean + 1, 3), "nothing of the boot before is left"
+    assert boots == [[INITRD]] * min(unclean + 1, 3), "nothing of the previous boot may be left"
 
 
 class Stand:
