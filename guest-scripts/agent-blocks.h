@@ -49,7 +49,7 @@ static void interrupt_after(long seconds)
 	setitimer(ITIMER_REAL, &timer, NULL);
 }
 
-/* Writes a word to a sysfs file, within that many seconds unless they are 0; returns 0 or the errno. */
+/* Writes a word to a sysfs file; interrupts the write after that many seconds (0: never). Returns 0 or the errno. */
 static int write_word(const char *path, const char *word, long seconds)
 {
 	char text[LINE];

@@ -15,11 +15,11 @@
  *   count   only reports.
  *   stop    ends the load after its current rounds, and kills its workers if these take longer than MS.
  *
- * No command waits longer than MS milliseconds. All but start print a line for each load, "ID ROUNDS FAILURES STATE
- * [NOTE]". NOTE is the last error. STATE is
+ * MS is the time limit, in milliseconds, for workers to get ready and rounds to end. All commands but start print a line
+ * for each load, "ID ROUNDS FAILURES STATE [NOTE]". NOTE is the last error. STATE is
  *
  *   running, resting   resting: paused, and no round is running
- *   busy               paused or stopping, but a round is still running
+ *   busy               paused, but a round is still running; or no answer in time
  *   dead               a worker exited by itself or broke the protocol
  *   gone               the socket exists, but no keeper answers
  *   stopped, killed    after stop; killed: a round did not end in time
@@ -125,7 +125,7 @@ static void put_number(const char *path, const char *number)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 
-	/* Not fatal: it only makes the OOM killer choose another victim. */
+	/* An error is not fatal: the OOM killer may then choose another victim. */
 	if (fd >= 0) {
 		if (write(fd, number, strlen(number)) < 0)
 			errno = 0;
