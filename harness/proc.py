@@ -149,7 +149,6 @@ def _fork(
         raise InfraError(f"cannot run {shlex.join(argv)}: no such directory: {cwd}")
     launcher = [setpriv, "--pdeathsig", "KILL", "/bin/sh", "-c", _LAUNCHER, "memhp", str(os.getpid())]
     wrapped = [*launcher, os.path.abspath(program), *argv[1:]]
-
     try:
         return forker.start(lambda: subprocess.Popen(wrapped, env=env, cwd=cwd, start_new_session=True, **streams))
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 #: work of at least this many seconds leaves a line when it ends
@@ -149,7 +149,11 @@ class TerminalProgress:
 
     @contextmanager
     def task(self, title: str, total: float | None = None) -> Iterator[Task]:
-        bar = self._begin(title, total)
+        with self._lock:
+            if self._running == 0:
+                self._bars.start()
+            self._running += 1
+            bar = self._bars.add_task(escape(title), total=total, percent="", note="")
 
         def changed() -> None:
             percent = count.percent()
@@ -164,23 +168,13 @@ class TerminalProgress:
             mark = "[green]✓[/]"
         finally:
             took = time.monotonic() - start
-            self._end(bar)
+            with self._lock:
+                self._bars.remove_task(bar)
+                self._running -= 1
+                if self._running == 0:
+                    self._bars.stop()
             if took >= _WORTH_TELLING or "red" in mark:
                 self._console.print(f"{mark} {escape(title)} [dim]{format_seconds(took)}[/]", highlight=False)
-
-    def _begin(self, title: str, total: float | None) -> TaskID:
-        with self._lock:
-            if self._running == 0:
-                self._bars.start()
-            self._running += 1
-            return self._bars.add_task(escape(title), total=total, percent="", note="")
-
-    def _end(self, bar: TaskID) -> None:
-        with self._lock:
-            self._bars.remove_task(bar)
-            self._running -= 1
-            if self._running == 0:
-                self._bars.stop()
 
 
 def default_progress() -> Progress:

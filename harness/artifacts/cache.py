@@ -94,11 +94,9 @@ class Cache:
     def get(
         self, kind: str, name: str, inputs: Mapping[str, str], builder: Builder, progress: Progress, *, what: str = ""
     ) -> Path:
-        """The entry made from ``inputs``; built by ``builder`` if it is missing or damaged.
+        """The entry made from ``inputs``: all that the result depends on, as text by label. Built if missing or bad.
 
-        ``inputs`` is everything the result depends on, as text by label; ``what`` names the part in messages.
-        Concurrent callers build once. Raises ArtefactError if the cache cannot be written, and whatever ``builder``
-        raises.
+        Concurrent callers build once. Raises ArtefactError if it cannot be written, and whatever ``builder`` raises.
         """
         path = self.place(kind, name, inputs)
         if verify(path) is None:

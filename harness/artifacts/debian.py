@@ -43,10 +43,9 @@ def find_source(name: DebianName, usual: str, progress: Progress) -> tuple[Priva
 
 
 def find_stock(arch: ArchSpec, name: DebianName, progress: Progress) -> tuple[PrivateApt, list[str]]:
-    """The APT and the packages of the stock kernel ``name``, the kernel's own first.
+    """The APT and the packages of the stock kernel ``name``, the kernel's first; raises UsageError as ``find_source``.
 
-    A meta-package depends on it; where Debian signs kernels, an unsigned twin has the same Image. Raises UsageError
-    naming the searched suites if none has it.
+    A meta-package depends on it; where Debian signs kernels, an unsigned twin has the same Image.
     """
 
     def find(source: PrivateApt) -> list[str]:

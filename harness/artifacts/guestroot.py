@@ -39,11 +39,7 @@ _SHARED = ("-shared", "-fPIC", "-nostdlib")
 _DIRECTORIES = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "usr/bin", "usr/lib", "usr/sbin")
 _PERMISSIONS = {"root": 0o700, "tmp": 0o1777}
 _LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib", "sbin": "usr/sbin", "usr/bin/sh": "busybox"}
-_TEXTS = {
-    "etc/group": "root:x:0:\n",
-    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
-    "etc/shells": "/bin/sh\n",
-}
+_TEXTS = {"etc/group": "root:x:0:\n", "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "etc/shells": "/bin/sh\n"}
 
 
 def guest_root(arch: ArchSpec, progress: Progress) -> GuestRoot:

@@ -94,8 +94,7 @@ def require_arch(name: str, data: bytes, arch: ArchSpec) -> None:
         )
     kind = "a vmlinux (ELF)" if data[:4] == b"\x7fELF" else "not a kernel Image"
     raise UsageError(
-        f"{name} is {kind}: memhp needs a bare or compressed Image",
-        hint=f"the kernel build writes it to {arch.image}",
+        f"{name} is {kind}: memhp needs a bare or compressed Image", hint=f"the kernel build writes it to {arch.image}"
     )
 
 

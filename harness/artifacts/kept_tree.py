@@ -90,10 +90,7 @@ class KeptTree:
             raise ArtefactError(error.message, hint=f"remove {self.place}: the next run recreates it") from error
 
     def image(self, bug: Patch | None) -> Path:
-        """The Image with ``bug`` put back, or unpatched; built unless cached.
-
-        Raises ConfigError if the patch does not apply, ArtefactError if it does not build.
-        """
+        """The Image with ``bug`` put back, or unpatched; built unless cached. Raises ConfigError, ArtefactError."""
         name = _CLEAN if bug is None else bug.name
         out = self.place / "images" / name
         wanted = self._key(bug)

@@ -52,11 +52,7 @@ def kernel_of(spec: GuestSpec, arch: ArchSpec, progress: Progress) -> KernelImag
 
 
 def kernel(
-    arch: ArchSpec,
-    selector: str | None,
-    progress: Progress,
-    build: OwnBuild | None = None,
-    modules: Path | None = None,
+    arch: ArchSpec, selector: str | None, progress: Progress, build: OwnBuild | None = None, modules: Path | None = None
 ) -> KernelImage:
     """The kernel named by ``selector``: a name of ``harness.config.selector`` (None: ``purpose``), the path of an
     Image, or that of a source tree, which is built according to ``build``. ``modules`` is the path of an Image's or
@@ -191,8 +187,7 @@ def own_kernel(arch: ArchSpec, path: Path, progress: Progress, modules: Path | N
 
 
 def take_apart(arch: ArchSpec, package: Package, tree: Path, out: Path) -> None:
-    """Extract the bare Image, config, release and modules archive from an unpacked kernel package, or from all of its
-    parts together.
+    """Extract Image, config, release and modules archive from an unpacked kernel package, or all of its parts together.
 
     Raises ArtefactError if it does not hold exactly one kernel for ``arch``.
     """

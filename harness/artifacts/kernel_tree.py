@@ -19,14 +19,7 @@ from harness.arch import ArchSpec
 from harness.artifacts.cache import Cache, hash_file, hold_lock
 from harness.artifacts.kconfig_check import require_bootable, require_options
 from harness.artifacts.kernel_build import KernelBuild, load_fragments, require_tools
-from harness.artifacts.modules import (
-    WANTED,
-    absent_drivers,
-    built_tree,
-    builtin_archive,
-    find_modules,
-    modules_archive,
-)
+from harness.artifacts.modules import WANTED, absent_drivers, built_tree, builtin_archive, find_modules, modules_archive
 from harness.artifacts.toolchain import find_toolchain, used_compiler
 from harness.config.guest_parts import KernelImage
 from harness.config.own_build import OwnBuild

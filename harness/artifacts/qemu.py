@@ -91,8 +91,7 @@ def version_of(argv: tuple[str, ...]) -> str:
 
 
 def debian_qemu(arch: ArchSpec, progress: Progress, suite: str | None = None) -> QemuBinary:
-    """QEMU of ``suite`` (None: the default one) with the libraries it needs, run by its own loader: it works on any
-    host release and needs no root.
+    """QEMU of ``suite`` (None: the default) with its libraries, run by its own loader, on any host and without root.
 
     Raises ArtefactError if it cannot be fetched.
     """

@@ -13,10 +13,9 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness import proc
 from harness.arch import ArchSpec
@@ -163,12 +162,14 @@ class QemuBuild:
     def unpack(self, dsc: Path) -> None:
         """Unpack the source package with Debian's own patches (they drop what the repacked source has no blobs for)."""
         # It checks the hashes. It only warns about the signature: APT has checked the archive's, which covers them.
-        self._run("unpacking", ["dpkg-source", "-x", str(dsc), str(self.source)])
+        command = ["dpkg-source", "-x", str(dsc), str(self.source)]
+        run_step("QEMU: unpacking", command, self.log, self.deadline)
 
     def patch(self) -> None:
         """Apply the project's patches and install its device list for configure."""
         for patch in self.recipe.patches:
-            self._run(f"applying {patch.name}", [*PATCH, "-i", str(patch)], cwd=self.source)
+            command = [*PATCH, "-i", str(patch)]
+            run_step(f"QEMU: applying {patch.name}", command, self.log, self.deadline, cwd=self.source)
         if self.recipe.devices is not None:
             place = self.source / "configs" / "devices" / f"{self.recipe.target}-softmmu"
             shutil.copyfile(self.recipe.devices, place / "memhp.mak")
@@ -177,7 +178,8 @@ class QemuBuild:
         """Run QEMU's configure with meson unpacked at ``meson``."""
         self.tree.mkdir()
         command = [str(self.source / "configure"), f"--python={sys.executable}", *self.recipe.arguments(self.version)]
-        self._run("configuring", command, cwd=self.tree, env=environment(meson, os.environ))
+        env = environment(meson, os.environ)
+        run_step("QEMU: configuring", command, self.log, self.deadline, cwd=self.tree, env=env)
 
     def compile(self, meson: Path, on_step: Callable[[int, int], None]) -> Path:
         """Compile and return the binary's path; ``on_step`` gets (steps done, steps in all)."""
@@ -188,11 +190,8 @@ class QemuBuild:
                 on_step(*step)
 
         name, env = f"qemu-system-{self.recipe.target}", environment(meson, os.environ)
-        self._run("compiling", ["ninja", name], cwd=self.tree, env=env, on_line=on_line)
+        run_step("QEMU: compiling", ["ninja", name], self.log, self.deadline, cwd=self.tree, env=env, on_line=on_line)
         return self.tree / name
-
-    def _run(self, what: str, command: Sequence[str], **options: Any) -> None:
-        run_step(f"QEMU: {what}", command, self.log, self.deadline, **options)
 
 
 def find_qemu(

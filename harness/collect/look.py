@@ -15,22 +15,14 @@ from typing import TypeVar
 from harness.arch import ArchSpec, arch_named
 from harness.codec import Codec
 from harness.collect.hostside import KERNEL_SOURCES, KernelView, kernel_sources, regions
-from harness.collect.sources import (
-    ABSENT,
-    FACT_SOURCES,
-    MISSING,
-    STATE_SOURCES,
-    Frame,
-    new_boundary,
-    parse_frames,
-)
+from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES, Frame, new_boundary, parse_frames
 from harness.deadline import Deadline
 from harness.errors import GuestError, ParseError
 from harness.guest.console import Console
 from harness.guest.overlay import SCRIPTS
 from harness.guest.ssh import Shell
 from harness.kmem.mem_section import Indices
-from harness.kmem.physical_memory import PhysicalMemory, Region
+from harness.kmem.physical_memory import PhysicalMemory
 from harness.parsers.blocks import parse_blocks
 from harness.parsers.dax import parse_dax
 from harness.parsers.dmesg import parse_dmesg
@@ -254,24 +246,18 @@ def _run(shell: Shell, sources: Iterable[str], deadline: Deadline) -> dict[str, 
     return parse_frames(done.stdout, boundary)
 
 
-def _ask_qemu(machine: Machine | None, deadline: Deadline) -> tuple[dict[str, bytes], list[Region]]:
-    if machine is None:
-        return {}, []
-    devices = memory_devices(machine, deadline=deadline)
-    fds = machine.backend_fds(deadline=deadline)
-    usage = {name: fd.stat().st_blocks * 512 for name, fd in sorted(fds.items())}
-    raw = {"devices": _to_json(_CODEC.dump(devices)), "backends": _to_json(usage)}
-    return raw, regions(machine, devices, fds)
-
-
 def _look_from_outside(
     machine: Machine | None, kernel: KernelView | None, stack: contextlib.ExitStack, deadline: Deadline
 ) -> tuple[dict[str, bytes], PhysicalMemory | None, Indices | NotObserved | None]:
     """Query QEMU, map the guest's memory for the lifetime of ``stack``, and locate what will be read from it."""
-    raw, places = _ask_qemu(machine, deadline)
-    if machine is None or kernel is None:
+    if machine is None:
+        return {}, None, None
+    devices, fds = memory_devices(machine, deadline=deadline), machine.backend_fds(deadline=deadline)
+    usage = {name: fd.stat().st_blocks * 512 for name, fd in sorted(fds.items())}
+    raw = {"devices": _to_json(_CODEC.dump(devices)), "backends": _to_json(usage)}
+    if kernel is None:
         return raw, None, None
-    memory = stack.enter_context(PhysicalMemory(places))
+    memory = stack.enter_context(PhysicalMemory(regions(machine, devices, fds)))
     return raw, memory, kernel.look(memory)
 
 

@@ -31,8 +31,7 @@ _MAX_FILE = 64 << 20
 def save_state(directory: Path, state: GuestState) -> None:
     """Write ``state`` as ``directory``, atomically; it replaces an earlier one.
 
-    Files: one per source (iomem.txt, devices.json, …), absent.txt with the reasons for missing sources, and
-    meta.json.
+    Files: a source each (iomem.txt, devices.json, …), absent.txt with the reasons for missing ones, and meta.json.
     """
     save_raw(directory, state.raw, boot_id=state.boot_id, uptime=state.uptime)
 

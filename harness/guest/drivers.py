@@ -31,9 +31,7 @@ def wait_driver(shell: Shell, bus: str, device: str, driver: str, *, deadline: D
 
 
 def wait_work(shell: Shell, queue: str, *, deadline: Deadline) -> None:
-    """Return once no kernel worker of the guest executes work of the workqueue ``queue``.
-
-    Does not wait for work that is queued and has not started.
+    """Return once no kernel worker of the guest executes work of ``queue``; work that has not started is not awaited.
 
     Raises UsageError for an invalid name, DeadlineExpired (at whole seconds), GuestError.
     """

@@ -186,10 +186,9 @@ def resume_loads(shell: Shell, *, deadline: Deadline) -> Mapping[str, LoadCount]
 
 
 def stop_load(shell: Shell, id: str, *, deadline: Deadline) -> LoadCount:
-    """Stop a load after its current rounds. Its name is free again.
+    """Stop a load after its current rounds; its name is free again. Raises UsageError if there is no such load.
 
-    Raises UsageError if there is no load of this name; DeadlineExpired if a round did not end: its processes are then
-    killed, as far as the kernel lets them die; GuestError.
+    Raises DeadlineExpired if a round did not end: its processes are killed if the kernel lets them die; GuestError.
     """
     _check_id(id)
     done = _run(shell, f"stop {_budget(deadline)} {id}", deadline)

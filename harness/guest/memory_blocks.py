@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UsageError
 from harness.guest.overlay import SCRIPTS
-from harness.guest.ssh import CommandResult, Shell
+from harness.guest.ssh import Shell
 
 Target = Literal["online", "online_kernel", "online_movable", "offline"]
 
@@ -43,9 +43,8 @@ def set_blocks(
     wanted = list(indexes)
     if not wanted:
         return ()
-    command = f"/{SCRIPTS}/blocks set {to}" + ("" if patience is None else f" {patience}")
-    done = shell.run(command, stdin=_lines(map(str, wanted)), deadline=deadline)
-    outcomes = tuple(_outcome(line) for line in _answer(done))
+    request = f"set {to}" + ("" if patience is None else f" {patience}")
+    outcomes = tuple(_outcome(line) for line in _ask(shell, request, wanted, deadline))
     if [outcome.index for outcome in outcomes] != wanted:
         raise GuestError(f"asked for {len(wanted)} memory blocks, the guest answered for {len(outcomes)}")
     return outcomes
@@ -56,8 +55,7 @@ def valid_zones(shell: Shell, indexes: Iterable[int], *, deadline: Deadline) -> 
     wanted = list(indexes)
     if not wanted:
         return {}
-    done = shell.run(f"/{SCRIPTS}/blocks zones", stdin=_lines(map(str, wanted)), deadline=deadline)
-    lines = [line.split(" ") for line in _answer(done)]
+    lines = [line.split(" ") for line in _ask(shell, "zones", wanted, deadline)]
     if [words[0] for words in lines] != [str(index) for index in wanted]:
         raise GuestError(f"asked for the zones of {len(wanted)} memory blocks, the guest answered for {len(lines)}")
     return {int(words[0]): tuple(word for word in words[1:] if word) for words in lines}
@@ -89,8 +87,7 @@ def wait_blocks(
     if not wanted:
         return
     budget = max(0.0, deadline.remaining() - _REPORT_SECONDS)
-    done = shell.run(f"/{SCRIPTS}/blocks wait {int(budget * 100)}", stdin=_lines(wanted), deadline=deadline)
-    late = [line.split(" ", 2) for line in _answer(done)]
+    late = [line.split(" ", 2) for line in _ask(shell, f"wait {int(budget * 100)}", wanted, deadline)]
     if late:
         raise DeadlineExpired(
             f"memory blocks in the guest: {_some([f'memory{entry[0]} {entry[1]}' for entry in late])}",
@@ -118,14 +115,12 @@ def _outcome(line: str) -> BlockOutcome:
     return BlockOutcome(int(number), verdict == "ok", None if verdict == "ok" else error_name(text))
 
 
-def _answer(done: CommandResult) -> list[str]:
+def _ask(shell: Shell, request: str, lines: Iterable[int | str], deadline: Deadline) -> list[str]:
+    stdin = "".join(f"{line}\n" for line in lines).encode()
+    done = shell.run(f"/{SCRIPTS}/blocks {request}", stdin=stdin, deadline=deadline)
     if done.status != 0:
         raise done.error("the guest's blocks script failed", hint="does this kernel have CONFIG_MEMORY_HOTPLUG?")
     return done.text.splitlines()
-
-
-def _lines(items: Iterable[str]) -> bytes:
-    return "".join(f"{item}\n" for item in items).encode()
 
 
 def _some(items: list[str]) -> str:

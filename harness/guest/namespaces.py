@@ -71,8 +71,7 @@ def to_system_ram(
 def set_state(shell: Shell, dax: str, state: str, *, patience: int | None = None, deadline: Deadline) -> PmemOutcome:
     """Write ``state`` to the state of a kmem dax device; a signal interrupts the write after ``patience`` seconds.
 
-    Raises UnsupportedError if the kernel has no such file (state_store, drivers/dax/kmem.c, since v7.3), and as
-    ``create_devdax``.
+    Raises UnsupportedError without that file (state_store, drivers/dax/kmem.c, since v7.3), and as ``create_devdax``.
     """
     return _run(shell, f"state {_checked(dax)} {state}" + ("" if patience is None else f" {patience}"), deadline)
 

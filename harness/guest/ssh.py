@@ -113,23 +113,19 @@ class GuestShell:
         except OSError as error:
             raise _loss(console, deadline, f"cannot connect to the guest's SSH port {port}: {error}") from error
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            with _hung_up_on_trouble(sock, console):
-                transport = out_of_reach(lambda: _log_in(sock, identity, deadline), sock.close)
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            sock.close()
-            raise _loss(console, deadline, f"cannot log into the guest: {_said(error)}") from error
-        except BaseException:
-            sock.close()
-            raise
-        shell = cls(transport, console, identity, port)
-        if console is not None and waking:
+        with contextlib.ExitStack() as undo:
+            undo.callback(sock.close)
             try:
+                with _hung_up_on_trouble(sock, console):
+                    transport = out_of_reach(lambda: _log_in(sock, identity, deadline), sock.close)
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                sock.close()
+                raise _loss(console, deadline, f"cannot log into the guest: {_said(error)}") from error
+            undo.callback(transport.close)
+            if console is not None and waking:
                 console.wait_ready(deadline)
-            except BaseException:
-                shell.close()
-                raise
-        return shell
+            undo.pop_all()
+        return cls(transport, console, identity, port)
 
     def reconnect(self, port: int, deadline: Deadline) -> None:
         """Log in again, with the same keys, after the guest has rebooted. Raises as ``connect`` does."""

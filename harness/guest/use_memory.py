@@ -31,13 +31,7 @@ class TouchResult:
 
 
 def touch_memory(
-    shell: Shell,
-    size: int,
-    ranges: Iterable[AddrRange],
-    *,
-    deadline: Deadline,
-    limit: int = 0,
-    node: int | None = None,
+    shell: Shell, size: int, ranges: Iterable[AddrRange], *, deadline: Deadline, limit: int = 0, node: int | None = None
 ) -> TouchResult:
     """Allocate ``size`` bytes, fill and read them back; count the bytes in each of ``ranges`` (physical).
 
@@ -97,11 +91,7 @@ def pin_memory(
 
 
 def occupy_memory(shell: Shell, id: str, pages: int, limit: int, where: AddrRange, *, deadline: Deadline) -> None:
-    """Keep ``pages`` pages of ``where`` in use until ``release_memory``, which takes the same ``id``.
-
-    The process allocates up to ``limit`` bytes to get pages there; the kernel may migrate them. Raises GuestError,
-    DeadlineExpired.
-    """
+    """Keep ``pages`` pages of ``where``, which the kernel may migrate, in use. Raises as ``pin_memory``."""
     _hold(shell, "movable", id, pages, limit, where, deadline)
 
 

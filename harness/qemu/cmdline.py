@@ -113,17 +113,10 @@ def _boot_ram(spec: MachineSpec, memory: Mapping[str, int]) -> list[str]:
 
 
 def _channels(channels: Channels) -> list[str]:
-    log = [("logfile", escape(channels.console_log)), ("logappend", "on")]
-    return [
-        "-chardev",
-        _join("socket", options=[("id", "qmp"), ("fd", channels.qmp)]),
-        "-mon",
-        "chardev=qmp,mode=control",
-        "-chardev",
-        _join("socket", options=[("id", "console"), ("fd", channels.console), *log]),
-        "-serial",
-        "chardev:console",
-    ]
+    qmp, console = f"socket,id=qmp,fd={channels.qmp}", f"socket,id=console,fd={channels.console}"
+    log = f"logfile={escape(channels.console_log)},logappend=on"
+    argv = ["-chardev", qmp, "-mon", "chardev=qmp,mode=control"]
+    return [*argv, "-chardev", f"{console},{log}", "-serial", "chardev:console"]
 
 
 def _firmware(spec: MachineSpec, channels: Channels) -> list[str]:
@@ -137,12 +130,8 @@ def _firmware(spec: MachineSpec, channels: Channels) -> list[str]:
     if channels.variables is None:
         raise ValueError("a machine with firmware needs its own copy of the variables")
     code, variables = escape(spec.firmware.code), escape(channels.variables)
-    return [
-        "-drive",
-        f"if=pflash,format=raw,unit=0,readonly=on,file={code}",
-        "-drive",
-        f"if=pflash,format=raw,unit=1,file={variables}",
-    ]
+    argv = ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}"]
+    return [*argv, "-drive", f"if=pflash,format=raw,unit=1,file={variables}"]
 
 
 def _devices(spec: MachineSpec) -> list[str]:

@@ -217,10 +217,9 @@ class Machine:
             pack(fd, directory, name)
 
     def dump_head(self, wanted: AddrRange, deadline: Deadline) -> bytes:
-        """The first 64 KiB of a dump (QMP dump-guest-memory) of the physical range ``wanted``, including its headers.
+        """The first 64 KiB of a dump (QMP dump-guest-memory) of physical ``wanted``, which begin with its headers.
 
-        QEMU refuses unless the machine has memory in ``wanted``. The rest of the dump is discarded. Raises QmpRefused,
-        QemuError, DeadlineExpired.
+        QEMU refuses unless the machine has memory there. Raises QmpRefused, QemuError, DeadlineExpired.
         """
         path = self.workdir / "guest.dump"
         arguments = {"paging": False, "protocol": f"file:{path}", "begin": wanted.start, "length": wanted.size}

@@ -53,10 +53,9 @@ _CLOSE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class QmpEvent:
-    """One QMP event.
+    """One QMP event, the ``seq``-th (from 1) of its session.
 
-    ``seq`` counts from 1 within the session; ``monotonic`` is the host's clock (seconds) when it was read;
-    ``timestamp`` is QEMU's own time (seconds since the epoch).
+    ``monotonic`` is the host's clock when it was read, ``timestamp`` QEMU's own time since the epoch (seconds).
     """
 
     seq: int
@@ -123,11 +122,7 @@ class QmpSession:
             return tuple(self._events[since:])
 
     def execute(self, command: str, arguments: Mapping[str, Any] | None = None, *, deadline: Deadline) -> Any:
-        """Run ``command`` and return QEMU's answer.
-
-        Raises QmpRefused if QEMU answers with an error, QemuError if it dies first, DeadlineExpired if it does not
-        answer.
-        """
+        """QEMU's answer to ``command``; raises QmpRefused, QemuError if it dies first, DeadlineExpired."""
         return self._call(self._execute(command, arguments), deadline, f"QEMU's answer to {command}")
 
     def hmp(self, line: str, *, deadline: Deadline) -> str:
@@ -158,11 +153,9 @@ class QmpSession:
 
         Raises DeadlineExpired naming ``awaited`` and the last event seen; QemuError as soon as QEMU is gone.
         """
-
-        def found(event: QmpEvent) -> QmpEvent | None:
-            return event if predicate(event) else None
-
-        return self.wait_for(found, since=since, deadline=deadline, awaited=awaited)
+        return self.wait_for(
+            lambda event: event if predicate(event) else None, since=since, deadline=deadline, awaited=awaited
+        )
 
     def wait_for(self, probe: Callable[[QmpEvent], T | None], *, since: int, deadline: Deadline, awaited: str) -> T:
         """Pass the events after number ``since`` to ``probe``, in order; return its first answer that is not None.

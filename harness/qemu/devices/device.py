@@ -6,7 +6,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 from harness.config.arguments import id_problem
 from harness.errors import QemuError, UsageError
@@ -20,6 +20,10 @@ BackendOptions = tuple[tuple[str, bool | int | str], ...]
 GRANULE = 2 * MIB
 
 _BACKEND_FIXED = {"id", "size", "share", "qom-type"}
+
+
+#: every known kind of memory device, by its name in query-memory-devices
+KINDS: dict[str, type[DeviceSpec]] = {}
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class DeviceSpec(abc.ABC):
     size: int
     address: int | None = None
     backend: BackendOptions = ()
+
+    def __init_subclass__(cls) -> None:
+        # Of a class between this one and the kinds there are no devices.
+        if "kind" in vars(cls):
+            KINDS[cls.kind] = cls
 
     def properties(self) -> dict[str, int | str | None]:
         """Its properties except the address, in the order of the command line; QEMU chooses a value that is None."""
@@ -110,18 +119,6 @@ class PciDeviceSpec(DeviceSpec):
     """A PCI device; ``port`` None: the first free root port."""
 
     port: str | None = None
-
-
-DeviceT = TypeVar("DeviceT", bound=DeviceSpec)
-
-#: every known kind of memory device, by its name in query-memory-devices
-KINDS: dict[str, type[DeviceSpec]] = {}
-
-
-def register(kind: type[DeviceT]) -> type[DeviceT]:
-    """Class decorator that registers a kind of device."""
-    KINDS[kind.kind] = kind
-    return kind
 
 
 def parse_memory_devices(answer: Any) -> tuple[MemoryDevice, ...]:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from harness.errors import UsageError
-from harness.qemu.devices.device import BackendOptions, DeviceSpec, register
+from harness.qemu.devices.device import BackendOptions, DeviceSpec
 from harness.state import MemoryDevice
 
 
-@register
 @dataclass(frozen=True)
 class DimmSpec(DeviceSpec):
     """A pc-dimm, which ACPI announces to the guest; ``node`` and ``slot`` None: QEMU chooses."""

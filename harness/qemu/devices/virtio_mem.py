@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from harness.errors import UsageError
-from harness.qemu.devices.device import BackendOptions, PciDeviceSpec, register
+from harness.qemu.devices.device import BackendOptions, PciDeviceSpec
 from harness.state import MemoryDevice
 from harness.units import AddrRange, format_size
 
 
-@register
 @dataclass(frozen=True)
 class VirtioMemSpec(PciDeviceSpec):
     """A virtio-mem device that can grow to ``size``; ``block_size`` and ``node`` None: QEMU chooses."""
@@ -50,13 +49,5 @@ class VirtioMemSpec(PciDeviceSpec):
 
     @classmethod
     def from_known(cls, known: MemoryDevice, port: str | None, backend: BackendOptions) -> Self:
-        return cls(
-            known.id,
-            known.max_size,
-            known.range.start,
-            backend,
-            port,
-            known.requested_size or 0,
-            known.block_size,
-            known.node,
-        )
+        start, requested = known.range.start, known.requested_size or 0
+        return cls(known.id, known.max_size, start, backend, port, requested, known.block_size, known.node)

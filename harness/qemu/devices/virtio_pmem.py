@@ -6,11 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from harness.qemu.devices.device import BackendOptions, PciDeviceSpec, register
+from harness.qemu.devices.device import BackendOptions, PciDeviceSpec
 from harness.state import MemoryDevice
 
 
-@register
 @dataclass(frozen=True)
 class VirtioPmemSpec(PciDeviceSpec):
     """A virtio-pmem device, which has no NUMA node property."""
