@@ -129,11 +129,16 @@ class PrivateApt:
 
     def names(self, prefix: str, progress: Progress) -> list[str]:
         """Sorted names of packages that begin with ``prefix``; some may be in another suite or be mere references."""
-        return self._binaries.names(prefix, progress)
+        self._binaries.update(progress)
+        return sorted(self._binaries.ask("apt-cache", ["pkgnames", prefix]).split())
 
     def depends(self, package: str, progress: Progress) -> list[str]:
         """Names of the packages that the newest version of ``package`` depends on directly."""
-        return self._binaries.depends(package, progress)
+        self._binaries.packages(_Request("download", (package,)), progress)
+        preferring = _preferring(self._binaries.suites)
+        said = self._binaries.ask("apt-cache", ["show", "--no-all-versions", *preferring, package])
+        row = re.search(r"^Depends: (.*)$", said, re.MULTILINE)
+        return [] if row is None else [name.split()[0] for name in row[1].split(",")]
 
     def source_version(self, source: str, progress: Progress) -> str:
         """The newest version of a source package, without its epoch."""
@@ -214,7 +219,7 @@ class _State:
     def __init__(self, root: Path, arch: str, mirror: str, suites: Sequence[str], kind: str) -> None:
         self._arch = arch
         self._mirror = mirror
-        self._suites = tuple(suites)
+        self.suites = tuple(suites)
         self._kind = kind
         digest = hashlib.sha256(mirror.encode()).hexdigest()[:8]
         self._name = "-".join([arch, *suites[-1:], *(["src"] if kind == "deb-src" else []), digest])
@@ -222,8 +227,8 @@ class _State:
 
     def packages(self, request: _Request, progress: Progress) -> list[Package]:
         """The files that satisfy ``request``, downloaded or not."""
+        self.update(progress)
         with self._explained():
-            self._update(progress)
             return self._resolve(request)
 
     def fetch(self, request: _Request, progress: Progress, what: str) -> list[Package]:
@@ -243,19 +248,6 @@ class _State:
                     )
         return files
 
-    def depends(self, package: str, progress: Progress) -> list[str]:
-        """Names in the Depends field of the newest version of ``package``."""
-        self.packages(_Request("download", (package,)), progress)
-        said = self._ask("apt-cache", ["show", "--no-all-versions", *_preferring(self._suites), package])
-        row = re.search(r"^Depends: (.*)$", said, re.MULTILINE)
-        return [] if row is None else [name.split()[0] for name in row[1].split(",")]
-
-    def names(self, prefix: str, progress: Progress) -> list[str]:
-        """Names of packages that begin with ``prefix``."""
-        with self._explained():
-            self._update(progress)
-        return sorted(self._ask("apt-cache", ["pkgnames", prefix]).split())
-
     def age(self) -> float | None:
         """Seconds since the lists were last updated, None if there are none."""
         try:
@@ -266,18 +258,18 @@ class _State:
     def _resolve(self, request: _Request) -> list[Package]:
         # APT treats an unknown name as a pattern: linux-source-6.1 matches linux-source-6.12.
         for name in request.packages if request.mode != "source" else ():
-            if name not in self._ask("apt-cache", ["pkgnames", name]).split():
-                raise no_package(name, self._suites[-1])
+            if name not in self.ask("apt-cache", ["pkgnames", name]).split():
+                raise no_package(name, self.suites[-1])
         # APT omits files that it already has: ask with an empty archive directory.
         nothing = self._root / "nothing"
-        words = ["-o", f"Dir::Cache::archives={nothing}", "--print-uris", *request.arguments(self._suites)]
-        said = self._ask("apt-get", words, nothing)
+        words = ["-o", f"Dir::Cache::archives={nothing}", "--print-uris", *request.arguments(self.suites)]
+        said = self.ask("apt-get", words, nothing)
         files = parse_uris(said, self._root / "archives")
         if not files:
             raise ArtefactError(f"APT found nothing to fetch for {' '.join(request.packages)}:\n{said[-2000:]}")
         return files
 
-    def _ask(self, program: str, arguments: Sequence[str], cwd: Path | None = None) -> str:
+    def ask(self, program: str, arguments: Sequence[str], cwd: Path | None = None) -> str:
         """What APT answers; asking takes most of a second, and the answer is the same as long as the lists are."""
         stamp = (self._root / "updated").read_text()
         asked = hashlib.sha256(repr((program, *arguments)).encode()).hexdigest()[:16]
@@ -294,11 +286,12 @@ class _State:
         partial.replace(memo)
         return said
 
-    def _update(self, progress: Progress) -> None:
+    def update(self, progress: Progress) -> None:
+        """Read the package lists again if they are a day old."""
         if self._fresh():
             return
-        self._root.mkdir(parents=True, exist_ok=True)
-        with hold_lock(self._root / "lock", "the package lists", progress):
+        # The lock creates the folder.
+        with self._explained(), hold_lock(self._root / "lock", "the package lists", progress):
             if self._fresh():
                 return
             self._prepare()
@@ -307,7 +300,7 @@ class _State:
             # Without this mode APT exits with 0 if a mirror is unreachable.
             arguments = ["-o", "APT::Update::Error-Mode=any", "update"]
             try:
-                with progress.task(f"Reading Debian's {what} ({self._suites[-1]})", 100) as task:
+                with progress.task(f"Reading Debian's {what} ({self.suites[-1]})", 100) as task:
                     self._apt("apt-get", arguments, _UPDATE_SECONDS, watcher(task))
             except NoSuite:
                 # A misspelt suite leaves nothing behind.
@@ -337,7 +330,7 @@ class _State:
     def _download(self, request: _Request, on_line: Callable[[str], None]) -> None:
         folder = self._root / "archives"
         try:
-            self._apt("apt-get", request.arguments(self._suites), _FETCH_SECONDS, on_line, cwd=folder)
+            self._apt("apt-get", request.arguments(self.suites), _FETCH_SECONDS, on_line, cwd=folder)
         except NetworkError:
             raise
         except ArtefactError:
@@ -349,7 +342,7 @@ class _State:
         for name in ("lists/partial", "archives/partial", "nothing/partial", "resolved", "preferences.d"):
             (self._root / name).mkdir(parents=True, exist_ok=True)
         (self._root / "status").touch()
-        rows = [f"{self._kind} [signed-by={keyring()}] {self._mirror} {suite} main\n" for suite in self._suites]
+        rows = [f"{self._kind} [signed-by={keyring()}] {self._mirror} {suite} main\n" for suite in self.suites]
         (self._root / "sources.list").write_text("".join(rows))
         host = proc.run(["apt-config", "dump"], deadline=Deadline(_QUERY_SECONDS), env=_environment({}))
         (self._root / "apt.conf").write_text(self._configuration(host.stdout.decode("utf-8", "replace")))
@@ -394,7 +387,7 @@ class _State:
         done = proc.run(command, deadline=Deadline(seconds), env=env, cwd=cwd, check=False, on_line=on_line)
         if done.returncode != 0:
             said = proc.tail(done.stderr, lines=12) or proc.tail(done.stdout, lines=12)
-            raise apt_error(said, self._mirror, self._suites[-1])
+            raise apt_error(said, self._mirror, self.suites[-1])
         return done.stdout.decode("utf-8", "replace")
 
     @contextlib.contextmanager
