@@ -3,22 +3,8 @@
 
 from __future__ import annotations
 
-from harness.check import (
-    counters,
-    crosscheck,
-    dumps,
-    iomem_invariants,
-    leaks,
-    life,
-    linear_invariants,
-    offline_invariants,
-    pagetables,
-    qmp_invariants,
-    rollback,
-    section_invariants,
-    sysfs,
-    vmemmap_invariants,
-)
+import importlib
+
 from harness.check.evidence import (
     DumpReport,
     Evidence,
@@ -31,6 +17,11 @@ from harness.check.evidence import (
 from harness.check.findings import CheckResult, Finding, Verdict
 from harness.check.registry import CATALOGUE, Invariant, run_all, run_check, sort_catalogue
 
+for _module in (
+    *("counters", "crosscheck", "iomem_invariants", "life", "linear_invariants", "pagetables", "qmp_invariants"),
+    *("rollback", "section_invariants", "sysfs", "vmemmap_invariants"),
+):
+    importlib.import_module(f"{__name__}.{_module}")
 sort_catalogue(("QMP", "IOM", "BLK", "ZON", "MEM", "LIN", "VMM", "PGT", "SEC", "RBK", "XCK", "LOG", "LIV"))
 
 __all__ = [
@@ -46,20 +37,6 @@ __all__ = [
     "TouchReport",
     "UnplugReport",
     "Verdict",
-    "counters",
-    "crosscheck",
-    "dumps",
-    "iomem_invariants",
-    "leaks",
-    "life",
-    "linear_invariants",
-    "offline_invariants",
-    "pagetables",
-    "qmp_invariants",
-    "rollback",
     "run_all",
     "run_check",
-    "section_invariants",
-    "sysfs",
-    "vmemmap_invariants",
 ]

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""ZON-1 and MEM-*: zones, MemTotal and the balance sheet."""
+"""ZON-1 and MEM-*: zones, MemTotal, the balance sheet, and what grows in each round of a soak."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from harness.arch import features
 from harness.check.evidence import Evidence
 from harness.check.folded import folded_pages
-from harness.check.registry import Broken, Outcome, Seen, invariant
+from harness.check.registry import Broken, Seen, Unobserved, invariant, observed, paired
 from harness.check.tablebalance import page_tables
 from harness.state import GuestState, NotObserved, Zone
 
 #: names of the same counter in different kernels (mm/vmstat.c: v6.11, v6.12)
 _MEMMAP = ("nr_memmap_pages", "nr_memmap")
 _MEMMAP_BOOT = ("nr_memmap_boot_pages", "nr_memmap_boot")
+#: the slab cache for directories of memory blocks in sysfs (fs/kernfs/dir.c)
+SLAB = "kernfs_node_cache"
 
 
 @invariant(
@@ -26,32 +28,25 @@ _MEMMAP_BOOT = ("nr_memmap_boot_pages", "nr_memmap_boot")
     reads=("/proc/zoneinfo",),
     needs=("memmap-counters",),
 )
-def zon_1(evidence: Evidence) -> Outcome:
-    observed, freed = evidence.observed.zones, _freed_at_boot(evidence)
-    if isinstance(observed, NotObserved):
-        return observed
-    if isinstance(freed, NotObserved):
-        return freed
-    seen = {(zone.node, zone.name): zone for zone in observed}
-    wanted = {(zone.node, zone.name): zone for zone in evidence.expected.zones}
-    broken: list[Broken] = []
+def zon_1(evidence: Evidence) -> Iterator[Broken]:
+    zones, freed = observed(evidence.observed.zones), _freed_at_boot(evidence)
+    pairs = paired(evidence.expected.zones, zones, lambda zone: (zone.node, zone.name))
+    anywhere = False
     if freed:
-        total, managed = (sum(zone.managed for zone in zones.values()) for zones in (wanted, seen))
+        total, managed = (sum(zone.managed for zone in part) for part in (evidence.expected.zones, zones))
         if managed != total + freed:
-            broken.append(Broken("all zones", f"managed {total + freed}", f"managed {managed}", "/proc/zoneinfo"))
-        elif all(seen[key].managed >= zone.managed for key, zone in wanted.items() if key in seen):
+            yield Broken("all zones", f"managed {total + freed}", f"managed {managed}", "/proc/zoneinfo")
+        else:
             # Only the kernel knows in which zones they are.
-            wanted = {key: dataclasses.replace(one, managed=seen.get(key, one).managed) for key, one in wanted.items()}
-    return broken + [
-        Broken(
-            f"node {node} zone {name}", _show(wanted.get((node, name))), _show(seen.get((node, name))), "/proc/zoneinfo"
-        )
-        for node, name in sorted(seen.keys() | wanted.keys())
-        if seen.get((node, name)) != wanted.get((node, name))
-    ]
+            anywhere = all(seen.managed >= wanted.managed for wanted, seen in pairs.values() if wanted and seen)
+    for (node, name), (wanted, seen) in pairs.items():
+        if anywhere and wanted is not None and seen is not None:
+            wanted = dataclasses.replace(wanted, managed=seen.managed)
+        if wanted != seen:
+            yield Broken(f"node {node} zone {name}", _show(wanted), _show(seen), "/proc/zoneinfo")
 
 
-def _freed_at_boot(evidence: Evidence) -> int | NotObserved:
+def _freed_at_boot(evidence: Evidence) -> int:
     """How many frames of boot memory's memmap folding has freed to the page allocator.
 
     The kernel counts each of them once, when it is freed (free_vmemmap_page, mm/hugetlb_vmemmap.c, v6.12: decrements
@@ -61,7 +56,7 @@ def _freed_at_boot(evidence: Evidence) -> int | NotObserved:
         return 0
     before, now = (_first(state, _MEMMAP_BOOT) for state in _boot_and_now(evidence))
     if before is None or now is None:
-        return NotObserved(f"what was freed of boot memory's memmap is unknown: no {_MEMMAP_BOOT[-1]} (since v6.11)")
+        raise Unobserved(f"what was freed of boot memory's memmap is unknown: no {_MEMMAP_BOOT[-1]} (since v6.11)")
     return before - now
 
 
@@ -80,22 +75,13 @@ def _show(zone: Zone | None) -> str:
     reads=("/proc/meminfo",),
     needs=("memmap-counters",),
 )
-def mem_1(evidence: Evidence) -> Outcome:
-    observed, baseline = evidence.observed.meminfo, evidence.layout.baseline.meminfo
-    for source in (observed, baseline):
-        if isinstance(source, NotObserved):
-            return source
-    assert not isinstance(observed, NotObserved) and not isinstance(baseline, NotObserved)
-    freed = _freed_at_boot(evidence)
-    if isinstance(freed, NotObserved):
-        return freed
-    wanted = baseline["MemTotal"] + evidence.expected.managed_bytes + freed * evidence.layout.page_size
-    seen = observed["MemTotal"]
-    if wanted == seen:
-        return []
-    return [
-        Broken("MemTotal", f"{wanted >> 10} kB", f"{seen >> 10} kB ({(seen - wanted) >> 10:+d} kB)", "/proc/meminfo")
-    ]
+def mem_1(evidence: Evidence) -> Iterator[Broken]:
+    seen = observed(evidence.observed.meminfo)["MemTotal"]
+    baseline, freed = observed(evidence.layout.baseline.meminfo)["MemTotal"], _freed_at_boot(evidence)
+    wanted = baseline + evidence.expected.managed_bytes + freed * evidence.layout.page_size
+    if wanted != seen:
+        off = f"{seen >> 10} kB ({(seen - wanted) >> 10:+d} kB)"
+        yield Broken("MemTotal", f"{wanted >> 10} kB", off, "/proc/meminfo")
 
 
 @invariant(
@@ -107,21 +93,22 @@ def mem_1(evidence: Evidence) -> Outcome:
     reads=("/proc/vmstat", "/proc/slabinfo"),
     needs=("counted-tables", "memmap-counters"),
 )
-def mem_2(evidence: Evidence) -> Outcome:
+def mem_2(evidence: Evidence) -> Seen | list[Broken]:
     for state in _boot_and_now(evidence):
-        if isinstance(state.vmstat, NotObserved):
-            return state.vmstat
-    parts = (page_tables(evidence), _backends(evidence))
-    broken = [
-        *memmap_pages(evidence),
-        *(found for part in parts if not isinstance(part, NotObserved) for found in part),
-    ]
-    unseen = next((part for part in parts if isinstance(part, NotObserved)), None)
-    if unseen is None and not counts_memmap(evidence):
+        observed(state.vmstat)
+    broken, unseen = [*memmap_pages(evidence)], list[str]()
+    for part in (page_tables, _backends):
+        try:
+            broken.extend(part(evidence))
+        except Unobserved as missing:
+            unseen.append(missing.reason)
+    if not unseen and not counts_memmap(evidence):
         if features.counts_memmap(evidence.layout.facts) is not True:
             return Seen(broken, "this kernel has no nr_memmap (since v6.11)")
-        unseen = NotObserved("/proc/vmstat has no nr_memmap, which is there since v6.11")
-    return broken or unseen or []
+        unseen.append("/proc/vmstat has no nr_memmap, which is there since v6.11")
+    if unseen and not broken:
+        raise Unobserved(unseen[0])
+    return broken
 
 
 def _first(state: GuestState, names: tuple[str, ...]) -> int | None:
@@ -160,16 +147,10 @@ def _boot_and_now(evidence: Evidence) -> tuple[GuestState, GuestState]:
     return evidence.layout.baseline, evidence.observed
 
 
-def _backends(evidence: Evidence) -> list[Broken] | NotObserved:
-    if isinstance(evidence.observed.backends, NotObserved):
-        return evidence.observed.backends
-    return list(_backends_off(evidence, evidence.observed.backends))
-
-
-def _backends_off(evidence: Evidence, observed: Mapping[str, int]) -> Iterator[Broken]:
+def _backends(evidence: Evidence) -> Iterator[Broken]:
     boot = evidence.layout.baseline.backends
     at_boot = set() if isinstance(boot, NotObserved) else set(boot)
-    seen = {id: used for id, used in observed.items() if id not in at_boot}
+    seen = {id: used for id, used in observed(evidence.observed.backends).items() if id not in at_boot}
     wanted = {device.backend: device for device in evidence.expected.devices}
     for id in sorted(seen.keys() ^ wanted.keys()):
         here, there = ("absent", "present") if id in seen else ("present", "absent")
@@ -178,3 +159,20 @@ def _backends_off(evidence: Evidence, observed: Mapping[str, int]) -> Iterator[B
         # Only plugged blocks can hold memory: unplugging discards them.
         if seen[id] > wanted[id].size:
             yield Broken(f"backend {id}", f"at most {wanted[id].size} bytes", f"{seen[id]} bytes", "host memory")
+
+
+@invariant(
+    "MEM-3",
+    "over the rounds of a soak, every counter, the objects of memory blocks in sysfs and what each allocation site "
+    "holds stay level",
+    source="memory_block_release (drivers/base/memory.c), memmap_pages_add (mm/sparse-vmemmap.c), v6.12",
+    motive="a few bytes that each round leaves behind show in no single step",
+    needs=("slabs",),
+    when=lambda evidence: evidence.slopes or evidence.unread,
+)
+def mem_3(evidence: Evidence) -> Iterator[Broken]:
+    for slope in evidence.slopes:
+        if slope.leaks:
+            yield Broken(slope.name, "slope 0", slope.spelled, "least squares")
+    if evidence.unread:
+        raise Unobserved("; ".join(evidence.unread))

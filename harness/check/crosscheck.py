@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.arch.table_removal import TableRules
 from harness.check.code import moving
 from harness.check.evidence import Evidence
-from harness.check.registry import Broken, Outcome, invariant
+from harness.check.registry import Broken, invariant, observed
 from harness.check.witnesses import PTDUMP, WALK, Attributes, Leaf, View, clip
 from harness.model.boot_layout import BootLayout
 from harness.state import HostMapping, NotObserved
@@ -39,16 +39,16 @@ class _SharedRun:
     reads=("/sys/kernel/debug/kernel_page_tables",),
     needs=("ptdump", "walk"),
 )
-def xck_1(evidence: Evidence) -> Outcome:
+def xck_1(evidence: Evidence) -> Iterator[Broken]:
     views = evidence.views
     if len(views.pairs) != 2:
-        return views.unobserved()
+        observed(views.unobserved())
     layout = evidence.layout
     rules = layout.machine.arch.table_rules
     dump, walk = (next(pair.now for pair in views.pairs if pair.source == source) for source in (PTDUMP, WALK))
     still = _still(layout, rules, walk)
     passing = _inaccessible(layout, rules)
-    return list(_differences(_runs(dump.leaves, still, passing), _runs(walk.leaves, still, passing)))
+    return _differences(_runs(dump.leaves, still, passing), _runs(walk.leaves, still, passing))
 
 
 def _inaccessible(layout: BootLayout, rules: TableRules) -> frozenset[str]:
@@ -86,18 +86,10 @@ def _runs(leaves: Sequence[Leaf], still: Sequence[AddrRange], passing: frozenset
             unsaid = passing | {"BLK"} if "F" in leaf.attrs else passing
             attrs = tuple(word for word in leaf.attrs if word not in unsaid)
             last = out[-1] if out else None
-            if (
-                last is not None
-                and last.range.end == leaf.range.start
-                and (last.level, last.attrs)
-                == (
-                    leaf.level,
-                    attrs,
-                )
-            ):
-                out[-1] = _SharedRun(AddrRange(last.range.start, leaf.range.end), last.level, attrs)
-            else:
-                out.append(_SharedRun(leaf.range, leaf.level, attrs))
+            where = leaf.range
+            if last is not None and (last.range.end, last.level, last.attrs) == (where.start, leaf.level, attrs):
+                where = AddrRange(out.pop().range.start, where.end)
+            out.append(_SharedRun(where, leaf.level, attrs))
     return out
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""IOM-*: /proc/iomem against the boot's tree plus what was plugged."""
+"""IOM-*: /proc/iomem against the boot's tree plus what was plugged, and crash dumps against /proc/iomem."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.check.evidence import Evidence
-from harness.check.registry import Broken, Outcome, invariant
+from harness.check.registry import Broken, invariant, observed
 from harness.model.expected import IomemAddition
-from harness.state import IomemEntry, NotObserved
-from harness.units import AddrRange
+from harness.state import IomemEntry
+from harness.units import AddrRange, intersect_ranges, merge_ranges, subtract_ranges
 
 SOURCE = "/proc/iomem"
 _BUS = re.compile(r"PCI Bus (?P<bus>[0-9a-f]{4}:[0-9a-f]{2})")
@@ -70,15 +70,11 @@ def _is_hotplugged_bar(path: Path, known: set[Path]) -> str | None:
     return None
 
 
-def _difference(evidence: Evidence) -> _Difference | NotObserved:
-    observed, baseline = evidence.observed.iomem, evidence.layout.baseline.iomem
-    if isinstance(observed, NotObserved):
-        return observed
-    if isinstance(baseline, NotObserved):
-        return baseline
+def _difference(evidence: Evidence) -> _Difference:
+    seen = list(paths(observed(evidence.observed.iomem)))
+    baseline = observed(evidence.layout.baseline.iomem)
     boot = set(paths(baseline))
     wanted = list(paths(with_additions(baseline, evidence.expected.iomem)))
-    seen = list(paths(observed))
     extra, buses = [], set()
     for path in (Counter(seen) - Counter(wanted)).elements():
         bus = _is_hotplugged_bar(path, boot)
@@ -96,14 +92,8 @@ def _difference(evidence: Evidence) -> _Difference | NotObserved:
     source="register_memory_resource, mm/memory_hotplug.c; virtio_mem_create_resource; pmem_attach_disk (v6.12)",
     motive="e686c32590f4: dax/kmem: Fix leak of memory-hotplug resources",
 )
-def iom_1(evidence: Evidence) -> Outcome:
+def iom_1(evidence: Evidence) -> Iterator[Broken]:
     found = _difference(evidence)
-    if isinstance(found, NotObserved):
-        return found
-    return list(_missing_additions(found))
-
-
-def _missing_additions(found: _Difference) -> Iterator[Broken]:
     for path in found.missing:
         if path in found.added:
             rivals = [show(other) for other in found.extra if other[-1][0].overlaps(path[-1][0])]
@@ -116,14 +106,8 @@ def _missing_additions(found: _Difference) -> Iterator[Broken]:
     source="remove_memory_block_devices, release_mem_region_adjustable (kernel/resource.c, v6.12)",
     motive="b4afe4183ec7: resource: fix region_intersects() vs add_memory_driver_managed()",
 )
-def iom_2(evidence: Evidence) -> Outcome:
+def iom_2(evidence: Evidence) -> Iterator[Broken]:
     found = _difference(evidence)
-    if isinstance(found, NotObserved):
-        return found
-    return list(_unrelated(found, evidence))
-
-
-def _unrelated(found: _Difference, evidence: Evidence) -> Iterator[Broken]:
     wrong_names = [path[-1][0] for path in found.missing if path in found.added]
     for path in found.missing:
         if path not in found.added:
@@ -144,11 +128,8 @@ def _unrelated(found: _Difference, evidence: Evidence) -> Iterator[Broken]:
     motive="b4afe4183ec7: resource: fix region_intersects() vs add_memory_driver_managed()",
     reads=(SOURCE,),
 )
-def iom_3(evidence: Evidence) -> Outcome:
-    observed = evidence.observed.iomem
-    if isinstance(observed, NotObserved):
-        return observed
-    return list(_misplaced(observed, None))
+def iom_3(evidence: Evidence) -> Iterator[Broken]:
+    return _misplaced(observed(evidence.observed.iomem), None)
 
 
 def _misplaced(level: Sequence[IomemEntry], parent: IomemEntry | None) -> Iterator[Broken]:
@@ -161,3 +142,29 @@ def _misplaced(level: Sequence[IomemEntry], parent: IomemEntry | None) -> Iterat
             yield Broken(str(entry.range), f"behind {last.range} : {last.name}", here, SOURCE)
         last = entry
         yield from _misplaced(entry.children, entry)
+
+
+@invariant(
+    "IOM-4",
+    "the segments of crash dumps (/proc/kcore, QEMU's dump-guest-memory) are exactly the System RAM of /proc/iomem",
+    source="walk_system_ram_range (kernel/resource.c), kcore_ram_list (fs/proc/kcore.c), v6.12; dump/dump.c (QEMU 10)",
+    motive="a dump of removed memory faults, one without added memory lacks what a crash is about",
+    when=lambda evidence: evidence.dumps,
+)
+def iom_4(evidence: Evidence) -> Iterator[Broken]:
+    ram = merge_ranges(_ram(observed(evidence.observed.iomem)))
+    for dump in evidence.dumps:
+        wanted, seen = intersect_ranges([dump.scope], ram), merge_ranges(dump.ranges)
+        for part in subtract_ranges(wanted, seen):
+            yield Broken(f"PT_LOAD of {part}", "in the dump", "missing", dump.source)
+        for part in subtract_ranges(seen, wanted):
+            yield Broken(f"PT_LOAD of {part}", "not in the dump", "there", dump.source)
+
+
+def _ram(entries: Sequence[IomemEntry]) -> Iterator[AddrRange]:
+    """What walk_system_ram_range (kernel/resource.c, v6.12) walks: System RAM of whatever driver, at any depth."""
+    for entry in entries:
+        if entry.name.startswith("System RAM"):
+            yield entry.range
+        else:
+            yield from _ram(entry.children)

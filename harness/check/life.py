@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from harness.check.evidence import Evidence
-from harness.check.registry import Broken, Outcome, invariant
+from harness.check.registry import Broken, Unobserved, invariant, observed
 from harness.state import NotObserved
 
 
@@ -19,26 +19,18 @@ from harness.state import NotObserved
     posthumous=True,
     needs=("log",),
 )
-def log_1(evidence: Evidence) -> Outcome:
-    if evidence.alarms:
-        return [Broken("console", "no alarming line", text, "serial console") for text in evidence.alarms]
+def log_1(evidence: Evidence) -> Iterator[Broken]:
     dmesg, console = evidence.observed.dmesg, evidence.observed.console
-    broken: list[Broken] = []
-    if not isinstance(dmesg, NotObserved):
-        broken.extend(
-            Broken(f"[{line.seconds:.6f}]", f"no {line.alarm}", line.text, "dmesg")
-            for line in dmesg
-            if line.alarm and not _boot_race(evidence, line.text)
-        )
-    if not isinstance(console, NotObserved):
-        broken.extend(
-            Broken("console", "no alarming line", text, "serial console")
-            for text in console
-            if not _boot_race(evidence, text)
-        )
-    lost = NotObserved(evidence.observed.dmesg_lost) if evidence.observed.dmesg_lost else None
-    unseen = next((source for source in (dmesg, console, lost) if isinstance(source, NotObserved)), None)
-    return broken or unseen or []
+    for line in () if evidence.alarms or isinstance(dmesg, NotObserved) else dmesg:
+        if line.alarm and not _boot_race(evidence, line.text):
+            yield Broken(f"[{line.seconds:.6f}]", f"no {line.alarm}", line.text, "dmesg")
+    for text in evidence.alarms or (() if isinstance(console, NotObserved) else console):
+        if evidence.alarms or not _boot_race(evidence, text):
+            yield Broken("console", "no alarming line", text, "serial console")
+    observed(dmesg)
+    observed(console)
+    if evidence.observed.dmesg_lost:
+        raise Unobserved(evidence.observed.dmesg_lost)
 
 
 def _boot_race(evidence: Evidence, text: str) -> bool:
@@ -53,24 +45,19 @@ def _boot_race(evidence: Evidence, text: str) -> bool:
     "the guest is alive and useful: added memory can be allocated, written and read back with its pattern intact",
     source="fs/proc/task_mmu.c pagemap_read (v6.12)",
     motive="memory that is counted but lost its contents or its translation",
+    when=lambda evidence: evidence.touches or _has_rebooted(evidence),
 )
-def liv_1(evidence: Evidence) -> Outcome:
-    broken = list(_rebooted(evidence))
-    if not evidence.touches:
-        return broken or None
-    return [*broken, *_touched(evidence)]
-
-
-def _rebooted(evidence: Evidence) -> Iterator[Broken]:
+def liv_1(evidence: Evidence) -> Iterator[Broken]:
     before, now = evidence.layout.baseline.boot_id, evidence.observed.boot_id
-    if before != now:
+    if _has_rebooted(evidence):
         yield Broken("boot_id", f"{before} (the boot that was tested)", f"{now}: the guest has rebooted", "procfs")
-
-
-def _touched(evidence: Evidence) -> Iterator[Broken]:
     for report in evidence.touches:
         if report.mismatches:
             yield Broken("touched memory", "pattern intact", f"{report.mismatches} pages differ", "touch-memory")
         for where, used in report.used:
             if not used:
                 yield Broken(str(where), "allocations land here", "not one page of it was handed out", "touch-memory")
+
+
+def _has_rebooted(evidence: Evidence) -> bool:
+    return evidence.layout.baseline.boot_id != evidence.observed.boot_id

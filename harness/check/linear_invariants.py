@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from harness.check.code import code_pages, may_split
 from harness.check.evidence import Evidence
-from harness.check.registry import Broken, Outcome, Seen, invariant
+from harness.check.registry import Broken, Seen, Unobserved, invariant, observed
 from harness.check.witnesses import Attributes, Pair, View
 from harness.model.boot_layout import BootLayout
 from harness.model.leaves import LeafRun
@@ -16,15 +16,17 @@ from harness.model.spanned_blocks import ram_leaves
 from harness.state import HostMapping, NotObserved
 from harness.units import AddrRange, merge_ranges, subtract_ranges
 
-Check = Callable[[Evidence, Pair], Iterable[Broken]]
 
+def by_witness(check: Callable[[Evidence, Pair], Iterable[Broken]]) -> Callable[[Evidence], Seen]:
+    """A check that gives the findings of ``check`` in each available source of page tables."""
 
-def by_witness(evidence: Evidence, check: Check) -> Outcome:
-    """The findings of ``check`` in each available source of page tables."""
-    views = evidence.views
-    if not views.pairs:
-        return views.unobserved()
-    return Seen([broken for pair in views.pairs for broken in check(evidence, pair)], views.note())
+    def check_all(evidence: Evidence) -> Seen:
+        views = evidence.views
+        if not views.pairs:
+            observed(views.unobserved())
+        return Seen([broken for pair in views.pairs for broken in check(evidence, pair)], views.note())
+
+    return check_all
 
 
 def compare_cover(wanted: Iterable[AddrRange], seen: Iterable[AddrRange], what: str, source: str) -> Iterator[Broken]:
@@ -43,11 +45,8 @@ def compare_cover(wanted: Iterable[AddrRange], seen: Iterable[AddrRange], what: 
     motive="ee7febce0519: arm64: mm: correct the inside linear map boundaries during hotplug check",
     needs=("tables",),
 )
-def lin_1(evidence: Evidence) -> Outcome:
-    return by_witness(evidence, _coverage)
-
-
-def _coverage(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
+@by_witness
+def lin_1(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     wanted = merge_ranges([*pair.boot.covered(), *(piece.range for piece in evidence.expected.linear)])
     yield from compare_cover(wanted, pair.now.covered(), "physical", pair.source)
     for leaf in pair.now.linear:
@@ -64,15 +63,13 @@ def _coverage(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     motive="d15dfd31384b: arm64: mte: Map hotplugged memory as Normal Tagged",
     needs=("tables",),
 )
-def lin_2(evidence: Evidence) -> Outcome:
-    outcome = by_witness(evidence, lambda evidence, pair: [*_attributes(evidence, pair), *_write_exec(evidence, pair)])
-    if isinstance(outcome, Seen) and not outcome.broken:
+def lin_2(evidence: Evidence) -> Seen:
+    outcome = by_witness(lambda evidence, pair: [*_attributes(evidence, pair), *_write_exec(evidence, pair)])(evidence)
+    if not outcome.broken:
         if not any(map(_ordinary_of(evidence), evidence.views.pairs)):
-            return NotObserved("no writable boot memory stands in the page tables to compare with")
-        features = evidence.layout.features
-        for feature in (features.debug_pagealloc, features.lax_image):
-            if isinstance(feature, NotObserved):
-                return feature
+            raise Unobserved("no writable boot memory stands in the page tables to compare with")
+        observed(evidence.layout.features.debug_pagealloc)
+        observed(evidence.layout.features.lax_image)
     return outcome
 
 
@@ -134,11 +131,8 @@ def _write_exec(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     motive="95a58852b0e5: arm64/mm: Reject memory removal that splits a kernel leaf mapping",
     needs=("tables",),
 )
-def lin_3(evidence: Evidence) -> Outcome:
-    return by_witness(evidence, _leaf_differences)
-
-
-def _leaf_differences(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
+@by_witness
+def lin_3(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     layout, now = evidence.layout, pair.now
     split = may_split(layout, evidence.expected, pair)
     lent = evidence.expected.kernel_memory if split else ()

@@ -8,16 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from harness.check.evidence import Evidence
 from harness.check.folded import badly_folded_tails, may_move, read_only_memmap
 from harness.check.registry import Broken
-from harness.check.witnesses import WALK, Leaf, Pair, View, clip, memmap_of, overlaps, translate
+from harness.check.witnesses import WALK, Pair, View, clip, memmap_of, overlaps, translate, walked
 from harness.model.expected import LinearPiece
 from harness.model.vmemmap_frames import altmap_start
 from harness.state import HostMapping
 from harness.units import AddrRange, subtract_ranges
-
-
-def walked(leaves: Iterable[Leaf]) -> list[HostMapping]:
-    """Those of ``leaves`` with a physical address: all that the host walked."""
-    return [leaf for leaf in leaves if isinstance(leaf, HostMapping)]
 
 
 def moved(evidence: Evidence, pair: Pair) -> Iterator[Broken]:

@@ -7,19 +7,16 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
 from harness.check.evidence import Evidence
-from harness.check.registry import Broken, Outcome, invariant
-from harness.check.witnesses import WALK, View, wanted_memmap
+from harness.check.registry import Broken, Unobserved, invariant, observed
+from harness.check.witnesses import WALK, View, walked, wanted_memmap
 from harness.model.kept_tables import Slot, kept_tables
-from harness.state import HostMapping, HostTables, NotObserved, TablePage
+from harness.state import HostMapping, HostTables, TablePage
 from harness.units import AddrRange, merge_ranges, subtract_ranges
 
 
-def _walked(evidence: Evidence) -> tuple[HostTables, View] | NotObserved:
-    pair, tables = evidence.views.walk, evidence.observed.host_tables
-    if isinstance(pair, NotObserved):
-        return pair
-    assert not isinstance(tables, NotObserved)
-    return tables, pair.now
+def _walked(evidence: Evidence) -> tuple[HostTables, View]:
+    view = observed(evidence.views.walk).now
+    return observed(evidence.observed.host_tables), view
 
 
 @invariant(
@@ -31,33 +28,28 @@ def _walked(evidence: Evidence) -> tuple[HostTables, View] | NotObserved:
     motive="a table left behind holds a page for ever, and the next removal below it may find it in the way",
     needs=("walk",),
 )
-def pgt_1(evidence: Evidence) -> Outcome:
-    walked = _walked(evidence)
-    if isinstance(walked, NotObserved):
-        return walked
-    kept = _kept(evidence, walked[1])
-    if isinstance(kept, NotObserved):
-        return kept
-    return [*_left_over(evidence, *walked, kept), *_given_up(evidence, *walked, kept)]
+def pgt_1(evidence: Evidence) -> Iterator[Broken]:
+    tables, view = _walked(evidence)
+    kept = _kept(evidence, view)
+    yield from _left_over(evidence, tables, view, kept)
+    yield from _given_up(evidence, tables, view, kept)
 
 
-def _kept(evidence: Evidence, view: View) -> frozenset[Slot] | NotObserved:
+def _kept(evidence: Evidence, view: View) -> frozenset[Slot]:
     layout, kernel = evidence.layout, view.kernel
-    arch, note = layout.machine.arch, layout.facts.vmcoreinfo
-    assert not isinstance(note, NotObserved)
+    arch, note = layout.machine.arch, observed(layout.facts.vmcoreinfo)
     try:
         levels = arch.table_format(note, layout.page_size).levels
     except (KeyError, ValueError) as error:
-        return NotObserved(f"the shape of the page tables is unknown: {error}")
+        raise Unobserved(f"the shape of the page tables is unknown: {error}") from None
     windows = (kernel.linear_window, kernel.vmemmap_window)
     return kept_tables(arch.table_rules, levels, windows, [*_boot(evidence), *_once(evidence, view)])
 
 
 def _boot(evidence: Evidence) -> tuple[AddrRange, ...]:
     """The virtual ranges that linear map and vmemmap cover after boot."""
-    pair = evidence.views.walk
-    assert not isinstance(pair, NotObserved)
-    return merge_ranges(leaf.range for leaf in [*pair.boot.linear, *pair.boot.vmemmap])
+    boot = observed(evidence.views.walk).boot
+    return merge_ranges(leaf.range for leaf in [*boot.linear, *boot.vmemmap])
 
 
 def _once(evidence: Evidence, view: View) -> tuple[AddrRange, ...]:
@@ -67,8 +59,7 @@ def _once(evidence: Evidence, view: View) -> tuple[AddrRange, ...]:
 
 
 def _left_over(evidence: Evidence, tables: HostTables, view: View, kept: frozenset[Slot]) -> Iterator[Broken]:
-    kernel, expected, baseline = view.kernel, evidence.expected, evidence.layout.baseline.host_tables
-    assert not isinstance(baseline, NotObserved)
+    kernel, expected, baseline = view.kernel, evidence.expected, observed(evidence.layout.baseline.host_tables)
     linear = (kernel.linear(piece.range) for piece in expected.linear)
     used = merge_ranges([*_boot(evidence), *linear, *wanted_memmap(expected, kernel)])
     starts = [part.start for part in used]
@@ -91,9 +82,7 @@ def _own(tables: HostTables, view: View) -> Iterator[TablePage]:
 
 def _given_up(evidence: Evidence, tables: HostTables, view: View, kept: frozenset[Slot]) -> Iterator[Broken]:
     """Missing tables that are never freed: the kept ones, and empty ones of boot where no memory was added since."""
-    baseline = evidence.layout.baseline.host_tables
-    assert not isinstance(baseline, NotObserved)
-    once = _once(evidence, view)
+    baseline, once = observed(evidence.layout.baseline.host_tables), _once(evidence, view)
     boot = {
         (page.level, page.range)
         for page in _own(baseline, view)
@@ -112,29 +101,15 @@ def _given_up(evidence: Evidence, tables: HostTables, view: View, kept: frozense
     motive="a table page that was freed while still linked is overwritten by its next owner",
     needs=("walk",),
 )
-def pgt_2(evidence: Evidence) -> Outcome:
-    walked = _walked(evidence)
-    if isinstance(walked, NotObserved):
-        return walked
-    tables, view = walked
-    memmap = [leaf for leaf in view.vmemmap if isinstance(leaf, HostMapping)]
-    linear = [leaf for leaf in view.linear if isinstance(leaf, HostMapping)]
-    return [
-        *_faults(tables),
-        *_table_places(tables.pages, evidence.expected.kernel_memory),
-        *_twice(tables.pages, memmap),
-        *_nowhere([*linear, *memmap], _memory(evidence)),
-    ]
-
-
-def _faults(tables: HostTables) -> Iterator[Broken]:
+def pgt_2(evidence: Evidence) -> Iterator[Broken]:
+    tables, view = _walked(evidence)
     for fault in tables.faults:
-        yield Broken(
-            f"entry {fault.index} of the table at physical {fault.table:#x} (virtual {fault.range})",
-            "a sound entry",
-            f"{fault.entry:#018x}: {fault.reason}",
-            WALK,
-        )
+        where = f"entry {fault.index} of the table at physical {fault.table:#x} (virtual {fault.range})"
+        yield Broken(where, "a sound entry", f"{fault.entry:#018x}: {fault.reason}", WALK)
+    yield from _table_places(tables.pages, evidence.expected.kernel_memory)
+    memmap = walked(view.vmemmap)
+    yield from _twice(tables.pages, memmap)
+    yield from _nowhere([*walked(view.linear), *memmap], _memory(evidence))
 
 
 def describe(page: TablePage) -> str:

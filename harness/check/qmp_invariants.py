@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from harness.check.evidence import Evidence, UnplugReport
-from harness.check.registry import Broken, Outcome, invariant
-from harness.state import MemoryDevice, NotObserved
+from harness.check.evidence import Evidence
+from harness.check.registry import Broken, invariant, observed, paired
+from harness.state import MemoryDevice
 from harness.units import format_size
 
 
@@ -25,17 +25,11 @@ def _show(device: MemoryDevice | None) -> str:
     source="hw/mem/memory-device.c, memory_device_get_free_addr (QEMU 10.0)",
     motive="a device placed elsewhere, or left behind, makes every later expectation wrong",
 )
-def qmp_1(evidence: Evidence) -> Outcome:
-    observed = evidence.observed.devices
-    if isinstance(observed, NotObserved):
-        return observed
-    seen = {device.id: device for device in observed}
-    wanted = {device.id: device for device in evidence.expected.devices}
-    return [
-        Broken(id, _show(wanted.get(id)), _show(seen.get(id)), "query-memory-devices")
-        for id in sorted(seen.keys() | wanted.keys())
-        if seen.get(id) != wanted.get(id)
-    ]
+def qmp_1(evidence: Evidence) -> Iterator[Broken]:
+    devices = paired(evidence.expected.devices, observed(evidence.observed.devices), lambda device: device.id)
+    for id, (wanted, seen) in devices.items():
+        if wanted != seen:
+            yield Broken(id, _show(wanted), _show(seen), "query-memory-devices")
 
 
 @invariant(
@@ -44,15 +38,10 @@ def qmp_1(evidence: Evidence) -> Outcome:
     "or an ACPI _OST refusal, and the device is gone after the first of these alone",
     source="docs/specs/acpi_mem_hotplug.rst, qapi/qdev.json (QEMU 10.0)",
     motive="an unplug that ends twice or never leaves QEMU and guest with different ideas of the memory",
+    when=lambda evidence: evidence.unplugs,
 )
-def qmp_2(evidence: Evidence) -> Outcome:
-    if not evidence.unplugs:
-        return None
-    return list(_unplugs(evidence.unplugs))
-
-
-def _unplugs(reports: Iterable[UnplugReport]) -> Iterator[Broken]:
-    for report in reports:
+def qmp_2(evidence: Evidence) -> Iterator[Broken]:
+    for report in evidence.unplugs:
         if len(report.endings) != 1:
             yield Broken(report.id, "exactly one ending", ", ".join(report.endings) or "none", "QMP events")
         elif (report.endings[0] == "DEVICE_DELETED") is report.refused:
@@ -68,14 +57,9 @@ def _unplugs(reports: Iterable[UnplugReport]) -> Iterator[Broken]:
     "a request that QEMU refuses changes nothing",
     source="drivers/virtio/virtio_mem.c, virtio_mem_run_wq (v6.12); hw/virtio/virtio-mem.c (QEMU 10.0)",
     motive="f55484fd7be9: virtio-mem: check if the config changed before fake offlining memory",
+    when=lambda evidence: evidence.resizes,
 )
-def qmp_3(evidence: Evidence) -> Outcome:
-    if not evidence.resizes:
-        return None
-    return _resizes(evidence)
-
-
-def _resizes(evidence: Evidence) -> Iterator[Broken]:
+def qmp_3(evidence: Evidence) -> Iterator[Broken]:
     wanted = {device.id: device for device in evidence.expected.devices}
     for report in evidence.resizes:
         target = wanted[report.id].size if report.id in wanted else 0

@@ -5,10 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from harness.check.evidence import Evidence
 from harness.check.findings import CheckResult, Finding
 from harness.state import NotObserved
+
+T = TypeVar("T")
+K = TypeVar("K", int, str, tuple[int, str])
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +34,29 @@ class Seen:
     note: str
 
 
-#: result of a check: differences (none is a pass), NotObserved, or None if it does not apply to the step
-Outcome = Iterable[Broken] | Seen | NotObserved | None
-CheckFunction = Callable[[Evidence], Outcome]
+class Unobserved(Exception):
+    """A source of a check was not observed; what it has found until then is broken all the same."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def observed(value: T | NotObserved) -> T:
+    """``value`` unless it was not observed: then raises Unobserved."""
+    if isinstance(value, NotObserved):
+        raise Unobserved(value.reason)
+    return value
+
+
+def paired(wanted: Iterable[S], seen: Iterable[T], key: Callable[[S | T], K]) -> dict[K, tuple[S | None, T | None]]:
+    """What is expected and what is observed by key, in its order; None is absent."""
+    left, right = {key(item): item for item in wanted}, {key(item): item for item in seen}
+    return {name: (left.get(name), right.get(name)) for name in sorted(left.keys() | right.keys())}
+
+
+#: gives the differences (none is a pass); raises Unobserved if there may be others, but a source is missing
+CheckFunction = Callable[[Evidence], Iterable[Broken] | Seen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +65,7 @@ class Invariant:
 
     ``reads`` are the guest's files whose garbled lines are findings of this invariant, whatever else it makes of them.
     ``needs`` are words of ``harness.check.required``: sources of the invariant that a kernel may lack.
-    ``posthumous``: it can be told of a kernel that died in the step.
+    ``when`` tells whether it applies to a step. ``posthumous``: it can be told of a kernel that died in the step.
     """
 
     id: str
@@ -48,9 +73,10 @@ class Invariant:
     source: str
     motive: str
     check: CheckFunction
-    reads: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
-    posthumous: bool = False
+    reads: tuple[str, ...]
+    needs: tuple[str, ...]
+    posthumous: bool
+    when: Callable[[Evidence], object]
 
 
 CATALOGUE: dict[str, Invariant] = {}
@@ -65,13 +91,14 @@ def invariant(
     reads: tuple[str, ...] = (),
     needs: tuple[str, ...] = (),
     posthumous: bool = False,
+    when: Callable[[Evidence], object] = lambda evidence: True,
 ) -> Callable[[CheckFunction], CheckFunction]:
     """Register a check under a stable id; no two of them ``read`` the same file."""
 
     def register(check: CheckFunction) -> CheckFunction:
         if id in CATALOGUE:
             raise ValueError(f"invariant {id} is registered twice")
-        CATALOGUE[id] = Invariant(id, statement, source, motive, check, reads, needs, posthumous)
+        CATALOGUE[id] = Invariant(id, statement, source, motive, check, reads, needs, posthumous, when)
         return check
 
     return register
@@ -87,20 +114,21 @@ def sort_catalogue(families: Sequence[str]) -> None:
 
 def run_check(item: Invariant, evidence: Evidence, step: str = "") -> CheckResult | None:
     """Run one invariant; None if it does not apply to this step."""
-    outcome = item.check(evidence)
-    garbled = [*_garbled(item, evidence)]
-    if garbled and (outcome is None or isinstance(outcome, NotObserved)):
-        outcome = []
-    if outcome is None:
+    broken = [*_garbled(item, evidence)]
+    applies, note = item.when(evidence), ""
+    if not applies and not broken:
         return None
-    if isinstance(outcome, NotObserved):
-        return CheckResult(item.id, "not-observed", reason=outcome.reason)
-    seen = outcome if isinstance(outcome, Seen) else Seen(outcome, "")
-    findings = tuple(
-        Finding(item.id, broken.where, broken.expected, broken.observed, broken.source, step)
-        for broken in [*garbled, *seen.broken]
-    )
-    return CheckResult(item.id, "fail" if findings else "pass", findings, note=seen.note)
+    try:
+        outcome = item.check(evidence) if applies else ()
+        if isinstance(outcome, Seen):
+            note = outcome.note
+            outcome = outcome.broken
+        broken.extend(outcome)
+    except Unobserved as missing:
+        if not broken:
+            return CheckResult(item.id, "not-observed", reason=missing.reason)
+    findings = tuple(Finding(item.id, one.where, one.expected, one.observed, one.source, step) for one in broken)
+    return CheckResult(item.id, "fail" if findings else "pass", findings, note=note)
 
 
 def _garbled(item: Invariant, evidence: Evidence) -> Iterator[Broken]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from harness.arch.config_queries import NO_CONFIG
 from harness.arch.features import counts_memmap
+from harness.check.counters import SLAB
 from harness.check.findings import CheckResult
-from harness.check.leaks import SLAB
 from harness.check.registry import CATALOGUE
 from harness.model.boot_layout import BootLayout
 from harness.state import GuestState, NotObserved

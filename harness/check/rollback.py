@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from harness.check.evidence import Evidence
-from harness.check.registry import Broken, Outcome, invariant
+from harness.check.registry import Broken, Unobserved, invariant
 from harness.state import GuestState, NotObserved, Section
 
 #: fields of GuestState that only memory hotplug changes
@@ -24,25 +24,20 @@ _SOURCE = "the snapshot before"
     "dev_dax_kmem_probe (drivers/dax/kmem.c)",
     motive="add_pages that fails half-way leaves behind the sections that it has added",
     needs=("hotplug", "sections"),
+    when=lambda evidence: evidence.failed,
 )
-def rbk_1(evidence: Evidence) -> Outcome:
+def rbk_1(evidence: Evidence) -> Iterator[Broken]:
     """Page tables are not compared: PGT-1 decides which of their pages may remain."""
-    if not evidence.failed:
-        return None
     before, after = evidence.before, evidence.observed
     if before is None:
-        return NotObserved("there is no snapshot before the step")
-    broken = [*_fields(before, after), *_counters(before, after)]
-    return broken or _unseen(before, after) or []
-
-
-def _unseen(before: GuestState, after: GuestState) -> NotObserved | None:
+        raise Unobserved("there is no snapshot before the step")
+    yield from _fields(before, after)
+    yield from _counters(before, after)
     for name in (*_FIELDS, "meminfo", "vmstat"):
         for state in (before, after):
             source = getattr(state, name)
             if isinstance(source, NotObserved):
-                return NotObserved(f"{name}: {source.reason}")
-    return None
+                raise Unobserved(f"{name}: {source.reason}")
 
 
 def _fields(before: GuestState, after: GuestState) -> Iterator[Broken]:

@@ -3,26 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from harness.check.evidence import Evidence
-from harness.check.registry import Broken, Outcome, invariant
+from harness.check.registry import Broken, Unobserved, invariant, observed, paired
 from harness.check.witnesses import WALK
 from harness.model.expected import ExpectedSection
-from harness.state import NotObserved, Section, SectionFault
+from harness.state import NotObserved, Section
 from harness.units import AddrRange
 
 #: section -> expected and observed, None if absent
 Pairs = dict[int, tuple[ExpectedSection | None, Section | None]]
 
 
-def _pairs(evidence: Evidence) -> Pairs | NotObserved:
-    observed = evidence.observed.sections
-    if isinstance(observed, NotObserved):
-        return observed
-    seen = {section.number: section for section in observed}
-    wanted = {section.number: section for section in evidence.expected.sections}
-    return {number: (wanted.get(number), seen.get(number)) for number in sorted(seen.keys() | wanted.keys())}
+def _pairs(evidence: Evidence) -> Pairs:
+    return paired(evidence.expected.sections, observed(evidence.observed.sections), lambda section: section.number)
 
 
 def _where(evidence: Evidence, number: int) -> str:
@@ -43,33 +38,19 @@ def _words(flags: Iterable[str]) -> str:
     motive="5ec8e8ea8b77: mm/sparsemem: fix race in accessing memory_section->usage",
     needs=("sections",),
 )
-def sec_1(evidence: Evidence) -> Outcome:
-    pairs = _pairs(evidence)
-    if isinstance(pairs, NotObserved):
-        return pairs
-    kernel = evidence.layout.kernel
-    faults = evidence.observed.section_faults
-    broken = [
-        Broken(f"sections {fault.first} to {fault.first + fault.count - 1}", "readable", _fault(fault), WALK)
-        for fault in (() if isinstance(faults, NotObserved) else faults)
-    ]
+def sec_1(evidence: Evidence) -> Iterator[Broken]:
+    pairs, kernel, faults = _pairs(evidence), evidence.layout.kernel, evidence.observed.section_faults
+    for fault in () if isinstance(faults, NotObserved) else faults:
+        where = f"sections {fault.first} to {fault.first + fault.count - 1}"
+        yield Broken(where, "readable", f"{fault.reason} ({fault.address:#x})", WALK)
     for number, (wanted, seen) in pairs.items():
         where = _where(evidence, number)
-        if wanted is None or seen is None:
+        if wanted is None or seen is None or wanted.flags != set(seen.flags):
             must, there = ("absent" if part is None else _words(part.flags) for part in (wanted, seen))
-            broken.append(Broken(where, must, there, WALK))
-            continue
-        if wanted.flags != set(seen.flags):
-            broken.append(Broken(where, _words(wanted.flags), _words(seen.flags), WALK))
-        if kernel is not None and seen.mem_map != kernel.vmemmap:
-            broken.append(
-                Broken(where, f"mem_map of pfn 0 at {kernel.vmemmap:#x} (vmemmap)", f"{seen.mem_map:#x}", WALK)
-            )
-    return broken
-
-
-def _fault(fault: SectionFault) -> str:
-    return f"{fault.reason} ({fault.address:#x})"
+            yield Broken(where, must, there, WALK)
+        if wanted is not None and seen is not None and kernel is not None and seen.mem_map != kernel.vmemmap:
+            must = f"mem_map of pfn 0 at {kernel.vmemmap:#x} (vmemmap)"
+            yield Broken(where, must, f"{seen.mem_map:#x}", WALK)
 
 
 @invariant(
@@ -79,17 +60,14 @@ def _fault(fault: SectionFault) -> str:
     motive="a bit too many makes pfn_valid() vouch for struct pages that are gone",
     needs=("subsections",),
 )
-def sec_2(evidence: Evidence) -> Outcome:
+def sec_2(evidence: Evidence) -> Iterator[Broken]:
     pairs = _pairs(evidence)
-    if isinstance(pairs, NotObserved):
-        return pairs
     if all(seen is None or (seen.usage == 0 and seen.subsections is None) for _, seen in pairs.values()):
-        return NotObserved("where this kernel keeps the bitmaps of its sub-sections is not known")
-    return [
-        Broken(_where(evidence, number), _bits(evidence, wanted.subsections), _bits(evidence, seen.subsections), WALK)
-        for number, (wanted, seen) in pairs.items()
-        if wanted is not None and seen is not None and wanted.subsections != seen.subsections
-    ]
+        raise Unobserved("where this kernel keeps the bitmaps of its sub-sections is not known")
+    for number, (wanted, seen) in pairs.items():
+        if wanted is not None and seen is not None and wanted.subsections != seen.subsections:
+            must, there = (_bits(evidence, part.subsections) for part in (wanted, seen))
+            yield Broken(_where(evidence, number), must, there, WALK)
 
 
 @invariant(
@@ -99,12 +77,8 @@ def sec_2(evidence: Evidence) -> Outcome:
     motive="a page that is freed to another zone's lists than its own",
     needs=("struct-pages",),
 )
-def sec_3(evidence: Evidence) -> Outcome:
-    pages = evidence.observed.struct_pages
-    if isinstance(pages, NotObserved):
-        return pages
-    layout = evidence.layout
-    broken: list[Broken] = []
+def sec_3(evidence: Evidence) -> Iterator[Broken]:
+    pages, layout = observed(evidence.observed.struct_pages), evidence.layout
     for block in evidence.expected.blocks:
         if block.state != "online" or block.valid_zones is None or len(block.valid_zones) != 1:
             continue
@@ -113,8 +87,7 @@ def sec_3(evidence: Evidence) -> Outcome:
         page = pages.get(pfn, NotObserved("its section has none"))
         seen = page.reason if isinstance(page, NotObserved) else f"node {page.node} zone {page.zone}"
         if seen != wanted and block.valid_zones[0] != "none":
-            broken.append(Broken(f"struct page of pfn {pfn:#x} (memory{block.index})", wanted, seen, WALK))
-    return broken
+            yield Broken(f"struct page of pfn {pfn:#x} (memory{block.index})", wanted, seen, WALK)
 
 
 def _bits(evidence: Evidence, bits: int | None) -> str:

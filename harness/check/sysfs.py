@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""BLK-*: memory blocks in sysfs."""
+"""BLK-*: memory blocks in sysfs; a notifier keeps one online only if it must."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 from harness.check.evidence import Evidence
-from harness.check.registry import Broken, Outcome, invariant
+from harness.check.registry import Broken, Unobserved, invariant, observed, paired
 from harness.state import MemoryBlock, NotObserved
+from harness.units import AddrRange
 
 SOURCE = "/sys/devices/system/memory"
+#: what is said of a range that is kept, END not included (can_unmap_without_split, arch/arm64/mm/mmu.c, v7.3)
+_SPLIT = re.compile(r"\[([0-9a-f]{1,16}) ([0-9a-f]{1,16})\] splits a leaf entry in (?:linear map|vmemmap)")
+#: what a notifier that returns NOTIFY_BAD makes of the write (notifier_to_errno)
+_VETO = "EPERM"
 
 
-def _pairs(evidence: Evidence) -> dict[int, tuple[MemoryBlock | None, MemoryBlock | None]] | NotObserved:
-    observed = evidence.observed.blocks
-    if isinstance(observed, NotObserved):
-        return observed
-    seen = {block.index: block for block in observed}
-    wanted = {block.index: block for block in evidence.expected.blocks}
-    return {index: (wanted.get(index), seen.get(index)) for index in sorted(seen.keys() | wanted.keys())}
+def _pairs(evidence: Evidence) -> dict[int, tuple[MemoryBlock | None, MemoryBlock | None]]:
+    return paired(evidence.expected.blocks, observed(evidence.observed.blocks), lambda block: block.index)
 
 
 @invariant(
@@ -29,24 +30,16 @@ def _pairs(evidence: Evidence) -> dict[int, tuple[MemoryBlock | None, MemoryBloc
     reads=(SOURCE,),
     needs=("hotplug",),
 )
-def blk_1(evidence: Evidence) -> Outcome:
+def blk_1(evidence: Evidence) -> Iterator[Broken]:
     pairs = _pairs(evidence)
-    if isinstance(pairs, NotObserved):
-        return pairs
-    return list(_block_differences(pairs, evidence.layout.facts.memory_block_size, evidence.layout.block_size))
-
-
-def _block_differences(
-    pairs: dict[int, tuple[MemoryBlock | None, MemoryBlock | None]], size: int, wanted_size: int
-) -> Iterator[Broken]:
+    size, wanted_size = evidence.layout.facts.memory_block_size, evidence.layout.block_size
     if size != wanted_size:
         yield Broken("block_size_bytes", f"{wanted_size:x}", f"{size:x}", SOURCE)
     for index, (wanted, seen) in pairs.items():
         where = f"memory{index}"
         if wanted is None or seen is None:
-            yield Broken(
-                where, "absent" if wanted is None else "present", "absent" if seen is None else "present", SOURCE
-            )
+            must, there = ("absent" if block is None else "present" for block in (wanted, seen))
+            yield Broken(where, must, there, SOURCE)
             continue
         if seen.phys_index != wanted.phys_index:
             yield Broken(f"{where}/phys_index", f"{wanted.phys_index:08x}", f"{seen.phys_index:08x}", SOURCE)
@@ -70,28 +63,79 @@ def _words(values: tuple[object, ...] | None) -> str:
     reads=("/sys/bus/dax/devices",),
     needs=("hotplug",),
 )
-def blk_2(evidence: Evidence) -> Outcome:
-    pairs = _pairs(evidence)
-    if isinstance(pairs, NotObserved):
-        return pairs
-    broken = [
-        Broken(f"memory{index}/state", wanted.state, seen.state, SOURCE)
-        for index, (wanted, seen) in pairs.items()
-        if wanted is not None and seen is not None and wanted.state != seen.state
-    ]
-    broken += _dax_states(evidence)
-    policy = evidence.observed.auto_online
-    if isinstance(policy, NotObserved):
-        return broken or policy
+def blk_2(evidence: Evidence) -> Iterator[Broken]:
+    for index, (wanted, seen) in _pairs(evidence).items():
+        if wanted is not None and seen is not None and wanted.state != seen.state:
+            yield Broken(f"memory{index}/state", wanted.state, seen.state, SOURCE)
+    dax = evidence.observed.dax
+    # daxX.Y/state is there while the kmem driver has the device, in kernels that have the file at all.
+    for device in () if isinstance(dax, NotObserved) else dax:
+        state = evidence.expected.dax_states.get(device.name)
+        if device.state is not None and device.state != state:
+            yield Broken(f"{device.name}/state", state or "absent", device.state, "/sys/bus/dax/devices")
+    policy = observed(evidence.observed.auto_online)
     if policy != evidence.expected.auto_online:
-        broken.append(Broken("auto_online_blocks", evidence.expected.auto_online, policy, SOURCE))
-    return broken or (evidence.observed.dax if isinstance(evidence.observed.dax, NotObserved) else [])
+        yield Broken("auto_online_blocks", evidence.expected.auto_online, policy, SOURCE)
+    observed(dax)
 
 
-def _dax_states(evidence: Evidence) -> Iterator[Broken]:
-    """daxX.Y/state is there while the kmem driver has the device, in kernels that have the file at all."""
-    seen = evidence.observed.dax
-    for device in () if isinstance(seen, NotObserved) else seen:
-        wanted = evidence.expected.dax_states.get(device.name)
-        if device.state is not None and device.state != wanted:
-            yield Broken(f"{device.name}/state", wanted or "absent", device.state, "/sys/bus/dax/devices")
+@invariant(
+    "BLK-3",
+    "a notifier keeps a memory block online where it is boot memory that this kernel never gives up, or where a leaf "
+    "of the linear map reaches beyond the block, and nowhere else",
+    source="prevent_memory_remove_notifier, can_unmap_without_split (arch/arm64/mm/mmu.c, v7.3); offline_pages "
+    "(mm/memory_hotplug.c)",
+    motive="95a58852b0e5: arm64/mm: Reject memory removal that splits a kernel leaf mapping: it asks about the range "
+    "behind a self-hosted memmap, whose own struct pages begin inside of a leaf",
+    needs=("hotplug", "log", "tables"),
+)
+def blk_3(evidence: Evidence) -> Iterator[Broken]:
+    said = dict(_said(evidence))
+    if said or evidence.offlines:
+        spanned = observed(evidence.expected.spanned)
+        yield from _kept_for_nothing(evidence, said, spanned)
+        yield from _let_go(evidence, spanned)
+    observed(evidence.observed.dmesg)
+    if evidence.observed.dmesg_lost:
+        raise Unobserved(evidence.observed.dmesg_lost)
+
+
+def _said(evidence: Evidence) -> Iterator[tuple[int, str]]:
+    """The blocks that the kernel kept for a leaf according to its log, and the line."""
+    dmesg, size = evidence.observed.dmesg, evidence.layout.block_size
+    for line in () if isinstance(dmesg, NotObserved) else dmesg:
+        found = _SPLIT.fullmatch(line.text)
+        if found is not None and int(found[1], 16) < int(found[2], 16):
+            place = AddrRange(int(found[1], 16), int(found[2], 16)).align_outward(size)
+            yield from ((part.start // size, line.text) for part in place.chunks(size))
+
+
+def _kept_for_nothing(evidence: Evidence, said: Mapping[int, str], spanned: Mapping[int, str]) -> Iterator[Broken]:
+    silent = {
+        report.index: f"{report.error}, and the kernel's log does not say why"
+        for report in evidence.offlines
+        if report.error == _VETO
+        and not _is_kept_boot_memory(evidence, report.index)
+        and not isinstance(evidence.observed.dmesg, NotObserved)
+        and not evidence.observed.dmesg_lost
+    }
+    wanted = "goes offline: no leaf of the linear map reaches beyond it"
+    for index, text in sorted((silent | dict(said)).items()):
+        if index not in spanned:
+            yield Broken(f"memory{index}", wanted, f"stays online: {text}", "dmesg" if index in said else SOURCE)
+
+
+def _is_kept_boot_memory(evidence: Evidence, index: int) -> bool:
+    layout = evidence.layout
+    block = AddrRange.sized(index * layout.block_size, layout.block_size)
+    boot = any(block.overlaps(ram) for ram in layout.machine.node_ranges())
+    # If it is unknown whether the kernel keeps boot memory, a veto is allowed.
+    return boot and layout.features.keeps_boot_memory is not False
+
+
+def _let_go(evidence: Evidence, spanned: Mapping[int, str]) -> Iterator[Broken]:
+    if evidence.layout.features.keeps_spanned_blocks is not True:
+        return
+    for report in evidence.offlines:
+        if report.error is None and report.index in spanned:
+            yield Broken(f"memory{report.index}", f"stays online: {spanned[report.index]}", "went offline", SOURCE)

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from harness.check.evidence import Evidence
-from harness.check.registry import Broken
-from harness.state import GuestState, HostTables, NotObserved, TableCount, TablePage
+from harness.check.registry import Broken, observed
+from harness.state import HostTables, NotObserved, TablePage
 from harness.units import AddrRange
 
 COUNTER = "nr_page_table_pages"
@@ -22,34 +22,22 @@ _SOURCE = "vm_node_stat and the type of each table's struct page, read by the ho
 _BOUNDS = {"vmalloc": ("VMALLOC_START", "VMALLOC_END"), "modules": ("MODULES_VADDR", "MODULES_END")}
 
 
-def page_tables(evidence: Evidence) -> list[Broken] | NotObserved:
+def page_tables(evidence: Evidence) -> Iterator[Broken]:
     """The difference between the changes of nr_page_table_pages and of the tables that it counts.
 
     ``where`` names the region if the tables that went away there explain it: "nr_page_table_pages: vmemmap tables" for
     those of the memmap that were uncounted though they had never been counted.
     """
-    tables, count = _counted(evidence.observed)
-    if isinstance(count, NotObserved):
-        return count
+    tables = observed(evidence.observed.host_tables)
+    count = observed(tables.count)
     before, was = _counted_before(evidence)
     off = count.stray - was
     if off == 0:
-        return []
-    assert isinstance(tables, HostTables)
-    where, why = COUNTER, ""
-    if before is not None:
-        where, why = _explain(evidence, off, before, tables)
-    wanted = f"{count.counter - off} ({count.kernel} tables of the kernel, {count.users} of processes{_drift(was)})"
-    return [Broken(where, wanted, f"{count.counter} ({off:+d}{why})", _SOURCE)]
-
-
-def _drift(was: int) -> str:
-    return f", {was:+d} as at the step before" if was else ""
-
-
-def _counted(state: GuestState) -> tuple[HostTables | NotObserved, TableCount | NotObserved]:
-    tables = state.host_tables
-    return tables, tables if isinstance(tables, NotObserved) else tables.count
+        return
+    where, why = (COUNTER, "") if before is None else _explain(evidence, off, before, tables)
+    drift = f", {was:+d} as at the step before" if was else ""
+    wanted = f"{count.counter - off} ({count.kernel} tables of the kernel, {count.users} of processes{drift})"
+    yield Broken(where, wanted, f"{count.counter} ({off:+d}{why})", _SOURCE)
 
 
 def _counted_before(evidence: Evidence) -> tuple[HostTables | None, int]:
@@ -57,10 +45,10 @@ def _counted_before(evidence: Evidence) -> tuple[HostTables | None, int]:
     before, baseline = evidence.before, evidence.layout.baseline
     if before is None or before.boot_id != evidence.observed.boot_id:
         return None, 0
-    tables, count = _counted(before)
-    if isinstance(tables, NotObserved) or isinstance(count, NotObserved):
+    tables = before.host_tables
+    if isinstance(tables, NotObserved) or isinstance(tables.count, NotObserved):
         return None, 0
-    return tables, 0 if before.uptime == baseline.uptime else count.stray
+    return tables, 0 if before.uptime == baseline.uptime else tables.count.stray
 
 
 def _explain(evidence: Evidence, off: int, before: HostTables, now: HostTables) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from harness.check.counters import counts_memmap, memmap_pages
 from harness.check.evidence import Evidence
 from harness.check.linear_invariants import by_witness, compare_cover
 from harness.check.memmap_frames import misplaced, moved, shared
-from harness.check.registry import Broken, Outcome, Seen, invariant
+from harness.check.registry import Broken, Seen, invariant
 from harness.check.witnesses import WALK, Attributes, Pair, View, clip, wanted_memmap
 from harness.model.expected import ExpectedState
 from harness.units import AddrRange, merge_ranges, subtract_ranges
@@ -26,11 +26,8 @@ from harness.units import AddrRange, merge_ranges, subtract_ranges
     motive="d4234d131b0a: arm64: mm: Populate vmemmap at the page level if not section aligned",
     needs=("tables",),
 )
-def vmm_1(evidence: Evidence) -> Outcome:
-    return by_witness(evidence, _vmemmap)
-
-
-def _vmemmap(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
+@by_witness
+def vmm_1(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     wanted = wanted_memmap(evidence.expected, pair.now.kernel)
     optional = _optional(evidence.expected, pair.now, wanted)
     seen = merge_ranges(leaf.range for leaf in pair.now.vmemmap)
@@ -81,19 +78,17 @@ def _permissions(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     source="vmemmap_free (arch/arm64/mm/mmu.c, arch/riscv/mm/init.c), depopulate_section_memmap (mm/sparse.c, v6.12)",
     motive="9d8573111024: memmap accounting; a memmap left behind is lost with every cycle",
     needs=("tables",),
+    when=lambda evidence: subtract_ranges(evidence.expected.once, evidence.expected.hot),
 )
-def vmm_2(evidence: Evidence) -> Outcome:
-    if not subtract_ranges(evidence.expected.once, evidence.expected.hot):
-        return None
-    outcome = by_witness(evidence, _left_behind)
-    if not isinstance(outcome, Seen):
-        return outcome
+def vmm_2(evidence: Evidence) -> Seen:
+    outcome = _left_behind(evidence)
     if not counts_memmap(evidence):
         uncounted = "the frames were not counted: no nr_memmap in /proc/vmstat (it is there since v6.11)"
         return Seen(outcome.broken, "; ".join(filter(None, (outcome.note, uncounted))))
     return Seen([*outcome.broken, *memmap_pages(evidence)], outcome.note)
 
 
+@by_witness
 def _left_behind(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
     expected, kernel = evidence.expected, pair.now.kernel
     gone = [kernel.memmap(piece) for piece in subtract_ranges(expected.once, expected.hot)]

@@ -114,6 +114,11 @@ def _leaves(state: GuestState, source: str) -> tuple[Leaf, ...] | NotObserved:
     return tables if isinstance(tables, NotObserved) else tables.mappings
 
 
+def walked(leaves: Iterable[Leaf]) -> list[HostMapping]:
+    """Those of ``leaves`` with a physical address: all that the host walked."""
+    return [leaf for leaf in leaves if isinstance(leaf, HostMapping)]
+
+
 def clip(leaves: Iterable[Leaf], window: AddrRange) -> Iterator[Leaf]:
     """The leaves in a range of virtual addresses, cut at its ends."""
     for leaf in leaves:

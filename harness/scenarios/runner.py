@@ -16,8 +16,8 @@ from pathlib import Path
 
 from harness.arch.modes import VA_BITS
 from harness.check import CATALOGUE, Verdict
+from harness.check.counters import SLAB
 from harness.check.known import Watch
-from harness.check.leaks import SLAB
 from harness.check.required import Demand, lacks_of
 from harness.config.guest import GuestSpec
 from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError

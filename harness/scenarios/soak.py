@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from harness.check import Slope
-from harness.check.leaks import SLAB
+from harness.check.counters import SLAB
 from harness.state import GuestState, NotObserved, SlabCache
 
 _VMSTAT = ("nr_memmap", "nr_memmap_pages", "nr_memmap_boot", "nr_memmap_boot_pages")
