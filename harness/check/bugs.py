@@ -47,8 +47,8 @@ T = TypeVar("T")
 #: name of the file, in the configs directory and in a bundle
 NAME = "known-bugs.yaml"
 
-#: how a bug can end a step; dead: the kernel dies
-ENDINGS = (*EXPECTATIONS, "dead")
+#: how a bug can end a step; dead: the kernel dies; hung: it never finishes
+ENDINGS = (*EXPECTATIONS, "dead", "hung")
 
 _COMMIT = re.compile(r"[0-9a-f]{12,40}")
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -116,7 +116,7 @@ class Ending:
     """How a step ends because of it: ``how`` is one of ENDINGS.
 
     ``verbs`` are the affected ones (none: any). ``says`` is a line of the step's kernel log (dead: of the console),
-    ``function`` is where a kernel died, as in its backtrace.
+    ``function`` is where a kernel died, or one that it never leaves, as in its backtrace.
     """
 
     how: str
@@ -171,7 +171,7 @@ class KnownBug:
     @property
     def effects(self) -> list[str]:
         """The invariants that it breaks, and how it ends a step."""
-        ends = [] if self.ends is None else ["dies" if self.ends.how == "dead" else self.ends.how]
+        ends = [] if self.ends is None else [{"dead": "dies", "hung": "hangs"}.get(self.ends.how, self.ends.how)]
         return list(dict.fromkeys([*(sign.invariant for sign in self.breaks), *ends]))
 
     def is_fixed(self, release: Release) -> Change | None:
@@ -388,8 +388,10 @@ def _read_ending(value: Value, verbs: Collection[str]) -> Ending:
     )
     if ending.how == "dead" and (ending.says is None or not ending.function):
         value.fail("this matches any death of a kernel", hint="add its line (says) and its place (function)")
-    if ending.how != "dead" and ending.function:
-        reader.values["function"].fail("only a kernel that is dead names a function", hint="use says instead")
+    if ending.how == "hung" and not ending.function:
+        value.fail("this matches any kernel that hangs", hint="add the function that it never leaves")
+    if ending.how not in ("dead", "hung") and ending.function:
+        reader.values["function"].fail("only a kernel that died or hangs names a function", hint="use says instead")
     if ending.how in ("refused", "failed") and ending.says is None:
         value.fail(f"this matches any {ending.how} step", hint="add says: a line of the kernel's log")
     return ending

@@ -31,6 +31,8 @@ _FRAME = re.compile(
     r"-+\[ cut here \]-+|---\[ end trace(?: [0-9a-f]+)? \]---|Internal error: Oops - BUG: .*|Kernel BUG \[#1\]"
     r"|Kernel panic - not syncing: (?:Oops - BUG: )?Fatal exception.*|---\[ end Kernel panic .*"
 )
+#: a hung-task report (check_hung_task, kernel/hung_task.c)
+_WAITS = re.compile(r"INFO: task .* blocked for more than [0-9]+ seconds\.")
 #: uname of Debian's kernels before trixie, without their patch level: 6.1.0-41-arm64
 _NO_PATCH = re.compile(r"[0-9]+\.[0-9]+\.0-[0-9]+-")
 
@@ -342,6 +344,22 @@ def died_of(bugs: Iterable[KnownBug], alarms: Sequence[str], trace: Sequence[str
         if re.match(rf"e?pc : {re.escape(ending.function)}\+0x", counter) is None:
             continue
         if all(ending.says.fullmatch(line) for line in reports):
+            return bug
+    return None
+
+
+def hung_in(bugs: Iterable[KnownBug], title: str, stacks: Sequence[str], alarms: Sequence[str] = ()) -> KnownBug | None:
+    """The bug in which the step ``title`` hangs: a task or CPU of ``stacks`` is in its function.
+
+    ``alarms`` are the console's since: only tasks that wait for the hung one may be reported.
+    """
+    if not all(_WAITS.fullmatch(bare(line)) for line in alarms):
+        return None
+    for bug in bugs:
+        ending = bug.ends
+        if ending is None or ending.how != "hung" or (ending.verbs and not _in_step(ending.verbs, title)):
+            continue
+        if any(re.fullmatch(rf" *{re.escape(ending.function)}\+0x[0-9a-f/x]+.*", bare(line)) for line in stacks):
             return bug
     return None
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from harness.deadline import Deadline
 from harness.guest.console import Console
 
-#: w: tasks in uninterruptible sleep; l: what each CPU runs; h: the help, which ends the output of the others
-_KEYS = "wlh"
+#: w: tasks in uninterruptible sleep; l: what each CPU runs; m: memory by node and zone; h: the help, the end of it
+_KEYS = "wlmh"
 
 
 def show_tasks(console: Console, press: Callable[[str, Deadline], None], *, deadline: Deadline) -> None:
-    """Have the kernel print the stacks of its blocked tasks and of its CPUs on the console, and wait for them.
+    """Have the kernel print the stacks of its blocked tasks and CPUs, and its memory, on the console; wait for them.
 
     ``press`` sends a SysRq key (``Machine.press_sysrq``). The console's interrupt handler serves it, if the kernel has
     CONFIG_MAGIC_SYSRQ_SERIAL (drivers/tty/sysrq.c, v6.12); one that disables the key says so. Raises InfraError if the

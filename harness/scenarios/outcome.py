@@ -15,8 +15,9 @@ class Outcome:
     done: the guest did it; refused: the guest refused; failed: the guest tried and failed; qemu-refused: QEMU refused,
     and the guest was not asked. ``pending``: the guest is still working, so its state cannot be predicted yet. ``note``
     is a remark for people. ``alarms`` are the console's alarming lines of a kernel that died of the action, ``trace``
-    all lines from the first alarm on. ``inconclusive`` is the reason if the step proves nothing although it succeeded,
-    else "". ``due`` is the reason if this kernel must refuse, else "". The reports are evidence for the checks.
+    all lines from the first alarm on. ``stacks`` is what the kernel of a guest that stopped answering printed about its
+    tasks and CPUs. ``inconclusive`` is the reason if the step proves nothing although it succeeded, else "". ``due`` is
+    the reason if this kernel must refuse, else "". The reports are evidence for the checks.
     """
 
     ending: str = "done"
@@ -24,6 +25,7 @@ class Outcome:
     pending: bool = False
     alarms: tuple[str, ...] = ()
     trace: tuple[str, ...] = ()
+    stacks: tuple[str, ...] = ()
     inconclusive: str = ""
     due: str = ""
     unplugs: list[UnplugReport] = field(default_factory=list)

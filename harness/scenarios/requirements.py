@@ -71,7 +71,13 @@ REQUIREMENTS: dict[str, Requirement] = {
             elsewhere="QEMU's virt machine of riscv64 requires a CPU on every node (hw/riscv/numa.c, QEMU 10.0)",
         ),
         Requirement("virtio-mem", "virtio-mem", ("VIRTIO_MEM", "MEMORY_HOTREMOVE"), device="virtio-mem"),
-        Requirement("virtio-pmem", "virtio-pmem namespaces", ("VIRTIO_PMEM", "BLK_DEV_PMEM"), device="virtio-pmem"),
+        # Without ZONE_DEVICE, as in Debian's 6.1 of arm64, the memory of a namespace never gets struct pages.
+        Requirement(
+            "virtio-pmem",
+            "virtio-pmem namespaces",
+            ("VIRTIO_PMEM", "BLK_DEV_PMEM", "ZONE_DEVICE"),
+            device="virtio-pmem",
+        ),
         Requirement("memmap-on-memory", "a memmap that lies in the memory it describes", ("MHP_MEMMAP_ON_MEMORY",)),
         Requirement(
             "folded-hugetlb",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.check.bugs import NAME as BUGS
 from harness.check.bugs import known_bugs
-from harness.check.known import Watch, watch_for
+from harness.check.known import Watch, hung_in, watch_for
 from harness.collect.look import collect_state
 from harness.config.places import configs_dir
 from harness.config.yaml import read_text
@@ -143,11 +143,11 @@ class Session:
             alarms = self.guest.console.new_alarms()
             # Before the console has what SysRq prints: only the alarm's own trace tells a known bug.
             trace = self.guest.console.lines(alarms[0].number - 1)[:MAX_TRACE] if alarms else ()
-            self._examine_lost()
-            if not alarms:
+            stacks = self._examine_lost()
+            if not alarms and hung_in(self.watch.possible, title, stacks) is None:
                 raise self._explained(error) from error
             told, after = (tuple(line.text for line in lines) for lines in (alarms, trace))
-            outcome = Outcome(note=error.message, alarms=told, trace=after)
+            outcome = Outcome(note=error.message, alarms=told, trace=after, stacks=stacks)
             self.recorder.save_step(self.number, title, self.expect, outcome, None, bugs)
             seconds = time.monotonic() - started
             known = ExpectedBugs(self.watch, tuple(bugs))
@@ -163,14 +163,16 @@ class Session:
             return error
         return InfraError(f"{end} ({error.message})", hint="see qemu.stderr and console.log in the bundle")
 
-    def _examine_lost(self) -> None:
-        """Save what QEMU still knows about a lost guest; on the console, what its kernel still says."""
-        machine = self.guest.machine
+    def _examine_lost(self) -> tuple[str, ...]:
+        """Save what QEMU still knows about a lost guest; return what its kernel still says, as on the console."""
+        machine, console = self.guest.machine, self.guest.console
         if not machine.qmp.alive:
-            return
+            return ()
         self.recorder.save_monitor(machine.qmp.monitor_report(Deadline(LOST_SECONDS)))
+        since = console.mark
         with contextlib.suppress(InfraError):
-            show_tasks(self.guest.console, machine.press_sysrq, deadline=Deadline(LOST_SECONDS))
+            show_tasks(console, machine.press_sysrq, deadline=Deadline(LOST_SECONDS))
+        return tuple(line.text for line in console.lines(since))
 
     def _act(
         self,

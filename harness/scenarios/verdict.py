@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.check import CheckResult, Evidence, Verdict, run_all
-from harness.check.known import Explained, Watch, died_of, ended_by, explain, log_lines
+from harness.check.known import Explained, Watch, died_of, ended_by, explain, hung_in, log_lines
 from harness.check.required import Demand
 from harness.model.memory_model import MemoryModel
 from harness.scenarios.memorymap import MemoryMap
@@ -61,7 +61,7 @@ def evaluate(
     observed (``demand``) proves nothing (INFRA), unless it is FAIL anyway.
     """
     if state is None and not outcome.alarms:
-        ruling = judge((), expect, outcome)
+        ruling = _hung(title, outcome, known) or judge((), expect, outcome)
         if ruling.verdict is Verdict.PASS and not outcome.pending:
             ruling = replace(ruling, verdict=Verdict.INFRA, note=_joined(ruling.note, "nobody looked after it"))
         return ruling, ()
@@ -73,6 +73,14 @@ def evaluate(
         note = _joined(ruling.note, f"not observed, though it could have been: {', '.join(unmet)}")
         ruling = replace(ruling, verdict=Verdict.INFRA, note=note)
     return ruling, checks
+
+
+def _hung(title: str, outcome: Outcome, known: ExpectedBugs | None) -> Ruling | None:
+    """KNOWN for a guest that stopped answering in a known bug, and reported nothing else."""
+    bug = hung_in(known.watch.possible, title, outcome.stacks) if known is not None else None
+    return (
+        None if bug is None else Ruling(Verdict.KNOWN, _joined(outcome.note, _named([bug.id])), (bug.id,), stops=True)
+    )
 
 
 def never_observed(ids: Sequence[str]) -> str:
@@ -155,10 +163,12 @@ def judge(
     met: tuple[str, ...] = ()
     failed = [result for result in checks if result.status == "fail"]
     if failed:
-        found = _explained(checks, outcome, known.watch, evidence)
+        found = _explained(checks, outcome, known.watch, evidence, title)
         met = found.met
         if found.rest or not all(result.findings for result in failed):
-            return Ruling(Verdict.FAIL, _joined(outcome.note, _beyond(found, checks, outcome, known, evidence)), met)
+            return Ruling(
+                Verdict.FAIL, _joined(outcome.note, _beyond(found, checks, outcome, known, evidence, title)), met
+            )
         if outcome.alarms:
             return Ruling(Verdict.KNOWN, _joined(outcome.note, _named(met)), met, stops=True)
     if outcome.inconclusive:
@@ -179,11 +189,18 @@ def judge(
 
 
 def _explained(
-    checks: Sequence[CheckResult], outcome: Outcome, watch: Watch, evidence: Evidence | None, *, has: bool = True
+    checks: Sequence[CheckResult],
+    outcome: Outcome,
+    watch: Watch,
+    evidence: Evidence | None,
+    title: str,
+    *,
+    has: bool = True,
 ) -> Explained:
     bugs = watch.possible if has else watch.impossible
     if outcome.alarms:
-        bug = died_of(bugs, outcome.alarms, outcome.trace)
+        died = died_of(bugs, outcome.alarms, outcome.trace)
+        bug = died or hung_in(bugs, title, outcome.stacks, outcome.alarms)
         findings = tuple(finding for check in checks for finding in check.findings)
         return Explained((), findings) if bug is None else Explained((bug.id,), ())
     if evidence is None:
@@ -192,12 +209,17 @@ def _explained(
 
 
 def _beyond(
-    found: Explained, checks: Sequence[CheckResult], outcome: Outcome, known: ExpectedBugs, evidence: Evidence | None
+    found: Explained,
+    checks: Sequence[CheckResult],
+    outcome: Outcome,
+    known: ExpectedBugs,
+    evidence: Evidence | None,
+    title: str,
 ) -> str:
     """The note about findings that no bug of this kernel explains."""
     if found.met:
         return f"beyond the known bug {', '.join(found.met)}: {', '.join(sorted({f.invariant for f in found.rest}))}"
-    like = _explained(checks, outcome, known.watch, evidence, has=False)
+    like = _explained(checks, outcome, known.watch, evidence, title, has=False)
     if like.rest or not like.met:
         return ""
     whys = "; ".join(f"{id}, which this kernel should not have: {known.watch.standings[id].why}" for id in like.met)

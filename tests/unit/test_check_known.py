@@ -17,7 +17,7 @@ from harness.check.known import Watch, died_of, explain, standing, watch_for
 from harness.model.devices.dimm import PlugDimm
 from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.verdict import ExpectedBugs, Ruling, judge
+from harness.scenarios.verdict import ExpectedBugs, Ruling, evaluate, judge
 from harness.state import DmesgLine, NotObserved
 from harness.units import GIB, MIB
 
@@ -335,6 +335,48 @@ def test_a_death_is_known_by_its_line_and_its_function(
     told = checks(*(finding("LOG-1", "console", "no", line) for line in alarms))
     ruling = judge(told, "failed", outcome, ExpectedBugs(watch_for([DIES], model_guest.facts())), title="kmem-fault p0")
     assert ruling.verdict is (Verdict.KNOWN if known else Verdict.FAIL) and ruling.stops is known
+
+
+#: Linux 6.1.176 on arm64 in numa-offline, shortened
+STACKS = (
+    "[  141.103512] sysrq: Show backtrace of all active CPUs",
+    "[  141.104201] CPU: 0 PID: 8 Comm: kworker/0:1 Not tainted 6.1.176-hp #1 ",
+    "[  141.104544] Workqueue: events_freezable virtio_mem_run_wq",
+    "[  141.106842]  node_page_state+0x0/0x40",
+    "[  141.106928]  isolate_migratepages_range+0x74/0xec",
+    "[  141.107010]  __alloc_contig_migrate_range+0xf0/0x1a0",
+)
+HUNG_TASK = "[  242.827977] INFO: task agent:53 blocked for more than 120 seconds."
+HANGS = known_bugs()["virtio-mem-unplug-livelock"]
+
+
+@pytest.mark.parametrize(
+    ("title", "stacks", "alarms", "release", "verdict"),
+    [
+        ("resize vmem0 0", STACKS, (), "6.1.176", Verdict.KNOWN),
+        ("resize vmem0 0", STACKS, (HUNG_TASK,), "6.1.176", Verdict.KNOWN),
+        ("resize vmem0 0", STACKS, (HUNG_TASK, ALARMS[1]), "6.1.176", Verdict.FAIL),
+        ("resize vmem0 0", STACKS, (HUNG_TASK,), "6.12.117", Verdict.FAIL),
+        ("resize vmem0 0", STACKS[:-2], (HUNG_TASK,), "6.1.176", Verdict.FAIL),
+        ("resize vmem0 0", STACKS[:-2], (), "6.1.176", Verdict.INFRA),
+        ("resize vmem0 0", STACKS, (), "6.12.117", Verdict.INFRA),
+        ("online dimm0", STACKS, (), "6.1.176", Verdict.INFRA),
+        ("resize vmem0 0", (), (), "6.1.176", Verdict.INFRA),
+    ],
+    ids=[
+        *("silent", "with a hung task", "something else too", "fixed, hung task", "elsewhere, hung task", "elsewhere"),
+        *("fixed", "another step", "no stacks"),
+    ],
+)
+def test_a_hang_is_known_by_its_step_and_its_function(
+    title: str, stacks: tuple[str, ...], alarms: tuple[str, ...], release: str, verdict: Verdict
+) -> None:
+    model, seen = model_guest.model(), model_guest.boot_state()
+    known = ExpectedBugs(watch_for([HANGS], model_guest.facts(release=release)))
+    outcome = Outcome(note="gave up", alarms=alarms, stacks=stacks)
+    ruling, _ = evaluate(model, title, "done", outcome, None, seen, known)
+    assert ruling.verdict is verdict
+    assert ruling.bugs == ((HANGS.id,) if verdict is Verdict.KNOWN else ()) and ruling.stops is bool(ruling.bugs)
 
 
 def test_a_death_of_a_bug_that_was_fixed_is_red_and_says_so() -> None:

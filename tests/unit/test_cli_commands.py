@@ -371,7 +371,7 @@ def test_demo_has_one_qemu_for_one_architecture(capsys: pytest.CaptureFixture[st
 def test_a_stock_kernel_is_shown_with_what_it_has_the_options_for(monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.artifacts import kernel
 
-    config = dict.fromkeys(("VIRTIO_PMEM", "BLK_DEV_PMEM", "NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM"), "m")
+    config = dict.fromkeys(("VIRTIO_PMEM", "BLK_DEV_PMEM", "ZONE_DEVICE", "NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM"), "m")
     image = KernelImage(Path("Image"), "Debian's", None, config, None)
     monkeypatch.setattr(kernel, "kernel", lambda arch, selector, progress: image)
     reporter = TerminalReporter(io.StringIO(), io.StringIO(), color="never")

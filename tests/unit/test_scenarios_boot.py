@@ -52,7 +52,7 @@ def test_abilities_name_what_is_missing() -> None:
     config = {"ACPI_HOTPLUG_MEMORY": "y", "VIRTIO_MEM": "m", "MEMORY_HOTREMOVE": "y"}
     require_config(("acpi-dimm", "virtio-mem"), config, "the kernel")
     require_config(("virtio-pmem",), None, "a kernel that does not tell")
-    with pytest.raises(UnsupportedError, match=r"mine has no CONFIG_VIRTIO_PMEM, CONFIG_BLK_DEV_PMEM, which .* needs"):
+    with pytest.raises(UnsupportedError, match=r"mine has no CONFIG_VIRTIO_PMEM, CONFIG_BLK_DEV_PMEM, .* needs"):
         require_config(("virtio-pmem",), config, "mine")
     assert device_kinds(("acpi-dimm", "dax-kmem")) == {"dimm"}
 
@@ -68,3 +68,10 @@ def test_a_dimm_needs_acpi() -> None:
 def test_an_unknown_ability_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="unknown requirement 'teleport'"):
         requirement("teleport")
+
+
+def test_persistent_memory_needs_struct_pages() -> None:
+    debian_6_1 = {"VIRTIO_PMEM": "m", "BLK_DEV_PMEM": "m", "DEV_DAX_KMEM": "m"}
+    with pytest.raises(UnsupportedError, match=r"mine has no CONFIG_ZONE_DEVICE, which virtio-pmem namespaces need"):
+        require_config(("virtio-pmem",), debian_6_1, "mine")
+    require_config(("virtio-pmem",), {**debian_6_1, "ZONE_DEVICE": "y"}, "mine")
