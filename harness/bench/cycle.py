@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.check import Verdict
-from harness.config.arguments import Args
 from harness.deadline import Deadline
 from harness.errors import InfraError
 from harness.guest.ssh import OUTPUT_LIMIT, CommandResult, GuestShell
 from harness.scenarios.result import StepResult
 from harness.scenarios.session import Session
-from harness.scenarios.verbs import verb_of, work_of
+from harness.scenarios.verbs.verb import Verb
 
 
 class Stopwatch(GuestShell):
@@ -57,7 +56,7 @@ class Times:
 class Cycle:
     """Steps that restore the guest's state, run repeatedly."""
 
-    def __init__(self, session: Session, watch: Stopwatch, acts: Sequence[Args]) -> None:
+    def __init__(self, session: Session, watch: Stopwatch, acts: Sequence[Verb]) -> None:
         self.session = session
         self.watch = watch
         self.acts = acts
@@ -72,14 +71,14 @@ class Cycle:
             self.times.wall.append(time.monotonic() - start)
             self.times.guest.append(guest)
 
-    def _step(self, args: Args) -> float:
+    def _step(self, args: Verb) -> float:
         """Run one step and return the guest's share in seconds.
 
         Until the action has ended, according to QMP events or the guest's answer, all time counts as the guest's;
         afterwards, while the state is collected, only the time of commands in the guest does.
         """
         start, before = time.monotonic(), len(self.watch.spans)
-        result = self.session.act(verb_of(args).name, work_of(args))
+        result = self.session.act(args.name, args.run)
         require_pass(result)
         ended = start + result.guest_seconds
         later = [(max(ended, begin), end) for begin, end in self.watch.spans[before:] if end > ended]

@@ -16,8 +16,6 @@ from harness.bench.host import look_at_host
 from harness.bench.measure import TOTAL, Laps, Spread, paired
 from harness.check import Verdict
 from harness.collect.hostside import kernel_sources, regions
-from harness.config.arguments import Args
-from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError
@@ -35,23 +33,24 @@ from harness.scenarios.runner import run_scenarios
 from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest
 from harness.scenarios.template import restore_connected, restored_spec, template
-from harness.scenarios.verbs import work_of
-from harness.scenarios.verbs.blocks import AutoOnlineArgs, OfflineArgs, OnlineArgs
-from harness.scenarios.verbs.plugging import UnplugArgs
-from harness.scenarios.verbs.virtio_mem import ResizeArgs
+from harness.scenarios.verbs.blocks import AutoOnlineVerb, OfflineVerb, OnlineVerb
+from harness.scenarios.verbs.dimm import PlugDimmVerb
+from harness.scenarios.verbs.plugging import UnplugVerb
+from harness.scenarios.verbs.verb import Verb
+from harness.scenarios.verbs.virtio_mem import PlugVirtioMemVerb, ResizeVerb
 from harness.scratch import private_directory
 from harness.units import MIB, format_size
 
 DIMM, MEM = "acpi-dimm", "virtio-mem"
 #: each cycle restores the guest's state
-CYCLES: dict[str, tuple[Args, ...]] = {
+CYCLES: dict[str, tuple[Verb, ...]] = {
     DIMM: (
-        DimmArgs("dimm0", 256 * MIB),
-        OnlineArgs("dimm0"),
-        OfflineArgs("dimm0"),
-        UnplugArgs("dimm0"),
+        PlugDimmVerb("dimm0", 256 * MIB),
+        OnlineVerb("dimm0"),
+        OfflineVerb("dimm0"),
+        UnplugVerb("dimm0"),
     ),
-    MEM: (ResizeArgs("vmem0", 256 * MIB), ResizeArgs("vmem0", 0)),
+    MEM: (ResizeVerb("vmem0", 256 * MIB), ResizeVerb("vmem0", 0)),
 }
 #: number of scenarios, run one by one and in parallel
 RUNS = 4
@@ -184,9 +183,9 @@ class _SpeedBench:
 
     def _cycle(self, session: Session, watch: Stopwatch, ability: str) -> FigureSection:
         policy = "offline" if ability == DIMM else "online_movable"
-        require_pass(session.act("policy", work_of(AutoOnlineArgs(policy))))
+        require_pass(session.act("policy", AutoOnlineVerb(policy).run))
         if ability == MEM:
-            require_pass(session.act("plug", work_of(VirtioMemArgs("vmem0", 512 * MIB))))
+            require_pass(session.act("plug", PlugVirtioMemVerb("vmem0", 512 * MIB).run))
         cycle = Cycle(session, watch, CYCLES[ability])
         cycle.once(counts=False)
         for number in range(self.options.rounds):

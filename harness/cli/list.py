@@ -31,7 +31,7 @@ def _verbs() -> Iterator[dict[str, object]]:
     from harness.scenarios.verbs import VERBS
 
     for name, verb in VERBS.items():
-        takes = [key if known.required else f"[{key}]" for key, known in parameters(verb.arguments).items()]
+        takes = [key if known.required else f"[{key}]" for key, known in parameters(verb).items()]
         yield {"verb": name, "takes": takes, "meaning": verb.summary}
     yield {"verb": "repeat", "takes": ["times", "steps", "[soak]"], "meaning": "repeat steps"}
     yield {"verb": "parallel", "takes": ["steps"], "meaning": "run steps in parallel: a list in place of arguments"}

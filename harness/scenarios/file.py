@@ -46,7 +46,7 @@ from harness.scenarios.steps import (
     needs_of_steps,
     steps_on,
 )
-from harness.scenarios.verbs import VERBS, verb_of
+from harness.scenarios.verbs import VERBS, plugging_of
 from harness.scenarios.verbs.plan import Plan
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class Scenario:
                 raise ConfigError(problem.message, file=self.source, line=line, key=key, hint=problem.hint)
             raise UsageError(f"{self.name}: {problem.message}", hint=problem.hint)
         line = self.guest_lines.get("devices", 0)
-        cold = [Step(device, line, key="guest.devices") for device in spec.devices]
+        cold = [Step(plugging_of(device), line, key="guest.devices") for device in spec.devices]
         plan = Plan(spec)
         try:
             for step in (*cold, *self.steps_on(spec.arch)):
@@ -149,7 +149,7 @@ def read_scenario(path: Path) -> Scenario:
     guest = reader.get("guest")
     steps = reader.take("steps", _read_steps)
     shape = {} if guest is None else read_shape(guest)
-    cold = [need for device in shape.get("devices", ()) for need in verb_of(device).needs]
+    cold = [need for device in shape.get("devices", ()) for need in VERBS[device.verb].needs]
     total = count_steps(steps)
     if total > MAX_STEPS:
         value.fail(f"{total} steps once every repeat is unrolled", hint=f"at most {MAX_STEPS}")
@@ -221,7 +221,7 @@ def _read_step(value: Value) -> AnyStep:
     if verb == "parallel":
         beside = _read_parallel(body)
         return _settled(Parallel(beside, body.line, body.key, bugs_on=bugs_on))
-    args = VERBS[verb].arguments.read(body)
+    args = VERBS[verb].read(body)
     lines = {name: found.line for name, found in body.mapping().values.items()}
     only = reader.take("only", lambda found: found.choice(tuple(DEFAULT_BOOT)), None)
     return _settled(Step(args, body.line, "done", body.key, lines, (), expect_on, bugs_on, only))
@@ -267,7 +267,7 @@ def _read_parallel(body: Value) -> tuple[Step, ...]:
             item.fail(f"{step.verb} cannot run in parallel", hint=f"known: {', '.join(beside)}")
         if step.expect != "done" or step.expect_on or step.bugs or step.bugs_on:
             item.fail("parallel steps cannot have an expectation", hint="remove expect and bug")
-        if verb_of(step.args).unwaited(step.args):
+        if step.args.unwaited:
             item.fail("parallel steps always wait", hint="remove wait")
         found.append(step)
     return tuple(found)

@@ -11,8 +11,8 @@ from pathlib import Path
 from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.scenarios.steps import AnyStep, flat
-from harness.scenarios.verbs.memory import FillArgs, TouchArgs
-from harness.scenarios.verbs.pmem import PmemArgs
+from harness.scenarios.verbs.memory import FillVerb, TouchVerb
+from harness.scenarios.verbs.pmem import PlugPmemVerb
 from harness.units import GIB, MIB
 
 #: host memory of a guest besides its own: QEMU, translated code, firmware, the harness
@@ -61,9 +61,9 @@ def available_memory(cgroup: Path = _CGROUP) -> int | None:
 def cost(guest: GuestSpec, steps: Sequence[AnyStep] = ()) -> int:
     """Maximum host memory of a guest in bytes: its own, the memory that ``steps`` write, and QEMU's."""
     done = [*guest.devices, *(step.args for step in flat(steps))]
-    touched = sum(args.size for args in done if isinstance(args, TouchArgs))
-    if any(isinstance(args, FillArgs) for args in done):
-        touched += sum(args.size for args in done if isinstance(args, DimmArgs | PmemArgs))
+    touched = sum(args.size for args in done if isinstance(args, TouchVerb))
+    if any(isinstance(args, FillVerb) for args in done):
+        touched += sum(args.size for args in done if isinstance(args, DimmArgs | PlugPmemVerb))
         touched += sum(args.max for args in done if isinstance(args, VirtioMemArgs))
     return guest.memory + OVERHEAD + touched
 

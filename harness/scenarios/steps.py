@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from harness.config.arguments import Args
 from harness.deadline import Deadline
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
-from harness.scenarios.verbs import follow, needs_of, require_beside, title_of, verb_of, work_of
-from harness.scenarios.verbs.parallel import side_by_side
 from harness.scenarios.verbs.plan import Impossible, Plan
+from harness.scenarios.verbs.verb import Verb
 
 #: the first round of a soak warms caches up; three more make a line
 LEAST_ROUNDS = 4
@@ -39,14 +39,14 @@ def _blame(step: Step) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One verb with its arguments.
+    """One verb with its arguments, ``args``.
 
     ``expect`` is its expected end, ``bugs`` are the ids of known bugs that show here on a kernel that has them;
     ``expect_on`` and ``bugs_on`` are the same by architecture, where that matters: see ``on``; ``only`` is the one
     architecture it is done on. ``line``, ``key`` and ``lines`` (of the arguments) locate it in its file.
     """
 
-    args: Args
+    args: Verb
     line: int = 0
     expect: str = "done"
     key: str = ""
@@ -64,21 +64,21 @@ class Step:
     @property
     def verb(self) -> str:
         """The name of its verb."""
-        return verb_of(self.args).name
+        return self.args.name
 
     @property
     def title(self) -> str:
         """``plug-dimm dimm0 1G``."""
-        return title_of(self.args, self.expect)
+        return self.args.title(self.expect)
 
     def follow(self, plan: Plan, expect: str | None = None) -> None:
         """Apply it to ``plan``; ``expect`` is how it ended, None as expected. Raises WrongStep."""
         with _blame(self):
-            follow(plan, self.args, expect or self.expect)
+            self.args.follow(plan, expect or self.expect)
 
     def run(self, session: Session, deadline: Deadline) -> Outcome:
         """Do it."""
-        return work_of(self.args)(session, deadline)
+        return self.args.run(session, deadline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Parallel:
         args = [step.args for step in self.steps]
         for number, step in enumerate(self.steps):
             with _blame(step):
-                require_beside(step.args, args[:number], args[number + 1 :])
+                step.args.require_beside(args[:number], args[number + 1 :])
         for step in self.steps:
             step.follow(plan)
 
@@ -180,11 +180,60 @@ def count_steps(steps: Sequence[AnyStep], rounds: int | None = None) -> int:
 def needs_of_steps(steps: Sequence[AnyStep]) -> tuple[str, ...]:
     """The requirements of ``steps``, each once, sorted; steps that QEMU or the guest must refuse need nothing."""
     done = (step for step in flat(steps) if step.expect in ("done", "failed"))
-    return tuple(sorted({need for step in done for need in needs_of(step.args)}))
+    return tuple(sorted({need for step in done for need in step.args.requirements()}))
 
 
 def require_options(steps: Sequence[AnyStep], config: Mapping[str, str] | None) -> None:
     """Raise UnsupportedError if a kernel of this configuration cannot do one of ``steps``; an unknown one passes."""
     if config is not None:
         for step in flat(steps):
-            verb_of(step.args).require(step.args, config)
+            step.args.require(config)
+
+
+#: one action: its title and what does it
+Branch = tuple[str, Callable[[Session, Deadline], Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    title: str
+    outcome: Outcome
+    started: float
+    ended: float
+
+
+def side_by_side(branches: Sequence[Branch]) -> Callable[[Session, Deadline], Outcome]:
+    """One piece of work that does all ``branches`` at the same time and ends with the last of them.
+
+    An error of one is raised once all have ended.
+    """
+
+    def work(session: Session, deadline: Deadline) -> Outcome:
+        def one(branch: Branch) -> _Done:
+            started = time.monotonic()
+            outcome = branch[1](session, deadline)
+            return _Done(branch[0], outcome, started, time.monotonic())
+
+        with ThreadPoolExecutor(len(branches), thread_name_prefix="memhp-step") as pool:
+            futures = [pool.submit(one, branch) for branch in branches]
+        return joined([future.result() for future in futures])
+
+    return work
+
+
+def joined(parts: Sequence[_Done]) -> Outcome:
+    """The outcome that stands for all: done if every one is, else the first that is not."""
+    outcome = Outcome(pending=any(part.outcome.pending for part in parts))
+    for part in parts:
+        outcome.unplugs += part.outcome.unplugs
+        outcome.resizes += part.outcome.resizes
+        outcome.touches += part.outcome.touches
+        if part.outcome.ending != "done":
+            outcome.refuse(f"{part.title}: {part.outcome.note}", part.outcome.ending)
+    both = min(part.ended for part in parts) - max(part.started for part in parts)
+    if both <= 0:
+        outcome.inconclusive = "no overlap: one had ended before another began"
+    if outcome.ending == "done":
+        told = [f"{part.title} {part.ended - part.started:.2f} s" for part in parts]
+        outcome.note = f"{', '.join(told)}; all at once for {max(both, 0.0):.2f} s"
+    return outcome

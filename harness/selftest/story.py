@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from harness.check import Verdict
-from harness.config.arguments import Args
-from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError
@@ -22,12 +20,13 @@ from harness.scenarios.result import StepResult
 from harness.scenarios.run_options import RunOptions, Start
 from harness.scenarios.session import Session
 from harness.scenarios.start import start_guest
-from harness.scenarios.verbs import title_of, work_of
-from harness.scenarios.verbs.blocks import AutoOnlineArgs, OnlineArgs
-from harness.scenarios.verbs.memory import TouchArgs
-from harness.scenarios.verbs.plugging import UnplugArgs
-from harness.scenarios.verbs.pmem import NamespaceArgs, PmemArgs
-from harness.scenarios.verbs.virtio_mem import ResizeArgs
+from harness.scenarios.verbs.blocks import AutoOnlineVerb, OnlineVerb
+from harness.scenarios.verbs.dimm import PlugDimmVerb
+from harness.scenarios.verbs.memory import TouchVerb
+from harness.scenarios.verbs.plugging import UnplugVerb
+from harness.scenarios.verbs.pmem import NamespaceVerb, PlugPmemVerb
+from harness.scenarios.verbs.verb import Verb
+from harness.scenarios.verbs.virtio_mem import PlugVirtioMemVerb, ResizeVerb
 from harness.scenarios.verdict import evidence_of
 from harness.scratch import private_directory
 from harness.selftest.scene import Scene
@@ -41,12 +40,12 @@ _NEEDS = (DIMM, MEM, PMEM, DAX)
 class Act:
     """One step: it is skipped if one of ``needs`` is missing."""
 
-    args: Args
+    args: Verb
     needs: tuple[str, ...]
 
     @property
     def title(self) -> str:
-        return title_of(self.args)
+        return self.args.title()
 
 
 def acts(block: int) -> tuple[Act, ...]:
@@ -56,25 +55,25 @@ def acts(block: int) -> tuple[Act, ...]:
     second pmem ends inside a section.
     """
     return (
-        Act(AutoOnlineArgs("offline"), ()),
-        Act(DimmArgs("dimm0", 2 * block), (DIMM,)),
-        Act(OnlineArgs("dimm0"), (DIMM,)),
-        Act(TouchArgs(device="dimm0", size=16 * MIB), (DIMM,)),
-        Act(DimmArgs("gone", 2 * block), (DIMM,)),
-        Act(DimmArgs("dimm1", 2 * block), (DIMM,)),
-        Act(AutoOnlineArgs("online_movable"), (MEM,)),
-        Act(VirtioMemArgs("vmem0", max=4 * block, requested=2 * block + 66 * MIB), (MEM,)),
-        Act(ResizeArgs("vmem0", block + 66 * MIB), (MEM,)),
-        Act(PmemArgs("pmem0", 4 * block), (PMEM,)),
-        Act(NamespaceArgs("pmem0", "devdax", map="dev", align=2 * MIB), (PMEM, DAX)),
-        Act(PmemArgs("pmem1", 3 * block + 66 * MIB), (PMEM,)),
-        Act(NamespaceArgs("pmem1", "devdax", map="mem", align=2 * MIB), (PMEM, DAX)),
-        Act(UnplugArgs("gone"), (DIMM,)),
+        Act(AutoOnlineVerb("offline"), ()),
+        Act(PlugDimmVerb("dimm0", 2 * block), (DIMM,)),
+        Act(OnlineVerb("dimm0"), (DIMM,)),
+        Act(TouchVerb(device="dimm0", size=16 * MIB), (DIMM,)),
+        Act(PlugDimmVerb("gone", 2 * block), (DIMM,)),
+        Act(PlugDimmVerb("dimm1", 2 * block), (DIMM,)),
+        Act(AutoOnlineVerb("online_movable"), (MEM,)),
+        Act(PlugVirtioMemVerb("vmem0", max=4 * block, requested=2 * block + 66 * MIB), (MEM,)),
+        Act(ResizeVerb("vmem0", block + 66 * MIB), (MEM,)),
+        Act(PlugPmemVerb("pmem0", 4 * block), (PMEM,)),
+        Act(NamespaceVerb("pmem0", "devdax", map="dev", align=2 * MIB), (PMEM, DAX)),
+        Act(PlugPmemVerb("pmem1", 3 * block + 66 * MIB), (PMEM,)),
+        Act(NamespaceVerb("pmem1", "devdax", map="mem", align=2 * MIB), (PMEM, DAX)),
+        Act(UnplugVerb("gone"), (DIMM,)),
     )
 
 
 #: proves that the guest still works
-FAREWELL = Act(TouchArgs(size=16 * MIB), ())
+FAREWELL = Act(TouchVerb(size=16 * MIB), ())
 
 
 @dataclass
@@ -90,7 +89,7 @@ class Play:
         outcomes: list[Outcome] = []
 
         def work(session: Session, deadline: Deadline) -> Outcome:
-            outcomes.append(work_of(step.args)(session, deadline))
+            outcomes.append(step.args.run(session, deadline))
             return outcomes[-1]
 
         result = self.session.act(step.title, work)

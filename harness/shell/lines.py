@@ -16,7 +16,7 @@ from harness.config.arguments import parameters
 from harness.config.yaml import suggest
 from harness.errors import UsageError
 from harness.scenarios.verbs import VERBS
-from harness.scenarios.verbs.verb import AnyVerb, Known
+from harness.scenarios.verbs.verb import Known, Verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +42,22 @@ class _Slot:
     optional: bool = False
 
 
-def _slots(verb: AnyVerb) -> list[_Slot]:
+def _slots(verb: type[Verb]) -> list[_Slot]:
     return [_slot(verb, word) for word in verb.line.form.split()[1:]]
 
 
-def _slot(verb: AnyVerb, word: str) -> _Slot:
+def _slot(verb: type[Verb], word: str) -> _Slot:
     if word[0] not in "<[":
         return _Slot(word, choices=(word,))
     name, optional = word[1:-1], word[0] == "["
     if name in verb.line.words:
         special = verb.line.words[name]
         return _Slot(special.label, special.arguments, special.read, special.choices, optional)
-    argument = parameters(verb.arguments)[name].argument
+    argument = parameters(verb)[name].argument
     return _Slot(argument.label, (name,), lambda text, known: {name: text}, argument.choices, optional)
 
 
-def _usage(command: str, verbs: Sequence[AnyVerb]) -> str:
+def _usage(command: str, verbs: Sequence[type[Verb]]) -> str:
     """One line for all ``verbs`` of a command; alternatives in the same place are separated by |."""
     columns = zip(*map(_slots, verbs), strict=True)
     words = [command]
@@ -67,13 +67,13 @@ def _usage(command: str, verbs: Sequence[AnyVerb]) -> str:
     named: dict[str, str] = {}
     for verb in verbs:
         placed = {name for slot in _slots(verb) for name in slot.arguments}
-        for name, known in parameters(verb.arguments).items():
+        for name, known in parameters(verb).items():
             if name not in placed:
                 named.setdefault(name, f"[{name}={known.argument.label}]")
     return " ".join([*words, *named.values()])
 
 
-def _command(command: str, verbs: Sequence[AnyVerb]) -> Command:
+def _command(command: str, verbs: Sequence[type[Verb]]) -> Command:
     overview = []
     for verb in verbs:
         literal = [slot.text for slot in _slots(verb) if slot.read is None]
@@ -111,7 +111,7 @@ _OTHERS = (
 )
 
 #: the verbs of each command
-STEPS: Mapping[str, Sequence[AnyVerb]] = {
+STEPS: Mapping[str, Sequence[type[Verb]]] = {
     command: [verb for verb in VERBS.values() if verb.line.command == command]
     for command in (verb.line.command for verb in VERBS.values())
 } | {"-": []}
@@ -177,7 +177,7 @@ def _read_words(name: str, rest: str) -> tuple[list[str], dict[str, str]]:
     return words, named
 
 
-def _matching_verb(name: str, words: Sequence[str], known: Known) -> AnyVerb:
+def _matching_verb(name: str, words: Sequence[str], known: Known) -> type[Verb]:
     """The verb of command ``name`` that fits these words; of several, the one with the most literal words."""
     slots = {verb.name: _slots(verb) for verb in STEPS[name]}
     least = min(sum(not slot.optional for slot in form) for form in slots.values())
@@ -196,7 +196,7 @@ def _matching_verb(name: str, words: Sequence[str], known: Known) -> AnyVerb:
     return max(fitting, key=lambda pair: pair[0])[1]
 
 
-def _positional(verb: AnyVerb, words: Sequence[str], known: Known) -> dict[str, str]:
+def _positional(verb: type[Verb], words: Sequence[str], known: Known) -> dict[str, str]:
     """The arguments set by ``words``, in the order of a scenario file, including a generated id if there is none."""
     found: dict[str, str] = {}
     for slot, word in zip(_slots(verb), words, strict=False):
@@ -206,7 +206,7 @@ def _positional(verb: AnyVerb, words: Sequence[str], known: Known) -> dict[str, 
             found |= slot.read(word, known)
         except UsageError as error:
             raise UsageError(f"{verb.line.command}: {error.message}", hint=error.hint) from None
-    order = parameters(verb.arguments)
+    order = parameters(verb)
     if verb.line.fresh and "id" not in found:
         found["id"] = _fresh(verb.line.fresh.format(**found), known.ids(order["id"].argument.names))
     return {name: found[name] for name in order if name in found}
@@ -252,6 +252,6 @@ def completions(before: str, known: Known) -> list[str]:
     found = list(COMMANDS) if name == "help" else list(command.words)
     for verb in STEPS.get(name, ()):
         named = [slot_name for slot in _slots(verb) for slot_name in slot.arguments]
-        arguments = [parameters(verb.arguments)[one].argument for one in named]
+        arguments = [parameters(verb)[one].argument for one in named]
         found += [id for one in arguments if one.names and not one.new for id in known.ids(one.names)]
     return [word for word in dict.fromkeys(found) if word.startswith(start) and word != "-"]

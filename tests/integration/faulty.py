@@ -6,7 +6,6 @@ The verb ``check`` of a scenario injects the fault; everything else is memhp unc
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
@@ -18,8 +17,7 @@ from harness.cli import main
 from harness.deadline import Deadline
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
-from harness.scenarios.verbs import VERBS
-from harness.scenarios.verbs.reboot import CHECK, CheckArgs
+from harness.scenarios.verbs.reboot import CheckVerb
 
 
 def qemu_killed(session: Session) -> None:
@@ -109,14 +107,14 @@ STEP_SECONDS = 20.0
 
 
 def _inject(fault: str) -> None:
-    def check(session: Session, args: CheckArgs, deadline: Deadline) -> Outcome:
+    def check(args: CheckVerb, session: Session, deadline: Deadline) -> Outcome:
         FAULTS[fault](session)
         if fault not in PATIENT:
             # The boot may take long on a busy machine, but no wait for an answer that never comes may exceed this.
             deadline._end = min(deadline._end, time.monotonic() + STEP_SECONDS)
         return Outcome()
 
-    VERBS[CHECK.name] = dataclasses.replace(CHECK, run=check)
+    CheckVerb.run = check  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -8,19 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 
 from harness.check import Verdict
-from harness.config.arguments import Args
-from harness.config.cold import DimmArgs
 from harness.deadline import Deadline
 from harness.errors import UnsupportedError, UsageError
 from harness.guest.loads import LOADS, pause_loads, start_load, stop_load
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
-from harness.scenarios.verbs import title_of, work_of
-from harness.scenarios.verbs.blocks import AutoOnlineArgs, OfflineArgs, OnlineArgs
-from harness.scenarios.verbs.load import LoadArgs, UnloadArgs, unload
-from harness.scenarios.verbs.memory import TouchArgs
-from harness.scenarios.verbs.plugging import UnplugArgs
-from harness.scenarios.verbs.reboot import CheckArgs
+from harness.scenarios.verbs.blocks import AutoOnlineVerb, OfflineVerb, OnlineVerb
+from harness.scenarios.verbs.dimm import PlugDimmVerb
+from harness.scenarios.verbs.load import LoadVerb, UnloadVerb
+from harness.scenarios.verbs.memory import TouchVerb
+from harness.scenarios.verbs.plugging import UnplugVerb
+from harness.scenarios.verbs.reboot import CheckVerb
+from harness.scenarios.verbs.verb import Verb
 from harness.units import KIB, MIB
 
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch, pytest.mark.shared_guest]
@@ -33,12 +32,12 @@ TOGETHER: list[dict[str, dict[str, int]]] = [
 ]
 
 #: the life of a DIMM
-STEPS: list[Args] = [
-    DimmArgs("dimm0", 256 * MIB),
-    OnlineArgs("dimm0"),
-    TouchArgs(device="dimm0", size=16 * MIB),
-    OfflineArgs("dimm0"),
-    UnplugArgs("dimm0"),
+STEPS: list[Verb] = [
+    PlugDimmVerb("dimm0", 256 * MIB),
+    OnlineVerb("dimm0"),
+    TouchVerb(device="dimm0", size=16 * MIB),
+    OfflineVerb("dimm0"),
+    UnplugVerb("dimm0"),
 ]
 
 
@@ -59,9 +58,9 @@ def keep_movable_populated(session: Session) -> None:
     which ends in zone_statistics(NULL) in alloc_pages_bulk_noprof (mm/page_alloc.c).
     """
     if "stay" not in session.model.devices and has_dimms(session):
-        must(session, "policy", work_of(AutoOnlineArgs("offline")))
-        must(session, "plug", work_of(DimmArgs("stay", 128 * MIB)))
-        must(session, "online", work_of(OnlineArgs("stay")))
+        must(session, "policy", AutoOnlineVerb("offline").run)
+        must(session, "plug", PlugDimmVerb("stay", 128 * MIB).run)
+        must(session, "online", OnlineVerb("stay").run)
 
 
 def start(session: Session, wanted: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -80,7 +79,7 @@ def start(session: Session, wanted: Mapping[str, Mapping[str, int]]) -> list[str
 
     def begin(s: Session, deadline: Deadline) -> Outcome:
         for kind in started:
-            work_of(LoadArgs(kind, kind, **wanted[kind]))(s, deadline)
+            LoadVerb(kind, kind, **wanted[kind]).run(s, deadline)
         return Outcome()
 
     must(session, f"start {', '.join(started)}", begin)
@@ -90,7 +89,7 @@ def start(session: Session, wanted: Mapping[str, Mapping[str, int]]) -> list[str
 def stop(session: Session, kinds: Sequence[str]) -> None:
     def end(s: Session, deadline: Deadline) -> Outcome:
         for kind in kinds:
-            assert not unload(s, UnloadArgs(kind), deadline).inconclusive
+            assert not UnloadVerb(kind).run(s, deadline).inconclusive
         return Outcome()
 
     must(session, f"stop {', '.join(kinds)}", end)
@@ -103,12 +102,12 @@ def test_rounds_run_while_a_dimm_comes_and_goes(wanted: dict[str, dict[str, int]
     kinds = start(session, wanted)
     if not kinds:
         pytest.skip("this kernel supports none of these loads")
-    for args in STEPS if has_dimms(session) else [CheckArgs()]:
+    for args in STEPS if has_dimms(session) else [CheckVerb()]:
         before = dict(session.loads)
-        must(session, f"{title_of(args)} beside {', '.join(kinds)}", work_of(args))
+        must(session, f"{args.title()} beside {', '.join(kinds)}", args.run)
         for kind in kinds:
             count = session.loads[kind]
-            print(f"{title_of(args)}: {count.rounds - before[kind].rounds} rounds of {kind}, {count}")
+            print(f"{args.title()}: {count.rounds - before[kind].rounds} rounds of {kind}, {count}")
             assert count.running and count.rounds > before[kind].rounds and count.failures == 0, (kind, count)
         again = pause_loads(session.guest.shell, deadline=session.deadline())
         assert {kind: again[kind] for kind in kinds} == {kind: session.loads[kind] for kind in kinds}

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import mmap
 import os
 import re
@@ -18,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from harness.check import Verdict
-from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import InfraError, ParseError
@@ -34,11 +32,10 @@ from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.run_options import RunOptions
 from harness.scenarios.runner import run_scenarios
 from harness.scenarios.session import Session
-from harness.scenarios.verbs import VERBS
-from harness.scenarios.verbs.blocks import AutoOnlineArgs, OfflineArgs, auto_online, offline
-from harness.scenarios.verbs.dimm import plug_dimm
-from harness.scenarios.verbs.reboot import CHECK
-from harness.scenarios.verbs.virtio_mem import ResizeArgs, plug_virtio_mem, resize
+from harness.scenarios.verbs.blocks import AutoOnlineVerb, OfflineVerb
+from harness.scenarios.verbs.dimm import PlugDimmVerb
+from harness.scenarios.verbs.reboot import CheckVerb
+from harness.scenarios.verbs.virtio_mem import PlugVirtioMemVerb, ResizeVerb
 from harness.units import MIB
 
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
@@ -149,7 +146,7 @@ def test_a_resource_whose_name_is_no_name_is_a_failure_that_quotes_the_line(
     """What iomem shows for a name that was freed too early: nothing, part of another text, or arbitrary bytes."""
 
     def grow(session: Session, deadline: Deadline) -> Outcome:
-        return plug_virtio_mem(session, VirtioMemArgs("vm0", 512 * MIB, requested=256 * MIB), deadline)
+        return PlugVirtioMemVerb("vm0", 512 * MIB, requested=256 * MIB).run(session, deadline)
 
     def overwrite(session: Session, deadline: Deadline) -> Outcome:
         rename_in_memory(session, whole, name + whole[len(name) :], deadline)
@@ -166,7 +163,7 @@ def test_a_resource_whose_name_is_no_name_is_a_failure_that_quotes_the_line(
 
 def test_a_dimm_that_is_no_whole_memory_block_is_refused_and_changes_nothing(session: Session) -> None:
     def plug(session: Session, deadline: Deadline) -> Outcome:
-        return plug_dimm(session, DimmArgs("small", 64 * MIB), deadline)
+        return PlugDimmVerb("small", 64 * MIB).run(session, deadline)
 
     result = session.act("plug 64M", plug, "refused")
     assert (result.verdict, broken(result)) == (Verdict.PASS, set())
@@ -175,7 +172,7 @@ def test_a_dimm_that_is_no_whole_memory_block_is_refused_and_changes_nothing(ses
 def test_an_unwanted_refusal_is_no_failure_of_the_kernel(session: Session) -> None:
     def offline_everything(session: Session, deadline: Deadline) -> Outcome:
         first = session.layout.machine.arch.ram_base // session.layout.block_size
-        return offline(session, OfflineArgs(blocks=(first,)), deadline)
+        return OfflineVerb(blocks=(first,)).run(session, deadline)
 
     result = session.act("offline boot memory", offline_everything)
     assert (result.verdict, broken(result)) == (Verdict.REFUSED, set())
@@ -185,8 +182,8 @@ def test_an_unwanted_refusal_is_no_failure_of_the_kernel(session: Session) -> No
 
 def test_a_shrink_that_kernel_memory_stops_is_no_verdict(session: Session) -> None:
     def grow(session: Session, deadline: Deadline) -> Outcome:
-        auto_online(session, AutoOnlineArgs("online_kernel"), deadline)
-        return plug_virtio_mem(session, VirtioMemArgs("vm0", 512 * MIB, requested=256 * MIB), deadline)
+        AutoOnlineVerb("online_kernel").run(session, deadline)
+        return PlugVirtioMemVerb("vm0", 512 * MIB, requested=256 * MIB).run(session, deadline)
 
     def settle_in(session: Session, deadline: Deadline) -> Outcome:
         script = "for i in $(seq 400); do sleep 1000 & done; sleep 1; echo started"
@@ -194,7 +191,7 @@ def test_a_shrink_that_kernel_memory_stops_is_no_verdict(session: Session) -> No
         return Outcome(pending=True)
 
     def shrink(session: Session, deadline: Deadline) -> Outcome:
-        return resize(session, ResizeArgs("vm0", 0), deadline)
+        return ResizeVerb("vm0", 0).run(session, deadline)
 
     assert session.act("grow", grow).verdict is Verdict.PASS
     session.act("let the kernel settle in", settle_in)
@@ -230,11 +227,11 @@ def test_nothing_listens_beyond_loopback(session: Session) -> None:
 def test_a_panic_in_the_middle_is_a_failure_and_leaves_a_bundle(
     memhp_guest_spec: GuestSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def panic(session: Session, args: object, deadline: Deadline) -> Outcome:
+    def panic(args: CheckVerb, session: Session, deadline: Deadline) -> Outcome:
         session.guest.shell.run("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", deadline=deadline)
         return Outcome()
 
-    monkeypatch.setitem(VERBS, "check", dataclasses.replace(CHECK, run=panic))
+    monkeypatch.setattr(CheckVerb, "run", panic)
     file = tmp_path / "one-dimm.yaml"
     file.write_text(DIMM)
     options = RunOptions(bundle_dir=tmp_path / "bundles", timeout=60.0)

@@ -17,7 +17,7 @@ from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError
 from harness.progress import SilentProgress
 from harness.scenarios.result import StepResult
-from harness.scenarios.verbs.virtio_mem import ResizeArgs
+from harness.scenarios.verbs.virtio_mem import ResizeVerb
 
 
 def step(verdict: Verdict = Verdict.PASS, guest: float = 0.0, **more: Any) -> StepResult:
@@ -53,7 +53,7 @@ def test_the_guests_share_is_the_order_and_what_ran_in_it_later(monkeypatch: pyt
             now[0] += 0.125
             return step(guest=2.0)
 
-    made = Cycle(cast(Any, Session()), watch, (ResizeArgs("vmem0", 0), ResizeArgs("vmem0", 0)))
+    made = Cycle(cast(Any, Session()), watch, (ResizeVerb("vmem0", 0), ResizeVerb("vmem0", 0)))
     made.once(counts=False)
     made.once()
     assert (made.times.wall, made.times.guest) == ([5.75], [5.0])

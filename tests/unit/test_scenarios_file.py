@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.config.cold import VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.errors import ConfigError, UsageError
 from harness.qemu.devices.dimm import DimmSpec
 from harness.scenarios.file import Scenario, known_scenarios, load_scenario, read_scenario
 from harness.scenarios.steps import Step, count_steps, flat
-from harness.scenarios.verbs.blocks import OnlineArgs
-from harness.scenarios.verbs.load import LoadArgs
+from harness.scenarios.verbs.blocks import OnlineVerb
+from harness.scenarios.verbs.load import LoadVerb
+from harness.scenarios.verbs.virtio_mem import PlugVirtioMemVerb
 from harness.units import GIB, MIB
 
 HEAD = "name: s\nguest: {memory: 1G, maxmem: 4G, slots: 2}\nsteps:\n"
@@ -42,8 +42,8 @@ def test_a_step_has_every_argument_of_its_verb(tmp_path: Path) -> None:
     scenario = read(tmp_path, "  - plug-virtio-mem: {id: v, max: 2G, requested: 512M}\n  - online: {device: v}\n")
     plug, online = scenario.steps
     assert isinstance(plug, Step) and isinstance(online, Step)
-    assert plug.args == VirtioMemArgs("v", 2 * GIB, 512 * MIB, block=2 * MIB, node=0, backing=None)
-    assert online.args == OnlineArgs("v", boot=False, blocks=None, first=None, last=None, type="movable")
+    assert plug.args == PlugVirtioMemVerb("v", 2 * GIB, 512 * MIB, block=2 * MIB, node=0, backing=None)
+    assert online.args == OnlineVerb("v", boot=False, blocks=None, first=None, last=None, type="movable")
     assert (plug.title, online.title) == ("plug-virtio-mem v 2G requested=512M", "online v movable")
     assert (plug.line, plug.key, plug.expect) == (4, "steps[0].plug-virtio-mem", "done")
     assert scenario.text.startswith("name: s\n")
@@ -192,7 +192,7 @@ def test_wrong_steps(tmp_path: Path, steps: str, message: str) -> None:
 def test_loads_have_the_parameters_of_their_kind(tmp_path: Path) -> None:
     steps = "  - load: {id: dump, kind: ptdump, cpus: 2}\n  - unload: {id: dump}\n"
     start, stop = flat(read(tmp_path, steps).steps)
-    assert isinstance(start.args, LoadArgs)
+    assert isinstance(start.args, LoadVerb)
     assert (start.args.cpus, start.title, stop.title) == (2, "load dump ptdump cpus=2", "unload dump")
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.scenarios.file import load_scenario
 from harness.scenarios.memorybudget import (
@@ -20,7 +19,9 @@ from harness.scenarios.memorybudget import (
     peak_memory,
 )
 from harness.scenarios.steps import Repeat, Step
-from harness.scenarios.verbs.memory import FillArgs
+from harness.scenarios.verbs.dimm import PlugDimmVerb
+from harness.scenarios.verbs.memory import FillVerb
+from harness.scenarios.verbs.virtio_mem import PlugVirtioMemVerb
 from harness.units import GIB, MIB
 
 
@@ -54,9 +55,9 @@ def test_a_guest_costs_its_memory_what_is_touched_and_qemu() -> None:
 
 def test_a_guest_that_is_filled_up_costs_all_that_is_plugged() -> None:
     spec = GuestSpec.default("arm64")
-    plugs = [Step(DimmArgs("d", GIB)), Step(VirtioMemArgs("v", 2 * GIB))]
+    plugs = [Step(PlugDimmVerb("d", GIB)), Step(PlugVirtioMemVerb("v", 2 * GIB))]
     assert cost(spec, plugs) == GIB + OVERHEAD
-    rounds = Repeat(2, (Step(FillArgs(MIB)),))
+    rounds = Repeat(2, (Step(FillVerb(MIB)),))
     assert cost(spec, [*plugs, rounds]) == 4 * GIB + OVERHEAD
 
 

@@ -15,7 +15,7 @@ from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import CODEC
 from harness.scenarios.soak import Counter, Round, counters, slopes, spell, unread
 from harness.scenarios.steps import Repeat, Step, count_steps
-from harness.scenarios.verbs.reboot import CheckArgs
+from harness.scenarios.verbs.reboot import CheckVerb
 from harness.scenarios.verdict import evidence_of, judge
 from harness.state import NotObserved, SlabCache
 
@@ -121,7 +121,7 @@ def test_an_action_that_must_fail_may_not_be_done() -> None:
 
 
 def test_rounds_of_a_soak_can_be_chosen_others_cannot() -> None:
-    look = Step(CheckArgs())
+    look = Step(CheckVerb())
     soak, twice = Repeat(50, (look, look), soak=True), Repeat(2, (look,))
     assert (soak.rounds(None), soak.rounds(500), soak.rounds(1), twice.rounds(500)) == (50, 500, 4, 2)
     assert count_steps((soak, twice, look)) == 50 * 2 + 1 + 2 + 1

@@ -14,7 +14,7 @@ from harness.errors import GuestError
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import CODEC
 from harness.scenarios.session import Session
-from harness.scenarios.verbs.parallel import Branch, side_by_side
+from harness.scenarios.steps import Branch, side_by_side
 from harness.scenarios.verdict import Ruling, judge
 
 SESSION = cast(Session, None)
@@ -70,7 +70,7 @@ def test_what_did_not_overlap_proves_nothing() -> None:
             return Outcome()
 
     first.set()
-    from harness.scenarios.verbs.parallel import _Done, joined
+    from harness.scenarios.steps import _Done, joined
 
     outcome = joined([_Done("one", early(SESSION, Deadline(1)), 0.0, 1.0), _Done("two", Outcome(), 1.5, 2.0)])
     assert outcome.inconclusive == "no overlap: one had ended before another began"

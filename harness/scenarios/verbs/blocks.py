@@ -10,7 +10,7 @@ from typing import Annotated
 
 from harness.check import OfflineReport, ResizeReport
 from harness.config import arguments as arg
-from harness.config.arguments import Args, Argument, Device, Patience
+from harness.config.arguments import Argument, Device, Patience
 from harness.config.yaml import Value
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, UsageError
@@ -48,9 +48,33 @@ def _spell_blocks(numbers: tuple[int, ...]) -> str:
     return ",".join(map(str, numbers))
 
 
+def _read_what(word: str, known: Known) -> Mapping[str, str]:
+    if word == "boot":
+        return {"boot": "true"}
+    if word in known.devices or not _NUMBERS.fullmatch(word):
+        return {"device": word}
+    numbers: list[int] = []
+    for piece in word.split(","):
+        first, _, last = piece.partition("-")
+        start, end = int(first), int(last or first)
+        if end < start or end - start >= MAX_BLOCKS - len(numbers):
+            raise UsageError(
+                f"{piece} is not a range of memory blocks", hint=f"for example 32-39, at most {MAX_BLOCKS}"
+            )
+        numbers += range(start, end + 1)
+    return {"blocks": f"[{', '.join(map(str, numbers))}]"}
+
+
+#: how a line says which blocks are meant
+_WHAT = {"what": Word("ID|boot|32-39,42", ("device", "boot", "blocks"), _read_what, ("boot",))}
+
+
 @dataclass(frozen=True, slots=True)
-class BlocksArgs(Args):
+class _BlocksVerb(Verb):
     """Memory blocks: those of ``device`` or of boot memory, the ``first`` or ``last`` so many of them, or by number."""
+
+    parallel = True
+    can_fail = True
 
     device: Device | None = None
     boot: Annotated[bool, Argument(Value.boolean, lambda boot: "boot memory", bare=True)] = False
@@ -58,60 +82,78 @@ class BlocksArgs(Args):
     first: Annotated[int | None, arg.count(1)] = None
     last: Annotated[int | None, arg.count(1)] = None
 
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        if [self.device is not None, self.blocks is not None, self.boot].count(True) != 1:
+            message = "takes either a device or blocks or boot memory"
+            raise Impossible(None, message, "device: dimm0, or blocks: [32, 33], or boot: true")
+        for name, number in (("first", self.first), ("last", self.last)):
+            if number is not None and self.blocks is not None:
+                raise Impossible(name, "it counts the blocks of a device, but no device is named")
+        if self.first is not None and self.last is not None:
+            raise Impossible("last", "takes either first or last")
+        if self.device is not None:
+            plan.require_blocks(self.device)
+
+    def chosen(self, session: Session) -> tuple[int, ...]:
+        """The numbers of the blocks, lowest first where they are not given."""
+        if self.blocks is not None:
+            return self.blocks
+        owned = session.model.boot_blocks() if self.device is None else session.model.blocks_of(self.device)
+        if self.first is not None:
+            return owned[: self.first]
+        return owned[-self.last :] if self.last is not None else owned
+
 
 @dataclass(frozen=True, slots=True)
-class OnlineArgs(BlocksArgs):
-    """``type`` is one of ``ONLINE_WORD``."""
+class OnlineVerb(_BlocksVerb):
+    """Bring memory blocks online, one after the other; ``type`` is one of ``ONLINE_WORD``."""
+
+    name = "online"
+    summary = "bring memory blocks online: all of a device or of boot memory, its first or last ones, or by number"
+    line = Line("online <what> [type]", _WHAT)
 
     type: Annotated[str, arg.choice(*ONLINE_WORD)] = "movable"
 
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        return _set_blocks(session, self.chosen(session), ONLINE_WORD[self.type], deadline)
+
 
 @dataclass(frozen=True, slots=True)
-class OfflineArgs(BlocksArgs):
-    """A busy block is tried ``attempts`` times; one that takes longer than ``patience`` seconds is given up."""
+class OfflineVerb(_BlocksVerb):
+    """Take memory blocks offline, one after the other.
+
+    A busy block is tried ``attempts`` times; one that takes longer than ``patience`` seconds is given up.
+    """
+
+    name = "offline"
+    summary = (
+        "take memory blocks offline: all of a device or of boot memory, its first or last ones, or by number; "
+        "a busy one (EBUSY) is tried this many times, one that takes longer than patience, in seconds, is given up"
+    )
+    line = Line("offline <what>", _WHAT)
 
     attempts: Annotated[int, arg.count(1)] = 1
     patience: Patience | None = None
 
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        chosen = self.chosen(session)
+        return _set_blocks(session, chosen, "offline", deadline, attempts=self.attempts, patience=self.patience)
+
 
 @dataclass(frozen=True, slots=True)
-class AutoOnlineArgs(Args):
-    """``policy`` is one of ``POLICIES``."""
+class AutoOnlineVerb(Verb):
+    """Set the policy for memory that is added from now on, one of ``POLICIES``."""
+
+    name = "auto-online"
+    summary = "set the policy for added memory"
+    line = Line("auto-online <policy>")
 
     policy: Annotated[str, arg.choice(*POLICIES)]
 
-
-def _follow(plan: Plan, args: BlocksArgs, expect: str) -> None:
-    if [args.device is not None, args.blocks is not None, args.boot].count(True) != 1:
-        message = "takes either a device or blocks or boot memory"
-        raise Impossible(None, message, "device: dimm0, or blocks: [32, 33], or boot: true")
-    for name, number in (("first", args.first), ("last", args.last)):
-        if number is not None and args.blocks is not None:
-            raise Impossible(name, "it counts the blocks of a device, but no device is named")
-    if args.first is not None and args.last is not None:
-        raise Impossible("last", "takes either first or last")
-    if args.device is not None:
-        plan.require_blocks(args.device)
-
-
-def online(session: Session, args: OnlineArgs, deadline: Deadline) -> Outcome:
-    """Bring memory blocks online, one after the other, lowest first."""
-    return _set_blocks(session, _chosen_blocks(session, args), ONLINE_WORD[args.type], deadline)
-
-
-def offline(session: Session, args: OfflineArgs, deadline: Deadline) -> Outcome:
-    """Take memory blocks offline, one after the other, lowest first."""
-    chosen = _chosen_blocks(session, args)
-    return _set_blocks(session, chosen, "offline", deadline, attempts=args.attempts, patience=args.patience)
-
-
-def _chosen_blocks(session: Session, args: BlocksArgs) -> tuple[int, ...]:
-    if args.blocks is not None:
-        return args.blocks
-    owned = session.model.boot_blocks() if args.device is None else session.model.blocks_of(args.device)
-    if args.first is not None:
-        return owned[: args.first]
-    return owned[-args.last :] if args.last is not None else owned
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        memory_blocks.set_auto_online(session.guest.shell, self.policy, deadline=deadline)
+        session.apply(SetAutoOnline(self.policy))
+        return Outcome()
 
 
 def _set_blocks(
@@ -199,61 +241,3 @@ def follow_reonlined_blocks(session: Session, id: str, deadline: Deadline) -> No
     for word in ("offline", "online"):
         for index in moved:
             session.apply(SetBlock(index, word))
-
-
-def auto_online(session: Session, args: AutoOnlineArgs, deadline: Deadline) -> Outcome:
-    """Set the policy for memory that is added from now on."""
-    memory_blocks.set_auto_online(session.guest.shell, args.policy, deadline=deadline)
-    session.apply(SetAutoOnline(args.policy))
-    return Outcome()
-
-
-def _read_what(word: str, known: Known) -> Mapping[str, str]:
-    if word == "boot":
-        return {"boot": "true"}
-    if word in known.devices or not _NUMBERS.fullmatch(word):
-        return {"device": word}
-    numbers: list[int] = []
-    for piece in word.split(","):
-        first, _, last = piece.partition("-")
-        start, end = int(first), int(last or first)
-        if end < start or end - start >= MAX_BLOCKS - len(numbers):
-            raise UsageError(
-                f"{piece} is not a range of memory blocks", hint=f"for example 32-39, at most {MAX_BLOCKS}"
-            )
-        numbers += range(start, end + 1)
-    return {"blocks": f"[{', '.join(map(str, numbers))}]"}
-
-
-_WHAT = {"what": Word("ID|boot|32-39,42", ("device", "boot", "blocks"), _read_what, ("boot",))}
-
-ONLINE = Verb(
-    "online",
-    "bring memory blocks online: all of a device or of boot memory, its first or last ones, or by number",
-    OnlineArgs,
-    online,
-    Line("online <what> [type]", _WHAT),
-    _follow,
-    parallel=True,
-    can_fail=True,
-)
-OFFLINE = Verb(
-    "offline",
-    "take memory blocks offline: all of a device or of boot memory, its first or last ones, or by number; "
-    "a busy one (EBUSY) is tried this many times, one that takes longer than patience, in seconds, is given up",
-    OfflineArgs,
-    offline,
-    Line("offline <what>", _WHAT),
-    _follow,
-    parallel=True,
-    can_fail=True,
-)
-AUTO_ONLINE = Verb(
-    "auto-online",
-    "set the policy for added memory",
-    AutoOnlineArgs,
-    auto_online,
-    Line("auto-online <policy>"),
-)
-
-VERBS = (ONLINE, OFFLINE, AUTO_ONLINE)

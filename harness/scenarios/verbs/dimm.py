@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from harness.config.arguments import GRANULE
 from harness.config.cold import DimmArgs
 from harness.config.guest import SECTION
@@ -19,44 +21,62 @@ from harness.scenarios.verbs.verb import Line, Verb
 from harness.units import AddrRange, align_down
 
 
-def _follow(plan: Plan, args: DimmArgs, expect: str) -> None:
-    plan.require_new(args.id)
-    # A size that must be refused need not be a multiple of a memory block.
-    unit = SECTION if expect == "done" else GRANULE
-    require_aligned("size", args.size, unit)
-    if isinstance(args.address, int):
-        require_aligned("address", args.address, unit)
-    if expect != "qemu-refused":
-        plan.add(args.id, PlannedDevice(DimmSpec, args.size, slot=args.slot), args.node, "size")
-
-
-def plug_dimm(session: Session, args: DimmArgs, deadline: Deadline) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class PlugDimmVerb(DimmArgs, Verb):
     """Hot-add a pc-dimm; the kernel accepts only multiples of a memory block."""
-    outcome, address = Outcome(), args.address
-    if isinstance(address, str):
-        address = align_down(session.layout.machine.device_window().end - args.size, session.layout.block_size)
-    try:
-        device = DimmSpec(args.id, args.size, address, backend(args.backing), args.node, args.slot)
-        done = memdev.plug(session.guest.machine, device, deadline=deadline.at_most(session.options.settle))
-        outcome.note = done.detail
-        if done.kind == "refused":
-            outcome.refuse(done.detail)
-    except QmpRefused as refusal:
-        outcome.refuse(refusal.desc, "qemu-refused")
+
+    name = DimmArgs.verb
+    summary = "hot-add a pc-dimm"
+    line = Line("plug dimm <size> [id]", fresh="dimm")
+    needs = ("acpi-dimm",)
+    parallel = True
+    room = "takes"
+    place_hint = "give the DIMM an address and a slot"
+    can_fail = True
+
+    def requirements(self) -> tuple[str, ...]:
+        return (*self.needs, *device_needs(self.node, self.backing))
+
+    @property
+    def placed(self) -> bool:
+        return self.address is not None and self.slot is not None
+
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        plan.require_new(self.id)
+        # A size that must be refused need not be a multiple of a memory block.
+        unit = SECTION if expect == "done" else GRANULE
+        require_aligned("size", self.size, unit)
+        if isinstance(self.address, int):
+            require_aligned("address", self.address, unit)
+        if expect != "qemu-refused":
+            plan.add(self.id, PlannedDevice(DimmSpec, self.size, slot=self.slot), self.node, "size")
+
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        outcome, address = Outcome(), self.address
+        if isinstance(address, str):
+            address = align_down(session.layout.machine.device_window().end - self.size, session.layout.block_size)
+        try:
+            device = DimmSpec(self.id, self.size, address, backend(self.backing), self.node, self.slot)
+            done = memdev.plug(session.guest.machine, device, deadline=deadline.at_most(session.options.settle))
+            outcome.note = done.detail
+            if done.kind == "refused":
+                outcome.refuse(done.detail)
+        except QmpRefused as refusal:
+            outcome.refuse(refusal.desc, "qemu-refused")
+            return outcome
+        except DeadlineExpired as late:
+            outcome.note = str(late)
+        if address is None:
+            address = session.model.place(self.size, alignment(self.backing)).start
+        why_not = _not_addable(session, AddrRange.sized(address, self.size))
+        added = why_not is None and session.expect != "failed"
+        session.apply(PlugDimm(self.id, self.size, self.node, self.slot, address, added))
+        if session.expect == "failed":
+            # The checks see whether it failed: an _OST of success proves nothing (acpi_memory_device_add, v6.12).
+            outcome.refuse(outcome.note if why_not is None else f"the kernel cannot add {why_not}", "failed")
+        elif why_not is not None:
+            outcome.refuse(f"the kernel cannot add {why_not}")
         return outcome
-    except DeadlineExpired as late:
-        outcome.note = str(late)
-    if address is None:
-        address = session.model.place(args.size, alignment(args.backing)).start
-    why_not = _not_addable(session, AddrRange.sized(address, args.size))
-    added = why_not is None and session.expect != "failed"
-    session.apply(PlugDimm(args.id, args.size, args.node, args.slot, address, added))
-    if session.expect == "failed":
-        # The checks see whether it failed: an _OST of success proves nothing (acpi_memory_device_add, v6.12).
-        outcome.refuse(outcome.note if why_not is None else f"the kernel cannot add {why_not}", "failed")
-    elif why_not is not None:
-        outcome.refuse(f"the kernel cannot add {why_not}")
-    return outcome
 
 
 def _not_addable(session: Session, place: AddrRange) -> str | None:
@@ -69,22 +89,3 @@ def _not_addable(session: Session, place: AddrRange) -> str | None:
     if kernel is not None and not kernel.linear_window.covers(kernel.linear(place)):
         return f"{place}: it lies outside of the linear map ({kernel.physical(kernel.linear_window)})"
     return None
-
-
-PLUG_DIMM = Verb(
-    DimmArgs.verb,
-    "hot-add a pc-dimm",
-    DimmArgs,
-    plug_dimm,
-    Line("plug dimm <size> [id]", fresh="dimm"),
-    _follow,
-    needs=("acpi-dimm",),
-    more_needs=lambda args: device_needs(args.node, args.backing),
-    parallel=True,
-    room="takes",
-    placed=lambda args: args.address is not None and args.slot is not None,
-    place_hint="give the DIMM an address and a slot",
-    can_fail=True,
-)
-
-VERBS = (PLUG_DIMM,)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from harness.config import arguments as arg
-from harness.config.arguments import Args, Device
+from harness.config.arguments import Device
 from harness.deadline import Deadline
 from harness.guest import namespaces
 from harness.scenarios.outcome import Outcome
@@ -23,75 +23,63 @@ _EVENTS = ("going-online", "going-offline")
 
 
 @dataclass(frozen=True, slots=True)
-class KmemFaultArgs(Args):
-    """The allocation that fails is ``step`` later each time; ``memmap`` own has memory hold its own struct pages."""
+class KmemFaultVerb(Verb):
+    """Fail one allocation of an add, ``step`` later each time; the state before and after is the same."""
+
+    name = "kmem-fault"
+    summary = (
+        "bind a devdax device to the kmem driver while one of the kernel's allocations fails, a later one each "
+        "time, and unbind it again if that succeeds; memmap: own makes the memory hold its own struct pages"
+    )
+    line = Line("kmem-fault <id>")
+    needs = ("dax-kmem", "fault-injection")
+    can_fail = True
 
     id: Device
     step: Annotated[int, arg.count(1)] = 1
     of: Annotated[str, arg.choice("slab", "pages")] = "slab"
     memmap: Annotated[str | None, arg.choice("own")] = None
 
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        require_mode(plan, self.name, self.id, ("devdax",), "namespace with mode: devdax")
+
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        name, outcome = pmem_of(session, self.id).dax_name, Outcome()
+        session.faults += self.step
+        done = namespaces.to_system_ram(
+            session.guest.shell,
+            name,
+            fail=session.faults,
+            of=self.of,
+            own=self.memmap == "own",
+            deadline=deadline,
+        )
+        said = f"allocation {session.faults}: {'the add succeeded anyway' if done.ok else done.text}"
+        if done.ok:
+            back = namespaces.to_devdax(session.guest.shell, name, deadline=deadline)
+            if not back.ok:
+                outcome.refuse(f"{said}, and {name} could not be unbound: {back.text}")
+                return outcome
+        outcome.refuse(said, "failed")
+        return outcome
+
 
 @dataclass(frozen=True, slots=True)
-class FailNotifierArgs(Args):
-    """The event at which notifiers fail, or none."""
+class FailNotifierVerb(Verb):
+    """Set which memory notifier fails from now on (lib/notifier-error-inject.c, v6.12)."""
+
+    name = "fail-notifier"
+    summary = (
+        "make the kernel's memory notifiers fail (CONFIG_MEMORY_NOTIFIER_ERROR_INJECT) at an event; none: stop that"
+    )
+    line = Line("fail-notifier <event>")
+    needs = ("notifier-errors",)
 
     event: Annotated[str, arg.choice(*_EVENTS, "none")]
 
-
-def _follow_fault(plan: Plan, args: KmemFaultArgs, expect: str) -> None:
-    require_mode(plan, "kmem-fault", args.id, ("devdax",), "namespace with mode: devdax")
-
-
-def kmem_fault(session: Session, args: KmemFaultArgs, deadline: Deadline) -> Outcome:
-    """Fail one allocation of an add, a later one each time; the state before and after is the same."""
-    name, outcome = pmem_of(session, args.id).dax_name, Outcome()
-    session.faults += args.step
-    done = namespaces.to_system_ram(
-        session.guest.shell,
-        name,
-        fail=session.faults,
-        of=args.of,
-        own=args.memmap == "own",
-        deadline=deadline,
-    )
-    said = f"allocation {session.faults}: {'the add succeeded anyway' if done.ok else done.text}"
-    if done.ok:
-        back = namespaces.to_devdax(session.guest.shell, name, deadline=deadline)
-        if not back.ok:
-            outcome.refuse(f"{said}, and {name} could not be unbound: {back.text}")
-            return outcome
-    outcome.refuse(said, "failed")
-    return outcome
-
-
-def fail_notifier(session: Session, args: FailNotifierArgs, deadline: Deadline) -> Outcome:
-    """Set which memory notifier fails from now on (lib/notifier-error-inject.c, v6.12)."""
-    for event in _EVENTS:
-        code = -errno.ENOMEM if event == args.event else 0
-        name = f"MEM_{event.upper().replace('-', '_')}"
-        session.guest.shell.must(f"echo {code} >{_NOTIFIERS}/{name}/error", deadline=deadline)
-    return Outcome(note="no notifier fails" if args.event == "none" else f"{args.event} fails with ENOMEM")
-
-
-KMEM_FAULT = Verb(
-    "kmem-fault",
-    "bind a devdax device to the kmem driver while one of the kernel's allocations fails, a later one each "
-    "time, and unbind it again if that succeeds; memmap: own makes the memory hold its own struct pages",
-    KmemFaultArgs,
-    kmem_fault,
-    Line("kmem-fault <id>"),
-    _follow_fault,
-    needs=("dax-kmem", "fault-injection"),
-    can_fail=True,
-)
-FAIL_NOTIFIER = Verb(
-    "fail-notifier",
-    "make the kernel's memory notifiers fail (CONFIG_MEMORY_NOTIFIER_ERROR_INJECT) at an event; none: stop that",
-    FailNotifierArgs,
-    fail_notifier,
-    Line("fail-notifier <event>"),
-    needs=("notifier-errors",),
-)
-
-VERBS = (KMEM_FAULT, FAIL_NOTIFIER)
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        for event in _EVENTS:
+            code = -errno.ENOMEM if event == self.event else 0
+            name = f"MEM_{event.upper().replace('-', '_')}"
+            session.guest.shell.must(f"echo {code} >{_NOTIFIERS}/{name}/error", deadline=deadline)
+        return Outcome(note="no notifier fails" if self.event == "none" else f"{self.event} fails with ENOMEM")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from harness.config import arguments as arg
-from harness.config.arguments import Args, Load, NewLoad
+from harness.config.arguments import Load, NewLoad
 from harness.config.yaml import suggest
 from harness.deadline import Deadline
 from harness.guest import loads
@@ -24,9 +24,17 @@ from harness.scenarios.verbs.verb import Known, Line, Verb, Word
 _ALIASES = {"ptdump-loop": "ptdump"}
 
 
+def _read_kind(word: str, known: Known) -> Mapping[str, str]:
+    return {"kind": _ALIASES.get(word, word)}
+
+
 @dataclass(frozen=True, slots=True)
-class LoadArgs(Args):
+class LoadVerb(Verb):
     """A load of a ``kind`` of ``guest.loads.LOADS``, which says what the parameters mean and which of them it has."""
+
+    name = "load"
+    summary = "start a load that runs until unload, paused during snapshots"
+    line = Line("load <kind> [id]", {"kind": Word("KIND", ("kind",), _read_kind, tuple(LOADS))}, fresh="{kind}")
 
     id: NewLoad
     kind: Annotated[str, arg.choice(*LOADS)]
@@ -43,59 +51,44 @@ class LoadArgs(Args):
         values: Mapping[str, int | str | None] = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if isinstance(value, int)}
 
+    def requirements(self) -> tuple[str, ...]:
+        return ("acpi-node",) if self.node else ()
+
+    def require(self, config: Mapping[str, str]) -> None:
+        LOADS[self.kind].require(config)
+
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        require_free(self.id, plan.loads, f"a load {self.id!r} is already running", "unload")
+        known = LOADS[self.kind].parameters
+        for name in self.given:
+            if name not in known:
+                raise Impossible(name, f"a load of the kind {self.kind} has no {name!r}", suggest(name, known))
+        plan.loads.add(self.id)
+
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        loads.start_load(session.guest.shell, self.id, self.kind, self.given, deadline=deadline)
+        session.loads[self.id] = loads.LoadCount(0, 0, True)
+        session.apply(StartLoad(self.kind))
+        return Outcome(note=f"{self.kind} is running")
+
 
 @dataclass(frozen=True, slots=True)
-class UnloadArgs(Args):
-    """The load that ends."""
+class UnloadVerb(Verb):
+    """End a load; a load that had died is a failure."""
+
+    name = "unload"
+    summary = "end a load"
+    line = Line("unload <id>")
 
     id: Load
 
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        require_there(self.id, plan.loads, f"no load {self.id!r} is running")
+        plan.loads.remove(self.id)
 
-def _follow_load(plan: Plan, args: LoadArgs, expect: str) -> None:
-    require_free(args.id, plan.loads, f"a load {args.id!r} is already running", "unload")
-    known = LOADS[args.kind].parameters
-    for name in args.given:
-        if name not in known:
-            raise Impossible(name, f"a load of the kind {args.kind} has no {name!r}", suggest(name, known))
-    plan.loads.add(args.id)
-
-
-def _follow_unload(plan: Plan, args: UnloadArgs, expect: str) -> None:
-    require_there(args.id, plan.loads, f"no load {args.id!r} is running")
-    plan.loads.remove(args.id)
-
-
-def load(session: Session, args: LoadArgs, deadline: Deadline) -> Outcome:
-    """Start a load; it runs until unload, paused during snapshots."""
-    loads.start_load(session.guest.shell, args.id, args.kind, args.given, deadline=deadline)
-    session.loads[args.id] = loads.LoadCount(0, 0, True)
-    session.apply(StartLoad(args.kind))
-    return Outcome(note=f"{args.kind} is running")
-
-
-def unload(session: Session, args: UnloadArgs, deadline: Deadline) -> Outcome:
-    """End a load; a load that had died is a failure."""
-    start = session.loads.pop(args.id)
-    count = loads.stop_load(session.guest.shell, args.id, deadline=deadline)
-    _, inconclusive = overlap({args.id: start}, {args.id: count})
-    total = f"{count.rounds} rounds in all" + (f", {count.failures} failed" if count.failures else "")
-    return Outcome(note=total, inconclusive="" if count.running else inconclusive)
-
-
-def _read_kind(word: str, known: Known) -> Mapping[str, str]:
-    return {"kind": _ALIASES.get(word, word)}
-
-
-LOAD = Verb(
-    "load",
-    "start a load that runs until unload, paused during snapshots",
-    LoadArgs,
-    load,
-    Line("load <kind> [id]", {"kind": Word("KIND", ("kind",), _read_kind, tuple(LOADS))}, fresh="{kind}"),
-    _follow_load,
-    more_needs=lambda args: ("acpi-node",) if args.node else (),
-    require=lambda args, config: LOADS[args.kind].require(config),
-)
-UNLOAD = Verb("unload", "end a load", UnloadArgs, unload, Line("unload <id>"), _follow_unload)
-
-VERBS = (LOAD, UNLOAD)
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        start = session.loads.pop(self.id)
+        count = loads.stop_load(session.guest.shell, self.id, deadline=deadline)
+        _, inconclusive = overlap({self.id: start}, {self.id: count})
+        total = f"{count.rounds} rounds in all" + (f", {count.failures} failed" if count.failures else "")
+        return Outcome(note=total, inconclusive="" if count.running else inconclusive)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from harness.check import TouchReport
 from harness.config import arguments as arg
-from harness.config.arguments import Args, Device, Held, NewHeld
+from harness.config.arguments import Device, Held, NewHeld
 from harness.deadline import Deadline
 from harness.errors import UnsupportedError, UsageError
 from harness.guest.use_memory import occupy_memory, pin_memory, release_memory, touch_memory
@@ -21,61 +21,135 @@ from harness.units import MIB, AddrRange, align_down, align_up, format_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TouchArgs(Args):
-    """``device`` None: anywhere."""
+class TouchVerb(Verb):
+    """Allocate, write and read back memory; some of it must come from ``device`` (None: anywhere)."""
+
+    name = "touch"
+    summary = "allocate memory in the guest, write it, read it back; some of it must lie in the device"
+    line = Line("touch <size> [device]")
+    parallel = True
 
     device: Device | None = None
     size: Annotated[int, arg.size()]
 
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        if self.size > plan.spec.memory + sum(device.size for device in plan.devices.values()):
+            raise Impossible("size", f"{format_size(self.size)} is more than the guest has")
+        if self.device is not None:
+            plan.require_blocks(self.device)
+
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        ranges: list[AddrRange] = []
+        node: int | None = None
+        if self.device is not None:
+            online = _online(session, self.device)
+            ranges = [_range(session, online)]
+            # A process that runs on another node takes memory of that one first.
+            node = session.model.blocks[online[0]].node
+        # Hot-added memory is in the zones that are handed out first, so as much as all of it must reach each device.
+        limit = session.model.expected().managed_bytes + self.size
+        seen = touch_memory(session.guest.shell, self.size, ranges, deadline=deadline, limit=limit, node=node)
+        used = tuple((where, seen.used.get(where, 0)) for where in ranges)
+        outcome = Outcome(note=", ".join(f"{format_size(size)} of it in {where}" for where, size in used))
+        outcome.touches.append(TouchReport(seen.pages, seen.mismatches, used))
+        return outcome
+
 
 @dataclass(frozen=True, slots=True)
-class FillArgs(Args):
-    """``leave`` bytes stay free."""
+class FillVerb(Verb):
+    """Allocate what the last snapshot showed as free; ``leave`` bytes stay free."""
+
+    name = "fill"
+    summary = "allocate all of the guest's free memory except this much, write it, read it back, and free it"
+    line = Line("fill <leave>")
+    parallel = True
 
     leave: Annotated[int, arg.size(bare=False)]
 
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        meminfo = session.state.meminfo
+        if isinstance(meminfo, NotObserved):
+            raise UnsupportedError("meminfo", f"the amount of free memory is unknown: {meminfo.reason}")
+        size = align_down(meminfo["MemFree"] - self.leave, session.layout.page_size)
+        if size <= 0:
+            raise UsageError(f"the guest has {format_size(meminfo['MemFree'])} free, less than fill must leave")
+        seen = touch_memory(session.guest.shell, size, (), deadline=deadline)
+        outcome = Outcome(note=f"{size / MIB:.0f}M of {meminfo['MemFree'] / MIB:.0f}M free")
+        outcome.touches.append(TouchReport(seen.pages, seen.mismatches, ()))
+        return outcome
+
 
 @dataclass(frozen=True, slots=True)
-class HoldArgs(Args):
-    """So many pages of a device."""
+class _KeepVerb(Verb):
+    """Keeps memory of a device in use until release."""
 
     id: NewHeld
     device: Annotated[str, arg.device(bare=False)]
+
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        require_free(self.id, plan.held, f"memory is already held as {self.id!r}", "release")
+        plan.device("device", self.device)
+        plan.held.add(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldVerb(_KeepVerb):
+    """Pin so many pages of a device in its first online block."""
+
+    name = "hold"
+    summary = "pin pages of a device, so that they cannot be migrated"
+    line = Line("hold <device> [id]", fresh="held")
+
     pages: Annotated[int, arg.count(1, 16)] = 1
 
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        where = _range(session, _online(session, self.device)[:1])
+        limit, shell = session.model.expected().managed_bytes, session.guest.shell
+        pages = pin_memory(shell, self.id, self.pages, limit, where, deadline=deadline)
+        session.held.add(self.id)
+        return Outcome(note=f"{', '.join(f'{page:#x}' for page in pages)} of {where}")
+
 
 @dataclass(frozen=True, slots=True)
-class OccupyArgs(Args):
-    """So many bytes of a device."""
+class OccupyVerb(_KeepVerb):
+    """Keep so many bytes of movable memory of a device in use."""
 
-    id: NewHeld
-    device: Annotated[str, arg.device(bare=False)]
+    name = "occupy"
+    summary = "keep this much of a device in use; the kernel may migrate it, and release verifies it"
+    line = Line("occupy <size> <device> [id]", fresh="data")
+
     size: Annotated[int, arg.size(bare=False)]
 
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        where, page = _range(session, _online(session, self.device)), session.layout.page_size
+        limit = session.model.expected().managed_bytes + self.size
+        count = align_up(self.size, page) // page
+        occupy_memory(session.guest.shell, self.id, count, limit, where, deadline=deadline)
+        session.held.add(self.id)
+        return Outcome(note=f"{format_size(count * page)} of {where}")
+
 
 @dataclass(frozen=True, slots=True)
-class ReleaseArgs(Args):
-    """The id from hold or occupy."""
+class ReleaseVerb(Verb):
+    """Release the pages of hold or occupy; their content must be intact."""
+
+    name = "release"
+    summary = "release held or occupied pages, whose content must be intact"
+    line = Line("release <id>")
+    parallel = True
 
     id: Held
 
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        require_there(self.id, plan.held, f"no memory is held as {self.id!r}")
+        plan.held.remove(self.id)
 
-def _follow_touch(plan: Plan, args: TouchArgs, expect: str) -> None:
-    if args.size > plan.spec.memory + sum(device.size for device in plan.devices.values()):
-        raise Impossible("size", f"{format_size(args.size)} is more than the guest has")
-    if args.device is not None:
-        plan.require_blocks(args.device)
-
-
-def _follow_hold(plan: Plan, args: HoldArgs | OccupyArgs, expect: str) -> None:
-    require_free(args.id, plan.held, f"memory is already held as {args.id!r}", "release")
-    plan.device("device", args.device)
-    plan.held.add(args.id)
-
-
-def _follow_release(plan: Plan, args: ReleaseArgs, expect: str) -> None:
-    require_there(args.id, plan.held, f"no memory is held as {args.id!r}")
-    plan.held.remove(args.id)
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        pages, changed = release_memory(session.guest.shell, self.id, deadline=deadline)
+        session.held.remove(self.id)
+        outcome = Outcome(note=f"{pages} pages")
+        outcome.touches.append(TouchReport(pages, changed, ()))
+        return outcome
 
 
 def _online(session: Session, id: str) -> list[int]:
@@ -88,109 +162,3 @@ def _online(session: Session, id: str) -> list[int]:
 
 def _range(session: Session, online: list[int]) -> AddrRange:
     return AddrRange(session.model.block_range(online[0]).start, session.model.block_range(online[-1]).end)
-
-
-def touch(session: Session, args: TouchArgs, deadline: Deadline) -> Outcome:
-    """Allocate, write and read back memory; some of it must come from the device."""
-    ranges: list[AddrRange] = []
-    node: int | None = None
-    if args.device is not None:
-        online = _online(session, args.device)
-        ranges = [_range(session, online)]
-        # A process that runs on another node takes memory of that one first.
-        node = session.model.blocks[online[0]].node
-    # Hot-added memory is in the zones that are handed out first, so as much as all of it must reach each device.
-    limit = session.model.expected().managed_bytes + args.size
-    seen = touch_memory(session.guest.shell, args.size, ranges, deadline=deadline, limit=limit, node=node)
-    used = tuple((where, seen.used.get(where, 0)) for where in ranges)
-    outcome = Outcome(note=", ".join(f"{format_size(size)} of it in {where}" for where, size in used))
-    outcome.touches.append(TouchReport(seen.pages, seen.mismatches, used))
-    return outcome
-
-
-def fill(session: Session, args: FillArgs, deadline: Deadline) -> Outcome:
-    """Allocate what the last snapshot showed as free, all but some of it."""
-    meminfo = session.state.meminfo
-    if isinstance(meminfo, NotObserved):
-        raise UnsupportedError("meminfo", f"the amount of free memory is unknown: {meminfo.reason}")
-    size = align_down(meminfo["MemFree"] - args.leave, session.layout.page_size)
-    if size <= 0:
-        raise UsageError(f"the guest has {format_size(meminfo['MemFree'])} free, less than fill must leave")
-    seen = touch_memory(session.guest.shell, size, (), deadline=deadline)
-    outcome = Outcome(note=f"{size / MIB:.0f}M of {meminfo['MemFree'] / MIB:.0f}M free")
-    outcome.touches.append(TouchReport(seen.pages, seen.mismatches, ()))
-    return outcome
-
-
-def hold(session: Session, args: HoldArgs, deadline: Deadline) -> Outcome:
-    """Pin pages of a device in its first online block."""
-    where = _range(session, _online(session, args.device)[:1])
-    limit, shell = session.model.expected().managed_bytes, session.guest.shell
-    pages = pin_memory(shell, args.id, args.pages, limit, where, deadline=deadline)
-    session.held.add(args.id)
-    return Outcome(note=f"{', '.join(f'{page:#x}' for page in pages)} of {where}")
-
-
-def occupy(session: Session, args: OccupyArgs, deadline: Deadline) -> Outcome:
-    """Keep movable memory of a device in use."""
-    where, page = _range(session, _online(session, args.device)), session.layout.page_size
-    limit = session.model.expected().managed_bytes + args.size
-    count = align_up(args.size, page) // page
-    occupy_memory(session.guest.shell, args.id, count, limit, where, deadline=deadline)
-    session.held.add(args.id)
-    return Outcome(note=f"{format_size(count * page)} of {where}")
-
-
-def release(session: Session, args: ReleaseArgs, deadline: Deadline) -> Outcome:
-    """Release held pages; their content must be intact."""
-    pages, changed = release_memory(session.guest.shell, args.id, deadline=deadline)
-    session.held.remove(args.id)
-    outcome = Outcome(note=f"{pages} pages")
-    outcome.touches.append(TouchReport(pages, changed, ()))
-    return outcome
-
-
-TOUCH = Verb(
-    "touch",
-    "allocate memory in the guest, write it, read it back; some of it must lie in the device",
-    TouchArgs,
-    touch,
-    Line("touch <size> [device]"),
-    _follow_touch,
-    parallel=True,
-)
-FILL = Verb(
-    "fill",
-    "allocate all of the guest's free memory except this much, write it, read it back, and free it",
-    FillArgs,
-    fill,
-    Line("fill <leave>"),
-    parallel=True,
-)
-HOLD = Verb(
-    "hold",
-    "pin pages of a device, so that they cannot be migrated",
-    HoldArgs,
-    hold,
-    Line("hold <device> [id]", fresh="held"),
-    _follow_hold,
-)
-OCCUPY = Verb(
-    "occupy",
-    "keep this much of a device in use; the kernel may migrate it, and release verifies it",
-    OccupyArgs,
-    occupy,
-    Line("occupy <size> <device> [id]", fresh="data"),
-    _follow_hold,
-)
-RELEASE = Verb(
-    "release",
-    "release held or occupied pages, whose content must be intact",
-    ReleaseArgs,
-    release,
-    Line("release <id>"),
-    _follow_release,
-    parallel=True,
-)
-
-VERBS = (TOUCH, FILL, HOLD, OCCUPY, RELEASE)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from harness.check import UnplugReport
 from harness.config import arguments as arg
-from harness.config.arguments import Args, Device
+from harness.config.arguments import Device
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, QmpRefused, UsageError
 from harness.guest.drivers import switch_slot, wait_driver
@@ -67,47 +67,53 @@ def note_due(session: Session, id: str, outcome: Outcome) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class UnplugArgs(Args):
-    """``by`` None: qemu, but guest for what QEMU does not unplug."""
+class UnplugVerb(Verb):
+    """Ask the guest to release a device, and wait for the outcome.
+
+    ``by`` None: qemu, but guest for what QEMU does not unplug.
+    """
+
+    name = "unplug"
+    summary = "hot-remove a device; by qemu asks with device_del, by guest powers its PCI slot off (all a pmem allows)"
+    line = Line("unplug <id>")
+    parallel = True
+    room = "frees"
 
     id: Device
     by: Annotated[str | None, arg.choice("qemu", "guest")] = None
 
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        device = plan.device("id", self.id)
+        if expect != "done":
+            return
+        if device.requested:
+            message = f"QEMU keeps {self.id!r} as long as {format_size(device.requested)} of it are requested"
+            raise Impossible("id", message, "resize it to 0 first, or expect: qemu-refused")
+        del plan.devices[self.id]
 
-def _follow(plan: Plan, args: UnplugArgs, expect: str) -> None:
-    device = plan.device("id", args.id)
-    if expect != "done":
-        return
-    if device.requested:
-        message = f"QEMU keeps {args.id!r} as long as {format_size(device.requested)} of it are requested"
-        raise Impossible("id", message, "resize it to 0 first, or expect: qemu-refused")
-    del plan.devices[args.id]
-
-
-def unplug(session: Session, args: UnplugArgs, deadline: Deadline) -> Outcome:
-    """Ask the guest to release a device, and wait for the outcome."""
-    outcome, device = Outcome(), session.model.devices.get(args.id)
-    kind = DeviceSpec if device is None else KINDS[device.kind]
-    if args.by == "guest" and device is not None and not issubclass(kind, PciDeviceSpec):
-        raise UsageError(f"{args.id} is a {kind.name}: it has no PCI slot to power off", hint="remove `by`")
-    try:
-        if args.by == "guest" or (args.by is None and not kind.unplugs):
-            done = _eject(session, args.id, deadline)
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        outcome, device = Outcome(), session.model.devices.get(self.id)
+        kind = DeviceSpec if device is None else KINDS[device.kind]
+        if self.by == "guest" and device is not None and not issubclass(kind, PciDeviceSpec):
+            raise UsageError(f"{self.id} is a {kind.name}: it has no PCI slot to power off", hint="remove `by`")
+        try:
+            if self.by == "guest" or (self.by is None and not kind.unplugs):
+                done = _eject(session, self.id, deadline)
+            else:
+                done = memdev.unplug(session.guest.machine, self.id, deadline=deadline)
+        except QmpRefused as refusal:
+            outcome.refuse(refusal.desc, "qemu-refused")
+            return outcome
+        refused = done.kind == "refused"
+        outcome.note = done.detail
+        outcome.unplugs.append(UnplugReport(self.id, unplug_endings(self.id, done), refused))
+        if refused:
+            outcome.refuse(f"the guest keeps {self.id}: {done.detail}")
+            note_due(session, self.id, outcome)
+            follow_reonlined_blocks(session, self.id, deadline)
         else:
-            done = memdev.unplug(session.guest.machine, args.id, deadline=deadline)
-    except QmpRefused as refusal:
-        outcome.refuse(refusal.desc, "qemu-refused")
+            session.apply(Unplug(self.id))
         return outcome
-    refused = done.kind == "refused"
-    outcome.note = done.detail
-    outcome.unplugs.append(UnplugReport(args.id, unplug_endings(args.id, done), refused))
-    if refused:
-        outcome.refuse(f"the guest keeps {args.id}: {done.detail}")
-        note_due(session, args.id, outcome)
-        follow_reonlined_blocks(session, args.id, deadline)
-    else:
-        session.apply(Unplug(args.id))
-    return outcome
 
 
 def _eject(session: Session, id: str, deadline: Deadline) -> memdev.HotplugOutcome:
@@ -129,17 +135,3 @@ def unplug_endings(id: str, done: memdev.HotplugOutcome) -> tuple[str, ...]:
     if done.kind == "refused" and not names:
         names.append("ACPI_OST_REFUSED")
     return tuple(names)
-
-
-UNPLUG = Verb(
-    "unplug",
-    "hot-remove a device; by qemu asks with device_del, by guest powers its PCI slot off (all a pmem allows)",
-    UnplugArgs,
-    unplug,
-    Line("unplug <id>"),
-    _follow,
-    parallel=True,
-    room="frees",
-)
-
-VERBS = (UNPLUG,)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.check import DumpReport
-from harness.config.arguments import Args
 from harness.deadline import Deadline
 from harness.model.devices.pmem import Pmem
 from harness.parsers.elf_core import load_segments
@@ -18,75 +17,61 @@ from harness.units import MIB, AddrRange, intersect_ranges, subtract_ranges
 
 
 @dataclass(frozen=True, slots=True)
-class RebootArgs(Args):
-    """None."""
-
-
-@dataclass(frozen=True, slots=True)
-class DumpArgs(Args):
-    """None."""
-
-
-@dataclass(frozen=True, slots=True)
-class CheckArgs(Args):
-    """None."""
-
-
-def _follow_reboot(plan: Plan, args: RebootArgs, expect: str) -> None:
-    for id, device in plan.devices.items():
-        if device.kind.persistent:
-            raise Impossible(None, f"the model cannot follow the namespace of {id!r} through a boot", "unplug it first")
-    for id in plan.loads:
-        raise Impossible(None, f"the load {id!r} does not survive a boot", "unload it first")
-    for id in plan.held:
-        raise Impossible(None, f"the pages held as {id!r} do not survive a boot", "release them first")
-
-
-def reboot(session: Session, args: RebootArgs, deadline: Deadline) -> Outcome:
+class RebootVerb(Verb):
     """Reset the machine and connect to the rebooted guest, with its devices."""
-    session.reboot(deadline)
-    return Outcome(note=f"another boot, of {len(session.model.devices)} devices as well")
+
+    name = "reboot"
+    summary = "reset the machine with all plugged devices; the following steps run on the rebooted kernel"
+    line = Line("reboot")
+
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        for id, device in plan.devices.items():
+            if device.kind.persistent:
+                message = f"the model cannot follow the namespace of {id!r} through a boot"
+                raise Impossible(None, message, "unplug it first")
+        for id in plan.loads:
+            raise Impossible(None, f"the load {id!r} does not survive a boot", "unload it first")
+        for id in plan.held:
+            raise Impossible(None, f"the pages held as {id!r} do not survive a boot", "release them first")
+
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        session.reboot(deadline)
+        return Outcome(note=f"another boot, of {len(session.model.devices)} devices as well")
 
 
-def dump(session: Session, args: DumpArgs, deadline: Deadline) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class DumpVerb(Verb):
     """Read the segments of crash dumps, from the kernel and from QEMU."""
-    kernel, shape = session.layout.kernel, session.layout.machine
-    head = session.guest.shell.must("head -c 65536 /proc/kcore", deadline=deadline)
-    seen = load_segments(head, "/proc/kcore")
-    if kernel is not None:
-        seen = tuple(one for one in seen if kernel.linear_window.covers(one.virtual))
-    everything = AddrRange(0, max(shape.device_window().end, *(one.physical.end for one in seen)))
-    window = shape.device_window()
-    # QEMU refuses to dump nothing, and boot memory is always there.
-    wanted = AddrRange(shape.arch.ram_base + shape.memory - 2 * MIB, window.end)
-    dumped = load_segments(session.guest.machine.dump_head(wanted, deadline), "dump-guest-memory")
-    pmem_ranges = [device.range for device in session.model.devices.values() if isinstance(device, Pmem)]
-    outside = subtract_ranges(intersect_ranges([window], [one.physical for one in dumped]), pmem_ranges)
-    told = tuple(sorted(one.physical for one in seen))
-    reports = (DumpReport("/proc/kcore", everything, told), DumpReport("dump-guest-memory", window, tuple(outside)))
-    return Outcome(note=f"{len(told)} segments in /proc/kcore, {len(dumped)} in QEMU's dump", dumps=reports)
+
+    name = "dump"
+    summary = "compare the segments of crash dumps (/proc/kcore, QEMU's dump-guest-memory) with /proc/iomem"
+    line = Line("dump")
+
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        kernel, shape = session.layout.kernel, session.layout.machine
+        head = session.guest.shell.must("head -c 65536 /proc/kcore", deadline=deadline)
+        seen = load_segments(head, "/proc/kcore")
+        if kernel is not None:
+            seen = tuple(one for one in seen if kernel.linear_window.covers(one.virtual))
+        everything = AddrRange(0, max(shape.device_window().end, *(one.physical.end for one in seen)))
+        window = shape.device_window()
+        # QEMU refuses to dump nothing, and boot memory is always there.
+        wanted = AddrRange(shape.arch.ram_base + shape.memory - 2 * MIB, window.end)
+        dumped = load_segments(session.guest.machine.dump_head(wanted, deadline), "dump-guest-memory")
+        pmem_ranges = [device.range for device in session.model.devices.values() if isinstance(device, Pmem)]
+        outside = subtract_ranges(intersect_ranges([window], [one.physical for one in dumped]), pmem_ranges)
+        told = tuple(sorted(one.physical for one in seen))
+        reports = (DumpReport("/proc/kcore", everything, told), DumpReport("dump-guest-memory", window, tuple(outside)))
+        return Outcome(note=f"{len(told)} segments in /proc/kcore, {len(dumped)} in QEMU's dump", dumps=reports)
 
 
-def check(session: Session, args: CheckArgs, deadline: Deadline) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class CheckVerb(Verb):
     """Do nothing: only take a snapshot and check it."""
-    return Outcome()
 
+    name = "check"
+    summary = "take a snapshot and check it, as after every step"
+    line = Line("check")
 
-REBOOT = Verb(
-    "reboot",
-    "reset the machine with all plugged devices; the following steps run on the rebooted kernel",
-    RebootArgs,
-    reboot,
-    Line("reboot"),
-    _follow_reboot,
-)
-DUMP = Verb(
-    "dump",
-    "compare the segments of crash dumps (/proc/kcore, QEMU's dump-guest-memory) with /proc/iomem",
-    DumpArgs,
-    dump,
-    Line("dump"),
-)
-CHECK = Verb("check", "take a snapshot and check it, as after every step", CheckArgs, check, Line("check"))
-
-VERBS = (REBOOT, DUMP, CHECK)
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        return Outcome()

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A verb: one record for scenario files, the prompt, ``parallel`` and ``memhp list verbs``."""
+"""A verb: one class for scenario files, the prompt, ``parallel`` and ``memhp list verbs``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import ClassVar, Literal
 
 from harness.config.arguments import Args
 from harness.deadline import Deadline
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
-from harness.scenarios.verbs.plan import Plan
-
-A = TypeVar("A", bound=Args)
+from harness.scenarios.verbs.plan import Impossible, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,34 +61,58 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Verb(Generic[A]):
-    """One kind of step.
+class Verb(Args):
+    """One kind of step: a subclass is the verb, its fields are the arguments; an instance is a step that can be run.
 
-    ``run`` does it. ``follow`` raises ``Impossible`` for a step that makes no sense in a plan, and changes the plan as
-    a step with that ending does. ``needs`` are the requirements without which it cannot be done, ``more_needs`` those
-    of certain arguments; ``require`` raises UnsupportedError for a kernel whose configuration is not enough.
-
-    ``parallel``: it can run in parallel with others, unless its arguments make it ``unwaited``: the guest may be
-    at work when it ends. ``room``: it takes room for devices, or frees some, so that its place depends on what comes
-    first, unless it is ``placed`` (``place_hint`` says how). ``can_fail``: the kernel can be made to fail at it.
+    ``needs`` are the requirements without which it cannot be done (``requirements`` adds those of certain arguments).
+    ``parallel``: it can run in parallel with others, unless it is ``unwaited``. ``room``: it takes room for devices, or
+    frees some, so that its place depends on what comes first, unless it is ``placed`` (``place_hint`` says how).
+    ``can_fail``: the kernel can be made to fail at it.
     """
 
-    name: str
-    summary: str
-    arguments: type[A]
-    run: Callable[[Session, A, Deadline], Outcome]
-    line: Line
-    follow: Callable[[Plan, A, str], None] = lambda plan, args, expect: None
-    needs: tuple[str, ...] = ()
-    more_needs: Callable[[A], tuple[str, ...]] = lambda args: ()
-    require: Callable[[A, Mapping[str, str]], None] = lambda args, config: None
-    parallel: bool = False
-    unwaited: Callable[[A], bool] = lambda args: False
-    room: Literal["", "takes", "frees"] = ""
-    placed: Callable[[A], bool] = lambda args: False
-    place_hint: str = "do one after the other"
-    can_fail: bool = False
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    line: ClassVar[Line]
+    needs: ClassVar[tuple[str, ...]] = ()
+    parallel: ClassVar[bool] = False
+    room: ClassVar[Literal["", "takes", "frees"]] = ""
+    place_hint: ClassVar[str] = "do one after the other"
+    can_fail: ClassVar[bool] = False
 
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        """Do it: the work of ``Session.act``."""
+        raise NotImplementedError
 
-#: a verb of any arguments: what they are, each record knows by itself
-AnyVerb = Verb[Any]
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        """Change ``plan`` as the step with that ending does; raises Impossible if it makes no sense there."""
+
+    def require(self, config: Mapping[str, str]) -> None:
+        """Raise UnsupportedError for a kernel whose configuration is not enough."""
+
+    def requirements(self) -> tuple[str, ...]:
+        """The names of all requirements with these arguments."""
+        return self.needs
+
+    @property
+    def unwaited(self) -> bool:
+        """The guest may still be at work when it ends."""
+        return False
+
+    @property
+    def placed(self) -> bool:
+        """The arguments say where its device goes."""
+        return False
+
+    def title(self, expect: str = "done") -> str:
+        """The step in one line for people: ``plug-dimm dimm0 1G``."""
+        return " ".join([self.name, *self.spelled()]) + ("" if expect == "done" else f" ({expect})")
+
+    def require_beside(self, earlier: Sequence[Verb], later: Sequence[Verb]) -> None:
+        """Raise Impossible unless it can run in parallel with the steps before and after it.
+
+        No two of them may use the same id, and the place of none may depend on another.
+        """
+        for _, id in self.ids() & {named for other in earlier for named in other.ids()}:
+            raise Impossible(None, f"two parallel steps use {id!r}", "run them one after the other")
+        if self.room == "takes" and not self.placed and any(other.room for other in (*earlier, *later)):
+            raise Impossible(None, "its place depends on the order of parallel steps", self.place_hint)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from harness.check import ResizeReport
 from harness.config import arguments as arg
-from harness.config.arguments import Args, Device
+from harness.config.arguments import Device
 from harness.config.cold import VirtioMemArgs
 from harness.deadline import Deadline
 from harness.errors import QmpRefused, UsageError
@@ -25,22 +25,6 @@ from harness.scenarios.verbs.verb import Line, Verb
 from harness.units import MIB, format_size
 
 
-@dataclass(frozen=True, slots=True)
-class ResizeArgs(Args):
-    """``wait`` False continues while the guest is still resizing."""
-
-    id: Device
-    to: Annotated[int, arg.size(minimum=0)]
-    wait: Annotated[bool, arg.boolean(lambda wait: "yes" if wait else "no")] = True
-
-
-@dataclass(frozen=True, slots=True)
-class SettleArgs(Args):
-    """The device that was resized."""
-
-    id: Device
-
-
 def _require_requested(argument: str, device: PlannedDevice, requested: int, expect: str) -> None:
     if expect == "qemu-refused":
         return
@@ -50,75 +34,98 @@ def _require_requested(argument: str, device: PlannedDevice, requested: int, exp
         raise Impossible(argument, message, "expect: qemu-refused, if that is the point")
 
 
-def _follow_plug(plan: Plan, args: VirtioMemArgs, expect: str) -> None:
-    plan.require_new(args.id)
-    device = PlannedDevice(VirtioMemSpec, args.max, args.block, args.requested)
-    require_aligned("max", args.max, args.block)
-    _require_requested("requested", device, args.requested, expect)
-    if expect != "qemu-refused":
-        plan.add(args.id, device, args.node, "max")
-
-
-def _follow_resize(plan: Plan, args: ResizeArgs, expect: str) -> None:
-    device = plan.device("id", args.id, VirtioMemSpec)
-    _require_requested("to", device, args.to, expect)
-    if expect != "qemu-refused":
-        device.requested = args.to
-
-
-def _follow_settle(plan: Plan, args: SettleArgs, expect: str) -> None:
-    plan.device("id", args.id, VirtioMemSpec)
-
-
-def plug_virtio_mem(session: Session, args: VirtioMemArgs, deadline: Deadline) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class PlugVirtioMemVerb(VirtioMemArgs, Verb):
     """Hot-plug a virtio-mem device and wait for what it was asked to bring."""
-    machine = session.guest.machine
-    port = memdev.free_root_port(machine, deadline=deadline)
-    device = VirtioMemSpec(
-        args.id,
-        args.max,
-        backend=backend(args.backing),
-        port=port,
-        requested=args.requested,
-        block_size=args.block,
-        node=args.node,
-    )
-    done = memdev.plug(machine, device, deadline=deadline)
-    power_up(session, args.id, deadline)
-    block = memdev.memory_device(machine, args.id, deadline=deadline).block_size or 2 * MIB
-    address = session.model.place(args.max, max(block, alignment(args.backing))).start
-    session.apply(PlugVirtioMem(args.id, args.max, block, args.requested, args.node, port, address))
-    outcome = Outcome(note=done.detail)
-    await_driver(session, "virtio", session.model.expected().virtio_names[args.id], "virtio_mem", outcome, deadline)
-    await_size(session, args.id, args.requested, outcome, deadline)
-    return outcome
 
+    name = VirtioMemArgs.verb
+    summary = "hot-plug a virtio-mem device with a region of max bytes and a requested size"
+    line = Line("plug vmem <max> [id]", fresh="vmem")
+    needs = ("virtio-mem",)
+    parallel = True
+    room = "takes"
 
-def resize(session: Session, args: ResizeArgs, deadline: Deadline) -> Outcome:
-    """Change virtio-mem's requested-size."""
-    outcome = Outcome()
-    try:
-        memdev.resize(session.guest.machine, args.id, args.to, deadline=deadline)
-    except QmpRefused as refusal:
-        outcome.refuse(refusal.desc, "qemu-refused")
-        device = memdev.memory_device(session.guest.machine, args.id, deadline=deadline)
-        outcome.resizes.append(ResizeReport(args.id, args.to, device.size, refusal.desc))
+    def requirements(self) -> tuple[str, ...]:
+        return (*self.needs, *device_needs(self.node, self.backing))
+
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        plan.require_new(self.id)
+        device = PlannedDevice(VirtioMemSpec, self.max, self.block, self.requested)
+        require_aligned("max", self.max, self.block)
+        _require_requested("requested", device, self.requested, expect)
+        if expect != "qemu-refused":
+            plan.add(self.id, device, self.node, "max")
+
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        machine = session.guest.machine
+        port = memdev.free_root_port(machine, deadline=deadline)
+        device = VirtioMemSpec(
+            self.id,
+            self.max,
+            backend=backend(self.backing),
+            port=port,
+            requested=self.requested,
+            block_size=self.block,
+            node=self.node,
+        )
+        done = memdev.plug(machine, device, deadline=deadline)
+        power_up(session, self.id, deadline)
+        block = memdev.memory_device(machine, self.id, deadline=deadline).block_size or 2 * MIB
+        address = session.model.place(self.max, max(block, alignment(self.backing))).start
+        session.apply(PlugVirtioMem(self.id, self.max, block, self.requested, self.node, port, address))
+        outcome = Outcome(note=done.detail)
+        await_driver(session, "virtio", session.model.expected().virtio_names[self.id], "virtio_mem", outcome, deadline)
+        await_size(session, self.id, self.requested, outcome, deadline)
         return outcome
-    unmovable = _holds_kernel_memory(session, args.id)
-    session.apply(Resize(args.id, args.to))
-    if args.wait:
-        await_size(session, args.id, args.to, outcome, deadline)
-        left = outcome.resizes[-1].size
-        if unmovable and left > args.to:
-            # Shrinking stops at unmovable pages, whose place is unknown outside of the guest.
-            outcome.refuse(f"the guest keeps {format_size(left)}: blocks of {args.id} are online as kernel memory")
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeVerb(Verb):
+    """Change virtio-mem's requested-size; ``wait`` False continues while the guest is still resizing."""
+
+    name = "resize"
+    summary = "ask a virtio-mem device for another size; wait: false continues at once"
+    line = Line("resize <id> <to>")
+    parallel = True
+
+    id: Device
+    to: Annotated[int, arg.size(minimum=0)]
+    wait: Annotated[bool, arg.boolean(lambda wait: "yes" if wait else "no")] = True
+
+    @property
+    def unwaited(self) -> bool:
+        return not self.wait
+
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        device = plan.device("id", self.id, VirtioMemSpec)
+        _require_requested("to", device, self.to, expect)
+        if expect != "qemu-refused":
+            device.requested = self.to
+
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        outcome = Outcome()
+        try:
+            memdev.resize(session.guest.machine, self.id, self.to, deadline=deadline)
+        except QmpRefused as refusal:
+            outcome.refuse(refusal.desc, "qemu-refused")
+            device = memdev.memory_device(session.guest.machine, self.id, deadline=deadline)
+            outcome.resizes.append(ResizeReport(self.id, self.to, device.size, refusal.desc))
+            return outcome
+        unmovable = _holds_kernel_memory(session, self.id)
+        session.apply(Resize(self.id, self.to))
+        if not self.wait:
             outcome.pending = True
-        elif left > args.to and (why := _why_kept(session, args.id)):
+            outcome.note = "not waited for"
+            return outcome
+        await_size(session, self.id, self.to, outcome, deadline)
+        left = outcome.resizes[-1].size
+        if unmovable and left > self.to:
+            # Shrinking stops at unmovable pages, whose place is unknown outside of the guest.
+            outcome.refuse(f"the guest keeps {format_size(left)}: blocks of {self.id} are online as kernel memory")
+            outcome.pending = True
+        elif left > self.to and (why := _why_kept(session, self.id)):
             outcome.refuse(f"the guest keeps {format_size(left)}: {why}")
-    else:
-        outcome.pending = True
-        outcome.note = "not waited for"
-    return outcome
+        return outcome
 
 
 def _why_kept(session: Session, id: str) -> str:
@@ -134,45 +141,23 @@ def _holds_kernel_memory(session: Session, id: str) -> bool:
     return bool(zones - {None, MOVABLE})
 
 
-def settle(session: Session, args: SettleArgs, deadline: Deadline) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class SettleVerb(Verb):
     """Wait for a resize that was started without waiting."""
-    outcome = Outcome()
-    device = session.model.devices.get(args.id)
-    if not isinstance(device, VirtioMem):
-        raise UsageError(f"{args.id} is not a virtio-mem device")
-    await_size(session, args.id, device.requested, outcome, deadline)
-    return outcome
 
+    name = "settle"
+    summary = "wait for a resize that was started with wait: false"
+    line = Line("settle <id>")
 
-PLUG_VIRTIO_MEM = Verb(
-    VirtioMemArgs.verb,
-    "hot-plug a virtio-mem device with a region of max bytes and a requested size",
-    VirtioMemArgs,
-    plug_virtio_mem,
-    Line("plug vmem <max> [id]", fresh="vmem"),
-    _follow_plug,
-    needs=("virtio-mem",),
-    more_needs=lambda args: device_needs(args.node, args.backing),
-    parallel=True,
-    room="takes",
-)
-RESIZE = Verb(
-    "resize",
-    "ask a virtio-mem device for another size; wait: false continues at once",
-    ResizeArgs,
-    resize,
-    Line("resize <id> <to>"),
-    _follow_resize,
-    parallel=True,
-    unwaited=lambda args: not args.wait,
-)
-SETTLE = Verb(
-    "settle",
-    "wait for a resize that was started with wait: false",
-    SettleArgs,
-    settle,
-    Line("settle <id>"),
-    _follow_settle,
-)
+    id: Device
 
-VERBS = (PLUG_VIRTIO_MEM, RESIZE, SETTLE)
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        plan.device("id", self.id, VirtioMemSpec)
+
+    def run(self, session: Session, deadline: Deadline) -> Outcome:
+        outcome = Outcome()
+        device = session.model.devices.get(self.id)
+        if not isinstance(device, VirtioMem):
+            raise UsageError(f"{self.id} is not a virtio-mem device")
+        await_size(session, self.id, device.requested, outcome, deadline)
+        return outcome
