@@ -42,6 +42,17 @@ class HostNeed:
         )
 
 
+def host_needs(
+    programs: Mapping[str, str], modules: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[HostNeed, ...]:
+    """Needs by their packages, in the order of the checks: those for libraries need the programs."""
+    return (
+        *(HostNeed(package, program=name) for package, name in programs.items()),
+        *(HostNeed(package, module=name) for package, name in (modules or {}).items()),
+        *(HostNeed(package, header=name) for package, name in (headers or {}).items()),
+    )
+
+
 def missing_packages(deadline: Deadline, needs: Sequence[HostNeed]) -> tuple[HostNeed, ...]:
     """Those of ``needs`` that the host lacks."""
     return tuple(need for need in needs if not need.is_met(deadline))

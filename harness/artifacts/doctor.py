@@ -23,7 +23,7 @@ from harness import proc
 from harness.arch import ARCHES, ArchSpec
 from harness.artifacts import kernel_build, qemu_build
 from harness.artifacts.apt import keyring
-from harness.artifacts.building import HostNeed, missing_packages
+from harness.artifacts.building import HostNeed, host_needs, missing_packages
 from harness.artifacts.cache import Cache, CacheEntry
 from harness.artifacts.fetch import PARTS, Able
 from harness.artifacts.mirror import debian_mirror
@@ -38,11 +38,7 @@ DISK_NEEDED = 4 * GIB
 MEMORY_NEEDED = 2 * GIB
 
 #: host programs for fetching
-COMMON_NEEDS = (
-    HostNeed("apt", program="apt-get"),
-    HostNeed("dpkg", program="dpkg-deb"),
-    HostNeed("gcc", program="gcc"),
-)
+COMMON_NEEDS = host_needs(programs={"apt": "apt-get", "dpkg": "dpkg-deb", "gcc": "gcc"})
 
 _ASK_SECONDS = 60.0
 _QEMU_VERSION = re.compile(r"QEMU emulator version (\S+)")

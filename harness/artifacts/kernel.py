@@ -82,11 +82,8 @@ def kernel(
         found = purpose_kernel if name.kind == PURPOSE else debian_kernel
         image = found(arch, name, progress)
     if image.usable is not None:
-        remedy = (
-            "enable these options and build it again"
-            if tree or modules
-            else "use another kernel, or enable these options"
-        )
+        change = "enable these options"
+        remedy = f"{change} and build it again" if tree or modules else f"use another kernel, or {change}"
         require_bootable(arch, image.usable, f"--kernel {chosen}", remedy)
     return image
 
@@ -176,14 +173,10 @@ def own_kernel(arch: ArchSpec, path: Path, progress: Progress, modules: Path | N
             (out / "modules.cpio.gz").write_bytes(archive)
 
     place = Cache().get("own-kernel", arch.name, inputs, build, progress, what=f"the parts of {path}")
-    return KernelImage(
-        image=place / "Image" if packed else path.absolute(),
-        origin=str(path),
-        release=release,
-        config=config,
-        modules=None if archive is None else place / "modules.cpio.gz",
-        absent=frozenset() if config is None else absent_drivers(config, found),
-    )
+    own = place / "Image" if packed else path.absolute()
+    archived = None if archive is None else place / "modules.cpio.gz"
+    absent = frozenset() if config is None else absent_drivers(config, found)
+    return KernelImage(own, str(path), release, config, archived, absent)
 
 
 def take_apart(arch: ArchSpec, package: Package, tree: Path, out: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.arch import ArchSpec
-from harness.artifacts.building import HostNeed, clean_environment, require_packages, run_step
+from harness.artifacts.building import HostNeed, clean_environment, host_needs, require_packages, run_step
 from harness.artifacts.toolchain import Toolchain, cross_gcc
 from harness.deadline import Deadline
 from harness.dotconfig import read_config
@@ -27,17 +27,9 @@ DEFAULT_SOURCE = "linux-source-6.12"
 RECIPE = "2"
 
 #: host requirements for building a kernel, besides a compiler for the architecture
-HOST_NEEDS = (
-    HostNeed("make", program="make"),
-    HostNeed("gcc", program="cc"),
-    HostNeed("flex", program="flex"),
-    HostNeed("bison", program="bison"),
-    HostNeed("bc", program="bc"),
-    HostNeed("perl", program="perl"),
-    HostNeed("xz-utils", program="xz"),
-    HostNeed("libc6-dev", header="stdio.h"),
-    HostNeed("libssl-dev", header="openssl/opensslv.h"),
-    HostNeed("libelf-dev", header="libelf.h"),
+HOST_NEEDS = host_needs(
+    {"make": "make", "gcc": "cc", "flex": "flex", "bison": "bison", "bc": "bc", "perl": "perl", "xz-utils": "xz"},
+    headers={"libc6-dev": "stdio.h", "libssl-dev": "openssl/opensslv.h", "libelf-dev": "libelf.h"},
 )
 
 _BUILD_SECONDS = 4 * 3600.0

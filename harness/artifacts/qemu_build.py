@@ -8,6 +8,7 @@ from a package of the same suite and runs from its unpacked tree.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -20,7 +21,7 @@ from pathlib import Path
 from harness import proc
 from harness.arch import ArchSpec
 from harness.artifacts.apt import PrivateApt, unpack
-from harness.artifacts.building import PATCH, HostNeed, clean_environment, require_packages, run_step
+from harness.artifacts.building import PATCH, clean_environment, host_needs, require_packages, run_step
 from harness.artifacts.cache import Cache, scratch
 from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
@@ -38,22 +39,12 @@ MESON = "meson"
 RECIPE = 1
 
 #: optional host libraries stay off: the binary must not depend on anything beyond HOST_NEEDS
+_ENABLED = ("tcg", "slirp", "fdt=system", "seccomp", "trace-backends=nop")
+_DISABLED = ("containers", "debug-info", "docs", "download", "guest-agent", "install-blobs", "tools", "user", "werror")
 CONFIGURE = (
     "--without-default-features",
-    "--enable-tcg",
-    "--enable-slirp",
-    "--enable-fdt=system",
-    "--enable-seccomp",
-    "--enable-trace-backends=nop",
-    "--disable-containers",
-    "--disable-debug-info",
-    "--disable-docs",
-    "--disable-download",
-    "--disable-guest-agent",
-    "--disable-install-blobs",
-    "--disable-tools",
-    "--disable-user",
-    "--disable-werror",
+    *(f"--enable-{feature}" for feature in _ENABLED),
+    *(f"--disable-{feature}" for feature in _DISABLED),
 )
 
 _BUILD_SECONDS = 3600.0
@@ -62,21 +53,15 @@ _VERSION = re.compile(rb"QEMU emulator version (\S+)")
 _NINJA_STATUS = re.compile(r"\[(\d+)/(\d+)\] ")
 
 
-#: in the order of the checks: those for libraries need the programs
-HOST_NEEDS = (
-    HostNeed("gcc", program="cc"),
-    HostNeed("binutils", program="ld"),
-    HostNeed("pkg-config", program="pkg-config"),
-    HostNeed("ninja-build", program="ninja"),
-    HostNeed("patch", program="patch"),
-    HostNeed("dpkg-dev", program="dpkg-source"),
-    HostNeed("libc6-dev", header="stdio.h"),
-    HostNeed("libglib2.0-dev", module="glib-2.0"),
-    HostNeed("zlib1g-dev", module="zlib"),
-    HostNeed("libslirp-dev", module="slirp"),
-    HostNeed("libseccomp-dev", module="libseccomp"),
-    HostNeed("libfdt-dev", header="libfdt.h"),
-)
+_PROGRAMS = {"gcc": "cc", "binutils": "ld", "pkg-config": "pkg-config", "ninja-build": "ninja", "patch": "patch"}
+_MODULES = {
+    "libglib2.0-dev": "glib-2.0",
+    "zlib1g-dev": "zlib",
+    "libslirp-dev": "slirp",
+    "libseccomp-dev": "libseccomp",
+}
+_HEADERS = {"libc6-dev": "stdio.h", "libfdt-dev": "libfdt.h"}
+HOST_NEEDS = host_needs(_PROGRAMS | {"dpkg-dev": "dpkg-source"}, _MODULES, _HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,22 +81,17 @@ class Recipe:
 
     def inputs(self, version: str) -> dict[str, str]:
         """All that determines the binary, for the cache key: also the host's release, whose libraries it uses."""
-        made_of = {
-            "recipe": str(RECIPE),
-            "source": version,
-            "host": _host_release(),
-            "configure": "\n".join(self.arguments(version)),
-        }
+        made_of = {"recipe": str(RECIPE), "source": version, "host": _host_release()}
+        made_of["configure"] = "\n".join(self.arguments(version))
         if self.devices is not None:
             made_of["devices"] = self.devices.read_text()
         return made_of | {f"patch {patch.name}": patch.read_text() for patch in self.patches}
 
 
 def _host_release() -> str:
-    try:
+    release: dict[str, str] = {}
+    with contextlib.suppress(OSError):
         release = platform.freedesktop_os_release()
-    except OSError:
-        release = {}
     return " ".join([platform.machine(), release.get("ID", "unknown"), release.get("VERSION_ID", "")]).strip()
 
 

@@ -61,9 +61,8 @@ def save_facts(directory: Path, facts: KernelFacts) -> None:
         "memory_block_size": facts.memory_block_size,
         "unknown": [asdict(note) for note in facts.unknown],
     }
-    files = {
-        "parameters.txt": _lines({name.replace(".", "/parameters/", 1): v for name, v in facts.parameters.items()}, ":")
-    }
+    parameters = {name.replace(".", "/parameters/", 1): value for name, value in facts.parameters.items()}
+    files = {"parameters.txt": _lines(parameters, ":")}
     if facts.config is not None:
         files["config.txt"] = _lines({f"CONFIG_{name}": _quoted(value) for name, value in facts.config.items()}, "=")
     files["settings.txt"] = _lines(facts.files, ":")

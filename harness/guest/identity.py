@@ -44,13 +44,11 @@ class KeyPair:
         """Generate a new pair."""
         key = Ed25519PrivateKey.generate()
         public = key.public_key()
-        point = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
-        secret = key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
         return cls(
             public=public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
             openssh=key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode(),
-            secret=secret,
-            point=point,
+            secret=key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()),
+            point=public.public_bytes(Encoding.Raw, PublicFormat.Raw),
         )
 
     @property
@@ -85,9 +83,8 @@ def wake_order(identity: Identity, seed: bytes, nanoseconds: int) -> bytes:
     if len(seed) != SEED_BYTES:
         raise ValueError(f"a seed has {SEED_BYTES} bytes, not {len(seed)}")
     time_of_day = struct.pack("<QQ", *divmod(nanoseconds, 10**9))
-    return b"".join(
-        (b"memhp-wake", time_of_day, seed, identity.host.secret, identity.host.point, identity.client.point)
-    )
+    keys = identity.host.secret + identity.host.point + identity.client.point
+    return b"memhp-wake" + time_of_day + seed + keys
 
 
 def wake(sock: socket.socket, identity: Identity, deadline: Deadline) -> None:

@@ -35,16 +35,9 @@ logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 # hmp-commands-info.hx, QEMU 10.0; queue 0 of the network card receives, queue 1 sends
 _NIC = "/machine/peripheral/nic0/virtio-backend"
 _REPORTS = (
-    "info status",
-    "info cpus",
-    "info registers -a",
-    "info irq",
-    "info pic",
-    "info network",
-    "info usernet",
+    *("info status", "info cpus", "info registers -a", "info irq", "info pic", "info network", "info usernet"),
     f"info virtio-status {_NIC}",
-    f"info virtio-queue-status {_NIC} 0",
-    f"info virtio-queue-status {_NIC} 1",
+    *(f"info virtio-queue-status {_NIC} {queue}" for queue in (0, 1)),
 )
 
 #: seconds that closing may take before the (daemon) thread is abandoned

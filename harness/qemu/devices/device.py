@@ -60,14 +60,8 @@ class DeviceSpec(abc.ABC):
 
     def object_add(self) -> dict[str, object]:
         """Arguments of QMP object-add for its backend."""
-        memdev = backend_id(self.id)
-        return {
-            "qom-type": "memory-backend-memfd",
-            "id": memdev,
-            "size": self.size,
-            "share": True,
-            **dict(self.backend),
-        }
+        base = {"qom-type": "memory-backend-memfd", "id": backend_id(self.id), "size": self.size, "share": True}
+        return base | dict(self.backend)
 
     def device_add(self) -> dict[str, object]:
         """Arguments of QMP device_add; the backend must exist."""
