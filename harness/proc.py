@@ -304,14 +304,8 @@ def run(
         sink = None if log is None else stack.enter_context(log.open("ab", buffering=0))
         if sink is not None:
             sink.write(f"$ {shlex.join(argv)}\n".encode())
-        popen = _fork(
-            argv,
-            env=env,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        pipe, given = subprocess.PIPE, subprocess.DEVNULL if stdin is None else subprocess.PIPE
+        popen = _fork(argv, env=env, cwd=cwd, stdin=given, stdout=pipe, stderr=pipe)
         child = stack.enter_context(Child(argv, popen))
         stdout, stderr = _converse(child, popen, deadline, stdin or b"", sink, on_line)
         code = child.wait(deadline)

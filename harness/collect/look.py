@@ -61,13 +61,12 @@ def collect_facts(shell: Shell, arch: ArchSpec, deadline: Deadline) -> KernelFac
     frames = _run(shell, FACT_SOURCES, deadline)
     notes = Notes()
     text = {name: frame.data.decode(errors="replace") for name, frame in frames.items() if frame.status == "ok"}
+    note: Mapping[str, str] | NotObserved = NotObserved(_reason(frames["kcore"]))
     try:
-        note = parse_vmcoreinfo(note_from_kcore(frames["kcore"].data), notes) if "kcore" in text else None
+        if "kcore" in text:
+            note = parse_vmcoreinfo(note_from_kcore(frames["kcore"].data), notes)
     except ParseError as error:
-        note = None
-        why = str(error.message)
-    else:
-        why = _reason(frames["kcore"])
+        note = NotObserved(error.message)
     config = frames["config"]
     facts = KernelFacts(
         arch=arch.name,
@@ -76,7 +75,7 @@ def collect_facts(shell: Shell, arch: ArchSpec, deadline: Deadline) -> KernelFac
         page_size=_page_size(frames["auxv"].data),
         memory_block_size=_parse_block_size(text["block_size"]) if "block_size" in text else 0,
         config=parse_config(_unpack_config(config.data), notes) if config.status == "ok" else None,
-        vmcoreinfo=NotObserved(why) if note is None else note,
+        vmcoreinfo=note,
         parameters=parse_parameters(text.get("parameters", ""), notes),
         files=parse_settings(text.get("settings", ""), notes),
     )

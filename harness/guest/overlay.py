@@ -28,7 +28,6 @@ def overlay(identity: Identity | None, scripts_dir: Path, extra_files: Mapping[s
     """Return a cpio archive with /init, the keys of ``identity`` and the guest-scripts.
 
     Without an identity the guest falls asleep at the end of its boot, and waits for one (``harness.guest.identity``).
-
     ``extra_files`` maps paths in the guest, relative to its root, to contents; their directories must exist there.
     Raises UsageError if ``scripts_dir`` has no ``init``.
     """

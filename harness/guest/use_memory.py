@@ -35,10 +35,8 @@ def touch_memory(
 ) -> TouchResult:
     """Allocate ``size`` bytes, fill and read them back; count the bytes in each of ``ranges`` (physical).
 
-    Continues to allocate, up to ``limit`` bytes, while a range has supplied no page; prefers ``node`` if given.
-
-    Raises UsageError for a size below one byte, GuestError if the tool is missing or failed (out of memory, killed),
-    DeadlineExpired.
+    Continues to allocate, up to ``limit`` bytes, while a range has supplied no page; prefers ``node`` if given. Raises
+    UsageError for a size below one byte, GuestError without the tool or if it failed (out of memory), DeadlineExpired.
     """
     if size <= 0:
         raise UsageError(f"cannot touch {size} bytes of memory")

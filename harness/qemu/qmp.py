@@ -277,14 +277,9 @@ class QmpSession:
         """The library calls this for each event as it is read; False keeps the event out of its own queue."""
         stamp: Any = message.get("timestamp") or {}
         data: Any = message.get("data") or {}
+        moment = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
         with self._changed:
-            event = QmpEvent(
-                seq=len(self._events) + 1,
-                monotonic=time.monotonic(),
-                timestamp=stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6,
-                name=str(message["event"]),
-                data=data,
-            )
+            event = QmpEvent(len(self._events) + 1, time.monotonic(), moment, str(message["event"]), data)
             self._events.append(event)
             self._note("event", seq=event.seq, qemu=event.timestamp, event=event.name, data=event.data)
             self._changed.notify_all()
