@@ -106,7 +106,10 @@ def pgt_2(evidence: Evidence) -> Iterator[Broken]:
     for fault in tables.faults:
         where = f"entry {fault.index} of the table at physical {fault.table:#x} (virtual {fault.range})"
         yield Broken(where, "a sound entry", f"{fault.entry:#018x}: {fault.reason}", WALK)
-    yield from _table_places(tables.pages, evidence.expected.kernel_memory)
+    memory = evidence.expected.kernel_memory
+    for page in tables.pages:
+        if not any(page.address in part for part in memory):
+            yield Broken(describe(page), f"in {', '.join(map(str, memory))}", f"at {page.address:#x}", WALK)
     memmap = walked(view.vmemmap)
     yield from _twice(tables.pages, memmap)
     yield from _nowhere([*walked(view.linear), *memmap], _memory(evidence))
@@ -115,13 +118,6 @@ def pgt_2(evidence: Evidence) -> Iterator[Broken]:
 def describe(page: TablePage) -> str:
     """A table page in words."""
     return f"{page.level} table at physical {page.address:#x} (virtual {page.range})"
-
-
-def _table_places(pages: Sequence[TablePage], memory: Sequence[AddrRange]) -> Iterator[Broken]:
-    allowed = ", ".join(map(str, memory))
-    for page in pages:
-        if not any(page.address in part for part in memory):
-            yield Broken(describe(page), f"in {allowed}", f"at {page.address:#x}", WALK)
 
 
 def _twice(pages: Sequence[TablePage], memmap: Sequence[HostMapping]) -> Iterator[Broken]:

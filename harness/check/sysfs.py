@@ -94,7 +94,11 @@ def blk_3(evidence: Evidence) -> Iterator[Broken]:
     if said or evidence.offlines:
         spanned = observed(evidence.expected.spanned)
         yield from _kept_for_nothing(evidence, said, spanned)
-        yield from _let_go(evidence, spanned)
+        if evidence.layout.features.keeps_spanned_blocks is True:
+            for report in evidence.offlines:
+                if report.error is None and report.index in spanned:
+                    must = f"stays online: {spanned[report.index]}"
+                    yield Broken(f"memory{report.index}", must, "went offline", SOURCE)
     observed(evidence.observed.dmesg)
     if evidence.observed.dmesg_lost:
         raise Unobserved(evidence.observed.dmesg_lost)
@@ -131,11 +135,3 @@ def _is_kept_boot_memory(evidence: Evidence, index: int) -> bool:
     boot = any(block.overlaps(ram) for ram in layout.machine.node_ranges())
     # If it is unknown whether the kernel keeps boot memory, a veto is allowed.
     return boot and layout.features.keeps_boot_memory is not False
-
-
-def _let_go(evidence: Evidence, spanned: Mapping[int, str]) -> Iterator[Broken]:
-    if evidence.layout.features.keeps_spanned_blocks is not True:
-        return
-    for report in evidence.offlines:
-        if report.error is None and report.index in spanned:
-            yield Broken(f"memory{report.index}", f"stays online: {spanned[report.index]}", "went offline", SOURCE)

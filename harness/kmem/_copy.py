@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.arch.pagetable import TableFormat
-from harness.kmem._runs import Flags, Indices, Words
-from harness.kmem.physical_memory import PhysicalMemory
+from harness.kmem.physical_memory import Flags, Indices, PhysicalMemory, Words
 from harness.units import MIB
 
 #: bytes of tables that a guest of any size may have; the rest of the limit grows with its memory

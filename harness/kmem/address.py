@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.arch.kernel_layout import KernelLayout
 from harness.errors import InfraError
+from harness.kmem.physical_memory import Flags, Words
 from harness.state import HostMapping
 from harness.units import AddrRange
-
-Words = NDArray[np.uint64]
-Flags = NDArray[np.bool_]
 
 _TOP = 1 << 64
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import ParseError
+from harness.state import NotObserved
 
 _T = TypeVar("_T")
 
@@ -59,6 +61,8 @@ _EXTRA = {
 }
 _ALIASES = frozenset({_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG})
 _POINTER_SIZE = 8
+#: in every unpacked kernel (linux_banner, init/version.c)
+_BANNER = b"Linux version "
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +285,27 @@ def find_btf(image: bytes) -> bytes | None:
         if strings[:1] == b"\0" and strings[-1:] == b"\0":
             return image[match.start() : max(header.types.stop, header.strings.stop)]
     return None
+
+
+def image_marks(image: bytes, texts: Iterable[str], members: Iterable[str]) -> dict[str, bool] | NotObserved:
+    """Whether each of ``texts`` is in a bare (unpacked) Image, and each ``structure.member`` in its BTF.
+
+    Members are omitted if the image has no readable BTF. Not observed for anything but a bare image.
+    """
+    if _BANNER not in image:
+        return NotObserved("the kernel's image is packed and cannot be searched")
+    found = {text: text.encode() in image for text in texts}
+    blob = find_btf(image)
+    try:
+        btf = None if blob is None else Btf(blob)
+    except ParseError:
+        return found
+    for name in members if btf is not None else ():
+        structure, _, member = name.partition(".")
+        assert btf is not None
+        if btf.size(structure) is not None:
+            found[name] = btf.member(structure, member) is not None
+    return found
 
 
 @dataclass(frozen=True, slots=True)

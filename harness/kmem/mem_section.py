@@ -15,32 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.kmem._sparse_entries import (
-    MAX_FAULTS,
-    MAX_ROOTS,
-    MAX_SECTIONS,
-    Entries,
-    Indices,
-    earlier,
-    find_roots,
-    read_entries,
-)
-from harness.kmem.address import DirectMap, Flags, Words
-from harness.kmem.physical_memory import PhysicalMemory
+from harness.kmem._sparse_entries import MAX_FAULTS, MAX_ROOTS, Entries, bad_pointer, earlier, find_roots, read_entries
+from harness.kmem.address import DirectMap
+from harness.kmem.physical_memory import Flags, Indices, PhysicalMemory, Words
 from harness.kmem.structs import SparseLayout
 from harness.state import NotObserved, Section, SectionFault
 
-__all__ = [
-    "MAX_FAULTS",
-    "MAX_ROOTS",
-    "MAX_SECTIONS",
-    "Indices",
-    "SectionImage",
-    "Sections",
-    "copy_sections",
-    "decode_sections",
-    "find_roots",
-]
+__all__ = ["Indices", "SectionImage", "Sections", "copy_sections", "decode_sections", "find_roots"]
 
 #: bits of section_mem_map that never hold an address: the memmap, and pfn 0's place relative to it, are page-aligned
 _FLAG_BITS = 12
@@ -95,9 +76,8 @@ def copy_sections(
     physical, inside = direct.translate(pointers)
     physical = physical + np.uint64(layout.usage.bitmap)
     readable = inside & (pointers & np.uint64(7) == 0) & memory.holds(physical, count * 8)
-    cells = physical[readable][:, None] + np.arange(count, dtype=np.uint64) * np.uint64(8)
     bitmaps = np.zeros((total, count), dtype=np.uint64)
-    bitmaps[readable] = memory.gather(cells.ravel(), 8).reshape(-1, count)
+    bitmaps[readable] = memory.gather_rows(physical[readable], count)
     return SectionImage(layout, entries, bitmaps, readable, inside)
 
 
@@ -137,12 +117,7 @@ def _usage_faults(image: SectionImage, usage: Words) -> list[SectionFault]:
     faults = []
     lost = np.flatnonzero((usage != 0) & ~image.readable)
     for place in lost[:MAX_FAULTS].tolist():
-        if int(usage[place]) & 7:
-            reason = "a pointer to mem_section_usage that is not aligned"
-        elif not image.direct[place]:
-            reason = "a pointer to mem_section_usage that is not in the linear map"
-        else:
-            reason = "a pointer to mem_section_usage outside of memory"
+        reason = bad_pointer("mem_section_usage", int(usage[place]), bool(image.direct[place]))
         faults.append(SectionFault(int(image.entries.numbers[place]), 1, int(usage[place]), reason))
     readable = np.flatnonzero(image.readable)
     before = earlier(usage[readable])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.kmem.address import Flags, Translation, Words
-from harness.kmem.physical_memory import PhysicalMemory
+from harness.kmem.address import Translation
+from harness.kmem.physical_memory import Flags, PhysicalMemory, Words
 from harness.kmem.structs import BitField, PageLayout
 from harness.state import NotObserved, StructPage
 

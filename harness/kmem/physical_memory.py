@@ -19,6 +19,8 @@ from harness.units import AddrRange, align_down, align_up
 
 #: little-endian on any host: both guests are
 Words = NDArray[np.uint64]
+Flags = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 
 
 class OutsideMemory(InfraError):
@@ -78,7 +80,7 @@ class PhysicalMemory:
             at = stop
         return b"".join(parts)
 
-    def holds(self, addresses: Words, size: int) -> NDArray[np.bool_]:
+    def holds(self, addresses: Words, size: int) -> Flags:
         """For each of ``addresses``, whether all ``size`` bytes there lie in one region."""
         found = np.zeros(addresses.shape, dtype=np.bool_)
         for mapped in self._mapped:
@@ -107,6 +109,11 @@ class PhysicalMemory:
         if left.any():
             raise OutsideMemory(int(addresses[left][0]), size)
         return out
+
+    def gather_rows(self, addresses: Words, count: int) -> Words:
+        """``count`` 64-bit words from each of ``addresses`` on (multiples of 8), one row each. Raises OutsideMemory."""
+        cells = addresses[:, None] + np.arange(count, dtype=np.uint64) * np.uint64(8)
+        return self.gather(cells.ravel(), 8).reshape(-1, count)
 
     def close(self) -> None:
         """Release all files; reading afterwards raises OutsideMemory."""
@@ -155,7 +162,7 @@ class _Mapped:
             raise OutsideMemory(address, size)
         return data
 
-    def holds(self, addresses: Words, size: int) -> NDArray[np.bool_]:
+    def holds(self, addresses: Words, size: int) -> Flags:
         if size > self.range.size:
             return np.zeros(addresses.shape, dtype=np.bool_)
         low, high = np.uint64(self.range.start), np.uint64(self.range.end - size)

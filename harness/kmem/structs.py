@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from harness.arch.config_queries import Build
 from harness.arch.kernel_layout import KernelLayout
-from harness.kmem._sparse_entries import SectionArray
-from harness.kmem._sparse_probe import UsagePlace, find_usage
+from harness.kmem._sparse_entries import SectionArray, UsagePlace, find_usage
 from harness.kmem.address import DirectMap
 from harness.kmem.btf import Btf
 from harness.kmem.physical_memory import PhysicalMemory

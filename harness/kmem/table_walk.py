@@ -17,8 +17,8 @@ import numpy as np
 
 from harness.arch.pagetable import TableFormat, coalesce
 from harness.kmem._copy import Refusal, TableImage, TableRows, copy_tables, physical
-from harness.kmem._decode import MAX_FAULTS, REASONS, Decoded, decode
-from harness.kmem._runs import Indices, Runs, merge
+from harness.kmem._decode import MAX_FAULTS, REASONS, Decoded, Runs, decode, merge
+from harness.kmem.physical_memory import Indices
 from harness.state import HostMapping, HostTables, Mapping, NotObserved, TableCount, TableFault, TablePage
 from harness.units import AddrRange
 

@@ -25,10 +25,9 @@ import numpy as np
 from harness.arch.pagetable import TableFormat
 from harness.errors import InfraError
 from harness.kmem._copy import TableImage, physical
-from harness.kmem.address import Flags, Untranslated, Words
-from harness.kmem.kallsyms import find_symbols
-from harness.kmem.lookup import KernelReader
-from harness.kmem.physical_memory import OutsideMemory, PhysicalMemory
+from harness.kmem.address import Untranslated
+from harness.kmem.lookup import KernelReader, find_symbols
+from harness.kmem.physical_memory import Flags, OutsideMemory, PhysicalMemory, Words
 from harness.state import NotObserved, TableCount
 
 _SYMBOLS = ("init_task", "init_mm", "swapper_pg_dir", "vm_node_stat", "vmstat_text", "idle_threads", "__per_cpu_offset")

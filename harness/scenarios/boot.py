@@ -27,7 +27,7 @@ from harness.guest.console import ASLEEP, READY, Console
 from harness.guest.identity import Identity, wake
 from harness.guest.overlay import overlay, write_initrd
 from harness.guest.ssh import GuestShell
-from harness.kmem.marks import image_marks
+from harness.kmem.btf import image_marks
 from harness.model.actions import Action
 from harness.model.boot_layout import MachineShape
 from harness.model.devices.dimm import PlugDimm

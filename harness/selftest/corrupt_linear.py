@@ -11,7 +11,17 @@ from harness.selftest.corruption import Case, Stroke, memory
 from harness.selftest.entries import Place, is_leaf
 from harness.selftest.live import Live
 from harness.selftest.scene import Inapplicable, observed
-from harness.selftest.strokes import attribute, attributes, changed, first_below, gone, led_to, swapped, table_of
+from harness.selftest.strokes import (
+    attribute,
+    attributes,
+    changed,
+    first_below,
+    gone,
+    led_to,
+    nowhere,
+    swapped,
+    table_of,
+)
 from harness.state import HostMapping
 from harness.units import AddrRange
 
@@ -171,9 +181,7 @@ CORRUPTIONS = memory(
     Case("linear-wrong-frame", "a mapping points to its neighbour's frame", "LIN-1", led_to(hot, _next_frame)),
     Case("linear-boot-alias", "a mapping of hot-added memory points to boot memory", "LIN-1", led_to(hot, _boot_frame)),
     Case("linear-swapped", "two mappings point to each other's frames", "LIN-1", swapped(hot)),
-    Case(
-        "linear-outside", "a mapping points outside of memory", "LIN-1 PGT-2", led_to(hot, lambda live, _: live.nowhere)
-    ),
+    Case("linear-outside", "a mapping points outside of memory", "LIN-1 PGT-2", led_to(hot, nowhere)),
     *attributes(
         "linear",
         hot,

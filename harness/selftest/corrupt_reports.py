@@ -133,107 +133,101 @@ _TROUBLE = {
     "soft-lockup": "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:61]",
 }
 
-CORRUPTIONS = (
-    *sources(
-        "devices",
-        Case("device-moved", "a DIMM has another address", "QMP-1", _device("dimm", _moved)),
-        Case("device-lost", "a device is missing", "QMP-1", in_json(_lost)),
-        Case("device-intruder", "an unexpected device is there", "QMP-1", in_json(_twice)),
-        Case(
-            "device-slot",
-            "a DIMM has another slot",
-            "QMP-1",
-            _device("dimm", lambda scene, item: {"slot": item["slot"] + 1}),
-        ),
-        Case(
-            "device-node",
-            "a device belongs to another node",
-            "QMP-1",
-            _device("dimm", lambda scene, item: {"node": item["node"] + 1}),
-        ),
-        Case(
-            "device-plugged-size",
-            "virtio-mem has plugged one block too few",
-            "QMP-1",
-            _device("virtio-mem", lambda scene, item: {"size": item["size"] - item["block_size"]}),
-        ),
-        Case(
-            "device-requested-size",
-            "virtio-mem has another requested size",
-            "QMP-1",
-            _device("virtio-mem", lambda scene, item: {"requested_size": 0}),
-        ),
+_DEVICES = sources(
+    "devices",
+    Case("device-moved", "a DIMM has another address", "QMP-1", _device("dimm", _moved)),
+    Case("device-lost", "a device is missing", "QMP-1", in_json(_lost)),
+    Case("device-intruder", "an unexpected device is there", "QMP-1", in_json(_twice)),
+    Case(
+        "device-slot",
+        "a DIMM has another slot",
+        "QMP-1",
+        _device("dimm", lambda scene, item: {"slot": item["slot"] + 1}),
     ),
-    *sources(
-        "backends",
-        Case("backend-left", "a backend outlives its device", "MEM-2", in_json(_backend_left)),
-        Case("backend-lost", "a backend is gone before its device", "MEM-2", in_json(_backend_lost)),
-        Case("backend-too-full", "unplugged blocks still use host memory", "MEM-2", in_json(_backend_full)),
+    Case(
+        "device-node",
+        "a device belongs to another node",
+        "QMP-1",
+        _device("dimm", lambda scene, item: {"node": item["node"] + 1}),
     ),
-    *steps(
-        Case("unplug-ended-twice", "an unplug ended twice", "QMP-2", _unplugs("DEVICE_DELETED", "MEM_UNPLUG_ERROR")),
-        Case("unplug-never-ended", "an unplug never ended", "QMP-2", _unplugs()),
-        Case(
-            "unplug-refused-but-gone",
-            "an unplug ended with the device's removal, but the device is still there",
-            "QMP-2",
-            _unplugs("DEVICE_DELETED", refused=True),
-        ),
-        Case("resize-short", "a resize stopped short", "QMP-3", _resize(2 * MIB)),
-        Case(
-            "resize-refused-but-done", "QEMU refused a resize, but performed it", "QMP-3", _resize(-2 * MIB, "not now")
-        ),
-        Case(
-            "unplug-deleted-without-event",
-            "a device that the guest keeps is gone",
-            "QMP-2",
-            _unplugs("ACPI_OST_REFUSED"),
-        ),
-        Case(
-            "touch-mismatch",
-            "memory has lost its content",
-            "LIV-1",
-            _touched(lambda report: replace(report, mismatches=report.mismatches + 1)),
-        ),
-        Case(
-            "touch-never-used",
-            "online memory is never allocated",
-            "LIV-1",
-            _touched(lambda report: replace(report, used=tuple((where, 0) for where, _ in report.used))),
-        ),
+    Case(
+        "device-plugged-size",
+        "virtio-mem has plugged one block too few",
+        "QMP-1",
+        _device("virtio-mem", lambda scene, item: {"size": item["size"] - item["block_size"]}),
     ),
-    *sources(
-        "dmesg",
-        *(
-            Case(f"log-{name}", "the kernel complains", "LOG-1", appended(f"<4>[   99.000000] {line}"))
-            for name, line in _TROUBLE.items()
-        ),
-        Case(
-            "block-kept-for-nothing",
-            "a block is kept for a leaf that ends with it",
-            "BLK-3",
-            appended("<4>[   99.000000] [40200000 48000000] splits a leaf entry in vmemmap"),
-        ),
-    ),
-    *steps(
-        Case("dump-lacks-memory", "a crash dump lacks memory that was added", "IOM-4", _dump_lacks),
-        Case("dump-holds-removed", "a crash dump holds memory that was removed", "IOM-4", _dump_holds),
-        Case("slope", "each round of a soak leaves an object of sysfs behind", "MEM-3", _leak),
-        Case("failure-not-undone", "an action that failed leaves something behind", "RBK-1", _failed),
-        Case(
-            "console-death",
-            "the kernel dies in the step",
-            "LOG-1",
-            lambda scene: scene.with_reports(alarms=(_TROUBLE["panic"],)),
-        ),
-    ),
-    *sources(
-        "console",
-        Case(
-            "console-oops",
-            "the console shows an Oops that the log lacks",
-            "LOG-1",
-            in_json(lambda scene, lines: [*lines, _TROUBLE["oops-riscv"]]),
-        ),
+    Case(
+        "device-requested-size",
+        "virtio-mem has another requested size",
+        "QMP-1",
+        _device("virtio-mem", lambda scene, item: {"requested_size": 0}),
     ),
 )
+_BACKENDS = sources(
+    "backends",
+    Case("backend-left", "a backend outlives its device", "MEM-2", in_json(_backend_left)),
+    Case("backend-lost", "a backend is gone before its device", "MEM-2", in_json(_backend_lost)),
+    Case("backend-too-full", "unplugged blocks still use host memory", "MEM-2", in_json(_backend_full)),
+)
+_STEPS = steps(
+    Case("unplug-ended-twice", "an unplug ended twice", "QMP-2", _unplugs("DEVICE_DELETED", "MEM_UNPLUG_ERROR")),
+    Case("unplug-never-ended", "an unplug never ended", "QMP-2", _unplugs()),
+    Case(
+        "unplug-refused-but-gone",
+        "an unplug ended with the device's removal, but the device is still there",
+        "QMP-2",
+        _unplugs("DEVICE_DELETED", refused=True),
+    ),
+    Case("resize-short", "a resize stopped short", "QMP-3", _resize(2 * MIB)),
+    Case("resize-refused-but-done", "QEMU refused a resize, but performed it", "QMP-3", _resize(-2 * MIB, "not now")),
+    Case(
+        "unplug-deleted-without-event", "a device that the guest keeps is gone", "QMP-2", _unplugs("ACPI_OST_REFUSED")
+    ),
+    Case(
+        "touch-mismatch",
+        "memory has lost its content",
+        "LIV-1",
+        _touched(lambda report: replace(report, mismatches=report.mismatches + 1)),
+    ),
+    Case(
+        "touch-never-used",
+        "online memory is never allocated",
+        "LIV-1",
+        _touched(lambda report: replace(report, used=tuple((where, 0) for where, _ in report.used))),
+    ),
+)
+_LOG = sources(
+    "dmesg",
+    *(
+        Case(f"log-{name}", "the kernel complains", "LOG-1", appended(f"<4>[   99.000000] {line}"))
+        for name, line in _TROUBLE.items()
+    ),
+    Case(
+        "block-kept-for-nothing",
+        "a block is kept for a leaf that ends with it",
+        "BLK-3",
+        appended("<4>[   99.000000] [40200000 48000000] splits a leaf entry in vmemmap"),
+    ),
+)
+_ENDS = steps(
+    Case("dump-lacks-memory", "a crash dump lacks memory that was added", "IOM-4", _dump_lacks),
+    Case("dump-holds-removed", "a crash dump holds memory that was removed", "IOM-4", _dump_holds),
+    Case("slope", "each round of a soak leaves an object of sysfs behind", "MEM-3", _leak),
+    Case("failure-not-undone", "an action that failed leaves something behind", "RBK-1", _failed),
+    Case(
+        "console-death",
+        "the kernel dies in the step",
+        "LOG-1",
+        lambda scene: scene.with_reports(alarms=(_TROUBLE["panic"],)),
+    ),
+)
+_CONSOLE = sources(
+    "console",
+    Case(
+        "console-oops",
+        "the console shows an Oops that the log lacks",
+        "LOG-1",
+        in_json(lambda scene, lines: [*lines, _TROUBLE["oops-riscv"]]),
+    ),
+)
+CORRUPTIONS = (*_DEVICES, *_BACKENDS, *_STEPS, *_LOG, *_ENDS, *_CONSOLE)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from harness.kmem.edit import WORD
 from harness.kmem.lookup import KernelReader
+from harness.kmem.structs import BitField, PageLayout
 from harness.selftest.corruption import Case, Stroke, memory
 from harness.selftest.live import Live
 from harness.selftest.scene import Inapplicable
@@ -179,13 +180,9 @@ def _page(change: Callable[[Live, int], int]) -> Stroke:
     return apply
 
 
-def _other_node(live: Live, flags: int) -> int:
-    return flags ^ (1 << live.page.node.shift if live.page.node.width else 0)
-
-
-def _other_zone(live: Live, flags: int) -> int:
-    zone = live.page.zone
-    return flags ^ (1 << zone.shift if zone.width else 0)
+def _other(field: Callable[[PageLayout], BitField]) -> Stroke:
+    """Flip the lowest bit of a field of the flags, if the kernel has it."""
+    return _page(lambda live, flags: flags ^ (1 << field(live.page).shift if field(live.page).width else 0))
 
 
 def _counter(by: int) -> Stroke:
@@ -226,106 +223,103 @@ def _reader(live: Live) -> KernelReader:
     return KernelReader(live.memory, live.direct, live.tables)
 
 
-CORRUPTIONS = (
-    *memory(
-        "mem_section",
-        Case("section-not-online", "an online section is not marked online", "SEC-1", _clear(_online, "online")),
-        Case("section-online", "an offline section is marked online", "SEC-1", _set(_offline, "online")),
-        Case("section-boot-not-online", "boot memory is not marked online", "SEC-1", _clear(_boot, "online")),
-        Case("section-device-online", "device memory is marked online", "SEC-1", _set(_device, "online")),
-        Case("section-not-present", "a section is not marked present", "SEC-1", _clear(_online, "present")),
-        Case("section-without-map", "a section is marked as having no memmap", "SEC-1", _clear(_online, "has-mem-map")),
-        Case("section-not-early", "boot memory is not marked early", "SEC-1", _clear(_boot, "early")),
-        Case("section-early", "hot-added memory is marked early", "SEC-1", _set(_online, "early")),
-        Case("section-tainted", "RAM is tainted as device memory", "SEC-1", _set(_online, "zone-device")),
-        Case(
-            "section-not-tainted",
-            "a section shared with ZONE_DEVICE has lost its taint",
-            "SEC-1",
-            _clear(_tainted, "zone-device"),
-        ),
-        Case(
-            "section-unknown-flag",
-            "a section has a flag that the kernel does not use",
-            "SEC-1",
-            _changed(_online, _map, _unknown_flag),
-        ),
-        Case(
-            "section-wrong-map",
-            "a section's memmap has a wrong address",
-            "SEC-1",
-            _changed(_online, _map, lambda live, word: word + live.tables.page_size),
-        ),
-        Case("section-gone", "a section of hot-added memory is missing", "SEC-1", _gone(_online)),
-        Case("section-boot-gone", "a section of boot memory is missing", "SEC-1", _gone(_boot)),
-        Case("section-stale", "a section of removed memory is present again", "SEC-1", _stale),
-        # An incomplete section_deactivate.
-        Case(
-            "section-half-removed",
-            "the usage of a removed section is left",
-            "SEC-1",
-            _changed(_removed, _usage, _of_another),
-        ),
-        Case("section-swapped", "an online and an offline section are swapped", "SEC-1", _swapped),
-        Case("usage-outside", "a section's usage lies outside of memory", "SEC-1", _changed(_online, _usage, _nowhere)),
-        Case(
-            "usage-misaligned",
-            "a pointer to a section's usage is not aligned",
-            "SEC-1",
-            _changed(_online, _usage, lambda live, at: at + 4),
-        ),
-        Case(
-            "usage-not-linear",
-            "a section's usage pointer is not a pointer",
-            "SEC-1",
-            _changed(_online, _usage, lambda live, at: 0xDEAD000),
-        ),
-        Case("usage-shared", "two sections share one usage", "SEC-1", _changed(_online, _usage, _of_another)),
-        Case("usage-lost", "a section has lost its usage", "SEC-2", _changed(_online, _usage, lambda live, at: 0)),
-        Case(
-            "subsection-lost",
-            "a sub-section of online memory is not marked present",
-            "SEC-2",
-            _changed(_online, _bitmap, lambda live, bits: bits & ~(1 << 5)),
-        ),
-        Case(
-            "subsection-boot-lost",
-            "a sub-section of boot memory is not marked present",
-            "SEC-2",
-            _changed(_boot, _bitmap, lambda live, bits: bits & ~1),
-        ),
-        Case(
-            "subsections-lost",
-            "no sub-section is marked present",
-            "SEC-2",
-            _changed(_offline, _bitmap, lambda live, bits: 0),
-        ),
-        Case("subsection-too-many", "an absent sub-section is marked present", "SEC-2", _one_more),
-        Case("section-root-lost", "a root of mem_section is lost", "SEC-1", _root(lambda live, at: 0)),
-        Case(
-            "section-root-misaligned", "a root of mem_section is not aligned", "SEC-1", _root(lambda live, at: at + 4)
-        ),
-        Case("section-root-outside", "a root of mem_section points outside of memory", "SEC-1", _root(_nowhere)),
+_SECTIONS = memory(
+    "mem_section",
+    Case("section-not-online", "an online section is not marked online", "SEC-1", _clear(_online, "online")),
+    Case("section-online", "an offline section is marked online", "SEC-1", _set(_offline, "online")),
+    Case("section-boot-not-online", "boot memory is not marked online", "SEC-1", _clear(_boot, "online")),
+    Case("section-device-online", "device memory is marked online", "SEC-1", _set(_device, "online")),
+    Case("section-not-present", "a section is not marked present", "SEC-1", _clear(_online, "present")),
+    Case("section-without-map", "a section is marked as having no memmap", "SEC-1", _clear(_online, "has-mem-map")),
+    Case("section-not-early", "boot memory is not marked early", "SEC-1", _clear(_boot, "early")),
+    Case("section-early", "hot-added memory is marked early", "SEC-1", _set(_online, "early")),
+    Case("section-tainted", "RAM is tainted as device memory", "SEC-1", _set(_online, "zone-device")),
+    Case(
+        "section-not-tainted",
+        "a section shared with ZONE_DEVICE has lost its taint",
+        "SEC-1",
+        _clear(_tainted, "zone-device"),
     ),
-    *memory(
-        "struct page",
-        Case("page-other-node", "a page of online memory belongs to another node", "SEC-3", _page(_other_node)),
-        Case("page-other-zone", "a page of online memory belongs to another zone", "SEC-3", _page(_other_zone)),
-        Case(
-            "page-poisoned",
-            "a struct page of online memory was never initialised",
-            "SEC-3",
-            _page(lambda live, flags: (1 << 64) - 1),
-        ),
+    Case(
+        "section-unknown-flag",
+        "a section has a flag that the kernel does not use",
+        "SEC-1",
+        _changed(_online, _map, _unknown_flag),
     ),
-    *memory(
-        "vm_node_stat",
-        Case("tables-overcounted", "one page table too many is counted", "MEM-2", _counter(1)),
-        Case("tables-undercounted", "one page table too few is counted", "MEM-2", _counter(-1)),
+    Case(
+        "section-wrong-map",
+        "a section's memmap has a wrong address",
+        "SEC-1",
+        _changed(_online, _map, lambda live, word: word + live.tables.page_size),
     ),
-    *memory(
-        "struct page",
-        Case("table-dtor-skipped", "a counted table has no type", "MEM-2", _mark(True)),
-        Case("table-ctor-skipped", "an uncounted table has the type", "MEM-2", _mark(False)),
+    Case("section-gone", "a section of hot-added memory is missing", "SEC-1", _gone(_online)),
+    Case("section-boot-gone", "a section of boot memory is missing", "SEC-1", _gone(_boot)),
+    Case("section-stale", "a section of removed memory is present again", "SEC-1", _stale),
+    # An incomplete section_deactivate.
+    Case(
+        "section-half-removed",
+        "the usage of a removed section is left",
+        "SEC-1",
+        _changed(_removed, _usage, _of_another),
+    ),
+    Case("section-swapped", "an online and an offline section are swapped", "SEC-1", _swapped),
+    Case("usage-outside", "a section's usage lies outside of memory", "SEC-1", _changed(_online, _usage, _nowhere)),
+    Case(
+        "usage-misaligned",
+        "a pointer to a section's usage is not aligned",
+        "SEC-1",
+        _changed(_online, _usage, lambda live, at: at + 4),
+    ),
+    Case(
+        "usage-not-linear",
+        "a section's usage pointer is not a pointer",
+        "SEC-1",
+        _changed(_online, _usage, lambda live, at: 0xDEAD000),
+    ),
+    Case("usage-shared", "two sections share one usage", "SEC-1", _changed(_online, _usage, _of_another)),
+    Case("usage-lost", "a section has lost its usage", "SEC-2", _changed(_online, _usage, lambda live, at: 0)),
+    Case(
+        "subsection-lost",
+        "a sub-section of online memory is not marked present",
+        "SEC-2",
+        _changed(_online, _bitmap, lambda live, bits: bits & ~(1 << 5)),
+    ),
+    Case(
+        "subsection-boot-lost",
+        "a sub-section of boot memory is not marked present",
+        "SEC-2",
+        _changed(_boot, _bitmap, lambda live, bits: bits & ~1),
+    ),
+    Case(
+        "subsections-lost",
+        "no sub-section is marked present",
+        "SEC-2",
+        _changed(_offline, _bitmap, lambda live, bits: 0),
+    ),
+    Case("subsection-too-many", "an absent sub-section is marked present", "SEC-2", _one_more),
+    Case("section-root-lost", "a root of mem_section is lost", "SEC-1", _root(lambda live, at: 0)),
+    Case("section-root-misaligned", "a root of mem_section is not aligned", "SEC-1", _root(lambda live, at: at + 4)),
+    Case("section-root-outside", "a root of mem_section points outside of memory", "SEC-1", _root(_nowhere)),
+)
+_PAGES = memory(
+    "struct page",
+    Case("page-other-node", "a page of online memory belongs to another node", "SEC-3", _other(lambda page: page.node)),
+    Case("page-other-zone", "a page of online memory belongs to another zone", "SEC-3", _other(lambda page: page.zone)),
+    Case(
+        "page-poisoned",
+        "a struct page of online memory was never initialised",
+        "SEC-3",
+        _page(lambda live, flags: (1 << 64) - 1),
     ),
 )
+_COUNTER = memory(
+    "vm_node_stat",
+    Case("tables-overcounted", "one page table too many is counted", "MEM-2", _counter(1)),
+    Case("tables-undercounted", "one page table too few is counted", "MEM-2", _counter(-1)),
+)
+_TYPES = memory(
+    "struct page",
+    Case("table-dtor-skipped", "a counted table has no type", "MEM-2", _mark(True)),
+    Case("table-ctor-skipped", "an uncounted table has the type", "MEM-2", _mark(False)),
+)
+CORRUPTIONS = (*_SECTIONS, *_PAGES, *_COUNTER, *_TYPES)

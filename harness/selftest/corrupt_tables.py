@@ -13,7 +13,7 @@ from harness.selftest.corruption import Case, Stroke, memory
 from harness.selftest.entries import Place
 from harness.selftest.live import Live
 from harness.selftest.scene import Inapplicable
-from harness.selftest.strokes import Find, changed, gone, led_to, table_of
+from harness.selftest.strokes import Find, changed, gone, led_to, nowhere, table_of
 from harness.state import HostMapping, NotObserved
 from harness.units import AddrRange, align_down
 
@@ -228,109 +228,96 @@ def _made(name: str, find: Find) -> Stroke:
     return changed(find, lambda live, place: live.bits.leaf[name].of(place.entry))
 
 
-CORRUPTIONS = (
-    *memory(
-        "page tables",
-        Case("table-empty-left", "an empty table of removed memory stays linked", "PGT-1", _linked(removed, _empty)),
-        Case(
-            "table-empty-memmap-left",
-            "an empty table of removed memory's memmap stays linked",
-            "PGT-1",
-            _linked(removed_memmap, _empty),
-        ),
-        Case(
-            "table-empty-chain",
-            "two levels of empty tables where nothing was ever mapped",
-            "PGT-1",
-            _linked(_unused_linear, _empty_chain),
-        ),
-        Case("table-kept-gone", "a table that is never freed is missing", "PGT-1", gone(_kept)),
-        Case("table-twice", "a table is linked twice", "PGT-2", _linked(removed, _in_use)),
-        Case(
-            "table-level-mixed", "a table is linked at another level, too", "PGT-2", _linked(removed, _of_another_level)
-        ),
-        Case("table-cycle", "a table is linked below itself", "PGT-2", _linked(removed, lambda _, place: place.table)),
-        Case("table-root-again", "the root is linked as a table", "PGT-2", _linked(_unused_vmemmap, _root)),
-        Case(
-            "table-outside",
-            "an entry points to a table outside of memory",
-            "PGT-2",
-            _linked(removed, lambda live, _: live.nowhere),
-        ),
-        Case(
-            "table-in-removed",
-            "an entry points to a table in removed memory",
-            "PGT-2",
-            _linked(removed, lambda live, _: live.scene.removed().start),
-        ),
-        Case(
-            "table-in-movable",
-            "a table lies in hot-added memory that is online as movable",
-            "PGT-1 PGT-2",
-            _linked(removed, _in_movable_memory),
-        ),
-        Case(
-            "table-is-memmap",
-            "a table's page is also mapped as memmap",
-            "PGT-2",
-            led_to(_memmap, lambda live, _: live.path(hot(live).range.start)[-1].table),
-        ),
-        Case(
-            "entry-junk",
-            "an entry is neither empty, nor a table, nor a mapping",
-            "PGT-2",
-            changed(_for_a_table(removed), lambda live, _: live.bits.junk),
-        ),
-        Case(
-            "entry-too-high",
-            "a mapping at a level that cannot have any",
-            "PGT-2",
-            changed(_without_mappings, _block_at_0),
-        ),
-        Case(
-            "entry-reserved-bits",
-            "a mapping has reserved bits set",
-            "PGT-2",
-            _broken_rule("reserved bits are set", _any_leaves),
-        ),
-        Case(
-            "entry-misaligned",
-            "a block's physical address is not aligned",
-            "PGT-2",
-            _broken_rule("the output address is not aligned", _blocks),
-        ),
-        Case("entry-no-page", "an entry of the lowest level is not a page", "PGT-2", _lowest("no-page")),
-        Case(
-            "entry-group-of-no-size",
-            "a page belongs to a contiguous group of an undefined size",
-            "PGT-2",
-            _lowest("group-of-no-size"),
-        ),
-        Case(
-            "entry-group-broken",
-            "one entry of a contiguous group has lost the hint",
-            "PGT-2",
-            changed(_grouped, lambda live, place: place.entry & ~live.tables.contiguous),
-        ),
-        Case(
-            "pointer-accessed", "an entry that points to a table has bits of a mapping", "PGT-2", _pointer("accessed")
-        ),
-        Case(
-            "pointer-reserved-bits",
-            "an entry that points to a table has reserved bits set",
-            "PGT-2",
-            _pointer("memory-type"),
-        ),
+_TABLES = memory(
+    "page tables",
+    Case("table-empty-left", "an empty table of removed memory stays linked", "PGT-1", _linked(removed, _empty)),
+    Case(
+        "table-empty-memmap-left",
+        "an empty table of removed memory's memmap stays linked",
+        "PGT-1",
+        _linked(removed_memmap, _empty),
     ),
-    *memory(
-        "kernel image",
-        Case("image-not-executable", "the kernel's code cannot be executed", "XCK-1", _made("not-executable", _code)),
-        Case("image-writable", "the kernel's constants are writable", "XCK-1", _made("writable", _constants)),
-        Case("image-code-writable", "the kernel's code is writable", "LIN-2 XCK-1", _made("writable", _code)),
-        Case("image-data-gone", "a mapping of the kernel's data is gone", "XCK-1", gone(_data)),
+    Case(
+        "table-empty-chain",
+        "two levels of empty tables where nothing was ever mapped",
+        "PGT-1",
+        _linked(_unused_linear, _empty_chain),
     ),
-    *memory(
-        "other mappings",
-        Case("other-mapping-gone", "a mapping of fixmap, PCI I/O or the like is gone", "XCK-1", gone(_other)),
+    Case("table-kept-gone", "a table that is never freed is missing", "PGT-1", gone(_kept)),
+    Case("table-twice", "a table is linked twice", "PGT-2", _linked(removed, _in_use)),
+    Case("table-level-mixed", "a table is linked at another level, too", "PGT-2", _linked(removed, _of_another_level)),
+    Case("table-cycle", "a table is linked below itself", "PGT-2", _linked(removed, lambda _, place: place.table)),
+    Case("table-root-again", "the root is linked as a table", "PGT-2", _linked(_unused_vmemmap, _root)),
+    Case("table-outside", "an entry points to a table outside of memory", "PGT-2", _linked(removed, nowhere)),
+    Case(
+        "table-in-removed",
+        "an entry points to a table in removed memory",
+        "PGT-2",
+        _linked(removed, lambda live, _: live.scene.removed().start),
+    ),
+    Case(
+        "table-in-movable",
+        "a table lies in hot-added memory that is online as movable",
+        "PGT-1 PGT-2",
+        _linked(removed, _in_movable_memory),
+    ),
+    Case(
+        "table-is-memmap",
+        "a table's page is also mapped as memmap",
+        "PGT-2",
+        led_to(_memmap, lambda live, _: live.path(hot(live).range.start)[-1].table),
+    ),
+    Case(
+        "entry-junk",
+        "an entry is neither empty, nor a table, nor a mapping",
+        "PGT-2",
+        changed(_for_a_table(removed), lambda live, _: live.bits.junk),
+    ),
+    Case(
+        "entry-too-high", "a mapping at a level that cannot have any", "PGT-2", changed(_without_mappings, _block_at_0)
+    ),
+    Case(
+        "entry-reserved-bits",
+        "a mapping has reserved bits set",
+        "PGT-2",
+        _broken_rule("reserved bits are set", _any_leaves),
+    ),
+    Case(
+        "entry-misaligned",
+        "a block's physical address is not aligned",
+        "PGT-2",
+        _broken_rule("the output address is not aligned", _blocks),
+    ),
+    Case("entry-no-page", "an entry of the lowest level is not a page", "PGT-2", _lowest("no-page")),
+    Case(
+        "entry-group-of-no-size",
+        "a page belongs to a contiguous group of an undefined size",
+        "PGT-2",
+        _lowest("group-of-no-size"),
+    ),
+    Case(
+        "entry-group-broken",
+        "one entry of a contiguous group has lost the hint",
+        "PGT-2",
+        changed(_grouped, lambda live, place: place.entry & ~live.tables.contiguous),
+    ),
+    Case("pointer-accessed", "an entry that points to a table has bits of a mapping", "PGT-2", _pointer("accessed")),
+    Case(
+        "pointer-reserved-bits",
+        "an entry that points to a table has reserved bits set",
+        "PGT-2",
+        _pointer("memory-type"),
     ),
 )
+_IMAGE = memory(
+    "kernel image",
+    Case("image-not-executable", "the kernel's code cannot be executed", "XCK-1", _made("not-executable", _code)),
+    Case("image-writable", "the kernel's constants are writable", "XCK-1", _made("writable", _constants)),
+    Case("image-code-writable", "the kernel's code is writable", "LIN-2 XCK-1", _made("writable", _code)),
+    Case("image-data-gone", "a mapping of the kernel's data is gone", "XCK-1", gone(_data)),
+)
+_OTHER_MAPPINGS = memory(
+    "other mappings",
+    Case("other-mapping-gone", "a mapping of fixmap, PCI I/O or the like is gone", "XCK-1", gone(_other)),
+)
+CORRUPTIONS = (*_TABLES, *_IMAGE, *_OTHER_MAPPINGS)

@@ -8,7 +8,7 @@ from harness.selftest.corruption import Case, memory
 from harness.selftest.entries import Place
 from harness.selftest.live import Live
 from harness.selftest.scene import Inapplicable
-from harness.selftest.strokes import attributes, changed, first_below, gone, led_to, swapped, table_of
+from harness.selftest.strokes import attributes, changed, first_below, gone, led_to, nowhere, swapped, table_of
 from harness.units import AddrRange, align_down
 
 
@@ -171,7 +171,7 @@ CORRUPTIONS = memory(
     ),
     Case("vmemmap-boot-moved", "boot memory's memmap has moved", "VMM-1", led_to(_boot, _spare)),
     Case("vmemmap-shared", "two sections share one memmap", "VMM-1", _shared),
-    Case("vmemmap-outside", "memmap lies outside of memory", "VMM-1 PGT-2", led_to(_hot, lambda live, _: live.nowhere)),
+    Case("vmemmap-outside", "memmap lies outside of memory", "VMM-1 PGT-2", led_to(_hot, nowhere)),
     Case(
         "vmemmap-in-removed",
         "memmap lies in removed memory",

@@ -56,6 +56,11 @@ def led_to(find: Find, frames: Callable[[Live, Place], int]) -> Stroke:
     )
 
 
+def nowhere(live: Live, place: Place) -> int:
+    """Frames where there is no memory."""
+    return live.nowhere
+
+
 def attribute(name: str, find: Find) -> Stroke:
     """Change one attribute of a mapping; inapplicable if the architecture lacks it, or it can change at any time."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from test_kmem_btf import Writer
 
-from harness.kmem.marks import image_marks
+from harness.kmem.btf import image_marks
 from harness.state import NotObserved
 
 BANNER = b"\0Linux version 7.3.4 (memhp)\0"
