@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.deadline import Deadline
-from harness.guest.console import READY
+from harness.guest.console import ASLEEP, READY
 from harness.scenarios import boot
 from harness.scenarios.boot import BootedGuest, meet_again
 
@@ -30,14 +30,13 @@ def test_a_guest_is_met_again_with_its_keys(restored: bool, monkeypatch: pytest.
         console="the wire", ssh_port=lambda deadline: 2222, spec=SimpleNamespace(arch="its arch")
     )
     shell: Any = SimpleNamespace(identity="its keys", reconnect=lambda port, deadline: done.append(("log in", port)))
-    monkeypatch.setattr(boot, "wait_asleep", lambda at, deadline, since: done.append(("asleep", since)))
     monkeypatch.setattr(boot, "wake", lambda wire, identity, deadline: done.append((wire, identity)))
     monkeypatch.setattr(boot, "collect_facts", lambda shell, arch, deadline: Facts("new"))
     monkeypatch.setattr(boot.KernelView, "open", lambda machine, facts, deadline: f"view of {facts.release}")
     old: Any = Facts("old", {"A": "y"})
     guest = BootedGuest(machine, console, shell, None, old, "acpi", None, restored=restored)  # type: ignore[arg-type]
     fresh: Any = meet_again(guest, 7, Deadline(5))
-    woken = [("asleep", 7), ("the wire", "its keys")] if restored else []
+    woken = [(ASLEEP, 7), ("the wire", "its keys")] if restored else []
     assert done == [*woken, (READY, 7), ("log in", 2222)]
     assert fresh.facts == Facts("new", {"A": "y"}) and fresh.kernel == "view of new"
     assert fresh.shell is shell and fresh.restored is restored
