@@ -11,7 +11,7 @@ from harness.arch import ARM64
 from harness.config.guest import GuestSpec, NodeConfig
 from harness.config.guest_parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.errors import UnsupportedError, UsageError
-from harness.scenarios.boot import Parts, cpu_shares, machine_shape, machine_spec
+from harness.scenarios.boot import Parts, command_line_of_kernel, cpu_shares, machine_shape, machine_spec
 from harness.scenarios.requirements import device_kinds, require_boot, require_config, requirement
 from harness.units import GIB, MIB
 
@@ -75,3 +75,10 @@ def test_persistent_memory_needs_struct_pages() -> None:
     with pytest.raises(UnsupportedError, match=r"mine has no CONFIG_ZONE_DEVICE, which virtio-pmem namespaces need"):
         require_config(("virtio-pmem",), debian_6_1, "mine")
     require_config(("virtio-pmem",), {**debian_6_1, "ZONE_DEVICE": "y"}, "mine")
+
+
+def test_hot_plug_ports_stay_awake_unless_the_user_says_otherwise() -> None:
+    spec = GuestSpec.default("arm64")
+    assert "pcie_port_pm=off" in command_line_of_kernel(spec).split()
+    forced = command_line_of_kernel(spec.with_fields({"cmdline": "quiet pcie_port_pm=force"})).split()
+    assert [word for word in forced if word.startswith("pcie_port_pm=")] == ["pcie_port_pm=force"]
