@@ -62,10 +62,8 @@ def standing(bug: KnownBug, facts: KernelFacts) -> Standing:
 def _held(when: Conditions, facts: KernelFacts) -> tuple[bool | None, str]:
     """Whether the conditions hold; None and why if one of them was not observed and no other fails."""
     if when.page_sizes and facts.page_size not in when.page_sizes:
-        return (
-            False,
-            f"the bug needs pages of {', '.join(map(str, when.page_sizes))} bytes, this kernel has {facts.page_size}",
-        )
+        sizes = ", ".join(map(str, when.page_sizes))
+        return False, f"the bug needs pages of {sizes} bytes, this kernel has {facts.page_size}"
     features, unknown = features_of(facts), ""
     for word in when.cmdline:
         if not features.words.values(word):
@@ -75,10 +73,8 @@ def _held(when: Conditions, facts: KernelFacts) -> tuple[bool | None, str]:
         if bits is None:
             unknown = "the number of virtual address bits was not observed"
         elif bits not in when.va_bits:
-            return (
-                False,
-                f"the bug needs {', '.join(map(str, when.va_bits))} virtual address bits, this kernel has {bits}",
-            )
+            wanted_bits = ", ".join(map(str, when.va_bits))
+            return False, f"the bug needs {wanted_bits} virtual address bits, this kernel has {bits}"
     for option, wanted in when.config.items():
         seen = features.build.value(option)
         if isinstance(seen, NotObserved):

@@ -68,10 +68,8 @@ def _explain(evidence: Evidence, off: int, before: HostTables, now: HostTables) 
     joint = " and "
     if sum(levels.values()) != abs(off):
         # Which of them it was does not show where several levels lost as many as are off.
-        levels, joint = (
-            Counter({level: number for level, number in levels.items() if number == abs(off)}) or levels,
-            " or ",
-        )
+        levels = Counter({level: number for level, number in levels.items() if number == abs(off)}) or levels
+        joint = " or "
     told = joint.join(f"{number} {level}" for level, number in sorted(levels.items()))
     what = "were counted, and still are" if off > 0 else "were never counted, and were uncounted"
     return f"{COUNTER}: {region} tables", f": {told} tables that went away {what}"

@@ -21,21 +21,13 @@ class BitChange:
 
 
 @dataclass(frozen=True, slots=True)
-class DumpEdit:
-    """A regular expression for a line of the dump, and its replacement."""
-
-    pattern: str
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
 class ArchBits:
     """One architecture's share of the corruptions.
 
     ``leaf`` has changes of a mapping by name, without those that the architecture lacks; ``table`` those of an entry
     that points to a table. ``page`` turns a mapping of a higher level into one of the lowest, ``block`` the reverse.
     ``junk`` is an entry above the lowest level that is neither empty, nor a table, nor a mapping. ``dump`` has edits of
-    a line of /sys/kernel/debug/kernel_page_tables by name.
+    a line of /sys/kernel/debug/kernel_page_tables by name: a regular expression, and its replacement.
     """
 
     leaf: Mapping[str, BitChange]
@@ -43,7 +35,7 @@ class ArchBits:
     page: BitChange
     block: BitChange
     junk: int
-    dump: Mapping[str, DumpEdit]
+    dump: Mapping[str, tuple[str, str]]
 
 
 _ARM64 = ArchBits(
@@ -71,14 +63,14 @@ _ARM64 = ArchBits(
     block=BitChange(clear=1 << 1),
     junk=1 << 55,
     dump={
-        "read-only": DumpEdit(r" RW ", " ro "),
-        "executable": DumpEdit(r" RW NX ", " RW x  "),
-        "untagged": DumpEdit(r"MEM/NORMAL-TAGGED", "MEM/NORMAL"),
-        "uncached": DumpEdit(r"MEM/NORMAL(-TAGGED)?", "MEM/NORMAL-NC"),
-        "contiguous-lost": DumpEdit(r" CON ", "     "),
-        "not-accessed": DumpEdit(r" AF ", "    "),
+        "read-only": (r" RW ", " ro "),
+        "executable": (r" RW NX ", " RW x  "),
+        "untagged": (r"MEM/NORMAL-TAGGED", "MEM/NORMAL"),
+        "uncached": (r"MEM/NORMAL(-TAGGED)?", "MEM/NORMAL-NC"),
+        "contiguous-lost": (r" CON ", "     "),
+        "not-accessed": (r" AF ", "    "),
         # Unmapped ranges have a line, too (note_page, mm/ptdump.c).
-        "gone": DumpEdit(r"^(0x\S+ +\S+ \w+).*$", r"\1"),
+        "gone": (r"^(0x\S+ +\S+ \w+).*$", r"\1"),
     },
 )
 
@@ -107,11 +99,11 @@ _RISCV64 = ArchBits(
     block=BitChange(),
     junk=1 << 10,
     dump={
-        "read-only": DumpEdit(r" W R V$", " . R V"),
-        "executable": DumpEdit(r" \. W R V$", " X W R V"),
-        "uncached": DumpEdit(r"  \.\.  ", "MT(NC)"),
-        "not-accessed": DumpEdit(r" D A ", " D . "),
-        "gone": DumpEdit(r"^.*\n", ""),
+        "read-only": (r" W R V$", " . R V"),
+        "executable": (r" \. W R V$", " X W R V"),
+        "uncached": (r"  \.\.  ", "MT(NC)"),
+        "not-accessed": (r" D A ", " D . "),
+        "gone": (r"^.*\n", ""),
     },
 )
 

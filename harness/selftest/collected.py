@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from harness.arch.kernel_layout import KernelLayout
 from harness.selftest.bits import BITS
-from harness.selftest.corruption import Case
-from harness.selftest.edits import Edit, added_to, inclusive, replace, replaced, sources
+from harness.selftest.corruption import Case, Edit, added_to, inclusive, replace, replaced, sources
 from harness.selftest.scene import Inapplicable, Scene, observed
 from harness.units import AddrRange
 
@@ -27,9 +26,7 @@ def _dimm_line(by: Callable[[AddrRange], str]) -> Edit:
 
 
 def _split(where: AddrRange) -> str:
-    middle = where.start + where.size // 2
-    parts = (AddrRange(where.start, middle), AddrRange(middle, where.end))
-    return "".join(rf"\g<1>{inclusive(part)} : \g<2>" + "\n" for part in parts)
+    return "".join(rf"\g<1>{inclusive(half)} : \g<2>" + "\n" for half in where.chunks(where.size // 2))
 
 
 def _short(where: AddrRange) -> str:
@@ -271,10 +268,9 @@ def _lines(find: Callable[[Scene], int], change: Callable[[Scene, str], str]) ->
 def _attribute(name: str) -> Callable[[Scene, str], str]:
     def change(scene: Scene, line: str) -> str:
         arch = scene.evidence.layout.machine.arch
-        edit = BITS[arch.name].dump.get(name)
-        if edit is None:
+        if name not in BITS[arch.name].dump:
             raise Inapplicable(f"{arch.name} lacks this attribute")
-        return replace(line, edit.pattern, edit.by)
+        return replace(line, *BITS[arch.name].dump[name])
 
     return change
 

@@ -9,8 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from harness.check import DumpReport, Evidence, ResizeReport, Slope, TouchReport, UnplugReport
-from harness.selftest.corruption import Case, TextCorruption
-from harness.selftest.edits import Edit, appended, in_json, sources
+from harness.selftest.corruption import Case, Edit, TextCorruption, appended, in_json, sources
 from harness.selftest.scene import Inapplicable, Scene
 from harness.units import MIB
 

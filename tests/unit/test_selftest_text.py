@@ -10,8 +10,7 @@ from harness.check import CATALOGUE as INVARIANTS
 from harness.errors import UsageError
 from harness.selftest import collected, corrupt_reports
 from harness.selftest.catalogue import CATALOGUE, chosen
-from harness.selftest.corruption import Case, MemoryCorruption, TextCorruption
-from harness.selftest.edits import source
+from harness.selftest.corruption import Case, MemoryCorruption, TextCorruption, source
 from harness.selftest.scene import Inapplicable, Scene, broken
 from harness.selftest.trial import INAPPLICABLE, MISSED, NAMED, try_text
 
