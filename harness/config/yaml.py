@@ -69,6 +69,11 @@ class Value:
         """Raise ConfigError about this value."""
         raise ConfigError(message, file=self.file, line=self.line, key=self.key, hint=hint)
 
+    def _error(self, message: str, at: yaml.Node, hint: str | None = None) -> ConfigError:
+        """An error about the node ``at`` within this value."""
+        line = at.start_mark.line + 1
+        return ConfigError(message, file=self.file, line=line, key=self.key or None, hint=hint)
+
     def described(self) -> str:
         """This value in words: ``a list``, ``'text'``, ``nothing``."""
         kind = self.node.tag.removeprefix(_PREFIX)
@@ -184,13 +189,7 @@ class Value:
         if known:
             for key, (at, _) in pairs.items():
                 if key not in known:
-                    raise ConfigError(
-                        f"unknown key {show(key)}",
-                        file=self.file,
-                        line=at.start_mark.line + 1,
-                        key=self.key or None,
-                        hint=suggest(key, known),
-                    )
+                    raise self._error(f"unknown key {show(key)}", at, suggest(key, known))
         return Reader(self, {key: Value(self.file, self._below(key), node) for key, (_, node) in pairs.items()})
 
     def _below(self, key: str) -> str:
@@ -209,18 +208,10 @@ class Value:
                     merged = {**source._pairs(), **merged}
                 continue
             if not isinstance(key, yaml.ScalarNode):
-                raise ConfigError(
-                    "a key must be plain text", file=self.file, line=key.start_mark.line + 1, key=self.key or None
-                )
+                raise self._error("a key must be plain text", key)
             if key.value in own:
                 first = own[key.value][0].start_mark.line + 1
-                raise ConfigError(
-                    f"duplicate key {show(key.value)}",
-                    file=self.file,
-                    line=key.start_mark.line + 1,
-                    key=self.key or None,
-                    hint=f"the first one is on line {first}",
-                )
+                raise self._error(f"duplicate key {show(key.value)}", key, f"the first one is on line {first}")
             own[key.value] = (key, value)
         return {**merged, **own}
 
@@ -246,10 +237,6 @@ class Reader:
         if default is _REQUIRED:
             self.value.fail(f"key {key!r} is missing")
         return default
-
-    def get(self, key: str) -> Value | None:
-        """The value of ``key``, None where it is absent."""
-        return self.values.get(key)
 
 
 def size_problem(size: int, *, multiple: int = 1, minimum: int = 0) -> tuple[str, str] | None:

@@ -9,8 +9,8 @@ from harness.errors import InfraError, MemhpError
 from harness.matrix.cells import Cell
 from harness.matrix.workers import scenario_of
 from harness.progress import Progress
+from harness.scenarios.boot import Resolver
 from harness.scenarios.file import load_scenario
-from harness.scenarios.resolver import Resolver
 
 
 def prepare(cells: Sequence[Cell], progress: Progress) -> dict[str, str]:

@@ -209,7 +209,7 @@ def _axes(value: Value) -> dict[str, tuple[Setting, ...]]:
     given = value.mapping(*AXES)
     found: dict[str, tuple[Setting, ...]] = {}
     for axis, read in AXES.items():
-        part = given.get(axis)
+        part = given.values.get(axis)
         if part is None:
             continue
         settings = _cmdlines(part) if read is None else _settings(part, axis, read)

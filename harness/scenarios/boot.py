@@ -23,6 +23,7 @@ from harness.config.guest import GuestSpec
 from harness.config.guest_parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
+from harness.errors import InfraError, UnsupportedError
 from harness.guest.console import ASLEEP, READY, Console
 from harness.guest.identity import Identity, wake
 from harness.guest.overlay import overlay, write_initrd
@@ -119,6 +120,25 @@ def resolve(
         bios=bios(arch, progress),
         sandbox=probe.probe(qemu, arch, Deadline(_PROBE_SECONDS)).sandbox,
     )
+
+
+class Resolver:
+    """Resolves and remembers the parts of guests, or the reason for a failure."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self._known: dict[tuple[object, ...], Parts | UnsupportedError | InfraError] = {}
+
+    def resolve(self, spec: GuestSpec, needs: tuple[str, ...]) -> Parts | UnsupportedError | InfraError:
+        """The result of ``resolve``, or its error. Raises UsageError for an invalid request."""
+        kernel = (spec.kernel, spec.build, spec.modules)
+        key = (spec.arch, kernel, spec.qemu, spec.boot, needs)
+        if key not in self._known:
+            try:
+                self._known[key] = resolve(spec, needs, self.progress)
+            except (UnsupportedError, InfraError) as error:
+                self._known[key] = error
+        return self._known[key]
 
 
 def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:

@@ -146,7 +146,7 @@ def read_scenario(path: Path) -> Scenario:
     value = parse(text, path)
     reader = value.mapping("name", "family", "summary", "needs", "guest", "steps")
     name = reader.take("name", _read_name)
-    guest = reader.get("guest")
+    guest = reader.values.get("guest")
     steps = reader.take("steps", _read_steps)
     shape = {} if guest is None else read_shape(guest)
     cold = [need for device in shape.get("devices", ()) for need in VERBS[device.verb].needs]

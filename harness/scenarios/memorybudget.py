@@ -20,27 +20,19 @@ OVERHEAD = 512 * MIB
 #: the fraction of available memory that guests may take
 SHARE = 0.8
 
-_AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
-_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def parse_available(meminfo: str) -> int | None:
-    """Bytes available without swapping according to /proc/meminfo; None if unknown."""
-    match = _AVAILABLE.search(meminfo)
-    return None if match is None else int(match[1]) << 10
-
-
-def parse_peak(status: str) -> int | None:
-    """A process's peak memory in bytes, including shared memory, from /proc/PID/status."""
-    match = _PEAK.search(status)
+def parse_bytes(name: str, text: str) -> int | None:
+    """The line ``name`` of /proc/meminfo or /proc/PID/status, in bytes; None if there is none."""
+    match = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
     return None if match is None else int(match[1]) << 10
 
 
 def peak_memory(pid: int | str) -> int | None:
-    """``parse_peak`` of a process (``self``: this one); None if it is gone."""
+    """A process's (``self``: this one's) peak memory in bytes, including shared memory; None if it is gone."""
     try:
-        return parse_peak(Path(f"/proc/{pid}/status").read_text())
+        return parse_bytes("VmHWM", Path(f"/proc/{pid}/status").read_text())
     except OSError:
         return None
 
@@ -49,7 +41,7 @@ def available_memory(cgroup: Path = _CGROUP) -> int | None:
     """Bytes available on this machine, or in this container if less; None if unknown."""
     found = []
     try:
-        found.append(parse_available(Path("/proc/meminfo").read_text()))
+        found.append(parse_bytes("MemAvailable", Path("/proc/meminfo").read_text()))
         limit = (cgroup / "memory.max").read_text().strip()
         if limit != "max":
             found.append(max(0, int(limit) - int((cgroup / "memory.current").read_text())))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from harness import proc
@@ -35,23 +36,21 @@ class Job(Protocol[R_co]):
         """Instead of ``work``, or after it was interrupted: end the guest and clean up; there is no result."""
 
 
+@dataclass(eq=False)
 class _Line(Generic[R]):
     """The schedule: a job is prepared when there is memory for its guest, and works when its turn comes."""
 
-    def __init__(
-        self, jobs: Sequence[Job[R]], at_work: int, room: MemoryBudget, done: Callable[[int, R], bool]
-    ) -> None:
-        self.jobs = jobs
-        self.results: dict[int, R] = {}
-        self._at_work = at_work
-        self._room = room
-        self._done = done
-        self._over = False
-        self._aborted = False
-        self._changed = threading.Condition()
-        self._next = 0
-        self._working = 0
-        self._turn = 0
+    jobs: Sequence[Job[R]]
+    at_work: int
+    room: MemoryBudget
+    done: Callable[[int, R], bool]
+    results: dict[int, R] = field(default_factory=dict)
+    _over: bool = False
+    _aborted: bool = False
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _next: int = 0
+    _working: int = 0
+    _turn: int = 0
 
     def go_through(self) -> None:
         """Prepare and do jobs until there are none left; run by each thread."""
@@ -69,7 +68,7 @@ class _Line(Generic[R]):
                 raise
             finally:
                 with self._changed:
-                    self._room.leave(job.cost)
+                    self.room.leave(job.cost)
                     self._changed.notify_all()
 
     def stop(self, *, abort: bool = False) -> None:
@@ -82,7 +81,7 @@ class _Line(Generic[R]):
     def _take(self) -> int | None:
         with self._changed:
             while not self._over and self._next < len(self.jobs):
-                if self._room.enter(self.jobs[self._next].cost):
+                if self.room.enter(self.jobs[self._next].cost):
                     self._next += 1
                     return self._next - 1
                 self._changed.wait()
@@ -90,7 +89,7 @@ class _Line(Generic[R]):
 
     def _await_turn(self, number: int) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._over or (self._turn == number and self._working < self._at_work))
+            self._changed.wait_for(lambda: self._over or (self._turn == number and self._working < self.at_work))
             if self._over:
                 return False
             self._turn += 1
@@ -104,7 +103,7 @@ class _Line(Generic[R]):
             with self._changed:
                 if not self._aborted:
                     self.results[number] = result
-                    self._over = self._done(number, result) or self._over
+                    self._over = self.done(number, result) or self._over
                     return
             job.drop()
         finally:

@@ -138,11 +138,10 @@ def device_kinds(needs: Iterable[str]) -> frozenset[str]:
 
 def require_boot(needs: Iterable[str], boot: str) -> None:
     """Raise UnsupportedError if a requirement needs another boot method than ``boot``."""
-    for name in needs:
-        wanted = requirement(name)
+    for wanted in map(requirement, needs):
         if wanted.boot not in (None, boot):
             raise UnsupportedError(
-                name,
+                wanted.name,
                 f"{wanted.meaning} needs a guest that boots by {wanted.boot}, this one boots by {boot}",
                 hint=f"boot it with --boot {wanted.boot}",
             )
@@ -150,28 +149,27 @@ def require_boot(needs: Iterable[str], boot: str) -> None:
 
 def require_arch(needs: Iterable[str], arch: str) -> None:
     """Raise UnsupportedError if ``arch`` lacks a requirement."""
-    for name in needs:
-        wanted = requirement(name)
+    for wanted in map(requirement, needs):
         if wanted.arch not in (None, arch):
-            raise UnsupportedError(name, f"{wanted.meaning}: {wanted.elsewhere}", hint=f"run it with -a {wanted.arch}")
+            raise UnsupportedError(
+                wanted.name, f"{wanted.meaning}: {wanted.elsewhere}", hint=f"run it with -a {wanted.arch}"
+            )
 
 
 def require_paging(needs: Iterable[str], va_bits: int | None) -> None:
     """Raise UnsupportedError unless the guest booted in the required paging mode."""
-    for name in needs:
-        wanted = requirement(name)
+    for wanted in map(requirement, needs):
         if wanted.va_bits not in (None, va_bits):
             has = "an unknown number of" if va_bits is None else str(va_bits)
             message = f"{wanted.meaning} has virtual addresses of {wanted.va_bits} bits, this guest {has} bits"
-            raise UnsupportedError(name, message, hint=wanted.hint)
+            raise UnsupportedError(wanted.name, message, hint=wanted.hint)
 
 
 def require_host(needs: Iterable[str]) -> None:
     """Raise UnsupportedError if this host lacks a requirement."""
-    for name in needs:
-        wanted = requirement(name)
+    for wanted in map(requirement, needs):
         if wanted.host is not None and not wanted.host():
-            raise UnsupportedError(name, f"this host lacks {wanted.meaning}", hint=wanted.hint)
+            raise UnsupportedError(wanted.name, f"this host lacks {wanted.meaning}", hint=wanted.hint)
 
 
 #: a kernel's messages about a word that it rejects: init/main.c, kernel/params.c (v6.1 to v7.3)
@@ -218,13 +216,12 @@ def _thp(modes: str) -> bool:
 def require_config(needs: Iterable[str], config: Mapping[str, str] | None, kernel: str) -> None:
     """Raise UnsupportedError naming every kernel option that is missing; an unknown config passes."""
     build = Build(config)
-    for name in needs:
-        wanted = requirement(name)
+    for wanted in map(requirement, needs):
         missing = build.lacking(wanted.options)
         if missing and not isinstance(missing, NotObserved):
             options = ", ".join(f"CONFIG_{option}" for option in missing)
             raise UnsupportedError(
-                name,
+                wanted.name,
                 f"{kernel} has no {options}, which {wanted.meaning} needs",
                 hint=wanted.hint,
             )

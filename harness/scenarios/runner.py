@@ -12,6 +12,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.arch.modes import VA_BITS
@@ -22,23 +23,28 @@ from harness.check.required import Demand, lacks_of
 from harness.config.guest import GuestSpec
 from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError
 from harness.progress import Progress, default_progress
-from harness.scenarios.allocsites import allocation_sites, steady_growth
-from harness.scenarios.boot import BootedGuest, Parts
+from harness.scenarios.boot import BootedGuest, Parts, Resolver
 from harness.scenarios.file import Scenario
 from harness.scenarios.memorybudget import MemoryBudget, cost, peak_memory
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.pool import do_all
 from harness.scenarios.record import DEFAULT_BUNDLES, VERDICT, Recorder, demand_to_json, open_bundle, write_json
-from harness.scenarios.relay import Relay
 from harness.scenarios.replay import guest_to_json
-from harness.scenarios.reporter import Reporter
+from harness.scenarios.reporter import Relay, Reporter
 from harness.scenarios.requirements import require_config, require_paging, require_words
-from harness.scenarios.resolver import Resolver
 from harness.scenarios.result import FINE, RunResult, StepResult
 from harness.scenarios.run_options import RunOptions
 from harness.scenarios.session import Session
-from harness.scenarios.slabs import slab_in_use
-from harness.scenarios.soak import Round, counters, slopes, spell, unread
+from harness.scenarios.soak import (
+    Round,
+    allocation_sites,
+    counters,
+    slab_in_use,
+    slopes,
+    spell,
+    steady_growth,
+    unread,
+)
 from harness.scenarios.start import start_guest
 from harness.scenarios.steps import AnyStep, Repeat, count_steps, require_options
 from harness.scenarios.verdict import never_observed, titles, worst
@@ -94,39 +100,35 @@ def run_pairs(
     return do_all(runs, at_work=options.jobs, room=room, done=done)
 
 
+@dataclass(eq=False)
 class _Run:
     """One scenario on one guest, from parts to verdict: a ``harness.scenarios.pool.Job``."""
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        guest: GuestSpec,
-        options: RunOptions,
-        reporter: Reporter,
-        resolver: Resolver,
-        on_failure: OnFailure | None,
-    ) -> None:
-        self.scenario = scenario
-        self.guest = guest
-        self.options = options
-        self.demand = options.demand or Demand()
-        self.reporter = reporter
-        self.resolver = resolver
-        self.on_failure = on_failure
-        self.parts: Parts | UnsupportedError | InfraError | None = None
-        self.started = datetime.datetime.now(datetime.UTC)
-        self.seconds = 0.0
-        self.clock = 0.0
-        self.boot_seconds = 0.0
-        self.steps: list[StepResult] = []
-        self.total = 0
-        self.facts: dict[str, object] = {}
-        self.unknown: tuple[Unknown, ...] = ()
-        self.bundle: Path | None = None
-        self.watch = Watch()
-        self._stack = contextlib.ExitStack()
-        self._guest: BootedGuest | None = None
-        self._failure: UnsupportedError | InfraError | None = None
+    scenario: Scenario
+    guest: GuestSpec
+    options: RunOptions
+    reporter: Reporter
+    resolver: Resolver
+    on_failure: OnFailure | None
+    parts: Parts | UnsupportedError | InfraError | None = None
+    started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
+    seconds: float = 0.0
+    clock: float = 0.0
+    boot_seconds: float = 0.0
+    steps: list[StepResult] = field(default_factory=list)
+    total: int = 0
+    facts: dict[str, object] = field(default_factory=dict)
+    unknown: tuple[Unknown, ...] = ()
+    bundle: Path | None = None
+    watch: Watch = field(default_factory=Watch)
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _guest: BootedGuest | None = None
+    _failure: UnsupportedError | InfraError | None = None
+
+    @property
+    def demand(self) -> Demand:
+        """What must be observed."""
+        return self.options.demand or Demand()
 
     @property
     def cost(self) -> int:

@@ -1,19 +1,39 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Rounds of a soak: any growth per round is a leak, however small."""
+"""Rounds of a soak: any growth per round is a leak, however small.
+
+The objects of a slab cache are counted exactly. /proc/slabinfo counts free objects as used while they wait in a CPU's
+own slabs (set_cpu_partial, mm/slub.c, v6.12) or in the sheaves and barns of CPUs and nodes (v6.18 and later). Shrinking
+the cache gives all of them back (shrink_store, __kmem_cache_shrink, mm/slub.c; every version from 6.1 to 7.3).
+
+Allocation sites show leaks of objects that share their cache with others: a kernel booted with ``slab_debug=U`` records
+which function allocated each used object. Other processes make these counts go up and down; a leak makes one of them
+grow by the same number in every round.
+"""
 
 from __future__ import annotations
 
+import itertools
+import shlex
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from harness.check import Slope
 from harness.check.counters import SLAB
-from harness.state import GuestState, NotObserved, SlabCache
+from harness.collect.look import collect_state
+from harness.deadline import Deadline
+from harness.guest.ssh import Shell
+from harness.parsers.alloctraces import parse_alloc_traces
+from harness.state import GuestState, KernelFacts, NotObserved, SlabCache
 
 _VMSTAT = ("nr_memmap", "nr_memmap_pages", "nr_memmap_boot", "nr_memmap_boot_pages")
 #: number of rounds that only warm up caches
 WARM_UP = 1
+#: how many equal steps of an allocation site's count are significant
+_ENOUGH = 5
+#: freed objects may still wait for the end of an RCU grace period
+_TRIES, _BETWEEN = 10, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +104,62 @@ def _fit(name: str, values: Sequence[Counter]) -> Slope:
 def spell(slope: Slope) -> str:
     """``nr_memmap 0 bytes a round``."""
     return f"{slope.name} {slope.spelled}"
+
+
+def slab_in_use(
+    shell: Shell, facts: KernelFacts, name: str, *, before: SlabCache | NotObserved | None, deadline: Deadline
+) -> SlabCache | NotObserved:
+    """The cache ``name`` after shrinking; with more objects than ``before`` it is shrunk again, as some may be pending.
+
+    Raises GuestError, DeadlineExpired.
+    """
+    wanted = before.active_objs if isinstance(before, SlabCache) else None
+    least: SlabCache | None = None
+    idle = threading.Event()
+    for _ in range(_TRIES):
+        found = _shrunk(shell, facts, name, deadline)
+        if isinstance(found, NotObserved):
+            return found
+        if least is None or found.active_objs < least.active_objs:
+            least = found
+        if wanted is None or least.active_objs <= wanted:
+            break
+        idle.wait(_BETWEEN)
+    assert least is not None
+    return least
+
+
+def _shrunk(shell: Shell, facts: KernelFacts, name: str, deadline: Deadline) -> SlabCache | NotObserved:
+    knob = f"/sys/kernel/slab/{name}/shrink"
+    done = shell.run(f"echo 1 >{shlex.quote(knob)}", deadline=deadline)
+    if done.status:
+        said = done.stderr.decode(errors="replace").strip()[-200:]
+        return NotObserved(f"the cache could not be shrunk (CONFIG_SLUB_DEBUG, slab_nomerge): {said}")
+    slabs = collect_state(shell, None, None, facts=facts, deadline=deadline, sources=("slabinfo",)).slabs
+    if isinstance(slabs, NotObserved):
+        return slabs
+    return next((slab for slab in slabs if slab.name == name), NotObserved(f"/proc/slabinfo has no {name}"))
+
+
+_READ = "grep -hE '^ *[0-9]+ ' /sys/kernel/debug/slab/*/alloc_traces 2>/dev/null"
+
+
+def allocation_sites(shell: Shell, deadline: Deadline) -> dict[str, int]:
+    """Objects in use by allocating function; empty if the kernel does not record it.
+
+    Raises GuestError, DeadlineExpired.
+    """
+    return parse_alloc_traces(shell.run(_READ, deadline=deadline).stdout.decode(errors="replace"))
+
+
+def steady_growth(rounds: Sequence[Mapping[str, int]]) -> tuple[Slope, ...]:
+    """The functions whose object count grows by the same number after each round but the first ones."""
+    kept = rounds[WARM_UP:]
+    if len(kept) <= _ENOUGH:
+        return ()
+    found = []
+    for site in sorted(kept[-1]):
+        steps = {now.get(site, 0) - before.get(site, 0) for before, now in itertools.pairwise(kept)}
+        if len(steps) == 1 and 0 not in steps:
+            found.append(Slope(f"objects that {site}() allocated", Fraction(steps.pop()), "objects"))
+    return tuple(found)

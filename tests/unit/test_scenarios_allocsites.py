@@ -6,7 +6,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from harness.parsers.alloctraces import parse_alloc_traces
-from harness.scenarios.allocsites import steady_growth
+from harness.scenarios.soak import steady_growth
 
 #: from a 7.3 guest with slab_debug=U: two caches, one of them without objects
 TRACES = """\

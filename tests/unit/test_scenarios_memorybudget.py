@@ -14,8 +14,7 @@ from harness.scenarios.memorybudget import (
     MemoryBudget,
     available_memory,
     cost,
-    parse_available,
-    parse_peak,
+    parse_bytes,
     peak_memory,
 )
 from harness.scenarios.steps import Repeat, Step
@@ -26,10 +25,10 @@ from harness.units import GIB, MIB
 
 
 def test_parsers() -> None:
-    assert parse_available("MemTotal:  100 kB\nMemAvailable:   2048 kB\n") == 2 * MIB
-    assert parse_available("MemTotal:  100 kB\n") is None
-    assert parse_peak("Name:\tx\nVmHWM:\t    1024 kB\n") == MIB
-    assert parse_peak("Name:\tx\n") is None
+    assert parse_bytes("MemAvailable", "MemTotal:  100 kB\nMemAvailable:   2048 kB\n") == 2 * MIB
+    assert parse_bytes("MemAvailable", "MemTotal:  100 kB\n") is None
+    assert parse_bytes("VmHWM", "Name:\tx\nVmHWM:\t    1024 kB\n") == MIB
+    assert parse_bytes("VmHWM", "Name:\tx\n") is None
 
 
 def test_this_machine_tells() -> None:

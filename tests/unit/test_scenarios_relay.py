@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from harness.scenarios.relay import Relay
-from harness.scenarios.reporter import SilentReporter
+from harness.scenarios.reporter import Relay, SilentReporter
 
 
 class Ear(SilentReporter):

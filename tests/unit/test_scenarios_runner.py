@@ -17,11 +17,10 @@ from harness.config.guest_parts import GuestRoot, KernelImage, QemuBinary
 from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError
 from harness.progress import SilentProgress
 from harness.scenarios import runner
-from harness.scenarios.boot import Parts
+from harness.scenarios.boot import Parts, Resolver
 from harness.scenarios.file import SNAPSHOT
 from harness.scenarios.record import DEFAULT_BUNDLES, open_bundle
 from harness.scenarios.reporter import SilentReporter
-from harness.scenarios.resolver import Resolver
 from harness.scenarios.result import StepResult
 from harness.scenarios.run_options import RunOptions
 

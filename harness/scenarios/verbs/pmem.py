@@ -35,6 +35,13 @@ def require_mode(plan: Plan, verb: str, id: str, wanted: tuple[str, ...], before
     return device
 
 
+def _change_mode(plan: Plan, verb: Verb, id: str, wanted: tuple[str, ...], before: str, mode: str, expect: str) -> None:
+    """As ``require_mode``, for a verb that brings the device into ``mode``."""
+    plan.pmem("id", id)
+    if expect == "done":
+        require_mode(plan, verb.name, id, wanted, before).mode = mode
+
+
 def pmem_of(session: Session, id: str) -> Pmem:
     """The virtio-pmem device ``id``; raises UsageError."""
     device = session.model.devices.get(id)
@@ -106,9 +113,7 @@ class NamespaceVerb(Verb):
     align: PowerOfTwo | None = None
 
     def follow(self, plan: Plan, expect: str = "done") -> None:
-        plan.pmem("id", self.id)
-        if expect == "done":
-            require_mode(plan, self.name, self.id, ("raw", "devdax"), "devdax").mode = self.mode
+        _change_mode(plan, self, self.id, ("raw", "devdax"), "devdax", self.mode, expect)
 
     def run(self, session: Session, deadline: Deadline) -> Outcome:
         device, shell = pmem_of(session, self.id), session.guest.shell
@@ -133,9 +138,7 @@ class KmemVerb(Verb):
     id: Device
 
     def follow(self, plan: Plan, expect: str = "done") -> None:
-        plan.pmem("id", self.id)
-        if expect == "done":
-            require_mode(plan, self.name, self.id, ("devdax",), "namespace with mode: devdax").mode = "kmem"
+        _change_mode(plan, self, self.id, ("devdax",), "namespace with mode: devdax", "kmem", expect)
 
     def run(self, session: Session, deadline: Deadline) -> Outcome:
         device = pmem_of(session, self.id)
@@ -181,9 +184,7 @@ class DevdaxVerb(Verb):
     id: Device
 
     def follow(self, plan: Plan, expect: str = "done") -> None:
-        plan.pmem("id", self.id)
-        if expect == "done":
-            require_mode(plan, self.name, self.id, ("kmem",), "kmem").mode = "devdax"
+        _change_mode(plan, self, self.id, ("kmem",), "kmem", "devdax", expect)
 
     def run(self, session: Session, deadline: Deadline) -> Outcome:
         device = pmem_of(session, self.id)
