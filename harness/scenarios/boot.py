@@ -68,31 +68,28 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class BootedGuest:
-    """A guest that answers on SSH.
-
-    ``shape`` is the machine as given to QEMU, ``facts`` describe the kernel, ``kernel`` is the host's reader of its
-    memory. ``restored`` from a snapshot or booted; ``why_booted`` is the reason if it could not be restored.
-    """
-
-    machine: Machine
-    console: Console
-    shell: GuestShell
-    shape: MachineShape
-    facts: KernelFacts
-    boot: str
-    kernel: KernelView
-    restored: bool = False
-    why_booted: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Connected:
     """A machine with an open SSH connection to its guest."""
 
     machine: Machine
     console: Console
     shell: GuestShell
+
+
+@dataclass(frozen=True, slots=True)
+class BootedGuest(Connected):
+    """A guest that answers on SSH.
+
+    ``shape`` is the machine as given to QEMU, ``facts`` describe the kernel, ``kernel`` is the host's reader of its
+    memory. ``restored`` from a snapshot or booted; ``why_booted`` is the reason if it could not be restored.
+    """
+
+    shape: MachineShape
+    facts: KernelFacts
+    boot: str
+    kernel: KernelView
+    restored: bool = False
+    why_booted: str = ""
 
 
 def resolve(

@@ -12,7 +12,7 @@ from harness.model.booted import booted_model, plugged_devices
 from harness.parsers.notes import summed
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.record import RecordedRun, load_run
+from harness.scenarios.record import RecordedRun, RunEnding, load_run
 from harness.scenarios.result import RunResult, StepResult
 from harness.scenarios.verdict import ExpectedBugs, evaluate, never_observed, step_result, titles, worst
 from harness.state import Unknown
@@ -63,13 +63,14 @@ def recheck(directory: Path) -> RunResult:
 def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]:
     """The verdict of all steps; an incomplete bundle or a run without a verdict is never a pass."""
     verdict = worst(step.verdict for step in steps)
-    missing = sorted(set(range(max(run.count or 0, steps[-1].number) + 1)) - {step.number for step in steps})
+    told = run.ending or RunEnding(Verdict.PASS, "")
+    missing = sorted(set(range(max(told.steps or 0, steps[-1].number) + 1)) - {step.number for step in steps})
     if missing:
         cut = Verdict.INFRA, f"the bundle lacks step {', '.join(map(str, missing))}"
-    elif run.verdict is Verdict.INFRA:
-        cut = Verdict.INFRA, f"the run itself had no verdict: {run.reason}"
-    elif run.verdict is Verdict.SKIPPED:
-        cut = Verdict.SKIPPED, run.reason
+    elif told.verdict is Verdict.INFRA:
+        cut = Verdict.INFRA, f"the run itself had no verdict: {told.reason}"
+    elif told.verdict is Verdict.SKIPPED:
+        cut = Verdict.SKIPPED, told.reason
     elif unseen := run.demand.never(step.checks for step in steps):
         cut = Verdict.INFRA, never_observed(unseen)
     else:

@@ -171,8 +171,7 @@ class RecordedStep:
 class RecordedRun:
     """A loaded bundle; the states are parsed again from their files. ``watch`` has the known bugs of its time.
 
-    ``demand`` is what had to be observed. ``verdict`` and ``reason`` are those of the run, after the steps up
-    to number ``count``; None if not recorded.
+    ``demand`` is what had to be observed, ``ending`` how the run ended if that is recorded.
     """
 
     details: Mapping[str, Any]
@@ -181,9 +180,7 @@ class RecordedRun:
     boot: GuestState
     steps: tuple[RecordedStep, ...]
     watch: Watch
-    verdict: Verdict | None = None
-    reason: str = ""
-    count: int | None = None
+    ending: RunEnding | None = None
     demand: Demand = field(default_factory=Demand)
 
 
@@ -219,9 +216,10 @@ def load_run(directory: Path) -> RecordedRun:
     boot = load_state(directory / "states" / "000", facts)
     bugs = directory / BUGS
     watch = watch_for(parse_bugs(read_text(bugs), bugs).values(), facts) if bugs.exists() else Watch()
-    verdict, reason, count = _load_verdict(directory / VERDICT)
+    path = directory / VERDICT
+    ending = _read(path, RunEnding) if path.exists() else None
     steps = tuple(_load_steps(directory, shape, facts))
-    return RecordedRun(details, shape, facts, boot, steps, watch, verdict, reason, count, demand_from_json(details))
+    return RecordedRun(details, shape, facts, boot, steps, watch, ending, demand_from_json(details))
 
 
 def demand_to_json(demand: Demand) -> dict[str, object]:
@@ -235,13 +233,6 @@ def demand_from_json(details: Mapping[str, Any]) -> Demand:
     if not all(isinstance(names, list) for names in lists):
         raise UsageError("run.json is damaged: require and allow_unobserved are lists of invariants")
     return Demand(*(frozenset(map(str, names)) for names in lists))
-
-
-def _load_verdict(path: Path) -> tuple[Verdict | None, str, int | None]:
-    if not path.exists():
-        return None, "", None
-    told = _read(path, _Ending)
-    return told.verdict, told.reason, told.steps
 
 
 def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts) -> Iterator[RecordedStep]:
@@ -282,8 +273,8 @@ class _Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ending:
-    """The content of ``verdict.json``."""
+class RunEnding:
+    """The content of ``verdict.json``; ``steps`` is the number of the last step."""
 
     verdict: Verdict
     reason: str
@@ -308,7 +299,7 @@ def _codec() -> Codec:
     newer = {field.name for field in dataclasses.fields(Outcome)} - older
     codec.describe(Outcome, since=newer, formerly={"useless": "inconclusive"})
     codec.describe(_Step, since=("bugs",))
-    codec.describe(_Ending, since=("steps",))
+    codec.describe(RunEnding, since=("steps",))
     return codec
 
 

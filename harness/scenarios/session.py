@@ -148,11 +148,8 @@ class Session:
                 raise self._explained(error) from error
             told, after = (tuple(line.text for line in lines) for lines in (alarms, trace))
             outcome = Outcome(note=error.message, alarms=told, trace=after, stacks=stacks)
-            self.recorder.save_step(self.number, title, self.expect, outcome, None, bugs)
-            seconds = time.monotonic() - started
             known = ExpectedBugs(self.watch, tuple(bugs))
-            ruling, checks = evaluate(self.model, title, self.expect, outcome, None, self.state, known)
-            return step_result(self.number, title, ruling, seconds, seconds, checks)
+            return self._without_look(title, self.expect, outcome, started, known)
 
     def _explained(self, error: InfraError) -> InfraError:
         """The same error, with QEMU's exit if that is the reason for it."""
@@ -189,10 +186,7 @@ class Session:
         expect = expect or outcome.ending
         if outcome.pending:
             self.unseen = True
-            self.recorder.save_step(self.number, title, expect, outcome, None)
-            seconds = time.monotonic() - started
-            ruling, checks = evaluate(self.model, title, expect, outcome, None, self.state)
-            return step_result(self.number, title, ruling, seconds, seconds, checks)
+            return self._without_look(title, expect, outcome, started, ExpectedBugs())
         self._settle(deadline)
         self._rest(outcome, deadline)
         guest_seconds = time.monotonic() - started
@@ -204,6 +198,15 @@ class Session:
             raise
         self.recorder.save_step(self.number, title, expect, outcome, self.state, bugs)
         return self._examine(title, expect, outcome, started, guest_seconds, before, self.state, bugs)
+
+    def _without_look(
+        self, title: str, expect: str, outcome: Outcome, started: float, known: ExpectedBugs
+    ) -> StepResult:
+        """The result of a step without a snapshot."""
+        self.recorder.save_step(self.number, title, expect, outcome, None, known.names)
+        seconds = time.monotonic() - started
+        ruling, checks = evaluate(self.model, title, expect, outcome, None, self.state, known)
+        return step_result(self.number, title, ruling, seconds, seconds, checks)
 
     def _examine(
         self,

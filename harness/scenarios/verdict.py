@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.check import CheckResult, Evidence, Verdict, run_all
+from harness.check.bugs import KnownBug
 from harness.check.known import Explained, Watch, died_of, ended_by, explain, hung_in, log_lines
 from harness.check.required import Demand
 from harness.model.memory_model import MemoryModel
@@ -163,12 +164,11 @@ def judge(
     met: tuple[str, ...] = ()
     failed = [result for result in checks if result.status == "fail"]
     if failed:
-        found = _explained(checks, outcome, known.watch, evidence, title)
+        found = _explained(known.watch.possible, checks, outcome, evidence, title)
         met = found.met
         if found.rest or not all(result.findings for result in failed):
-            return Ruling(
-                Verdict.FAIL, _joined(outcome.note, _beyond(found, checks, outcome, known, evidence, title)), met
-            )
+            like = _explained(known.watch.impossible, checks, outcome, evidence, title)
+            return Ruling(Verdict.FAIL, _joined(outcome.note, _beyond(found, like, known.watch)), met)
         if outcome.alarms:
             return Ruling(Verdict.KNOWN, _joined(outcome.note, _named(met)), met, stops=True)
     if outcome.inconclusive:
@@ -189,40 +189,24 @@ def judge(
 
 
 def _explained(
-    checks: Sequence[CheckResult],
-    outcome: Outcome,
-    watch: Watch,
-    evidence: Evidence | None,
-    title: str,
-    *,
-    has: bool = True,
+    bugs: Sequence[KnownBug], checks: Sequence[CheckResult], outcome: Outcome, evidence: Evidence | None, title: str
 ) -> Explained:
-    bugs = watch.possible if has else watch.impossible
+    if evidence is not None and not outcome.alarms:
+        return explain(bugs, checks, evidence)
+    bug = None
     if outcome.alarms:
-        died = died_of(bugs, outcome.alarms, outcome.trace)
-        bug = died or hung_in(bugs, title, outcome.stacks, outcome.alarms)
-        findings = tuple(finding for check in checks for finding in check.findings)
-        return Explained((), findings) if bug is None else Explained((bug.id,), ())
-    if evidence is None:
-        return Explained((), tuple(finding for check in checks for finding in check.findings))
-    return explain(bugs, checks, evidence)
+        bug = died_of(bugs, outcome.alarms, outcome.trace) or hung_in(bugs, title, outcome.stacks, outcome.alarms)
+    findings = tuple(finding for check in checks for finding in check.findings)
+    return Explained((), findings) if bug is None else Explained((bug.id,), ())
 
 
-def _beyond(
-    found: Explained,
-    checks: Sequence[CheckResult],
-    outcome: Outcome,
-    known: ExpectedBugs,
-    evidence: Evidence | None,
-    title: str,
-) -> str:
-    """The note about findings that no bug of this kernel explains."""
+def _beyond(found: Explained, like: Explained, watch: Watch) -> str:
+    """The note about findings that no bug of this kernel explains; ``like``: as those of other kernels would."""
     if found.met:
         return f"beyond the known bug {', '.join(found.met)}: {', '.join(sorted({f.invariant for f in found.rest}))}"
-    like = _explained(checks, outcome, known.watch, evidence, title, has=False)
     if like.rest or not like.met:
         return ""
-    whys = "; ".join(f"{id}, which this kernel should not have: {known.watch.standings[id].why}" for id in like.met)
+    whys = "; ".join(f"{id}, which this kernel should not have: {watch.standings[id].why}" for id in like.met)
     return f"exactly the known bug {whys}"
 
 
