@@ -294,11 +294,10 @@ def run(
 ) -> Completed:
     """Run ``argv`` to its end and return its status and output.
 
-    ``log`` gets the command line and both streams appended as they come; ``on_line`` gets each line of stdout,
-    without its newline, as it comes. However this call ends, the child is dead and reaped.
-
-    Raises InfraError (argv, status or signal, tail of stderr) if there is no such program or, with ``check``, if it
-    fails; DeadlineExpired (argv, last line seen) if it takes too long.
+    ``log`` gets the command line and both streams appended as they come; ``on_line`` gets each line of stdout, without
+    its newline, as it comes. However this call ends, the child is dead and reaped. Raises InfraError (argv, status or
+    signal, tail of stderr) if there is no such program or, with ``check``, if it fails; DeadlineExpired (argv, last
+    line seen) if it takes too long.
     """
     with contextlib.ExitStack() as stack:
         sink = None if log is None else stack.enter_context(log.open("ab", buffering=0))

@@ -72,10 +72,9 @@ class MemoryBlock:
 class Mapping:
     """A run of equal leaf entries of the kernel's page tables, as ptdump prints it.
 
-    ``level`` is the kernel's name of the table that holds the leaf: PGD, P4D, PUD, PMD or PTE.
-    ``attrs`` are the attribute words in the order ptdump prints them, without absent ones (blank columns);
-    CON (arm64 contiguous hint) is one of them. ``region`` is the name of the marker above the run.
-    Unmapped runs are not represented.
+    ``level`` is the kernel's name of the table that holds the leaf: PGD, P4D, PUD, PMD or PTE. ``attrs`` are the
+    attribute words in the order ptdump prints them, without absent ones (blank columns); CON (arm64 contiguous hint) is
+    one of them. ``region`` is the name of the marker above the run. Unmapped runs are not represented.
     """
 
     range: AddrRange

@@ -42,7 +42,6 @@ from harness.progress import Progress
 #: part of an Image's key: increase it when the same inputs are built differently
 RECIPE = "1"
 
-_TOOLS_SECONDS = 60.0
 _PATCH_SECONDS = 60.0
 _BUILD_SECONDS = 4 * 3600.0
 _CLEAN = "clean"
@@ -177,7 +176,7 @@ def place_of(arch: ArchSpec, package: str) -> Path:
 @contextlib.contextmanager
 def kept_tree(arch: ArchSpec, package: str, progress: Progress) -> Iterator[KeptTree]:
     """The locked tree of Debian's source ``package``, unpatched; raises ArtefactError without it or build tools."""
-    require_tools(arch, Deadline(_TOOLS_SECONDS))
+    require_tools(arch)
     place, what = place_of(arch, package), f"the {arch.name} tree of {package}"
     tree = KeptTree(arch, package, place, load_fragments(arch, configs_dir() / "kernels"), progress)
     try:

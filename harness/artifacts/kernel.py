@@ -30,7 +30,6 @@ from harness.config.guest_parts import KernelImage
 from harness.config.own_build import OwnBuild
 from harness.config.places import configs_dir
 from harness.config.selector import DEBIAN, IMAGE_PREFIX, PURPOSE, DebianName, is_debian_name, parse_kernel_name
-from harness.deadline import Deadline
 from harness.dotconfig import read_config
 from harness.errors import ArtefactError, InfraError, UsageError
 from harness.progress import Progress
@@ -38,7 +37,6 @@ from harness.progress import Progress
 #: part of the cache key: increase it when the same package is unpacked differently
 RECIPE = "2"
 
-_TOOLS_SECONDS = 60.0
 #: possible paths of a package's kernel, configuration and modules below its root; since Debian's linux 6.16-1 all three
 #: are in one folder
 _IMAGES = ("boot/vmlinu[xz]-*", "usr/lib/modules/*/vmlinu[xz]")
@@ -105,7 +103,7 @@ def purpose_kernel(arch: ArchSpec, name: DebianName, progress: Progress) -> Kern
     log = cache.root / "logs" / f"kernel-{arch.name}-{entry}.log"
 
     def build(out: Path) -> None:
-        kernel_build.require_tools(arch, Deadline(_TOOLS_SECONDS))
+        kernel_build.require_tools(arch)
         work = scratch(out)
         unpack(debian.download([source], progress, dependencies=False), work / "package", progress)
         log.parent.mkdir(exist_ok=True)

@@ -32,6 +32,7 @@ HOST_NEEDS = host_needs(
     headers={"libc6-dev": "stdio.h", "libssl-dev": "openssl/opensslv.h", "libelf-dev": "libelf.h"},
 )
 
+_TOOLS_SECONDS = 60.0
 _BUILD_SECONDS = 4 * 3600.0
 #: lines that make prints while it builds an Image with these fragments, measured on 6.12
 _EXPECTED_LINES = 2000
@@ -142,11 +143,11 @@ def lost_options(config: Mapping[str, str], fragments: tuple[Fragment, ...], ver
     ]
 
 
-def require_tools(arch: ArchSpec, deadline: Deadline, *, cross: bool = True) -> None:
+def require_tools(arch: ArchSpec, *, cross: bool = True) -> None:
     """Raise ArtefactError, naming what to install, if the host lacks anything for building for ``arch``; with
     ``cross``, the cross compiler as well."""
     compiler = HostNeed(f"gcc-{arch.triplet.replace('_', '-')}", program=f"{arch.triplet}-gcc")
-    require_packages("a kernel", (*HOST_NEEDS, compiler) if cross else HOST_NEEDS, deadline)
+    require_packages("a kernel", (*HOST_NEEDS, compiler) if cross else HOST_NEEDS, Deadline(_TOOLS_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)

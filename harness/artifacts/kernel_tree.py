@@ -36,7 +36,6 @@ MARK = ".memhp"
 #: the user's own .config while memhp builds with another one
 _ASIDE = ".config.before-memhp"
 
-_TOOLS_SECONDS = 60.0
 _BUILD_SECONDS = 4 * 3600.0
 
 
@@ -57,7 +56,7 @@ def tree_kernel(
     source = source.resolve()
     cache = Cache()
     chain = find_toolchain(arch, own.llvm, cache.root)
-    require_tools(arch, Deadline(_TOOLS_SECONDS), cross=not own.llvm)
+    require_tools(arch, cross=not own.llvm)
     what = f"the {arch.name} kernel of {source}"
     try:
         tree, work = _places(arch, source, own, cache)

@@ -80,10 +80,9 @@ class Machine:
 
         With ``own_memory`` the harness creates the files of the boot RAM (``memory``: descriptors by backend), so that
         the machine can be saved. ``snapshot`` is the folder of a machine saved from the same spec: it is restored, with
-        its vCPUs paused. With ``incoming`` QEMU waits for the caller to restore a machine.
-
-        Raises UsageError if a file of the spec is missing, LaunchError (argv, exit status, tails of stderr and
-        console) if QEMU does not come up by ``deadline``.
+        its vCPUs paused. With ``incoming`` QEMU waits for the caller to restore a machine. Raises UsageError if a file
+        of the spec is missing, LaunchError (argv, exit status, tails of stderr and console) if QEMU does not come up by
+        ``deadline``.
         """
         for role, path in spec.files:
             if not path.is_file():
@@ -138,9 +137,7 @@ class Machine:
         If a backend of the same name was deleted before, wait until QEMU has freed its memory. QEMU frees it after an
         RCU grace period (0.2 s are common), and since v10.0 it hands the memfd recorded under a name to the next
         backend of that name, then closes that descriptor when it frees the old one (memfd_backend_memory_alloc in
-        backends/hostmem-memfd.c, qemu_ram_free in system/physmem.c).
-
-        Raises QmpRefused, QemuError, DeadlineExpired.
+        backends/hostmem-memfd.c, qemu_ram_free in system/physmem.c). Raises QmpRefused, QemuError, DeadlineExpired.
         """
         idle, limit = threading.Event(), deadline.at_most(_FREED_SECONDS)
         while arguments["id"] in self._dropped and (kept := self._unowned_blocks(deadline)):

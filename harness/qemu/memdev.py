@@ -67,10 +67,8 @@ def plug(
     """Plug ``device``; if ACPI announces it to the guest, wait for the guest's ``_OST`` answer.
 
     With ``await_guest`` None, wait if the machine has ACPI and its CPUs run: otherwise there is no answer. For a PCI
-    device the guest does not answer: for virtio-mem, wait for its size with ``wait_size``.
-
-    Raises UsageError (id, size, no free root port), QmpRefused (nothing changed), DeadlineExpired if the guest does not
-    answer.
+    device the guest does not answer: for virtio-mem, wait for its size with ``wait_size``. Raises UsageError (id, size,
+    no free root port), QmpRefused (nothing changed), DeadlineExpired if the guest does not answer.
     """
     if isinstance(device, PciDeviceSpec):
         device = dataclasses.replace(device, port=device.port or free_root_port(machine, deadline=deadline))
@@ -107,10 +105,9 @@ def unplug(machine: Machine, device: str, *, deadline: Deadline) -> HotplugOutco
     The verdict is the first of DEVICE_DELETED, MEM_UNPLUG_ERROR, DEVICE_UNPLUG_GUEST_ERROR and a failing ACPI ``_OST``.
     After a DIMM is gone, also wait for the guest's last ``_OST`` (status 0), which ends its hotplug work. For a PCI
     device the guest's pciehp driver waits five seconds, in which an operator could press the attention button again
-    (drivers/pci/hotplug/pciehp_ctrl.c), and needs one more to power the slot off; ``await_ejected`` is faster.
-
-    Raises QmpRefused if QEMU itself refuses (unknown id, virtio-mem not empty, virtio-pmem always), DeadlineExpired
-    if there is no verdict.
+    (drivers/pci/hotplug/pciehp_ctrl.c), and needs one more to power the slot off; ``await_ejected`` is faster. Raises
+    QmpRefused if QEMU itself refuses (unknown id, virtio-mem not empty, virtio-pmem always), DeadlineExpired if there
+    is no verdict.
     """
     known = {found.id: found for found in memory_devices(machine, deadline=deadline)}.get(device)
     slot, backend = (None, backend_id(device)) if known is None else (known.slot, known.backend)
@@ -148,7 +145,6 @@ def await_ejected(machine: Machine, device: str, *, since: int, deadline: Deadli
     The guest does so by writing 0 to ``/sys/bus/pci/slots/N/power``, N from ``pci_slot``. This takes a second, without
     the wait for an operator, and is the only way to remove a virtio-pmem, whose device_del QEMU refuses
     (virtio_md_pci_unplug_request in hw/virtio/virtio-md-pci.c). ``since`` is ``machine.qmp.seq`` from before the write.
-
     Raises DeadlineExpired if the device stays.
     """
     last = machine.qmp.wait_event(

@@ -55,7 +55,7 @@ DIFF = """\
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a kept tree that has its source."""
     monkeypatch.setenv("MEMHP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("harness.artifacts.kept_tree.require_tools", lambda arch, deadline: None)
+    monkeypatch.setattr("harness.artifacts.kept_tree.require_tools", lambda arch: None)
     monkeypatch.setattr("harness.artifacts.kept_tree.load_fragments", lambda arch, folder: ())
     place = place_of(ARM64, SOURCE)
     (place / "source" / "mm").mkdir(parents=True)

@@ -27,7 +27,6 @@ from harness.artifacts.kernel_build import (
     lost_options,
     version_of,
 )
-from harness.deadline import Deadline
 from harness.dotconfig import read_config
 from harness.errors import ArtefactError, UsageError
 from harness.progress import SilentProgress
@@ -260,7 +259,7 @@ def test_a_missing_fragment(tmp_path: Path) -> None:
 def test_missing_build_tools_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ArtefactError, match="cannot build a kernel: this machine lacks make, cc, flex") as caught:
-        kernel_build.require_tools(ARM64, Deadline(20))
+        kernel_build.require_tools(ARM64)
     assert caught.value.hint is not None
     assert caught.value.hint.startswith("sudo apt-get install bc bison flex gcc gcc-aarch64-linux-gnu")
 

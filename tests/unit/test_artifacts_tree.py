@@ -43,7 +43,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def toy_tree(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("harness.artifacts.kernel_tree.require_tools", lambda arch, deadline, cross: None)
+    monkeypatch.setattr("harness.artifacts.kernel_tree.require_tools", lambda arch, cross: None)
     tree = tmp_path / "linux"
     tree.mkdir()
     (tree / "Makefile").write_text(TOY)
