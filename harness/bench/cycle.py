@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from harness.check import Verdict
 from harness.deadline import Deadline
@@ -45,22 +44,18 @@ def union(spans: Sequence[tuple[float, float]]) -> float:
     return total
 
 
-@dataclass
-class Times:
-    """Of each cycle: total seconds, and the seconds in which the guest worked for us."""
-
-    wall: list[float] = field(default_factory=list)
-    guest: list[float] = field(default_factory=list)
-
-
 class Cycle:
-    """Steps that restore the guest's state, run repeatedly."""
+    """Steps that restore the guest's state, run repeatedly.
+
+    ``wall`` has the total seconds of each cycle, ``guest`` the seconds in which the guest worked for us.
+    """
 
     def __init__(self, session: Session, watch: Stopwatch, acts: Sequence[Verb]) -> None:
         self.session = session
         self.watch = watch
         self.acts = acts
-        self.times = Times()
+        self.wall: list[float] = []
+        self.guest: list[float] = []
 
     def once(self, *, counts: bool = True) -> None:
         """Run and check all steps. Raises InfraError if one does not pass: its time would be meaningless."""
@@ -68,8 +63,8 @@ class Cycle:
         for args in self.acts:
             guest += self._step(args)
         if counts:
-            self.times.wall.append(time.monotonic() - start)
-            self.times.guest.append(guest)
+            self.wall.append(time.monotonic() - start)
+            self.guest.append(guest)
 
     def _step(self, args: Verb) -> float:
         """Run one step and return the guest's share in seconds.

@@ -191,7 +191,7 @@ class _SpeedBench:
         for number in range(self.options.rounds):
             self.task.update(note=f"{ability}: cycle {number + 1} of {self.options.rounds}")
             cycle.once()
-        wall, guest = Spread(tuple(cycle.times.wall)), Spread(tuple(cycle.times.guest))
+        wall, guest = Spread(tuple(cycle.wall)), Spread(tuple(cycle.guest))
         figures = (
             Figure("cycle", "a cycle", wall, "s"),
             Figure("guest", "    the guest's share: actions in progress, commands running in it", guest, "s"),

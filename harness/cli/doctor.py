@@ -8,9 +8,9 @@ import sys
 
 from harness.artifacts.doctor import diagnose
 from harness.cli.command_arguments import DoctorArguments
+from harness.cli.fetch import able
 from harness.cli.guest_options import arches_of
 from harness.cli.output import print_columns, print_json
-from harness.cli.parts import able
 from harness.progress import default_progress
 
 

@@ -75,22 +75,19 @@ def _guests() -> Iterator[dict[str, object]]:
 
 
 def _kernels() -> Iterator[dict[str, object]]:
-    yield {
-        "selector": "purpose",
-        "meaning": "built once from Debian's kernel source with all options that scenarios need",
-    }
-    yield {"selector": "purpose:VERSION", "meaning": "the same from linux-source-VERSION, such as purpose:7.3"}
-    yield {"selector": "purpose+FLAVOUR", "meaning": f"a flavour of it: {', '.join(_flavours())}"}
-    yield {"selector": "debian", "meaning": "Debian's stock kernel: nothing to build, no pc-dimm hotplug, no ptdump"}
-    yield {"selector": "debian:SUITE", "meaning": "the stock kernel of another suite, such as debian:trixie-backports"}
-    yield {"selector": "debian:VERSION", "meaning": "the newest stock kernel of a version, such as debian:7.2"}
-    yield {"selector": "linux-image-…", "meaning": "that Debian package"}
-    yield {"selector": "…@SUITE", "meaning": "any of these from that suite only, such as purpose:6.1@bookworm"}
-    yield {
-        "selector": "PATH",
-        "meaning": "your own Image (--modules DIR: its modules), or a source tree, which is built (-K, --build-dir, "
+    meanings = {
+        "purpose": "built once from Debian's kernel source with all options that scenarios need",
+        "purpose:VERSION": "the same from linux-source-VERSION, such as purpose:7.3",
+        "purpose+FLAVOUR": f"a flavour of it: {', '.join(_flavours())}",
+        "debian": "Debian's stock kernel: nothing to build, no pc-dimm hotplug, no ptdump",
+        "debian:SUITE": "the stock kernel of another suite, such as debian:trixie-backports",
+        "debian:VERSION": "the newest stock kernel of a version, such as debian:7.2",
+        "linux-image-…": "that Debian package",
+        "…@SUITE": "any of these from that suite only, such as purpose:6.1@bookworm",
+        "PATH": "your own Image (--modules DIR: its modules), or a source tree, which is built (-K, --build-dir, "
         "--llvm, --own-config)",
     }
+    return ({"selector": selector, "meaning": meaning} for selector, meaning in meanings.items())
 
 
 def _flavours() -> list[str]:

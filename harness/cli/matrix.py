@@ -19,11 +19,9 @@ from harness.cli.command_arguments import GUEST_OPTIONS, ReportArguments, RunArg
 from harness.cli.guest_options import demand_of, start_of
 from harness.cli.report_targets import all_reports, check_reports, finish_reports, results_stream
 from harness.errors import UsageError
-from harness.matrix.cell_parts import prepare
-from harness.matrix.cells import Cell, MatrixPlan, expected_seconds, make_plan, shard_of
-from harness.matrix.history import History, check_history, expected, read_history
+from harness.matrix.cells import Cell, MatrixPlan, expected_seconds, make_plan, prepare, shard_of
+from harness.matrix.history import History, book_of_store, check_history, expected, read_history
 from harness.matrix.matrix_file import load_matrix
-from harness.matrix.night_book import book_of_store
 from harness.matrix.results_store import Done, open_store, read_store
 from harness.matrix.workers import Running, Workers, command
 from harness.progress import default_progress

@@ -20,22 +20,13 @@ from harness.report.kcidb import to_kcidb
 from harness.report.ktap import to_ktap
 from harness.report.text import tell
 
-#: option of a report -> its writer
-WRITERS: Mapping[str, Callable[[Book], str]] = {
-    "json": lambda book: dumps(results_to_json(book.runs)),
-    "junit": lambda book: to_junit(book.runs, [id for id, _ in book.missing]),
-    "ktap": to_ktap,
-    "kcidb": to_kcidb,
-    "html": to_html,
-}
-
-#: option of a report -> its file in a results directory
-FILES = {
-    "json": "results.json",
-    "junit": "junit.xml",
-    "ktap": "results.ktap",
-    "kcidb": "kcidb.json",
-    "html": "report.html",
+#: option of a report -> its writer, and its file in a results directory
+REPORTS: Mapping[str, tuple[Callable[[Book], str], str]] = {
+    "json": (lambda book: dumps(results_to_json(book.runs)), "results.json"),
+    "junit": (lambda book: to_junit(book.runs, [id for id, _ in book.missing]), "junit.xml"),
+    "ktap": (to_ktap, "results.ktap"),
+    "kcidb": (to_kcidb, "kcidb.json"),
+    "html": (to_html, "report.html"),
 }
 
 
@@ -61,7 +52,7 @@ def finish_reports(targets: Iterable[tuple[str, str]], book: Book, status: int) 
     """Write each report; returns ``status``, or 3 if that is 0 and a report cannot be written."""
     try:
         for name, target in targets:
-            write_report(target, WRITERS[name](book))
+            write_report(target, REPORTS[name][0](book))
     except InfraError as error:
         tell(error)
         return status or error.exit_status
@@ -70,4 +61,4 @@ def finish_reports(targets: Iterable[tuple[str, str]], book: Book, status: int) 
 
 def all_reports(folder: Path) -> list[tuple[str, str]]:
     """All reports, with targets in ``folder``."""
-    return [(name, str(folder / file)) for name, file in FILES.items()]
+    return [(name, str(folder / file)) for name, (_, file) in REPORTS.items()]

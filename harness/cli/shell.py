@@ -3,18 +3,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import shlex
 import sys
+from collections.abc import Iterator
 
 from harness.cli.command_arguments import ShellArguments
 from harness.cli.guest_options import bundle_dir_of, guest_of, start_of
-from harness.progress import default_progress
+from harness.config.guest import GuestSpec
+from harness.errors import UnsupportedError
+from harness.progress import Progress, default_progress
+from harness.qemu.devices.device import KINDS
 from harness.report.terminal_report import make_console
 from harness.report.text import clean, tell
+from harness.scenarios.boot import Parts, resolve
+from harness.scenarios.record import Recorder, open_bundle
+from harness.scenarios.replay import guest_to_json
 from harness.scenarios.run_options import RunOptions
+from harness.scenarios.session import Session
+from harness.scenarios.start import start_guest
+from harness.shell.commands import explore
 from harness.shell.explorer import Explorer
-from harness.shell.open_guest import find_parts, open_session
 from harness.shell.prompt import at_a_terminal, given_lines, typed_lines
-from harness.shell.typed_session import explore
 
 
 def run(arguments: ShellArguments) -> int:
@@ -44,3 +55,27 @@ def run(arguments: ShellArguments) -> int:
         bundle = session.recorder.directory
     explorer.say(f"recorded in {clean(bundle)}; memhp replay {clean(bundle)} repeats it")
     return status
+
+
+def find_parts(spec: GuestSpec, progress: Progress) -> Parts:
+    """The parts of a guest that supports every memory device, or all that this QEMU has."""
+    try:
+        return resolve(spec, (), progress, kinds=tuple(KINDS))
+    except UnsupportedError:
+        return resolve(spec, (), progress)
+
+
+@contextlib.contextmanager
+def open_session(spec: GuestSpec, parts: Parts, options: RunOptions, progress: Progress) -> Iterator[Session]:
+    """Start the guest, and end it with the block; its bundle stays.
+
+    Raises what ``start_guest`` raises, and InfraError if the bundle cannot be written.
+    """
+    started = datetime.datetime.now(datetime.UTC)
+    directory = open_bundle(options.bundle_dir, f"shell-{spec.arch}", started)
+    recorder = Recorder(directory)
+    details = {"guest": spec.name, "started": started.isoformat(), "seed": options.seed, "start": options.start}
+    recorder.start("shell", "", details | guest_to_json(spec, parts))
+    with start_guest(spec, parts, directory, options.timeout, options.start, progress) as guest:
+        (directory / "argv.txt").write_text(shlex.join(guest.machine.argv) + "\n")
+        yield Session(guest, options, recorder)

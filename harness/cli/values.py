@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 from harness.bench import DEFAULT_ROUNDS, MAX_ROUNDS
 from harness.errors import UsageError
@@ -50,30 +51,27 @@ def read_seconds(text: str, option: str) -> float:
     return value
 
 
+def _read_count(text: str, option: str, what: str, most: int, hint: str) -> int:
+    count = read_integer(text, option)
+    if not 1 <= count <= most:
+        raise UsageError(f"{option}: invalid {what}: {count}", hint=hint)
+    return count
+
+
 def read_rounds(text: str, option: str) -> int:
     """The number of repetitions of a soak's steps."""
-    rounds = read_integer(text, option)
-    if rounds < 1:
-        raise UsageError(f"{option}: invalid number of rounds: {rounds}", hint="at least 1")
-    return rounds
+    return _read_count(text, option, "number of rounds", sys.maxsize, "at least 1")
 
 
 def read_bench_rounds(text: str, option: str) -> int:
     """The number of counted rounds of a benchmark."""
-    rounds = read_integer(text, option)
-    if not 1 <= rounds <= MAX_ROUNDS:
-        raise UsageError(
-            f"{option}: invalid number of rounds: {rounds}", hint=f"1 to {MAX_ROUNDS}; the default is {DEFAULT_ROUNDS}"
-        )
-    return rounds
+    hint = f"1 to {MAX_ROUNDS}; the default is {DEFAULT_ROUNDS}"
+    return _read_count(text, option, "number of rounds", MAX_ROUNDS, hint)
 
 
 def read_jobs(text: str, option: str) -> int:
     """The number of parallel guests."""
-    jobs = read_integer(text, option)
-    if not 1 <= jobs <= MAX_JOBS:
-        raise UsageError(f"{option}: invalid job count: {jobs}", hint=f"from 1 to {MAX_JOBS}")
-    return jobs
+    return _read_count(text, option, "job count", MAX_JOBS, f"from 1 to {MAX_JOBS}")
 
 
 def read_state(text: str, option: str) -> int:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From a matrix file to its cells: one scenario on one guest each, with a name that is the same every night."""
+"""From a matrix file to its cells: one scenario on one guest each, with a name that is the same every night.
+
+``prepare`` fetches and builds the parts of all their guests before the first one starts.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,11 @@ from harness.arch.modes import PAGING_CHOICES
 from harness.check.bugs import bugs_file
 from harness.config.guest import GuestSpec, problems
 from harness.config.yaml import read_text
-from harness.errors import ConfigError, UsageError
+from harness.errors import ConfigError, InfraError, MemhpError, UsageError
 from harness.matrix.kernel_axis import expand, with_flavour
 from harness.matrix.matrix_file import MAX_CELLS, Grid, MatrixFile, Setting
+from harness.progress import Progress
+from harness.scenarios.boot import Resolver
 from harness.scenarios.file import Scenario, load_scenario
 from harness.scenarios.memorybudget import cost
 from harness.scenarios.steps import count_steps
@@ -54,6 +59,11 @@ class Cell:
     def folder(self) -> str:
         """Its path below the results' ``cells``."""
         return self.id
+
+    @property
+    def source(self) -> Path | str:
+        """Its scenario as an argument of ``load_scenario``."""
+        return _named(self.scenario)
 
     @property
     def weight(self) -> float:
@@ -264,3 +274,22 @@ def expected_seconds(times: Sequence[float], jobs: int) -> float:
     for seconds in sorted(times, reverse=True):
         heapq.heapreplace(free, free[0] + seconds)
     return max(free)
+
+
+def prepare(cells: Sequence[Cell], progress: Progress) -> dict[str, str]:
+    """Fetch or build every part that ``cells`` need.
+
+    Returns the reason for each cell whose parts are unavailable, by id: a kernel that does not build only fails the
+    cells that boot it. An unmet requirement is not a reason; the cell's run names it.
+    """
+    broken: dict[str, str] = {}
+    resolver = Resolver(progress)
+    for cell in cells:
+        try:
+            found = resolver.resolve(cell.guest, load_scenario(cell.source).needs)
+        except MemhpError as error:
+            broken[cell.id] = str(error)
+        else:
+            if isinstance(found, InfraError):
+                broken[cell.id] = str(found)
+    return broken

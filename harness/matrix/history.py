@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -12,8 +12,9 @@ from statistics import median
 from harness.check import Verdict
 from harness.errors import UsageError
 from harness.matrix.cells import Cell
-from harness.matrix.results_store import CODEC, FORMAT, VERSION, read_store
-from harness.report.json_reader import load_results
+from harness.matrix.results_store import CODEC, FORMAT, VERSION, Done, Store, read_store
+from harness.report.book import Book, Entry
+from harness.report.json import load_results
 from harness.report.trends import Night, night_of
 
 History = Mapping[str, tuple[Night, ...]]
@@ -72,3 +73,33 @@ def expected(cells: Sequence[Cell], history: History) -> list[tuple[float, bool]
         passed = [night.seconds for night in history.get(cell.id, ()) if night.verdict is Verdict.PASS]
         times.append((median(passed), True) if passed else (cell.weight, False))
     return times
+
+
+def book_of_store(store: Store, history: History, *, only: Collection[str] | None = None) -> Book:
+    """The book of all planned cells, or only those with ids in ``only`` (one shard)."""
+    entries = []
+    missing = []
+    for planned in store.planned:
+        if only is not None and planned.id not in only:
+            continue
+        done = store.done(planned.id)
+        if done is None:
+            missing.append((planned.id, planned.axes))
+        else:
+            entries.append(_entry(store, done, planned.axes))
+    return Book(store.name, store.created, tuple(entries), tuple(missing), history)
+
+
+def _entry(store: Store, done: Done, axes: Mapping[str, str]) -> Entry:
+    base = f"cells/{done.id}"
+    links = [("log", f"{base}/log.txt"), ("guest", f"{base}/guest.yaml"), ("scenario", f"{base}/scenario.yaml")]
+    if done.run.bundle is not None:
+        # Results are moved and merged: only the bundle's name is stable.
+        bundle = f"{base}/bundles/{done.run.bundle.name}"
+        if (store.root / bundle).is_dir():
+            links.insert(0, ("bundle", f"{bundle}/"))
+            for name in ("console.log", "qmp.jsonl"):
+                if (store.root / bundle / name).is_file():
+                    links.append((name, f"{bundle}/{name}"))
+    replay = f"memhp run {base}/scenario.yaml --guest {base}/guest.yaml"
+    return Entry(done.id, done.run, axes, tuple(links), replay)

@@ -20,7 +20,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from harness.check import Verdict
 from harness.codec import Codec, override
 from harness.errors import InfraError, UsageError
 from harness.matrix.cells import Cell, MatrixPlan
-from harness.report.json_reader import load_results
+from harness.report.json import load_results
 from harness.report.trends import Night, night_of
 from harness.scenarios.record import write_json
 from harness.scenarios.result import RunResult
@@ -83,15 +83,15 @@ class Done:
     run: RunResult
 
 
+@dataclass(frozen=True, slots=True)
 class Store:
     """A results directory. ``open_store`` creates one for a plan, ``read_store`` reads an existing one."""
 
-    def __init__(self, root: Path, name: str, digest: str, planned: tuple[Planned, ...], created: str) -> None:
-        self.root = root
-        self.name = name
-        self.digest = digest
-        self.planned = planned
-        self.created = created
+    root: Path
+    name: str
+    digest: str
+    planned: tuple[Planned, ...]
+    created: str
 
     def cell_dir(self, id: str) -> Path:
         """The folder of the cell with this id."""
@@ -252,3 +252,38 @@ def copy_cell(source: Path, target: Path) -> None:
 
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(source, target, copy_function=link, symlinks=True)
+
+
+def merge(sources: Sequence[Path], target: Path) -> Store:
+    """Merge the results in ``sources``, shards of one matrix, into the new directory ``target``.
+
+    Raises UsageError if their plans differ, if a cell is in two of them, or if ``target`` exists; nothing is written
+    then.
+    """
+    stores = [read_store(source) for source in sources]
+    if not stores:
+        raise UsageError("nothing to merge", hint="memhp merge DIR DIR -o DIR")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"--output: {target} already exists", hint="name a directory that does not exist yet")
+    first = stores[0]
+    for store in stores[1:]:
+        if (store.name, store.digest) != (first.name, first.digest):
+            raise UsageError(
+                f"{first.root} and {store.root} are not shards of one matrix: "
+                f"{first.name} {first.digest[:8]}, {store.name} {store.digest[:8]}",
+                hint="all shards need the same matrix file, scenarios and kernels",
+            )
+    owners: dict[str, Store] = {}
+    for store in stores:
+        for id in store.all_done():
+            if id in owners:
+                raise UsageError(f"{id} is in {owners[id].root} and in {store.root}", hint="omit one of them")
+            owners[id] = store
+    created = min(store.created for store in stores)
+    try:
+        merged = write_store(Store(target, first.name, first.digest, first.planned, created))
+        for id, store in owners.items():
+            copy_cell(store.cell_dir(id), merged.cell_dir(id))
+    except OSError as error:
+        raise InfraError(f"cannot write {target}: {error.strerror}", hint="name another directory with -o") from error
+    return merged

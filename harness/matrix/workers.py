@@ -28,8 +28,7 @@ from harness.errors import DeadlineExpired, UsageError
 from harness.matrix.cells import Cell
 from harness.matrix.results_store import Done, Store
 from harness.report.files import write_report
-from harness.report.json import dumps, results_to_json
-from harness.report.json_reader import load_results
+from harness.report.json import dumps, load_results, results_to_json
 from harness.scenarios.file import load_scenario
 from harness.scenarios.memorybudget import MemoryBudget
 from harness.scenarios.result import RunResult
@@ -145,7 +144,7 @@ class Workers:
         return [results[cell.id] for cell in cells]
 
     def _begin(self, cell: Cell) -> Path:
-        return self._store.begin(cell, load_scenario(scenario_of(cell)).text)
+        return self._store.begin(cell, load_scenario(cell.source).text)
 
     def _start(self, cell: Cell) -> None:
         folder = self._begin(cell)
@@ -206,11 +205,6 @@ def _environment() -> dict[str, str]:
     root = str(Path(harness.__file__).parents[1])
     rest = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([root, rest] if rest else [root])}
-
-
-def scenario_of(cell: Cell) -> Path | str:
-    """The cell's scenario as an argument of ``load_scenario``."""
-    return Path(cell.scenario) if "/" in cell.scenario else cell.scenario
 
 
 def _now() -> str:

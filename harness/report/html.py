@@ -17,14 +17,15 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness import __version__
-from harness.check import CATALOGUE
+from harness.check import CATALOGUE, Verdict
+from harness.parsers.notes import told
 from harness.report.book import Book, Entry
-from harness.report.drawing import nights, safe
-from harness.report.runpage import MAX_CHANGES, MAX_FINDINGS, run_page
+from harness.report.drawing import Drawings, nights, safe, timeline
 from harness.report.tally import findings, overall, tally, verdict_counts
 from harness.report.text import WORDS, invariants_line, plural, seconds
 from harness.report.trends import Trend, night_of, trend
-from harness.scenarios.result import FINE
+from harness.scenarios.memorymap import MemoryMap
+from harness.scenarios.result import FINE, StepResult
 
 #: the legend of the drawings, by CSS class
 _KINDS = {
@@ -171,3 +172,76 @@ def _since(found: Trend) -> str:
     night = found.first_bad
     day = "" if night.name.startswith(night.started[:10]) else f"{night.started[:10]} "
     return f"{day}{night.name or 'tonight'}, {', '.join(night.broken)}, {night.kernel}{last}"
+
+
+#: limits of the page; results.json and the bundle are complete
+MAX_STEPS = 120
+MAX_CHANGES = 40
+MAX_FINDINGS = 25
+_FACTS = ("kernel", "kernel_origin", "qemu", "qemu_origin", "boot", "page_size", "va_bits", "cmdline", "host_load")
+
+
+@dataclass(frozen=True, slots=True)
+class StepPage:
+    """A step with its ``maps``: (name, drawing) of the memory before and after it, and the address axis."""
+
+    step: StepResult
+    maps: tuple[tuple[str, Markup], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """A run: its first ``steps``, and those of the ``more`` further steps that did not pass (``bad``).
+
+    ``drawings`` has the definitions that the maps refer to, "" without maps.
+    """
+
+    entry: Entry
+    number: int
+    facts: str
+    unknown: tuple[str, ...]
+    timeline: Markup
+    drawings: Markup
+    steps: tuple[StepPage, ...]
+    more: int
+    bad: tuple[StepPage, ...]
+
+
+def run_page(entry: Entry, number: int) -> RunPage:
+    """The run of ``entry``, which is number ``number`` on the page."""
+    run = entry.run
+    maps = [step.memory for step in run.steps if step.memory is not None]
+    drawings = Drawings(maps, f"r{number}")
+    facts = {**entry.axes, **{name: run.facts[name] for name in _FACTS if run.facts.get(name) not in (None, "")}}
+    steps = []
+    before: MemoryMap | None = None
+    for step in run.steps[:MAX_STEPS]:
+        steps.append(StepPage(step, tuple(_maps(step.memory, before, drawings))))
+        before = step.memory or before
+    rest = run.steps[MAX_STEPS:]
+    return RunPage(
+        entry=entry,
+        number=number,
+        facts=" · ".join(f"{name} {value}" for name, value in facts.items()),
+        unknown=tuple(told(run.unknown)),
+        timeline=timeline(run),
+        drawings=drawings.definitions() if maps else Markup(),
+        steps=tuple(steps),
+        more=len(rest),
+        bad=tuple(
+            StepPage(step, tuple(_maps(step.memory, None, drawings)))
+            for step in rest
+            if step.verdict is not Verdict.PASS
+        ),
+    )
+
+
+def _maps(after: MemoryMap | None, before: MemoryMap | None, drawings: Drawings) -> Iterator[tuple[str, Markup]]:
+    if after is None or not drawings.scale.spans:
+        return
+    if before is None or before == after:
+        yield "memory", drawings.memory(after, "physical memory")
+    else:
+        yield "before", drawings.memory(before, "physical memory before")
+        yield "after", drawings.memory(after, "physical memory after")
+    yield "", drawings.axis()

@@ -20,10 +20,9 @@ from rich.text import Text
 from harness.check import CATALOGUE, CheckResult, Verdict
 from harness.parsers.notes import summed, told
 from harness.progress import Progress, Task, default_progress
-from harness.report.families import families_table
 from harness.report.tally import Tally, findings, overall, tally, verdict_counts
 from harness.report.text import WORDS, clean, invariants_line, plural, seconds
-from harness.scenarios.result import RunResult, StepResult
+from harness.scenarios.result import FINE, RunResult, StepResult
 
 #: lines of changes, and findings of one invariant, shown for a step; reports and bundle are complete
 MAX_CHANGES = 12
@@ -278,3 +277,31 @@ def overall_line(runs: Sequence[RunResult]) -> Text:
     parts += [f"known bugs not reproduced: {clean(', '.join(missed))}"] if missed else []
     spelled = _SPELLED.get(verdict, "NO VERDICT")
     return Text.assemble((spelled, _STYLE[verdict]), f"  {'; '.join(parts)}")
+
+
+def family_cell(runs: Sequence[RunResult]) -> str:
+    """One family on one guest, never empty: ``pass``, ``FAIL (numa)``, ``pass, numa-offline lacks X``, ``lacks X``,
+    ``known bug ID (numa)``.
+    """
+    if not runs:
+        return "not run"
+    known = list(dict.fromkeys(f"known bug {id} ({run.scenario})" for run in runs for id in run.met))
+    bad = [f"{WORDS[run.verdict]} ({run.scenario})" for run in runs if run.verdict not in FINE]
+    passed = any(run.verdict is Verdict.PASS for run in runs)
+    lacking = [f"{run.scenario} lacks {run.lacks or run.reason}" for run in runs if run.verdict is Verdict.SKIPPED]
+    if not bad and not passed and not known:
+        return ", ".join(dict.fromkeys(f"lacks {run.lacks or run.reason}" for run in runs))
+    return ", ".join([*bad, *(["pass"] if passed and not bad else []), *known, *lacking])
+
+
+def families_table(runs: Sequence[RunResult]) -> Table:
+    """A row for each family, a column for each guest."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("family", no_wrap=True)
+    guests = list(dict.fromkeys(run.guest for run in runs))
+    for guest in guests:
+        table.add_column(clean(guest), overflow="fold")
+    for family in sorted({run.family for run in runs if run.family}):
+        cells = [family_cell([run for run in runs if (run.family, run.guest) == (family, guest)]) for guest in guests]
+        table.add_row(clean(family), *(Text(clean(text)) for text in cells))
+    return table

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
+from harness.check import Verdict
 from harness.deadline import Deadline
-from harness.errors import QmpRefused, UsageError
+from harness.errors import InfraError, MemhpError, QmpRefused, UsageError
 from harness.report.observed import dump_of, read_range, sections_of, shape_of
 from harness.report.ptdump_text import render, select
 from harness.report.section_table import render_sections, within
@@ -240,3 +241,51 @@ _OTHERS: Mapping[str, Callable[[Explorer, str], None]] = {
     "detach": _detach,
     "quit": _quit,
 }
+
+
+_STATUS = {Verdict.PASS: 0, Verdict.KNOWN: 0, Verdict.FAIL: 1}
+
+
+def explore(explorer: Explorer, lines: Iterator[str]) -> tuple[int, bool]:
+    """Run the lines; returns the exit status, and whether the guest is to be kept.
+
+    0: nothing was found but known bugs. 1: an invariant was broken. 2: a line of a script was invalid (a person can
+    type another one). 3: the guest or the harness failed, which ends the session if QEMU ended or in a script.
+    """
+    status: int | None = None
+    try:
+        for line in lines:
+            status = _one(explorer, line)
+            if status is not None:
+                break
+    except Leave as leave:
+        return _STATUS.get(explorer.worst, 3), leave.keep
+    return (_STATUS.get(explorer.worst, 3) if status is None else status), False
+
+
+def _one(explorer: Explorer, line: str) -> int | None:
+    """Run one line; returns the exit status if it ends the session."""
+    if not explorer.interactive and line.strip():
+        explorer.say(Text(f"> {clean(line.strip())}", style="bold"))
+    try:
+        do(explorer, line)
+    except KeyboardInterrupt:
+        if not explorer.interactive:
+            raise
+        explorer.say(Text("interrupted; use check to see the guest's state", style="yellow"))
+    except UsageError as error:
+        _complain(explorer, error)
+        return None if explorer.interactive else error.exit_status
+    except InfraError as error:
+        _complain(explorer, error)
+        if not explorer.interactive or not explorer.session.guest.machine.alive:
+            # A broken invariant takes precedence.
+            return _STATUS.get(Verdict.FAIL, 1) if explorer.worst is Verdict.FAIL else error.exit_status
+        explorer.worst = explorer.worst if explorer.worst is Verdict.FAIL else Verdict.INFRA
+    return None
+
+
+def _complain(explorer: Explorer, error: MemhpError) -> None:
+    explorer.say(Text(clean(error.message, limit=20_000, newlines=True), style="red"))
+    if error.hint:
+        explorer.say(Text(f"  hint: {clean(error.hint, newlines=True)}"))

@@ -33,9 +33,9 @@ from harness.errors import InfraError, UsageError
 from harness.report.terminal_report import make_console
 from harness.report.text import clean, tell
 from harness.scenarios.session import Session
+from harness.shell.commands import explore
 from harness.shell.explorer import Explorer
 from harness.shell.prompt import at_a_terminal, given_lines, state_dir, typed_lines
-from harness.shell.typed_session import explore
 
 _PR_SET_PDEATHSIG = 1
 _REQUEST_LIMIT = 1 << 16

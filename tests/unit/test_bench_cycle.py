@@ -56,7 +56,7 @@ def test_the_guests_share_is_the_order_and_what_ran_in_it_later(monkeypatch: pyt
     made = Cycle(cast(Any, Session()), watch, (ResizeVerb("vmem0", 0), ResizeVerb("vmem0", 0)))
     made.once(counts=False)
     made.once()
-    assert (made.times.wall, made.times.guest) == ([5.75], [5.0])
+    assert (made.wall, made.guest) == ([5.75], [5.0])
 
 
 def test_what_does_not_pass_is_not_timed() -> None:

@@ -13,11 +13,9 @@ from harness.arch import ARM64
 from harness.arch.kernel_layout import KernelLayout
 from harness.bench import BenchOptions
 from harness.bench import walk_speed as walk_bench
-from harness.bench.agreement import differences
 from harness.bench.measure import TOTAL, Spread, Timing
-from harness.bench.readers import Readers, check_mapped
-from harness.bench.walk_growth import Point, affordable, line_facts
-from harness.bench.walk_speed import GROWTH, MEMORY, default_guest, lack_of, steps
+from harness.bench.readers import Readers, check_mapped, differences
+from harness.bench.walk_speed import GROWTH, MEMORY, Point, affordable, default_guest, lack_of, line_facts, steps
 from harness.config.guest import GuestSpec, NodeConfig
 from harness.errors import GuestError, UnsupportedError, UsageError
 from harness.progress import SilentProgress

@@ -20,10 +20,8 @@ from harness.check import Verdict
 from harness.config.guest import GuestSpec
 from harness.errors import UsageError
 from harness.matrix.cells import Cell, MatrixPlan
-from harness.matrix.history import check_history, expected, read_history
-from harness.matrix.merge import merge
-from harness.matrix.night_book import book_of_store
-from harness.matrix.results_store import Done, Store, open_store, read_store
+from harness.matrix.history import book_of_store, check_history, expected, read_history
+from harness.matrix.results_store import Done, Store, merge, open_store, read_store
 from harness.matrix.workers import Running, Workers, mismatch
 from harness.report.book import status_of
 from harness.report.json import dumps, results_to_json

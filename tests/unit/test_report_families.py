@@ -8,7 +8,7 @@ import dataclasses
 from rich.console import Console
 
 from harness.check import Verdict
-from harness.report.families import cell, families_table
+from harness.report.terminal_report import families_table, family_cell
 from harness.scenarios.result import RunResult, StepResult
 
 
@@ -21,17 +21,20 @@ def test_cells() -> None:
     passed = run("numa", "arm64", Verdict.PASS)
     skipped = run("numa", "arm64", Verdict.SKIPPED, "numa-offline", "node-without-cpu")
     failed = run("numa", "arm64", Verdict.FAIL, "numa-offline")
-    assert cell([passed]) == "pass"
-    assert cell([passed, skipped]) == "pass, numa-offline lacks node-without-cpu"
-    assert cell([skipped]) == "lacks node-without-cpu"
-    assert cell([passed, failed]) == "FAIL (numa-offline)"
-    assert cell([]) == "not run"
+    assert family_cell([passed]) == "pass"
+    assert family_cell([passed, skipped]) == "pass, numa-offline lacks node-without-cpu"
+    assert family_cell([skipped]) == "lacks node-without-cpu"
+    assert family_cell([passed, failed]) == "FAIL (numa-offline)"
+    assert family_cell([]) == "not run"
     met = StepResult(1, "x", Verdict.KNOWN, 1.0, 1.0, (), bugs=("some-bug",))
     known = dataclasses.replace(run("numa", "arm64", Verdict.KNOWN, "numa-x"), steps=(met,))
-    assert cell([known]) == "known bug some-bug (numa-x)"
-    assert cell([passed, known, skipped]) == "pass, known bug some-bug (numa-x), numa-offline lacks node-without-cpu"
-    assert cell([failed, known]) == "FAIL (numa-offline), known bug some-bug (numa-x)"
-    assert cell([run("x", "y", Verdict.SKIPPED)]) == "lacks why"
+    assert family_cell([known]) == "known bug some-bug (numa-x)"
+    assert (
+        family_cell([passed, known, skipped])
+        == "pass, known bug some-bug (numa-x), numa-offline lacks node-without-cpu"
+    )
+    assert family_cell([failed, known]) == "FAIL (numa-offline), known bug some-bug (numa-x)"
+    assert family_cell([run("x", "y", Verdict.SKIPPED)]) == "lacks why"
 
 
 def test_a_row_for_each_family_and_a_column_for_each_guest() -> None:

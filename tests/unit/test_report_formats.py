@@ -18,8 +18,7 @@ from tap.parser import Parser
 from harness.check import Verdict
 from harness.errors import UsageError
 from harness.report.book import Book, Entry, book_of, status_of
-from harness.report.json import dumps, results_to_json
-from harness.report.json_reader import load_results
+from harness.report.json import dumps, load_results, results_to_json
 from harness.report.junit import to_junit
 from harness.report.kcidb import to_kcidb
 from harness.report.ktap import MAX_DIAGNOSTICS, to_ktap

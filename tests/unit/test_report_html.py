@@ -12,8 +12,7 @@ from report_samples import BAD, GOOD, HOSTILE, INFRA, KNOWN, MISSED, REFUSED, SK
 from harness.check import Verdict
 from harness.report.book import Book, Entry, book_of
 from harness.report.drawing import WIDTH, memory, scale_of, timeline
-from harness.report.html import to_html
-from harness.report.runpage import MAX_STEPS
+from harness.report.html import MAX_STEPS, to_html
 from harness.report.trends import Night
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.result import RunResult
