@@ -130,18 +130,11 @@ def _option(config: pytest.Config, name: str) -> str | None:
 @pytest.fixture(scope="session")
 def memhp_guest_spec(request: pytest.FixtureRequest) -> GuestSpec:
     """The guest described by the options."""
-    from harness.cli.guest_options import read_build_dir, read_file, read_folder, read_kernel, read_qemu
+    from harness.cli.guest_options import READERS
     from harness.config.guest import GuestSpec, find_guest, override
     from harness.errors import UsageError
 
     config = request.config
-    readers: dict[str, Callable[[str, str], object]] = {
-        "kernel": read_kernel,
-        "build_dir": read_build_dir,
-        "modules": read_folder,
-        "initrd": read_file,
-        "qemu": read_qemu,
-    }
     options = tuple(config.getoption("memhp_kernel_option") or ())
     flags = {name: True for name in ("llvm", "own_config") if config.getoption(f"memhp_{name}")}
     try:
@@ -151,7 +144,7 @@ def memhp_guest_spec(request: pytest.FixtureRequest) -> GuestSpec:
             raise UsageError(f"--memhp-arch {request.param}: the guest {base.name} is {base.arch}")
         values = {
             name: read(text, f"--memhp-{name.replace('_', '-')}")
-            for name, read in readers.items()
+            for name, read in READERS.items()
             if (text := _option(config, name)) is not None
         }
         values |= flags | ({"kernel_options": options} if options else {})

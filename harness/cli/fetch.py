@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``memhp fetch``."""
+"""``memhp fetch``, and the QEMU that it and doctor require."""
 
 from __future__ import annotations
 

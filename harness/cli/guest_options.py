@@ -74,7 +74,8 @@ def read_start(text: str, option: str) -> Start:
     return cast(Start, text)
 
 
-_READERS: Mapping[str, Callable[[str, str], object]] = {
+#: field of GuestSpec -> what reads its option, and resolves names of files
+READERS: Mapping[str, Callable[[str, str], object]] = {
     "kernel": read_kernel,
     "initrd": read_file,
     "qemu": read_qemu,
@@ -87,7 +88,7 @@ def guest_of(arguments: GuestArguments, arch: str | None) -> GuestSpec:
     """The guest that the options describe, based on the guest file if one is given."""
     base = _base(arguments.guest, arch)
     values = arguments.given
-    for name, read in _READERS.items():
+    for name, read in READERS.items():
         if name in values:
             values[name] = read(cast(str, values[name]), GUEST_OPTIONS[name])
     machines = [word for word in arguments.boot if word not in STARTS]

@@ -27,7 +27,7 @@ from harness.matrix.workers import Running, Workers, command
 from harness.progress import default_progress
 from harness.report.board import CellBoard, plan_line, plan_table
 from harness.report.book import Book, status_of
-from harness.report.files import STDOUT
+from harness.report.files import write_report
 from harness.report.terminal_report import make_console, overall_line
 from harness.report.text import plural, tell
 from harness.scenarios.memorybudget import MemoryBudget
@@ -106,11 +106,8 @@ def _show_plan(
             }
             for cell in cells
         ]
-        text = json.dumps({"format": "memhp-plan", "version": 1, "expected": line, "cells": rows}, indent=1) + "\n"
-        if arguments.json == STDOUT:
-            sys.stdout.write(text)
-        else:
-            Path(arguments.json).write_text(text)
+        plan = {"format": "memhp-plan", "version": 1, "expected": line, "cells": rows}
+        write_report(arguments.json, json.dumps(plan, indent=1) + "\n")
         return 0
     console = make_console(sys.stdout, arguments.color)
     console.print(plan_table([(cell.id, cell.steps, *times[cell.id]) for cell in cells]))

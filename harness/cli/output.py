@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
+from harness.report.json import dumps
 from harness.report.text import aligned, clean
 
 
 def print_json(value: object) -> None:
     """Print ``value`` as indented JSON."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.write(dumps(value))
 
 
 def print_columns(rows: Sequence[Sequence[str]]) -> None:

@@ -56,11 +56,6 @@ class Cell:
     memory: int = 0
 
     @property
-    def folder(self) -> str:
-        """Its path below the results' ``cells``."""
-        return self.id
-
-    @property
     def source(self) -> Path | str:
         """Its scenario as an argument of ``load_scenario``."""
         return _named(self.scenario)
@@ -88,10 +83,6 @@ class MatrixPlan:
     name: str
     cells: tuple[Cell, ...]
     digest: str
-
-    def cell(self, id: str) -> Cell | None:
-        """The cell with this id."""
-        return next((cell for cell in self.cells if cell.id == id), None)
 
 
 def make_plan(matrix: MatrixFile) -> MatrixPlan:

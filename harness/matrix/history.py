@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Earlier nights, read from a history directory: results directories, and output of ``memhp run --json``."""
+"""Earlier nights, read from a history directory: results directories, and output of ``memhp run --json``.
+
+``book_of_store`` joins them with tonight's results for the reports.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from harness.report.text import clean, seconds
 from harness.report.trends import Trend
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.result import RunResult
-from harness.units import AddrRange, format_size
+from harness.units import AddrRange, format_size, merge_ranges
 
 WIDTH = 1000.0
 #: width of a gap between two occupied ranges, and minimum width of a range
@@ -92,18 +92,9 @@ class Scale:
 
 def scale_of(maps: Sequence[MemoryMap]) -> Scale:
     """One scale for all maps of a run, so that equal addresses line up."""
-    ranges = sorted(
-        {where for found in maps for _, where, _ in found.iomem if where}
-        | {where for found in maps for where, _ in found.blocks if where},
-        key=lambda where: (where.start, where.end),
-    )
-    merged: list[AddrRange] = []
-    for where in ranges:
-        if merged and where.start <= merged[-1].end:
-            merged[-1] = AddrRange(merged[-1].start, max(merged[-1].end, where.end))
-        else:
-            merged.append(where)
-    merged = merged[:_MAX_SPANS]
+    ranges = {where for found in maps for _, where, _ in found.iomem if where}
+    ranges |= {where for found in maps for where, _ in found.blocks if where}
+    merged = merge_ranges(ranges)[:_MAX_SPANS]
     if not merged:
         return Scale(())
     room = WIDTH - _GAP * (len(merged) - 1) - _LEAST * len(merged)

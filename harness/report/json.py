@@ -2,6 +2,7 @@
 """Results as JSON, described by ``schema.json`` beside this file.
 
 ``version`` increases when a field changes its meaning or is removed; new fields may appear at any time.
+A file that is read may come from another machine: every field is checked before it is used.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs a line of the prompt: a scenario step, or one of the other commands."""
+"""Runs the lines of the prompt until the session ends: scenario steps and the other commands."""
 
 from __future__ import annotations
 
@@ -65,20 +65,15 @@ def _range_of(rest: str) -> list[AddrRange]:
 
 def _ptdump(explorer: Explorer, rest: str) -> None:
     is_range = rest[:1].isdigit() and "-" in rest
-    dump = select(
-        dump_of(explorer.snapshot_of_now()),
-        None if is_range else rest or None,
-        _range_of(rest) if is_range else [],
-    )
-    for line in render(dump):
-        explorer.say(Text(clean(line.rstrip("\n"))))
+    region, ranges = (None, _range_of(rest)) if is_range else (rest or None, [])
+    dump = select(dump_of(explorer.snapshot_of_now()), region, ranges)
+    explorer.say_text("".join(render(dump)))
 
 
 def _sections(explorer: Explorer, rest: str) -> None:
     now = explorer.snapshot_of_now()
     shape = shape_of(now)
-    for line in render_sections(within(sections_of(now), shape, _range_of(rest)), shape):
-        explorer.say(Text(clean(line.rstrip("\n"))))
+    explorer.say_text("".join(render_sections(within(sections_of(now), shape, _range_of(rest)), shape)))
 
 
 def _diff(explorer: Explorer, rest: str) -> None:
@@ -102,7 +97,7 @@ def _number(rest: str, name: str) -> int:
 def _log(explorer: Explorer, rest: str) -> None:
     command = f"dmesg | tail -n {_number(rest, 'log')}"
     said = explorer.session.guest.shell.must(command, deadline=explorer.session.deadline(), limit=1 << 22)
-    explorer.say(*(Text(clean(line)) for line in said.decode(errors="replace").splitlines()))
+    explorer.say_text(said.decode(errors="replace"))
 
 
 def _console(explorer: Explorer, rest: str) -> None:
@@ -128,7 +123,7 @@ def _ssh(explorer: Explorer, rest: str) -> None:
     if rest:
         done = shell.run(rest, deadline=deadline, limit=1 << 22)
         for stream in (done.stdout, done.stderr):
-            explorer.say(*(Text(clean(line)) for line in stream.decode(errors="replace").splitlines()))
+            explorer.say_text(stream.decode(errors="replace"))
         if done.status:
             explorer.say(Text(f"status {done.status}", style="yellow"))
     else:
@@ -149,7 +144,7 @@ def _qmp(explorer: Explorer, rest: str) -> None:
             answer = qmp.execute(name, arguments, deadline=deadline)
         except QmpRefused as refusal:
             raise UsageError(refusal.message) from None
-        explorer.say(*(Text(clean(line)) for line in json.dumps(answer, indent=1, sort_keys=True).splitlines()))
+        explorer.say_text(json.dumps(answer, indent=1, sort_keys=True))
         return Outcome()
 
     if name.startswith(_HARMLESS):
@@ -280,7 +275,7 @@ def _one(explorer: Explorer, line: str) -> int | None:
         _complain(explorer, error)
         if not explorer.interactive or not explorer.session.guest.machine.alive:
             # A broken invariant takes precedence.
-            return _STATUS.get(Verdict.FAIL, 1) if explorer.worst is Verdict.FAIL else error.exit_status
+            return _STATUS[Verdict.FAIL] if explorer.worst is Verdict.FAIL else error.exit_status
         explorer.worst = explorer.worst if explorer.worst is Verdict.FAIL else Verdict.INFRA
     return None
 

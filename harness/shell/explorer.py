@@ -199,6 +199,10 @@ class Explorer:
         for line in lines:
             self.console.print(line)
 
+    def say_text(self, text: str) -> None:
+        """Show text from a guest or from QEMU, cleaned."""
+        self.say(*(Text(clean(line)) for line in text.splitlines()))
+
     def record(self) -> None:
         """Write the steps so far into the bundle's scenario, so that it is complete even after a crash."""
         self.session.recorder.directory.joinpath(self._file).write_text(self.story.text("shell"))

@@ -81,18 +81,13 @@ def blocks(state: GuestState, block_size: int) -> Iterator[Text]:
 
 
 def _runs(ordered: Sequence[MemoryBlock]) -> Iterator[list[MemoryBlock]]:
-    run: list[MemoryBlock] = []
-    for block in ordered:
-        if run and (block.index != run[-1].index + 1 or _key(block) != _key(run[-1])):
-            yield run
-            run = []
-        run.append(block)
-    if run:
-        yield run
+    def key(numbered: tuple[int, MemoryBlock]) -> tuple[object, ...]:
+        # The difference is the same for consecutive blocks.
+        number, block = numbered
+        return block.index - number, block.state, block.valid_zones, block.nodes
 
-
-def _key(block: MemoryBlock) -> tuple[object, ...]:
-    return block.state, block.valid_zones, block.nodes
+    for _, run in itertools.groupby(enumerate(ordered), key):
+        yield [block for _, block in run]
 
 
 def zones(state: GuestState) -> Iterator[Text]:
