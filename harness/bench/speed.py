@@ -11,8 +11,7 @@ from pathlib import Path
 
 from harness.bench import BenchOptions
 from harness.bench.cycle import Cycle, Stopwatch, require_pass
-from harness.bench.figures import BenchResult, Fact, Figure, FigureSection
-from harness.bench.host import look_at_host
+from harness.bench.figures import BenchResult, Fact, Figure, FigureSection, look_at_host
 from harness.bench.measure import TOTAL, Laps, Spread, paired
 from harness.check import Verdict
 from harness.collect.hostside import kernel_sources, regions

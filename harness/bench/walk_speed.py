@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.bench import BenchOptions
-from harness.bench.figures import BenchResult, Fact, Figure, FigureSection, Target
-from harness.bench.host import look_at_host
+from harness.bench.figures import BenchResult, Fact, Figure, FigureSection, Target, look_at_host
 from harness.bench.measure import TOTAL, WARM_UPS, Series, Spread, Timing, fit_line, paired
 from harness.bench.readers import Readers
 from harness.config.guest import GuestSpec, problems

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from harness.cli.command_arguments import CheckArguments
-from harness.cli.report_targets import check_reports
-from harness.cli.results import finish, open_reporter
+from harness.cli.results import check_reports, finish, open_reporter
 from harness.errors import UsageError
 
 

@@ -11,8 +11,7 @@ from harness.artifacts.kernel import kernel
 from harness.artifacts.kernel_build import is_usual
 from harness.cli.command_arguments import DemoArguments
 from harness.cli.guest_options import arches_of, read_qemu, run_options
-from harness.cli.report_targets import check_reports
-from harness.cli.results import finish, open_reporter, run_all
+from harness.cli.results import check_reports, finish, open_reporter, run_all
 from harness.config.guest import GuestSpec
 from harness.errors import UnsupportedError, UsageError
 from harness.report.terminal_report import TerminalReporter

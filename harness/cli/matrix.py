@@ -17,7 +17,7 @@ from typing import TextIO
 
 from harness.cli.command_arguments import GUEST_OPTIONS, ReportArguments, RunArguments, is_given
 from harness.cli.guest_options import demand_of, start_of
-from harness.cli.report_targets import all_reports, check_reports, finish_reports, results_stream
+from harness.cli.results import all_reports, check_reports, finish_reports, results_stream
 from harness.errors import UsageError
 from harness.matrix.cells import Cell, MatrixPlan, expected_seconds, make_plan, prepare, shard_of
 from harness.matrix.history import History, book_of_store, check_history, expected, read_history

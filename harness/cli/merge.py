@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness.cli.command_arguments import MergeArguments
 from harness.cli.matrix import earlier_nights, finish_matrix
-from harness.cli.report_targets import check_reports, results_stream
+from harness.cli.results import check_reports, results_stream
 from harness.matrix.history import book_of_store
 from harness.matrix.results_store import merge as merge_stores
 

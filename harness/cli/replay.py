@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from harness.cli.command_arguments import ReplayArguments
 from harness.cli.guest_options import bundle_dir_of
-from harness.cli.report_targets import check_reports
-from harness.cli.results import finish, open_reporter, run_all
+from harness.cli.results import check_reports, finish, open_reporter, run_all
 from harness.scenarios.replay import read_replay, require_kernel
 from harness.scenarios.run_options import RunOptions
 

@@ -11,8 +11,7 @@ import pytest
 
 from harness import __version__
 from harness.bench import BENCHES, BenchOptions
-from harness.bench.figures import BenchResult, Figure, FigureSection, Target, to_json, to_lines
-from harness.bench.host import Host
+from harness.bench.figures import BenchResult, Figure, FigureSection, Host, Target, to_json, to_lines
 from harness.bench.measure import Spread
 from harness.cli import bench, main
 from harness.config.guest import GuestSpec

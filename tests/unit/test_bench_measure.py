@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.bench.host import Host, cpu_model, look_at_host
+from harness.bench.figures import Host, cpu_model, look_at_host
 from harness.bench.measure import TOTAL, Clocks, Laps, Spread, fit_line, paired
 
 

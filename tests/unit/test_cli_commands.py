@@ -241,7 +241,7 @@ def test_a_report_that_fails_does_not_hide_a_broken_invariant(
     def fail(target: str, text: str) -> None:
         raise InfraError("cannot write it: No space left on device")
 
-    monkeypatch.setattr("harness.cli.report_targets.write_report", fail)
+    monkeypatch.setattr("harness.cli.results.write_report", fail)
     for results, status in (([GOOD], 3), ([BAD], 1)):
         runs.results = results
         assert main(["run", "--json", str(tmp_path / "x")]) == status
