@@ -2,8 +2,8 @@
 """``memhp run``; with ``--keep`` it ends at the first failing guest, which is kept running.
 
 With ``--bisect`` it has the exit statuses that ``git bisect run`` understands (git-bisect(1)): 0 good, 1 bad, 125
-cannot be tested, above 127 stop. A kernel that is missing, invalid, or does not build or boot does not show the bug that is
-bisected; a misspelt option must not make every commit bad.
+cannot be tested, above 127 stop. A kernel that is missing, invalid, or does not build or boot does not show the bug
+that is bisected; a misspelt option must not make every commit bad.
 """
 
 from __future__ import annotations
