@@ -171,10 +171,8 @@ class _SpeedBench:
                 start_guest(self.spec, self.parts, folder, self.options.timeout, self.options.start)
             )
             watch = Stopwatch(guest.shell)
-            recorder = Recorder(folder)
-            session = Session(
-                dataclasses.replace(guest, shell=watch), RunOptions(timeout=self.options.timeout), recorder
-            )
+            options = RunOptions(timeout=self.options.timeout)
+            session = Session(dataclasses.replace(guest, shell=watch), options, Recorder(folder))
             require_pass(session.check_boot())
             for ability in abilities:
                 yield self._cycle(session, watch, ability)

@@ -124,6 +124,13 @@ def guest_facts(spec: GuestSpec, guest: BootedGuest, parts: Parts) -> dict[str, 
     }
 
 
+def _target(
+    name: str, label: str, limit: float, unit: str, measured: Spread | None, reason: str, floor: bool = False
+) -> Target:
+    """A target for the median of ``measured``, which is not judged if there is a ``reason``."""
+    return Target(name, label, limit, unit, None if reason or measured is None else measured.median, reason, floor)
+
+
 class _WalkBench:
     """All measurements on one guest."""
 
@@ -205,28 +212,12 @@ class _WalkBench:
         ratio = other or self.readers.no_dump
         grown = "not measured" if most not in self.grown else easy
         name = format_size(MEMORY)
+        faster, larger = f"faster than the guest's dump {name}", f"walk and coalesce +{format_size(most)}"
         return (
-            Target(
-                "walk", f"walk and coalesce {name}", MAX_WALK, "ms", None if other else host[TOTAL].wall.median, other
-            ),
-            Target("pause", f"pause {name}", MAX_PAUSE, "ms", None if other else host["pause"].wall.median, other),
-            Target(
-                "ratio",
-                f"faster than the guest's dump {name}",
-                MIN_RATIO,
-                "x",
-                None if ratio or self.ratio is None else self.ratio.median,
-                ratio,
-                floor=True,
-            ),
-            Target(
-                "grown",
-                f"walk and coalesce +{format_size(most)}",
-                MAX_GROWN,
-                "ms",
-                None if grown else self.grown[most].median,
-                grown,
-            ),
+            _target("walk", f"walk and coalesce {name}", MAX_WALK, "ms", host[TOTAL].wall, other),
+            _target("pause", f"pause {name}", MAX_PAUSE, "ms", host["pause"].wall, other),
+            _target("ratio", faster, MIN_RATIO, "x", self.ratio, ratio, floor=True),
+            _target("grown", larger, MAX_GROWN, "ms", self.grown.get(most), grown),
         )
 
     def _compare(self) -> None:

@@ -197,16 +197,10 @@ def _with_digest(cell: Cell, scenario_text: str, known: str) -> Cell:
 
 def _fields(point: Mapping[str, Setting], arch: str, source: Path) -> dict[str, object]:
     """The fields of GuestSpec that the point sets."""
-    fields: dict[str, object] = {}
+    fields: dict[str, object] = {axis: point[axis].value for axis in ("kernel", "qemu", "boot") if axis in point}
     words = [point[axis].value for axis in ("memmap_on_memory", "online") if axis in point]
-    if "kernel" in point:
-        fields["kernel"] = point["kernel"].value
-    if "qemu" in point:
-        fields["qemu"] = point["qemu"].value
     if "paging" in point:
         _set_paging(fields, point["paging"], arch, source)
-    if "boot" in point:
-        fields["boot"] = point["boot"].value
     if "cpus" in point:
         fields["cpus"] = int(point["cpus"].value)
     if "kaslr" in point:

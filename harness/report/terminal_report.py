@@ -244,11 +244,10 @@ def invariants_table(counts: dict[str, Tally]) -> Table:
 def runs_table(runs: Sequence[RunResult]) -> Table:
     """A row per run: verdict, scenario, guest, steps, time, and the reason if there is one."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("scenario", no_wrap=True)
-    table.add_column("guest", no_wrap=True)
-    table.add_column("steps", justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
+    for name in ("verdict", "scenario", "guest"):
+        table.add_column(name, no_wrap=True)
+    for name in ("steps", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for run in runs:
         table.add_row(
