@@ -6,7 +6,7 @@
  *
  * 1. waits until no other process is runnable, and logs "memhp: asleep". memhp saves the snapshot then; the guest's
  *    memory holds no secret yet.
- * 2. reads struct order from the console. harness/guest/wake.py sends it to each restored guest.
+ * 2. reads struct order from the console. harness/guest/identity.py sends it to each restored guest.
  * 3. adds the seed to the kernel's random number generator and reseeds it, sets the clock, writes the keys to the files
  *    HOST_KEY and AUTHORIZED_KEYS, and logs "memhp: ready".
  *

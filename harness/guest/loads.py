@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Loads: programs that keep the guest's kernel busy in the background, in rounds, and pause on request.
 
-A round leaves nothing behind. ``guest-scripts/load-keeper.c`` runs each load's workers and tracks their rounds;
+Each round frees all that it takes. ``guest-scripts/load-keeper.c`` runs each load's workers and tracks their rounds;
 ``guest-scripts/load-worker.c`` implements most kinds of load.
 """
 
