@@ -8,7 +8,7 @@ parsed. Names of files, kernels and QEMUs are as given: harness.cli.guest_option
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -303,11 +303,26 @@ class AttachArguments(Arguments):
     lines: tuple[str, ...] = _lines()
 
 
+def _as_of_guest(name: str) -> Any:
+    """An option that is one of GuestArguments, too."""
+    [known] = (known for known in fields(GuestArguments) if known.name == name)
+    return field(default=known.default, metadata=known.metadata)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReplayArguments(ReportArguments):
-    """Repeat the run of a bundle: same steps, same guest, same kernel."""
+    """Repeat the run of a bundle: same steps, same guest, same kernel.
+
+    Programs, files, trees and options that could make QEMU use a file are not taken from a bundle: give them again.
+    """
 
     bundle: Path = option("BUNDLE", "the directory of a run, or of a session of shell", type=Path, default=MISSING)
+    kernel: str | None = _as_of_guest("kernel")
+    build_dir: str | None = _as_of_guest("build_dir")
+    modules: str | None = _as_of_guest("modules")
+    initrd: str | None = _as_of_guest("initrd")
+    qemu: str | None = _as_of_guest("qemu")
+    machine_options: tuple[str, ...] = _as_of_guest("machine_options")
     bundle_dir: Path | None = option("--bundle-dir DIR", "keep the bundle there even if it passes", type=Path)
     timeout: float = _timeout()
     known_bugs: bool = _known_bugs()

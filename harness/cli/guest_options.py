@@ -84,13 +84,18 @@ READERS: Mapping[str, Callable[[str, str], object]] = {
 }
 
 
+def with_files(values: Mapping[str, object]) -> dict[str, object]:
+    """Options by field of GuestSpec, with the names of files resolved; raises UsageError for one that is missing."""
+    return {
+        name: READERS[name](cast(str, value), GUEST_OPTIONS[name]) if name in READERS else value
+        for name, value in values.items()
+    }
+
+
 def guest_of(arguments: GuestArguments, arch: str | None) -> GuestSpec:
     """The guest that the options describe, based on the guest file if one is given."""
     base = _base(arguments.guest, arch)
-    values = arguments.given
-    for name, read in READERS.items():
-        if name in values:
-            values[name] = read(cast(str, values[name]), GUEST_OPTIONS[name])
+    values = with_files(arguments.given)
     machines = [word for word in arguments.boot if word not in STARTS]
     values.pop("boot", None)
     if machines:

@@ -27,10 +27,14 @@ _REFUSED, _CANNOT, _NOTHING, _NO_STATE = 3, 4, 5, 6
 
 @dataclass(frozen=True, slots=True)
 class PmemOutcome:
-    """``ok`` with the name of the new device, or the kernel's refusal; both in ``text``."""
+    """``ok`` with the name of the new device, or the kernel's refusal; both in ``text``.
+
+    ``left`` is how many more allocations it would have taken for the one that should fail: 0 if that failed.
+    """
 
     ok: bool
     text: str
+    left: int = 0
 
 
 def create_devdax(
@@ -89,9 +93,9 @@ def _checked(name: str) -> str:
 
 def _run(shell: Shell, arguments: str, deadline: Deadline) -> PmemOutcome:
     done = shell.run(f"/{SCRIPTS}/pmem {arguments}", deadline=deadline)
-    text = done.text.strip()
+    text, _, left = done.text.strip().partition("\nleft ")
     if done.status in (0, _REFUSED):
-        return PmemOutcome(done.status == 0, text)
+        return PmemOutcome(done.status == 0, text, int(left) if left.isdecimal() else 0)
     if done.status == _CANNOT:
         raise GuestError(
             f"the guest's kernel has {text}",

@@ -110,10 +110,10 @@ def read_replay(bundle: Path) -> Replay:
     return Replay(read_scenario(bundle / "scenario.yaml"), spec, seed, rounds, digest, start, demand_from_json(details))
 
 
-def require_kernel(replay: Replay, progress: Progress) -> None:
-    """Raise UsageError unless the kernel of the recorded run is what its guest would boot now."""
-    image = kernel_of(replay.guest, arch_named(replay.guest.arch), progress).image
-    if content_of(image) != replay.kernel_sha256:
+def require_kernel(sha256: str, guest: GuestSpec, progress: Progress) -> None:
+    """Raise UsageError unless ``guest`` boots the kernel of the recorded run, whose Image has the digest ``sha256``."""
+    image = kernel_of(guest, arch_named(guest.arch), progress).image
+    if content_of(image) != sha256:
         raise UsageError(
             f"the kernel has changed since the recorded run: {image}",
             hint="use memhp run with the bundle's scenario.yaml for another kernel",

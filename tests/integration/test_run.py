@@ -169,6 +169,32 @@ def test_a_dimm_that_is_no_whole_memory_block_is_refused_and_changes_nothing(ses
     assert (result.verdict, broken(result)) == (Verdict.PASS, set())
 
 
+NO_FAULT = """
+name: no-fault
+steps:
+  - auto-online: {policy: offline}
+  - plug-pmem: {id: p0, size: 256M}
+  - namespace: {id: p0, mode: devdax}
+  - kmem-fault: {id: p0, step: 100000}
+    expect: failed
+"""
+
+
+def test_an_allocation_that_never_came_is_no_failed_add(
+    memhp_guest_spec: GuestSpec, memhp_artifacts: Parts, tmp_path: Path
+) -> None:
+    (tmp_path / "s.yaml").write_text(NO_FAULT)
+    [result] = run_scenarios(
+        [read_scenario(tmp_path / "s.yaml")],
+        [memhp_guest_spec],
+        RunOptions(bundle_dir=tmp_path / "b"),
+        SilentReporter(),
+    )
+    assert result.verdict is Verdict.INFRA
+    assert re.search(r"no allocation failed: the add makes [1-9][0-9]* of them", result.steps[-1].note)
+    assert result.bundle is not None and recheck(result.bundle).verdict is Verdict.INFRA
+
+
 def test_an_unwanted_refusal_is_no_failure_of_the_kernel(session: Session) -> None:
     def offline_everything(session: Session, deadline: Deadline) -> Outcome:
         first = session.layout.machine.arch.ram_base // session.layout.block_size

@@ -119,10 +119,10 @@ def test_a_bundle_is_run_again_as_it_was(bundle: Path, monkeypatch: pytest.Monke
     image = bundle.parent / "Image"
     found = KernelImage(image, "a file", None, None, None)
     monkeypatch.setattr("harness.scenarios.replay.kernel_of", lambda spec, arch, progress: found)
-    require_kernel(replay, SilentProgress())
+    require_kernel(replay.kernel_sha256, replay.guest, SilentProgress())
     image.write_bytes(b"another")
     with pytest.raises(UsageError, match="the kernel has changed since"):
-        require_kernel(replay, SilentProgress())
+        require_kernel(replay.kernel_sha256, replay.guest, SilentProgress())
 
 
 def test_what_is_no_bundle_cannot_be_run_again(bundle: Path, tmp_path: Path) -> None:

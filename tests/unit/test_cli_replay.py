@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``memhp replay`` of a bundle from somebody else: nothing of the host is used because the bundle says so."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.cli import main
+from harness.cli.replay import require_given
+from harness.config.guest import GuestSpec
+from harness.config.guest_parts import KernelImage
+from harness.errors import UsageError
+from harness.scenarios.replay import guest_to_json
+
+BUNDLE = Path("a bundle")
+
+
+def spec(**fields: object) -> GuestSpec:
+    return GuestSpec.default("arm64").with_fields(fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"kernel": "purpose:7.3+16k", "qemu": "debian:trixie-backports"},
+        {"machine_options": ("gic-version=3", "mte=on"), "cpu": "max,lpa2=off", "kernel_options": ("KASAN",)},
+    ],
+)
+def test_names_and_shapes_are_taken_from_a_bundle(fields: dict[str, object]) -> None:
+    require_given(BUNDLE, spec(**fields), {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kernel": "/theirs/Image"}, ["--kernel", "/theirs/Image"]),
+        ({"kernel": "/their linux", "build_dir": Path("/o")}, ["--kernel", "/their linux", "--build-dir", "/o"]),
+        ({"qemu": "/tmp/x; rm -rf ~"}, ["--qemu", "/tmp/x; rm -rf ~"]),
+        ({"modules": Path("/m")}, ["--modules", "/m"]),
+        ({"initrd": Path("/i")}, ["--initrd", "/i"]),
+        (
+            {"machine_options": ("gic-version=3", "dumpdtb=/etc/passwd")},
+            ["--machine", "gic-version=3", "--machine", "dumpdtb=/etc/passwd"],
+        ),
+    ],
+)
+def test_what_is_of_the_host_must_be_given_again(fields: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(UsageError, match="replay only takes from the command line") as caught:
+        require_given(BUNDLE, spec(**fields), {})
+    assert caught.value.hint is not None
+    assert shlex.split(caught.value.hint.partition(": ")[2]) == ["memhp", "replay", str(BUNDLE), *words]
+    require_given(BUNDLE, spec(**fields), dict(fields))
+
+
+def test_a_bundle_starts_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program, ran = tmp_path / "qemu-system-aarch64", tmp_path / "ran"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    program.chmod(0o755)
+    image = tmp_path / "Image"
+    image.write_bytes(b"kernel")
+    parts: Any = SimpleNamespace(kernel=KernelImage(image, "a file", None, None, None))
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    guest = spec(kernel=str(image), qemu=str(program))
+    (bundle / "run.json").write_text(json.dumps({"seed": 0, **guest_to_json(guest, parts)}))
+    (bundle / "scenario.yaml").write_text("name: again\nsteps:\n  - check: {}\n")
+    assert main(["replay", str(bundle), "--kernel", str(image)]) == 2
+    assert f"--qemu {program}" in capsys.readouterr().err and not ran.exists()
