@@ -104,6 +104,9 @@ FAULTS: Mapping[str, Callable[[Session], None]] = {
 #: faults that a run must survive, or that take time to transfer 100 MB
 PATIENT = ("none", "clock-jump", "console-flood", "oom-kill", "garbage", "agent-killed")
 STEP_SECONDS = 20.0
+#: faults after which no answer comes, however long the wait
+SILENT = ("qemu-frozen", "qmp-stalled", "hang", "network-stalled", "agent-stalled")
+SILENT_SECONDS = 8.0
 
 
 def _inject(fault: str) -> None:
@@ -111,7 +114,8 @@ def _inject(fault: str) -> None:
         FAULTS[fault](session)
         if fault not in PATIENT:
             # The boot may take long on a busy machine, but no wait for an answer that never comes may exceed this.
-            deadline._end = min(deadline._end, time.monotonic() + STEP_SECONDS)
+            seconds = SILENT_SECONDS if fault in SILENT else STEP_SECONDS
+            deadline._end = min(deadline._end, time.monotonic() + seconds)
         return Outcome()
 
     CheckVerb.run = check  # type: ignore[method-assign]

@@ -19,7 +19,7 @@ from leftovers import World
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
 
 FAULTY = [sys.executable, str(Path(__file__).with_name("faulty.py"))]
-#: timeout in seconds for the boot and each step in these tests; a step with an injected fault gets 20 (faulty.py)
+#: timeout in seconds for the boot and each step in these tests; a step with an injected fault gets 8 or 20 (faulty.py)
 LIMIT = 240
 
 SCENARIO = """

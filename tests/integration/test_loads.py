@@ -125,6 +125,6 @@ def test_a_name_is_free_again_and_a_killed_load_is_not_running(memhp_guest: Sess
     assert not stop_load(shell, "a", deadline=deadline).running
     assert pause_loads(shell, deadline=deadline) == {}
     assert shell.must("pidof load-keeper load-worker || true", deadline=deadline) == b""
-    with pytest.raises(UnsupportedError, match="cannot run the load vmalloc: the kernel finds 4096 bytes without"):
+    with pytest.raises(UnsupportedError, match="cannot run the load vmalloc: the kernel allocates 4096 bytes without"):
         start_load(shell, "a", "vmalloc", {"size": 4096}, deadline=deadline)
     must(memhp_guest, "after them", lambda s, d: Outcome())

@@ -150,7 +150,7 @@ EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
     # Its input is empty, so it exits at once.
     ".venv/bin/memhp shell -a riscv64": ({0}, says("pass  boot", "recorded in")),
     ".venv/bin/memhp selftest": ({0}, every_corruption_is_named),
-    ".venv/bin/memhp bench walk -a arm64": ({0}, says("host: walk")),
+    ".venv/bin/memhp bench walk -a arm64 --rounds 3": ({0}, says("host: walk")),
     ".venv/bin/memhp run dimm-cycle virtio-mem-resize -a arm64 -j 2": (
         {0},
         says("restored in", "2 scenarios: 2 passed"),
@@ -173,7 +173,7 @@ EXPECTED: dict[str, tuple[set[int], Callable[[Path, str], None]]] = {
 #: other tests cover the same or similar commands
 LONG = {
     ".venv/bin/memhp bench --json bench.json --rounds 1",
-    ".venv/bin/memhp bench walk -a arm64",
+    ".venv/bin/memhp bench walk -a arm64 --rounds 3",
     ".venv/bin/memhp cmdline -a arm64 --kernel debian:bookworm",
     ".venv/bin/memhp list support",
     ".venv/bin/memhp run dimm-cycle -a arm64 --boot=cold",

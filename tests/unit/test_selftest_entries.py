@@ -97,6 +97,6 @@ def test_edits_of_the_dump_change_a_real_line(arch: str) -> None:
         "riscv64": "0xff60000040000000-0xff60000050000000    0x00000000c0000000       256M PMD .   ..     ..   D A G . "
         ". W R V\n",
     }[arch]
-    for name, edit in BITS[arch].dump.items():
-        after, hits = re.subn(edit.pattern, edit.by, line, count=1)
+    for name, (pattern, by) in BITS[arch].dump.items():
+        after, hits = re.subn(pattern, by, line, count=1)
         assert hits == 1 and after != line, name
