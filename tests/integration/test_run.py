@@ -184,12 +184,8 @@ def test_an_allocation_that_never_came_is_no_failed_add(
     memhp_guest_spec: GuestSpec, memhp_artifacts: Parts, tmp_path: Path
 ) -> None:
     (tmp_path / "s.yaml").write_text(NO_FAULT)
-    [result] = run_scenarios(
-        [read_scenario(tmp_path / "s.yaml")],
-        [memhp_guest_spec],
-        RunOptions(bundle_dir=tmp_path / "b"),
-        SilentReporter(),
-    )
+    scenario, options = read_scenario(tmp_path / "s.yaml"), RunOptions(bundle_dir=tmp_path / "bundles")
+    [result] = run_scenarios([scenario], memhp_guest_spec, options, SilentReporter())
     assert result.verdict is Verdict.INFRA
     assert re.search(r"no allocation failed: the add makes [1-9][0-9]* of them", result.steps[-1].note)
     assert result.bundle is not None and recheck(result.bundle).verdict is Verdict.INFRA
