@@ -141,7 +141,10 @@ def test_work(shell: GuestShell, world: World) -> None:
     ):
         wait_work(shell, "queue", deadline=Deadline(1.7))
     first.unlink()
-    threading.Timer(0.5, second.write_text, ["kworker/u4:1-queue\n"]).start()
+    # A task's name changes at once: a file that is truncated first would show none.
+    renamed = second.with_name("comm.new")
+    renamed.write_text("kworker/u4:1-queue\n")
+    threading.Timer(0.5, renamed.replace, [second]).start()
     wait_work(shell, "queue", deadline=Deadline(8))
     assert second.read_text() == "kworker/u4:1-queue\n"
 
