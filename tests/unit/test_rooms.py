@@ -53,7 +53,7 @@ MAY: dict[str, set[str]] = {
     "config": {"errors", "units"},
     "artifacts": {"config", "proc", "progress", "cpio", "arch", "dotconfig", "elfheader"},
     "qemu": {"config", "proc", "scratch", "arch", "state"},
-    "guest": {"config", "proc", "cpio", "arch", "state"},
+    "guest": {"cpio", "arch", "state"},
     "parsers": {"state", "arch", "dotconfig", "elfheader"},
     "kmem": {"state", "arch"},
     "collect": {"guest", "qemu", "parsers", "kmem", "state", "arch", "codec"},
