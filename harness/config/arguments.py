@@ -65,6 +65,11 @@ class Parameter:
 class Args:
     """The arguments of one verb; sizes are bytes."""
 
+    @property
+    def capacity(self) -> int:
+        """The memory that it can add to the guest at most."""
+        return 0
+
     @classmethod
     def read(cls, value: Value) -> Self:
         """The arguments in a mapping of a file; raises ConfigError."""

@@ -43,6 +43,11 @@ class DimmArgs(Args):
     backing: Backing | None = None
     address: Address | None = None
 
+    @property
+    def capacity(self) -> int:
+        """The whole DIMM."""
+        return self.size
+
 
 @dataclass(frozen=True, slots=True)
 class VirtioMemArgs(Args):
@@ -56,6 +61,11 @@ class VirtioMemArgs(Args):
     block: PowerOfTwo = 2 * MIB
     node: Node = 0
     backing: Backing | None = None
+
+    @property
+    def capacity(self) -> int:
+        """The whole region."""
+        return self.max
 
 
 #: a device that is there when the guest boots; no virtio-pmem, whose namespaces the model cannot follow through a boot

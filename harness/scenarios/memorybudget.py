@@ -8,11 +8,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.config.cold import DimmArgs, VirtioMemArgs
 from harness.config.guest import GuestSpec
 from harness.scenarios.steps import AnyStep, flat
 from harness.scenarios.verbs.memory import FillVerb, TouchVerb
-from harness.scenarios.verbs.pmem import PlugPmemVerb
 from harness.units import GIB, MIB
 
 #: host memory of a guest besides its own: QEMU, translated code, firmware, the harness
@@ -55,8 +53,7 @@ def cost(guest: GuestSpec, steps: Sequence[AnyStep] = ()) -> int:
     done = [*guest.devices, *(step.args for step in flat(steps))]
     touched = sum(args.size for args in done if isinstance(args, TouchVerb))
     if any(isinstance(args, FillVerb) for args in done):
-        touched += sum(args.size for args in done if isinstance(args, DimmArgs | PlugPmemVerb))
-        touched += sum(args.max for args in done if isinstance(args, VirtioMemArgs))
+        touched += sum(args.capacity for args in done)
     return guest.memory + OVERHEAD + touched
 
 

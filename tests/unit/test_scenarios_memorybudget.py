@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.config.arguments import Args
 from harness.config.guest import GuestSpec
 from harness.scenarios.file import load_scenario
 from harness.scenarios.memorybudget import (
@@ -18,8 +19,10 @@ from harness.scenarios.memorybudget import (
     peak_memory,
 )
 from harness.scenarios.steps import Repeat, Step
+from harness.scenarios.verbs import VERBS
 from harness.scenarios.verbs.dimm import PlugDimmVerb
 from harness.scenarios.verbs.memory import FillVerb
+from harness.scenarios.verbs.verb import Verb
 from harness.scenarios.verbs.virtio_mem import PlugVirtioMemVerb
 from harness.units import GIB, MIB
 
@@ -79,3 +82,8 @@ def test_enough_memory_is_not_spoken_of() -> None:
     assert MemoryBudget(8 * GIB).lack([2 * GIB] * 8, 4) is None
     assert MemoryBudget(2 * GIB).lack([2 * GIB], 4) is None
     assert MemoryBudget(2 * GIB).lack([], 4) is None
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS.values() if verb.room == "takes"], ids=lambda verb: verb.name)
+def test_what_takes_room_for_devices_says_how_much_memory_it_can_add(verb: type[Verb]) -> None:
+    assert verb.capacity is not Args.capacity

@@ -74,6 +74,10 @@ class PlugPmemVerb(Verb):
     id: NewDevice
     size: Annotated[int, arg.size()]
 
+    @property
+    def capacity(self) -> int:
+        return self.size
+
     def follow(self, plan: Plan, expect: str = "done") -> None:
         plan.require_new(self.id)
         require_aligned("size", self.size, GRANULE)
