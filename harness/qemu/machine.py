@@ -235,7 +235,10 @@ class Machine:
         A second break before the first key is read would cancel the first. Raises QemuError if QEMU does not answer.
         """
         self.qmp.execute("chardev-send-break", {"id": "console"}, deadline=deadline)
-        self.console.sendall(key.encode("ascii"))
+        try:
+            self.console.sendall(key.encode("ascii"))
+        except OSError as error:
+            raise QemuError(f"QEMU's serial console is closed: {error.strerror}") from error
 
     def quit(self, deadline: Deadline) -> int:
         """End QEMU: politely over QMP, then by SIGTERM, then by SIGKILL; reap it and return its return code."""
