@@ -78,10 +78,9 @@ def evaluate(
 
 def _hung(title: str, outcome: Outcome, known: ExpectedBugs | None) -> Ruling | None:
     """KNOWN for a guest that stopped answering in a known bug, and reported nothing else."""
-    bug = hung_in(known.watch.possible, title, outcome.stacks) if known is not None else None
-    return (
-        None if bug is None else Ruling(Verdict.KNOWN, _joined(outcome.note, _named([bug.id])), (bug.id,), stops=True)
-    )
+    if known is None or (bug := hung_in(known.watch.possible, title, outcome.stacks)) is None:
+        return None
+    return Ruling(Verdict.KNOWN, _joined(outcome.note, _named([bug.id])), (bug.id,), stops=True)
 
 
 def never_observed(ids: Sequence[str]) -> str:
