@@ -20,7 +20,7 @@ EPILOG = """\
 exit status of run, merge, check, collect, replay, shell, attach and demo:
   0  all passed, or only reproduced known bugs (memhp list bugs)
   1  the kernel under test broke an invariant
-  2  usage or configuration error; or every scenario was skipped for an unmet requirement
+  2  usage or configuration error; or every scenario, or one that was named, was skipped for an unmet requirement
   3  no verdict: infrastructure failed, or the guest refused a step that the scenario needs
 run --bisect ends with 0 or 1 for a verdict, 125 for a kernel that cannot be built or booted (or gave no verdict), and
 128 for a usage error, which ends a bisection.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from harness.check import Verdict
 from harness.cli.command_arguments import ReportArguments, RunArguments
 from harness.config.guest import GuestSpec
 from harness.errors import InfraError, UsageError
@@ -47,14 +48,26 @@ def open_reporter(arguments: ReportArguments) -> contextlib.AbstractContextManag
 
 
 def finish(
-    arguments: ReportArguments, reporter: TerminalReporter, results: Sequence[RunResult], history: str | None = None
+    arguments: ReportArguments,
+    reporter: TerminalReporter,
+    results: Sequence[RunResult],
+    history: str | None = None,
+    named: bool = False,
 ) -> int:
-    """Print the summary, write the reports, and return the exit status; ``history`` is the source of trends."""
-    reporter.summary(results)
+    """Print the summary, write the reports, and return the exit status; ``history`` is the source of trends.
+
+    ``named``: the user asked for these scenarios by name, so that one that is skipped is an error.
+    """
+    reporter.summary(results, named)
     nights = {} if history is None else read_history(Path(history))
     book = book_of("memhp", datetime.datetime.now(datetime.UTC).isoformat(), results, nights)
-    book = dataclasses.replace(book, origin=arguments.kcidb_origin)
-    return finish_reports(arguments.reports.items(), book, exit_status(results))
+    book = dataclasses.replace(book, origin=arguments.kcidb_origin, named=named)
+    status = finish_reports(arguments.reports.items(), book, exit_status(results, named))
+    for run in results:
+        if named and run.verdict is Verdict.SKIPPED:
+            lack = f"{run.scenario} on {run.guest} was named, but skipped: {run.reason}"
+            tell(UsageError(lack, hint=run.hint or "do not name it, or give it a kernel and a QEMU that meet this"))
+    return status
 
 
 def chosen_scenarios(arguments: RunArguments) -> list[Scenario]:
@@ -79,7 +92,7 @@ def run_all(
 
 #: option of a report -> its writer, and its file in a results directory
 REPORTS: Mapping[str, tuple[Callable[[Book], str], str]] = {
-    "json": (lambda book: dumps(results_to_json(book.runs)), "results.json"),
+    "json": (lambda book: dumps(results_to_json(book.runs, book.named)), "results.json"),
     "junit": (lambda book: to_junit(book.runs, [id for id, _ in book.missing]), "junit.xml"),
     "ktap": (to_ktap, "results.ktap"),
     "kcidb": (to_kcidb, "kcidb.json"),

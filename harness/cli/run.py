@@ -50,7 +50,7 @@ def _run(arguments: RunArguments) -> int:
     options = run_options(arguments, start=start_of(arguments), rounds=arguments.rounds)
     with open_reporter(arguments) as reporter:
         results = run_all(scenarios, guests, options, reporter)
-        return finish(arguments, reporter, results, arguments.history)
+        return finish(arguments, reporter, results, arguments.history, bool(arguments.scenarios))
 
 
 def _run_and_keep(arguments: RunArguments) -> int:
@@ -71,7 +71,7 @@ def _run_and_keep(arguments: RunArguments) -> int:
 
             def keep(session: Session, result: RunResult) -> None:
                 reporter.run_finished(result)
-                status = finish(arguments, reporter, [*passed, result], arguments.history)
+                status = finish(arguments, reporter, [*passed, result], arguments.history, bool(arguments.scenarios))
                 assert result.bundle is not None
                 reporter.console.print(keeping_note(result.bundle, seconds))
                 release(status)
@@ -82,7 +82,7 @@ def _run_and_keep(arguments: RunArguments) -> int:
                 passed += run_pairs([(scenario, guest)], options, reporter, reporter.progress, keep)
                 if release.status is not None:
                     return release.status
-            return finish(arguments, reporter, passed, arguments.history)
+            return finish(arguments, reporter, passed, arguments.history, bool(arguments.scenarios))
 
     return split_off(work)
 

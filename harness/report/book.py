@@ -29,7 +29,8 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Book:
     """The contents of one report. ``missing`` are (id, axes) of planned runs without a result; ``history`` are the
-    earlier nights of each id; ``created`` is ISO 8601 in UTC; ``origin`` names the CI system in KCIDB data."""
+    earlier nights of each id; ``created`` is ISO 8601 in UTC; ``origin`` names the CI system in KCIDB data; ``named``:
+    the user named each scenario."""
 
     title: str
     created: str
@@ -37,6 +38,7 @@ class Book:
     missing: tuple[tuple[str, Mapping[str, str]], ...] = ()
     history: Mapping[str, tuple[Night, ...]] = field(default_factory=dict)
     origin: str = "memhp"
+    named: bool = False
 
     @property
     def runs(self) -> list[RunResult]:
@@ -46,7 +48,7 @@ class Book:
 
 def status_of(book: Book) -> int:
     """The exit status of a command that shows ``book``: ``tally.exit_status``, but 3 for 0 or 2 if a run is missing."""
-    status = exit_status(book.runs)
+    status = exit_status(book.runs, book.named)
     return 3 if book.missing and status in (0, 2) else status
 
 

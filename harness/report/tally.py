@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from harness.check import CATALOGUE, CheckResult, Finding, Verdict
 from harness.report.text import WORDS
-from harness.scenarios.result import RunResult
+from harness.scenarios.result import FINE, RunResult
 
 #: verdicts, the most urgent first
 _URGENCY = (Verdict.FAIL, Verdict.INFRA, Verdict.REFUSED, Verdict.KNOWN, Verdict.PASS, Verdict.SKIPPED)
@@ -66,9 +66,11 @@ def findings(run: RunResult) -> tuple[Finding, ...]:
     )
 
 
-def overall(runs: Sequence[RunResult]) -> Verdict:
-    """The most urgent verdict; INFRA if nothing ran."""
+def overall(runs: Sequence[RunResult], named: bool = False) -> Verdict:
+    """The most urgent verdict; INFRA if nothing ran. Of scenarios that the user ``named``, none may be skipped."""
     seen = {run.verdict for run in runs}
+    if named and Verdict.SKIPPED in seen and seen <= FINE:
+        return Verdict.SKIPPED
     return next((verdict for verdict in _URGENCY if verdict in seen), Verdict.INFRA)
 
 
@@ -81,10 +83,11 @@ def verdict_counts(runs: Sequence[RunResult]) -> list[str]:
     ]
 
 
-def exit_status(runs: Sequence[RunResult]) -> int:
+def exit_status(runs: Sequence[RunResult], named: bool = False) -> int:
     """The exit status of ``memhp run``.
 
     0: all runs passed, reproduced only known bugs, or were skipped. 1: an invariant is broken. 2: everything was
-    skipped. 3: no verdict, because the harness failed or the guest refused what a scenario needs.
+    skipped, or one of the scenarios that the user ``named``. 3: no verdict, because the harness failed or the guest
+    refused what a scenario needs.
     """
-    return {Verdict.PASS: 0, Verdict.KNOWN: 0, Verdict.FAIL: 1, Verdict.SKIPPED: 2}.get(overall(runs), 3)
+    return {Verdict.PASS: 0, Verdict.KNOWN: 0, Verdict.FAIL: 1, Verdict.SKIPPED: 2}.get(overall(runs, named), 3)

@@ -103,8 +103,8 @@ class TerminalReporter:
         else:
             self.rest()
 
-    def summary(self, runs: Sequence[RunResult]) -> None:
-        """Print a table of invariants, a table of runs, and the overall verdict."""
+    def summary(self, runs: Sequence[RunResult], named: bool = False) -> None:
+        """Print a table of invariants, a table of runs, and the overall verdict; ``named``: see ``overall``."""
         self.rest()
         counts = tally(runs)
         if counts:
@@ -114,7 +114,7 @@ class TerminalReporter:
         if len({(run.family, run.guest) for run in runs if run.family}) > 1:
             self.console.print(families_table(runs))
         self.unknown(runs)
-        self.console.print(overall_line(runs))
+        self.console.print(overall_line(runs, named))
 
     def unknown(self, runs: Sequence[RunResult]) -> None:
         """Print what memhp did not know in the kernels' text, a line for each file; no invariant needed it."""
@@ -261,9 +261,9 @@ def runs_table(runs: Sequence[RunResult]) -> Table:
     return table
 
 
-def overall_line(runs: Sequence[RunResult]) -> Text:
+def overall_line(runs: Sequence[RunResult], named: bool = False) -> Text:
     """One line for all runs: the verdict, the number of runs by verdict, and the broken invariants."""
-    verdict = overall(runs)
+    verdict = overall(runs, named)
     counts = tally(runs)
     checks = f"{sum(count.passed for count in counts.values())} checks passed"
     unseen = sum(count.not_observed for count in counts.values())

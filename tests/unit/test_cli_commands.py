@@ -194,6 +194,22 @@ def test_exit_status_of_run(
     assert f"{len(results)} scenario" in capsys.readouterr().out
 
 
+def test_a_named_scenario_that_is_skipped_is_no_success(
+    runs: Runs, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    runs.results = [GOOD, SKIPPED]
+    assert main(["run", "dimm-cycle", "numa", "-a", "arm64", "--json", str(tmp_path / "o.json")]) == 2
+    captured = capsys.readouterr()
+    assert "SKIPPED  2 scenarios: 1 passed, 1 skipped" in captured.out
+    assert captured.err.endswith(
+        "memhp: dimm-cycle on arm64 was named, but skipped: debian has no CONFIG_X\n  hint: build the kernel with it\n"
+    )
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert (found["verdict"], found["exit_status"]) == ("skipped", 2)
+    assert main(["run", "--all", "-a", "arm64"]) == 0
+    assert "was named" not in capsys.readouterr().err
+
+
 def test_options_reach_the_runner(runs: Runs, tmp_path: Path) -> None:
     words = "run virtio-mem-resize -a arm64 --kernel debian --memory 2G --maxmem 8G --slots 4 --ports 2 --cpus 3"
     words += " --boot dt --boot=restore -j 3 --cmdline quiet --cpu max --machine mte=on"

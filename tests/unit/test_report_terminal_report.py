@@ -180,6 +180,20 @@ def test_exit_status(runs: list[RunResult], status: int, verdict: Verdict) -> No
     assert (exit_status(runs), overall(runs)) == (status, verdict)
 
 
+@pytest.mark.parametrize(
+    ("runs", "status", "verdict"),
+    [
+        ([GOOD], 0, Verdict.PASS),
+        ([GOOD, SKIPPED], 2, Verdict.SKIPPED),
+        ([KNOWN, SKIPPED], 2, Verdict.SKIPPED),
+        ([GOOD, INFRA, SKIPPED], 3, Verdict.INFRA),
+        ([BAD, SKIPPED], 1, Verdict.FAIL),
+    ],
+)
+def test_exit_status_of_named_scenarios(runs: list[RunResult], status: int, verdict: Verdict) -> None:
+    assert (exit_status(runs, named=True), overall(runs, named=True)) == (status, verdict)
+
+
 def test_tally_is_in_the_catalogues_order_and_collects_reasons_once() -> None:
     stray = CheckResult("ZZZ-9", "pass")
     counts = tally([run(Verdict.FAIL, step(0, Verdict.FAIL, stray, UNSEEN, BROKEN, PASSED, UNSEEN))])
