@@ -13,6 +13,7 @@ from typing import Any
 from harness.arch import ArchSpec, arch_named
 from harness.cli.command_arguments import TableArguments
 from harness.cli.guest_options import guest_of, start_of
+from harness.cli.output import print_json
 from harness.cli.values import STATE_NUMBER, read_state
 from harness.collect.snapshot_folder import load_facts, load_state
 from harness.errors import InfraError, UsageError
@@ -38,7 +39,7 @@ def about(snapshot: Observed) -> dict[str, object]:
 def print_tables(arguments: TableArguments, value: Callable[[], object], lines: Iterable[str]) -> None:
     """Print ``lines``, or ``value`` as JSON."""
     if arguments.json:
-        sys.stdout.write(json.dumps(value(), indent=1) + "\n")
+        print_json(value())
     else:
         sys.stdout.writelines(lines)
 

@@ -47,7 +47,8 @@ def results_to_json(runs: Sequence[RunResult], named: bool = False) -> dict[str,
 
 def dumps(value: object) -> str:
     """``value`` as text, ASCII only, with a newline at the end."""
-    return json.dumps(value, indent=2, ensure_ascii=True) + "\n"
+    # JSON has # in strings alone. ``##`` may begin a command of a CI system (see ``clean``).
+    return json.dumps(value, indent=2, ensure_ascii=True).replace("##", "#\\u0023") + "\n"
 
 
 def _tallies(counts: Mapping[str, Tally]) -> dict[str, object]:

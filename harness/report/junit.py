@@ -9,17 +9,16 @@ skips. A run whose verdict none of its steps has (QEMU died, a requirement is mi
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from harness.check import CheckResult, Verdict
 from harness.report.tally import findings
-from harness.report.text import plural
+from harness.report.text import clean, plural
 from harness.scenarios.result import RunResult, StepResult
 
-#: characters that XML 1.0 cannot represent (https://www.w3.org/TR/xml/#charsets)
-_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+#: longer text is cut
+_MAX_TEXT = 1 << 20
 
 _ELEMENT = {
     Verdict.KNOWN: "skipped",
@@ -45,7 +44,7 @@ def to_junit(runs: Sequence[RunResult], missing: Sequence[str] = ()) -> str:
 
 
 def _safe(text: object) -> str:
-    return _ILLEGAL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+    return clean(text, limit=_MAX_TEXT, newlines=True)
 
 
 def _suite(run: RunResult) -> ET.Element:

@@ -11,12 +11,12 @@ and the related fields before a submission, if you know them.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 
 from harness.check import Verdict
 from harness.report.book import Book, Entry
+from harness.report.json import dumps
 from harness.report.tally import findings
 from harness.report.text import clean
 from harness.scenarios.result import RunResult, StepResult
@@ -59,7 +59,7 @@ def to_kcidb(book: Book) -> str:
         "tests": tests,
         **({"issues": list(issues.values()), "incidents": incidents} if issues else {}),
     }
-    return json.dumps(report, indent=1, ensure_ascii=True) + "\n"
+    return dumps(report)
 
 
 def _id(origin: str, *parts: str) -> str:

@@ -51,8 +51,8 @@ def make_console(stream: TextIO, color: str = "auto") -> Console:
         emoji=False,
         highlight=False,
         soft_wrap=True,
-        # A file or a pipe has no width: tables must not be folded.
-        width=None if stream.isatty() else 4096,
+        # A file or a pipe has no width. Tables must not be folded: a guest's text would begin a line.
+        width=None if stream.isatty() else 1 << 16,
     )
 
 
@@ -236,7 +236,7 @@ def invariants_table(counts: dict[str, Tally]) -> Table:
             Text(str(count.failed or "-"), style=_STYLE[Verdict.FAIL] if count.failed else "dim"),
             *([Text(str(count.known or "-"), style=_STYLE[Verdict.KNOWN] if count.known else "dim")] if known else []),
             Text(str(count.not_observed or "-"), style="" if count.not_observed else "dim"),
-            Text("; ".join(clean(text) for text in [*count.reasons, *count.notes])),
+            Text(clean("; ".join([*count.reasons, *count.notes]))),
         )
     return table
 

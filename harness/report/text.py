@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Cleaning text from a guest for output: it must not control a terminal or break a file's format."""
+"""Cleaning text from a guest for output: it must control neither a terminal nor a CI system, and break no format."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +11,11 @@ from harness.check import CheckResult, Verdict
 
 #: longer text is cut
 MAX_TEXT = 2000
+
+# What a CI system obeys in the log of a job: GitHub's ``::`` after blanks at the start of a line, and ``##[`` anywhere
+# (actions/runner, ActionCommand.cs); ``##vso[`` of Azure Pipelines and ``##teamcity[``, anywhere. GitLab's sections
+# need an escape character and a carriage return.
+_COMMAND = re.compile(r"^( *):(?=:)|#(?=#\w*\[)", re.MULTILINE)
 
 #: verdicts as people read them
 WORDS: dict[Verdict, str] = {
@@ -23,13 +29,17 @@ WORDS: dict[Verdict, str] = {
 
 
 def clean(text: object, *, limit: int = MAX_TEXT, newlines: bool = False) -> str:
-    """``text`` with every unprintable character escaped (``\\x1b``, ``\\u202e``) and at most ``limit`` characters."""
+    """``text`` with every unprintable character escaped (``\\x1b``, ``\\u202e``) and at most ``limit`` characters.
+
+    Of what a CI system takes for a command in a log, the first character is escaped as well: ``\\x3a:error::``.
+    """
     raw = str(text)
     cut = raw if len(raw) <= limit else raw[:limit] + "…"
-    return "".join(
+    shown = "".join(
         char if char.isprintable() or (newlines and char == "\n") else char.encode("unicode_escape").decode()
         for char in cut
     )
+    return _COMMAND.sub(lambda found: f"{found[1]}\\x3a" if found[1] is not None else "\\x23", shown)
 
 
 def tell(text: object) -> None:

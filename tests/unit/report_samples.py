@@ -10,8 +10,20 @@ from harness.check import CheckResult, Finding, Verdict
 from harness.scenarios.result import RunResult, StepResult
 from harness.state import Unknown
 
-#: a terminal escape, rich markup, XML, a control character that is illegal in XML, a right-to-left override
-HOSTILE = "\x1b[31m[bold]<x>&\x07\x00\u202e"
+#: a terminal escape, rich markup, XML, a control character that is illegal in XML, one of C1 (CSI) that is legal there,
+#: a right-to-left override
+HOSTILE = "\x1b[31m[bold]<x>&\x07\x00\x9b\u202e"
+#: what the reader of a CI job's log would obey: GitHub Actions, Azure Pipelines, TeamCity, GitLab
+COMMANDS = (
+    "::error::forged",
+    "  ::set-env name=PATH::/tmp",
+    "ok\n::warning file=a.c::forged",
+    "x ##[error]forged",
+    "###[group]forged",
+    "##vso[task.complete result=Succeeded;]DONE",
+    "##teamcity[buildStatus status='SUCCESS']",
+    "\x1b[0Ksection_start:0:forged[collapsed=true]\r\x1b[0Kforged",
+)
 
 PASSED = CheckResult("IOM-1", "pass")
 UNSEEN = CheckResult("LIN-1", "not-observed", reason="the kernel has no CONFIG_PTDUMP_DEBUGFS")

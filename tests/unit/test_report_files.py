@@ -134,7 +134,7 @@ def test_junit() -> None:
     assert [case.get("name") for case in good.findall("testcase")] == ["000 step 0", "001 step 1"]
     failure = bad.find("testcase/failure")
     assert failure is not None and failure.get("message") == "BLK-1 broken"
-    assert "memory16 \\x1b[31m[bold]<x>&\\x07\\x00\u202e (sysfs)" in str(failure.text)
+    assert "memory16 \\x1b[31m[bold]<x>&\\x07\\x00\\x9b\\u202e (sysfs)" in str(failure.text)
     error = refused.find("testcase/error")
     assert error is not None and (error.get("type"), error.get("message")) == ("refused", "the guest keeps d")
     [case] = skipped.findall("testcase")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -12,16 +13,19 @@ from pathlib import Path
 import junitparser
 import kcidb_io
 import pytest
-from report_samples import BAD, GOOD, HOSTILE, INFRA, KNOWN, MISSED, REFUSED, SKIPPED, step
+from report_samples import BAD, COMMANDS, GOOD, HOSTILE, INFRA, KNOWN, MISSED, REFUSED, SKIPPED, step
 from tap.parser import Parser
 
-from harness.check import Verdict
+from harness.check import CheckResult, Finding, Verdict
+from harness.cli.results import REPORTS
 from harness.errors import UsageError
 from harness.report.book import Book, Entry, book_of, status_of
 from harness.report.json import dumps, load_results, results_to_json
 from harness.report.junit import to_junit
 from harness.report.kcidb import to_kcidb
 from harness.report.ktap import MAX_DIAGNOSTICS, to_ktap
+from harness.report.terminal_report import TerminalReporter
+from harness.report.text import tell
 from harness.scenarios.memorymap import MemoryMap, memory_map
 from harness.scenarios.result import RunResult
 from harness.units import AddrRange
@@ -236,9 +240,42 @@ def test_what_a_book_ends_with() -> None:
     assert status_of(Book("x", NOW, (Entry("a/b", BAD),), (("a/c", {}),))) == 1
 
 
+def written(book: Book) -> dict[str, str]:
+    """Every report of ``book``, and what a terminal shows of it."""
+    out = io.StringIO()
+    reporter = TerminalReporter(out, io.StringIO(), color="never")
+    for run in book.runs:
+        reporter.run_started(run.scenario, run.guest)
+        for one in run.steps:
+            reporter.step_finished(one)
+        reporter.run_finished(run)
+    reporter.summary(book.runs)
+    return {name: write(book) for name, (write, _) in REPORTS.items()} | {"terminal": out.getvalue()}
+
+
 def test_hostile_text_is_no_control_sequence_anywhere() -> None:
-    for text in (to_ktap(BOOK), to_kcidb(BOOK)):
-        assert not set(HOSTILE) & set(text) - set("[31m[bold]<x>&")
+    for name, text in written(BOOK).items():
+        assert not set(HOSTILE) & set(text) - set("[31m[bold]<x>&"), name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_text_of_a_guest_is_no_command_of_a_ci_system(command: str) -> None:
+    """GitHub's ``::`` counts after blanks at the start of a line; its ``##[`` and the others' count anywhere."""
+    finding = Finding("BLK-1", command, command, command, command, command)
+    check = CheckResult("BLK-1", "fail", (finding,), reason=command, note=command)
+    unseen = CheckResult("LIN-1", "not-observed", reason=command)
+    bad = dataclasses.replace(step(1, Verdict.FAIL, check, unseen, note=command), title=command, changes=(command,) * 2)
+    run = dataclasses.replace(BAD, steps=(step(0), bad), reason=command, hint=command, guest=command)
+    run = dataclasses.replace(run, scenario=command, facts={"kernel": command, command: command})
+    for name, text in written(book_of("memhp", NOW, [run, run], {})).items():
+        assert "forged" in text or "teamcity" in text or "tmp" in text or "DONE" in text, name
+        found = re.findall(r"(?m)^\s*::.*$|.*##(?:vso|teamcity)?\[.*|.*\x1b.*|.*\r.*", text)
+        assert not found, name
+
+
+def test_what_is_said_on_stderr_is_no_command_either(capsys: pytest.CaptureFixture[str]) -> None:
+    tell("QEMU died\n::error::forged\n ##[error]forged")
+    assert capsys.readouterr().err == "memhp: QEMU died\n\\x3a:error::forged\n \\x23#[error]forged\n"
 
 
 def test_the_memory_map_of_a_snapshot() -> None:

@@ -49,7 +49,7 @@ def test_a_passed_run() -> None:
 def test_a_broken_invariant_shows_expected_and_observed_and_the_bundle() -> None:
     text = shown(BAD)
     assert "        BLK-1 broken  memory blocks are exactly those the ranges cover" in text
-    assert "          at memory16 \\x1b[31m[bold]<x>&\\x07\\x00\\u202e, seen in sysfs\n" in text
+    assert "          at memory16 \\x1b[31m[bold]<x>&\\x07\\x00\\x9b\\u202e, seen in sysfs\n" in text
     assert "            expected  offline\n            observed  online\n" in text
     assert "  step 1 (step 1): BLK-1 broken\n  bundle: memhp-runs/1\n" in text
     assert "FAILED  1 scenario: 1 FAIL; 2 checks passed; 2 not observed; broken: BLK-1\n" in text
@@ -108,7 +108,7 @@ def test_a_guest_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> N
     hostile = dataclasses.replace(BAD, reason=HOSTILE, hint=HOSTILE, scenario=HOSTILE, guest=HOSTILE)
     for color in ("always", "never"):
         text = shown(hostile, color=color)
-        assert "\x07" not in text and "\u202e" not in text and "\x00" not in text
+        assert "\x07" not in text and "\x9b" not in text and "\u202e" not in text and "\x00" not in text
         assert "\\x1b[31m[bold]<x>&" in text
 
 
