@@ -180,11 +180,11 @@ def memhp_artifacts(memhp_guest_spec: GuestSpec) -> Parts:
     """All parts of a guest; skips (fails in CI) if one is unavailable."""
     from harness.errors import ArtefactError, UsageError
     from harness.progress import default_progress
-    from harness.qemu.devices.device import KINDS
+    from harness.qemu.devices.device import kinds_on
     from harness.scenarios.boot import resolve
 
     try:
-        return resolve(memhp_guest_spec, (), default_progress(), kinds=tuple(KINDS))
+        return resolve(memhp_guest_spec, (), default_progress(), kinds=kinds_on(memhp_guest_spec.arch))
     except ArtefactError as error:
         _missing(str(error))
     except UsageError as error:

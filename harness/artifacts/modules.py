@@ -17,14 +17,14 @@ from pathlib import Path
 from harness.artifacts.image import decompress
 from harness.cpio import CpioEntry, directory, pack, regular
 from harness.errors import ArtefactError, UsageError
+from harness.qemu.devices.device import KINDS
 
 #: what a guest loads, in this order, where the kernel has it as a module
 WANTED = (
     "virtio_pci",
     "virtio_net",
     "virtio_rng",
-    "virtio_mem",
-    "virtio_pmem",
+    *(name for kind in KINDS.values() for name in kind.modules),
     "nd_pmem",
     "nd_btt",
     "dax_pmem",
@@ -40,14 +40,14 @@ BUILT_IN = {
     "libnvdimm": "LIBNVDIMM",
     "nd_btt": "BLK_DEV_PMEM",
     "nd_pmem": "BLK_DEV_PMEM",
-    "virtio_pmem": "VIRTIO_PMEM",
+    **{name: option for kind in KINDS.values() if kind.persistent for name, option in kind.modules.items()},
 }
 #: all drivers that a guest needs or scenarios use, and the option of each
 DRIVERS = {
     **BUILT_IN,
     "virtio_pci": "VIRTIO_PCI",
     "virtio_net": "VIRTIO_NET",
-    "virtio_mem": "VIRTIO_MEM",
+    **{name: option for kind in KINDS.values() for name, option in kind.modules.items()},
     "memory_notifier_error_inject": "MEMORY_NOTIFIER_ERROR_INJECT",
 }
 #: where the guest finds the list of modules to load

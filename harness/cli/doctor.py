@@ -8,15 +8,15 @@ import sys
 
 from harness.artifacts.doctor import diagnose
 from harness.cli.command_arguments import DoctorArguments
-from harness.cli.fetch import able
 from harness.cli.guest_options import arches_of
 from harness.cli.output import print_columns, print_json
 from harness.progress import default_progress
+from harness.qemu import probe
 
 
 def run(arguments: DoctorArguments) -> int:
     """memhp doctor."""
-    rows = diagnose(default_progress(), verify=arguments.verify, able=able, arches=arches_of(arguments.arches))
+    rows = diagnose(default_progress(), verify=arguments.verify, able=probe.able, arches=arches_of(arguments.arches))
     if arguments.json:
         print_json([dataclasses.asdict(row) for row in rows])
     else:

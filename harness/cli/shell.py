@@ -14,7 +14,7 @@ from harness.cli.guest_options import bundle_dir_of, guest_of, start_of
 from harness.config.guest import GuestSpec
 from harness.errors import UnsupportedError
 from harness.progress import Progress, default_progress
-from harness.qemu.devices.device import KINDS
+from harness.qemu.devices.device import kinds_on
 from harness.report.terminal_report import make_console
 from harness.report.text import clean, tell
 from harness.scenarios.boot import Parts, resolve
@@ -60,7 +60,7 @@ def run(arguments: ShellArguments) -> int:
 def find_parts(spec: GuestSpec, progress: Progress) -> Parts:
     """The parts of a guest that supports every memory device, or all that this QEMU has."""
     try:
-        return resolve(spec, (), progress, kinds=tuple(KINDS))
+        return resolve(spec, (), progress, kinds=kinds_on(spec.arch))
     except UnsupportedError:
         return resolve(spec, (), progress)
 

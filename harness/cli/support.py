@@ -12,15 +12,13 @@ from harness.cli.guest_options import arches_of
 from harness.cli.output import print_columns, print_json
 from harness.config.guest import BOOTS, GuestSpec
 from harness.progress import default_progress
+from harness.qemu.devices.device import KINDS
 from harness.report.tally import exit_status
 from harness.scenarios.file import load_scenario
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.result import RunResult
 from harness.scenarios.run_options import RunOptions
 from harness.scenarios.runner import run_scenarios
-
-#: device -> the scenario that covers its whole life cycle
-PROOFS = {"pc-dimm": "dimm-cycle", "virtio-mem": "virtio-mem-resize", "virtio-pmem": "pmem-kmem"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +45,12 @@ def show_support(arguments: ListArguments) -> int:
     progress = default_progress()
     with progress.task("Running every cell") as task:
         for number, guest in enumerate(guests):
-            for part, (device, scenario) in enumerate(PROOFS.items()):
-                note = f"{device}, {guest.arch}, {guest.boot}"
-                task.update(done=number * len(PROOFS) + part, total=len(guests) * len(PROOFS), note=note)
-                result = run_cell(guest, scenario)
+            for part, kind in enumerate(KINDS.values()):
+                note = f"{kind.name}, {guest.arch}, {guest.boot}"
+                task.update(done=number * len(KINDS) + part, total=len(guests) * len(KINDS), note=note)
+                result = run_cell(guest, kind.proof)
                 results.append(result)
-                cells.append(read_cell(device, guest, result))
+                cells.append(read_cell(kind.name, guest, result))
     if arguments.json:
         print_json([asdict(cell) for cell in cells])
     else:

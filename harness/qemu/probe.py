@@ -16,8 +16,8 @@ from harness import proc
 from harness.arch import ArchSpec
 from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
-from harness.errors import InfraError, QemuError, QmpRefused, UnsupportedError
-from harness.qemu.devices.device import KINDS
+from harness.errors import InfraError, QemuError, QmpRefused
+from harness.qemu.devices.device import KINDS, kinds_on
 from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.qemu.qmp import QmpSession
 from harness.scratch import private_directory
@@ -77,12 +77,14 @@ def missing(abilities: QemuAbilities, needs: Collection[str], *, hotplug: bool =
     return None
 
 
-def able(arch: ArchSpec, kinds: Collection[str] = tuple(KINDS)) -> Callable[[QemuBinary], str | None]:
+def able(arch: ArchSpec, kinds: Collection[str] | None = None) -> Callable[[QemuBinary], str | None]:
     """Return a function that says why a binary cannot serve ``arch`` with memory devices of ``kinds``, or None.
+
+    ``kinds`` None: all that its board can have.
 
     For choosing among binaries: a binary that does not even run gives a reason, not an exception.
     """
-    needs = needed_devices(kinds)
+    needs = needed_devices(kinds_on(arch.name) if kinds is None else kinds)
 
     def judge(binary: QemuBinary) -> str | None:
         try:
@@ -91,16 +93,6 @@ def able(arch: ArchSpec, kinds: Collection[str] = tuple(KINDS)) -> Callable[[Qem
             return f"{shlex.join(binary.argv)} does not work: {error.message}"
 
     return judge
-
-
-def require(binary: QemuBinary, arch: ArchSpec, kinds: Collection[str], deadline: Deadline) -> QemuAbilities:
-    """Return the abilities of ``binary``; raises UnsupportedError naming what it lacks for devices of ``kinds``."""
-    abilities = probe(binary, arch, deadline)
-    lack = missing(abilities, needed_devices(kinds))
-    if lack is not None:
-        sentence, _, hint = lack.partition(": ")
-        raise UnsupportedError("qemu", sentence, hint=hint)
-    return abilities
 
 
 def needed_devices(kinds: Collection[str]) -> frozenset[str]:

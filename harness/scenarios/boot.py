@@ -36,7 +36,7 @@ from harness.model.devices.virtio_mem import PlugVirtioMem
 from harness.parsers.dmesg import alarming
 from harness.progress import Progress
 from harness.qemu import probe
-from harness.qemu.devices.device import DeviceSpec
+from harness.qemu.devices.device import KINDS, DeviceSpec
 from harness.qemu.devices.dimm import DimmSpec
 from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.qemu.machine import Machine
@@ -56,7 +56,7 @@ class Parts:
     """All parts of a guest, fetched or built and verified.
 
     ``bios`` is the firmware that runs before the kernel or EDK2, None if there is none. ``sandbox``: this QEMU can drop
-    system calls that it does not need.
+    system calls that it does not need. ``machine_options`` are those of the memory devices that the guest may get.
     """
 
     qemu: QemuBinary
@@ -65,6 +65,7 @@ class Parts:
     root: GuestRoot
     bios: Path | None = None
     sandbox: bool = False
+    machine_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ def resolve(
     arch = arch_named(spec.arch)
     image = kernel_of(spec, arch, progress)
     require_config(needs, image.usable, f"the kernel {image.origin}")
-    able = probe.able(arch, device_kinds(needs) if kinds is None else kinds)
+    kinds = device_kinds(needs) if kinds is None else kinds
+    able = probe.able(arch, kinds)
     qemu = find_qemu(arch, explicit=spec.qemu, able=able, progress=progress)
     return Parts(
         qemu=qemu,
@@ -116,6 +118,7 @@ def resolve(
         root=guest_root(arch, progress),
         bios=bios(arch, progress),
         sandbox=probe.probe(qemu, arch, Deadline(_PROBE_SECONDS)).sandbox,
+        machine_options=tuple(option for name in sorted(kinds) for option in KINDS[name].machine_options),
     )
 
 
@@ -157,7 +160,7 @@ def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
         cpus=spec.cpus,
         cpu=spec.cpu,
         random_seed=spec.random_seed,
-        machine_options=spec.machine_options,
+        machine_options=(*parts.machine_options, *spec.machine_options),
         nodes=nodes,
         root_ports=spec.ports,
         cold_devices=cold_devices(spec),

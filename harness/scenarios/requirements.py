@@ -4,39 +4,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from harness.arch.bootwords import BootWords
 from harness.arch.config_queries import Build
+from harness.config.requirement import Requirement
 from harness.errors import UnsupportedError, UsageError
+from harness.qemu.devices.device import KINDS
 from harness.state import DmesgLine, NotObserved
 from harness.units import GIB, KIB, MIB
 
 _SHMEM_THP = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 _HUGE = "/sys/kernel/mm/hugepages/hugepages-{}kB"
-
-
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """``options`` are kernel options that must all be y or m; ``device`` is the memdev kind QEMU must be able to plug.
-
-    ``boot`` is the required boot method, None for any. ``hint`` is the next step if options are missing. ``arch`` is
-    the only architecture with it (None: all), ``elsewhere`` says why others lack it. ``host`` probes this host,
-    ``va_bits`` is the required number of virtual address bits of the booted guest.
-    """
-
-    name: str
-    meaning: str
-    options: tuple[str, ...]
-    device: str | None = None
-    boot: str | None = None
-    hint: str = "build the kernel with it, or run without --kernel to use the purpose-built one"
-    arch: str | None = None
-    elsewhere: str = ""
-    host: Callable[[], bool] | None = None
-    va_bits: int | None = None
 
 
 def _host_pages(name: str, size: int, count: int) -> Requirement:
@@ -53,15 +33,9 @@ def _host_pages(name: str, size: int, count: int) -> Requirement:
 
 
 REQUIREMENTS: dict[str, Requirement] = {
-    ability.name: ability
-    for ability in (
-        Requirement(
-            "acpi-dimm",
-            "hot-add and hot-remove of a pc-dimm at run time",
-            ("ACPI_HOTPLUG_MEMORY", "MEMORY_HOTREMOVE"),
-            device="dimm",
-            boot="acpi",
-        ),
+    one.name: one
+    for one in (
+        *(kind.requirement for kind in KINDS.values()),
         Requirement("acpi-node", "memory on a chosen node (node=)", ("NUMA", "ACPI_NUMA"), boot="acpi"),
         Requirement(
             "node-without-cpu",
@@ -69,14 +43,6 @@ REQUIREMENTS: dict[str, Requirement] = {
             ("NUMA",),
             arch="arm64",
             elsewhere="QEMU's virt machine of riscv64 requires a CPU on every node (hw/riscv/numa.c, QEMU 10.0)",
-        ),
-        Requirement("virtio-mem", "virtio-mem", ("VIRTIO_MEM", "MEMORY_HOTREMOVE"), device="virtio-mem"),
-        # Without ZONE_DEVICE, as in Debian's 6.1 of arm64, the memory of a namespace never gets struct pages.
-        Requirement(
-            "virtio-pmem",
-            "virtio-pmem namespaces",
-            ("VIRTIO_PMEM", "BLK_DEV_PMEM", "ZONE_DEVICE"),
-            device="virtio-pmem",
         ),
         Requirement("memmap-on-memory", "a memmap that lies in the memory it describes", ("MHP_MEMMAP_ON_MEMORY",)),
         Requirement(
@@ -133,7 +99,8 @@ def requirement(name: str) -> Requirement:
 
 def device_kinds(needs: Iterable[str]) -> frozenset[str]:
     """The kinds of memory devices that QEMU must have for ``needs``."""
-    return frozenset(kind for name in needs if (kind := requirement(name).device) is not None)
+    wanted = [requirement(name) for name in needs]
+    return frozenset(name for name, kind in KINDS.items() if kind.requirement in wanted)
 
 
 def require_boot(needs: Iterable[str], boot: str) -> None:

@@ -15,7 +15,7 @@ from harness.progress import Progress, Task
 from harness.scenarios.boot import BootedGuest, Parts, resolve
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
-from harness.scenarios.requirements import REQUIREMENTS, require_config
+from harness.scenarios.requirements import device_kinds, require_config
 from harness.scenarios.result import StepResult
 from harness.scenarios.run_options import RunOptions, Start
 from harness.scenarios.session import Session
@@ -133,8 +133,8 @@ def resolve_most(spec: GuestSpec, progress: Progress) -> tuple[Parts, dict[str, 
         except UnsupportedError as lack:
             if lack.requirement in needs:
                 lacks[lack.requirement] = lack.message
-            elif lack.requirement == "qemu" and any(REQUIREMENTS[name].device for name in needs):
-                lacks.update({name: lack.message for name in needs if REQUIREMENTS[name].device})
+            elif lack.requirement == "qemu" and device_kinds(needs):
+                lacks.update({name: lack.message for name in needs if device_kinds([name])})
             else:
                 raise
 

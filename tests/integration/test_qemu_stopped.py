@@ -19,7 +19,7 @@ from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import LaunchError, QmpRefused
 from harness.qemu import memdev
-from harness.qemu.devices.device import KINDS
+from harness.qemu.devices.device import kinds_on
 from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.qemu.machine import Machine
 from harness.qemu.machine_spec import MachineSpec, NodeSpec
@@ -67,7 +67,7 @@ def test_probe_tells_what_every_machine_needs(binary: QemuBinary, arch: ArchSpec
     assert abilities.version[0].isdigit()
     assert {"device_add", "query-memory-devices"} <= abilities.commands
     assert {"ACPI_DEVICE_OST", "DEVICE_DELETED", "MEMORY_DEVICE_SIZE_CHANGE"} <= abilities.events
-    assert {kind.driver for kind in KINDS.values()} - abilities.device_types <= {"virtio-pmem-pci"}
+    assert needed_devices(kinds_on(arch.name)) - abilities.device_types <= {"virtio-pmem-pci"}
 
 
 def test_devices_backends_and_ports(spec: MachineSpec, tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import dataclasses
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import get_type_hints
@@ -30,9 +32,10 @@ from harness.cli.cmdline import lines_of
 from harness.cli.command_arguments import Arguments
 from harness.cli.parser import build_parser, parse_arguments
 from harness.cli.support import read_cell, table
-from harness.config.guest import GuestSpec
+from harness.config.guest import BOOTS, GuestSpec
 from harness.config.guest_parts import KernelImage
 from harness.errors import ArtefactError, InfraError
+from harness.qemu.devices.device import KINDS
 from harness.report.terminal_report import TerminalReporter
 from harness.scenarios.file import Scenario, known_scenarios, load_scenario
 from harness.scenarios.result import RunResult
@@ -416,17 +419,35 @@ def test_the_support_table_runs_every_cell(monkeypatch: pytest.MonkeyPatch, caps
 
     def run_cell(guest: GuestSpec, scenario: str) -> RunResult:
         ran.append((guest.arch, guest.boot, scenario))
-        refused = guest.boot == "dt" and scenario == "dimm-cycle"
-        return run_of(Verdict.SKIPPED, "needs acpi") if refused else run_of(Verdict.PASS)
+        return run_of(Verdict.PASS) if is_possible(guest.arch, guest.boot, scenario) else run_of(Verdict.SKIPPED, why)
 
+    why = "needs acpi"
     monkeypatch.setattr(support, "run_cell", run_cell)
     assert main(["list", "support"]) == 0
-    assert len(ran) == len(set(ran)) == len(ARCHES) * 2 * 3
-    assert capsys.readouterr().out.count(" yes ") == 10
+    assert set(ran) == set(product(ARCHES, BOOTS, (kind.proof for kind in KINDS.values())))
+    assert len(ran) == len(set(ran)) == len(ARCHES) * 2 * len(KINDS)
+    assert capsys.readouterr().out.count(" yes ") == sum(is_possible(*cell) for cell in ran)
+    assert not is_possible("arm64", "dt", "dimm-cycle") and is_possible("arm64", "acpi", "dimm-cycle")
     assert main(["list", "support", "-a", "arm64", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["arch"] for row in rows} == {"arm64"}
-    assert [row["reason"] for row in rows if row["works"] == "no"] == ["needs acpi"]
+    refused = [cell for cell in set(ran) if cell[0] == "arm64" and not is_possible(*cell)]
+    assert [row["reason"] for row in rows if row["works"] == "no"] == [why] * len(refused)
+
+
+def is_possible(arch: str, boot: str, scenario: str) -> bool:
+    """What the device's requirement says of a cell of the support table."""
+    [need] = [kind.requirement for kind in KINDS.values() if kind.proof == scenario]
+    return need.arch in (None, arch) and need.boot in (None, boot)
+
+
+def test_the_readme_lists_what_every_device_can_do() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    documented = re.findall(r"^\| (\S+) \| (\S+) \| (acpi|dt) \| (yes|no) \|", text, re.MULTILINE)
+    cells = [(arch, boot, kind) for arch in ARCHES for boot in BOOTS for kind in KINDS.values()]
+    assert documented == [
+        (kind.name, arch, boot, "yes" if is_possible(arch, boot, kind.proof) else "no") for arch, boot, kind in cells
+    ]
 
 
 @pytest.mark.parametrize(("what", "word"), [("scenarios", "dimm-cycle"), ("guests", "numa"), ("kernels", "debian")])

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from harness.arch import ARM64
+from harness.arch import ARCHES, ARM64, RISCV64
 from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import QemuError
-from harness.qemu.devices.device import KINDS
+from harness.qemu.devices.device import KINDS, kinds_on
+from harness.qemu.devices.dimm import DimmSpec
 from harness.qemu.probe import (
     QemuAbilities,
     able,
@@ -49,6 +52,19 @@ def test_machine_without_hotplug() -> None:
 def test_needed_devices() -> None:
     assert "virtio-mem-pci" in needed_devices(["virtio-mem"])
     assert "pc-dimm" not in needed_devices(["virtio-mem"])
+
+
+def test_a_board_need_not_have_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for arch in ARCHES.values():
+        assert set(kinds_on(arch.name)) >= {"dimm", "virtio-mem", "virtio-pmem"}
+    # kinds_on is what the search for a QEMU asks by default.
+    nowhere = dataclasses.replace(DimmSpec.requirement, arch="riscv64")
+    monkeypatch.setattr(DimmSpec, "requirement", nowhere)
+    assert set(kinds_on("arm64")) == set(kinds_on("riscv64")) - {"dimm"}
+    without = abilities(ALL - {"pc-dimm"})
+    monkeypatch.setattr("harness.qemu.probe.probe", lambda binary, arch, deadline: without)
+    assert able(ARM64)(not_qemu("qemu")) is None
+    assert "lacks the device pc-dimm" in str(able(RISCV64)(not_qemu("qemu")))
 
 
 def test_parse_schema() -> None:

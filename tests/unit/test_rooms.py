@@ -51,7 +51,7 @@ MAY: dict[str, set[str]] = {
     "state": {"units"},
     "arch": {"state"},
     "config": {"errors", "units"},
-    "artifacts": {"config", "proc", "progress", "cpio", "arch", "dotconfig", "elfheader"},
+    "artifacts": {"config", "proc", "progress", "cpio", "arch", "dotconfig", "elfheader", "qemu"},
     "qemu": {"config", "proc", "scratch", "arch", "state"},
     "guest": {"cpio", "arch", "state"},
     "parsers": {"state", "arch", "dotconfig", "elfheader"},

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ from harness.arch import ARM64
 from harness.config.guest import GuestSpec, NodeConfig
 from harness.config.guest_parts import Firmware, GuestRoot, KernelImage, QemuBinary
 from harness.errors import UnsupportedError, UsageError
+from harness.progress import SilentProgress
+from harness.qemu.devices.device import kinds_on
+from harness.qemu.devices.dimm import DimmSpec
+from harness.qemu.probe import QemuAbilities
+from harness.scenarios import boot
 from harness.scenarios.boot import Parts, command_line_of_kernel, cpu_shares, machine_shape, machine_spec
 from harness.scenarios.requirements import device_kinds, require_boot, require_config, requirement
 from harness.units import GIB, MIB
@@ -31,6 +37,22 @@ def test_a_guest_becomes_a_machine_and_its_shape() -> None:
     assert (shape.arch, shape.memory, shape.max_memory, shape.slots) == (ARM64, 2 * GIB, 16 * GIB, 8)
     assert shape.ports == ("rp0", "rp1", "rp2", "rp3")
     assert str(shape.device_window()) == "c0000000-63fffffff"
+
+
+def test_the_options_of_a_device_are_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = GuestSpec.default("arm64").with_fields({"machine_options": ("nvdimm=off",)})
+    parts = dataclasses.replace(PARTS, machine_options=("nvdimm=on",))
+    # The user's come last, and win.
+    assert machine_spec(given, parts, Path("initrd")).machine_options == ("nvdimm=on", "nvdimm=off")
+    found = dict.fromkeys(("kernel_of", "find_qemu", "firmware", "guest_root", "bios"), PARTS.kernel)
+    for name, part in found.items():
+        monkeypatch.setattr(boot, name, lambda *_, part=part, **__: part)
+    monkeypatch.setattr(boot.probe, "probe", lambda *_: QemuAbilities("10", *[frozenset[str]()] * 3, None, False))
+    monkeypatch.setattr(DimmSpec, "machine_options", ("x=on",))
+    for needs, options in ((("virtio-mem",), ()), (("dax-kmem", "acpi-dimm", "virtio-mem"), ("x=on",))):
+        assert boot.resolve(GuestSpec.default("arm64"), needs, SilentProgress()).machine_options == options
+    everything = boot.resolve(GuestSpec.default("arm64"), (), SilentProgress(), kinds=kinds_on("arm64"))
+    assert everything.machine_options == ("x=on",)
 
 
 def test_nodes_share_the_cpus() -> None:

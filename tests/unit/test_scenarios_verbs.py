@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from harness.config.guest import GuestSpec
 from harness.errors import UnsupportedError
 from harness.guest.loads import LOADS
 from harness.qemu.devices.virtio_mem import VirtioMemSpec
+from harness.qemu.devices.virtio_pmem import VirtioPmemSpec
 from harness.scenarios.file import parse_step
 from harness.scenarios.requirements import REQUIREMENTS
 from harness.scenarios.steps import Step, require_options
@@ -24,6 +26,7 @@ from harness.scenarios.verbs.load import LoadVerb
 from harness.scenarios.verbs.memory import HoldVerb, ReleaseVerb, TouchVerb
 from harness.scenarios.verbs.plan import Impossible, Plan, PlannedDevice
 from harness.scenarios.verbs.plugging import UnplugVerb
+from harness.scenarios.verbs.pmem import PlugPmemVerb
 from harness.scenarios.verbs.verb import Verb
 from harness.scenarios.verbs.virtio_mem import PlugVirtioMemVerb, ResizeVerb
 from harness.units import GIB, MIB
@@ -33,7 +36,22 @@ from harness.units import GIB, MIB
 def test_a_record_holds_together(verb: type[Verb]) -> None:
     assert set(verb.needs) <= set(REQUIREMENTS)
     assert all(known.argument.label for known in parameters(verb).values())
-    assert [one for one in VERBS.values() if one.name == verb.name] == [verb]
+
+
+def verbs_below(kind: type[Verb]) -> Iterator[type[Verb]]:
+    """The classes of harness/ below ``kind`` that have a name of their own."""
+    for below in kind.__subclasses__():
+        if "name" in vars(below) and below.__module__.startswith("harness."):
+            yield below
+        yield from verbs_below(below)
+
+
+def test_no_verb_hides_another() -> None:
+    """Of two with one name only the last would be in VERBS; one that no group has would be in no list at all."""
+    # Of each class there are two until the garbage is collected: the one before slots=True.
+    assert {(verb.name, verb.__name__) for verb in verbs_below(Verb)} == {
+        (name, verb.__name__) for name, verb in VERBS.items()
+    }
 
 
 @pytest.mark.parametrize("kind", LOADS)
@@ -94,6 +112,17 @@ def test_what_is_refused_leaves_a_device_where_it_is() -> None:
     assert "d" in plan.devices
     PlugDimmVerb("e", 64 * GIB).follow(plan, "qemu-refused")
     assert "e" not in plan.devices
+
+
+def test_what_nobody_unplugs_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(GuestSpec.default("arm64"))
+    PlugPmemVerb("p", GIB).follow(plan)
+    monkeypatch.setattr(VirtioPmemSpec, "unplugs", "nobody")
+    with pytest.raises(Impossible, match=r"^id: nobody can unplug a virtio-pmem") as caught:
+        UnplugVerb("p").follow(plan)
+    assert caught.value.hint == "leave it, or expect: qemu-refused"
+    UnplugVerb("p").follow(plan, "qemu-refused")
+    assert "p" in plan.devices
 
 
 def test_who_names_the_same_thing_is_not_done_at_the_same_time() -> None:

@@ -78,6 +78,14 @@ class Pmem(Device):
     def namespace(self) -> str:
         return f"namespace{self.region_index}.0"
 
+    def node(self, layout: BootLayout) -> int:
+        """The node of its ZONE_DEVICE."""
+        return layout.node_of_pmem()
+
+    def target_node(self, layout: BootLayout) -> int:
+        """The node to which kmem adds it."""
+        return layout.target_node_of_pmem()
+
     def dax_states(self) -> Mapping[str, str]:
         return {self.dax_name: self.dax_state} if self.mode == "kmem" else {}
 
@@ -141,7 +149,7 @@ class Pmem(Device):
         """Grow ZONE_DEVICE over the range that has struct pages now; it never shrinks."""
         mapped = self.pagemap()
         if mapped is not None:
-            blocks.zones.get(blocks.layout.node_of_pmem(), DEVICE).grow(mapped)
+            blocks.zones.get(self.node(blocks.layout), DEVICE).grow(mapped)
 
     def set_dax_state(self, state: str, blocks: BlockTable) -> None:
         """state_store (drivers/dax/kmem.c, v7.3): remove the memory, or add it with an online type."""
@@ -153,7 +161,7 @@ class Pmem(Device):
                 blocks.remove(index)
         else:
             layout = blocks.layout
-            blocks.add(self.kmem_range(layout), layout.target_node_of_pmem(), self.id, policy=state)
+            blocks.add(self.kmem_range(layout), self.target_node(layout), self.id, policy=state)
 
 
 def free_region_index(devices: Mapping[str, Device]) -> int:

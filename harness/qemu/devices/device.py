@@ -6,9 +6,10 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from harness.config.arguments import id_problem
+from harness.config.requirement import Requirement
 from harness.errors import QemuError, UsageError
 from harness.state import MemoryDevice
 from harness.units import MIB, AddrRange, format_size
@@ -39,9 +40,17 @@ class DeviceSpec(abc.ABC):
     #: its QOM type, and the name of its property for ``address``
     driver: ClassVar[str]
     address_property: ClassVar[str] = "memaddr"
-    #: whether QEMU can save a machine that has it, whether QEMU can unplug it, and whether the guest sees a pmem
+    #: what kernel and board must have for it, and what QEMU's -machine must be given
+    requirement: ClassVar[Requirement]
+    machine_options: ClassVar[tuple[str, ...]] = ()
+    #: its drivers that may be modules, in the order of loading, and the option of each
+    modules: ClassVar[Mapping[str, str]] = {}
+    #: the scenario that covers its whole life cycle
+    proof: ClassVar[str]
+    #: who can unplug it: QEMU by device_del, only the guest by powering its PCI slot off, or nobody
+    unplugs: ClassVar[Literal["qemu", "guest", "nobody"]] = "qemu"
+    #: whether QEMU can save a machine that has it, and whether the guest sees a pmem
     migrates: ClassVar[bool] = True
-    unplugs: ClassVar[bool] = True
     persistent: ClassVar[bool] = False
 
     id: str
@@ -113,6 +122,11 @@ class PciDeviceSpec(DeviceSpec):
     """A PCI device; ``port`` None: the first free root port."""
 
     port: str | None = None
+
+
+def kinds_on(arch: str) -> tuple[str, ...]:
+    """The kinds of memory devices that the board of ``arch`` can have."""
+    return tuple(name for name, kind in KINDS.items() if kind.requirement.arch in (None, arch))
 
 
 def parse_memory_devices(answer: Any) -> tuple[MemoryDevice, ...]:

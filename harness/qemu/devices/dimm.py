@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from harness.config.requirement import Requirement
 from harness.errors import UsageError
 from harness.qemu.devices.device import BackendOptions, DeviceSpec
 from harness.state import MemoryDevice
@@ -21,6 +22,13 @@ class DimmSpec(DeviceSpec):
     name: ClassVar[str] = "pc-dimm"
     driver: ClassVar[str] = "pc-dimm"
     address_property: ClassVar[str] = "addr"
+    requirement: ClassVar[Requirement] = Requirement(
+        "acpi-dimm",
+        "hot-add and hot-remove of a pc-dimm at run time",
+        ("ACPI_HOTPLUG_MEMORY", "MEMORY_HOTREMOVE"),
+        boot="acpi",
+    )
+    proof: ClassVar[str] = "dimm-cycle"
 
     node: int | None = None
     slot: int | None = None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from harness.config.requirement import Requirement
 from harness.errors import UsageError
 from harness.qemu.devices.device import BackendOptions, PciDeviceSpec
 from harness.state import MemoryDevice
@@ -21,6 +22,9 @@ class VirtioMemSpec(PciDeviceSpec):
     kind: ClassVar[str] = "virtio-mem"
     name: ClassVar[str] = "virtio-mem"
     driver: ClassVar[str] = "virtio-mem-pci"
+    requirement: ClassVar[Requirement] = Requirement("virtio-mem", "virtio-mem", ("VIRTIO_MEM", "MEMORY_HOTREMOVE"))
+    modules: ClassVar[Mapping[str, str]] = {"virtio_mem": "VIRTIO_MEM"}
+    proof: ClassVar[str] = "virtio-mem-resize"
 
     requested: int = 0
     block_size: int | None = None

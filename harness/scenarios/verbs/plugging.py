@@ -86,6 +86,8 @@ class UnplugVerb(Verb):
         device = plan.device("id", self.id)
         if expect != "done":
             return
+        if device.kind.unplugs == "nobody":
+            raise Impossible("id", f"nobody can unplug a {device.kind.name}", "leave it, or expect: qemu-refused")
         if device.requested:
             message = f"QEMU keeps {self.id!r} as long as {format_size(device.requested)} of it are requested"
             raise Impossible("id", message, "resize it to 0 first, or expect: qemu-refused")
@@ -97,7 +99,7 @@ class UnplugVerb(Verb):
         if self.by == "guest" and device is not None and not issubclass(kind, PciDeviceSpec):
             raise UsageError(f"{self.id} is a {kind.name}: it has no PCI slot to power off", hint="remove `by`")
         try:
-            if self.by == "guest" or (self.by is None and not kind.unplugs):
+            if self.by == "guest" or (self.by is None and kind.unplugs == "guest"):
                 done = _eject(session, self.id, deadline)
             else:
                 done = memdev.unplug(session.guest.machine, self.id, deadline=deadline)

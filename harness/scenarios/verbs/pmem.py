@@ -43,10 +43,10 @@ def _change_mode(plan: Plan, verb: Verb, id: str, wanted: tuple[str, ...], befor
 
 
 def pmem_of(session: Session, id: str) -> Pmem:
-    """The virtio-pmem device ``id``; raises UsageError."""
+    """The persistent memory ``id``; raises UsageError."""
     device = session.model.devices.get(id)
     if not isinstance(device, Pmem):
-        raise UsageError(f"{id} is not a virtio-pmem device")
+        raise UsageError(f"{id} is not persistent memory")
     return device
 
 
