@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Private folders for the duration of a run; later runs remove those of a killed run."""
+"""Private folders: for the duration of a run (later runs remove those of a killed run), or to stay."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from harness.errors import InfraError
 
 _PREFIX = "memhp-scratch-"
 _LOCK = ".in-use"
@@ -38,6 +40,23 @@ def private_directory() -> Iterator[Path]:
             yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def make_private(path: Path) -> None:
+    """Create the folder ``path``, or take the access of others to it away. Raises InfraError if it is somebody else's.
+
+    Raises OSError if it cannot be created.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        owner = os.fstat(fd).st_uid
+        if owner != os.geteuid():
+            hint = "remove it, or have MEMHP_CACHE and XDG_STATE_HOME name folders of your own"
+            raise InfraError(f"{path} belongs to another user (uid {owner})", hint=hint)
+        os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)
 
 
 def sweep(root: Path) -> None:

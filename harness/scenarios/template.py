@@ -33,7 +33,7 @@ from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.machine import Machine
 from harness.qemu.machine_spec import MachineSpec
 from harness.scenarios.boot import BootedGuest, Connected, Parts, archives_of, facts_of, machine_shape, machine_spec
-from harness.scratch import private_directory
+from harness.scratch import make_private, private_directory
 
 KIND = "snapshots"
 #: part of the cache key: increase it when the same parts are saved differently
@@ -50,7 +50,8 @@ def template(spec: GuestSpec, parts: Parts, timeout: float, progress: Progress) 
     """The folder of the saved guest for ``spec``: from the cache, or booted, saved and verified first.
 
     ``timeout`` limits that boot, seconds. Raises UnsupportedError if such a guest cannot be saved, the errors of
-    booting, QemuError if QEMU cannot save or restore it, ArtefactError if the cache cannot be written.
+    booting, QemuError if QEMU cannot save or restore it, ArtefactError if the cache cannot be written,
+    InfraError if the folder of saved guests is another user's.
     """
     machine = machine_spec(spec, parts, Path(INITRD))
     lack = why_not(machine)
@@ -61,7 +62,7 @@ def template(spec: GuestSpec, parts: Parts, timeout: float, progress: Progress) 
     cache = Cache()
     try:
         # A guest's memory is as private as its content.
-        (cache.root / KIND).mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(cache.root / KIND)
     except OSError as error:
         raise ArtefactError(f"cannot write to the cache: {error}", hint="see MEMHP_CACHE") from error
 

@@ -33,6 +33,7 @@ from harness.errors import InfraError, UsageError
 from harness.report.terminal_report import make_console
 from harness.report.text import clean, tell
 from harness.scenarios.session import Session
+from harness.scratch import make_private
 from harness.shell.commands import explore
 from harness.shell.explorer import Explorer
 from harness.shell.prompt import at_a_terminal, given_lines, state_dir, typed_lines
@@ -138,19 +139,22 @@ def _connect(*fds: int) -> None:
 def _listed(bundle: Path) -> Iterator[socket.socket]:
     """A listening socket, listed while the block lasts."""
     folder = kept_dir()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)
+    make_private(folder)
     path = folder / f"{os.getpid()}.sock"
     entry = path.with_suffix(".json")
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        # A killed keeper may have had our process id.
+        path.unlink(missing_ok=True)
         with _short(path) as name:
             listener.bind(name)
         stack.callback(path.unlink, missing_ok=True)
         path.chmod(0o600)
         listener.listen(1)
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps({"pid": os.getpid(), "bundle": str(bundle.absolute())}) + "\n")
         stack.callback(entry.unlink, missing_ok=True)
-        entry.write_text(json.dumps({"pid": os.getpid(), "bundle": str(bundle.absolute())}) + "\n")
+        fresh.replace(entry)
         yield listener
 
 
@@ -254,17 +258,18 @@ def kept_guests() -> list[Kept]:
     for entry in kept_dir().glob("*.json"):
         path = entry.with_suffix(".sock")
         try:
-            listed = json.loads(entry.read_text())
             with socket.socket(socket.AF_UNIX) as probe, _short(path) as name:
                 # A keeper with an open prompt does not accept; do not wait for it.
                 probe.setblocking(False)
                 probe.connect(name)
+            listed = json.loads(entry.read_text())
             found.append((entry.stat().st_mtime, Kept(int(listed["pid"]), str(listed["bundle"]), path)))
-        except BlockingIOError:
-            continue
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ConnectionRefusedError, FileNotFoundError):
+            # Nobody listens.
             for stale in (entry, path):
                 stale.unlink(missing_ok=True)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
     return [kept for _, kept in sorted(found, key=lambda pair: pair[0])]
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.scratch import private_directory, sweep
+from harness.errors import InfraError
+from harness.scratch import make_private, private_directory, sweep
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +31,20 @@ def test_a_folder_is_private_and_goes_with_its_block(elsewhere: Path) -> None:
     assert list(elsewhere.iterdir()) == []
 
 
+def test_an_old_folder_is_taken_from_others(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = elsewhere / "deep" / "snapshots"
+    old.mkdir(parents=True)
+    old.chmod(0o755)
+    (elsewhere / "link").symlink_to(old)
+    make_private(elsewhere / "link")
+    assert old.stat().st_mode & 0o7777 == 0o700
+    make_private(elsewhere / "new" / "folder")
+    assert (elsewhere / "new" / "folder").stat().st_mode & 0o7777 == 0o700
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(InfraError, match=rf"snapshots belongs to another user \(uid {os.getuid()}\)\n  hint: "):
+        make_private(old)
+
+
 def test_a_signal_right_after_it_is_made_leaves_nothing(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mkdir = os.mkdir
 
@@ -44,7 +59,9 @@ def test_a_signal_right_after_it_is_made_leaves_nothing(elsewhere: Path, monkeyp
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(elsewhere: Path) -> None:
-    code = "import sys\nfrom harness.scratch import private_directory\nwith private_directory() as path:\n"
+    code = (
+        "import sys\nfrom harness.scratch import make_private, private_directory\nwith private_directory() as path:\n"
+    )
     code += "    print(path, flush=True)\n    sys.stdin.read()\n"
     environment = {**os.environ, "TMPDIR": str(elsewhere), "PYTHONPATH": str(Path(harness.__file__).parents[1])}
     with subprocess.Popen(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 import harness
 from harness.errors import InfraError, UsageError
+from harness.shell import keeper
 from harness.shell.keeper import Kept, attach_to, find_kept, keeping_note, kept_dir, kept_guests
 
 
@@ -97,6 +99,53 @@ def test_the_list_forgets_keepers_that_are_gone() -> None:
         assert find_kept(None) == find_kept("/b") == Kept(2, "/b", folder / "2.sock")
         with pytest.raises(UsageError, match="no guest of /c is kept\n  hint: kept: /b"):
             find_kept("/c")
+
+
+def test_a_keeper_that_starts_keeps_its_socket() -> None:
+    folder = kept_dir()
+    folder.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        os.chdir(folder)
+        listener.bind("3.sock")
+        listener.listen(4)
+        (folder / "3.json").touch()
+        assert kept_guests() == [] and (folder / "3.sock").is_socket()
+        (folder / "3.json").write_text(json.dumps({"pid": 3, "bundle": "/b"}))
+        assert find_kept(None).pid == 3
+
+
+def test_a_keeper_that_could_not_be_asked_keeps_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = kept_dir()
+    folder.mkdir(parents=True)
+    for name in ("4.sock", "4.json"):
+        (folder / name).touch()
+
+    def no_more_files(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", no_more_files)
+    assert kept_guests() == [] and len(list(folder.iterdir())) == 2
+
+
+def test_a_keeper_is_listed_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = kept_dir()
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    # Of a keeper that had this process id and was killed.
+    (folder / f"{os.getpid()}.sock").touch()
+    written: list[list[Kept]] = []
+    rename = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        assert path.read_text().endswith("}\n")
+        written.append(kept_guests())
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with keeper._listed(tmp_path / "bundle"):
+        assert find_kept(None).bundle == str(tmp_path / "bundle")
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert written == [[]] and list(folder.iterdir()) == []
 
 
 def test_a_keeper_that_is_gone_is_said(tmp_path: Path) -> None:
