@@ -39,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Not list(): in this package it names a command's module.
     words = [*(sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in words
-    before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
+    _make_up_for_the_caller()
+    # nohup ignores SIGHUP: the run goes on.
+    caught = [signal.SIGTERM, *([] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP])]
+    before = {number: signal.signal(number, _terminate) for number in caught}
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -68,6 +71,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _make_up_for_the_caller() -> None:
+    """Open standard streams that are closed, and have the exit statuses of children kept."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # In this order it gets the number that is free; programs that we start may use it, too.
+            fd = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(fd, True)
+            setattr(sys, name, os.fdopen(fd, "r" if name == "stdin" else "w"))
+    # A process that ignores SIGCHLD loses its children's exit statuses, and passes that on to what it starts.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _complain(message: str, debug: bool) -> None:

@@ -91,6 +91,8 @@ def split_off(work: Callable[[ParentRelease], int]) -> int:
         os.close(ours)
         os.setsid()
         _die_with_parent(signal.SIGTERM)
+        # Only our parent and an attached prompt send it: a run that was started in the background must not ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if os.getppid() != parent:
             raise InfraError("the run's parent process died before the guest was kept")
         return work(ParentRelease(theirs))
@@ -227,7 +229,7 @@ def _attached(peer: socket.socket, explorer: Explorer) -> bool:
 
 
 def _listen(peer: socket.socket, done: threading.Event) -> None:
-    """Turn a byte (Ctrl-C at the peer) into SIGINT, and the end of the peer into SIGHUP."""
+    """Turn a byte (Ctrl-C at the peer) into SIGINT, and the end of the peer into SIGTERM: nohup ignores SIGHUP."""
     while True:
         try:
             received = peer.recv(1)
@@ -236,7 +238,7 @@ def _listen(peer: socket.socket, done: threading.Event) -> None:
         if done.is_set():
             return
         if not received:
-            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
             return
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import get_type_hints
 import pytest
 from report_samples import BAD, GOOD, INFRA, REFUSED, SKIPPED
 
-from harness import __version__
+from harness import __version__, proc
 from harness.arch import ARCHES
 from harness.check import CATALOGUE, Verdict
 from harness.check.required import Demand
@@ -34,6 +35,7 @@ from harness.cli.parser import build_parser, parse_arguments
 from harness.cli.support import read_cell, table
 from harness.config.guest import BOOTS, GuestSpec
 from harness.config.guest_parts import KernelImage
+from harness.deadline import Deadline
 from harness.errors import ArtefactError, InfraError
 from harness.qemu.devices.device import KINDS
 from harness.report.terminal_report import TerminalReporter
@@ -42,6 +44,7 @@ from harness.scenarios.result import RunResult
 from harness.scenarios.run_options import RunOptions
 
 PROGRAM = "import sys; from harness.cli import main; sys.exit(main())"
+BUNDLE = Path(__file__).parent / "fixtures" / "bundles" / "arm64-dimm"
 
 
 class Runs:
@@ -293,7 +296,7 @@ def test_signals_unwind_and_are_named(
     def killed(*args: object) -> list[RunResult]:
         try:
             os.kill(os.getpid(), number)
-            time.sleep(10)
+            time.sleep(60)
             raise AssertionError("the signal did not come")
         finally:
             cleaned.append(True)
@@ -303,6 +306,35 @@ def test_signals_unwind_and_are_named(
     assert f"memhp: ended by {number.name}\n" in complaint(capsys, "run", status=status)
     assert cleaned == [True]
     assert signal.getsignal(number) is before
+
+
+def test_nohup_is_honoured(runs: Runs) -> None:
+    def hung_up(*args: object) -> list[RunResult]:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return [GOOD]
+
+    vars(sys.modules["harness.scenarios.runner"])["run_scenarios"] = hung_up
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["run"]) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_status_of_a_child_is_seen_where_sigchld_was_ignored(runs: Runs) -> None:
+    seen: list[int] = []
+
+    def make(*args: object) -> list[RunResult]:
+        seen.append(proc.run(["sh", "-c", "exit 7"], deadline=Deadline(60), check=False).returncode)
+        return [GOOD]
+
+    vars(sys.modules["harness.scenarios.runner"])["run_scenarios"] = make
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert main(["run"]) == 0 and seen == [7]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_check_shows_every_step(
@@ -488,17 +520,30 @@ def test_a_command_line_for_a_shell() -> None:
     )
 
 
-def run_program(*words: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-    root = str(Path(__file__).parents[2])
-    argv = [sys.executable, "-c", PROGRAM, *words]
-    return subprocess.run(argv, cwd=root, capture_output=True, timeout=60, check=False)
+def run_program(*words: str, before: str = "pass") -> subprocess.CompletedProcess[bytes]:
+    """memhp with ``words``, in a process that a line of Python, ``before``, prepares; it ends in exec."""
+    prepared = f"import os, signal, sys; {before}; os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
+    argv = [sys.executable, "-c", prepared, PROGRAM, *words]
+    return subprocess.run(argv, cwd=Path(__file__).parents[2], capture_output=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("streams", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_closed_standard_streams_are_empty_ones(streams: tuple[int, ...]) -> None:
+    """In particular, status 1 would say that a kernel is broken."""
+    closed = "; ".join(f"os.close({number})" for number in streams)
+    found = run_program("check", str(BUNDLE), before=closed)
+    assert found.returncode == 0
+    assert (b"PASSED" in found.stdout) is (1 not in streams)
+    assert run_program("nonsense", before=closed).returncode == 2
 
 
 def test_help_and_version_are_quick_and_import_nothing_heavy() -> None:
     assert run_program("--version").stdout.decode() == f"memhp {__version__}\n"
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = run_program("--help")
-    assert time.monotonic() - started < 2
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # CPU time: on a busy machine, more of the other time passes.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
     assert found.returncode == 0 and b"exit status of run" in found.stdout
     code = "import sys; from harness.cli.parser import build_parser; build_parser(); print(*sorted(sys.modules))"
     root = str(Path(__file__).parents[2])

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 import harness
 from harness.errors import InfraError, UsageError
 from harness.shell import keeper
-from harness.shell.keeper import Kept, attach_to, find_kept, keeping_note, kept_dir, kept_guests
+from harness.shell.keeper import Kept, _listen, attach_to, find_kept, keeping_note, kept_dir, kept_guests
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +28,9 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def split(body: str) -> subprocess.Popen[str]:
-    """A process that runs ``body``, the function work(release), in split_off."""
-    code = "import os, sys, signal, time\nfrom harness.shell.keeper import split_off\ndef work(release):\n"
+def split(body: str, before: str = "") -> subprocess.Popen[str]:
+    """A process that runs ``before``, and then ``body``, the function work(release), in split_off."""
+    code = f"import os, sys, signal, time\n{before}\nfrom harness.shell.keeper import split_off\ndef work(release):\n"
     code += textwrap.indent(textwrap.dedent(body), "    ") + "\nsys.exit(split_off(work))\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(harness.__file__).parents[1])}
     return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
@@ -69,6 +70,31 @@ def test_ctrl_c_reaches_the_child() -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 130
+
+
+def test_ctrl_c_at_an_attached_prompt_ends_a_command_of_a_keeper_that_was_started_in_the_background() -> None:
+    body = "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    return 0\nexcept KeyboardInterrupt:\n    return 130"
+    with split(body, "signal.signal(signal.SIGINT, signal.SIG_IGN)") as process:
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_the_end_of_an_attached_terminal_reaches_a_keeper_under_nohup() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.close()
+        before = {number: signal.signal(number, _ended) for number in (signal.SIGTERM, signal.SIGHUP)}
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with pytest.raises(InterruptedError):
+                _listen(ours, threading.Event())
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _ended(number: int, frame: object) -> None:
+    raise InterruptedError
 
 
 def test_a_child_does_not_outlive_a_parent_that_is_killed() -> None:
