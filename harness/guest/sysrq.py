@@ -8,8 +8,9 @@ from collections.abc import Callable
 from harness.deadline import Deadline
 from harness.guest.console import Console
 
-#: w: tasks in uninterruptible sleep; l: what each CPU runs; m: memory by node and zone; h: the help, the end of it
-_KEYS = "wlmh"
+#: 7: stacks, which are no warnings, go to the console, too; w: tasks in uninterruptible sleep; l: what each CPU runs;
+#: m: memory by node and zone; h: the help, the end of it
+_KEYS = "7wlmh"
 
 
 def show_tasks(console: Console, press: Callable[[str, Deadline], None], *, deadline: Deadline) -> None:
@@ -22,4 +23,5 @@ def show_tasks(console: Console, press: Callable[[str, Deadline], None], *, dead
     for key in _KEYS:
         since = console.mark
         press(key, deadline)
-        console.wait_line("sysrq: ", deadline, since=since)
+        # The level has a line of its own.
+        console.wait_line("sysrq: (?!Changing Loglevel)", deadline, since=since)
