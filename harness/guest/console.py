@@ -67,6 +67,7 @@ class Console:
         self._panic: ConsoleLine | None = None
         self._failure: str | None = None
         self._reported = 0
+        self._on_hang: Callable[[str], None] = lambda why: None
         self.boots, self._expected_boots = 0, 0 if up else 1
         self._asleep, self._booting = False, False
         self._read_bytes = 0
@@ -94,6 +95,13 @@ class Console:
         """The alarming lines so far (the last thousand)."""
         with self._changed:
             return tuple(self._alarms)
+
+    def tell_hang(self, listener: Callable[[str], None]) -> None:
+        """Call ``listener``, from the thread that reads, with each line by which the kernel says that it stands still.
+
+        That is a panic, or a task that was blocked for too long. It replaces the previous listener.
+        """
+        self._on_hang = listener
 
     def expect_reboot(self) -> None:
         """Expect one more boot: do not report it as trouble."""
@@ -218,12 +226,14 @@ class Console:
                 whole.append(rest[:MAX_LINE])
                 rest = rest[MAX_LINE:]
             self._partial = bytearray(rest)
-            for line in whole:
-                self._add(bytes(line))
+            added = [self._add(bytes(line)) for line in whole]
             if whole:
                 self._changed.notify_all()
+        for line in added:
+            if line.alarm == "hung task" or line is self._panic:
+                self._on_hang(line.text)
 
-    def _add(self, raw: bytes) -> None:
+    def _add(self, raw: bytes) -> ConsoleLine:
         text = _UNPRINTABLE.sub("", _ESCAPES.sub("", raw[:MAX_LINE].decode("utf-8", "replace")))
         self._count += 1
         line = ConsoleLine(self._count, time.monotonic(), text, self._alarming(text))
@@ -245,3 +255,4 @@ class Console:
             self._failure = failed[1].strip()
         if self._panic is not None or self._failure is not None or self._rebooted():
             os.eventfd_write(self._trouble, 1)
+        return line

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from qemu.qmp import ConnectError, EventListener, ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, InfraError, QemuError, QmpRefused
+from harness.errors import DeadlineExpired, GuestError, InfraError, QemuError, QmpRefused
 
 T = TypeVar("T")
 
@@ -76,6 +76,7 @@ class QmpSession:
         self._changed = threading.Condition()
         self._events: list[QmpEvent] = []
         self._lost: str | None = None
+        self._hangs, self._hang = 0, ""
         self._closed = False
         self._log = log.open("a", encoding="utf-8", buffering=1)
         self._loop = asyncio.new_event_loop()
@@ -144,7 +145,8 @@ class QmpSession:
     ) -> QmpEvent:
         """Return the first event after number ``since`` that ``predicate`` accepts, waiting for it if need be.
 
-        Raises DeadlineExpired naming ``awaited`` and the last event seen; QemuError as soon as QEMU is gone.
+        Raises DeadlineExpired naming ``awaited`` and the last event seen; QemuError as soon as QEMU is gone; GuestError
+        after ``give_up``.
         """
         return self.wait_for(
             lambda event: event if predicate(event) else None, since=since, deadline=deadline, awaited=awaited
@@ -156,6 +158,7 @@ class QmpSession:
         ``probe`` must not call back into the session. Raises like ``wait_event``.
         """
         at = since
+        hangs = self._hangs
 
         def look() -> T | None:
             nonlocal at
@@ -167,6 +170,8 @@ class QmpSession:
                     return answer
             if self._lost is not None:
                 raise _Lost
+            if self._hangs > hangs:
+                raise GuestError(f"the guest hangs, while memhp was waiting for {awaited}: {self._hang}")
             return None
 
         def last_seen() -> str | None:
@@ -176,6 +181,12 @@ class QmpSession:
             return deadline.wait(self._changed, look, awaited, last_seen)
         except _Lost:
             raise self._loss(awaited) from None
+
+    def give_up(self, why: str) -> None:
+        """End the present waits for events: the guest will not bring them about."""
+        with self._changed:
+            self._hangs, self._hang = self._hangs + 1, why
+            self._changed.notify_all()
 
     def quit(self, *, deadline: Deadline) -> None:
         """Ask QEMU to exit; it may hang up before or after it answers. Raises DeadlineExpired."""

@@ -59,6 +59,7 @@ class Session:
         self.watch = self._known() if options.known_bugs else Watch()
         self._applying = threading.Lock()
         self.loads: dict[str, LoadCount] = {}
+        self.load_kinds: dict[str, str] = {}
         self.held: set[str] = set()
         self.expect = "done"
         self.unknown: tuple[Unknown, ...] = ()
@@ -182,6 +183,7 @@ class Session:
         deadline = self.deadline()
         if self.loads:
             self.loads.update(resume_loads(self.guest.shell, deadline=deadline))
+        self.guest.console.tell_hang(self.guest.machine.qmp.give_up)
         outcome = work(self, deadline)
         expect = expect or outcome.ending
         if outcome.pending:

@@ -86,6 +86,20 @@ def test_a_panic_ends_every_wait(console: Console, guest: socket.socket) -> None
     assert select.select([console.trouble_fd()], [], [], 5)[0]
 
 
+def test_a_kernel_that_stands_still_is_told_at_once(console: Console, guest: socket.socket) -> None:
+    told: list[str] = []
+    console.tell_hang(told.append)
+    hung = "[   50.1] INFO: task kworker/u8:1:24 blocked for more than 20 seconds."
+    panic = "[   50.2] Kernel panic - not syncing: Oops: Fatal exception"
+    harmless = "[   50.0] WARNING: CPU: 0 PID: 1 at mm/memory.c:1 f+0x0/0x1"
+    guest.sendall(f"{harmless}\n{hung}\n{panic}\n".encode())
+    guest.close()
+    with pytest.raises(GuestError):
+        console.wait_line("never", Deadline(10))
+    console.close()
+    assert told == [hung, panic]
+
+
 def test_an_init_that_gives_up(console: Console, guest: socket.socket) -> None:
     guest.sendall(b"[ 1.0] memhp: failed: network: no interface \n")
     with pytest.raises(GuestError, match=r"the guest's /init gave up: network: no interface$"):

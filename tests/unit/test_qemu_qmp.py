@@ -13,7 +13,7 @@ import pytest
 from qemu_peer import Peer, Refuse, session
 
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, QemuError, QmpRefused
+from harness.errors import DeadlineExpired, GuestError, QemuError, QmpRefused
 from harness.qemu.qmp import QmpSession
 
 
@@ -116,6 +116,19 @@ def test_death_wakes_a_waiter_at_once(qmp: QmpSession, peer: Peer) -> None:
     assert not qmp.alive
     with pytest.raises(QemuError, match="lost QEMU"):
         qmp.execute("query-x", deadline=Deadline(10))
+
+
+def test_a_guest_that_hangs_ends_the_wait_at_once(qmp: QmpSession) -> None:
+    # One that was seen before the wait may be over.
+    qmp.give_up("INFO: task sh:1 blocked for more than 20 seconds.")
+    with pytest.raises(DeadlineExpired):
+        qmp.wait_event(lambda e: False, since=0, deadline=Deadline(0.05), awaited="the sun")
+    timer = threading.Timer(0.1, qmp.give_up, ["INFO: task sh:2 blocked for more than 20 seconds."])
+    timer.start()
+    with pytest.raises(GuestError, match="hangs, while memhp was waiting for the sun: INFO: task sh:2 blocked"):
+        qmp.wait_event(lambda e: False, since=0, deadline=Deadline(60), awaited="the sun")
+    timer.join()
+    assert qmp.alive
 
 
 def test_events_that_came_before_the_death_count(qmp: QmpSession, peer: Peer) -> None:
