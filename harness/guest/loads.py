@@ -24,6 +24,7 @@ _KEEPER = "/usr/bin/load-keeper"
 _WORKER = "/usr/bin/load-worker"
 _COMPACTION = f"/{SCRIPTS}/load-compaction"
 _HUGETLB = f"/{SCRIPTS}/load-hugetlb"
+_ONLINE = f"/{SCRIPTS}/load-online"
 #: seconds before the deadline when the keeper stops waiting, so that its answer arrives in time
 _REPORT_SECONDS = 2.0
 _ANSWER_LIMIT = 64 * KIB
@@ -120,6 +121,13 @@ _KINDS = (
         _HUGETLB,
     ),
     LoadKind("compaction", "compacts the memory of all nodes", ("COMPACTION",), {}, _COMPACTION),
+    LoadKind(
+        "online",
+        "tells each memory block that was added since, and is online, to go online, which changes nothing",
+        ("MEMORY_HOTPLUG",),
+        {"cpus": "integer"},
+        _ONLINE,
+    ),
 )
 #: every kind of load, by name
 LOADS: Mapping[str, LoadKind] = {kind.name: kind for kind in _KINDS}

@@ -60,6 +60,7 @@ class SavedGuest:
     model: MemoryModel
     state: GuestState
     loads: dict[str, LoadCount]
+    load_kinds: dict[str, str]
     held: set[str]
     number: int
     story: tuple[int, int, int]
@@ -76,7 +77,7 @@ class Leave(Exception):
 
 def plan_of(session: Session, spec: GuestSpec) -> Plan:
     """The plan that later steps are validated against: the guest's current devices, loads and held pages."""
-    plan = Plan(spec, loads=set(session.loads), held=set(session.held))
+    plan = Plan(spec, loads={id: session.load_kinds[id] for id in session.loads}, held=set(session.held))
     for device in session.model.devices.values():
         known, planned = device.qmp(), PlannedDevice(KINDS[device.kind], device.range.size)
         plan.devices[device.id] = planned

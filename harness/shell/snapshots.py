@@ -59,6 +59,7 @@ def take(explorer: Explorer, rest: str) -> None:
         copy.deepcopy(session.model),
         session.state,
         dict(session.loads),
+        dict(session.load_kinds),
         set(session.held),
         session.number,
         explorer.story.mark,
@@ -140,6 +141,7 @@ def _rewind(explorer: Explorer, session: Session, saved: SavedGuest) -> None:
     session.model = copy.deepcopy(saved.model)
     session.layout = session.model.layout
     session.state, session.loads, session.held = saved.state, dict(saved.loads), set(saved.held)
+    session.load_kinds = dict(saved.load_kinds)
     session.recorder.undo(saved.number)
     session.number = saved.number
     explorer.story.cut(saved.story)

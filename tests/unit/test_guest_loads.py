@@ -158,6 +158,31 @@ def test_every_kind_is_named_like_its_key() -> None:
         assert (guest_scripts_dir() / Path(kind.program).name).exists() or kind.program == "/usr/bin/load-worker"
 
 
+@pytest.mark.skipif(shutil.which("dash") is None, reason="needs dash")
+def test_only_memory_that_came_later_and_is_online_is_told_to_go_online(tmp_path: Path) -> None:
+    def add(number: int, state: str) -> None:
+        block = tmp_path / f"memory{number}"
+        block.mkdir()
+        (block / "state").write_text(f"{state}\n")
+        (block / "online").write_text("as before\n")
+
+    add(2, "online")
+    script = (guest_scripts_dir() / "load-online").read_text().replace("/sys/devices/system/memory", str(tmp_path))
+    with subprocess.Popen(["dash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
+        assert load.stdin is not None and load.stdout is not None and load.stdout.readline() == "ready\n"
+        for number, state in ((16, "online"), (17, "offline"), (18, "going-offline"), (19, "going-online")):
+            add(number, state)
+        # one that has just gone
+        (tmp_path / "memory20").mkdir()
+        load.stdin.write("go\n")
+        load.stdin.flush()
+        assert load.stdout.readline() == "ok\n"
+        load.stdin.close()
+        assert load.wait(10) == 0
+    told = {path.parent.name for path in tmp_path.glob("*/online") if path.read_text() == "1\n"}
+    assert told == {"memory16", "memory18"} and len(list(tmp_path.glob("*/online"))) == 5
+
+
 class Keeper:
     """The real load-keeper on this machine; its workers are scripts."""
 

@@ -169,6 +169,10 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
             "  - {check: {}, bug: {arm64: [add-pages-not-undone, add-pages-not-undone]}}\n",
             "bug.arm64: duplicate bug",
         ),
+        (
+            "  - load: {id: writer, kind: online}\n  - offline: {boot: true}\n",
+            "steps[1].offline: the load 'writer' might bring a block online again\n  hint: unload it first",
+        ),
         ("  - {check: {}, breaks: [SEC-1]}\n", "unknown key 'breaks'"),
         ("  - offline: {boot: true, blocks: [8]}\n", "offline: takes either a device or blocks or boot memory"),
         ("  - plug-dimm: {id: d, size: 1G, address: bottom}\n", "plug-dimm.address: 'bottom' is not a size"),

@@ -135,6 +135,12 @@ class OfflineVerb(_BlocksVerb):
     attempts: Annotated[int, arg.count(1)] = 1
     patience: Patience | None = None
 
+    def follow(self, plan: Plan, expect: str = "done") -> None:
+        _BlocksVerb.follow(self, plan, expect)
+        for id, kind in plan.loads.items():
+            if kind == "online":
+                raise Impossible(None, f"the load {id!r} might bring a block online again", "unload it first")
+
     def run(self, session: Session, deadline: Deadline) -> Outcome:
         chosen = self.chosen(session)
         return _set_blocks(session, chosen, "offline", deadline, attempts=self.attempts, patience=self.patience)

@@ -63,11 +63,11 @@ class LoadVerb(Verb):
         for name in self.given:
             if name not in known:
                 raise Impossible(name, f"a load of the kind {self.kind} has no {name!r}", suggest(name, known))
-        plan.loads.add(self.id)
+        plan.loads[self.id] = self.kind
 
     def run(self, session: Session, deadline: Deadline) -> Outcome:
         loads.start_load(session.guest.shell, self.id, self.kind, self.given, deadline=deadline)
-        session.loads[self.id] = loads.LoadCount(0, 0, True)
+        session.loads[self.id], session.load_kinds[self.id] = loads.LoadCount(0, 0, True), self.kind
         session.apply(StartLoad(self.kind))
         return Outcome(note=f"{self.kind} is running")
 
@@ -84,7 +84,7 @@ class UnloadVerb(Verb):
 
     def follow(self, plan: Plan, expect: str = "done") -> None:
         require_there(self.id, plan.loads, f"no load {self.id!r} is running")
-        plan.loads.remove(self.id)
+        del plan.loads[self.id]
 
     def run(self, session: Session, deadline: Deadline) -> Outcome:
         start = session.loads.pop(self.id)

@@ -40,14 +40,14 @@ class PlannedDevice:
 
 @dataclass
 class Plan:
-    """The devices of a guest, its loads and the pages that are held, by id, as steps add and remove them.
+    """The devices of a guest, the kinds of its loads and the pages that are held, by id, as steps add and remove them.
 
     What the methods refuse they raise as ``Impossible``.
     """
 
     spec: GuestSpec
     devices: dict[str, PlannedDevice] = field(default_factory=dict)
-    loads: set[str] = field(default_factory=set)
+    loads: dict[str, str] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
 
     def device(self, argument: str, id: str, kind: type[DeviceSpec] | None = None) -> PlannedDevice:
