@@ -43,6 +43,8 @@ def run(arguments: ShellArguments) -> int:
     parts = find_parts(guest, progress)
     tell(f"starting {guest.name}")
     with open_session(guest, parts, options, progress) as session:
+        if session.guest.unconfined:
+            tell(session.guest.unconfined)
         explorer = Explorer(session, guest, console, interactive=interactive)
         explorer.examine_boot()
         if interactive:

@@ -49,6 +49,8 @@ from harness.units import MIB
 #: virtio devices of every guest: the network card and the entropy source
 VIRTIO_DEVICES = 2
 _PROBE_SECONDS = 60.0
+#: said of a QEMU without seccomp: it is what holds a guest that breaks out of QEMU
+UNCONFINED = "this QEMU has no seccomp filter (-sandbox): a guest that broke out of it could do all that you can"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,11 @@ class BootedGuest(Connected):
     kernel: KernelView
     restored: bool = False
     why_booted: str = ""
+
+    @property
+    def unconfined(self) -> str:
+        """A warning if QEMU runs without a seccomp filter, else ""."""
+        return "" if self.machine.spec.sandbox else UNCONFINED
 
 
 def resolve(

@@ -273,8 +273,9 @@ class _Run:
         self.total = count_steps(steps, self.options.rounds)
         self.reporter.step_started(0, self.total, "boot")
         boot = session.check_boot()
-        told = [boot.note or how_started(session.guest, self.boot_seconds), *self._told_lacks(session)]
-        if self._note_step(dataclasses.replace(boot, note="; ".join(told))):
+        guest = session.guest
+        told = [boot.note or how_started(guest, self.boot_seconds), guest.unconfined, *self._told_lacks(session)]
+        if self._note_step(dataclasses.replace(boot, note="; ".join(filter(None, told)))):
             self._play(session, steps)
 
     def _told_lacks(self, session: Session) -> list[str]:
@@ -405,6 +406,7 @@ def describe_guest(guest: BootedGuest, parts: Parts) -> dict[str, object]:
         "memory_block_size": guest.facts.memory_block_size,
         "boot": guest.boot,
         "restored": guest.restored,
+        "seccomp": guest.machine.spec.sandbox,
         "cmdline": guest.facts.cmdline,
         # A guest without CPU time stalls: the load of the host helps to explain an RCU stall.
         "host_load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs",

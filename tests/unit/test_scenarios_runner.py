@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from qemu_peer import spec
 
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
@@ -17,7 +21,7 @@ from harness.config.guest_parts import GuestRoot, KernelImage, QemuBinary
 from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError
 from harness.progress import SilentProgress
 from harness.scenarios import runner
-from harness.scenarios.boot import Parts, Resolver
+from harness.scenarios.boot import UNCONFINED, BootedGuest, Parts, Resolver
 from harness.scenarios.file import SNAPSHOT
 from harness.scenarios.record import DEFAULT_BUNDLES, open_bundle
 from harness.scenarios.reporter import SilentReporter
@@ -101,6 +105,22 @@ def test_what_ends_a_run_in_its_middle_ends_that_run_alone_and_hides_no_finding(
     wanted = found if found is Verdict.FAIL else clean
     reason = "step 1 (touch): why" if found is Verdict.FAIL else error.message
     assert [(result.verdict, result.reason) for result in results] == [(wanted, reason)] * 2
+
+
+@pytest.mark.parametrize("sandbox", [True, False])
+def test_a_qemu_without_a_seccomp_filter_is_told_of_at_step_0(
+    sandbox: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "lacks_of", lambda layout: {})
+    machine = SimpleNamespace(spec=dataclasses.replace(spec(), sandbox=sandbox))
+    boot = StepResult(0, "boot", Verdict.PASS, 0.0, 0.0, (), "")
+    guest = BootedGuest(machine, *[None] * 4, "acpi", None, restored=True)  # type: ignore[arg-type]
+    session: Any = SimpleNamespace(guest=guest, layout=None, check_boot=lambda: boot)
+    options = RunOptions(bundle_dir=tmp_path)
+    run = runner._Run(SNAPSHOT, GuestSpec.default("arm64"), options, SilentReporter(), Resolver(SilentProgress()), None)
+    run._do_steps(session)
+    told = "" if sandbox else f"; {UNCONFINED}"
+    assert [step.note for step in run.steps] == [f"restored in 0.0 s{told}"]
 
 
 def test_an_interrupted_run_leaves_nothing(parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
