@@ -157,11 +157,11 @@ def _run(
     demand = demand_of(arguments)
     store = open_store(root, plan, datetime.datetime.now(datetime.UTC).isoformat())
     out = results_stream(arguments)
-    with store.lock():
+    with store.lock(), MemoryBudget.of_host() as room:
         waiting = [cell for cell in cells if store.finished(cell) is None]
         if not waiting:
             tell(f"nothing to run: every cell in {root}, started {store.created[:16]}, has a verdict")
-        progress, room = default_progress(), MemoryBudget.of_host()
+        progress = default_progress()
         broken = prepare(waiting, progress)
         lack = room.lack([cell.memory for cell in waiting], jobs)
         if lack is not None:

@@ -112,13 +112,16 @@ class _Line(Generic[R]):
                 self._changed.notify_all()
 
 
-def _do_one(job: Job[R], done: Callable[[int, R], bool]) -> R:
+def _do_one(job: Job[R], room: MemoryBudget, done: Callable[[int, R], bool]) -> R:
+    room.enter(job.cost)
     try:
         job.prepare()
         result = job.work()
     except BaseException:
         job.drop()
         raise
+    finally:
+        room.leave(job.cost)
     done(0, result)
     return result
 
@@ -138,7 +141,7 @@ def do_all(
     thread, which receives signals.
     """
     if len(jobs) == 1:
-        return [_do_one(jobs[0], done)]
+        return [_do_one(jobs[0], room, done)]
     line = _Line(jobs, at_work, room, done)
     group = proc.Group()
     threads = min(at_work + AHEAD, len(jobs))

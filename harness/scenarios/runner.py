@@ -87,17 +87,17 @@ def run_pairs(
     reporter.phase("preparing the parts")
     for run in runs:
         run.resolve()
-    room = MemoryBudget.of_host()
-    lack = room.lack([run.cost for run in runs], options.jobs)
-    if lack is not None:
-        progress.say(lack)
-    reporter.phase("starting the first guest")
 
     def done(number: int, result: RunResult) -> bool:
         runs[number].reporter.run_finished(result)
         return options.fail_fast and result.verdict not in FINE
 
-    return do_all(runs, at_work=options.jobs, room=room, done=done)
+    with MemoryBudget.of_host() as room:
+        lack = room.lack([run.cost for run in runs], options.jobs)
+        if lack is not None:
+            progress.say(lack)
+        reporter.phase("starting the first guest")
+        return do_all(runs, at_work=options.jobs, room=room, done=done)
 
 
 @dataclass(eq=False)

@@ -3,10 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import harness
 from harness.config.arguments import Args
 from harness.config.guest import GuestSpec
 from harness.scenarios.file import load_scenario
@@ -18,6 +27,7 @@ from harness.scenarios.memorybudget import (
     parse_bytes,
     peak_memory,
 )
+from harness.scenarios.memorypromises import Promises, promises_dir
 from harness.scenarios.steps import Repeat, Step
 from harness.scenarios.verbs import VERBS
 from harness.scenarios.verbs.dimm import PlugDimmVerb
@@ -40,12 +50,152 @@ def test_this_machine_tells() -> None:
     assert peak_memory(1 << 30) is None
 
 
-def test_a_container_has_less(tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text(f"{3 * MIB}\n")
-    (tmp_path / "memory.current").write_text(f"{2 * MIB}\n")
-    assert available_memory(tmp_path) == MIB
-    (tmp_path / "memory.max").write_text("max\n")
-    assert (available_memory(tmp_path) or 0) > MIB
+def host(root: Path, cgroup: str, mount: str, groups: dict[str, dict[str, object]]) -> Path:
+    """A host with 64 MiB available; ``groups`` are files of folders below sys/fs/cgroup."""
+    files: dict[str, object] = {"proc/meminfo": "MemAvailable:  65536 kB", "proc/self/cgroup": cgroup}
+    files["proc/self/mountinfo"] = f"24 30 0:22 / /proc rw - proc proc rw\n35 24 0:30 {mount}"
+    for folder, content in groups.items():
+        files |= {f"sys/fs/cgroup/{folder}/{name}": value for name, value in content.items()}
+    for name, value in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{value}\n")
+    return root
+
+
+V2 = "/ /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate"
+V1 = "/ /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory"
+
+
+def v2(limit: object, used: int, cache: int = 0) -> dict[str, object]:
+    stat = f"anon 1\ninactive_file {cache * MIB}\nactive_file 7"
+    return {"memory.max": limit, "memory.high": "max", "memory.current": used * MIB, "memory.stat": stat}
+
+
+def v1(limit: int, used: int) -> dict[str, object]:
+    stat = f"inactive_file 1\ntotal_inactive_file {MIB}"
+    return {"memory.limit_in_bytes": limit, "memory.usage_in_bytes": used * MIB, "memory.stat": stat}
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mount", "groups", "left"),
+    [
+        ("0::/", V2, {}, 64),
+        ("0::/", V2, {"": v2(3 * MIB, 2)}, 1),
+        ("0::/a/b", V2, {"a": v2("max", 9), "a/b": v2("max", 9)}, 64),
+        ("0::/a/b", V2, {"a": v2("max", 9), "a/b": v2(20 * MIB, 9)}, 11),
+        ("0::/a/b", V2, {"a": v2(20 * MIB, 12), "a/b": v2(40 * MIB, 9)}, 8),
+        ("0::/a/b", V2, {"a": v2(20 * MIB, 12, cache=5), "a/b": {}}, 13),
+        ("0::/a/b", V2, {"a/b": v2("max", 9) | {"memory.high": 10 * MIB}}, 1),
+        ("0::/a", V2, {"a": v2(3 * MIB, 4)}, 0),
+        # Without a namespace of cgroups, a container sees its path on the host, and its own folder as the top.
+        ("0::/docker/x", V2.replace("/ ", "/docker/x ", 1), {"": v2(30 * MIB, 9)}, 21),
+        ("0::/docker/x", V2.replace("/ ", "/elsewhere ", 1), {"": v2(30 * MIB, 9)}, 21),
+        ("0::/../../b", V2, {"": v2(30 * MIB, 9)}, 21),
+        ("5:cpu,memory:/a/b\n0::/z", V1, {"memory/a": v1(20 * MIB, 9), "memory/a/b": v1(1 << 62, 9)}, 12),
+        ("5:memory:/a\n0::/z", V1, {"memory": v1(8 * MIB, 7), "memory/a": v1(20 * MIB, 7)}, 2),
+        ("5:cpu:/a", V1, {"memory": v1(8 * MIB, 7)}, 64),
+        ("garbage", V2, {"": v2(3 * MIB, 2)}, 64),
+    ],
+)
+def test_every_cgroup_above_counts(
+    cgroup: str, mount: str, groups: dict[str, dict[str, object]], left: int, tmp_path: Path
+) -> None:
+    assert available_memory(host(tmp_path, cgroup, mount, groups)) == left * MIB
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MEMHP_CACHE", str(tmp_path / "cache"))
+    return promises_dir()
+
+
+#: another memhp that reserves 3 GiB, then waits
+OTHER = """
+import os, sys
+from harness.scenarios.memorybudget import MemoryBudget
+with MemoryBudget.of_host() as room:
+    print(room.enter(int(sys.argv[1])), flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def other(size: int, *wrapper: str) -> Iterator[Callable[[], object]]:
+    """Another memhp, a child of ``wrapper``; gives a function that kills it."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(harness.__file__).parents[1])}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    argv = [*wrapper, sys.executable, "-c", OTHER, str(size)]
+    with subprocess.Popen(argv, env=environment, start_new_session=True, **pipes) as process:
+        assert process.stdout is not None and process.stdout.readline() == "True\n"
+
+        def kill() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            # Its end, not only that of the shell above it.
+            assert process.stdout is not None and process.stdout.read() == ""
+
+        yield kill
+        kill()
+
+
+#: no child of this process
+STRANGER = ("/bin/sh", "-c", '"$@"; exit 0', "stranger")
+
+
+def test_two_memhp_do_not_both_take_all_the_memory(cache: Path) -> None:
+    promises = Promises(cache)
+    room = MemoryBudget(8 * GIB, promises)
+    with other(5 * GIB, *STRANGER) as kill:
+        said = room.lack([2 * GIB] * 8, 2)
+        assert said is not None and said.endswith(
+            "memory for 1 guest at a time, not for 2: "
+            "3.0G available besides 5.0G that other memhp processes may use, a guest may take 2.0G"
+        )
+        assert room.enter(2 * GIB) and room.enter(GIB) and not room.enter(1)
+        room.leave(GIB)
+        kill()
+        # What a killed process had promised is free again, and its file is gone.
+        assert room.enter(6 * GIB) and not room.enter(1)
+        assert len(list(cache.glob("promise-*"))) == 1
+    promises.close()
+    assert not list(cache.glob("promise-*")) and cache.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_first_guest_of_a_process_never_waits_for_another_process(cache: Path) -> None:
+    promises = Promises(cache)
+    with other(9 * GIB, *STRANGER):
+        room = MemoryBudget(8 * GIB, promises)
+        assert room.enter(GIB) and not room.enter(1)
+    promises.close()
+
+
+def test_what_a_matrix_promised_for_its_cells_is_not_promised_twice(cache: Path) -> None:
+    with MemoryBudget.of_host() as room:
+        assert room.enter(GIB)
+        # The child's parent is this process.
+        with other(GIB):
+            assert sum(path.read_text().strip() == str(GIB) for path in cache.glob("promise-*")) == 1
+        with other(GIB, *STRANGER):
+            assert sum(path.read_text().strip() == str(GIB) for path in cache.glob("promise-*")) == 2
+
+
+def test_another_hosts_promises_do_not_count(cache: Path) -> None:
+    promises = Promises(cache)
+    with (cache / "promise-another-1-2-3").open("w") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        theirs.write(f"{8 * GIB}\n")
+        theirs.flush()
+        with promises.others() as size:
+            assert size == 0
+    promises.close()
+
+
+def test_a_cache_that_cannot_be_written_leaves_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MEMHP_CACHE", str(tmp_path / "file"))
+    with MemoryBudget.of_host() as room:
+        assert (room.total or 0) > 0 and room.enter(1)
 
 
 def test_a_guest_costs_its_memory_what_is_touched_and_qemu() -> None:
