@@ -14,8 +14,10 @@
       - parallel: [{online: {device: dimm0}}, {resize: {id: vmem0, to: 1G}}]
       - unplug: {id: dimm0}
         expect: refused                   # done (the default), refused (by the guest), failed, qemu-refused
+        says: device busy                 # which refusal: a part of what QEMU, the guest or its kernel's log says
       - offline: {boot: true, last: 1}
         expect: {arm64: refused, riscv64: done}
+        says: [EPERM, EINVAL]             # one of these, or by architecture: {arm64: EPERM}
         bug: {riscv64: some-bug}          # known bugs that show here, one or a list: configs/known-bugs.yaml has them
       - check: {}
         only: arm64                       # skipped on other architectures
@@ -55,7 +57,7 @@ P = TypeVar("P", Step, Parallel)
 #: steps of a scenario with every ``repeat`` unrolled
 MAX_STEPS = 100_000
 #: keys of a step about its expected end
-_ENDINGS = ("expect", "bug", "only")
+_ENDINGS = ("expect", "says", "bug", "only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +216,11 @@ def _read_step(value: Value) -> AnyStep:
         return _read_repeat(body)
     if verb == "parallel" and "only" in reader.values:
         reader.values["only"].fail("parallel steps cannot be limited to an architecture")
-    if verb == "parallel" and "expect" in reader.values:
-        reader.values["expect"].fail("parallel steps cannot have an expectation")
+    for key in ("expect", "says"):
+        if verb == "parallel" and key in reader.values:
+            reader.values[key].fail("parallel steps cannot have an expectation")
     expect_on = reader.take("expect", lambda found: _by_arch(found, lambda one: _read_ending(one, verb)), {})
+    says_on = reader.take("says", lambda found: _by_arch(found, _read_says), {})
     bugs_on = reader.take("bug", lambda found: _by_arch(found, _read_bugs), {})
     if verb == "parallel":
         beside = _read_parallel(body)
@@ -224,7 +228,14 @@ def _read_step(value: Value) -> AnyStep:
     args = VERBS[verb].read(body)
     lines = {name: found.line for name, found in body.mapping().values.items()}
     only = reader.take("only", lambda found: found.choice(tuple(DEFAULT_BOOT)), None)
-    return _settled(Step(args, body.line, "done", body.key, lines, (), expect_on, bugs_on, only))
+    refusing = [arch for arch in DEFAULT_BOOT if only in (None, arch) and expect_on.get(arch, "done") != "done"]
+    if not args.knows_why and not says_on.keys() >= set(refusing):
+        hint = "add says: and a part of what QEMU, the guest or its kernel's log says of it, such as EBUSY"
+        reader.values["expect"].fail("which refusal is meant?", hint=hint)
+    if says_on and not refusing:
+        reader.values["says"].fail("no refusal is expected", hint="add expect: refused, failed or qemu-refused")
+    step = Step(args, body.line, "done", body.key, lines, (), expect_on, (), says_on, bugs_on, only)
+    return _settled(step)
 
 
 def _settled(step: P) -> P:
@@ -247,6 +258,13 @@ def _read_ending(value: Value, verb: str) -> str:
         hint = f"use it with {', '.join(can_fail)}, or expect: refused if the guest must refuse"
         value.fail(f"{verb} cannot be expected to fail", hint=hint)
     return ending
+
+
+def _read_says(value: Value) -> tuple[str, ...]:
+    found = tuple(item.line_of_text() for item in (value.items() if value.is_list() else (value,)))
+    if not found:
+        value.fail("an empty list", hint="name at least one text")
+    return found
 
 
 def _read_bugs(value: Value) -> tuple[str, ...]:

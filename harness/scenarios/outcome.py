@@ -17,7 +17,9 @@ class Outcome:
     is a remark for people. ``alarms`` are the console's alarming lines of a kernel that died of the action, ``trace``
     all lines from the first alarm on. ``stacks`` is what the kernel of a guest that stopped answering printed about its
     tasks and CPUs. ``inconclusive`` is the reason if the step proves nothing although it succeeded, else "". ``due`` is
-    the reason if this kernel must refuse, else "". The reports are evidence for the checks.
+    the reason if this kernel must refuse, else "". ``refusals`` are what QEMU or the guest said at each refusal, "" if
+    only the kernel's log can tell; ``says`` are texts of the refusal that is meant, () if any is. The reports are
+    evidence for the checks.
     """
 
     ending: str = "done"
@@ -28,6 +30,8 @@ class Outcome:
     stacks: tuple[str, ...] = ()
     inconclusive: str = ""
     due: str = ""
+    refusals: list[str] = field(default_factory=list)
+    says: tuple[str, ...] = ()
     unplugs: list[UnplugReport] = field(default_factory=list)
     resizes: list[ResizeReport] = field(default_factory=list)
     touches: list[TouchReport] = field(default_factory=list)
@@ -36,7 +40,8 @@ class Outcome:
     unread: tuple[str, ...] = ()
     dumps: tuple[DumpReport, ...] = ()
 
-    def refuse(self, note: str, ending: str = "refused") -> None:
-        """Record a refusal; the first one counts."""
+    def refuse(self, note: str, ending: str = "refused", *, said: str | None = None) -> None:
+        """Record a refusal; ``note`` and ``ending`` of the first one count. ``said``: see ``refusals``, None: note."""
+        self.refusals.append(note if said is None else said)
         if self.ending == "done":
             self.ending, self.note = ending, note

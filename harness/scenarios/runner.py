@@ -297,7 +297,7 @@ class _Run:
         if isinstance(step, Repeat):
             return self._repeat(session, step)
         self.reporter.step_started(session.number + 1, self.total, step.title)
-        return self._note_step(session.act(step.title, step.run, step.expect, step.bugs))
+        return self._note_step(session.act(step.title, step.run, step.expect, step.bugs, step.says))
 
     def _repeat(self, session: Session, repeat: Repeat) -> bool:
         seen: list[Round] = []

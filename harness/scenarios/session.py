@@ -125,21 +125,23 @@ class Session:
         work: Callable[[Session, Deadline], Outcome],
         expect: str | None = "done",
         bugs: Sequence[str] = (),
+        says: tuple[str, ...] = (),
     ) -> StepResult:
         """Do ``work``, settle, take a snapshot, check everything.
 
         ``expect`` is the ending that the scenario expects; another one makes the verdict REFUSED (the guest or QEMU
-        refused) or FAIL (it complied when it must refuse). A broken invariant makes it FAIL in any case, unless it is
-        exactly a known bug of the kernel; ``bugs`` are those that should show here. ``work`` can read the expectation
-        from ``self.expect``. There is no snapshot after work that leaves the guest busy on purpose: the next step takes
-        one. With None as ``expect``, any ending is accepted, for interactive use. If the guest is lost and its console
-        shows why (an Oops, a panic), that is LOG-1 and FAIL; otherwise the error is raised.
+        refused) or FAIL (it complied when it must refuse). ``says`` are texts of the refusal that is meant. A broken
+        invariant makes it FAIL in any case, unless it is exactly a known bug of the kernel; ``bugs`` are those that
+        should show here. ``work`` can read the expectation from ``self.expect``. There is no snapshot after work that
+        leaves the guest busy on purpose: the next step takes one. With None as ``expect``, any ending is accepted, for
+        interactive use. If the guest is lost and its console shows why (an Oops, a panic), that is LOG-1 and FAIL;
+        otherwise the error is raised.
         """
         self.number += 1
         self.expect = expect or "done"
         started = time.monotonic()
         try:
-            return self._act(title, work, expect, tuple(bugs), started)
+            return self._act(title, work, expect, tuple(bugs), says, started)
         except InfraError as error:
             alarms = self.guest.console.new_alarms()
             # Before the console has what SysRq prints: only the alarm's own trace tells a known bug.
@@ -178,6 +180,7 @@ class Session:
         work: Callable[[Session, Deadline], Outcome],
         expect: str | None,
         bugs: tuple[str, ...],
+        says: tuple[str, ...],
         started: float,
     ) -> StepResult:
         deadline = self.deadline()
@@ -185,6 +188,7 @@ class Session:
             self.loads.update(resume_loads(self.guest.shell, deadline=deadline))
         self.guest.console.tell_hang(self.guest.machine.qmp.give_up)
         outcome = work(self, deadline)
+        outcome.says = says
         expect = expect or outcome.ending
         if outcome.pending:
             self.unseen = True

@@ -41,9 +41,10 @@ def _blame(step: Step) -> Iterator[None]:
 class Step:
     """One verb with its arguments, ``args``.
 
-    ``expect`` is its expected end, ``bugs`` are the ids of known bugs that show here on a kernel that has them;
-    ``expect_on`` and ``bugs_on`` are the same by architecture, where that matters: see ``on``; ``only`` is the one
-    architecture it is done on. ``line``, ``key`` and ``lines`` (of the arguments) locate it in its file.
+    ``expect`` is its expected end, ``says`` are texts of which the expected refusal has one, ``bugs`` are the ids of
+    known bugs that show here on a kernel that has them; ``expect_on``, ``says_on`` and ``bugs_on`` are the same by
+    architecture, where that matters: see ``on``; ``only`` is the one architecture it is done on. ``line``, ``key`` and
+    ``lines`` (of the arguments) locate it in its file.
     """
 
     args: Verb
@@ -53,13 +54,16 @@ class Step:
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     bugs: tuple[str, ...] = ()
     expect_on: Mapping[str, str] = field(default_factory=dict)
+    says: tuple[str, ...] = ()
+    says_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bugs_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     only: str | None = None
 
     def on(self, arch: str) -> Step:
         """The step for ``arch``."""
         expect, bugs = self.expect_on.get(arch, self.expect), self.bugs_on.get(arch, self.bugs)
-        return dataclasses.replace(self, expect=expect, bugs=bugs, expect_on={}, bugs_on={})
+        says = () if expect == "done" else self.says_on.get(arch, self.says)
+        return dataclasses.replace(self, expect=expect, says=says, bugs=bugs, expect_on={}, says_on={}, bugs_on={})
 
     @property
     def verb(self) -> str:
@@ -92,6 +96,7 @@ class Parallel:
     bugs_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     verb = "parallel"
     expect = "done"
+    says = ()
     only = None
 
     def on(self, arch: str) -> Parallel:

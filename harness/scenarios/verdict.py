@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +14,7 @@ from harness.model.memory_model import MemoryModel
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.result import StepResult
-from harness.state import GuestState
+from harness.state import GuestState, NotObserved
 
 _RANK = (Verdict.PASS, Verdict.SKIPPED, Verdict.KNOWN, Verdict.REFUSED, Verdict.INFRA, Verdict.FAIL)
 
@@ -156,8 +154,8 @@ def judge(
 
     ``expect`` is the expected ending. A broken invariant makes the step FAIL, unless all findings are exactly those of
     ``known`` bugs of this kernel (``evidence`` is the checks' input): then it is KNOWN. An unexpected refusal makes it
-    REFUSED; compliance where a refusal was expected is FAIL for the guest, INFRA for QEMU; each is KNOWN if a known bug
-    ends a step that way. An inconclusive step is INFRA.
+    REFUSED; compliance where a refusal was expected, or another refusal than the one meant, is FAIL for the guest,
+    INFRA for QEMU; each is KNOWN if a known bug ends a step that way. An inconclusive step is INFRA.
     """
     known = known or ExpectedBugs()
     met: tuple[str, ...] = ()
@@ -172,13 +170,15 @@ def judge(
             return Ruling(Verdict.KNOWN, _joined(outcome.note, _named(met)), met, stops=True)
     if outcome.inconclusive:
         return Ruling(Verdict.INFRA, outcome.inconclusive, met)
-    verdict, note = _ended(expect, outcome)
+    verdict, note = _ended(expect, outcome, evidence)
     cause = None
     if verdict is not Verdict.PASS and evidence is not None:
         cause = ended_by(known.watch.possible, outcome.ending, title, log_lines(evidence), met)
-        if cause is None:
+        # A kernel with a bug may not even notice that it should fail.
+        unnoticed = met and outcome.ending == expect and "" in outcome.refusals
+        if cause is None and not unnoticed:
             return Ruling(verdict, note, met)
-        met = tuple(dict.fromkeys((*met, cause.id)))
+        met = tuple(dict.fromkeys((*met, *(() if cause is None else (cause.id,)))))
     if met:
         stops = cause is not None or any(known.watch.standings[id].bug.stops for id in met)
         return Ruling(Verdict.KNOWN, _joined(outcome.note, _named(met)), met, _unseen(known, met), stops)
@@ -222,18 +222,9 @@ def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
-#: errors of the host's kernel that QEMU passes on; its own rules have other words
-_HOST_ERRORS = tuple(
-    f": {os.strerror(number)}"
-    for number in (errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO, errno.EACCES)
-)
-
-
-def _ended(expect: str, outcome: Outcome) -> tuple[Verdict, str]:
+def _ended(expect: str, outcome: Outcome, evidence: Evidence | None) -> tuple[Verdict, str]:
     if outcome.ending == expect:
-        if expect == "qemu-refused" and any(text in outcome.note for text in _HOST_ERRORS):
-            return Verdict.INFRA, f"the host is in trouble, and QEMU was to refuse for another reason: {outcome.note}"
-        return Verdict.PASS, outcome.note
+        return _as_meant(outcome, evidence)
     if outcome.ending == "done":
         if expect == "qemu-refused":
             return Verdict.INFRA, "expected a refusal, but QEMU complied"
@@ -241,3 +232,24 @@ def _ended(expect: str, outcome: Outcome) -> tuple[Verdict, str]:
     if outcome.ending == "refused" and outcome.due:
         return Verdict.PASS, f"{outcome.note}: {outcome.due}"
     return Verdict.REFUSED, outcome.note
+
+
+def _as_meant(outcome: Outcome, evidence: Evidence | None) -> tuple[Verdict, str]:
+    """PASS if every refusal is one that ``outcome.says`` means.
+
+    Another one by QEMU (out of memory, a misspelt property) proves nothing about the kernel; another one by the guest
+    is wrong. Its kernel's log may explain what it does not answer.
+    """
+
+    def meant(said: str) -> bool:
+        return any(text in said for text in outcome.says)
+
+    by_qemu = outcome.ending == "qemu-refused"
+    log = [] if evidence is None or by_qemu else log_lines(evidence)
+    other = next((said for said in outcome.refusals or [outcome.note] if not meant(said)), None)
+    if not outcome.says or other is None or any(map(meant, log)):
+        return Verdict.PASS, outcome.note
+    unread = not other and evidence is not None and isinstance(evidence.observed.dmesg, NotObserved)
+    who = {"qemu-refused": "QEMU refused", "failed": "the guest failed"}.get(outcome.ending, "the guest refused")
+    told = f"{who}, but not as meant ({' or '.join(outcome.says)}): {other or 'its log has nothing of it'}"
+    return Verdict.INFRA if by_qemu or unread else Verdict.FAIL, told

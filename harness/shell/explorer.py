@@ -137,20 +137,20 @@ class Explorer:
     def step(self, text: str) -> None:
         """Run the step ``text``, written as in a scenario file; raises UsageError for an invalid request."""
         step = self._read(text)
-        wanted = None if "\n  expect:" not in text else step.expect
+        wanted = step.expect if step.expect != "done" or "\n  expect:" in text else None
         trial = copy.deepcopy(self.plan)
         step.follow(trial)
-        ending: list[str] = []
+        ended = Outcome()
 
         def watched(session: Session, deadline: Deadline) -> Outcome:
-            outcome = step.run(session, deadline)
-            ending.append(outcome.ending)
-            return outcome
+            nonlocal ended
+            ended = step.run(session, deadline)
+            return ended
 
-        result = self.session.act(step.title, watched, wanted, step.bugs)
-        actual = ending[0] if ending else "done"
+        result = self.session.act(step.title, watched, wanted, step.bugs, step.says)
+        actual = ended.ending
         step.follow(self.plan, actual)
-        self.story.add(text, step, actual)
+        self.story.add(text, step, ended)
         self._tell_step(result, actual)
 
     def _read(self, text: str) -> Step | Parallel:

@@ -148,6 +148,7 @@ def step_text(name: str, rest: str, known: Known) -> str:
     expect = named.pop("expect", None)
     if expect is not None and expect not in EXPECTATIONS:
         raise UsageError(f"invalid value of expect: {expect!r}", hint=f"known: {', '.join(EXPECTATIONS)}")
+    says = named.pop("says", None)
     verb = _matching_verb(name, words, known)
     args = _positional(verb, words, known)
     for key, value in named.items():
@@ -155,7 +156,7 @@ def step_text(name: str, rest: str, known: Known) -> str:
             raise UsageError(f"duplicate argument: {key}", hint=COMMANDS[name].usage)
         args[key] = value
     body = ", ".join(f"{key}: {value}" for key, value in args.items())
-    ending = "" if expect is None else f"\n  expect: {expect}"
+    ending = "".join(f"\n  {key}: {text}" for key, text in (("expect", expect), ("says", says)) if text is not None)
     return f"- {verb.name}: {{{body}}}{ending}"
 
 
@@ -230,7 +231,7 @@ def help_lines(name: str = "") -> list[str]:
     steps = [(label, summary.partition("; ")[0]) for name in STEPS for label, summary in COMMANDS[name].overview]
     others = [row for name in COMMANDS if name not in STEPS for row in COMMANDS[name].overview]
     return [
-        "Steps (checked, and written by save; expect=refused and the like set the expected outcome):",
+        "Steps (checked, and written by save; expect=refused says=EBUSY and the like set the expected outcome):",
         *(f"  {label:<{width}}  {summary}" for label, summary in steps),
         "Other commands:",
         *(f"  {label:<{width}}  {summary}" for label, summary in others),

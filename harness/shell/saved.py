@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from harness.config.arguments import parameters
 from harness.config.cold import ColdDevice
 from harness.config.guest import SHAPE_FIELDS, GuestSpec
 from harness.errors import UsageError
+from harness.scenarios.outcome import Outcome
 from harness.scenarios.steps import Parallel, Step
 from harness.units import format_size
 
@@ -26,14 +28,15 @@ class Story:
         self.steps = 0
         self.gaps = 0
 
-    def add(self, text: str, step: Step | Parallel, ending: str) -> None:
-        """Record the step written as ``text`` and its ``ending``, one of ``findings.EXPECTATIONS``."""
+    def add(self, text: str, step: Step | Parallel, outcome: Outcome) -> None:
+        """Record the step written as ``text`` and how it ended."""
         self.steps += 1
-        has_expect = "\n  expect:" in text or isinstance(step, Parallel) or bool(step.expect_on)
-        if has_expect or ending == "done":
-            self._lines += text.splitlines()
-        else:
-            self._lines += [*text.splitlines(), f"  expect: {ending}"]
+        self._lines += text.splitlines()
+        told = "\n  expect:" in text or step.expect != "done" or isinstance(step, Parallel) or bool(step.expect_on)
+        if not told and outcome.ending != "done":
+            # JSON is valid YAML.
+            says = json.dumps([_printable(said) for said in dict.fromkeys(outcome.refusals)])
+            self._lines += [f"  expect: {outcome.ending}", f"  says: {says}"]
 
     def remark(self, text: str) -> None:
         """Record something that a replay omits."""
@@ -99,8 +102,6 @@ def _spell(name: str, value: object) -> str:
         return f"[{', '.join(f'{{memory: {format_size(node.memory)}}}' for node in value)}]"
     if isinstance(value, str):
         # A JSON string is valid YAML.
-        import json
-
         return json.dumps(value)
     return str(value)
 

@@ -41,7 +41,7 @@ steps:
 """
 GOOD = "name: goal\nsteps:\n  - plug-dimm: {id: d, size: 256M}\n  - online: {device: d, type: movable}\n"
 #: expects a refusal that the kernel does not give: the verdict is FAIL
-BAD = f"{GOOD}    expect: refused\n"
+BAD = f"{GOOD}    expect: refused\n    says: EBUSY\n"
 
 
 def memhp(*words: str, cwd: Path) -> subprocess.Popen[str]:

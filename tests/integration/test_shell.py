@@ -23,6 +23,7 @@ steps:
   - plug-dimm: {id: dimm0, size: 256M}
   - plug-dimm: {id: dimm1, size: 128M}
     expect: refused
+    says: does not fit
 """
 
 
@@ -101,8 +102,9 @@ def test_a_person_at_a_prompt(world: World, guest: list[str]) -> None:
 
 
 def test_lines_of_a_script_are_refused_or_replayed_with_the_same_verdicts(world: World, guest: list[str]) -> None:
-    script = "plug dimm 64M expect=refused; plug vmem 1G requested=256M; online vmem0 movable; unplug vmem0 expect="
-    script += "qemu-refused; snapshot full; resize vmem0 0; restore full; devices; resize vmem0 128M; save s.yaml"
+    script = "plug dimm 64M expect=refused says=multiple; plug vmem 1G requested=256M; online vmem0 movable; "
+    script += "unplug vmem0 expect=qemu-refused says=unplugged; snapshot full; resize vmem0 0; restore full; devices; "
+    script += "resize vmem0 128M; save s.yaml"
     output = memhp(world, "shell", *guest, "--bundle-dir", "bundles", "-c", script)
     assert "refused  plug-dimm dimm0 64M" in output and "256M of 1G, 256M requested" in output
     [bundle] = (world.root / "bundles").iterdir()

@@ -205,6 +205,14 @@ def test_a_step_that_meets_a_known_bug_is_not_red() -> None:
     assert judge(checks(*ALL), "failed", outcome, ExpectedBugs(), evidence()).verdict is Verdict.FAIL, "--no-known-bugs"
 
 
+def test_a_known_bug_explains_a_failure_that_nobody_told() -> None:
+    outcome = Outcome(says=("exceeds maximum addressable range",))
+    outcome.refuse("beyond the linear map", "failed", said="")
+    assert judge(checks(*ALL), "failed", outcome, KNOWN, evidence()).verdict is Verdict.KNOWN
+    outcome.refusals = ["memory16 did not go offline: EINVAL"]
+    assert judge(checks(*ALL), "failed", outcome, KNOWN, evidence()).verdict is Verdict.FAIL
+
+
 def test_a_known_bug_excuses_no_other_ending() -> None:
     ruling = judge(checks(*ALL), "done", Outcome(ending="refused", note="EBUSY"), KNOWN, evidence())
     assert (ruling.verdict, ruling.note, ruling.bugs) == (Verdict.REFUSED, "EBUSY", (BUG.id,))

@@ -55,7 +55,7 @@ def test_needs_follow_from_the_verbs(tmp_path: Path) -> None:
     placed = "  - plug-virtio-mem: {id: v, max: 1G, node: 1}\n  - plug-virtio-mem: {id: w, max: 1G, node: 0}\n"
     two = "name: s\nguest: {memory: 1G, nodes: [{memory: 512M}, {memory: 512M}]}\nsteps:\n"
     assert read(tmp_path, placed, two).needs == ("acpi-node", "virtio-mem")
-    refused = "  - plug-dimm: {id: d, size: 1G}\n    expect: refused\n"
+    refused = "  - plug-dimm: {id: d, size: 1G}\n    expect: refused\n    says: _OST\n"
     assert read(tmp_path, refused).needs == ()
 
 
@@ -68,15 +68,25 @@ def test_repeat_counts_and_titles(tmp_path: Path) -> None:
 
 def test_endings_may_differ_between_architectures(tmp_path: Path) -> None:
     steps = (
-        "  - {offline: {boot: true, last: 1}, expect: {arm64: refused}, bug: {riscv64: add-pages-not-undone}}\n"
+        "  - {offline: {boot: true, last: 1}, expect: {arm64: refused}, says: EPERM,\n"
+        "     bug: {riscv64: add-pages-not-undone}}\n"
         "  - repeat: {times: 1, steps: [{check: {}, bug: [add-pages-not-undone, pmem-memmap-runs-out]}]}\n"
     )
     scenario = read(tmp_path, steps)
     [arm, again] = scenario.steps_on("arm64")
     [riscv, _] = scenario.steps_on("riscv64")
     assert (arm.expect, arm.bugs, riscv.expect, riscv.bugs) == ("refused", (), "done", ("add-pages-not-undone",))
+    assert (arm.says, riscv.says) == (("EPERM",), ())
     assert (arm.title, riscv.title) == ("offline boot memory last=1 (refused)", "offline boot memory last=1")
     assert next(flat([again])).bugs == ("add-pages-not-undone", "pmem-memmap-runs-out")
+
+
+def test_the_refusal_that_is_meant_may_differ_between_architectures(tmp_path: Path) -> None:
+    step = "  - {offline: {boot: true, last: 1}, expect: refused, says: {arm64: EPERM, riscv64: [EINVAL, EBUSY]}}\n"
+    scenario = read(tmp_path, step)
+    [[arm], [riscv]] = scenario.steps_on("arm64"), scenario.steps_on("riscv64")
+    assert isinstance(arm, Step) and isinstance(riscv, Step)
+    assert (arm.says, riscv.says) == (("EPERM",), ("EINVAL", "EBUSY"))
 
 
 def test_addresses_may_be_at_the_top(tmp_path: Path) -> None:
@@ -85,7 +95,9 @@ def test_addresses_may_be_at_the_top(tmp_path: Path) -> None:
 
 
 def test_what_is_to_fail_is_needed_all_the_same(tmp_path: Path) -> None:
-    scenario = read(tmp_path, "  - {plug-dimm: {id: odd, size: 130M}, expect: failed}\n  - unplug: {id: odd}\n")
+    scenario = read(
+        tmp_path, "  - {plug-dimm: {id: odd, size: 130M}, expect: failed, says: unaligned}\n  - unplug: {id: odd}\n"
+    )
     assert (scenario.needs, scenario.steps[0].expect) == (("acpi-dimm",), "failed")
 
 
@@ -93,10 +105,10 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
     read(
         tmp_path,
         "  - plug-virtio-mem: {id: v, max: 1G}\n"
-        "  - {resize: {id: v, to: 3M}, expect: qemu-refused}\n"
-        "  - {resize: {id: v, to: 2G}, expect: qemu-refused}\n"
-        "  - {plug-dimm: {id: big, size: 64G}, expect: qemu-refused}\n"
-        "  - {plug-dimm: {id: odd, size: 130M}, expect: refused}\n",
+        "  - {resize: {id: v, to: 3M}, expect: qemu-refused, says: multiples}\n"
+        "  - {resize: {id: v, to: 2G}, expect: qemu-refused, says: exceed}\n"
+        "  - {plug-dimm: {id: big, size: 64G}, expect: qemu-refused, says: [range, space]}\n"
+        "  - {plug-dimm: {id: odd, size: 130M}, expect: refused, says: whole}\n",
     )
 
 
@@ -119,7 +131,10 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
             "plug-dimm.size: 100M is not a multiple of 128M\n  hint: nearest: 128M",
         ),
         ("  - plug-dimm: {id: d, size: 1G, address: 64M}\n", "plug-dimm.address: 64M is not a multiple of 128M"),
-        ("  - {plug-dimm: {id: d, size: 3M}, expect: refused}\n", "plug-dimm.size: 3M is not a multiple of 2M"),
+        (
+            "  - {plug-dimm: {id: d, size: 3M}, expect: refused, says: x}\n",
+            "plug-dimm.size: 3M is not a multiple of 2M",
+        ),
         (
             "  - plug-dimm: {id: d, size: 4G}\n",
             "plug-dimm.size: 4G does not fit: 3G of the 3G for memory devices are left\n",
@@ -160,6 +175,17 @@ def test_what_is_refused_may_be_impossible(tmp_path: Path) -> None:
         (
             "  - {check: {}, expect: failed}\n",
             "check cannot be expected to fail\n  hint: use it with plug-dimm, online, offline, kmem-fault",
+        ),
+        (
+            "  - {unplug: {id: d}, expect: refused}\n",
+            "s.yaml:4: steps[0].expect: which refusal is meant?\n  hint: add says: and a part of what QEMU, the",
+        ),
+        ("  - {unplug: {id: d}, expect: refused, says: {arm64: x}}\n", "expect: which refusal is meant?"),
+        ("  - {unplug: {id: d}, expect: refused, says: []}\n", "says: an empty list\n  hint: name at least one text"),
+        ("  - {unplug: {id: d}, expect: refused, says: ''}\n", "says: expected text, found empty text"),
+        (
+            "  - {unplug: {id: d}, says: EBUSY}\n",
+            "says: no refusal is expected\n  hint: add expect: refused, failed or",
         ),
         ("  - {check: {}, expect: {arm: refused}}\n", "expect: unknown key 'arm'\n  hint: did you mean 'arm64'?"),
         ("  - {check: {}, expect: {riscv64: no}}\n", "s.yaml:4: steps[0].expect.riscv64: 'no' is not one of done"),
@@ -304,7 +330,7 @@ PMEM = "  - plug-pmem: {id: p, size: 512M}\n"
         ),
         (
             DIMM,
-            "  - parallel: [{touch: {size: 2M}}, {unplug: {id: d}, expect: refused}]\n",
+            "  - parallel: [{touch: {size: 2M}}, {unplug: {id: d}, expect: refused, says: x}]\n",
             "steps[1].parallel[1]: parallel steps cannot have an expectation\n  hint: remove expect and bug",
         ),
         (

@@ -17,8 +17,8 @@ from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import CODEC
 from harness.scenarios.verbs.plugging import unplug_endings
-from harness.scenarios.verdict import Ruling, evaluate, judge, worst
-from harness.state import IomemEntry, MemoryBlock
+from harness.scenarios.verdict import Ruling, evaluate, evidence_of, judge, worst
+from harness.state import DmesgLine, IomemEntry, MemoryBlock, NotObserved
 from harness.units import AddrRange
 
 BROKEN = CheckResult("IOM-1", "fail")
@@ -43,18 +43,53 @@ def test_judge(checks: tuple[CheckResult, ...], expect: str, ending: str, verdic
     assert judge(checks, expect, Outcome(ending=ending)).verdict is verdict
 
 
+def refused(ending: str, says: tuple[str, ...], *said: str) -> Outcome:
+    outcome = Outcome(says=says)
+    for text in said:
+        outcome.refuse(text, ending)
+    return outcome
+
+
 @pytest.mark.parametrize(
-    ("note", "verdict"),
+    ("ending", "says", "said", "verdict"),
     [
-        ("a used vhost backend has no free memory slots left", Verdict.PASS),
-        ("not enough space, currently 0x8000000 in use of total space for memory devices 0x40000000", Verdict.PASS),
-        ("cannot set up guest memory 'mem-d': Cannot allocate memory", Verdict.INFRA),
-        ("failed to resize memfd to 1073741824: No space left on device; while it ran: dump 1 round", Verdict.INFRA),
+        ("qemu-refused", ("usable range",), ["can't add [0x1:0x2], usable range for memory devices"], Verdict.PASS),
+        ("qemu-refused", ("usable range", "conflicts"), ["address range conflicts with memory device"], Verdict.PASS),
+        ("qemu-refused", ("usable range",), ["cannot set up guest memory: Cannot allocate memory"], Verdict.INFRA),
+        ("qemu-refused", ("usable range",), ["Property 'pc-dimm.sise' not found"], Verdict.INFRA),
+        ("refused", ("EBUSY",), ["memory8 did not go offline: EBUSY"], Verdict.PASS),
+        ("refused", ("EBUSY",), ["memory8 did not go offline: ENOMEM"], Verdict.FAIL),
+        # every refusal of the step is judged, not just the first
+        ("refused", ("EPERM",), ["memory8 did not go offline: EPERM", "memory9 …: EINVAL"], Verdict.FAIL),
+        ("refused", ("EPERM", "EINVAL"), ["memory8 …: EPERM", "memory9 …: EINVAL"], Verdict.PASS),
+        ("failed", ("ENOMEM",), ["memory8 did not go online_movable: EAGAIN"], Verdict.FAIL),
+        # older bundles do not say which one was meant
+        ("failed", (), ["memory8 did not go online_movable: EAGAIN"], Verdict.PASS),
     ],
 )
-def test_trouble_of_the_host_is_not_the_refusal_that_was_meant(note: str, verdict: Verdict) -> None:
-    ruling = judge((), "qemu-refused", Outcome(ending="qemu-refused", note=note))
-    assert ruling.verdict is verdict and note in ruling.note
+def test_a_refusal_must_be_the_one_that_was_meant(
+    ending: str, says: tuple[str, ...], said: list[str], verdict: Verdict
+) -> None:
+    ruling = judge((FINE,), ending, refused(ending, says, *said))
+    assert ruling.verdict is verdict
+    assert verdict is Verdict.PASS or f"not as meant ({says[0]}): {said[-1]}" in ruling.note
+
+
+def test_a_refusal_may_be_explained_by_the_kernels_log() -> None:
+    outcome = Outcome(says=("unaligned hotplug range",))
+    outcome.refuse("_OST status 0", "failed", said="")
+    state = model_guest.boot_state()
+    said = DmesgLine(1.0, 3, "Block size [0x8000000] unaligned hotplug range: start 0x80000000, size 0x8200000", None)
+
+    def told(dmesg: tuple[DmesgLine, ...] | NotObserved) -> Ruling:
+        seen = dataclasses.replace(state, dmesg=dmesg)
+        return judge((), "failed", outcome, None, evidence_of(model_guest.model(), outcome, seen))
+
+    assert told((said,)).verdict is Verdict.PASS
+    assert told(()) == Ruling(
+        Verdict.FAIL, "the guest failed, but not as meant (unaligned hotplug range): its log has nothing of it"
+    )
+    assert told(NotObserved("no PRINTK")).verdict is Verdict.INFRA
 
 
 def test_a_refusal_keeps_its_first_reason() -> None:
@@ -96,6 +131,8 @@ def test_an_outcome_survives_json() -> None:
         unplugs=[UnplugReport("a", ("DEVICE_DELETED",), False)],
         resizes=[ResizeReport("v", 5, 4, "why")],
         touches=[TouchReport(3, 0, ((AddrRange(0, 4096), 7),))],
+        refusals=["no"],
+        says=("no",),
     )
     assert CODEC.load(json.loads(json.dumps(CODEC.dump(outcome))), Outcome) == outcome
 

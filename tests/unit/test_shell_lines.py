@@ -41,7 +41,7 @@ def typed(line: str) -> str:
         ("online 32-34,40 movable", "- online: {blocks: [32, 33, 34, 40], type: movable}"),
         ("online dimm0 kernel last=2", "- online: {device: dimm0, type: kernel, last: 2}"),
         ("offline boot last=1", "- offline: {boot: true, last: 1}"),
-        ("unplug dimm0 expect=refused", "- unplug: {id: dimm0}\n  expect: refused"),
+        ("unplug dimm0 expect=refused says=EBUSY", "- unplug: {id: dimm0}\n  expect: refused\n  says: EBUSY"),
         ("auto-online online_movable", "- auto-online: {policy: online_movable}"),
         ("touch 64M dimm0", "- touch: {device: dimm0, size: 64M}"),
         ("touch 64M", "- touch: {size: 64M}"),

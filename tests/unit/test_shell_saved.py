@@ -22,6 +22,7 @@ from harness.progress import SilentProgress
 from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.machine_spec import MachineSpec, NodeSpec
 from harness.scenarios.file import parse_step, read_scenario
+from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.replay import guest_from_json, guest_to_json, read_replay, require_kernel
 from harness.shell.saved import Story, scenario_name
@@ -29,10 +30,10 @@ from harness.shell.snapshots import devices_of
 from harness.units import GIB, MIB, AddrRange
 
 
-def story_of(spec: GuestSpec, *steps: tuple[str, str]) -> Story:
+def story_of(spec: GuestSpec, *steps: tuple[str, Outcome]) -> Story:
     story = Story(spec, "6.12.0\x1b[0m")
-    for text, ending in steps:
-        story.add(text, parse_step(text, Path("line")), ending)
+    for text, outcome in steps:
+        story.add(text, parse_step(text, Path("line")), outcome)
     return story
 
 
@@ -40,11 +41,14 @@ def test_a_story_is_read_back_as_it_was(tmp_path: Path) -> None:
     spec = GuestSpec.default("arm64").with_fields(
         {"memory": 2 * GIB, "nodes": (NodeConfig(GIB), NodeConfig(GIB)), "cmdline": 'a="b c"', "boot": "dt"}
     )
+    kept = Outcome()
+    for index in (8, 9, 8):
+        kept.refuse(f"memory{index}: 'EBUSY' \x1b")
     story = story_of(
         spec,
-        ("- plug-virtio-mem: {id: vmem0, max: 1G}", "done"),
-        ("- offline: {boot: true, first: 1}", "refused"),
-        ("- unplug: {id: vmem0}\n  expect: refused", "done"),
+        ("- plug-virtio-mem: {id: vmem0, max: 1G}", Outcome()),
+        ("- offline: {boot: true, first: 1}", kept),
+        ("- {unplug: {id: vmem0}, expect: refused, says: busy}", kept),
     )
     story.remark("ssh")
     path = tmp_path / "my story.yaml"
@@ -53,10 +57,10 @@ def test_a_story_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert "\x1b" not in text and "# omitted: ssh" in text
     scenario = read_scenario(path)
     assert scenario.name == "my-story"
-    assert [(step.verb, step.expect) for step in scenario.steps] == [
-        ("plug-virtio-mem", "done"),
-        ("offline", "refused"),
-        ("unplug", "refused"),
+    assert [(step.verb, step.expect, step.says) for step in scenario.steps] == [
+        ("plug-virtio-mem", "done", ()),
+        ("offline", "refused", ("memory8: 'EBUSY' ", "memory9: 'EBUSY' ")),
+        ("unplug", "refused", ("busy",)),
     ]
     assert scenario.guest == {"memory": 2 * GIB, "nodes": spec.nodes, "cmdline": spec.cmdline, "boot": "dt"}
 
@@ -64,7 +68,7 @@ def test_a_story_is_read_back_as_it_was(tmp_path: Path) -> None:
 def test_an_empty_story_looks_and_a_cut_one_forgets(tmp_path: Path) -> None:
     story = story_of(GuestSpec.default("riscv64"))
     mark = story.mark
-    story.add("- touch: {size: 64M}", parse_step("- touch: {size: 64M}", Path("line")), "done")
+    story.add("- touch: {size: 64M}", parse_step("- touch: {size: 64M}", Path("line")), Outcome())
     story.cut(mark)
     (tmp_path / "x.yaml").write_text(story.text("x"))
     assert [step.verb for step in read_scenario(tmp_path / "x.yaml").steps] == ["check"]

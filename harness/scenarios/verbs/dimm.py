@@ -73,7 +73,8 @@ class PlugDimmVerb(DimmArgs, Verb):
         session.apply(PlugDimm(self.id, self.size, self.node, self.slot, address, added))
         if session.expect == "failed":
             # The checks see whether it failed: an _OST of success proves nothing (acpi_memory_device_add, v6.12).
-            outcome.refuse(outcome.note if why_not is None else f"the kernel cannot add {why_not}", "failed")
+            note = outcome.note if why_not is None else f"the kernel cannot add {why_not}"
+            outcome.refuse(note, "failed", said="")
         elif why_not is not None:
             outcome.refuse(f"the kernel cannot add {why_not}")
         return outcome

@@ -37,6 +37,7 @@ class KmemFaultVerb(Verb):
     line = Line("kmem-fault <id>")
     needs = ("dax-kmem", "fault-injection")
     can_fail = True
+    knows_why = True
 
     id: Device
     step: Annotated[int, arg.count(1)] = 1

@@ -67,7 +67,7 @@ class Verb(Args):
     ``needs`` are the requirements without which it cannot be done (``requirements`` adds those of certain arguments).
     ``parallel``: it can run in parallel with others, unless it is ``unwaited``. ``room``: it takes room for devices, or
     frees some, so that its place depends on what comes first, unless it is ``placed`` (``place_hint`` says how).
-    ``can_fail``: the kernel can be made to fail at it.
+    ``can_fail``: the kernel can be made to fail at it; ``knows_why``: it tells the failure that is meant from others.
     """
 
     name: ClassVar[str]
@@ -78,6 +78,7 @@ class Verb(Args):
     room: ClassVar[Literal["", "takes", "frees"]] = ""
     place_hint: ClassVar[str] = "do one after the other"
     can_fail: ClassVar[bool] = False
+    knows_why: ClassVar[bool] = False
 
     def run(self, session: Session, deadline: Deadline) -> Outcome:
         """Do it: the work of ``Session.act``."""
