@@ -147,6 +147,9 @@ def _fork(
         raise InfraError(f"cannot run {shlex.join(argv)}: no such program: {argv[0]}", hint=f"install {argv[0]}")
     if cwd is not None and not Path(cwd).is_dir():
         raise InfraError(f"cannot run {shlex.join(argv)}: no such directory: {cwd}")
+    if env is None:
+        # Messages that are read here or quoted in ours are in one language. Of "C.UTF-8", gettext honours LANGUAGE.
+        env = {name: value for name, value in os.environ.items() if name != "LANGUAGE"} | {"LC_ALL": "C.UTF-8"}
     launcher = [setpriv, "--pdeathsig", "KILL", "/bin/sh", "-c", _LAUNCHER, "memhp", str(os.getpid())]
     wrapped = [*launcher, os.path.abspath(program), *argv[1:]]
     try:

@@ -56,7 +56,9 @@ class Archive:
         rows = [f"Package: {name}", f"Version: {version}", f"Architecture: {arch}", "Maintainer: Test", *fields]
         (tree / "DEBIAN" / "control").write_text("\n".join([*rows, "Description: a test", ""]))
         (tree / "DEBIAN" / "postinst").write_text(f"#!/bin/sh\ntouch {self.home}/ran\n")
-        (tree / "DEBIAN" / "postinst").chmod(0o755)
+        for part in ("", "postinst"):
+            # dpkg-deb refuses what only its owner may read, as files are with a umask of 077.
+            (tree / "DEBIAN" / part).chmod(0o755)
         (tree / "usr" / "bin").mkdir(parents=True)
         (tree / "usr" / "bin" / name).write_text(version)
         (tree / "usr" / "bin" / name).chmod(mode)

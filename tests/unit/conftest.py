@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# No deadline: how long an example takes depends more on the load of the machine than on the code.
-settings.register_profile("memhp", deadline=None)
+# How long an example takes depends more on the load of the machine than on the code. Every run has the same examples.
+settings.register_profile("memhp", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("memhp")

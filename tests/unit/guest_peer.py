@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
 
 import paramiko
 
@@ -48,6 +49,8 @@ class SshPeer(paramiko.ServerInterface):
         self.port: int = self.listener.getsockname()[1]
         self.transports: list[paramiko.Transport] = []
         self.children: list[subprocess.Popen[bytes]] = []
+        #: called once each command runs
+        self.on_command: Callable[[], None] = lambda: None
         self.threads = [threading.Thread(target=self._accept)]
 
     def __enter__(self) -> SshPeer:
@@ -63,7 +66,7 @@ class SshPeer(paramiko.ServerInterface):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
         for thread in self.threads:
-            thread.join(10)
+            thread.join(60)
 
     def hang_up(self) -> None:
         """Break all connections."""
@@ -107,6 +110,7 @@ class SshPeer(paramiko.ServerInterface):
             subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as child,
         ):
             self.children.append(child)
+            self.on_command()
             assert child.stdout is not None and child.stderr is not None
             workers = [
                 threading.Thread(target=self._pump, args=(child.stdout, channel.sendall)),

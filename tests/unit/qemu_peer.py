@@ -102,7 +102,7 @@ def spec(**changes: Any) -> MachineSpec:
 
 
 def session(peer: Peer, folder: Path, **options: Any) -> QmpSession:
-    return QmpSession(peer.ours, log=folder / "qmp.jsonl", deadline=Deadline(10), **options)
+    return QmpSession(peer.ours, log=folder / "qmp.jsonl", deadline=Deadline(60), **options)
 
 
 def machine(peer: Peer, folder: Path, **changes: Any) -> Machine:

@@ -71,12 +71,12 @@ class RecordedGuest:
 
 @pytest.fixture(scope="module")
 def facts() -> KernelFacts:
-    return collect_facts(RecordedGuest(FACTS_SOURCES), ARM64, Deadline(5))
+    return collect_facts(RecordedGuest(FACTS_SOURCES), ARM64, Deadline(60))
 
 
 @pytest.fixture
 def state(facts: KernelFacts) -> GuestState:
-    return collect_state(RecordedGuest(STATE_SOURCES), None, None, facts=facts, deadline=Deadline(5))
+    return collect_state(RecordedGuest(STATE_SOURCES), None, None, facts=facts, deadline=Deadline(60))
 
 
 def test_facts(facts: KernelFacts) -> None:
@@ -89,21 +89,21 @@ def test_facts(facts: KernelFacts) -> None:
 
 
 def test_facts_of_a_kernel_that_tells_little() -> None:
-    facts = collect_facts(RecordedGuest({"auxv": AUXV}), RISCV64, Deadline(5))
+    facts = collect_facts(RecordedGuest({"auxv": AUXV}), RISCV64, Deadline(60))
     assert facts.config is None and facts.memory_block_size == 0 and facts.parameters == {}
     assert facts.vmcoreinfo == NotObserved("this kernel has no CONFIG_PROC_KCORE")
-    broken = collect_facts(RecordedGuest({"auxv": AUXV, "kcore": b"x"}), RISCV64, Deadline(5))
+    broken = collect_facts(RecordedGuest({"auxv": AUXV, "kcore": b"x"}), RISCV64, Deadline(60))
     assert isinstance(broken.vmcoreinfo, NotObserved) and "ELF" in broken.vmcoreinfo.reason
-    plain = collect_facts(RecordedGuest({"auxv": AUXV, "config": b"CONFIG_SMP=y\n"}), RISCV64, Deadline(5))
+    plain = collect_facts(RecordedGuest({"auxv": AUXV, "config": b"CONFIG_SMP=y\n"}), RISCV64, Deadline(60))
     assert plain.config == {"SMP": "y"}
     with pytest.raises(GuestError, match="auxv has no page size"):
-        collect_facts(RecordedGuest({}), ARM64, Deadline(5))
+        collect_facts(RecordedGuest({}), ARM64, Deadline(60))
 
 
 @pytest.mark.parametrize("config", [b"\x1f\x8bnonsense", gzip.compress(b"CONFIG_SMP=y\n", mtime=0)[:-6]])
 def test_facts_with_a_broken_config(config: bytes) -> None:
     with pytest.raises(ParseError, match=r"/proc/config.gz:1: cannot be unpacked|truncated"):
-        collect_facts(RecordedGuest({"auxv": AUXV, "config": config}), ARM64, Deadline(5))
+        collect_facts(RecordedGuest({"auxv": AUXV, "config": config}), ARM64, Deadline(60))
 
 
 def test_state(state: GuestState) -> None:
@@ -118,7 +118,7 @@ def test_state(state: GuestState) -> None:
 
 def test_every_missing_source_has_a_reason(facts: KernelFacts) -> None:
     few = {name: STATE_SOURCES[name] for name in ("boot_id", "uptime")}
-    state = collect_state(RecordedGuest(few), None, None, facts=facts, deadline=Deadline(5))
+    state = collect_state(RecordedGuest(few), None, None, facts=facts, deadline=Deadline(60))
     assert state.page_tables == NotObserved("this kernel has no CONFIG_PTDUMP_DEBUGFS")
     assert state.blocks == state.auto_online == NotObserved("this kernel has no CONFIG_MEMORY_HOTPLUG")
     assert state.vmstat == NotObserved(MISSING["vmstat"]) and state.iomem == NotObserved(MISSING["iomem"])
@@ -128,7 +128,7 @@ def test_every_missing_source_has_a_reason(facts: KernelFacts) -> None:
 
 def test_a_source_nobody_wanted(facts: KernelFacts) -> None:
     guest = RecordedGuest(STATE_SOURCES)
-    state = collect_state(guest, None, None, facts=facts, deadline=Deadline(5), sources=["iomem"])
+    state = collect_state(guest, None, None, facts=facts, deadline=Deadline(60), sources=["iomem"])
     assert guest.asked.split()[2:] == ["boot_id", "uptime", "iomem"]
     assert isinstance(state.iomem, tuple)
     assert state.page_tables == state.vmstat == NotObserved("not asked for")
@@ -136,7 +136,7 @@ def test_a_source_nobody_wanted(facts: KernelFacts) -> None:
 
 def test_a_source_that_failed_and_a_log_that_lost_lines(facts: KernelFacts) -> None:
     guest = RecordedGuest(STATE_SOURCES, {"ptdump": "failed cat: I/O error", "dmesg": "lost"})
-    state = collect_state(guest, None, None, facts=facts, deadline=Deadline(5))
+    state = collect_state(guest, None, None, facts=facts, deadline=Deadline(60))
     assert state.page_tables == NotObserved("reading it failed: cat: I/O error")
     assert isinstance(state.dmesg, tuple) and state.dmesg and "log_buf_len" in state.dmesg_lost
     assert state.raw["dmesg"] == STATE_SOURCES["dmesg"] and "ptdump" not in state.raw
@@ -148,9 +148,9 @@ def test_alarms_in_the_log_and_on_the_console(facts: KernelFacts) -> None:
     here, there = socket.socketpair()
     with here, there, Console(here, alarming) as console:
         there.sendall(f"{line}\nfine\n".encode())
-        console.wait_line("fine", Deadline(5))
-        first = collect_state(guest, None, console, facts=facts, deadline=Deadline(5))
-        second = collect_state(guest, None, console, facts=facts, deadline=Deadline(5))
+        console.wait_line("fine", Deadline(60))
+        first = collect_state(guest, None, console, facts=facts, deadline=Deadline(60))
+        second = collect_state(guest, None, console, facts=facts, deadline=Deadline(60))
     assert first.console == (line,) and second.console == ()
     assert isinstance(first.dmesg, tuple) and [entry.alarm for entry in first.dmesg] == ["WARN"]
 
@@ -162,9 +162,9 @@ def test_an_alarm_beside_text_that_nobody_can_parse_stays_new(facts: KernelFacts
     here, there = socket.socketpair()
     with here, there, Console(here, alarming) as console:
         there.sendall(f"{line}\nfine\n".encode())
-        console.wait_line("fine", Deadline(5))
+        console.wait_line("fine", Deadline(60))
         with pytest.raises(ParseError, match="MemTotal"):
-            collect_state(guest, None, console, facts=facts, deadline=Deadline(5), keep=kept.append)
+            collect_state(guest, None, console, facts=facts, deadline=Deadline(60), keep=kept.append)
         assert [alarm.text for alarm in console.new_alarms()] == [line]
         assert console.new_alarms() == () and line.encode() in kept[0]["console"]
 
@@ -175,7 +175,7 @@ def test_a_collector_that_fails(facts: KernelFacts) -> None:
             return said("", 127, "sh: collect: not found")
 
     with pytest.raises(GuestError, match=r"collector failed \(status 127\): sh: collect: not found"):
-        collect_state(Broken(), None, None, facts=facts, deadline=Deadline(5))
+        collect_state(Broken(), None, None, facts=facts, deadline=Deadline(60))
 
 
 def test_a_snapshot_needs_its_boot(facts: KernelFacts) -> None:
@@ -270,11 +270,11 @@ def test_a_tree_that_changed_while_it_was_read_is_read_again(facts: KernelFacts)
             self.sources = {**self.sources, "iomem": whole + more}
             return super().run(command, stdin=stdin, deadline=deadline, limit=limit)
 
-    state = collect_state(Restless(STATE_SOURCES), None, None, facts=facts, deadline=Deadline(5))
+    state = collect_state(Restless(STATE_SOURCES), None, None, facts=facts, deadline=Deadline(60))
     assert state.raw["iomem"] == STATE_SOURCES["iomem"]
     twice = STATE_SOURCES["iomem"] + b"fffff000-ffffffff : x\n" * 2
     guest = RecordedGuest({**STATE_SOURCES, "iomem": twice})
-    lasting = collect_state(guest, None, None, facts=facts, deadline=Deadline(5))
+    lasting = collect_state(guest, None, None, facts=facts, deadline=Deadline(60))
     assert lasting.raw["iomem"] == twice and guest.asked.endswith(" iomem")
 
 
@@ -282,13 +282,13 @@ def test_text_that_cannot_be_parsed_is_handed_over_first(facts: KernelFacts) -> 
     kept: list[Mapping[str, bytes]] = []
     guest = RecordedGuest({**STATE_SOURCES, "meminfo": b"MemTotal: many\n"})
     with pytest.raises(ParseError, match="/proc/meminfo:1: not 'MemTotal"):
-        collect_state(guest, None, None, facts=facts, deadline=Deadline(5), keep=kept.append)
+        collect_state(guest, None, None, facts=facts, deadline=Deadline(60), keep=kept.append)
     assert len(kept) == 1 and kept[0]["meminfo"] == b"MemTotal: many\n" and kept[0]["iomem"] == STATE_SOURCES["iomem"]
 
 
 def test_what_a_kernels_facts_have_that_nobody_knows(tmp_path: Path) -> None:
     sources = {**FACTS_SOURCES, "config": b"CONFIG_A=y\nCONFIG_B=\x01\n", "parameters": b"odd\n"}
-    facts = collect_facts(RecordedGuest(sources), ARM64, Deadline(5))
+    facts = collect_facts(RecordedGuest(sources), ARM64, Deadline(60))
     assert facts.unknown == (
         Unknown("kernel config", "line", r"CONFIG_B=\x01", 1),
         Unknown("/sys/module", "line", "odd", 1),

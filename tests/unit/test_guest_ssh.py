@@ -32,12 +32,12 @@ def peer(identity: Identity) -> Iterator[SshPeer]:
 
 @pytest.fixture
 def shell(identity: Identity, peer: SshPeer) -> Iterator[GuestShell]:
-    with GuestShell.connect(peer.port, identity, Deadline(20)) as shell:
+    with GuestShell.connect(peer.port, identity, Deadline(60)) as shell:
         yield shell
 
 
 def test_status_and_both_streams(shell: GuestShell) -> None:
-    done = shell.run("printf 'a\\0b'; echo oops >&2; exit 3", deadline=Deadline(20))
+    done = shell.run("printf 'a\\0b'; echo oops >&2; exit 3", deadline=Deadline(60))
     assert (done.status, done.stdout, done.stderr) == (3, b"a\0b", b"oops\n")
 
 
@@ -48,14 +48,14 @@ def test_stdin_reaches_the_command_while_it_prints(shell: GuestShell) -> None:
 
 
 def test_no_stdin_is_an_empty_one(shell: GuestShell) -> None:
-    assert shell.run("cat; echo end", deadline=Deadline(20)).stdout == b"end\n"
+    assert shell.run("cat; echo end", deadline=Deadline(60)).stdout == b"end\n"
 
 
 def test_commands_run_side_by_side(shell: GuestShell) -> None:
     answers: list[bytes] = []
 
     def ask(word: str) -> None:
-        answers.append(shell.run(f"echo {word}", deadline=Deadline(20)).stdout)
+        answers.append(shell.run(f"echo {word}", deadline=Deadline(60)).stdout)
 
     threads = [threading.Thread(target=ask, args=(str(number),)) for number in range(4)]
     for thread in threads:
@@ -66,31 +66,30 @@ def test_commands_run_side_by_side(shell: GuestShell) -> None:
 
 
 def test_must_raises_with_what_was_said(shell: GuestShell) -> None:
-    assert shell.must("echo yes", deadline=Deadline(20)) == b"yes\n"
+    assert shell.must("echo yes", deadline=Deadline(60)) == b"yes\n"
     with pytest.raises(GuestError, match=r"'echo no >&2; exit 9' failed in the guest \(status 9\): no"):
-        shell.must("echo no >&2; exit 9", deadline=Deadline(20))
+        shell.must("echo no >&2; exit 9", deadline=Deadline(60))
 
 
 def test_too_much_output(shell: GuestShell) -> None:
     with pytest.raises(GuestError, match="printed more than 1000 bytes"):
-        shell.run("while :; do echo xxxxxxxxxxxxxxxx; done", deadline=Deadline(20), limit=1000)
+        shell.run("while :; do echo xxxxxxxxxxxxxxxx; done", deadline=Deadline(60), limit=1000)
 
 
 def test_deadline(shell: GuestShell) -> None:
     started = time.monotonic()
-    with pytest.raises(DeadlineExpired, match=r"waiting for 'sleep 30' in the guest"):
-        shell.run("sleep 30", deadline=Deadline(0.3))
-    assert time.monotonic() - started < 5
-    assert shell.run("echo still", deadline=Deadline(20)).stdout == b"still\n"
+    with pytest.raises(DeadlineExpired, match=r"waiting for 'sleep 300' in the guest"):
+        shell.run("sleep 300", deadline=Deadline(3))
+    assert time.monotonic() - started < 100
+    assert shell.run("echo still", deadline=Deadline(60)).stdout == b"still\n"
 
 
 def test_lost_connection(shell: GuestShell, peer: SshPeer) -> None:
-    timer = threading.Timer(0.2, peer.hang_up)
-    timer.start()
+    peer.on_command = peer.hang_up
     with pytest.raises(GuestError, match="lost the guest while it ran 'sleep 30'"):
-        shell.run("sleep 30", deadline=Deadline(20))
+        shell.run("sleep 30", deadline=Deadline(60))
     with pytest.raises(GuestError, match=r"cannot run 'true' in the guest: .*the guest's SSH server has hung up"):
-        shell.run("true", deadline=Deadline(20))
+        shell.run("true", deadline=Deadline(60))
 
 
 def test_who_hung_up_and_answers_again_is_asked_why(
@@ -100,7 +99,7 @@ def test_who_hung_up_and_answers_again_is_asked_why(
     peer.hang_up()
     answer = r"it answers again, and its SSH server's log ends with: before / Exit \(root\): out of something$"
     with pytest.raises(GuestError, match=answer):
-        shell.run("true", deadline=Deadline(20))
+        shell.run("true", deadline=Deadline(60))
 
 
 def test_who_hung_up_for_good_is_not_waited_for(shell: GuestShell, peer: SshPeer) -> None:
@@ -108,8 +107,8 @@ def test_who_hung_up_for_good_is_not_waited_for(shell: GuestShell, peer: SshPeer
     peer.listener.shutdown(socket.SHUT_RDWR)
     peer.hang_up()
     with pytest.raises(GuestError, match="it no longer answers: cannot connect to the guest's SSH port"):
-        shell.run("true", deadline=Deadline(20))
-    assert time.monotonic() - started < 5
+        shell.run("true", deadline=Deadline(300))
+    assert time.monotonic() - started < 100
 
 
 def test_a_connection_that_breaks_while_the_channel_is_closed(
@@ -123,7 +122,7 @@ def test_a_connection_that_breaks_while_the_channel_is_closed(
             raise EOFError
 
     monkeypatch.setattr(paramiko.Channel, "close", close)
-    assert shell.run("echo done", deadline=Deadline(20)).stdout == b"done\n"
+    assert shell.run("echo done", deadline=Deadline(60)).stdout == b"done\n"
     with pytest.raises(DeadlineExpired):
         shell.run("sleep 30", deadline=Deadline(0.1))
 
@@ -134,20 +133,20 @@ def test_another_host_key_is_refused(identity: Identity) -> None:
         SshPeer(impostor) as peer,
         pytest.raises(GuestError, match="cannot log into the guest: Bad host key from server"),
     ):
-        GuestShell.connect(peer.port, identity, Deadline(20))
+        GuestShell.connect(peer.port, identity, Deadline(60))
 
 
 def test_another_client_key_is_refused(identity: Identity, peer: SshPeer) -> None:
     stranger = Identity(client=KeyPair.fresh(), host=identity.host)
     with pytest.raises(GuestError, match="cannot log into the guest: Authentication failed"):
-        GuestShell.connect(peer.port, stranger, Deadline(20))
+        GuestShell.connect(peer.port, stranger, Deadline(60))
 
 
 def test_nobody_listens(identity: Identity) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(GuestError, match=f"cannot connect to the guest's SSH port {port}"):
-        GuestShell.connect(port, identity, Deadline(5))
+        GuestShell.connect(port, identity, Deadline(60))
 
 
 def test_a_mute_server_runs_into_the_deadline(identity: Identity) -> None:
@@ -160,8 +159,8 @@ def test_waits_for_the_console_first(identity: Identity, peer: SshPeer) -> None:
     with here, there, Console(here, lambda line: None) as console:
         timer = threading.Timer(0.2, there.sendall, (b"[    1.0] memhp: ready\r\n",))
         timer.start()
-        with GuestShell.connect(peer.port, identity, Deadline(20), console) as shell:
-            assert shell.run("echo hello", deadline=Deadline(20)).stdout == b"hello\n"
+        with GuestShell.connect(peer.port, identity, Deadline(60), console) as shell:
+            assert shell.run("echo hello", deadline=Deadline(60)).stdout == b"hello\n"
 
 
 def test_a_guest_that_wakes_is_logged_into_meanwhile(identity: Identity, peer: SshPeer) -> None:
@@ -169,9 +168,9 @@ def test_a_guest_that_wakes_is_logged_into_meanwhile(identity: Identity, peer: S
     with here, there, Console(here, lambda line: None) as console:
         timer = threading.Timer(0.3, there.sendall, (b"[    1.0] memhp: ready\r\n",))
         timer.start()
-        with GuestShell.connect(peer.port, identity, Deadline(20), console, waking=True) as shell:
+        with GuestShell.connect(peer.port, identity, Deadline(60), console, waking=True) as shell:
             assert console.lines()[-1].text.endswith("memhp: ready")
-            assert shell.run("echo hello", deadline=Deadline(20)).stdout == b"hello\n"
+            assert shell.run("echo hello", deadline=Deadline(60)).stdout == b"hello\n"
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["logged in", "mute"])
@@ -194,10 +193,9 @@ def test_a_panic_ends_a_command_at_once(identity: Identity, peer: SshPeer) -> No
     here, there = socket.socketpair()
     with here, there, Console(here, lambda line: None) as console:
         there.sendall(b"memhp: ready\n")
-        with GuestShell.connect(peer.port, identity, Deadline(20), console) as shell:
-            timer = threading.Timer(0.2, there.sendall, (b"Kernel panic - not syncing: Fatal exception\n",))
-            timer.start()
+        with GuestShell.connect(peer.port, identity, Deadline(60), console) as shell:
+            peer.on_command = lambda: there.sendall(b"Kernel panic - not syncing: Fatal exception\n")
             started = time.monotonic()
-            with pytest.raises(GuestError, match=r"the guest panicked: Kernel panic .*\(while it ran 'sleep 30'\)"):
-                shell.run("sleep 30", deadline=Deadline(30))
-            assert time.monotonic() - started < 5
+            with pytest.raises(GuestError, match=r"the guest panicked: Kernel panic .*\(while it ran 'sleep 300'\)"):
+                shell.run("sleep 300", deadline=Deadline(300))
+            assert time.monotonic() - started < 100

@@ -124,6 +124,7 @@ def test_what_is_spared_is_proc_and_nothing_else(tmp_path: Path) -> None:
     library = compiled(tmp_path / "spare-seed.so", "-shared", "-fPIC", "-nostdlib")
     code = """
 import ctypes, os
+os.umask(0o022)
 libc = ctypes.CDLL(None, use_errno=True)
 for path in (b"/proc/loadavg", b"/dev/null", b"/processes", b"made"):
     got = libc.open(path, os.O_RDWR | os.O_CREAT if path == b"made" else os.O_RDONLY, 0o640)

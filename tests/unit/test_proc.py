@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,10 @@ from harness.errors import DeadlineExpired, InfraError
 
 
 def sh(script: str, **options: object) -> proc.Completed:
-    return proc.run(["sh", "-c", script], deadline=Deadline(20), **options)  # type: ignore[arg-type]
+    return proc.run(["sh", "-c", script], deadline=Deadline(60), **options)  # type: ignore[arg-type]
 
 
-def ended(pidfd: int, seconds: float = 10) -> bool:
+def ended(pidfd: int, seconds: float = 60) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
@@ -35,7 +36,7 @@ def test_run_returns_both_streams() -> None:
 
 def test_run_feeds_stdin_larger_than_a_pipe() -> None:
     data = bytes(range(256)) * 4096
-    assert proc.run(["cat"], deadline=Deadline(20), stdin=data).stdout == data
+    assert proc.run(["cat"], deadline=Deadline(60), stdin=data).stdout == data
 
 
 def test_run_survives_a_child_that_reads_nothing() -> None:
@@ -69,7 +70,7 @@ def test_check_false_returns_the_status() -> None:
 
 def test_unknown_program() -> None:
     with pytest.raises(InfraError, match="no such program: memhp-no-such") as caught:
-        proc.run(["memhp-no-such", "a b"], deadline=Deadline(5))
+        proc.run(["memhp-no-such", "a b"], deadline=Deadline(60))
     assert "'a b'" in caught.value.message
     assert caught.value.hint == "install memhp-no-such"
 
@@ -77,12 +78,12 @@ def test_unknown_program() -> None:
 def test_a_host_without_setpriv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proc.shutil, "which", lambda name, path=None: None)
     with pytest.raises(InfraError, match="no such program: setpriv\n  hint: install util-linux"):
-        proc.run(["true"], deadline=Deadline(5))
+        proc.run(["true"], deadline=Deadline(60))
 
 
 def test_unknown_directory(tmp_path: Path) -> None:
     with pytest.raises(InfraError, match=r"no such directory: .*/gone"):
-        proc.run(["true"], deadline=Deadline(5), cwd=tmp_path / "gone")
+        proc.run(["true"], deadline=Deadline(60), cwd=tmp_path / "gone")
 
 
 def test_not_a_program(tmp_path: Path) -> None:
@@ -90,16 +91,21 @@ def test_not_a_program(tmp_path: Path) -> None:
     bad.write_bytes(b"\x7fELF nonsense")
     bad.chmod(0o755)
     with pytest.raises(InfraError, match=r"exited with status 126:\nmemhp: .*Exec format error"):
-        proc.run([str(bad)], deadline=Deadline(5))
+        proc.run([str(bad)], deadline=Deadline(60))
 
 
-def test_deadline_names_argv_and_the_last_line_and_kills_the_group(tmp_path: Path) -> None:
-    pidfile = tmp_path / "pid"
+def test_deadline_names_argv_and_the_last_line_and_kills_the_group() -> None:
+    deadline, pids = Deadline(60), []
+
+    def expire(line: str) -> None:
+        pids.append(int(line))
+        deadline._end = time.monotonic()
+
     with pytest.raises(DeadlineExpired) as caught:
-        proc.run(["sh", "-c", f"sleep 1000 & echo $! >{pidfile}; echo alive; wait"], deadline=Deadline(1))
+        proc.run(["sh", "-c", "sleep 1000 & echo $!; wait"], deadline=deadline, on_line=expire)
+    [pid] = pids
     assert "the end of sh -c 'sleep 1000" in caught.value.message
-    assert caught.value.last_seen == "alive"
-    pid = int(pidfile.read_text())
+    assert caught.value.last_seen == str(pid)
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -150,6 +156,12 @@ def test_environment_and_directory(tmp_path: Path) -> None:
     assert done.stdout.decode().split() == [str(tmp_path), "x"]
 
 
+def test_programs_speak_one_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    monkeypatch.setenv("LANGUAGE", "de")
+    assert sh("echo $LC_ALL $LANGUAGE").stdout == b"C.UTF-8\n"
+
+
 def test_signals_are_back_to_default_and_the_session_is_its_own() -> None:
     out = sh("grep SigIgn /proc/self/status; cut -d' ' -f6 /proc/$$/stat; echo $$").stdout.decode().split()
     assert int(out[1], 16) & (1 << (signal.SIGPIPE - 1)) == 0
@@ -192,7 +204,7 @@ def test_child_wait_is_event_driven_and_bounded(tmp_path: Path) -> None:
         with pytest.raises(DeadlineExpired, match="the end of sleep 1000"):
             child.wait(Deadline(0.05))
         child.terminate()
-        assert child.wait(Deadline(10)) == -signal.SIGTERM
+        assert child.wait(Deadline(60)) == -signal.SIGTERM
         assert child.wait(Deadline(0)) == -signal.SIGTERM
         child.terminate()
         child.kill()
@@ -204,7 +216,7 @@ def test_child_writes_files_and_inherits_descriptors(tmp_path: Path) -> None:
         script = f"echo out; echo err >&2; echo through >/proc/self/fd/{writer}"
         with spawned(tmp_path, "sh", "-c", script, pass_fds=[writer]) as child:
             os.close(writer)
-            assert child.wait(Deadline(10)) == 0
+            assert child.wait(Deadline(60)) == 0
         assert source.read() == b"through\n"
     assert (tmp_path / "out").read_text() == "out\n"
     assert (tmp_path / "err").read_text() == "err\n"

@@ -75,7 +75,7 @@ def shell(files: dict[str, Any], script: str) -> dict[str, Any]:
 
 
 def test_polite_end(files: dict[str, Any], tmp_path: Path) -> None:
-    with Machine.launch(spec(**fake(files, "polite")), tmp_path / "run", Deadline(20)) as machine:
+    with Machine.launch(spec(**fake(files, "polite")), tmp_path / "run", Deadline(60)) as machine:
         assert machine.alive
         assert machine.argv[-1] == "vmcoreinfo"
     assert not machine.alive
@@ -84,31 +84,31 @@ def test_polite_end(files: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_stubborn_end(files: dict[str, Any], tmp_path: Path) -> None:
-    with Machine.launch(spec(**fake(files, "stubborn")), tmp_path / "run", Deadline(20)) as machine:
+    with Machine.launch(spec(**fake(files, "stubborn")), tmp_path / "run", Deadline(60)) as machine:
         assert machine.quit(Deadline(0.2)) == -9
 
 
 def test_an_exception_kills_it(files: dict[str, Any], tmp_path: Path) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
-        Machine.launch(spec(**fake(files, "stubborn")), tmp_path / "run", Deadline(20)) as machine,
+        Machine.launch(spec(**fake(files, "stubborn")), tmp_path / "run", Deadline(60)) as machine,
     ):
         raise KeyboardInterrupt
     assert machine.kill() == -9
 
 
 def test_death_is_told_with_status_and_stderr(files: dict[str, Any], tmp_path: Path) -> None:
-    with Machine.launch(spec(**fake(files, "polite")), tmp_path / "run", Deadline(20)) as machine:
+    with Machine.launch(spec(**fake(files, "polite")), tmp_path / "run", Deadline(60)) as machine:
         with pytest.raises(QemuError) as caught:
-            machine.qmp.execute("die", deadline=Deadline(10))
-            machine.qmp.execute("more", deadline=Deadline(10))
+            machine.qmp.execute("die", deadline=Deadline(60))
+            machine.qmp.execute("more", deadline=Deadline(60))
         assert "QEMU was killed by SIGABRT\nfake speaks" in str(caught.value)
 
 
 def test_launch_failure_carries_argv_status_and_tails(files: dict[str, Any], tmp_path: Path) -> None:
     script = f"echo bad option >&2; echo hello >{tmp_path}/run/console.log; exit 1"
     with pytest.raises(LaunchError) as caught:
-        Machine.launch(spec(**shell(files, script)), tmp_path / "run", Deadline(20))
+        Machine.launch(spec(**shell(files, script)), tmp_path / "run", Deadline(60))
     text = str(caught.value)
     assert "-machine virt" in text
     assert "did not come up: QEMU exited with status 1\nbad option\nlast of the console:\nhello" in text
@@ -125,7 +125,8 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_workdir_open_to_others(files: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir(mode=0o755)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o755)
     with pytest.raises(UsageError, match="is accessible to other users"):
         Machine.launch(spec(**files), tmp_path / "run", Deadline(1))
 

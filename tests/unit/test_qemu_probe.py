@@ -81,7 +81,7 @@ def not_qemu(*argv: str) -> QemuBinary:
 
 def test_a_program_that_is_not_qemu() -> None:
     with pytest.raises(QemuError, match=r"(?s)sh -c .*-machine none .*exited with status 2: not QEMU"):
-        probe(not_qemu("sh", "-c", "echo not QEMU >&2; exit 2"), ARM64, Deadline(10))
+        probe(not_qemu("sh", "-c", "echo not QEMU >&2; exit 2"), ARM64, Deadline(60))
     reason = able(ARM64)(not_qemu("/nowhere/qemu"))
     assert reason is not None
     assert reason.startswith("/nowhere/qemu does not work: cannot run /nowhere/qemu")

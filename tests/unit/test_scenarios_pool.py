@@ -34,7 +34,7 @@ class Book:
             self.changed.notify_all()
 
     def wait(self, line: str) -> None:
-        Deadline(10).wait(self.changed, lambda: True if line in self.lines else None, line)
+        Deadline(60).wait(self.changed, lambda: True if line in self.lines else None, line)
 
 
 class Stand:
@@ -122,7 +122,7 @@ def test_a_job_that_raises_ends_all_with_their_processes(tmp_path: Path) -> None
         argv = [sys.executable, "-c", "import time; time.sleep(600)"]
         with proc.spawn(argv, stdout=tmp_path / "out", stderr=tmp_path / "err") as child:
             book.note("child runs")
-            child.wait(Deadline(30))
+            child.wait(Deadline(60))
 
     def fail() -> None:
         book.wait("child runs")
@@ -139,8 +139,8 @@ def test_a_group_kills_also_what_is_born_later(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", "import time; time.sleep(600)"]
     with group, proc.spawn(argv, stdout=tmp_path / "out", stderr=tmp_path / "err") as child:
         group.kill()
-        assert child.wait(Deadline(10)) == -9
+        assert child.wait(Deadline(60)) == -9
         with proc.spawn(argv, stdout=tmp_path / "out", stderr=tmp_path / "err") as late:
-            assert late.wait(Deadline(10)) == -9
+            assert late.wait(Deadline(60)) == -9
     with proc.spawn([sys.executable, "-c", ""], stdout=tmp_path / "out", stderr=tmp_path / "err") as other:
-        assert other.wait(Deadline(20)) == 0
+        assert other.wait(Deadline(60)) == 0

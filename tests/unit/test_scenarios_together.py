@@ -31,7 +31,7 @@ def meet(outcome: Outcome, at: threading.Barrier) -> Any:
 def test_all_of_them_run_at_the_same_time() -> None:
     at = threading.Barrier(2)
     branches: list[Branch] = [("one", meet(Outcome(), at)), ("two", meet(Outcome(), at))]
-    outcome = side_by_side(branches)(SESSION, Deadline(10))
+    outcome = side_by_side(branches)(SESSION, Deadline(60))
     assert (outcome.ending, outcome.inconclusive) == ("done", "")
     assert outcome.note.startswith("one 0.") and "; all at once for 0." in outcome.note
 
@@ -39,7 +39,7 @@ def test_all_of_them_run_at_the_same_time() -> None:
 def test_the_first_that_was_not_done_stands_for_all() -> None:
     at = threading.Barrier(2)
     refused = Outcome(ending="refused", note="EBUSY")
-    outcome = side_by_side([("one", meet(Outcome(), at)), ("two", meet(refused, at))])(SESSION, Deadline(10))
+    outcome = side_by_side([("one", meet(Outcome(), at)), ("two", meet(refused, at))])(SESSION, Deadline(60))
     assert (outcome.ending, outcome.note) == ("refused", "two: EBUSY")
     assert judge((), "done", outcome).verdict is Verdict.REFUSED
 
@@ -55,7 +55,7 @@ def test_an_error_of_one_is_raised_after_the_others_have_ended() -> None:
         return Outcome()
 
     with pytest.raises(GuestError, match="gone"):
-        side_by_side([("one", fail), ("two", finish)])(SESSION, Deadline(10))
+        side_by_side([("one", fail), ("two", finish)])(SESSION, Deadline(60))
     assert ended.is_set()
 
 
