@@ -33,6 +33,7 @@ from harness.artifacts.apt_words import (
 )
 from harness.artifacts.cache import Cache, hash_file, hold_lock
 from harness.artifacts.mirror import debian_mirror
+from harness.bounded import MAX_SMALL, load_json, read_file, write_file
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress
@@ -275,15 +276,13 @@ class _State:
         asked = hashlib.sha256(repr((program, *arguments)).encode()).hexdigest()[:16]
         memo = self._root / "resolved" / f"{asked}.json"
         try:
-            seen = json.loads(memo.read_text())
+            seen = load_json(read_file(memo, MAX_SMALL))
             if seen["lists"] == stamp:
                 return str(seen["said"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
         said = self._apt(program, arguments, _QUERY_SECONDS, cwd=cwd)
-        partial = memo.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({"lists": stamp, "said": said}))
-        partial.replace(memo)
+        write_file(memo, json.dumps({"lists": stamp, "said": said}))
         return said
 
     def update(self, progress: Progress) -> None:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.bounded import MAX_SMALL, load_json, read_file
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress
@@ -202,7 +203,7 @@ def hold_lock(path: Path, what: str, progress: Progress) -> Iterator[None]:
 def verify(path: Path, *, full: bool = False) -> str | None:
     """What is wrong with an entry, None if nothing; without ``full``, files of unchanged size and time are intact."""
     try:
-        files = json.loads((path / MANIFEST).read_text())["files"]
+        files = load_json(read_file(path / MANIFEST, MAX_SMALL))["files"]
         for name, said in files.items():
             problem = _verify_file(path / name, said, full)
             if problem is not None:
@@ -327,7 +328,7 @@ def _from_manifest(path: Path) -> str | None:
         return None
     for folder in list(place.parents)[:3]:
         try:
-            said = json.loads((folder / MANIFEST).read_text())["files"][str(place.relative_to(folder))]
+            said = load_json(read_file(folder / MANIFEST, MAX_SMALL))["files"][str(place.relative_to(folder))]
             if (said["size"], said["mtime_ns"]) == (seen.st_size, seen.st_mtime_ns):
                 return str(said["sha256"])
         except (OSError, ValueError, KeyError, TypeError):

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 
+from harness.bounded import write_file
 from harness.cli.command_arguments import ShellArguments
 from harness.cli.guest_options import bundle_dir_of, guest_of, start_of
 from harness.config.guest import GuestSpec
@@ -79,5 +80,5 @@ def open_session(spec: GuestSpec, parts: Parts, options: RunOptions, progress: P
     details = {"guest": spec.name, "started": started.isoformat(), "seed": options.seed, "start": options.start}
     recorder.start("shell", "", details | guest_to_json(spec, parts))
     with start_guest(spec, parts, directory, options.timeout, options.start, progress) as guest:
-        (directory / "argv.txt").write_text(shlex.join(guest.machine.argv) + "\n")
+        write_file(directory / "argv.txt", shlex.join(guest.machine.argv) + "\n")
         yield Session(guest, options, recorder)

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.arch import ArchSpec, arch_named
+from harness.bounded import MAX_SMALL, load_json, read_file
 from harness.cli.command_arguments import TableArguments
 from harness.cli.guest_options import guest_of, start_of
 from harness.cli.output import print_json
@@ -28,7 +28,6 @@ from harness.units import AddrRange
 
 _BUNDLE_HINT = "a bundle of memhp run, a snapshot of memhp collect, or one of its states/NNN"
 #: maximum size of the facts' meta.json
-_MAX_META = 1 << 20
 
 
 def about(snapshot: Observed) -> dict[str, object]:
@@ -143,8 +142,7 @@ def _arch_of(facts: Path) -> ArchSpec:
     """The architecture of saved facts, which ``load_facts`` requires."""
     path = facts / "meta.json"
     try:
-        with path.open("rb") as file:
-            meta: Any = json.loads(file.read(_MAX_META))
+        meta: Any = load_json(read_file(path, MAX_SMALL))
     except OSError as error:
         raise UsageError(f"no saved facts in {facts}: {error.strerror}", hint=_BUNDLE_HINT) from None
     except ValueError as error:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from harness.arch import ArchSpec, arch_named
+from harness.bounded import load_json
 from harness.codec import Codec
 from harness.collect.hostside import KERNEL_SOURCES, KernelView, kernel_sources, regions
 from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES, Frame, new_boundary, parse_frames
@@ -45,7 +46,7 @@ from harness.parsers.vmstat import parse_vmstat
 from harness.parsers.zoneinfo import parse_zoneinfo
 from harness.qemu.machine import Machine
 from harness.qemu.memdev import memory_devices
-from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved
+from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved, Unknown
 
 T = TypeVar("T")
 
@@ -253,7 +254,7 @@ def _look_from_outside(
         return {}, None, None
     devices, fds = memory_devices(machine, deadline=deadline), machine.backend_fds(deadline=deadline)
     usage = {name: fd.stat().st_blocks * 512 for name, fd in sorted(fds.items())}
-    raw = {"devices": _to_json(_CODEC.dump(devices)), "backends": _to_json(usage)}
+    raw = {"devices": _to_json(CODEC.dump(devices)), "backends": _to_json(usage)}
     if kernel is None:
         return raw, None, None
     memory = stack.enter_context(PhysicalMemory(regions(machine, devices, fds)))
@@ -326,7 +327,7 @@ def _json_of(source: str, kind: type[T], what: str) -> Callable[[str], T]:
 
     def parse(text: str) -> T:
         try:
-            return _CODEC.load(json.loads(text), kind)
+            return CODEC.load(load_json(text), kind)
         except json.JSONDecodeError as error:
             raise ParseError(f"{source}.json", 1, text[:200], f"not JSON: {error}") from None
         except (TypeError, KeyError, ValueError) as error:
@@ -335,5 +336,7 @@ def _json_of(source: str, kind: type[T], what: str) -> Callable[[str], T]:
     return parse
 
 
-_CODEC = Codec()
-_CODEC.describe(MemoryDevice, forbid_extra=True)
+#: reads and writes the parts of a snapshot that are JSON
+CODEC = Codec()
+CODEC.describe(Unknown)
+CODEC.describe(MemoryDevice, forbid_extra=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.arch import ArchSpec
-from harness.collect.look import parse_parameters, parse_settings, parse_state
+from harness.bounded import load_json, read_file
+from harness.collect.look import CODEC, parse_parameters, parse_settings, parse_state
 from harness.collect.sources import HOST_SOURCES
 from harness.errors import UsageError
 from harness.parsers.kernel_config import parse_config
@@ -24,7 +25,7 @@ from harness.state import GuestState, KernelFacts, NotObserved, Unknown
 FORMAT = 1
 
 _META = "meta.json"
-#: bytes; no file of a real snapshot is larger
+#: bytes; no real snapshot is larger
 _MAX_FILE = 64 << 20
 
 
@@ -45,7 +46,10 @@ def save_raw(directory: Path, raw: Mapping[str, bytes], **meta: str | float) -> 
 def load_state(directory: Path, facts: KernelFacts) -> GuestState:
     """Parse the files of a saved snapshot. Raises UsageError (no such snapshot), ParseError."""
     _read_meta(directory, "state")
-    raw = {path.stem: _read(path) for path in sorted(directory.iterdir()) if path.name != _META and path.is_file()}
+    raw: dict[str, bytes] = {}
+    for path in sorted(directory.iterdir()):
+        if path.suffix in (".txt", ".json") and path.name != _META:
+            raw[path.stem] = _read(path, _MAX_FILE - sum(map(len, raw.values())))
     return parse_state(raw, facts)
 
 
@@ -84,7 +88,7 @@ def load_facts(directory: Path, arch: ArchSpec) -> KernelFacts:
 
     def text(name: str) -> str | None:
         path = directory / name
-        return _read(path).decode(errors="replace") if path.exists() else None
+        return _read(path).decode(errors="replace") if os.path.lexists(path) else None
 
     config, note = text("config.txt"), text("vmcoreinfo.txt")
     try:
@@ -92,14 +96,14 @@ def load_facts(directory: Path, arch: ArchSpec) -> KernelFacts:
             arch=arch.name,
             release=str(meta["release"]),
             cmdline=str(meta["cmdline"]),
-            page_size=int(meta["page_size"]),
-            memory_block_size=int(meta["memory_block_size"]),
+            page_size=_power(meta["page_size"], 1 << 16),
+            memory_block_size=_power(meta["memory_block_size"], 1 << 40),
             config=None if config is None else parse_config(config),
             vmcoreinfo=NotObserved(str(meta.get("no_vmcoreinfo", "not saved")))
             if note is None
             else parse_vmcoreinfo(note),
             parameters=parse_parameters(text("parameters.txt") or ""),
-            unknown=tuple(Unknown(**note) for note in meta.get("unknown", ())),
+            unknown=tuple(CODEC.load(meta.get("unknown", []), list[Unknown])),
             files=parse_settings(text("settings.txt") or ""),
             image={str(mark): bool(there) for mark, there in meta["image"].items()}
             if meta.get("image")
@@ -107,6 +111,12 @@ def load_facts(directory: Path, arch: ArchSpec) -> KernelFacts:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{directory / _META} is incomplete: {error!r}") from None
+
+
+def _power(value: object, most: int) -> int:
+    if type(value) is not int or not 4096 <= value <= most or value & (value - 1):
+        raise ValueError(f"{str(value)[:40]} is not a power of two from 4096 to {most}")
+    return value
 
 
 def _quoted(value: str) -> str:
@@ -143,18 +153,19 @@ def _write(directory: Path, files: Mapping[str, bytes]) -> None:
         raise
 
 
-def _read(path: Path) -> bytes:
-    if path.stat().st_size > _MAX_FILE:
-        raise UsageError(f"{path} is too large for a file of a snapshot")
-    return path.read_bytes()
+def _read(path: Path, limit: int = _MAX_FILE) -> bytes:
+    try:
+        return read_file(path, limit)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _read_meta(directory: Path, kind: str) -> dict[str, Any]:
     hint = "name a directory written by memhp run or memhp collect"
+    if not os.path.lexists(directory / _META):
+        raise UsageError(f"no saved {kind} in {directory}: it has no {_META}", hint=hint)
     try:
-        meta = json.loads(_read(directory / _META))
-    except OSError as error:
-        raise UsageError(f"no saved {kind} in {directory}: {error.strerror}", hint=hint) from None
+        meta = load_json(_read(directory / _META))
     except ValueError as error:
         raise UsageError(f"{directory / _META} is not JSON: {error}", hint=hint) from None
     if not isinstance(meta, dict) or meta.get("kind") != kind or meta.get("format") != FORMAT:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar, overload
 
 import yaml
 
+from harness.bounded import read_file
 from harness.errors import ConfigError
 from harness.units import format_size, parse_size
 
@@ -258,12 +259,10 @@ def load(path: Path) -> Value:
 def read_text(path: Path) -> str:
     """The text of a configuration file; raises ConfigError if it cannot be read, is too large or not UTF-8."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
+        data = read_file(path, MAX_FILE)
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", file=path, hint="check the path") from error
-    if len(data) > MAX_FILE:
-        raise ConfigError(f"larger than {format_size(MAX_FILE)}", file=path, hint="is this the right file?")
+        hint = "check the path" if isinstance(error, FileNotFoundError) else "is this the right file?"
+        raise ConfigError(f"cannot be read: {error.strerror}", file=path, hint=hint) from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

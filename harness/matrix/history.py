@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from harness.bounded import MAX_SMALL, load_json, read_file
 from harness.check import Verdict
 from harness.errors import UsageError
 from harness.matrix.cells import Cell
@@ -61,7 +61,7 @@ def _add_store(found: dict[str, list[Night]], path: Path, name: str | None) -> N
         if not file.is_file():
             continue
         try:
-            value = json.loads(file.read_bytes())
+            value = load_json(read_file(file, MAX_SMALL))
             if (value["format"], value["version"]) != (FORMAT, VERSION):
                 raise UsageError(f"{file} has another version", hint="remove that night from --history")
             _note(found, planned.id, CODEC.load(value["night"], Night), path.name)

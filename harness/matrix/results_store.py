@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.bounded import MAX_SMALL, load_json, read_file, write_file
 from harness.check import Verdict
 from harness.codec import Codec, override
 from harness.errors import InfraError, UsageError
@@ -130,8 +130,8 @@ class Store:
             if folder.exists():
                 shutil.rmtree(folder)
             folder.mkdir(parents=True)
-            (folder / "guest.yaml").write_text(cell.guest_text())
-            (folder / "scenario.yaml").write_text(scenario_text)
+            write_file(folder / "guest.yaml", cell.guest_text())
+            write_file(folder / "scenario.yaml", scenario_text)
         except OSError as error:
             raise InfraError(f"cannot write {folder}: {error.strerror}", hint=_HINT) from error
         return folder
@@ -157,7 +157,7 @@ class Store:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return load_json(read_file(path, MAX_SMALL))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint=_HINT) from None
     except ValueError as error:

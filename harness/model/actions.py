@@ -8,9 +8,8 @@ kind of device are in ``harness.model.devices``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
 #: online types of a memory block in sysfs, which auto_online_blocks accepts beside ``offline``
 ONLINE_TYPES = ("online", "online_kernel", "online_movable")
@@ -23,12 +22,13 @@ class Action:
 
 ActionT = TypeVar("ActionT", bound=Action)
 
-_BY_NAME: dict[str, type[Action]] = {}
+#: every action by the name under which it is saved
+ACTIONS: dict[str, type[Action]] = {}
 
 
 def action(kind: type[ActionT]) -> type[ActionT]:
     """Class decorator of an action, which is saved under its class name."""
-    _BY_NAME[kind.__name__] = kind
+    ACTIONS[kind.__name__] = kind
     return kind
 
 
@@ -74,16 +74,3 @@ class Reboot(Action):
 def action_to_json(action: Action) -> dict[str, object]:
     """``action`` as a JSON object, with its type under ``action``."""
     return {"action": type(action).__name__, **dataclasses.asdict(action)}
-
-
-def action_from_json(value: Mapping[str, object]) -> Action:
-    """Inverse of action_to_json; raises ValueError for any other value."""
-    fields = dict(value)
-    name = fields.pop("action", None)
-    kind = _BY_NAME.get(str(name))
-    if kind is None:
-        raise ValueError(f"unknown action {name!r}")
-    try:
-        return cast(Callable[..., Action], kind)(**fields)
-    except TypeError as error:
-        raise ValueError(f"{name}: {error}") from None

@@ -13,6 +13,9 @@ from harness.model.zones import MOVABLE, ZoneTable
 from harness.state import MemoryBlock, Zone
 from harness.units import AddrRange, merge_ranges
 
+#: their struct pages would take 128 GB with the smallest blocks
+MAX_BLOCKS = 1 << 16
+
 
 @dataclass
 class Block:
@@ -77,9 +80,11 @@ class BlockTable:
     ) -> None:
         """add_memory_resource (mm/memory_hotplug.c, v6.12): new blocks, onlined by ``policy`` (None: the guest's).
 
-        ``plugged`` bytes of each are present, all for None.
+        ``plugged`` bytes of each are present, all for None. Raises UsageError for more than MAX_BLOCKS.
         """
         size, policy = self.layout.block_size, policy or self.policy
+        if len(self.blocks) + place.size // size > MAX_BLOCKS:
+            raise UsageError(f"{owner} would bring the guest to more than {MAX_BLOCKS} memory blocks")
         self.zones.bring_online(node)
         for part in place.chunks(size):
             index = part.start // size
@@ -109,7 +114,9 @@ class BlockTable:
             self.zones.get(block.node, block.zone).managed += change // self.layout.page_size
 
     def set_state(self, index: int, state: str) -> None:
-        """Set a block online (one of ONLINE_TYPES) or offline; raises UsageError if it does not exist."""
+        """Set a block online (one of ONLINE_TYPES) or offline; raises UsageError if there is no such block or state."""
+        if state not in (*ONLINE_TYPES, "offline"):
+            raise UsageError(f"memory{index} cannot be {state[:40]!r}")
         block = self.blocks.get(index)
         if block is None:
             raise UsageError(f"memory{index} does not exist")

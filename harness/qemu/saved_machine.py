@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.bounded import MAX_SMALL, load_json, read_file
 from harness.deadline import Deadline
 from harness.errors import QemuError
 from harness.qemu.qmp import QmpSession
@@ -101,7 +102,7 @@ def _live(words: np.ndarray[tuple[int, int], np.dtype[np.uint64]]) -> Iterator[t
 def unpack(directory: Path, name: str, fd: int) -> None:
     """Write what ``pack`` saved into the empty file ``fd``. Raises QemuError if its size or a part is wrong."""
     try:
-        kept = json.loads((directory / f"{name}.map").read_text())
+        kept = load_json(read_file(directory / f"{name}.map", MAX_SMALL))
         size, runs = int(kept["size"]), [AddrRange(start, end) for start, end in kept["runs"]]
         with (directory / f"{name}.pages").open("rb") as pages:
             length = os.fstat(pages.fileno()).st_size

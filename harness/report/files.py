@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
 
+from harness.bounded import write_file
 from harness.errors import InfraError, UsageError
 
 #: stands for standard output
@@ -40,14 +40,6 @@ def write_report(target: str, text: str) -> None:
             path.write_text(text, encoding="utf-8")
             return
         # Beside the file itself, not beside a symlink to it: only then is the replacement atomic.
-        path = path.resolve()
-        fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-        try:
-            fresh.write_text(text, encoding="utf-8")
-            fresh.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                fresh.unlink()
-            raise
+        write_file(path.resolve(), text)
     except OSError as error:
         raise InfraError(f"cannot write {target}: {error.strerror}", hint="the results above are complete") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness import __version__
+from harness.bounded import load_json, read_file
 from harness.check import CATALOGUE, CheckResult, Finding
 from harness.codec import Codec, override
 from harness.errors import UsageError
@@ -147,15 +148,10 @@ def load_results(path: Path) -> list[RunResult]:
     Raises UsageError, naming the file, if it cannot be read, is not such a file, or has another version.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        value = load_json(read_file(path, MAX_BYTES))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from None
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"{path} is larger than {MAX_BYTES >> 20} MiB", hint="is this the right file?")
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not JSON: {error}", hint=_HINT) from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UsageError(f"{path} contains no memhp results", hint=_HINT)

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.check import Verdict
+from harness.errors import UsageError
 from harness.model.actions import Reboot
 from harness.model.booted import booted_model, plugged_devices
 from harness.parsers.notes import summed
@@ -24,17 +26,20 @@ def recheck(directory: Path) -> RunResult:
     Raises UsageError if ``directory`` is not a bundle, ParseError if a source in it cannot be parsed.
     """
     run = load_run(directory)
-    model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
+    with _damaged(directory, 0):
+        model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
     ruling, checks = evaluate(model, "boot", "done", Outcome(), run.boot, run.boot, ExpectedBugs(run.watch), run.demand)
     steps = [step_result(0, "boot", ruling, 0.0, 0.0, checks)]
     before = run.boot
     for step in run.steps:
-        for action in step.actions:
-            if isinstance(action, Reboot):
-                assert step.again is not None
-                model = booted_model(run.shape, *step.again, plugged_devices(model))
-            else:
-                model.apply(action)
+        with _damaged(directory, step.number):
+            for action in step.actions:
+                if isinstance(action, Reboot):
+                    if step.again is None:
+                        raise ValueError("nothing was saved of the rebooted guest")
+                    model = booted_model(run.shape, *step.again, plugged_devices(model))
+                else:
+                    model.apply(action)
         known = ExpectedBugs(run.watch, step.bugs)
         ruling, checks = evaluate(model, step.title, step.expect, step.outcome, step.state, before, known, run.demand)
         changes = () if step.state is None else describe_changes(before, step.state)
@@ -54,10 +59,20 @@ def recheck(directory: Path) -> RunResult:
         facts={"kernel": run.facts.release, "page_size": run.facts.page_size},
         bundle=directory,
         started=str(run.details.get("started", "")),
-        seed=int(run.details.get("seed", 0)),
+        seed=run.seed,
         unknown=_unknown(run),
         bugs=titles(run.watch, steps),
     )
+
+
+@contextlib.contextmanager
+def _damaged(directory: Path, step: int) -> Iterator[None]:
+    """Around what the model is told of a step: anything can be written in a bundle."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{directory} is damaged: step {step} cannot have followed ({what[:200]})") from None
 
 
 def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]:

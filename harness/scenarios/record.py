@@ -17,6 +17,8 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.arch import ArchSpec, arch_named
+from harness.bounded import MAX_SMALL, load_json, read_file, write_file
 from harness.check import DumpReport, OfflineReport, ResizeReport, Slope, TouchReport, UnplugReport, Verdict
 from harness.check.bugs import NAME as BUGS
 from harness.check.bugs import parse_bugs
@@ -31,9 +34,11 @@ from harness.check.known import Watch, watch_for
 from harness.check.required import Demand
 from harness.codec import Codec
 from harness.collect.snapshot_folder import load_facts, load_state, save_facts, save_raw, save_state
+from harness.config.guest import MAX_MAXMEM, MAX_SLOTS
 from harness.config.yaml import read_text
 from harness.errors import InfraError, UsageError
-from harness.model.actions import Action, action_from_json, action_to_json
+from harness.model.actions import ACTIONS, Action, action_to_json
+from harness.model.blocktable import MAX_BLOCKS
 from harness.model.boot_layout import MachineShape
 from harness.scenarios.outcome import Outcome
 from harness.state import GuestState, KernelFacts
@@ -44,15 +49,14 @@ T = TypeVar("T")
 FORMAT = 1
 #: how the run ended: ``verdict``, ``reason``, and the number of the last of its ``steps``
 VERDICT = "verdict.json"
+_FRACTION = re.compile(r"-?[0-9]{1,20}(/[1-9][0-9]{0,19})?")
 #: the default folder for bundles
 DEFAULT_BUNDLES = Path("memhp-runs")
 
 
 def write_json(path: Path, value: object) -> None:
     """Write ``value`` atomically: a reader sees either the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    temporary.replace(path)
+    write_file(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def open_bundle(chosen: Path | None, name: str, started: datetime.datetime) -> Path:
@@ -78,12 +82,12 @@ class Recorder:
 
     def start(self, scenario: str, scenario_text: str, details: Mapping[str, object]) -> None:
         """Open the bundle."""
-        (self.directory / "scenario.yaml").write_text(scenario_text)
+        write_file(self.directory / "scenario.yaml", scenario_text)
         write_json(self.directory / "run.json", {"format": FORMAT, "scenario": scenario, **details})
 
     def save_bugs(self, text: str) -> None:
         """Save the known bugs of the run."""
-        (self.directory / BUGS).write_text(text)
+        write_file(self.directory / BUGS, text)
 
     def save_guest(self, shape: MachineShape, facts: KernelFacts) -> None:
         """Save the machine and its kernel."""
@@ -144,7 +148,7 @@ class Recorder:
 
     def save_monitor(self, text: str) -> None:
         """Save the monitor's report about a lost guest."""
-        (self.directory / "monitor.txt").write_text(text)
+        write_file(self.directory / "monitor.txt", text)
 
     def step_dir(self, number: int) -> Path:
         return self.directory / "states" / f"{number:03d}"
@@ -181,22 +185,28 @@ class RecordedRun:
     steps: tuple[RecordedStep, ...]
     watch: Watch
     ending: RunEnding | None = None
+    seed: int = 0
     demand: Demand = field(default_factory=Demand)
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return load_json(read_file(path, MAX_SMALL))
     except FileNotFoundError:
         raise UsageError(
             f"{path.parent} is not a bundle: it has no {path.name}", hint="name a run's directory"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="name a run's directory") from None
+    except ValueError as error:
         raise UsageError(f"{path} is damaged: {error}") from None
 
 
 def _read(path: Path, kind: type[T]) -> T:
-    value = _read_json(path)
+    return _load(path, _read_json(path), kind)
+
+
+def _load(path: Path, value: Any, kind: type[T]) -> T:
     try:
         return CODEC.load(value, kind)
     except (KeyError, TypeError, ValueError) as error:
@@ -205,21 +215,36 @@ def _read(path: Path, kind: type[T]) -> T:
 
 def load_run(directory: Path) -> RecordedRun:
     """Read a bundle; raises UsageError if it is not one, ParseError for a source that cannot be parsed."""
-    details = _read_json(directory / "run.json")
+    details = _read(directory / "run.json", dict[str, Any])
     if details.get("format") != FORMAT:
         raise UsageError(
-            f"{directory} has format {details.get('format')}, but this memhp reads {FORMAT}",
+            f"{directory} has format {str(details.get('format'))[:40]}, but this memhp reads {FORMAT}",
             hint="use the memhp that wrote it",
         )
     shape = _read(directory / "machine.json", MachineShape)
+    _require_plausible(shape, directory / "machine.json")
     facts = load_facts(directory / "facts", shape.arch)
     boot = load_state(directory / "states" / "000", facts)
     bugs = directory / BUGS
-    watch = watch_for(parse_bugs(read_text(bugs), bugs).values(), facts) if bugs.exists() else Watch()
+    watch = watch_for(parse_bugs(read_text(bugs), bugs).values(), facts) if os.path.lexists(bugs) else Watch()
     path = directory / VERDICT
-    ending = _read(path, RunEnding) if path.exists() else None
+    ending = _read(path, RunEnding) if os.path.lexists(path) else None
     steps = tuple(_load_steps(directory, shape, facts))
-    return RecordedRun(details, shape, facts, boot, steps, watch, ending, demand_from_json(details))
+    seed = _load(directory / "run.json", details.get("seed", 0), int)
+    return RecordedRun(details, shape, facts, boot, steps, watch, ending, seed, demand_from_json(details))
+
+
+def _require_plausible(shape: MachineShape, path: Path) -> None:
+    """Raise UsageError for a machine that no memhp runs: the model's size depends on these numbers."""
+    most = {
+        "node_memory": (shape.memory, MAX_BLOCKS * shape.arch.paging[min(shape.arch.paging)].section_size),
+        "max_memory": (shape.max_memory, MAX_MAXMEM),
+        "slots": (shape.slots, MAX_SLOTS),
+        "virtio_devices": (shape.virtio_devices, 1 << 10),
+    }
+    for name, (value, limit) in most.items():
+        if not 0 <= value <= limit or (name == "max_memory" and value < shape.memory):
+            raise UsageError(f"{path} is damaged: {name} of {value}")
 
 
 def demand_to_json(demand: Demand) -> dict[str, object]:
@@ -237,7 +262,7 @@ def demand_from_json(details: Mapping[str, Any]) -> Demand:
 
 def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts) -> Iterator[RecordedStep]:
     for path in sorted((path for path in (directory / "states").iterdir() if path.name.isdecimal()), key=_number):
-        if not (path / "step.json").exists():
+        if not os.path.lexists(path / "step.json"):
             continue
         step, again = _read(path / "step.json", _Step), None
         boot = directory / "boots" / path.name
@@ -251,7 +276,7 @@ def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts) -> Ite
             actions=step.actions,
             outcome=step.outcome,
             # A kernel that died leaves only its console; earlier readings may be garbage.
-            state=load_state(path, facts) if (path / "meta.json").exists() and not step.outcome.alarms else None,
+            state=load_state(path, facts) if os.path.lexists(path / "meta.json") and not step.outcome.alarms else None,
             bugs=step.bugs,
             again=again,
         )
@@ -285,7 +310,9 @@ def _codec() -> Codec:
     codec = Codec()
     codec.register_structure_hook(ArchSpec, lambda name, _: arch_named(codec.structure(name, str)))
     codec.register_unstructure_hook(ArchSpec, lambda arch: arch.name)
-    codec.register_structure_hook_func(_is_action, lambda value, _: action_from_json(value))
+    for kind in ACTIONS.values():
+        codec.describe(kind, since=[one.name for one in dataclasses.fields(kind)], forbid_extra=True)
+    codec.register_structure_hook_func(_is_action, lambda value, _: _action(codec, value))
     codec.register_unstructure_hook_func(_is_action, action_to_json)
     codec.describe(MachineShape, since=("acpi", "cpu_nodes", "cold"))
     codec.describe(UnplugReport)
@@ -307,11 +334,27 @@ def _is_action(kind: Any) -> bool:
     return kind is Action
 
 
+def _action(codec: Codec, value: Any) -> Action:
+    """Inverse of action_to_json."""
+    fields = dict(codec.structure(value, dict[str, object]))
+    kind = ACTIONS.get(str(name := fields.pop("action", None)))
+    if kind is None:
+        raise ValueError(f"unknown action {str(name)[:40]!r}")
+    return codec.structure(fields, kind)
+
+
+def _fraction(text: str) -> Fraction:
+    # Fraction computes the power of an exponent.
+    if _FRACTION.fullmatch(text) is None:
+        raise ValueError(f"{text[:40]!r} is not a fraction")
+    return Fraction(text)
+
+
 def _slope(name: str, each: str, *rest: str) -> Slope:
     """Older bundles have, before the unit, the limit up to which per-CPU caches explained a slope."""
     *limits, unit = rest
-    found = Fraction(each)
-    return Slope(name, Fraction(0) if any(abs(found) <= Fraction(limit) for limit in limits) else found, unit)
+    found = _fraction(each)
+    return Slope(name, Fraction(0) if any(abs(found) <= _fraction(limit) for limit in limits) else found, unit)
 
 
 #: reads and writes a bundle's JSON

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,12 @@ from typing import Any
 from harness.arch import arch_named
 from harness.artifacts.cache import content_of
 from harness.artifacts.kernel import kernel_of
+from harness.bounded import MAX_SMALL, load_json, read_file
 from harness.check.required import Demand
 from harness.codec import Codec, override
 from harness.config.cold import COLD
 from harness.config.guest import GuestSpec, NodeConfig, problems
+from harness.config.yaml import read_text
 from harness.errors import UsageError
 from harness.progress import Progress
 from harness.scenarios.boot import Parts
@@ -25,8 +26,6 @@ from harness.scenarios.record import demand_from_json
 from harness.scenarios.run_options import STARTS, Start
 
 _HINT = "name the directory of a run; bundles are kept below memhp-runs or --bundle-dir"
-#: no run.json is larger
-_MAX_RUN = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +92,7 @@ def read_replay(bundle: Path) -> Replay:
     """
     path = bundle / "run.json"
     try:
-        with path.open("rb") as file:
-            details = json.loads(file.read(_MAX_RUN))
+        details = load_json(read_file(path, MAX_SMALL))
         spec, booted = guest_from_json(details["spec"]), dict(details["kernel"])
         seed, rounds = int(details.get("seed", 0)), details.get("rounds")
         digest, start = str(booted["sha256"]), details.get("start", "auto")
@@ -105,9 +103,10 @@ def read_replay(bundle: Path) -> Replay:
     except (ValueError, KeyError, TypeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise UsageError(f"{bundle} does not describe its guest ({what})", hint=_HINT) from None
-    if not (bundle / "scenario.yaml").is_file() or not (bundle / "scenario.yaml").read_bytes().strip():
+    steps = bundle / "scenario.yaml"
+    if not steps.exists() or not read_text(steps).strip():
         raise UsageError(f"{bundle} has no scenario to run again", hint=_HINT)
-    return Replay(read_scenario(bundle / "scenario.yaml"), spec, seed, rounds, digest, start, demand_from_json(details))
+    return Replay(read_scenario(steps), spec, seed, rounds, digest, start, demand_from_json(details))
 
 
 def require_kernel(sha256: str, guest: GuestSpec, progress: Progress) -> None:

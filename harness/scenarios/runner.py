@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.arch.modes import VA_BITS
+from harness.bounded import write_file
 from harness.check import CATALOGUE, Verdict
 from harness.check.counters import SLAB
 from harness.check.known import Watch
@@ -239,7 +240,7 @@ class _Run:
         self._guest = self._stack.enter_context(
             start_guest(self.guest, self.parts, self.bundle, self.options.timeout, self.options.start)
         )
-        (self.bundle / "argv.txt").write_text(shlex.join(self._guest.machine.argv) + "\n")
+        write_file(self.bundle / "argv.txt", shlex.join(self._guest.machine.argv) + "\n")
 
     def _work(self) -> None:
         assert isinstance(self.parts, Parts) and self._guest is not None and self.bundle is not None

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
+from harness.bounded import load_json
 from harness.check import Verdict
 from harness.deadline import Deadline
 from harness.errors import InfraError, MemhpError, QmpRefused, UsageError
@@ -170,7 +171,7 @@ def read_qmp(text: str) -> tuple[str, Mapping[str, Any]]:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = load_json(text)
     except ValueError as error:
         raise UsageError(f"invalid JSON: {error}", hint='for example {"execute": "query-status"}') from None
     if not isinstance(value, dict):

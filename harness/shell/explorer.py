@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from harness.bounded import write_file
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
@@ -206,7 +207,7 @@ class Explorer:
 
     def record(self) -> None:
         """Write the steps so far into the bundle's scenario, so that it is complete even after a crash."""
-        self.session.recorder.directory.joinpath(self._file).write_text(self.story.text("shell"))
+        write_file(self.session.recorder.directory / self._file, self.story.text("shell"))
 
     def snapshot_of_now(self) -> Observed:
         """The latest snapshot, for printing tables."""

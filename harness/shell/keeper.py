@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.bounded import MAX_SMALL, load_json, read_file, write_file
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import InfraError, UsageError
@@ -153,10 +154,8 @@ def _listed(bundle: Path) -> Iterator[socket.socket]:
         stack.callback(path.unlink, missing_ok=True)
         path.chmod(0o600)
         listener.listen(1)
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps({"pid": os.getpid(), "bundle": str(bundle.absolute())}) + "\n")
         stack.callback(entry.unlink, missing_ok=True)
-        fresh.replace(entry)
+        write_file(entry, json.dumps({"pid": os.getpid(), "bundle": str(bundle.absolute())}) + "\n")
         yield listener
 
 
@@ -202,7 +201,7 @@ def _attached(peer: socket.socket, explorer: Explorer) -> bool:
     peer.settimeout(10.0)
     try:
         data, fds, _, _ = socket.recv_fds(peer, _REQUEST_LIMIT, 3)
-        request = json.loads(data)
+        request = load_json(data)
     except (OSError, ValueError):
         return True
     if len(fds) != 3:
@@ -264,7 +263,7 @@ def kept_guests() -> list[Kept]:
                 # A keeper with an open prompt does not accept; do not wait for it.
                 probe.setblocking(False)
                 probe.connect(name)
-            listed = json.loads(entry.read_text())
+            listed = load_json(read_file(entry, MAX_SMALL))
             found.append((entry.stat().st_mtime, Kept(int(listed["pid"]), str(listed["bundle"]), path)))
         except (ConnectionRefusedError, FileNotFoundError):
             # Nobody listens.

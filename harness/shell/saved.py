@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.bounded import write_file
 from harness.config.arguments import parameters
 from harness.config.cold import ColdDevice
 from harness.config.guest import SHAPE_FIELDS, GuestSpec
@@ -69,7 +70,7 @@ class Story:
     def save(self, path: Path) -> None:
         """Write the scenario to ``path``; raises UsageError if that fails."""
         try:
-            path.write_text(self.text(scenario_name(path)))
+            write_file(path, self.text(scenario_name(path)))
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}", hint="name another file") from None
 

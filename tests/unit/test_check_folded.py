@@ -9,8 +9,9 @@ import pytest
 from test_check_host import RISCV, Guest, both, broken, complaints, dumped, elsewhere, split, tables, with_mappings
 
 from harness.check import CATALOGUE, Evidence, run_check
-from harness.model.actions import SetBlock, StartLoad, action_from_json, action_to_json
+from harness.model.actions import Action, SetBlock, StartLoad
 from harness.model.devices.dimm import PlugDimm
+from harness.scenarios.record import CODEC
 from harness.state import GuestState, HostMapping, NotObserved
 from harness.units import GIB, MIB, AddrRange
 
@@ -233,4 +234,4 @@ def test_loads_split_the_linear_map_where_the_architecture_does() -> None:
 def test_loads_are_actions_that_can_be_saved() -> None:
     guest = Guest().do(StartLoad("vmalloc"))
     assert not guest.model.expected().linear_split
-    assert action_from_json(action_to_json(StartLoad("bpf"))) == StartLoad("bpf")
+    assert CODEC.load(CODEC.dump(StartLoad("bpf"), Action), Action) == StartLoad("bpf")

@@ -240,7 +240,7 @@ def test_saved_facts(tmp_path: Path, facts: KernelFacts) -> None:
 
 
 def test_what_is_no_saved_snapshot(tmp_path: Path, state: GuestState, facts: KernelFacts) -> None:
-    with pytest.raises(UsageError, match=f"no saved state in {tmp_path}/gone: No such file"):
+    with pytest.raises(UsageError, match=f"no saved state in {tmp_path}/gone: it has no meta.json"):
         load_state(tmp_path / "gone", facts)
     save_facts(tmp_path / "facts", facts)
     with pytest.raises(UsageError, match="holds no state of format 1"):

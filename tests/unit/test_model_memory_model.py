@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from model_guest import ARM64_4K, BLOCK, FIRST, KINDS, PAGE, Kind
 
 from harness.errors import UnsupportedError, UsageError
-from harness.model.actions import SetAutoOnline, SetBlock, Unplug, action_from_json, action_to_json
+from harness.model.actions import Action, SetAutoOnline, SetBlock, Unplug
 from harness.model.boot_layout import boot_layout
 from harness.model.devices.dimm import PlugDimm
 from harness.model.devices.pmem import SetDaxState, SetPmemMode
 from harness.model.devices.virtio_mem import PlugVirtioMem, Resize
 from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.model.memory_model import MemoryModel
+from harness.scenarios.record import CODEC
 from harness.state import NotObserved, Zone
 from harness.units import GIB, MIB, AddrRange
 
@@ -248,14 +249,16 @@ def test_compound_device_dax_pages_keep_two_pages_of_vmemmap_where_the_kernel_op
     ids=lambda action: type(action).__name__,
 )
 def test_actions_survive_json(action: object) -> None:
-    assert action_from_json(action_to_json(action)) == action  # type: ignore[arg-type]
+    assert CODEC.load(CODEC.dump(action, Action), Action) == action
 
 
 def test_foreign_json_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown action 'Explode'"):
-        action_from_json({"action": "Explode"})
-    with pytest.raises(ValueError, match="Resize"):
-        action_from_json({"action": "Resize", "bogus": 1})
+        CODEC.load({"action": "Explode"}, Action)
+    with pytest.raises(ValueError, match="bogus"):
+        CODEC.load({"action": "Resize", "id": "v", "requested": 0, "bogus": 1}, Action)
+    with pytest.raises(TypeError, match="requested"):
+        CODEC.load({"action": "Resize", "id": "v", "requested": "1G"}, Action)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ ROOT = Path(harness.__file__).parent
 EVERYWHERE = {"errors", "units", "deadline", "release"}
 
 _BELOW = {
+    "bounded",
     "proc",
     "progress",
     "scratch",
@@ -48,15 +49,16 @@ MAY: dict[str, set[str]] = {
     "codec": set(),
     "dotconfig": set(),
     "elfheader": set(),
+    "bounded": set(),
     "state": {"units"},
     "arch": {"state"},
-    "config": {"errors", "units"},
-    "artifacts": {"config", "proc", "progress", "cpio", "arch", "dotconfig", "elfheader", "qemu"},
-    "qemu": {"config", "proc", "scratch", "arch", "state"},
+    "config": {"errors", "units", "bounded"},
+    "artifacts": {"config", "bounded", "proc", "progress", "cpio", "arch", "dotconfig", "elfheader", "qemu"},
+    "qemu": {"config", "bounded", "proc", "scratch", "arch", "state"},
     "guest": {"cpio", "arch", "state"},
     "parsers": {"state", "arch", "dotconfig", "elfheader"},
     "kmem": {"state", "arch"},
-    "collect": {"guest", "qemu", "parsers", "kmem", "state", "arch", "codec"},
+    "collect": {"guest", "bounded", "qemu", "parsers", "kmem", "state", "arch", "codec"},
     "model": {"state", "arch"},
     "check": {"config", "state", "model", "arch"},
     "scenarios": _BELOW,

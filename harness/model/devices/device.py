@@ -116,8 +116,11 @@ def plugged(devices: Mapping[str, Device], id: str, kind: type[DeviceT]) -> Devi
     return device
 
 
-def plug(devices: dict[str, Device], device: DeviceT) -> DeviceT:
-    """Add ``device``; raises UsageError if its id is taken."""
+def plug(layout: BootLayout, devices: dict[str, Device], device: DeviceT) -> DeviceT:
+    """Add ``device``; raises UsageError if its id is taken, or its place is not where QEMU has memory devices."""
+    window = layout.machine.device_window()
+    if not window.covers(device.range):
+        raise UsageError(f"{device.id} at {device.range} is outside of the device memory {window}")
     if device.id in devices:
         raise UsageError(f"{device.id} is already plugged")
     devices[device.id] = device

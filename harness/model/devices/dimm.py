@@ -40,7 +40,7 @@ class PlugDimm(DeviceAction):
             place = free_place(layout, devices, self.size)
         else:
             place = AddrRange.sized(self.address, self.size)
-        plug(devices, Dimm(self.id, place, self.node, slot, self.kernel_added))
+        plug(blocks.layout, devices, Dimm(self.id, place, self.node, slot, self.kernel_added))
         if self.kernel_added:
             blocks.add(place, self.node, self.id, self_hosted=layout.self_hosted(place.size))
 

@@ -63,7 +63,7 @@ class PlugVirtioMem(DeviceAction):
             memory_block=layout.block_size,
             sub_block=sub_block,
         )
-        plug(devices, device).resize(self.requested, blocks)
+        plug(blocks.layout, devices, device).resize(self.requested, blocks)
 
 
 @action

@@ -30,7 +30,7 @@ class PlugVirtioPmem(DeviceAction):
             region_index=free_region_index(devices),
             raw_has_pages=layout.pmem_api,
         )
-        plug(devices, device).span_zone(blocks)
+        plug(blocks.layout, devices, device).span_zone(blocks)
 
 
 @dataclass
