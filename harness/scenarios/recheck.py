@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.check import Verdict
 from harness.errors import UsageError
@@ -14,10 +16,13 @@ from harness.model.booted import booted_model, plugged_devices
 from harness.parsers.notes import summed
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.record import RecordedRun, RunEnding, load_run
+from harness.scenarios.record import RecordedRun, RunEnding, load_details, load_ending, load_run, was_seen
 from harness.scenarios.result import RunResult, StepResult
 from harness.scenarios.verdict import ExpectedBugs, evaluate, never_observed, step_result, titles, worst
 from harness.state import Unknown
+
+#: endings of a run that its steps cannot show
+_UNPROVEN = (Verdict.INFRA, Verdict.SKIPPED)
 
 
 def recheck(directory: Path) -> RunResult:
@@ -25,6 +30,10 @@ def recheck(directory: Path) -> RunResult:
 
     Raises UsageError if ``directory`` is not a bundle, ParseError if a source in it cannot be parsed.
     """
+    details, ending = load_details(directory), load_ending(directory)
+    if not was_seen(directory) and ending is not None and ending.verdict in _UNPROVEN:
+        # The guest never came up.
+        return _result(directory, details, *_told(ending))
     run = load_run(directory)
     with _damaged(directory, 0):
         model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
@@ -37,7 +46,7 @@ def recheck(directory: Path) -> RunResult:
                 if isinstance(action, Reboot):
                     if step.again is None:
                         raise ValueError("nothing was saved of the rebooted guest")
-                    model = booted_model(run.shape, *step.again, plugged_devices(model))
+                    model, before = booted_model(run.shape, *step.again, plugged_devices(model)), step.again[1]
                 else:
                     model.apply(action)
         known = ExpectedBugs(run.watch, step.bugs)
@@ -46,19 +55,11 @@ def recheck(directory: Path) -> RunResult:
         steps.append(step_result(step.number, step.title, ruling, 0.0, 0.0, checks, changes))
         before = step.state or before
     verdict, reason = _whole(run, steps)
-    return RunResult(
-        scenario=str(run.details.get("scenario", directory.name)),
-        guest=str(run.details.get("guest", "")),
+    return dataclasses.replace(
+        _result(directory, details, verdict, reason),
         arch=run.shape.arch.name,
-        verdict=verdict,
-        reason=reason,
-        hint=None,
-        seconds=0.0,
-        boot_seconds=0.0,
         steps=tuple(steps),
         facts={"kernel": run.facts.release, "page_size": run.facts.page_size},
-        bundle=directory,
-        started=str(run.details.get("started", "")),
         seed=run.seed,
         unknown=_unknown(run),
         bugs=titles(run.watch, steps),
@@ -75,19 +76,49 @@ def _damaged(directory: Path, step: int) -> Iterator[None]:
         raise UsageError(f"{directory} is damaged: step {step} cannot have followed ({what[:200]})") from None
 
 
+def _result(directory: Path, details: Mapping[str, Any], verdict: Verdict, reason: str) -> RunResult:
+    """The result of a run without steps."""
+    return RunResult(
+        scenario=str(details.get("scenario", directory.name)),
+        guest=str(details.get("guest", "")),
+        arch="",
+        verdict=verdict,
+        reason=reason,
+        hint=None,
+        seconds=0.0,
+        boot_seconds=0.0,
+        steps=(),
+        facts={},
+        bundle=directory,
+        started=str(details.get("started", "")),
+        seed=0,
+    )
+
+
+def _told(ending: RunEnding) -> tuple[Verdict, str]:
+    """What a run without a verdict of its own says about itself."""
+    skipped = ending.verdict is Verdict.SKIPPED
+    return ending.verdict, ending.reason if skipped else f"the run itself had no verdict: {ending.reason}"
+
+
 def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]:
     """The verdict of all steps; an incomplete bundle or a run without a verdict is never a pass."""
-    verdict = worst(step.verdict for step in steps)
-    told = run.ending or RunEnding(Verdict.PASS, "")
-    missing = sorted(set(range(max(told.steps or 0, steps[-1].number) + 1)) - {step.number for step in steps})
-    if missing:
-        cut = Verdict.INFRA, f"the bundle lacks step {', '.join(map(str, missing))}"
-    elif told.verdict is Verdict.INFRA:
-        cut = Verdict.INFRA, f"the run itself had no verdict: {told.reason}"
-    elif told.verdict is Verdict.SKIPPED:
-        cut = Verdict.SKIPPED, told.reason
+    verdict, last = worst(step.verdict for step in steps), steps[-1].number
+    ending, planned = run.ending, run.planned
+    ran = last if ending is None or ending.steps is None else ending.steps
+    numbers = {step.number for step in steps}
+    missing = next((number for number in range(max(ran, last) + 1) if number not in numbers), None)
+    if missing is not None:
+        cut = Verdict.INFRA, f"the bundle lacks step {missing}"
+    elif ending is None and last < planned:
+        cut = Verdict.INFRA, f"the run was cut off after step {last} of {planned}"
+    elif ending is not None and ending.verdict in _UNPROVEN:
+        cut = _told(ending)
     elif unseen := run.demand.never(step.checks for step in steps):
         cut = Verdict.INFRA, never_observed(unseen)
+    elif ending is not None and worst((verdict, ending.verdict)) is not verdict:
+        shown = f"the run itself ended as {ending.verdict.value}, which its bundle does not show: {ending.reason}"
+        cut = Verdict.INFRA, shown
     else:
         cut = Verdict.PASS, ""
     if worst((verdict, cut[0])) is verdict:

@@ -175,7 +175,8 @@ class RecordedStep:
 class RecordedRun:
     """A loaded bundle; the states are parsed again from their files. ``watch`` has the known bugs of its time.
 
-    ``demand`` is what had to be observed, ``ending`` how the run ended if that is recorded.
+    ``demand`` is what had to be observed, ``ending`` how the run ended if that is recorded, ``planned`` the number of
+    its steps, -1 if that is not.
     """
 
     details: Mapping[str, Any]
@@ -187,6 +188,7 @@ class RecordedRun:
     ending: RunEnding | None = None
     seed: int = 0
     demand: Demand = field(default_factory=Demand)
+    planned: int = -1
 
 
 def _read_json(path: Path) -> Any:
@@ -215,23 +217,40 @@ def _load(path: Path, value: Any, kind: type[T]) -> T:
 
 def load_run(directory: Path) -> RecordedRun:
     """Read a bundle; raises UsageError if it is not one, ParseError for a source that cannot be parsed."""
-    details = _read(directory / "run.json", dict[str, Any])
-    if details.get("format") != FORMAT:
-        raise UsageError(
-            f"{directory} has format {str(details.get('format'))[:40]}, but this memhp reads {FORMAT}",
-            hint="use the memhp that wrote it",
-        )
+    details = load_details(directory)
     shape = _read(directory / "machine.json", MachineShape)
     _require_plausible(shape, directory / "machine.json")
     facts = load_facts(directory / "facts", shape.arch)
     boot = load_state(directory / "states" / "000", facts)
     bugs = directory / BUGS
     watch = watch_for(parse_bugs(read_text(bugs), bugs).values(), facts) if os.path.lexists(bugs) else Watch()
-    path = directory / VERDICT
-    ending = _read(path, RunEnding) if os.path.lexists(path) else None
     steps = tuple(_load_steps(directory, shape, facts))
     seed = _load(directory / "run.json", details.get("seed", 0), int)
-    return RecordedRun(details, shape, facts, boot, steps, watch, ending, seed, demand_from_json(details))
+    planned = _load(directory / "run.json", details.get("steps", -1), int)
+    demand = demand_from_json(details)
+    return RecordedRun(details, shape, facts, boot, steps, watch, load_ending(directory), seed, demand, planned)
+
+
+def load_details(directory: Path) -> dict[str, Any]:
+    """The run.json of a bundle; raises UsageError if ``directory`` is not one."""
+    details = _read(directory / "run.json", dict[str, Any])
+    if details.get("format") != FORMAT:
+        raise UsageError(
+            f"{directory} has format {str(details.get('format'))[:40]}, but this memhp reads {FORMAT}",
+            hint="use the memhp that wrote it",
+        )
+    return details
+
+
+def load_ending(directory: Path) -> RunEnding | None:
+    """How the run of a bundle ended, if that is recorded; raises UsageError."""
+    path = directory / VERDICT
+    return _read(path, RunEnding) if os.path.lexists(path) else None
+
+
+def was_seen(directory: Path) -> bool:
+    """True if the bundle has a first snapshot of its guest."""
+    return (directory / "states" / "000").is_dir() and all((directory / n).exists() for n in ("machine.json", "facts"))
 
 
 def _require_plausible(shape: MachineShape, path: Path) -> None:

@@ -233,6 +233,7 @@ class _Run:
                 "seed": self.options.seed,
                 "rounds": self.options.rounds,
                 "start": self.options.start,
+                "steps": count_steps(self.scenario.steps_on(self.guest.arch), self.options.rounds),
                 **demand_to_json(self.demand),
                 **guest_to_json(self.guest, self.parts),
             },

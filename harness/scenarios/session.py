@@ -211,7 +211,7 @@ class Session:
         """The result of a step without a snapshot."""
         self.recorder.save_step(self.number, title, expect, outcome, None, known.names)
         seconds = time.monotonic() - started
-        ruling, checks = evaluate(self.model, title, expect, outcome, None, self.state, known)
+        ruling, checks = evaluate(self.model, title, expect, outcome, None, self.state, known, self.options.demand)
         return step_result(self.number, title, ruling, seconds, seconds, checks)
 
     def _examine(

@@ -83,6 +83,11 @@ def test_a_bundle_that_lost_a_step_proves_nothing(lost: str, said: str, bundle: 
     assert result.verdict is Verdict.INFRA and said in result.reason
 
 
+def test_a_number_of_steps_that_nobody_can_count_to_is_no_bomb(bundle: Path) -> None:
+    change(bundle / VERDICT, verdict="pass", reason="", steps=10**15)
+    assert recheck(bundle).reason == "the bundle lacks step 6"
+
+
 def test_a_run_without_a_verdict_gets_none_by_being_checked_again(bundle: Path) -> None:
     change(bundle / VERDICT, verdict="infra", reason="QEMU was killed by SIGKILL", steps=5)
     result = recheck(bundle)
@@ -90,6 +95,54 @@ def test_a_run_without_a_verdict_gets_none_by_being_checked_again(bundle: Path) 
         Verdict.INFRA,
         "the run itself had no verdict: QEMU was killed by SIGKILL",
     )
+
+
+@pytest.mark.parametrize("verdict", ["fail", "refused", "known-bug"])
+def test_what_a_run_found_and_its_bundle_does_not_show_is_no_pass(verdict: str, bundle: Path) -> None:
+    change(bundle / VERDICT, verdict=verdict, reason="step 5 (unplug dimm0): IOM-1 broken", steps=5)
+    result = recheck(bundle)
+    assert (result.verdict, result.reason) == (
+        Verdict.INFRA,
+        f"the run itself ended as {verdict}, which its bundle does not show: step 5 (unplug dimm0): IOM-1 broken",
+    )
+
+
+def test_a_run_that_was_killed_before_its_last_step_proves_nothing(bundle: Path) -> None:
+    change(bundle / "run.json", steps=5)
+    assert recheck(bundle).verdict is Verdict.PASS
+    change(bundle / "run.json", steps=7)
+    result = recheck(bundle)
+    assert (result.verdict, result.reason) == (Verdict.INFRA, "the run was cut off after step 5 of 7")
+    change(bundle / "run.json", steps="7")
+    with pytest.raises(UsageError, match=r"run\.json is damaged"):
+        recheck(bundle)
+
+
+@pytest.mark.parametrize("lost", ["machine.json", "facts", "states"])
+def test_a_guest_that_never_came_up_leaves_no_verdict(lost: str, bundle: Path) -> None:
+    change(bundle / VERDICT, verdict="infra", reason="no answer from the guest", steps=0)
+    path = bundle / lost
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    result = recheck(bundle)
+    assert (result.verdict, result.steps, result.scenario) == (Verdict.INFRA, (), "recorded-dimm")
+    assert result.reason == "the run itself had no verdict: no answer from the guest"
+    (bundle / VERDICT).unlink()
+    with pytest.raises(UsageError, match=lost.partition(".")[0]):
+        recheck(bundle)
+
+
+def test_a_step_that_reboots_is_compared_with_the_rebooted_guest(bundle: Path) -> None:
+    again, fresh = bundle / "states" / "006", bundle / "states" / "000"
+    shutil.copytree(fresh, again)
+    shutil.copytree(bundle / "facts", bundle / "boots" / "006" / "facts")
+    shutil.copytree(fresh, bundle / "boots" / "006" / "state")
+    step = {"title": "reboot", "expect": "done", "actions": [{"action": "Reboot"}], "outcome": CODEC.dump(Outcome())}
+    (again / "step.json").write_text(json.dumps(step))
+    meminfo = bundle / "states" / "005" / "meminfo.txt"
+    meminfo.write_text(meminfo.read_text().replace("0 kB", "4 kB", 1))
+    result = recheck(bundle)
+    assert result.steps[5].verdict is Verdict.FAIL
+    assert (result.steps[6].verdict, result.steps[6].changes) == (Verdict.PASS, ())
 
 
 def test_a_run_that_was_skipped_is_skipped(bundle: Path) -> None:
