@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import tempfile
 from pathlib import Path
@@ -30,6 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if re.search(r"[\s:]", tempfile.gettempdir()):
+        why = "kernels and QEMU cannot be built in a folder whose path has a space or a colon"
+        raise pytest.UsageError(f"TMPDIR is {tempfile.gettempdir()!r}: {why}")
     # Under nohup, cron or a shell's background job signals are ignored, and child processes inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

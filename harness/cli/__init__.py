@@ -74,13 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make_up_for_the_caller() -> None:
-    """Open standard streams that are closed, and have the exit statuses of children kept."""
-    for name in ("stdin", "stdout", "stderr"):
+    """Open closed standard streams, keep the exit statuses of children, and make nothing that others can write.
+
+    Whoever can write to the cache chooses what is run.
+    """
+    os.umask(os.umask(0o022) | 0o022)
+    for name, mode in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
         if getattr(sys, name) is None:
             # In this order it gets the number that is free; programs that we start may use it, too.
-            fd = os.open(os.devnull, os.O_RDWR)
+            fd = os.open(os.devnull, mode)
             os.set_inheritable(fd, True)
-            setattr(sys, name, os.fdopen(fd, "r" if name == "stdin" else "w"))
+            setattr(sys, name, os.fdopen(fd, "r" if mode == os.O_RDONLY else "w"))
     # A process that ignores SIGCHLD loses its children's exit statuses, and passes that on to what it starts.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 

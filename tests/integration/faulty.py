@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from agents import kill_agent, kill_agent_at_work
+
 from harness.cli import main
 from harness.deadline import Deadline
 from harness.scenarios.outcome import Outcome
@@ -58,6 +60,11 @@ def network_stalls(session: Session) -> None:
     session.guest.machine.qmp.execute("set_link", {"name": "nic0", "up": False}, deadline=session.deadline())
 
 
+def garbage(session: Session) -> None:
+    session.guest.shell.run(GARBAGE, deadline=session.deadline())
+    kill_agent(session.guest.shell, session.deadline())
+
+
 def clock_jumps(session: Session) -> None:
     real, jump = time.time, [86_400.0, -86_400.0]
     time.time = lambda: real() + jump[int(real()) % 2]
@@ -65,16 +72,11 @@ def clock_jumps(session: Session) -> None:
     time.time_ns = lambda: real_ns() + int(jump[int(real()) % 2] * 1e9)
 
 
-#: waits until the SSH server has noticed that the agent exited
-GONE = "while pgrep -x agent >/dev/null; do usleep 10000; done; usleep 500000"
 #: replaces the agent, and the script it stands in for, by a script that prints 100 MB of zeros
 GARBAGE = (
     "for c in /usr/bin/agent /usr/lib/memhp/collect; do "
-    "rm $c; printf '#!/bin/sh\\nexec head -c 100000000 /dev/zero\\n' >$c; chmod 755 $c; done; "
-    f"killall -KILL agent; {GONE}"
+    "rm $c; printf '#!/bin/sh\\nexec head -c 100000000 /dev/zero\\n' >$c; chmod 755 $c; done"
 )
-#: ends the agent during a request: stopped before the request, and killed while the harness waits for its answer
-ENDED = "killall -STOP agent; (sleep 3; killall -KILL agent) >/dev/null 2>&1 &"
 #: fills all memory with a file, which the OOM killer cannot free
 FULL = "mount -o remount,size=200% /tmp; dd if=/dev/zero of=/tmp/all bs=1M count=4096"
 FLOOD = "(tr '\\0' x </dev/zero >/dev/console 2>&1 &)"
@@ -93,9 +95,9 @@ FAULTS: Mapping[str, Callable[[Session], None]] = {
     "network-stalled": network_stalls,
     "clock-jump": clock_jumps,
     "console-flood": in_guest(FLOOD),
-    "garbage": in_guest(GARBAGE),
-    "agent-killed": in_guest(f"killall -KILL agent; {GONE}"),
-    "agent-ended": in_guest(ENDED),
+    "garbage": garbage,
+    "agent-killed": lambda session: kill_agent(session.guest.shell, session.deadline()),
+    "agent-ended": lambda session: kill_agent_at_work(session.guest.shell, session.deadline()),
     "agent-stalled": in_guest("killall -STOP agent"),
     "none": lambda session: None,
 }

@@ -68,14 +68,17 @@ class World:
                         sockets.add(os.readlink(fd).removeprefix("socket:[").removesuffix("]"))
         return [row.split()[1] for row in _listening() if row.split()[9] in sockets]
 
-    def assert_clean(self, seconds: float = 10.0) -> None:
+    def assert_clean(self, seconds: float = 60.0) -> None:
         """Assert that nothing is left after at most ``seconds``: QEMU may still be exiting."""
-        for pid in self.processes():
-            _await_end(pid, seconds)
-        assert self.processes() == {}
-        assert self.listeners() == []
+        self.assert_ended(seconds)
         assert sorted(str(path.relative_to(self.temp)) for path in self.temp.rglob("*")) == []
         assert list(self.state.rglob("*.sock")) == []
+
+    def assert_ended(self, seconds: float = 60.0) -> None:
+        """Assert that no process is left after at most ``seconds``."""
+        for pid in self.processes():
+            _await_end(pid, seconds)
+        assert self.processes() == {} and self.listeners() == []
 
 
 def _state(process: Path) -> str:

@@ -88,7 +88,7 @@ def run_with(fault: str, world: World, guest: list[str], *words: str, limit: int
     argv += ["--json", "out.json", "--bundle-dir", "bundles", *words]
     environment = world.environment
     started = time.monotonic()
-    done = subprocess.run(argv, env=environment, cwd=world.root, capture_output=True, text=True, timeout=480)
+    done = subprocess.run(argv, env=environment, cwd=world.root, capture_output=True, text=True, timeout=1800)
     seconds, report = time.monotonic() - started, world.root / "out.json"
     out = done.stdout + done.stderr
     run = json.loads(report.read_text())["runs"][0] if report.exists() else {}

@@ -47,7 +47,7 @@ def chromium(browser: str, folder: Path, *words: str) -> subprocess.CompletedPro
     common = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]
     common += [f"--user-data-dir={folder / 'profile'}", "--window-size=1280,1800"]
     common += ["--host-resolver-rules=MAP * ~NOTFOUND"]
-    return subprocess.run([browser, *common, *words], capture_output=True, timeout=120, check=True)
+    return subprocess.run([browser, *common, *words], capture_output=True, timeout=600, check=True)
 
 
 def test_the_browser_shows_it_and_complains_of_nothing(browser: str, page: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def run(tmp_path: Path, scenario: str, *options: str) -> tuple[int, dict[str, ob
     """(exit status, the only run in the JSON) of ``scenario`` on arm64's default kernel."""
     target = tmp_path / "out.json"
     words = ["run", scenario, "-a", "arm64", "--json", str(target), "--bundle-dir", str(tmp_path), *options]
-    ended = subprocess.run([*MEMHP, *words], check=False, timeout=600)
+    ended = subprocess.run([*MEMHP, *words], check=False, timeout=1800)
     [found] = json.loads(target.read_text())["runs"]
     return ended.returncode, found
 
@@ -33,7 +33,7 @@ def test_a_kernel_that_has_the_bug(tmp_path: Path, scenario: str, bug: str) -> N
     assert (status, found["verdict"], list(found["known_bugs"])) == (0, "known-bug", [bug])  # type: ignore[call-overload]
     assert found["steps_left"]
     again = tmp_path / "again.json"
-    ended = subprocess.run([*MEMHP, "check", str(found["bundle"]), "--json", str(again)], check=False, timeout=600)
+    ended = subprocess.run([*MEMHP, "check", str(found["bundle"]), "--json", str(again)], check=False, timeout=1800)
     [checked] = json.loads(again.read_text())["runs"]
     assert (ended.returncode, checked["verdict"], list(checked["known_bugs"])) == (0, "known-bug", [bug])
     assert [step["verdict"] for step in checked["steps"]] == [step["verdict"] for step in found["steps"]]  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from harness.units import GIB, MIB
 
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.shared_guest]
 
-BOOT_SECONDS = 120.0
+BOOT_SECONDS = 600.0
 ROUNDS = 3
 
 

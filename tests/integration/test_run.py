@@ -47,13 +47,25 @@ steps:
   - check: {}
 """
 
+#: runs until it is ended
+LONG = """
+name: long
+steps:
+  - plug-virtio-mem: {id: vmem0, max: 1G}
+  - repeat:
+      times: 1000
+      steps:
+        - resize: {id: vmem0, to: 128M}
+        - resize: {id: vmem0, to: 0}
+"""
+
 
 @contextlib.contextmanager
 def session_on(spec: GuestSpec, parts: Parts, directory: Path) -> Iterator[Session]:
     directory.mkdir(mode=0o700)
     recorder = Recorder(directory)
     recorder.start("by-hand", "", {"guest": spec.name, "seed": 0})
-    with boot_guest(spec, parts, directory, 120.0) as guest:
+    with boot_guest(spec, parts, directory, 600.0) as guest:
         yield Session(guest, RunOptions(settle=3.0), recorder)
 
 
@@ -277,7 +289,8 @@ def test_a_harness_that_is_ended_takes_qemu_along(
 ) -> None:
     kernel = request.config.getoption("memhp_kernel")
     memhp = str(Path(sys.executable).with_name("memhp"))
-    command = [memhp, "run", "virtio-mem-resize", "-a", memhp_guest_spec.arch, "--bundle-dir", str(tmp_path)]
+    (tmp_path / "long.yaml").write_text(LONG)
+    command = [memhp, "run", str(tmp_path / "long.yaml"), "-a", memhp_guest_spec.arch, "--bundle-dir", str(tmp_path)]
     command += ["--kernel", kernel] if kernel else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as harness:
         assert harness.stdout is not None
@@ -290,6 +303,6 @@ def test_a_harness_that_is_ended_takes_qemu_along(
         watch = os.pidfd_open(qemu[0])
         harness.send_signal(number)
         harness.stdout.read()
-        assert select.select([watch], [], [], 10.0)[0], "QEMU outlived the harness"
+        assert select.select([watch], [], [], 60.0)[0], "QEMU outlived the harness"
         os.close(watch)
     assert harness.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[number]

@@ -50,7 +50,7 @@ class Typist:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(30)
+                self.process.wait(120)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -64,7 +64,7 @@ class Typist:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def expect(self, pattern: str, seconds: float = 120.0) -> str:
+    def expect(self, pattern: str, seconds: float = 600.0) -> str:
         """Wait for a match of ``pattern`` after the previous match; return the text up to its end."""
         end = time.monotonic() + seconds
         while True:
@@ -78,12 +78,12 @@ class Typist:
             if not self._read(left):
                 raise AssertionError(f"it exited without {pattern!r}:\n{self.screen[self._seen :][-3000:]}")
 
-    def line(self, text: str, pattern: str, seconds: float = 120.0) -> str:
+    def line(self, text: str, pattern: str, seconds: float = 600.0) -> str:
         """Type a line at the prompt and wait for ``pattern``."""
         self.type(text + "\r")
         return self.expect(pattern, seconds)
 
-    def end(self, seconds: float = 60.0) -> int:
+    def end(self, seconds: float = 600.0) -> int:
         """Read all remaining output and return the exit status."""
         limit = time.monotonic() + seconds
         while self._read(max(0.0, limit - time.monotonic())):

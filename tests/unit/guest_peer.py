@@ -122,7 +122,8 @@ class SshPeer(paramiko.ServerInterface):
             for worker in workers:
                 worker.join()
             status = child.wait()
-            # Like dropbear, send no status if the command was killed by a signal.
+            # Like dropbear, send the end of the output first, and no status if the command was killed by a signal.
+            channel.shutdown_write()
             if status >= 0:
                 channel.send_exit_status(status)
             channel.close()

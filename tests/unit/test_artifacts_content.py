@@ -62,6 +62,7 @@ def test_a_manifest_counts_inside_the_users_own_cache_alone(tmp_path: Path, monk
         forged(tmp_path / "cache" / "kernel" / "entry"),
         forged(tmp_path / "elsewhere" / "kernel" / "entry"),
     )
+    (tmp_path / "cache").chmod(0o755)
     assert content_of(inside) == "0" * 64
     assert content_of(outside) == hash_file(outside)
     for mode in (0o777, 0o770):

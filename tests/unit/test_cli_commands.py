@@ -420,11 +420,9 @@ def test_demo_has_one_qemu_for_one_architecture(capsys: pytest.CaptureFixture[st
 
 
 def test_a_stock_kernel_is_shown_with_what_it_has_the_options_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.artifacts import kernel
-
     config = dict.fromkeys(("VIRTIO_PMEM", "BLK_DEV_PMEM", "ZONE_DEVICE", "NVDIMM_DAX", "DEV_DAX", "DEV_DAX_KMEM"), "m")
     image = KernelImage(Path("Image"), "Debian's", None, config, None)
-    monkeypatch.setattr(kernel, "kernel", lambda arch, selector, progress: image)
+    monkeypatch.setattr(demo, "kernel", lambda arch, selector, progress: image)
     reporter = TerminalReporter(io.StringIO(), io.StringIO(), color="never")
     able = demo.for_stock_kernel(GuestSpec.default("riscv64"), reporter)
     assert [scenario.name for scenario in able] == ["pmem-kmem"]
@@ -535,6 +533,11 @@ def test_closed_standard_streams_are_empty_ones(streams: tuple[int, ...]) -> Non
     assert found.returncode == 0
     assert (b"PASSED" in found.stdout) is (1 not in streams)
     assert run_program("nonsense", before=closed).returncode == 2
+
+
+def test_others_cannot_write_to_what_is_made(tmp_path: Path) -> None:
+    assert run_program("check", str(BUNDLE), "--json", str(tmp_path / "new"), before="os.umask(0)").returncode == 0
+    assert (tmp_path / "new").stat().st_mode & 0o022 == 0
 
 
 def test_help_and_version_are_quick_and_import_nothing_heavy() -> None:
