@@ -18,6 +18,7 @@ from harness import proc
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, LaunchError, QemuError, UsageError
 from harness.qemu.cmdline import Channels, command_line
+from harness.qemu.cpu_threads import cpu_threads
 from harness.qemu.devices.device import parse_memory_devices
 from harness.qemu.machine_spec import MachineSpec
 from harness.qemu.qmp import QmpSession
@@ -60,6 +61,8 @@ class Machine:
         self.console: socket.socket
         self.qmp: QmpSession
         self.memory: dict[str, int] = {}
+        #: ids of the vCPUs' threads
+        self.cpu_threads: tuple[int, ...] = ()
         self._dropped: set[str] = set()
         self._child: proc.Child | None = None
         self._cleanup = contextlib.ExitStack()
@@ -82,7 +85,7 @@ class Machine:
         the machine can be saved. ``snapshot`` is the folder of a machine saved from the same spec: it is restored, with
         its vCPUs paused. With ``incoming`` QEMU waits for the caller to restore a machine. Raises UsageError if a file
         of the spec is missing, LaunchError (argv, exit status, tails of stderr and console) if QEMU does not come up by
-        ``deadline``.
+        ``deadline``, QemuError if it is not the process that was started.
         """
         for role, path in spec.files:
             if not path.is_file():
@@ -301,6 +304,7 @@ class Machine:
             except (QemuError, DeadlineExpired) as error:
                 raise self._launch_error(error, deadline) from error
             self._cleanup.callback(self.qmp.close)
+            self.cpu_threads = cpu_threads(self.qmp, self.pid, self.spec.qemu.argv[-1], deadline)
             if snapshot is not None and filled is not None:
                 filled.result()
                 migrate(self.qmp, snapshot / STATE, incoming=True, with_memory=False, deadline=deadline)

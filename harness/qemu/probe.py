@@ -17,6 +17,7 @@ from harness.arch import ArchSpec
 from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import InfraError, QemuError, QmpRefused
+from harness.qemu.cpu_threads import require_own
 from harness.qemu.devices.device import KINDS, kinds_on
 from harness.qemu.devices.virtio_mem import VirtioMemSpec
 from harness.qemu.qmp import QmpSession
@@ -54,7 +55,8 @@ _cache_lock = threading.Lock()
 def probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbilities:
     """Start ``binary`` twice without a guest and query it; the answers are cached for the life of this process.
 
-    Raises QemuError (argv, exit status, stderr) if it does not run or lacks the machine type.
+    Raises QemuError (argv, exit status, stderr) if it does not run, lacks the machine type, or is run by a wrapper as
+    another process.
     """
     key = (binary, arch.name)
     with _cache_lock:
@@ -109,7 +111,9 @@ def parse_schema(schema: Any) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbilities:
-    with _ask(binary, ["-machine", "none"], deadline) as qmp:
+    with _ask(binary, ["-machine", "none", "-object", "iothread,id=own"], deadline) as (qmp, pid):
+        threads = [int(thread["thread-id"]) for thread in qmp.execute("query-iothreads", deadline=deadline)]
+        require_own(threads, pid, binary.argv[-1])
         target = qmp.execute("query-target", deadline=deadline)["arch"]
         if target != arch.qemu_target:
             raise QemuError(f"it emulates {target}, not {arch.qemu_target}")
@@ -147,7 +151,7 @@ def _try_hotplug(binary: QemuBinary, arch: ArchSpec, types: frozenset[str], dead
     arguments += ["-object", "memory-backend-memfd,id=ram0,size=128M,share=on"]
     arguments += ["-device", "pcie-root-port,id=rp0,bus=pcie.0,chassis=1,slot=1"]
     try:
-        with _ask(binary, arguments, deadline) as qmp:
+        with _ask(binary, arguments, deadline) as (qmp, _):
             qmp.execute("object-add", device.object_add(), deadline=deadline)
             qmp.execute("device_add", device.device_add(), deadline=deadline)
     except QmpRefused as error:
@@ -162,8 +166,8 @@ def _program(binary: QemuBinary) -> list[str]:
 
 
 @contextlib.contextmanager
-def _ask(binary: QemuBinary, arguments: Sequence[str], deadline: Deadline) -> Iterator[QmpSession]:
-    """The QMP session of QEMU started with ``arguments`` for a few queries."""
+def _ask(binary: QemuBinary, arguments: Sequence[str], deadline: Deadline) -> Iterator[tuple[QmpSession, int]]:
+    """The QMP session and the process of QEMU started with ``arguments`` for a few queries."""
     here, there = socket.socketpair()
     with private_directory() as folder, here:
         with there:
@@ -178,4 +182,4 @@ def _ask(binary: QemuBinary, arguments: Sequence[str], deadline: Deadline) -> It
             return f"{shlex.join(argv)} {proc.describe_status(code)}: {proc.tail_file(stderr, lines=5)}"
 
         with child, QmpSession(here, log=folder / "qmp.jsonl", deadline=deadline, exit_report=exit_report) as qmp:
-            yield qmp
+            yield qmp, child.pid

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import stat
@@ -222,6 +223,39 @@ def test_memhp_can_be_ended_at_any_moment(
     # The next run removes what SIGKILL left in the temporary folder.
     assert finish(start(world, *words))[0] == 0
     world.assert_clean()
+
+
+def _wrapper(world: World, parts: Parts, last: str) -> str:
+    """A script that runs the real QEMU; ``last`` is its end."""
+    qemu = parts.qemu
+    words = [*qemu.argv, *([] if qemu.data_dir is None else ["-L", str(qemu.data_dir)])]
+    path = world.root / "my-qemu"
+    path.write_text(f"#!/bin/sh\n{last.format(qemu=shlex.join(words))}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_qemu_that_would_outlive_memhp_is_refused(world: World, guest: list[str], memhp_artifacts: Parts) -> None:
+    wrapper = _wrapper(world, memhp_artifacts, '{qemu} "$@"\nexit $?')
+    status, out = finish(start(world, "run", "host.yaml", *guest, "--bundle-dir", "bundles", "--qemu", wrapper))
+    assert status == 2 and "my-qemu runs QEMU as another process, which would outlive a memhp that is killed" in out
+    world.assert_clean()
+
+
+def test_a_qemu_behind_a_wrapper_dies_with_memhp(world: World, guest: list[str], memhp_artifacts: Parts) -> None:
+    (world.root / "long.yaml").write_text(LONG)
+    wrapper = _wrapper(world, memhp_artifacts, 'exec {qemu} "$@"')
+    process = start(world, "run", "long.yaml", *guest, "--bundle-dir", "bundles", "--qemu", wrapper, "--boot=cold")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "resize vmem0" in line:
+            break
+    else:
+        pytest.fail("the run ended before its first step")
+    assert world.qemu()
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    world.assert_ended()
 
 
 @pytest.mark.parametrize("how", ["cold", "restore"])

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
+import shlex
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -11,6 +16,7 @@ from typing import Any
 import pytest
 from qemu_peer import spec
 
+import harness
 from harness.config.guest_parts import QemuBinary
 from harness.deadline import Deadline
 from harness.errors import LaunchError, QemuError, UsageError
@@ -48,8 +54,9 @@ if end == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 while data := sock.recv(65536):
     message = json.loads(data)
-    sock.sendall(json.dumps({"return": {}, "id": message.get("id")}).encode() if "id" in message else b'{"return": {}}')
-    sock.sendall(b"\\n")
+    answer = [{"thread-id": os.getpid()}] if message["execute"] == "query-cpus-fast" else {}
+    tag = {"id": message["id"]} if "id" in message else {}
+    sock.sendall(json.dumps({"return": answer, **tag}).encode() + b"\\n")
     if message["execute"] == "quit" and end == "polite":
         sys.exit(0)
     if message["execute"] == "die":
@@ -72,6 +79,61 @@ def fake(files: dict[str, Any], end: str) -> dict[str, Any]:
 
 def shell(files: dict[str, Any], script: str) -> dict[str, Any]:
     return files | {"qemu": QemuBinary(argv=("sh", "-c", script), data_dir=None, origin="test", version="0")}
+
+
+def wrapped(files: dict[str, Any], line: str) -> dict[str, Any]:
+    """The fake QEMU behind a script; ``line`` starts it."""
+    wrapper = files["kernel"].parent / "wrapper"
+    made = fake(files, "stubborn")
+    wrapper.write_text(f"#!/bin/sh\n{line.format(qemu=shlex.join(made['qemu'].argv))}\n")
+    wrapper.chmod(0o755)
+    return made | {"qemu": QemuBinary(argv=(str(wrapper),), data_dir=None, origin="test", version="0")}
+
+
+def fakes(files: dict[str, Any]) -> list[int]:
+    """The processes of the fake QEMU that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(files["kernel"].parent / "fake.py").encode() in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def test_a_wrapper_that_does_not_exec_is_refused(files: dict[str, Any], tmp_path: Path) -> None:
+    made = wrapped(files, '{qemu} "$@"\nexit $?')
+    with pytest.raises(QemuError, match=r"wrapper runs QEMU as another process, which would outlive") as caught:
+        Machine.launch(spec(**made), tmp_path / "run", Deadline(20))
+    assert "start QEMU with exec" in str(caught.value.hint)
+    assert fakes(files) == []
+
+
+#: a memhp that launches a machine, says so, and waits
+HARNESS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_qemu_machine import *
+from pathlib import Path
+folder = Path(sys.argv[2])
+files = {"kernel": folder / "Image", "boot": "dt", "firmware": None}
+with Machine.launch(spec(**wrapped(files, sys.argv[3])), folder / "run", Deadline(20)) as machine:
+    print(machine.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_wrapper_that_execs_dies_with_a_memhp_that_is_killed(files: dict[str, Any], tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", HARNESS, str(Path(__file__).parent), str(tmp_path), 'exec {qemu} "$@"']
+    environment = {**os.environ, "PYTHONPATH": str(Path(harness.__file__).parents[1])}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(argv, env=environment, **pipes) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert fakes(files) == [pid]
+        watch = os.pidfd_open(pid)
+        process.kill()
+    assert select.select([watch], [], [], 20.0)[0]
+    os.close(watch)
 
 
 def test_polite_end(files: dict[str, Any], tmp_path: Path) -> None:
