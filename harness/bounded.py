@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import stat
+import zlib
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,8 @@ MAX_NUMBER = 1 << 64
 MAX_DEPTH = 40
 #: values in one JSON text: about 500 MB in memory; the results of a soak of 500 rounds have less than a million
 MAX_VALUES = 4 << 20
+#: bytes of a kernel configuration; a real one has 0.3 MB
+MAX_CONFIG = 4 << 20
 #: bytes of a small JSON file, such as one that describes a machine or a step
 MAX_SMALL = 16 << 20
 
@@ -42,6 +45,20 @@ def _require_regular(seen: os.stat_result, path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(seen.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def gunzip(data: bytes, limit: int) -> bytes:
+    """``data`` unpacked by gzip; raises ValueError if it is damaged, or takes more than ``limit`` bytes."""
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        found = unpacker.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if len(found) > limit:
+        raise ValueError(f"it is larger than {format_size(limit)}")
+    if not unpacker.eof:
+        raise ValueError("it ends too early")
+    return found
 
 
 def load_json(data: bytes | str) -> Any:

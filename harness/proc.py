@@ -40,6 +40,8 @@ exec "$@"
 """
 
 _CHUNK = 1 << 16
+#: bytes that a program may print: the largest output is an unpacked kernel
+MAX_OUTPUT = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +302,7 @@ def run(
     ``log`` gets the command line and both streams appended as they come; ``on_line`` gets each line of stdout, without
     its newline, as it comes. However this call ends, the child is dead and reaped. Raises InfraError (argv, status or
     signal, tail of stderr) if there is no such program or, with ``check``, if it fails; DeadlineExpired (argv, last
-    line seen) if it takes too long.
+    line seen) if it takes too long, InfraError for more than MAX_OUTPUT.
     """
     with contextlib.ExitStack() as stack:
         sink = None if log is None else stack.enter_context(log.open("ab", buffering=0))
@@ -354,6 +356,8 @@ def _converse(
                     selector.unregister(key.fileobj)
                     continue
                 seen[key.fileobj] += data  # type: ignore[index]
+                if sum(map(len, seen.values())) > MAX_OUTPUT:
+                    raise InfraError(f"{shlex.join(child.argv)} printed more than {MAX_OUTPUT >> 20} MiB")
                 if log is not None:
                     log.write(data)
                 if on_line is not None and key.fileobj is popen.stdout:

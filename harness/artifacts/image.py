@@ -3,22 +3,24 @@
 
 from __future__ import annotations
 
-import gzip
 import lzma
 import re
 import shutil
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from harness import proc
 from harness.arch import ARCHES, ArchSpec
+from harness.bounded import MAX_CONFIG, gunzip, read_file
 from harness.deadline import Deadline
 from harness.dotconfig import read_config
-from harness.errors import ArtefactError, UsageError
+from harness.errors import ArtefactError, InfraError, UsageError
+from harness.units import format_size
 
-#: maximum size of an unpacked image in bytes
-LIMIT = 512 << 20
+#: maximum size of an image in bytes, packed or not; one with KASAN and all debug options has 100 MB
+LIMIT = proc.MAX_OUTPUT
+#: bytes; the kernel's build takes a dictionary of 32 MB for xz (scripts/xz_wrap.sh, v6.12)
+_LZMA_MEMORY = 256 << 20
 
 #: kernel/configs.c
 _CONFIG_START = b"IKCFG_ST"
@@ -31,12 +33,12 @@ _UNPACK_SECONDS = 120.0
 def read_image(path: Path) -> bytes:
     """The bare Image in a file, unpacked if zboot or compressed; raises UsageError if it cannot be read or unpacked."""
     try:
-        data = path.read_bytes()
+        data = read_file(path, LIMIT)
     except OSError as error:
         raise UsageError(f"cannot read the kernel {path}: {error.strerror}", hint="check the path") from error
     try:
         return decompress(_payload(data))
-    except (ValueError, EOFError, OSError, zlib.error, lzma.LZMAError, ArtefactError) as error:
+    except (ValueError, EOFError, OSError, lzma.LZMAError, InfraError) as error:
         raise UsageError(f"cannot unpack {path}: {error}") from error
 
 
@@ -53,14 +55,19 @@ def _payload(data: bytes) -> bytes:
 def decompress(data: bytes) -> bytes:
     """Unpack gzip, xz, lzma or zstd, recognised by their first bytes; anything else unchanged.
 
-    Raises ValueError, OSError or the decompressor's own error for damaged data, ArtefactError without a zstd program.
+    Raises ValueError, lzma.LZMAError or InfraError for damaged data or more than LIMIT bytes, ArtefactError without a
+    zstd program.
     """
     if data[:2] == b"\x1f\x8b":
-        gzipped = zlib.decompressobj(31)
-        return _whole(gzipped.decompress(data, LIMIT + 1), gzipped.eof)
+        return gunzip(data, LIMIT)
     if data[:6] == b"\xfd7zXZ\0" or data[:3] == b"\x5d\0\0":
-        packed = lzma.LZMADecompressor()
-        return _whole(packed.decompress(data, LIMIT + 1), packed.eof)
+        packed = lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)
+        found = packed.decompress(data, LIMIT + 1)
+        if len(found) > LIMIT:
+            raise ValueError(f"it is larger than {format_size(LIMIT)}")
+        if not packed.eof:
+            raise ValueError("it ends too early")
+        return found
     if data[:4] == b"\x28\xb5\x2f\xfd":
         if shutil.which("zstd") is None:
             raise ArtefactError("cannot unpack zstd: this machine lacks zstd", hint="sudo apt-get install zstd")
@@ -68,15 +75,7 @@ def decompress(data: bytes) -> bytes:
         # The kernel's build appends the size, which zstd reports as an error after unpacking everything.
         if done.returncode != 0 and not done.stdout:
             raise ValueError(proc.tail(done.stderr, lines=1))
-        return _whole(done.stdout, True)
-    return data
-
-
-def _whole(data: bytes, ended: bool) -> bytes:
-    if len(data) > LIMIT:
-        raise ValueError(f"it is larger than {LIMIT >> 20} MiB")
-    if not ended:
-        raise ValueError("it ends too early")
+        return done.stdout
     return data
 
 
@@ -105,8 +104,8 @@ def embedded_config(data: bytes) -> Mapping[str, str] | None:
     if start < 0 or end < 0:
         return None
     try:
-        text = gzip.decompress(data[start + len(_CONFIG_START) : end])
-    except (OSError, EOFError, zlib.error):
+        text = gunzip(data[start + len(_CONFIG_START) : end], MAX_CONFIG)
+    except ValueError:
         return None
     return read_config(text.decode("utf-8", "replace"))
 

@@ -12,9 +12,11 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from lzma import LZMAError
 from pathlib import Path
 
-from harness.artifacts.image import decompress
+from harness.artifacts.image import LIMIT, decompress
+from harness.bounded import read_file
 from harness.cpio import CpioEntry, directory, pack, regular
 from harness.errors import ArtefactError, UsageError
 from harness.qemu.devices.device import KINDS
@@ -160,8 +162,8 @@ def _read_module(tree: ModuleTree, name: str) -> bytes:
     if path is None:
         raise ArtefactError(f"{tree.origin}: a module of {tree.release} needs {name}, which is missing")
     try:
-        data = decompress(path.read_bytes())
-    except (ValueError, OSError, EOFError) as error:
+        data = decompress(read_file(path, LIMIT))
+    except (ValueError, OSError, EOFError, LZMAError) as error:
         raise ArtefactError(f"{tree.origin}: cannot unpack {path.name}: {error}") from error
     magic = _VERMAGIC.search(data)
     if magic is not None and magic[1].decode("ascii", "replace") != tree.release:

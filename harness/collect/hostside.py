@@ -14,7 +14,7 @@ from harness.arch import ArchSpec
 from harness.arch.features import features_of
 from harness.arch.pagetable import TableFormat
 from harness.deadline import Deadline
-from harness.errors import InfraError
+from harness.errors import GuestError, InfraError
 from harness.kmem.address import DirectMap, PageMap, direct_map
 from harness.kmem.btf import Btf, find_btf
 from harness.kmem.lookup import KernelReader
@@ -213,7 +213,10 @@ def kernel_sources(copy: KernelCopy | NotObserved, memory: PhysicalMemory) -> tu
     """
     if isinstance(copy, NotObserved):
         return {}, dict.fromkeys(KERNEL_SOURCES, copy.reason)
-    tables = walk(copy.tables).to_state(copy.counted)
+    try:
+        tables = walk(copy.tables).to_state(copy.counted)
+    except GuestError as error:
+        return {}, dict.fromkeys(KERNEL_SOURCES, error.message)
     found = {TABLES: format_tables(tables).encode(), PAUSE: f"{copy.pause:.6f}\n".encode()}
     if isinstance(copy.sections, NotObserved):
         return found, {SECTIONS: copy.sections.reason}

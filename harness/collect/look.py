@@ -6,14 +6,13 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
 from harness.arch import ArchSpec, arch_named
-from harness.bounded import load_json
+from harness.bounded import MAX_CONFIG, gunzip, load_json
 from harness.codec import Codec
 from harness.collect.hostside import KERNEL_SOURCES, KernelView, kernel_sources, regions
 from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES, Frame, new_boundary, parse_frames
@@ -50,8 +49,6 @@ from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved, Un
 
 T = TypeVar("T")
 
-#: bytes; a real configuration is 0.3 MB
-_MAX_CONFIG = 16 << 20
 _AT_PAGESZ = 6
 #: most reads of /proc/iomem, if it seems to have changed while it was read
 _READS = 4
@@ -308,14 +305,10 @@ def _page_size(auxv: bytes) -> int:
 def _unpack_config(data: bytes) -> str:
     if data[:2] != b"\x1f\x8b":
         return data.decode(errors="replace")
-    unpacker = zlib.decompressobj(wbits=31)
     try:
-        text = unpacker.decompress(data, _MAX_CONFIG)
-    except zlib.error as error:
+        return gunzip(data, MAX_CONFIG).decode(errors="replace")
+    except ValueError as error:
         raise ParseError("/proc/config.gz", 1, "", f"cannot be unpacked: {error}") from None
-    if not unpacker.eof:
-        raise ParseError("/proc/config.gz", 1, "", f"truncated, or more than {_MAX_CONFIG} bytes")
-    return text.decode(errors="replace")
 
 
 def _to_json(value: object) -> bytes:

@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 SOURCE = "BTF"
 
 #: upper limit for any kernel: vmlinux has 6 MB of BTF at the time of writing
-MAX_BLOB = 256 << 20
+MAX_BLOB = 32 << 20
 _MAX_DEPTH = 32
 _MAX_VISITED = 4096
 
@@ -281,8 +281,7 @@ def find_btf(image: bytes) -> bytes | None:
         header = _header(image, match.start())
         if header is None or len(header.types) == 0:
             continue
-        strings = image[header.strings.start : header.strings.stop]
-        if strings[:1] == b"\0" and strings[-1:] == b"\0":
+        if not image[header.strings.start] and not image[header.strings.stop - 1]:
             return image[match.start() : max(header.types.stop, header.strings.stop)]
     return None
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.arch.pagetable import TableFormat, coalesce
+from harness.errors import GuestError
 from harness.kmem._copy import Refusal, TableImage, TableRows, copy_tables, physical
 from harness.kmem._decode import MAX_FAULTS, REASONS, Decoded, Runs, decode, merge
 from harness.kmem.physical_memory import Indices
@@ -24,8 +25,9 @@ from harness.units import AddrRange
 
 __all__ = ["MAX_FAULTS", "MAX_RUNS", "TableImage", "TableRows", "Walk", "copy_tables", "walk"]
 
-#: maximum number of runs; the most fragmented kernels (debug_pagealloc, hugetlb vmemmap optimisation) have far fewer
-MAX_RUNS = 1 << 20
+#: maximum number of runs, which take 300 MB; the most fragmented kernels (debug_pagealloc, hugetlb vmemmap
+#: optimisation) have 7,000
+MAX_RUNS = 1 << 18
 _UNCOUNTED = NotObserved("the page tables were not counted")
 
 
@@ -77,14 +79,15 @@ def walk(image: TableImage) -> Walk:
     """Decode a copy of page tables.
 
     Mappings are what ptdump prints: a PTE that is not empty, valid or not, and an entry of a higher level that the
-    kernel treats as a block. An invalid entry is a fault, at most ``MAX_FAULTS`` per level. Runs beyond ``MAX_RUNS``
-    are dropped, which is reported as a fault of the root.
+    kernel treats as a block. An invalid entry is a fault, at most ``MAX_FAULTS`` per level. Raises GuestError for
+    more than ``MAX_RUNS`` runs.
 
     A table that is reachable by several paths is a fault, unless all its entries map the same page: KASAN maps its
     zero shadow this way (kasan_populate_early_shadow, mm/kasan/init.c, v6.12). Each further path to it gives one run
     that covers the whole table, with that page as its physical address.
     """
     decoded = [decode(image, depth) for depth in range(len(image.levels))]
+    _require_few(sum(len(level.runs) for level in decoded))
     shadows = [_shadows(image, depth) for depth in range(len(image.refused))]
     parts = [level.runs for level in decoded]
     parts += [runs for runs, _ in shadows if len(runs)]
@@ -92,14 +95,15 @@ def walk(image: TableImage) -> Walk:
     for depth, level in enumerate(decoded):
         extra = shadows[depth][1] if depth < len(shadows) else ()
         faults += _faults(image, depth, level, extra)
+    _require_few(sum(map(len, parts)))
     runs = merge(parts)
-    if len(runs) > MAX_RUNS:
-        rest = AddrRange(int(runs.start[MAX_RUNS]), int(runs.start[-1]) + int(runs.size[-1]))
-        first = int(image.levels[0].words[0, 0])
-        faults.append(TableFault(image.tables.root, 0, first, rest, f"left out, as there are {len(runs)} runs"))
-        runs = runs[np.arange(MAX_RUNS)]
     faults.sort(key=lambda fault: (fault.range.start, -fault.range.end, fault.reason))
     return Walk(image, runs, tuple(level.used for level in decoded), tuple(faults))
+
+
+def _require_few(runs: int) -> None:
+    if runs > MAX_RUNS:
+        raise GuestError(f"the guest's page tables have {runs} runs of mappings, which is more than {MAX_RUNS}")
 
 
 def _mappings(tables: TableFormat, runs: Runs) -> tuple[HostMapping, ...]:

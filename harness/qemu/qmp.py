@@ -26,6 +26,7 @@ from qemu.qmp import ConnectError, EventListener, ExecuteError, Message, QMPClie
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, InfraError, QemuError, QmpRefused
+from harness.units import format_size
 
 T = TypeVar("T")
 
@@ -61,6 +62,10 @@ class QmpEvent:
         return f"{self.name} {json.dumps(self.data, sort_keys=True)}" if self.data else self.name
 
 
+#: bytes of events in the log; a soak of 500 rounds has 10 MB of them
+MAX_EVENTS = 128 << 20
+
+
 class QmpSession:
     """A connected QMP session over ``sock``; a context manager.
 
@@ -75,6 +80,7 @@ class QmpSession:
         self._exit_report = exit_report
         self._changed = threading.Condition()
         self._events: list[QmpEvent] = []
+        self._event_bytes = 0
         self._lost: str | None = None
         self._hangs, self._hang = 0, ""
         self._closed = False
@@ -241,7 +247,7 @@ class QmpSession:
             raise
 
     def _loss(self, awaited: str) -> QemuError:
-        exit_report = self._exit_report()
+        exit_report = self._lost if self._event_bytes > MAX_EVENTS else self._exit_report()
         return QemuError(f"lost QEMU while waiting for {awaited}" + (f": {exit_report}" if exit_report else ""))
 
     async def _connect(self, sock: socket.socket) -> None:
@@ -290,9 +296,15 @@ class QmpSession:
         data: Any = message.get("data") or {}
         moment = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
         with self._changed:
+            if self._event_bytes > MAX_EVENTS:
+                return False
             event = QmpEvent(len(self._events) + 1, time.monotonic(), moment, str(message["event"]), data)
             self._events.append(event)
-            self._note("event", seq=event.seq, qemu=event.timestamp, event=event.name, data=event.data)
+            self._event_bytes += self._note(
+                "event", seq=event.seq, qemu=event.timestamp, event=event.name, data=event.data
+            )
+            if self._event_bytes > MAX_EVENTS:
+                self._mark_lost(f"it sent more than {format_size(MAX_EVENTS)} of events")
             self._changed.notify_all()
         return False
 
@@ -303,9 +315,10 @@ class QmpSession:
                 self._note("lost", reason=reason)
             self._changed.notify_all()
 
-    def _note(self, kind: str, **content: Any) -> None:
+    def _note(self, kind: str, **content: Any) -> int:
+        """Write one line of the log; returns its length."""
         record = {"wallclock": time.time(), "monotonic": time.monotonic(), "kind": kind, **content}
-        self._log.write(json.dumps(record, default=str) + "\n")
+        return self._log.write(json.dumps(record, default=str) + "\n")
 
 
 class _Lost(Exception):

@@ -6,17 +6,15 @@ Each case runs within ten seconds and one more gigabyte, and must end with a mes
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import resource
 import shutil
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from host_limits import bounded
 from report_samples import GOOD
 
 from harness.cli import main
@@ -24,24 +22,6 @@ from harness.report.json import dumps, results_to_json
 
 BUNDLES = Path(__file__).parent / "fixtures" / "bundles"
 HUGE = "1" + "0" * 400
-
-
-@contextlib.contextmanager
-def bounded(seconds: int = 10, memory: int = 1 << 30) -> Iterator[None]:
-    def late(number: int, frame: object) -> None:
-        raise AssertionError(f"not done within {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (now + memory, hard))
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGALRM, before)
 
 
 def fails_kindly(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
