@@ -33,8 +33,8 @@ class Release:
 
 def parse_release(text: str, *, whole: bool = False) -> Release | None:
     """The version at the start of ``text`` (such as uname's), or with ``whole`` all of it; None if there is none."""
-    found = _RELEASE.fullmatch(text) if whole else _RELEASE.match(text)
-    if found is None:
+    match = _RELEASE.fullmatch(text) if whole else _RELEASE.match(text)
+    if match is None:
         return None
-    major, minor, patch, rc = found.groups()
+    major, minor, patch, rc = match.groups()
     return Release(int(major), int(minor), int(patch or 0), _FINAL if rc is None else int(rc))

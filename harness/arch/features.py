@@ -28,12 +28,13 @@ OPTIMIZE_HUGETLB = "/proc/sys/vm/hugetlb_optimize_vmemmap"
 FILES = (PAGETYPEINFO, OPTIMIZE_HUGETLB)
 
 _SPLITS_LEAF = "splits a leaf entry in linear map"
-_SPLITS_MAP = "Failed to split linear map"
+#: by architecture, what only kernels that split it say; None: all do
+_SPLITS_MAP = {"arm64": "Failed to split linear map", "riscv64": None}
 _BOOT_MEMORY = "Boot memory [%lx %lx] offlining attempted"
 _KASAN_REPORT = "BUG: KASAN: "
 _VMEMMAP_TAILS = "zone.vmemmap_tails"
 #: evidence searched in a kernel's image: texts, and members of structures
-IMAGE_TEXTS = (_SPLITS_LEAF, _SPLITS_MAP, _BOOT_MEMORY, _KASAN_REPORT)
+IMAGE_TEXTS = (_SPLITS_LEAF, *filter(None, _SPLITS_MAP.values()), _BOOT_MEMORY, _KASAN_REPORT)
 IMAGE_MEMBERS = (_VMEMMAP_TAILS,)
 
 
@@ -125,7 +126,7 @@ def features_of(facts: KernelFacts) -> KernelFeatures:
         unasked_jit=_unasked_jit(build),
         modules=build.has("MODULES"),
         keeps_spanned_blocks=_in_image(facts, _SPLITS_LEAF),
-        splits_linear_map=True if facts.arch == "riscv64" else _in_image(facts, _SPLITS_MAP),
+        splits_linear_map=_in_image(facts, _SPLITS_MAP[facts.arch]),
         keeps_boot_memory=_in_image(facts, _BOOT_MEMORY),
         shares_tails=_in_image(facts, _VMEMMAP_TAILS),
         pciehp=build.has("HOTPLUG_PCI_PCIE"),
@@ -139,7 +140,10 @@ def _all(*answers: bool | NotObserved) -> bool | NotObserved:
     return next((answer for answer in answers if isinstance(answer, NotObserved)), True)
 
 
-def _in_image(facts: KernelFacts, mark: str) -> bool | NotObserved:
+def _in_image(facts: KernelFacts, mark: str | None) -> bool | NotObserved:
+    """Whether the image has ``mark``, if any must be asked for."""
+    if mark is None:
+        return True
     if isinstance(facts.image, NotObserved):
         return facts.image
     if mark not in facts.image:
@@ -162,9 +166,9 @@ def _max_order(facts: KernelFacts) -> int | NotObserved:
 
 
 def _pageblock_order(facts: KernelFacts, build: Build, max_order: int | NotObserved) -> int | NotObserved:
-    told = facts.files.get(PAGETYPEINFO, "").removeprefix("Page block order: ")
-    if told.isdecimal() and int(told) < 32:
-        return int(told)
+    order = facts.files.get(PAGETYPEINFO, "").removeprefix("Page block order: ")
+    if order.isdecimal() and int(order) < 32:
+        return int(order)
     limit = build.number("PAGE_BLOCK_MAX_ORDER")
     limit = max_order if limit is None else limit
     hugetlb, transparent = build.has("HUGETLB_PAGE"), build.has("TRANSPARENT_HUGEPAGE")
@@ -201,9 +205,9 @@ def _since(facts: KernelFacts, branch: tuple[int, int]) -> bool | NotObserved:
 
 
 def _folds_hugetlb(facts: KernelFacts, build: Build, words: BootWords) -> bool | NotObserved:
-    told = facts.files.get(OPTIMIZE_HUGETLB)
-    if told in ("0", "1"):
-        return told == "1"
+    setting = facts.files.get(OPTIMIZE_HUGETLB)
+    if setting in ("0", "1"):
+        return setting == "1"
     if PAGETYPEINFO in facts.files:
         # The files were read, and this one is missing: it exists if any size of huge pages can be folded.
         return False

@@ -42,11 +42,11 @@ def markers(arch: str | ArchSpec, note: Mapping[str, str], config: Config) -> tu
 
 
 def marker_set(
-    arch: str | ArchSpec, note: Mapping[str, str], config: Config, told: Mapping[str, int] | None = None
+    arch: str | ArchSpec, note: Mapping[str, str], config: Config, dumped: Mapping[str, int] | None = None
 ) -> MarkerSet:
     """The markers of the boot whose vmcoreinfo is ``note``, of a kernel with ``config`` (None if that is not known).
 
-    ``told`` are the markers in the guest's own dump, None without one: the size of arm64's fixmap depends on the
+    ``dumped`` are the markers in the guest's own dump, None without one: the size of arm64's fixmap depends on the
     kernel's options and version, and has no other source.
 
     Raises KeyError for a key that the note lacks, ValueError for an unknown architecture or unknown values.
@@ -54,7 +54,7 @@ def marker_set(
     name = arch if isinstance(arch, str) else arch.name
     if name not in _LAYOUTS:
         raise ValueError(f"no markers are known for {name}")
-    found = _LAYOUTS[name](note, config, told or {})
+    found = _LAYOUTS[name](note, config, dumped or {})
     for (lower, before), (upper, after) in itertools.pairwise(found.markers):
         if not 0 <= lower <= upper < _TOP:
             raise ValueError(f"the marker {before!r} at {lower:#x} is not below {after!r} at {upper:#x}")
@@ -78,7 +78,7 @@ def _shadow_markers(shadow: AddrRange | None) -> list[tuple[int, str]]:
 _NO_FIXMAP = "the address of 'Fixmap start': only a dump by the guest shows it, and there is none"
 
 
-def _arm64(note: Mapping[str, str], config: Config, told: Mapping[str, int]) -> MarkerSet:
+def _arm64(note: Mapping[str, str], config: Config, dumped: Mapping[str, int]) -> MarkerSet:
     """ptdump_init and the macros of arch/arm64/include/asm/memory.h.
 
     A fixmap of unknown size begins where the region below it ends; nothing is mapped in between.
@@ -106,11 +106,11 @@ def _arm64(note: Mapping[str, str], config: Config, told: Mapping[str, int]) -> 
         memmap = vmemmap + (start - offset) // page * int(note["SIZE(page)"])
         ports = vmemmap_end + 8 * MIB
         found += [(memmap, "vmemmap start"), (vmemmap_end, "vmemmap end"), *_arm64_ports(ports)]
-        found += [(told.get("Fixmap start", ports + 16 * MIB), "Fixmap start"), (_TOP - 8 * MIB, "Fixmap end")]
+        found += [(dumped.get("Fixmap start", ports + 16 * MIB), "Fixmap start"), (_TOP - 8 * MIB, "Fixmap end")]
     else:
-        found += [(told.get("Fixmap start", vmalloc_end), "Fixmap start"), (vmemmap - 32 * MIB, "Fixmap end")]
+        found += [(dumped.get("Fixmap start", vmalloc_end), "Fixmap start"), (vmemmap - 32 * MIB, "Fixmap end")]
         found += [*_arm64_ports(vmemmap - 24 * MIB), (vmemmap, "vmemmap start"), (vmemmap_end, "vmemmap end")]
-    return MarkerSet(start, tuple(found), left_out if "Fixmap start" in told else (*left_out, _NO_FIXMAP))
+    return MarkerSet(start, tuple(found), left_out if "Fixmap start" in dumped else (*left_out, _NO_FIXMAP))
 
 
 def _arm64_ports(start: int) -> list[tuple[int, str]]:
@@ -121,7 +121,7 @@ def _arm64_ports(start: int) -> list[tuple[int, str]]:
 _RISCV_PMD = 2 * MIB
 
 
-def _riscv64(note: Mapping[str, str], config: Config, told: Mapping[str, int]) -> MarkerSet:
+def _riscv64(note: Mapping[str, str], config: Config, dumped: Mapping[str, int]) -> MarkerSet:
     """ptdump_init and the macros of arch/riscv/include/asm/{pgtable,kasan}.h."""
     bits = riscv64_bits(note)
     if bits not in (39, 48, 57):

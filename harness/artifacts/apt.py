@@ -276,9 +276,9 @@ class _State:
         asked = hashlib.sha256(repr((program, *arguments)).encode()).hexdigest()[:16]
         memo = self._root / "resolved" / f"{asked}.json"
         try:
-            seen = load_json(read_file(memo, MAX_SMALL))
-            if seen["lists"] == stamp:
-                return str(seen["said"])
+            cached = load_json(read_file(memo, MAX_SMALL))
+            if cached["lists"] == stamp:
+                return str(cached["said"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
         said = self._apt(program, arguments, _QUERY_SECONDS, cwd=cwd)

@@ -218,12 +218,12 @@ def verify(path: Path, *, full: bool = False) -> str | None:
 def _verify_file(path: Path, said: Mapping[str, str | int], full: bool) -> str | None:
     if "link" in said:
         return None if path.is_symlink() and os.readlink(path) == said["link"] else "not the original link"
-    seen = path.lstat()
-    if not stat.S_ISREG(seen.st_mode):
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
         return "not a file"
-    if seen.st_size != said["size"]:
-        return f"{seen.st_size} bytes instead of {said['size']}"
-    if (full or seen.st_mtime_ns != said["mtime_ns"]) and hash_file(path) != said["sha256"]:
+    if status.st_size != said["size"]:
+        return f"{status.st_size} bytes instead of {said['size']}"
+    if (full or status.st_mtime_ns != said["mtime_ns"]) and hash_file(path) != said["sha256"]:
         return "changed since it was made"
     return None
 
@@ -241,8 +241,8 @@ def _seal(out: Path) -> None:
         else:
             path.chmod(0o555 if path.stat().st_mode & 0o111 else 0o444)
             _sync(path)
-            seen = path.stat()
-            files[name] = {"size": seen.st_size, "mtime_ns": seen.st_mtime_ns, "sha256": hash_file(path)}
+            status = path.stat()
+            files[name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": hash_file(path)}
     manifest = out / MANIFEST
     manifest.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1, sort_keys=True) + "\n")
     manifest.chmod(0o444)
@@ -306,8 +306,8 @@ def content_of(path: Path) -> str:
 
 
 def _file_hash(path: Path) -> str:
-    seen = path.stat()
-    key = (os.path.realpath(path), seen.st_size, seen.st_mtime_ns, seen.st_ino)
+    status = path.stat()
+    key = (os.path.realpath(path), status.st_size, status.st_mtime_ns, status.st_ino)
     with _hashes_lock:
         known = _hashes.get(key)
     if known is None:
@@ -319,7 +319,7 @@ def _file_hash(path: Path) -> str:
 
 def _from_manifest(path: Path) -> str | None:
     """The hash in the manifest of the cache entry that holds ``path``, if only this user can change the cache."""
-    seen, root = path.lstat(), Path(os.path.realpath(cache_root()))
+    status, root = path.lstat(), Path(os.path.realpath(cache_root()))
     place = Path(os.path.realpath(path.parent)) / path.name
     if not place.is_relative_to(root):
         return None
@@ -329,7 +329,7 @@ def _from_manifest(path: Path) -> str | None:
     for folder in list(place.parents)[:3]:
         try:
             said = load_json(read_file(folder / MANIFEST, MAX_SMALL))["files"][str(place.relative_to(folder))]
-            if (said["size"], said["mtime_ns"]) == (seen.st_size, seen.st_mtime_ns):
+            if (said["size"], said["mtime_ns"]) == (status.st_size, status.st_mtime_ns):
                 return str(said["sha256"])
         except (OSError, ValueError, KeyError, TypeError):
             continue

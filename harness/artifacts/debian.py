@@ -69,9 +69,9 @@ def _first(name: DebianName, arch: str, suites: Sequence[str], find: Callable[[P
             reasons.append(error)
     if len(reasons) == 1:
         raise UsageError(f"--kernel {name.text}: {reasons[0].message}", hint=reasons[0].hint) from reasons[0]
-    told = "; ".join(reason.message for reason in reasons)
+    messages = "; ".join(reason.message for reason in reasons)
     raise UsageError(
-        f"--kernel {name.text} is in none of the suites {', '.join(asked)}: {told}",
+        f"--kernel {name.text} is in none of the suites {', '.join(asked)}: {messages}",
         hint="check the name, or append the suite that has it: NAME@SUITE",
     )
 

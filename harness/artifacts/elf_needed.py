@@ -81,26 +81,26 @@ def find_closure(root: Path, programs: Iterable[Path], triplet: str) -> Closure:
 def inside(root: Path, path: str) -> Path:
     """The file behind ``path`` in the tree ``root``, whose absolute links mean ``root`` and whose ``..`` stop there."""
     rest = path.split("/")[::-1]
-    seen: list[str] = []
+    resolved: list[str] = []
     links = 0
     while rest:
         part = rest.pop()
         if part in ("", "."):
             continue
         if part == "..":
-            seen = seen[:-1]
+            resolved = resolved[:-1]
             continue
-        here = root.joinpath(*seen, part)
+        here = root.joinpath(*resolved, part)
         if here.is_symlink():
             links += 1
             if links > _LINKS_LIMIT:
                 raise ArtefactError(f"too many symbolic links at {path}")
             target = os.readlink(here)
-            seen = [] if target.startswith("/") else seen
+            resolved = [] if target.startswith("/") else resolved
             rest += target.split("/")[::-1]
         else:
-            seen.append(part)
-    return root.joinpath(*seen)
+            resolved.append(part)
+    return root.joinpath(*resolved)
 
 
 def _candidates(root: Path, folders: Iterable[str], name: str, machine: int) -> Iterator[Path]:

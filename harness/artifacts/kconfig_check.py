@@ -102,9 +102,9 @@ def require_options(options: Sequence[KernelOption], config: Mapping[str, str], 
     if not lost:
         return
     known = definitions(tree)
-    told = [_why(option, config, known) for option in lost]
+    reasons = [_why(option, config, known) for option in lost]
     raise UsageError(
-        "\n  ".join([f"-K: the kernel of {tree} did not accept {len(lost)} of {len(wanted)} options:", *told]),
+        "\n  ".join([f"-K: the kernel of {tree} did not accept {len(lost)} of {len(wanted)} options:", *reasons]),
         hint="set its dependencies with -K, too, or leave it out; nothing was built",
     )
 
@@ -116,8 +116,8 @@ def _why(option: KernelOption, config: Mapping[str, str], known: Mapping[str, Se
         return f"{option.line}: not in any Kconfig file" + (f"; did you mean {near[0]}?" if near else "")
     if option.value == "m" and "MODULES" not in config:
         return f"{option.line}: it is {have}, because modules need CONFIG_MODULES=y"
-    told = "; ".join(f"{place.where}{_needs(place)}" for place in places)
-    return f"{option.line}: it is {have} ({told})"
+    symbols = "; ".join(f"{place.where}{_needs(place)}" for place in places)
+    return f"{option.line}: it is {have} ({symbols})"
 
 
 def _needs(place: Definition) -> str:

@@ -83,10 +83,10 @@ def _applies(comment: re.Match[str], version: Version) -> bool:
 
 def version_of(text: str) -> Version:
     """Major and minor number of a kernel or package version such as ``6.12.117-1``; raises ArtefactError."""
-    found = re.match(r"(\d+)\.(\d+)", text)
-    if found is None:
+    match = re.match(r"(\d+)\.(\d+)", text)
+    if match is None:
         raise ArtefactError(f"{text!r} is not a kernel version")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def version_of_tree(source: Path) -> str:

@@ -119,8 +119,8 @@ class Readers:
     def compare(self) -> None:
         """Compare the last results of both, in linear map and vmemmap, which do not change on an idle guest."""
         if self._dumped is not None and len(self.mismatches) < _MISMATCHES:
-            found = differences(self._dumped.mappings, self._runs, self._windows, self._ignored)
-            self.mismatches += [text for text in found if text not in self.mismatches][:_MISMATCHES]
+            differing = differences(self._dumped.mappings, self._runs, self._windows, self._ignored)
+            self.mismatches += [text for text in differing if text not in self.mismatches][:_MISMATCHES]
 
     def table_pages(self) -> int:
         """The number of tables in the last walk."""

@@ -340,10 +340,10 @@ def _read_pattern(value: Value) -> re.Pattern[str]:
 
 def _read_measure(value: Value) -> Measure:
     text = value.scalar()
-    found = _MEASURE.fullmatch(text)
-    if found is None:
+    match = _MEASURE.fullmatch(text)
+    if match is None:
         value.fail(f"{text[:60]!r} is not an amount", hint="for example +512, -1, or pages of SEC-1")
-    return Measure(int(found[2])) if found[2] else Measure(of=found[1])
+    return Measure(int(match[2])) if match[2] else Measure(of=match[1])
 
 
 def _read_sign(value: Value, verbs: Collection[str]) -> Sign:

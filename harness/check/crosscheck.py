@@ -94,11 +94,11 @@ def _runs(leaves: Sequence[Leaf], still: Sequence[AddrRange], passing: frozenset
 
 
 def _differences(dump: Sequence[_SharedRun], walk: Sequence[_SharedRun]) -> Iterator[Broken]:
-    told, found = set(dump), set(walk)
-    only_told, only_found = [run for run in dump if run not in found], [run for run in walk if run not in told]
-    for where in merge_ranges(run.range for run in [*only_told, *only_found]):
+    dumped, walked = set(dump), set(walk)
+    only_dumped, only_walked = [run for run in dump if run not in walked], [run for run in walk if run not in dumped]
+    for where in merge_ranges(run.range for run in [*only_dumped, *only_walked]):
         yield Broken(
-            f"virtual {where}", _describe(only_found, where), _describe(only_told, where), f"{PTDUMP} against {WALK}"
+            f"virtual {where}", _describe(only_walked, where), _describe(only_dumped, where), f"{PTDUMP} against {WALK}"
         )
 
 

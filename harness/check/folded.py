@@ -72,8 +72,8 @@ def badly_folded_tails(evidence: Evidence, now: View) -> Iterator[Broken]:
         yield Broken("vmemmap", f"at most {there} of huge pages folded", format_size(folded), WALK)
 
 
-def _not_as_the_first(found: Iterable[_Folded]) -> Iterator[Broken]:
-    for one in found:
+def _not_as_the_first(folds: Iterable[_Folded]) -> Iterator[Broken]:
+    for one in folds:
         for page in one.tails:
             if {page.physical} != one.heads:
                 wanted = ", ".join(f"{frame:#x}" for frame in sorted(one.heads)) or "none"
@@ -82,7 +82,7 @@ def _not_as_the_first(found: Iterable[_Folded]) -> Iterator[Broken]:
                 )
 
 
-def _not_shared(evidence: Evidence, now: View, found: Sequence[_Folded]) -> Iterator[Broken]:
+def _not_shared(evidence: Evidence, now: View, folds: Sequence[_Folded]) -> Iterator[Broken]:
     """vmemmap_get_tail, mm/hugetlb_vmemmap.c (v7.3): one page for each zone and order, which is no other's memmap."""
     writable = evidence.layout.machine.arch.writable_word
     own = [
@@ -92,10 +92,10 @@ def _not_shared(evidence: Evidence, now: View, found: Sequence[_Folded]) -> Iter
     ]
     owned = merge_ranges(own)
     frames: dict[tuple[object, ...], Counter[int]] = {}
-    for one in found:
+    for one in folds:
         for page in one.tails:
             frames.setdefault(_zone_and_size(evidence, one), Counter())[page.physical] += 1
-    for one in found:
+    for one in folds:
         wanted = frames[_zone_and_size(evidence, one)].most_common(1)[0][0]
         for page in one.tails:
             if page.physical != wanted:

@@ -76,11 +76,11 @@ def _held(when: Conditions, facts: KernelFacts) -> tuple[bool | None, str]:
             wanted_bits = ", ".join(map(str, when.va_bits))
             return False, f"the bug needs {wanted_bits} virtual address bits, this kernel has {bits}"
     for option, wanted in when.config.items():
-        seen = features.build.value(option)
-        if isinstance(seen, NotObserved):
-            unknown = seen.reason
-        elif seen != wanted:
-            return False, f"the bug needs CONFIG_{option}={wanted}, this kernel has {seen}"
+        value = features.build.value(option)
+        if isinstance(value, NotObserved):
+            unknown = value.reason
+        elif value != wanted:
+            return False, f"the bug needs CONFIG_{option}={wanted}, this kernel has {value}"
     for name, needed in when.features.items():
         feature: bool | NotObserved = getattr(features, name.replace("-", "_"))
         if isinstance(feature, NotObserved):
@@ -145,11 +145,11 @@ class _Fit:
 def explain(bugs: Iterable[KnownBug], checks: Sequence[CheckResult], evidence: Evidence) -> Explained:
     """Match the findings of one step with the exact signatures of ``bugs``."""
     findings = [finding for check in checks for finding in check.findings]
-    seen = {check.invariant for check in checks if check.status in ("pass", "fail")}
-    fits = [fit for bug in bugs if (fit := _fit(bug, findings, seen, evidence)) is not None]
+    examined = {check.invariant for check in checks if check.status in ("pass", "fail")}
+    fits = [fit for bug in bugs if (fit := _fit(bug, findings, examined, evidence)) is not None]
     # A signature that explains only a part of what another one explains is dropped.
     fits = [fit for fit in fits if not any(frozenset() < fit.explained < other.explained for other in fits)]
-    while (bad := _unbalanced(fits, findings, seen)) is not None:
+    while (bad := _unbalanced(fits, findings, examined)) is not None:
         fits.remove(bad)
     explained = {finding for fit in fits for finding in fit.explained}
     explained |= {id(finding) for finding in findings if any(_adds_to(fit, finding) for fit in fits)}
@@ -158,7 +158,7 @@ def explain(bugs: Iterable[KnownBug], checks: Sequence[CheckResult], evidence: E
     return Explained(tuple(dict.fromkeys(fit.bug.id for fit in fits)), rest)
 
 
-def _fit(bug: KnownBug, findings: Sequence[Finding], seen: set[str], evidence: Evidence) -> _Fit | None:
+def _fit(bug: KnownBug, findings: Sequence[Finding], examined: set[str], evidence: Evidence) -> _Fit | None:
     """How the places of ``bug`` fit, None if they do not; counters are checked later, since they add up."""
     fit = _Fit(bug)
     if bug.log is not None and not any(bug.log.fullmatch(line) for line in log_lines(evidence)):
@@ -166,7 +166,7 @@ def _fit(bug: KnownBug, findings: Sequence[Finding], seen: set[str], evidence: E
     for sign in bug.breaks:
         if sign.more is None:
             fit.found[sign] = [finding for finding in findings if _matches(sign, finding, evidence)]
-            if not fit.found[sign] and not sign.optional and sign.invariant in seen:
+            if not fit.found[sign] and not sign.optional and sign.invariant in examined:
                 return None
     for sign, found in fit.found.items():
         if found and not _measured(sign, found, fit, evidence):
@@ -241,8 +241,8 @@ def log_lines(evidence: Evidence) -> list[str]:
 
 def bare(line: str) -> str:
     """A line of the log without level, time and caller."""
-    found = _PREFIX.match(line)
-    return line if found is None else line[found.end() :]
+    match = _PREFIX.match(line)
+    return line if match is None else line[match.end() :]
 
 
 def _place(finding: Finding, evidence: Evidence) -> AddrRange | None:
@@ -253,10 +253,10 @@ def _place(finding: Finding, evidence: Evidence) -> AddrRange | None:
     block = re.fullmatch(r"memory([0-9]{1,12})", finding.where)
     if block is not None:
         return AddrRange.sized(int(block[1]) * evidence.layout.block_size, evidence.layout.block_size)
-    found = _RANGE.findall(finding.where)
-    if not found:
+    ranges = _RANGE.findall(finding.where)
+    if not ranges:
         return None
-    start, last = (int(text, 16) for text in found[-1])
+    start, last = (int(text, 16) for text in ranges[-1])
     return AddrRange(start, last + 1) if last >= start else None
 
 
@@ -276,14 +276,14 @@ def _memmap_pages(fit: _Fit, invariant: str, evidence: Evidence) -> int:
     return sum(part.size for part in _memmap(fit, invariant, evidence)) // evidence.layout.page_size
 
 
-def _measured(sign: Sign, found: Sequence[Finding], fit: _Fit, evidence: Evidence) -> bool:
+def _measured(sign: Sign, findings: Sequence[Finding], fit: _Fit, evidence: Evidence) -> bool:
     """True if the places of the findings are exactly as large as required, by each witness."""
     invariant = sign.memmap_of or sign.within_memmap_of
     if not invariant:
         return True
     wanted = _memmap(fit, invariant, evidence)
     witnesses: dict[str, list[AddrRange]] = {}
-    for finding in found:
+    for finding in findings:
         place = _place(finding, evidence)
         if place is None:
             return False
@@ -302,7 +302,7 @@ def _adds_to(fit: _Fit, finding: Finding) -> int:
     )
 
 
-def _unbalanced(fits: Sequence[_Fit], findings: Sequence[Finding], seen: set[str]) -> _Fit | None:
+def _unbalanced(fits: Sequence[_Fit], findings: Sequence[Finding], examined: set[str]) -> _Fit | None:
     """A bug that would change some counter by another amount than observed."""
     for finding in findings:
         adding = [fit for fit in fits if _adds_to(fit, finding)]
@@ -316,7 +316,7 @@ def _unbalanced(fits: Sequence[_Fit], findings: Sequence[Finding], seen: set[str
     for fit in fits:
         for sign in fit.amounts:
             there = any(sign.where.fullmatch(one.where) and one.invariant == sign.invariant for one in findings)
-            if not there and sign.invariant in seen:
+            if not there and sign.invariant in examined:
                 return fit
     return None
 

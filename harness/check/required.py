@@ -77,8 +77,8 @@ def _counted(state: GuestState) -> object:
 
 def _memmap_counters(layout: BootLayout) -> str:
     vmstat = layout.baseline.vmstat
-    told = not isinstance(vmstat, NotObserved) and any(name.startswith("nr_memmap") for name in vmstat)
-    return "" if told or counts_memmap(layout.facts) is True else "the kernel has no nr_memmap (since v6.11)"
+    counted = not isinstance(vmstat, NotObserved) and any(name.startswith("nr_memmap") for name in vmstat)
+    return "" if counted or counts_memmap(layout.facts) is True else "the kernel has no nr_memmap (since v6.11)"
 
 
 def _slabs(layout: BootLayout) -> str:

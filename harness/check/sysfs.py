@@ -108,9 +108,9 @@ def _said(evidence: Evidence) -> Iterator[tuple[int, str]]:
     """The blocks that the kernel kept for a leaf according to its log, and the line."""
     dmesg, size = evidence.observed.dmesg, evidence.layout.block_size
     for line in () if isinstance(dmesg, NotObserved) else dmesg:
-        found = _SPLIT.fullmatch(line.text)
-        if found is not None and int(found[1], 16) < int(found[2], 16):
-            place = AddrRange(int(found[1], 16), int(found[2], 16)).align_outward(size)
+        match = _SPLIT.fullmatch(line.text)
+        if match is not None and int(match[1], 16) < int(match[2], 16):
+            place = AddrRange(int(match[1], 16), int(match[2], 16)).align_outward(size)
             yield from ((part.start // size, line.text) for part in place.chunks(size))
 
 

@@ -70,9 +70,9 @@ def _explain(evidence: Evidence, off: int, before: HostTables, now: HostTables) 
         # Which of them it was does not show where several levels lost as many as are off.
         levels = Counter({level: number for level, number in levels.items() if number == abs(off)}) or levels
         joint = " or "
-    told = joint.join(f"{number} {level}" for level, number in sorted(levels.items()))
+    counts = joint.join(f"{number} {level}" for level, number in sorted(levels.items()))
     what = "were counted, and still are" if off > 0 else "were never counted, and were uncounted"
-    return f"{COUNTER}: {region} tables", f": {told} tables that went away {what}"
+    return f"{COUNTER}: {region} tables", f": {counts} tables that went away {what}"
 
 
 def _region(evidence: Evidence, page: TablePage) -> str:

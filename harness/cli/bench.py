@@ -39,8 +39,8 @@ def run(arguments: BenchArguments) -> int:
     status = max(result.exit_status for result in results)
     if arguments.json is not None:
         try:
-            found = [to_json(result) for result in results]
-            write_report(arguments.json, dumps(found if len(found) > 1 else found[0]))
+            outcomes = [to_json(result) for result in results]
+            write_report(arguments.json, dumps(outcomes if len(outcomes) > 1 else outcomes[0]))
         except InfraError as error:
             if status == 0:
                 raise

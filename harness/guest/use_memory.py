@@ -98,10 +98,10 @@ def _hold(
 ) -> tuple[int, ...]:
     command = f"{_HOLD} {kind} {pages} {limit} {where.start:x} {where.end:x} {_fifo(id)}"
     done = shell.run(command, deadline=deadline)
-    found = _HELD.fullmatch(done.text)
-    if done.status != 0 or found is None or int(found[1]) != pages:
+    match = _HELD.fullmatch(done.text)
+    if done.status != 0 or match is None or int(match[1]) != pages:
         raise done.error(f"holding {pages} pages of {where} failed in the guest")
-    return tuple(int(line, 16) for line in found[2].split())
+    return tuple(int(line, 16) for line in match[2].split())
 
 
 def release_memory(shell: Shell, id: str, *, deadline: Deadline) -> tuple[int, int]:
@@ -110,11 +110,11 @@ def release_memory(shell: Shell, id: str, *, deadline: Deadline) -> tuple[int, i
     Returns once the process has freed all of its memory. Raises GuestError, DeadlineExpired.
     """
     done = shell.run(f"cat {_fifo(id)}", deadline=deadline)
-    found = _RELEASED.fullmatch(done.text)
-    if done.status != 0 or found is None:
+    match = _RELEASED.fullmatch(done.text)
+    if done.status != 0 or match is None:
         said = done.said() or done.text.strip()[-500:]
         raise GuestError(f"the memory held as {id} was not released (status {done.status}): {said}")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def _fifo(id: str) -> str:

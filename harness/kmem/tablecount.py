@@ -113,24 +113,24 @@ def count_layout(
 def _layout(
     reader: KernelReader, note: Mapping[str, str], tables: TableFormat, vmemmap: int, nodes: int
 ) -> CountLayout:
-    found = find_symbols(reader, note, (*_SYMBOLS, *_NODES, *_OTHERS))
-    if isinstance(found, NotObserved):
-        raise _NotTold(found.reason)
-    missing = [name for name in _SYMBOLS if name not in found]
+    symbols = find_symbols(reader, note, (*_SYMBOLS, *_NODES, *_OTHERS))
+    if isinstance(symbols, NotObserved):
+        raise _NotTold(symbols.reason)
+    missing = [name for name in _SYMBOLS if name not in symbols]
     if missing:
         raise _NotTold(f"the kernel's symbols have no {', '.join(missing)} (CONFIG_KALLSYMS_ALL)")
-    offsets = tuple(_cpu_offsets(reader, found["__per_cpu_offset"]))
-    item = _item(reader, found["vmstat_text"])
-    pgdats = tuple(_pgdats(reader, found, nodes))
-    stats = _stats(reader, found["vm_node_stat"], pgdats, _size(note, "SIZE(pglist_data)"))
+    offsets = tuple(_cpu_offsets(reader, symbols["__per_cpu_offset"]))
+    item = _item(reader, symbols["vmstat_text"])
+    pgdats = tuple(_pgdats(reader, symbols, nodes))
+    stats = _stats(reader, symbols["vm_node_stat"], pgdats, _size(note, "SIZE(pglist_data)"))
     deltas = [reader.word(pgdat + stats - 8) + 1 + item for pgdat in pgdats]
     return CountLayout(
-        counter=found["vm_node_stat"] + 8 * item,
+        counter=symbols["vm_node_stat"] + 8 * item,
         deltas=tuple((delta + offset) % (1 << 64) for delta in deltas for offset in offsets),
-        idle=tuple((found["idle_threads"] + offset) % (1 << 64) for offset in offsets),
-        tasks=_task_layout(reader, found, tables.levels[0].table_size),
-        init_mm=found["init_mm"],
-        others=tuple(found[name] for name in _OTHERS if name in found),
+        idle=tuple((symbols["idle_threads"] + offset) % (1 << 64) for offset in offsets),
+        tasks=_task_layout(reader, symbols, tables.levels[0].table_size),
+        init_mm=symbols["init_mm"],
+        others=tuple(symbols[name] for name in _OTHERS if name in symbols),
         type=_page_type(note),
         vmemmap=vmemmap,
         struct_page=_size(note, "SIZE(page)"),
@@ -184,14 +184,14 @@ def _item(reader: KernelReader, texts: int) -> int:
     return names.index(_PAGETABLE) - names.index(_FIRST_OF_NODE)
 
 
-def _pgdats(reader: KernelReader, found: Mapping[str, int], nodes: int) -> Iterator[int]:
-    if "contig_page_data" in found:
-        yield found["contig_page_data"]
+def _pgdats(reader: KernelReader, symbols: Mapping[str, int], nodes: int) -> Iterator[int]:
+    if "contig_page_data" in symbols:
+        yield symbols["contig_page_data"]
         return
-    if "node_data" not in found:
+    if "node_data" not in symbols:
         raise _NotTold("the kernel's symbols have neither node_data nor contig_page_data")
     for number in range(nodes):
-        at = reader.word(found["node_data"] + 8 * number)
+        at = reader.word(symbols["node_data"] + 8 * number)
         if at:
             yield at
 
@@ -209,12 +209,12 @@ def _stats(reader: KernelReader, total: int, pgdats: tuple[int, ...], size: int)
     return 8 * hits[0]
 
 
-def _task_layout(reader: KernelReader, found: Mapping[str, int], align: int) -> TaskLayout:
-    first = found["init_task"]
-    words = reader.words(found["init_mm"], _MM_BYTES // 8)
-    if found["swapper_pg_dir"] not in words:
+def _task_layout(reader: KernelReader, symbols: Mapping[str, int], align: int) -> TaskLayout:
+    first = symbols["init_task"]
+    words = reader.words(symbols["init_mm"], _MM_BYTES // 8)
+    if symbols["swapper_pg_dir"] not in words:
         raise _NotTold("init_mm has no pointer to swapper_pg_dir")
-    pgd = 8 * words.index(found["swapper_pg_dir"])
+    pgd = 8 * words.index(symbols["swapper_pg_dir"])
     task = reader.read(first, _TASK_BYTES)
     comm = task.find(b"swapper")
     if comm < 0:

@@ -228,11 +228,11 @@ def _settle(cell: Cell, folder: Path, status: int, seconds: float, started: str)
 def mismatch(cell: Cell, run: RunResult) -> str:
     """Why a run does not belong to ``cell``: another page size or address space, or none seen. "" if it does."""
     for wanted, fact, unit in ((cell.page_size, "page_size", "byte pages"), (cell.va_bits, "va_bits", "address bits")):
-        seen = run.facts.get(fact)
-        if wanted is not None and seen is None and run.verdict in (Verdict.PASS, Verdict.KNOWN):
+        booted = run.facts.get(fact)
+        if wanted is not None and booted is None and run.verdict in (Verdict.PASS, Verdict.KNOWN):
             return f"nobody saw the guest's {unit}: {wanted} are those of {cell.axes['paging']}"
-        if wanted is not None and seen is not None and seen != wanted:
-            return f"the guest booted with {seen} {unit}, not with the {wanted} of {cell.axes['paging']}"
+        if wanted is not None and booted is not None and booted != wanted:
+            return f"the guest booted with {booted} {unit}, not with the {wanted} of {cell.axes['paging']}"
     return ""
 
 

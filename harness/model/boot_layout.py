@@ -110,12 +110,12 @@ class BootLayout:
             return NotObserved("the kernel's virtual layout is unknown")
         if isinstance(tables, NotObserved) and isinstance(dump, NotObserved):
             return NotObserved(f"page tables were not observed after boot: {tables.reason}; {dump.reason}")
-        seen = dump if isinstance(tables, NotObserved) else tables
-        assert not isinstance(seen, NotObserved)
+        observed = dump if isinstance(tables, NotObserved) else tables
+        assert not isinstance(observed, NotObserved)
         ram, writable = [self.kernel.linear(r) for r in self.machine.node_ranges()], self.machine.arch.writable_word
         return all(
             leaf.level == "PTE" and "CON" not in leaf.attrs
-            for leaf in seen.mappings
+            for leaf in observed.mappings
             if writable in leaf.attrs and any(leaf.range.overlaps(part) for part in ram)
         )
 

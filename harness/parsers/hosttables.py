@@ -69,8 +69,8 @@ def format_tables(tables: HostTables) -> str:
         for fault in tables.faults
     ]
     count = tables.count
-    told = f"- {count.reason}" if isinstance(count, NotObserved) else " ".join(map(str, astuple(count)))
-    lines.append(f"count {told}")
+    text = f"- {count.reason}" if isinstance(count, NotObserved) else " ".join(map(str, astuple(count)))
+    lines.append(f"count {text}")
     return "".join(f"{line}\n" for line in lines)
 
 

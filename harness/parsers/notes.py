@@ -77,37 +77,37 @@ STRICT: Notes = _Strict()
 
 def summed(notes: Iterable[Unknown]) -> tuple[Unknown, ...]:
     """The ``notes`` of many snapshots merged by item; ``count`` is the maximum of any snapshot."""
-    found: dict[tuple[str, str, str], Unknown] = {}
+    sums: dict[tuple[str, str, str], Unknown] = {}
     for note in notes:
-        _count(found, note, add=False)
-    return tuple(found.values())
+        _count(sums, note, add=False)
+    return tuple(sums.values())
 
 
-def told(notes: Iterable[Unknown]) -> list[str]:
+def note_lines(notes: Iterable[Unknown]) -> list[str]:
     """A line of text about each source and kind: how many there are, with examples."""
     groups: dict[tuple[str, str], list[Unknown]] = {}
     for note in notes:
         groups.setdefault((note.source, note.kind), []).append(note)
-    return [_tell(*key, found) for key, found in groups.items()]
+    return [_tell(*key, group) for key, group in groups.items()]
 
 
-def _tell(source: str, kind: str, found: Sequence[Unknown]) -> str:
-    count = sum(note.count for note in found)
+def _tell(source: str, kind: str, group: Sequence[Unknown]) -> str:
+    count = sum(note.count for note in group)
     noun, space, rest = kind.partition(" ")
     kind = kind if count == 1 else f"{noun}s{space}{rest}"
-    shown = ", ".join(f"'{note.example.strip()}'" for note in found[:_EXAMPLES])
-    more = ", …" if len(found) > _EXAMPLES else ""
+    shown = ", ".join(f"'{note.example.strip()}'" for note in group[:_EXAMPLES])
+    more = ", …" if len(group) > _EXAMPLES else ""
     return f"{source}: {count} {kind} that memhp does not know: {shown}{more}"
 
 
-def _count(found: dict[tuple[str, str, str], Unknown], note: Unknown, *, add: bool) -> None:
+def _count(sums: dict[tuple[str, str, str], Unknown], note: Unknown, *, add: bool) -> None:
     """``text`` without its numbers: a counter has another value in every snapshot."""
     key = (note.source, note.kind, _DIGITS.sub("0", " ".join(note.example.split())))
-    same = [known for known in found if known[0] == note.source]
-    if key not in found and len(same) >= MAX_UNKNOWN:
+    same = [known for known in sums if known[0] == note.source]
+    if key not in sums and len(same) >= MAX_UNKNOWN:
         key = same[-1]
-    old = found.get(key)
+    old = sums.get(key)
     if old is None:
-        found[key] = note
+        sums[key] = note
     else:
-        found[key] = replace(old, count=old.count + note.count if add else max(old.count, note.count))
+        sums[key] = replace(old, count=old.count + note.count if add else max(old.count, note.count))

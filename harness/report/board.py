@@ -46,13 +46,13 @@ class CellBoard:
         self.rest()
         self._over += 1
         self._bad += run.verdict not in FINE
-        broken = sorted({found.invariant for found in findings(run)})
+        broken = sorted({finding.invariant for finding in findings(run)})
         why = f"{', '.join(broken)} broken" if broken else run.reason
-        told = "  kept from an earlier start" if kept else ""
-        told += f"  {clean(why, limit=MAX_LINE)}" if why else ""
+        note = "  kept from an earlier start" if kept else ""
+        note += f"  {clean(why, limit=MAX_LINE)}" if why else ""
         width = len(str(self._total))
         line = Text(f"[{self._over:>{width}}/{self._total}] ")
-        line.append_text(Text.assemble(verdict_word(run.verdict), f" {clean(id)}  {seconds(run.seconds)}{told}"))
+        line.append_text(Text.assemble(verdict_word(run.verdict), f" {clean(id)}  {seconds(run.seconds)}{note}"))
         self._console.print(line)
 
     def moving(self, rows: Sequence[tuple[str, float, str]], waiting: int, left: float) -> None:

@@ -63,10 +63,10 @@ def timeline(run: RunResult) -> Markup:
             parts.append(_label(4, 31, "boot"))
     for step in run.steps:
         width, worked = step.seconds * scale, min(step.guest_seconds, step.seconds) * scale
-        told = f"{step.number} {step.title}: {step.verdict.value}, {seconds(step.seconds)}"
-        told += f", {seconds(step.guest_seconds)} of it in the guest"
-        parts.append(_rect(at, 14, width, 26, f"v-{step.verdict.value} rest", told))
-        parts.append(_rect(at, 14, worked, 26, f"v-{step.verdict.value}", told))
+        title = f"{step.number} {step.title}: {step.verdict.value}, {seconds(step.seconds)}"
+        title += f", {seconds(step.guest_seconds)} of it in the guest"
+        parts.append(_rect(at, 14, width, 26, f"v-{step.verdict.value} rest", title))
+        parts.append(_rect(at, 14, worked, 26, f"v-{step.verdict.value}", title))
         if width > 8 + 7 * len(str(step.number)):
             parts.append(_label(at + width / 2, 10, str(step.number), "middle"))
         at += width
@@ -139,20 +139,20 @@ def _block_kind(text: str) -> str:
     return "offline" if text.startswith("offline") else "going"
 
 
-def memory(found: MemoryMap, scale: Scale) -> str:
+def memory(memory_map: MemoryMap, scale: Scale) -> str:
     """One map: /proc/iomem above, memory blocks below."""
     parts = []
-    for depth, where, name in found.iomem:
+    for depth, where, name in memory_map.iomem:
         at = scale.place(where)
         if at is not None:
             inset = min(depth, 3) * 3.0
-            told = f"{where} {name}, {format_size(where.size)}"
-            parts.append(_rect(at[0], inset, at[1], _LANE - inset, _iomem_kind(name), told))
-    for where, text in found.blocks:
+            title = f"{where} {name}, {format_size(where.size)}"
+            parts.append(_rect(at[0], inset, at[1], _LANE - inset, _iomem_kind(name), title))
+    for where, text in memory_map.blocks:
         at = scale.place(where)
         if at is not None:
-            told = f"memory blocks {where} {text}, {format_size(where.size)}"
-            parts.append(_rect(at[0], _LANE + _ROOM, at[1], _LANE, _block_kind(text), told))
+            title = f"memory blocks {where} {text}, {format_size(where.size)}"
+            parts.append(_rect(at[0], _LANE + _ROOM, at[1], _LANE, _block_kind(text), title))
     return "".join(parts)
 
 
@@ -173,18 +173,18 @@ class Drawings:
         parts.append(f'<g id="{self._axis}">{axis(self.scale)}</g>')
         return Markup(f'<svg class="defs" aria-hidden="true"><defs>{"".join(parts)}</defs></svg>')
 
-    def memory(self, found: MemoryMap, label: str) -> Markup:
+    def memory(self, memory_map: MemoryMap, label: str) -> Markup:
         """One map."""
-        return _svg(2 * _LANE + _ROOM, [f'<use href="#{self._names[found]}"/>'], label, "memory")
+        return _svg(2 * _LANE + _ROOM, [f'<use href="#{self._names[memory_map]}"/>'], label, "memory")
 
     def axis(self) -> Markup:
         """The addresses below a map."""
         return _svg(18, [f'<use href="#{self._axis}"/>'], "physical addresses", "axis")
 
 
-def nights(found: Trend) -> Markup:
+def nights(trend: Trend) -> Markup:
     """A square per night, the latest on the right."""
-    shown = found.nights[-40:]
+    shown = trend.nights[-40:]
     parts = []
     for number, night in enumerate(shown):
         text = f"{night.started[:19]} {night.name or 'tonight'}: {night.verdict.value}"

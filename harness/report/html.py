@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from harness import __version__
 from harness.check import CATALOGUE, Verdict
-from harness.parsers.notes import told
+from harness.parsers.notes import note_lines
 from harness.report.book import Book, Entry
 from harness.report.drawing import Drawings, nights, safe, timeline
 from harness.report.tally import findings, overall, tally, verdict_counts
@@ -165,11 +165,11 @@ def _trends(book: Book) -> Iterator[tuple[Entry, Trend]]:
         yield entry, trend([*earlier, tonight])
 
 
-def _since(found: Trend) -> str:
-    if found.first_bad is None:
+def _since(trend: Trend) -> str:
+    if trend.first_bad is None:
         return ""
-    last = "" if found.last_good is None else f"; last good {found.last_good.started[:10]} {found.last_good.kernel}"
-    night = found.first_bad
+    last = "" if trend.last_good is None else f"; last good {trend.last_good.started[:10]} {trend.last_good.kernel}"
+    night = trend.first_bad
     day = "" if night.name.startswith(night.started[:10]) else f"{night.started[:10]} "
     return f"{day}{night.name or 'tonight'}, {', '.join(night.broken)}, {night.kernel}{last}"
 
@@ -223,7 +223,7 @@ def run_page(entry: Entry, number: int) -> RunPage:
         entry=entry,
         number=number,
         facts=" · ".join(f"{name} {value}" for name, value in facts.items()),
-        unknown=tuple(told(run.unknown)),
+        unknown=tuple(note_lines(run.unknown)),
         timeline=timeline(run),
         drawings=drawings.definitions() if maps else Markup(),
         steps=tuple(steps),

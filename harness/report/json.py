@@ -69,8 +69,8 @@ def _tallies(counts: Mapping[str, Tally]) -> dict[str, object]:
 
 def _run(run: RunResult) -> dict[str, object]:
     # Many steps have equal maps, in a soak above all: each map is written once.
-    seen = dict.fromkeys(step.memory for step in run.steps if step.memory is not None)
-    maps = {found: number for number, found in enumerate(seen)}
+    distinct = dict.fromkeys(step.memory for step in run.steps if step.memory is not None)
+    maps = {found: number for number, found in enumerate(distinct)}
     value: dict[str, Any] = CODEC.dump(run)
     for id, bug in value["known_bugs"].items():
         bug["met"] = id in run.met

@@ -45,8 +45,8 @@ _DIRECTIVES = {
 def _line(number: int, name: object, verdict: Verdict, why: object = "") -> str:
     ok = "ok" if verdict in FINE else "not ok"
     directive = _DIRECTIVES.get(verdict)
-    told = "" if directive is None else f" # {directive} {_words(why)}".rstrip()
-    return f"{ok} {number} {_words(name)}{told}"
+    suffix = "" if directive is None else f" # {directive} {_words(why)}".rstrip()
+    return f"{ok} {number} {_words(name)}{suffix}"
 
 
 def _diagnostic(text: object) -> str:
@@ -73,8 +73,8 @@ def _about(run: RunResult) -> Iterator[str]:
     if run.reason:
         yield run.reason
     for id, title in run.bugs.items():
-        told = "" if id in run.met else " not reproduced, though this kernel should have it"
-        yield f"known bug {id}{told}: {title}"
+        suffix = "" if id in run.met else " not reproduced, though this kernel should have it"
+        yield f"known bug {id}{suffix}: {title}"
     if run.bundle is not None:
         yield f"bundle: {run.bundle}"
 

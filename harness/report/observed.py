@@ -92,11 +92,11 @@ def read_range(text: str) -> AddrRange:
 
     Raises UsageError.
     """
-    found = _RANGE.fullmatch(text)
-    if found is None:
+    match = _RANGE.fullmatch(text)
+    if match is None:
         hint = "hexadecimal addresses, END exclusive, such as 0xffff800080000000-0xffff8000c0000000"
         raise UsageError(f"{text[:80]!r} is not START-END", hint=hint)
-    start, end = int(found[1], 16), int(found[2], 16) or TOP
+    start, end = int(match[1], 16), int(match[2], 16) or TOP
     if end <= start:
         raise UsageError(f"{text} is an empty range", hint="START must be below END")
     return AddrRange(start, end)

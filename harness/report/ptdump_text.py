@@ -143,12 +143,12 @@ def read_dump(text: str, arch: ArchSpec, places: MarkerSet | None = None) -> Dum
     lines: list[str | Run] = []
     region = ""
     for row in text.splitlines():
-        found = _LINE.fullmatch(row)
-        if found is None:
+        match = _LINE.fullmatch(row)
+        if match is None:
             region = row.removeprefix("---[ ").removesuffix(" ]---")
             lines.append(region)
             continue
-        start, end, physical, level, attributes = found.groups()
+        start, end, physical, level, attributes = match.groups()
         attrs = next(mappings).attrs if attributes or not form.holes else ()
         extent = AddrRange(int(start, 16), int(end, 16) or TOP)
         lines.append(Run(extent, level, attrs, None if physical is None else int(physical, 16), region))

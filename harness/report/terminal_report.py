@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.check import CATALOGUE, CheckResult, Verdict
-from harness.parsers.notes import summed, told
+from harness.parsers.notes import note_lines, summed
 from harness.progress import Progress, Task, default_progress
 from harness.report.tally import Tally, findings, overall, tally, verdict_counts
 from harness.report.text import WORDS, clean, invariants_line, plural, seconds
@@ -118,7 +118,7 @@ class TerminalReporter:
 
     def unknown(self, runs: Sequence[RunResult]) -> None:
         """Print what memhp did not know in the kernels' text, a line for each file; no invariant needed it."""
-        for line in told(summed(note for run in runs for note in run.unknown)):
+        for line in note_lines(summed(note for run in runs for note in run.unknown)):
             self.console.print(Text(clean(line), style="dim"))
 
     def rest(self) -> None:
@@ -204,8 +204,8 @@ def verdict_lines(run: RunResult) -> Iterator[Text]:
     if run.reason:
         yield Text(f"  {clean(run.reason, newlines=True)}".replace("\n", "\n  "))
     for id, title in run.bugs.items():
-        told = "known bug" if id in run.met else "not reproduced, though this kernel should have it: known bug"
-        yield Text(f"  {told} {clean(id)}: {clean(title)}", style=_STYLE[Verdict.KNOWN])
+        label = "known bug" if id in run.met else "not reproduced, though this kernel should have it: known bug"
+        yield Text(f"  {label} {clean(id)}: {clean(title)}", style=_STYLE[Verdict.KNOWN])
     if run.hint:
         yield Text(f"  hint: {clean(run.hint, newlines=True)}")
     if run.bundle is not None:

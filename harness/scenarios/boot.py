@@ -245,13 +245,13 @@ def archives_of(spec: GuestSpec, parts: Parts) -> list[Path]:
     return [parts.root.initrd, *(path for path in others if path is not None)]
 
 
-def facts_of(told: KernelFacts, kernel: KernelImage) -> KernelFacts:
+def facts_of(facts: KernelFacts, kernel: KernelImage) -> KernelFacts:
     """The facts about a booted kernel, including evidence from its image.
 
     Debian's kernels have their configuration beside the image.
     """
     image = image_marks(kernel.image.read_bytes(), IMAGE_TEXTS, IMAGE_MEMBERS)
-    return dataclasses.replace(told, config=kernel.config if told.config is None else told.config, image=image)
+    return dataclasses.replace(facts, config=kernel.config if facts.config is None else facts.config, image=image)
 
 
 @contextlib.contextmanager

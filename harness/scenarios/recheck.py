@@ -128,8 +128,8 @@ def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]
 
 def _unknown(run: RecordedRun) -> tuple[Unknown, ...]:
     """All unknown text in the bundle."""
-    found = [run.facts.unknown, run.boot.unknown]
+    groups = [run.facts.unknown, run.boot.unknown]
     for step in run.steps:
-        found += [part.unknown for part in step.again or ()]
-        found += [] if step.state is None else [step.state.unknown]
-    return summed(note for notes in found for note in notes)
+        groups += [part.unknown for part in step.again or ()]
+        groups += [] if step.state is None else [step.state.unknown]
+    return summed(note for notes in groups for note in notes)

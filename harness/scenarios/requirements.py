@@ -154,11 +154,11 @@ def require_words(cmdline: str, dmesg: tuple[DmesgLine, ...] | NotObserved, kern
     """
     words = BootWords.of(cmdline)
     for line in () if isinstance(dmesg, NotObserved) else dmesg:
-        found = _IGNORED.fullmatch(line.text)
-        if found is None:
+        match = _IGNORED.fullmatch(line.text)
+        if match is None:
             continue
-        names = [name for name in (found["name"], found["early"]) if name]
-        names += [name for name, _ in BootWords.of(found["unknown"] or "").words]
+        names = [name for name in (match["name"], match["early"]) if name]
+        names += [name for name, _ in BootWords.of(match["unknown"] or "").words]
         ignored = [name for name in names if words.values(name)]
         if ignored:
             raise UnsupportedError(

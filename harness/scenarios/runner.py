@@ -182,8 +182,8 @@ class _Run:
         bad = next((step for step in self.steps if step.verdict is verdict and verdict is not Verdict.PASS), None)
         if bad is None:
             return self._finish(verdict, "", None)
-        told = f"; steps not done after it: {left}" if (left := self._left(verdict)) else ""
-        return self._finish(verdict, f"step {bad.number} ({bad.title}): {_why(bad)}{told}", None)
+        undone = f"; steps not done after it: {left}" if (left := self._left(verdict)) else ""
+        return self._finish(verdict, f"step {bad.number} ({bad.title}): {_why(bad)}{undone}", None)
 
     def _left(self, verdict: Verdict) -> int:
         """How many steps were not done after a known bug."""
@@ -276,8 +276,8 @@ class _Run:
         self.reporter.step_started(0, self.total, "boot")
         boot = session.check_boot()
         guest = session.guest
-        told = [boot.note or how_started(guest, self.boot_seconds), guest.unconfined, *self._told_lacks(session)]
-        if self._note_step(dataclasses.replace(boot, note="; ".join(filter(None, told)))):
+        notes = [boot.note or how_started(guest, self.boot_seconds), guest.unconfined, *self._told_lacks(session)]
+        if self._note_step(dataclasses.replace(boot, note="; ".join(filter(None, notes)))):
             self._play(session, steps)
 
     def _told_lacks(self, session: Session) -> list[str]:
@@ -302,7 +302,7 @@ class _Run:
         return self._note_step(session.act(step.title, step.run, step.expect, step.bugs, step.says))
 
     def _repeat(self, session: Session, repeat: Repeat) -> bool:
-        seen: list[Round] = []
+        rounds: list[Round] = []
         sites: list[dict[str, int]] = []
         slab: SlabCache | NotObserved | None = None
         for _ in range(repeat.rounds(self.options.rounds)):
@@ -311,19 +311,19 @@ class _Run:
             if repeat.soak:
                 guest, deadline = session.guest, session.deadline()
                 slab = slab_in_use(guest.shell, guest.facts, SLAB, before=slab, deadline=deadline)
-                seen.append(counters(session.state, slab, session.layout.page_size))
+                rounds.append(counters(session.state, slab, session.layout.page_size))
                 sites.append(allocation_sites(guest.shell, deadline))
-        return not repeat.soak or self._fit(session, seen, sites)
+        return not repeat.soak or self._fit(session, rounds, sites)
 
-    def _fit(self, session: Session, seen: Sequence[Round], sites: Sequence[Mapping[str, int]]) -> bool:
+    def _fit(self, session: Session, rounds: Sequence[Round], sites: Sequence[Mapping[str, int]]) -> bool:
         """The last step of a soak: no counter may have a slope, and each must have been read in every round.
 
         Likewise, no allocation site may hold more objects after each round.
         """
-        found, (never, sometimes) = (*slopes(seen), *steady_growth(sites)), unread(seen)
-        note = "; ".join([*map(spell, found), *(f"not observed: {line}" for line in never)])
-        outcome = Outcome(note=note, slopes=found, unread=(*never, *sometimes), inconclusive="; ".join(sometimes))
-        title = f"slope over {len(seen)} rounds"
+        growing, (never, sometimes) = (*slopes(rounds), *steady_growth(sites)), unread(rounds)
+        note = "; ".join([*map(spell, growing), *(f"not observed: {line}" for line in never)])
+        outcome = Outcome(note=note, slopes=growing, unread=(*never, *sometimes), inconclusive="; ".join(sometimes))
+        title = f"slope over {len(rounds)} rounds"
         self.reporter.step_started(session.number + 1, self.total, title)
         return self._note_step(session.act(title, lambda session, deadline: outcome))
 
@@ -363,9 +363,9 @@ class _Run:
             self._remove_bundle(self.bundle)
             return dataclasses.replace(result, bundle=None)
         last = max((step.number for step in result.steps), default=0)
-        told = {"verdict": result.verdict.value, "reason": result.reason, "steps": last}
+        ending = {"verdict": result.verdict.value, "reason": result.reason, "steps": last}
         with contextlib.suppress(OSError):
-            write_json(self.bundle / VERDICT, told)
+            write_json(self.bundle / VERDICT, ending)
         return result
 
     def _remove_bundle(self, bundle: Path) -> None:

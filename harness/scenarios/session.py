@@ -24,7 +24,7 @@ from harness.guest.sysrq import show_tasks
 from harness.model.actions import Action, Reboot
 from harness.model.booted import booted_model, plugged_devices
 from harness.model.devices.virtio_mem import PlugVirtioMem
-from harness.parsers.notes import summed, told
+from harness.parsers.notes import note_lines, summed
 from harness.qemu.memdev import wait_size
 from harness.scenarios.boot import BootedGuest, meet_again
 from harness.scenarios.changes import describe_changes
@@ -240,21 +240,21 @@ class Session:
         self.loads = {
             id: count for id, count in pause_loads(self.guest.shell, deadline=deadline).items() if id in before
         }
-        told, outcome.inconclusive = overlap(before, self.loads)
-        outcome.note = f"{outcome.note}; {told}" if outcome.note else told
+        work, outcome.inconclusive = overlap(before, self.loads)
+        outcome.note = f"{outcome.note}; {work}" if outcome.note else work
 
     def _settle(self, deadline: Deadline) -> None:
         """Give the guest time to show the expected memory blocks; blocks missing after that are findings."""
         wanted = {block.index: block.state for block in self.model.expected().blocks}
-        seen = {} if isinstance(self.state.blocks, NotObserved) else {b.index: b.state for b in self.state.blocks}
-        gone = seen.keys() - wanted.keys()
+        states = {} if isinstance(self.state.blocks, NotObserved) else {b.index: b.state for b in self.state.blocks}
+        gone = states.keys() - wanted.keys()
         if self.unseen:
             # Blocks may have appeared since the last snapshot, and be about to disappear.
             window = self.layout.machine.device_window().align_outward(self.layout.block_size)
             whole = range(window.start // self.layout.block_size, window.end // self.layout.block_size)
             gone |= set(whole) - wanted.keys()
             self.unseen = False
-        elif wanted == seen:
+        elif wanted == states:
             return
         try:
             limit = deadline.at_most(self.options.settle)
@@ -285,7 +285,7 @@ class Session:
         """Remember each unknown item once, and note new ones immediately."""
         known = len(self.unknown)
         self.unknown = summed([*self.unknown, *notes])
-        for line in told(self.unknown[known:]):
+        for line in note_lines(self.unknown[known:]):
             self.recorder.note(line)
 
 
@@ -301,14 +301,14 @@ def overlap(before: Mapping[str, LoadCount], after: Mapping[str, LoadCount]) -> 
 
     A round in progress at the second count has been awaited, so each working load has completed a round.
     """
-    told, idle = [], []
+    work, idle = [], []
     for id, start in sorted(before.items()):
         now = after.get(id)
         if now is None or not now.running:
             idle.append(f"the load {id} has died" + (f": {now.note}" if now is not None and now.note else ""))
             continue
         rounds, failures = now.rounds - start.rounds, now.failures - start.failures
-        told.append(f"{id} {rounds} round{'' if rounds == 1 else 's'}" + (f" ({failures} failed)" if failures else ""))
+        work.append(f"{id} {rounds} round{'' if rounds == 1 else 's'}" + (f" ({failures} failed)" if failures else ""))
         if not rounds:
             idle.append(f"no overlap: the load {id} did no round meanwhile" + (f" ({now.note})" if now.note else ""))
-    return f"while it ran: {', '.join(told)}" if told else "", "; ".join(idle)
+    return f"while it ran: {', '.join(work)}" if work else "", "; ".join(idle)

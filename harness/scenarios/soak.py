@@ -68,8 +68,8 @@ def slopes(rounds: Sequence[Round]) -> tuple[Slope, ...]:
     kept = rounds[WARM_UP:]
     if len(kept) < 2:
         return ()
-    found = {name: [one.get(name) for one in kept] for name in _names(kept)}
-    whole = {name: [value for value in row if isinstance(value, Counter)] for name, row in found.items()}
+    series = {name: [one.get(name) for one in kept] for name in _names(kept)}
+    whole = {name: [value for value in row if isinstance(value, Counter)] for name, row in series.items()}
     return tuple(_fit(name, row) for name, row in whole.items() if len(row) == len(kept))
 
 

@@ -239,6 +239,6 @@ def joined(parts: Sequence[_Done]) -> Outcome:
     if both <= 0:
         outcome.inconclusive = "no overlap: one had ended before another began"
     if outcome.ending == "done":
-        told = [f"{part.title} {part.ended - part.started:.2f} s" for part in parts]
-        outcome.note = f"{', '.join(told)}; all at once for {max(both, 0.0):.2f} s"
+        times = [f"{part.title} {part.ended - part.started:.2f} s" for part in parts]
+        outcome.note = f"{', '.join(times)}; all at once for {max(both, 0.0):.2f} s"
     return outcome

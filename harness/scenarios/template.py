@@ -75,9 +75,9 @@ def template(spec: GuestSpec, parts: Parts, timeout: float, progress: Progress) 
         cache.prune(KIND, KEPT - 1)
 
     what = f"the saved boot of {spec.name}"
-    found = cache.get(KIND, spec.arch, inputs(machine, archives, extra), build, progress, what=what)
-    cache.use(found)
-    return found
+    entry = cache.get(KIND, spec.arch, inputs(machine, archives, extra), build, progress, what=what)
+    cache.use(entry)
+    return entry
 
 
 class UncleanBoot(GuestError):

@@ -161,11 +161,11 @@ def judge(
     met: tuple[str, ...] = ()
     failed = [result for result in checks if result.status == "fail"]
     if failed:
-        found = _explained(known.watch.possible, checks, outcome, evidence, title)
-        met = found.met
-        if found.rest or not all(result.findings for result in failed):
+        explained = _explained(known.watch.possible, checks, outcome, evidence, title)
+        met = explained.met
+        if explained.rest or not all(result.findings for result in failed):
             like = _explained(known.watch.impossible, checks, outcome, evidence, title)
-            return Ruling(Verdict.FAIL, _joined(outcome.note, _beyond(found, like, known.watch)), met)
+            return Ruling(Verdict.FAIL, _joined(outcome.note, _beyond(explained, like, known.watch)), met)
         if outcome.alarms:
             return Ruling(Verdict.KNOWN, _joined(outcome.note, _named(met)), met, stops=True)
     if outcome.inconclusive:
@@ -183,8 +183,8 @@ def judge(
         stops = cause is not None or any(known.watch.standings[id].bug.stops for id in met)
         return Ruling(Verdict.KNOWN, _joined(outcome.note, _named(met)), met, _unseen(known, met), stops)
     missed = _unseen(known, met)
-    told = f"known bug {', '.join(missed)} not reproduced, though this kernel should have it" if missed else ""
-    return Ruling(verdict, _joined(note, told), (), missed)
+    missing = f"known bug {', '.join(missed)} not reproduced, though this kernel should have it" if missed else ""
+    return Ruling(verdict, _joined(note, missing), (), missed)
 
 
 def _explained(
@@ -199,10 +199,11 @@ def _explained(
     return Explained((), findings) if bug is None else Explained((bug.id,), ())
 
 
-def _beyond(found: Explained, like: Explained, watch: Watch) -> str:
+def _beyond(explained: Explained, like: Explained, watch: Watch) -> str:
     """The note about findings that no bug of this kernel explains; ``like``: as those of other kernels would."""
-    if found.met:
-        return f"beyond the known bug {', '.join(found.met)}: {', '.join(sorted({f.invariant for f in found.rest}))}"
+    if explained.met:
+        broken = sorted({finding.invariant for finding in explained.rest})
+        return f"beyond the known bug {', '.join(explained.met)}: {', '.join(broken)}"
     if like.rest or not like.met:
         return ""
     whys = "; ".join(f"{id}, which this kernel should not have: {watch.standings[id].why}" for id in like.met)

@@ -44,9 +44,9 @@ def try_text(item: TextCorruption, scenes: Sequence[Scene]) -> Trial:
         except Inapplicable as nothing:
             reasons.setdefault(str(nothing))
             continue
-        seen = check(evidence)
+        results = check(evidence)
         left = check(scene.with_sources({}))
-        return _judge(item, f"{item.target} of step {scene.title!r}", wanted, seen, left, "")
+        return _judge(item, f"{item.target} of step {scene.title!r}", wanted, results, left, "")
     return Trial(item, INAPPLICABLE, reason=next(iter(reasons), "no step was recorded"))
 
 
@@ -58,12 +58,12 @@ def try_memory(item: MemoryCorruption, live: Live) -> Trial:
         wanted = _wanted(item, live.scene.results)
         with live.editor.undone():
             where = item.apply(live)
-            seen = check(live.look())
+            results = check(live.look())
     except Inapplicable as nothing:
         return Trial(item, INAPPLICABLE, reason=str(nothing))
     after = live.look()
     trace = "" if _host_sources(after) == before else "the host's sources differ from before"
-    return _judge(item, where, wanted, seen, check(after), trace)
+    return _judge(item, where, wanted, results, check(after), trace)
 
 
 def require_sound(evidence: Evidence) -> None:
@@ -96,11 +96,11 @@ def _judge(
     item: Corruption,
     where: str,
     wanted: frozenset[str],
-    seen: Mapping[str, CheckResult],
+    results: Mapping[str, CheckResult],
     left: Mapping[str, CheckResult],
     trace: str,
 ) -> Trial:
-    named, still = broken(seen), broken(left)
+    named, still = broken(results), broken(left)
     if still or trace:
         reason = trace or f"still broken after undoing it: {', '.join(sorted(still))}"
         return Trial(item, STUCK, where, wanted, named, reason)

@@ -46,11 +46,11 @@ def changes(before: GuestState, after: GuestState, block_size: int) -> list[Text
 
 def change_line(line: str, block_size: int) -> Text:
     """One line of ``describe_changes``, in colour; memory blocks get their address range."""
-    found = _SPAN.match(line)
-    if found is not None:
-        first, last = int(found[1]), int(found[2] or found[1])
+    match = _SPAN.match(line)
+    if match is not None:
+        first, last = int(match[1]), int(match[2] or match[1])
         where = AddrRange(first * block_size, (last + 1) * block_size)
-        line = f"{line[: found.end() - 1]} [{where}]{line[found.end() - 1 :]}"
+        line = f"{line[: match.end() - 1]} [{where}]{line[match.end() - 1 :]}"
     sign = next((mark for mark in ("→", "+", "-") if f" {mark}" in line), "")
     return Text(clean(line), style=_SIGN.get(sign, ""))
 

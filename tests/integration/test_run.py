@@ -20,7 +20,7 @@ from harness.check import Verdict
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import InfraError, ParseError
-from harness.parsers.notes import told
+from harness.parsers.notes import note_lines
 from harness.qemu import memdev
 from harness.qemu.devices.dimm import DimmSpec
 from harness.scenarios.boot import Parts, boot_guest
@@ -111,7 +111,7 @@ def test_text_that_memhp_has_never_met_is_told_and_changes_nothing(session: Sess
         work = print_more if title == "print more" else lambda session, deadline: Outcome()
         assert session.act(title, work).verdict is Verdict.PASS
     line = "/proc/zoneinfo: 1 line that memhp does not know: 'borrowed: 0'"
-    assert told(session.unknown) == [line]
+    assert note_lines(session.unknown) == [line]
     assert (session.recorder.directory / "notes.txt").read_text().splitlines().count(line) == 1
     assert recheck(session.recorder.directory).unknown == session.unknown
 

@@ -197,8 +197,8 @@ def _set_blocks(
 
 def due_refusal(session: Session, indexes: Iterable[int]) -> str:
     """Why each of these online memory blocks must stay online, "" if one of them could go."""
-    blocks, told = session.model.blocks, session.model.kept_blocks()
-    reasons = [told.get(index, "") for index in indexes if index in blocks and blocks[index].zone is not None]
+    blocks, kept = session.model.blocks, session.model.kept_blocks()
+    reasons = [kept.get(index, "") for index in indexes if index in blocks and blocks[index].zone is not None]
     return reasons[0] if reasons and all(reasons) else ""
 
 

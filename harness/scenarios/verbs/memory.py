@@ -48,10 +48,10 @@ class TouchVerb(Verb):
             node = session.model.blocks[online[0]].node
         # Hot-added memory is in the zones that are handed out first, so as much as all of it must reach each device.
         limit = session.model.expected().managed_bytes + self.size
-        seen = touch_memory(session.guest.shell, self.size, ranges, deadline=deadline, limit=limit, node=node)
-        used = tuple((where, seen.used.get(where, 0)) for where in ranges)
+        touched = touch_memory(session.guest.shell, self.size, ranges, deadline=deadline, limit=limit, node=node)
+        used = tuple((where, touched.used.get(where, 0)) for where in ranges)
         outcome = Outcome(note=", ".join(f"{format_size(size)} of it in {where}" for where, size in used))
-        outcome.touches.append(TouchReport(seen.pages, seen.mismatches, used))
+        outcome.touches.append(TouchReport(touched.pages, touched.mismatches, used))
         return outcome
 
 
@@ -73,9 +73,9 @@ class FillVerb(Verb):
         size = align_down(meminfo["MemFree"] - self.leave, session.layout.page_size)
         if size <= 0:
             raise UsageError(f"the guest has {format_size(meminfo['MemFree'])} free, less than fill must leave")
-        seen = touch_memory(session.guest.shell, size, (), deadline=deadline)
+        touched = touch_memory(session.guest.shell, size, (), deadline=deadline)
         outcome = Outcome(note=f"{size / MIB:.0f}M of {meminfo['MemFree'] / MIB:.0f}M free")
-        outcome.touches.append(TouchReport(seen.pages, seen.mismatches, ()))
+        outcome.touches.append(TouchReport(touched.pages, touched.mismatches, ()))
         return outcome
 
 

@@ -50,19 +50,22 @@ class DumpVerb(Verb):
     def run(self, session: Session, deadline: Deadline) -> Outcome:
         kernel, shape = session.layout.kernel, session.layout.machine
         head = session.guest.shell.must("head -c 65536 /proc/kcore", deadline=deadline)
-        seen = load_segments(head, "/proc/kcore")
+        segments = load_segments(head, "/proc/kcore")
         if kernel is not None:
-            seen = tuple(one for one in seen if kernel.linear_window.covers(one.virtual))
-        everything = AddrRange(0, max(shape.device_window().end, *(one.physical.end for one in seen)))
+            segments = tuple(one for one in segments if kernel.linear_window.covers(one.virtual))
+        everything = AddrRange(0, max(shape.device_window().end, *(one.physical.end for one in segments)))
         window = shape.device_window()
         # QEMU refuses to dump nothing, and boot memory is always there.
         wanted = AddrRange(shape.arch.ram_base + shape.memory - 2 * MIB, window.end)
         dumped = load_segments(session.guest.machine.dump_head(wanted, deadline), "dump-guest-memory")
         pmem_ranges = [device.range for device in session.model.devices.values() if isinstance(device, Pmem)]
         outside = subtract_ranges(intersect_ranges([window], [one.physical for one in dumped]), pmem_ranges)
-        told = tuple(sorted(one.physical for one in seen))
-        reports = (DumpReport("/proc/kcore", everything, told), DumpReport("dump-guest-memory", window, tuple(outside)))
-        return Outcome(note=f"{len(told)} segments in /proc/kcore, {len(dumped)} in QEMU's dump", dumps=reports)
+        physical = tuple(sorted(one.physical for one in segments))
+        by_kernel = DumpReport("/proc/kcore", everything, physical)
+        by_qemu = DumpReport("dump-guest-memory", window, tuple(outside))
+        return Outcome(
+            note=f"{len(physical)} segments in /proc/kcore, {len(dumped)} in QEMU's dump", dumps=(by_kernel, by_qemu)
+        )
 
 
 @dataclass(frozen=True, slots=True)
