@@ -17,15 +17,12 @@ from harness.arch.kernel_layout import riscv64_shadow
 from harness.arch.modes import arm64_bits
 from harness.release import parse_release
 from harness.state import KernelFacts, NotObserved
-from harness.units import AddrRange
+from harness.units import TOP, AddrRange
 
-_TOP = 1 << 64
 #: the first line of /proc/pagetypeinfo (pagetypeinfo_show, mm/vmstat.c): unchanged since v2.6.24
 PAGETYPEINFO = "/proc/pagetypeinfo"
 #: the state of hugetlb_optimize_vmemmap, since v5.19
 OPTIMIZE_HUGETLB = "/proc/sys/vm/hugetlb_optimize_vmemmap"
-#: the guest files whose first line is read
-FILES = (PAGETYPEINFO, OPTIMIZE_HUGETLB)
 
 _SPLITS_LEAF = "splits a leaf entry in linear map"
 #: by architecture, what only kernels that split it say; None: all do
@@ -275,7 +272,7 @@ def _arm64_shadow(note: Mapping[str, str], build: Build, scale: int) -> AddrRang
     offset = build.number("KASAN_SHADOW_OFFSET")
     if not isinstance(offset, int):
         raise ValueError("no CONFIG_KASAN_SHADOW_OFFSET" if offset is None else offset.reason)
-    end = ((1 << 64 - scale) + offset) % _TOP
+    end = ((1 << 64 - scale) + offset) % TOP
     return AddrRange(end - (1 << arm64_bits(note) - scale), end)
 
 

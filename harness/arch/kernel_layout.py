@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.arch.modes import riscv64_bits
-from harness.units import GIB, KIB, MIB, AddrRange, align_down
+from harness.units import GIB, KIB, MIB, TOP, AddrRange, align_down
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,6 @@ class KernelLayout:
         return AddrRange(self.vmemmap + first * self.struct_page_size, self.vmemmap + last * self.struct_page_size)
 
 
-_TOP = 1 << 64
-
-
 def _vmemmap_window(note: Mapping[str, str]) -> AddrRange:
     return AddrRange(int(note["NUMBER(VMEMMAP_START)"], 0), int(note["NUMBER(VMEMMAP_END)"], 0))
 
@@ -63,7 +60,7 @@ def has_regions_above_vmemmap(note: Mapping[str, str]) -> bool:
     So it is since v6.9 (b730b0f2b1fc, 031e011d8b22, 32697ff38287). The same series taught ptdump levels and address
     bits that are known only when the kernel runs. Raises KeyError, ValueError.
     """
-    return int(note["NUMBER(VMEMMAP_END)"], 0) == _TOP - GIB
+    return int(note["NUMBER(VMEMMAP_END)"], 0) == TOP - GIB
 
 
 #: bytes of a page -> VA_BITS_MIN where it is not 48, arch/arm64/include/asm/memory.h (v6.12)
@@ -76,17 +73,17 @@ def arm64_page_end(note: Mapping[str, str], shadow: AddrRange | None) -> int:
     Without it, the part that 52-bit kernels share with lesser hardware ends there. Raises KeyError.
     """
     least = min(int(note["NUMBER(VA_BITS)"]), _VA_BITS_MIN.get(int(note["PAGESIZE"]), 48))
-    return shadow.start if shadow is not None else _TOP - (1 << least - 1)
+    return shadow.start if shadow is not None else TOP - (1 << least - 1)
 
 
 def arm64_layout(note: Mapping[str, str], shadow: AddrRange | None) -> KernelLayout:
     """arch_crash_save_vmcoreinfo, arch/arm64/kernel/vmcore_info.c (v6.12); raises KeyError for a missing key."""
     bits = int(note["NUMBER(VA_BITS)"])
-    start = _TOP - (1 << bits)
+    start = TOP - (1 << bits)
     page_size, page = int(note["PAGESIZE"]), int(note["SIZE(page)"])
     # A 52-bit kernel on 48-bit hardware moves its linear map down: PHYS_OFFSET is negative then.
     offset = int(note["NUMBER(PHYS_OFFSET)"], 0)
-    offset -= _TOP if offset >> 63 else 0
+    offset -= TOP if offset >> 63 else 0
     window = _vmemmap_window(note)
     if "SYMBOL(vmemmap)" in note:
         vmemmap = int(note["SYMBOL(vmemmap)"], 16)

@@ -16,9 +16,7 @@ from harness.arch.features import kasan_shadow
 from harness.arch.kernel_layout import arm64_page_end, has_regions_above_vmemmap
 from harness.arch.modes import arm64_bits, riscv64_bits
 from harness.state import NotObserved
-from harness.units import MIB, AddrRange
-
-_TOP = 1 << 64
+from harness.units import MIB, TOP, AddrRange
 
 Config = Mapping[str, str] | None
 
@@ -36,11 +34,6 @@ class MarkerSet:
     left_out: tuple[str, ...]
 
 
-def markers(arch: str | ArchSpec, note: Mapping[str, str], config: Config) -> tuple[tuple[int, str], ...]:
-    """The (address, name) of every known marker; see ``marker_set``."""
-    return marker_set(arch, note, config).markers
-
-
 def marker_set(
     arch: str | ArchSpec, note: Mapping[str, str], config: Config, dumped: Mapping[str, int] | None = None
 ) -> MarkerSet:
@@ -56,7 +49,7 @@ def marker_set(
         raise ValueError(f"no markers are known for {name}")
     found = _LAYOUTS[name](note, config, dumped or {})
     for (lower, before), (upper, after) in itertools.pairwise(found.markers):
-        if not 0 <= lower <= upper < _TOP:
+        if not 0 <= lower <= upper < TOP:
             raise ValueError(f"the marker {before!r} at {lower:#x} is not below {after!r} at {upper:#x}")
     return found
 
@@ -88,8 +81,8 @@ def _arm64(note: Mapping[str, str], config: Config, dumped: Mapping[str, int]) -
     page, new = int(note["PAGESIZE"]), has_regions_above_vmemmap(note)
     if not 36 <= used <= bits <= 52:
         raise ValueError(f"no arm64 kernel has {bits} bits of virtual addresses and uses {used}")
-    offset = _TOP - (1 << bits)
-    start = _TOP - (1 << used) if new else offset
+    offset = TOP - (1 << bits)
+    start = TOP - (1 << used) if new else offset
     modules, vmalloc_end = _number(note, "MODULES_VADDR"), _number(note, "VMALLOC_END")
     shadow, left_out = _shadow("arm64", note, config)
     found = [
@@ -106,7 +99,7 @@ def _arm64(note: Mapping[str, str], config: Config, dumped: Mapping[str, int]) -
         memmap = vmemmap + (start - offset) // page * int(note["SIZE(page)"])
         ports = vmemmap_end + 8 * MIB
         found += [(memmap, "vmemmap start"), (vmemmap_end, "vmemmap end"), *_arm64_ports(ports)]
-        found += [(dumped.get("Fixmap start", ports + 16 * MIB), "Fixmap start"), (_TOP - 8 * MIB, "Fixmap end")]
+        found += [(dumped.get("Fixmap start", ports + 16 * MIB), "Fixmap start"), (TOP - 8 * MIB, "Fixmap end")]
     else:
         found += [(dumped.get("Fixmap start", vmalloc_end), "Fixmap start"), (vmemmap - 32 * MIB, "Fixmap end")]
         found += [*_arm64_ports(vmemmap - 24 * MIB), (vmemmap, "vmemmap start"), (vmemmap_end, "vmemmap end")]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from harness.arch.kernel_layout import has_regions_above_vmemmap
 from harness.arch.modes import arm64_bits
 from harness.arch.pagetable import ENTRY_SIZE, EntryRule, TableFormat, TableLevel, level_names
+from harness.units import TOP
 
-_TOP = 1 << 64
 _VALID, _TABLE_BIT, _USER = 1 << 0, 1 << 1, 1 << 6
 _RDONLY, _SHARED, _AF, _NG = 1 << 7, 3 << 8, 1 << 10, 1 << 11
 _GP, _CONT, _PXN, _UXN = 1 << 50, 1 << 52, 1 << 53, 1 << 54
@@ -82,7 +82,7 @@ def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
     return TableFormat(
         page_size=page_size,
         root=root,
-        start=_TOP - (1 << bits),
+        start=TOP - (1 << bits),
         va_bits=bits,
         both_halves=False,
         levels=_levels(count, shift, entries, reserved, pmd_is_named=recent),
@@ -95,7 +95,7 @@ def arm64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
         napot=False,
         group_ignores=_SOFTWARE | _AF,
         words=arm64_words,
-        dump_start=_TOP - (1 << (used if recent else configured)),
+        dump_start=TOP - (1 << (used if recent else configured)),
     )
 
 

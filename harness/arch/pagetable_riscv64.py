@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from harness.arch.modes import riscv64_bits
 from harness.arch.pagetable import EntryRule, TableFormat, TableLevel, level_names
+from harness.units import TOP
 
-_TOP = 1 << 64
 _PAGE_SHIFT, _ENTRIES = 12, 512
 _V, _R, _W, _X, _U, _G, _A, _D = (1 << bit for bit in range(8))
 _SOFT_SHIFT, _SOFT = 8, 3 << 8
@@ -50,7 +50,7 @@ def riscv64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
     bits = riscv64_bits(note)
     if bits not in (39, 48, 57):
         raise ValueError(f"riscv64 has no paging mode of {bits} bits")
-    root = (int(note["SYMBOL(swapper_pg_dir)"], 16) - int(note["NUMBER(va_kernel_pa_offset)"], 0)) % _TOP
+    root = (int(note["SYMBOL(swapper_pg_dir)"], 16) - int(note["NUMBER(va_kernel_pa_offset)"], 0)) % TOP
     if root >= 1 << 56 or root % page_size:
         raise ValueError(f"invalid physical address of the kernel's root table: {root:#x}")
     return TableFormat(
@@ -69,7 +69,7 @@ def riscv64_tables(note: Mapping[str, str], page_size: int) -> TableFormat:
         napot=True,
         group_ignores=0,
         words=riscv64_words,
-        dump_start=_TOP - (1 << bits - 1),
+        dump_start=TOP - (1 << bits - 1),
     )
 
 

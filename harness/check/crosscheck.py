@@ -13,9 +13,7 @@ from harness.check.registry import Broken, invariant, observed
 from harness.check.witnesses import PTDUMP, WALK, Attributes, Leaf, View, clip
 from harness.model.boot_layout import BootLayout
 from harness.state import HostMapping, NotObserved
-from harness.units import AddrRange, merge_ranges, subtract_ranges
-
-_TOP = 1 << 64
+from harness.units import TOP, AddrRange, merge_ranges, subtract_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def _still(layout: BootLayout, rules: TableRules, walk: View) -> tuple[AddrRange
     if spaces is None or isinstance(note, NotObserved) or rules.image_offset not in note:
         return (walk.kernel.linear_window, walk.kernel.vmemmap_window)
     image = _image(walk.leaves, int(note[rules.image_offset], 0), spaces)
-    return merge_ranges([*subtract_ranges([AddrRange(0, _TOP)], spaces), *image])
+    return merge_ranges([*subtract_ranges([AddrRange(0, TOP)], spaces), *image])
 
 
 def _image(walked: Sequence[Leaf], offset: int, moving: Sequence[AddrRange]) -> Iterator[AddrRange]:
@@ -71,7 +69,7 @@ def _image(walked: Sequence[Leaf], offset: int, moving: Sequence[AddrRange]) -> 
         leaf.range
         for space in moving
         for leaf in clip(walked, space)
-        if isinstance(leaf, HostMapping) and (leaf.range.start - leaf.physical) % _TOP == offset
+        if isinstance(leaf, HostMapping) and (leaf.range.start - leaf.physical) % TOP == offset
     ]
     if ours:
         yield AddrRange(ours[0].start, ours[-1].end)

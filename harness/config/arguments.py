@@ -24,7 +24,7 @@ from harness.units import MIB, format_size
 
 T = TypeVar("T")
 
-#: sizes of devices are multiples of this, the sub-section size (include/linux/mmzone.h)
+#: sizes of boot RAM and of devices are multiples of this, the sub-section size (include/linux/mmzone.h)
 GRANULE = 2 * MIB
 
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,39}")

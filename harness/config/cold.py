@@ -13,12 +13,10 @@ from harness.units import MIB
 
 #: huge pages of the host that a device's memory may be made of; each needs the requirement host-NAME
 BACKINGS = ("thp", "hugetlb-2M", "hugetlb-1G")
-#: an address: as high as the machine has room for the device
-TOP = "top"
 
 
 def _read_address(value: Value) -> int | Literal["top"]:
-    return "top" if value.is_text(TOP) else value.size()
+    return "top" if value.is_text("top") else value.size()
 
 
 def _spell_address(address: int | str) -> str:
@@ -32,7 +30,7 @@ Address = Annotated[int | Literal["top"], Argument(_read_address, _spell_address
 
 @dataclass(frozen=True, slots=True)
 class DimmArgs(Args):
-    """A pc-dimm; ``slot`` and ``address`` None: QEMU chooses."""
+    """A pc-dimm; ``slot`` and ``address`` None: QEMU chooses, top: as high as the machine has room."""
 
     verb: ClassVar[str] = "plug-dimm"
 
@@ -84,7 +82,7 @@ def _read_device(value: Value) -> ColdDevice:
         value.fail("one device has exactly one verb", hint="one list item for each device")
     verb, body = next(iter(reader.values.items()))
     device, given = COLD[verb].read(body), body.mapping().values
-    if isinstance(device, DimmArgs) and device.address == TOP:
+    if isinstance(device, DimmArgs) and device.address == "top":
         given["address"].fail("where the room ends is not known before the machine is", hint="write a number")
     if device.backing is not None:
         given["backing"].fail("a device that is there at boot is made of ordinary pages", hint="plug it in a step")

@@ -13,9 +13,7 @@ from harness.arch.kernel_layout import KernelLayout
 from harness.errors import InfraError
 from harness.kmem.physical_memory import Flags, Words
 from harness.state import HostMapping
-from harness.units import AddrRange
-
-_TOP = 1 << 64
+from harness.units import TOP, AddrRange
 
 
 class Untranslated(InfraError):
@@ -55,7 +53,7 @@ class DirectMap:
         """The physical address of one virtual one. Raises Untranslated outside of all windows."""
         for window in self.windows:
             if address | self.tag in window.virtual:
-                return ((address | self.tag) - window.offset) % _TOP
+                return ((address | self.tag) - window.offset) % TOP
         raise Untranslated(address, "is not in the linear map")
 
     def translate(self, addresses: Words) -> tuple[Words, Flags]:
@@ -65,14 +63,14 @@ class DirectMap:
         found = np.zeros(addresses.shape, dtype=np.bool_)
         for window in self.windows:
             here = (addresses - np.uint64(window.virtual.start) < np.uint64(window.virtual.size)) & ~found
-            physical[here] = addresses[here] - np.uint64(window.offset % _TOP)
+            physical[here] = addresses[here] - np.uint64(window.offset % TOP)
             found |= here
         return physical, found
 
 
 def direct_map(layout: KernelLayout, *, tag: int = 0) -> DirectMap:
     """The linear map, which the kernel translates without page tables."""
-    linear = Window(layout.linear_window, (layout.linear_start - layout.phys_offset) % _TOP)
+    linear = Window(layout.linear_window, (layout.linear_start - layout.phys_offset) % TOP)
     return DirectMap((linear,), tag)
 
 

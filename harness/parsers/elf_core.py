@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from harness.elfheader import PT_LOAD, read_header
 from harness.errors import ParseError
-from harness.units import AddrRange
-
-_TOP = 1 << 64
+from harness.units import TOP, AddrRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,5 +31,5 @@ def load_segments(data: bytes, source: str) -> tuple[Segment, ...]:
         Segment(AddrRange.sized(segment.virtual, segment.size), AddrRange.sized(segment.physical, segment.size))
         for segment in header.of_kind(PT_LOAD)
         # Areas without physical memory have the physical address -1.
-        if segment.size and segment.physical + segment.size < _TOP and segment.virtual + segment.size <= _TOP
+        if segment.size and segment.physical + segment.size < TOP and segment.virtual + segment.size <= TOP
     )

@@ -16,11 +16,10 @@ from harness.errors import InfraError, ParseError
 from harness.parsers._lines import numbered
 from harness.parsers.notes import STRICT, Notes
 from harness.state import Mapping, PageTables
-from harness.units import AddrRange
+from harness.units import TOP, AddrRange
 
 SOURCE = "/sys/kernel/debug/kernel_page_tables"
 
-TOP = 1 << 64
 
 _UNITS = "KMGTPE"
 _MARKER = re.compile(r"---\[ (.+) \]---")

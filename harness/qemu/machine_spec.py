@@ -8,17 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.arch import ArchSpec
+from harness.config.guest import MAX_CPUS, MAX_PORTS, MAX_SLOTS
 from harness.config.guest_parts import Firmware, QemuBinary
 from harness.errors import UsageError
 from harness.qemu.devices.device import BackendOptions, DeviceSpec, PciDeviceSpec, check_backend, check_size
 from harness.units import MIB, AddrRange, format_size
-
-#: ACPI_MAX_RAM_SLOTS (QEMU include/hw/acpi/acpi_dev_interface.h)
-MAX_SLOTS = 256
-#: slots of pcie.0 that the board's own devices leave free
-MAX_ROOT_PORTS = 24
-#: QEMU's virt board has room for 512 redistributors
-MAX_CPUS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +99,7 @@ def root_port_slot(number: int) -> int:
 
 def _check_sizes(spec: MachineSpec) -> None:
     check_size("boot memory", spec.memory)
-    ports = ("root port", spec.root_ports, 0, MAX_ROOT_PORTS)
+    ports = ("root port", spec.root_ports, 0, MAX_PORTS)
     for what, count, least, most in (("CPU", spec.cpus, 1, MAX_CPUS), ("slot", spec.slots, 0, MAX_SLOTS), ports):
         if not least <= count <= most:
             raise UsageError(f"invalid {what} count: {count}", hint=f"from {least} to {most}")

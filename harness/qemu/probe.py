@@ -10,7 +10,6 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from harness import proc
 from harness.arch import ArchSpec
@@ -35,15 +34,13 @@ _QUIT_SECONDS = 5.0
 class QemuAbilities:
     """What one QEMU binary reports about itself for one architecture.
 
-    ``device_types`` are all instantiable QOM types, devices and objects alike; ``commands`` and ``events`` the names
-    in its QMP schema. ``hotplug_refusal`` is its error when a virtio-mem device was actually plugged into its machine,
-    None if that succeeded. ``sandbox`` is true if it was built with a seccomp filter.
+    ``device_types`` are all instantiable QOM types, devices and objects alike. ``hotplug_refusal`` is its error when a
+    virtio-mem device was actually plugged into its machine, None if that succeeded. ``sandbox`` is true if it was built
+    with a seccomp filter.
     """
 
     version: str
     device_types: frozenset[str]
-    commands: frozenset[str]
-    events: frozenset[str]
     hotplug_refusal: str | None
     sandbox: bool
 
@@ -102,14 +99,6 @@ def needed_devices(kinds: Collection[str]) -> frozenset[str]:
     return BASE_DEVICES | {KINDS[kind].driver for kind in kinds}
 
 
-def parse_schema(schema: Any) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names of the commands and events in the answer of query-qmp-schema (qapi/introspect.json)."""
-    names: dict[str, set[str]] = {"command": set(), "event": set()}
-    for item in schema:
-        names.get(item["meta-type"], set()).add(item["name"])
-    return frozenset(names["command"]), frozenset(names["event"])
-
-
 def _probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbilities:
     with _ask(binary, ["-machine", "none", "-object", "iothread,id=own"], deadline) as (qmp, pid):
         threads = [int(thread["thread-id"]) for thread in qmp.execute("query-iothreads", deadline=deadline)]
@@ -118,7 +107,6 @@ def _probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbilit
         if target != arch.qemu_target:
             raise QemuError(f"it emulates {target}, not {arch.qemu_target}")
         types = qmp.execute("qom-list-types", {"abstract": False}, deadline=deadline)
-        commands, events = parse_schema(qmp.execute("query-qmp-schema", deadline=deadline))
         version = qmp.execute("query-version", deadline=deadline)["qemu"]
         machines = qmp.execute("query-machines", deadline=deadline)
     if not any(arch.machine in (machine["name"], machine.get("alias")) for machine in machines):
@@ -129,8 +117,6 @@ def _probe(binary: QemuBinary, arch: ArchSpec, deadline: Deadline) -> QemuAbilit
     return QemuAbilities(
         version=f"{version['major']}.{version['minor']}.{version['micro']}",
         device_types=names,
-        commands=commands,
-        events=events,
         hotplug_refusal=_try_hotplug(binary, arch, names, deadline),
         sandbox=proc.run(with_sandbox, deadline=deadline, check=False).returncode == 0,
     )

@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from harness.arch.architecture import ArchSpec
 from harness.arch.markers import MarkerSet
 from harness.errors import InfraError
-from harness.parsers.ptdump import TOP
 from harness.report.ptdump_text import Dump, DumpFormat, Run, dump_format
 from harness.state import HostMapping, HostTables, TablePage
-from harness.units import AddrRange, align_up
+from harness.units import TOP, AddrRange, align_up
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from harness.arch import ArchSpec
 from harness.arch.markers import MarkerSet, marker_set
 from harness.errors import InfraError, UsageError
-from harness.parsers.ptdump import TOP
 from harness.report.notepage import dump_tables
 from harness.report.ptdump_text import Dump, read_dump
 from harness.report.section_table import SectionShape
 from harness.report.text import clean, tell
 from harness.state import GuestState, KernelFacts, NotObserved, Section
-from harness.units import AddrRange
+from harness.units import TOP, AddrRange
 
 _RANGE = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,16})-(?:0[xX])?([0-9a-fA-F]{1,16})")
 

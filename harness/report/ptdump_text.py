@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from harness.arch.architecture import ArchSpec
 from harness.arch.markers import MarkerSet
 from harness.errors import InfraError, UsageError
-from harness.parsers.ptdump import TOP, parse_ptdump
+from harness.parsers.ptdump import parse_ptdump
 from harness.report.text import clean
-from harness.units import AddrRange, merge_ranges
+from harness.units import TOP, AddrRange, merge_ranges
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,7 @@ from harness.selftest.live import Live
 from harness.selftest.scene import Inapplicable
 from harness.selftest.strokes import Find, changed, gone, led_to, nowhere, table_of
 from harness.state import HostMapping, NotObserved
-from harness.units import AddrRange, align_down
-
-_TOP = 1 << 64
+from harness.units import TOP, AddrRange, align_down
 
 # tables ----------------------------------------------------------------------------------------------------------
 
@@ -199,7 +197,7 @@ def _image(what: str, wanted: Callable[[Live, HostMapping], bool]) -> Find:
         offset = int(note[rules.image_offset], 0)
         for leaf in live.walked.mappings:
             known = kernel.linear_window.overlaps(leaf.range) or kernel.vmemmap_window.overlaps(leaf.range)
-            if not known and (leaf.range.start - leaf.physical - offset) % _TOP == 0 and wanted(live, leaf):
+            if not known and (leaf.range.start - leaf.physical - offset) % TOP == 0 and wanted(live, leaf):
                 return live.leaf(leaf.range.start + leaf.range.size // 2)
         raise Inapplicable(f"the kernel's image has no {what}")
 

@@ -10,7 +10,7 @@ import pytest
 from harness.arch import ARM64, RISCV64, arch_named
 from harness.arch.architecture import ArchSpec
 from harness.arch.config_queries import NO_CONFIG
-from harness.arch.markers import marker_set, markers
+from harness.arch.markers import marker_set
 from harness.parsers.kernel_config import parse_config
 from harness.parsers.ptdump import parse_ptdump
 from harness.parsers.vmcoreinfo import parse_vmcoreinfo
@@ -77,7 +77,7 @@ def test_recorded_dumps_have_these_markers_where_they_must_be(arch: str, facts: 
 
 
 def test_arm64_with_an_unmoved_fixmap() -> None:
-    assert dict((name, at) for at, name in markers(ARM64, ARM64_NOTE, {})) == {
+    assert dict((name, at) for at, name in marker_set(ARM64, ARM64_NOTE, {}).markers) == {
         "Linear Mapping start": 0xFFF0000000000000,
         "Linear Mapping end": 0xFFFF800000000000,
         "Modules start": 0xFFFF800000000000,
@@ -126,7 +126,7 @@ def test_arm64_kasan(option: str, offset: str, start: int) -> None:
 @pytest.mark.parametrize(("arch", "note"), [(ARM64, ARM64_NOTE), (RISCV64, RISCV64_NOTE)])
 def test_what_a_kernel_without_config_cannot_tell_is_left_out_and_named(arch: ArchSpec, note: dict[str, str]) -> None:
     found = marker_set(arch, note, None, {"Fixmap start": 0xFFFFFFFFFF436000})
-    assert [name for _, name in found.markers] == [name for _, name in markers(arch, note, {})]
+    assert [name for _, name in found.markers] == [name for _, name in marker_set(arch, note, {}).markers]
     assert found.left_out == (f"KASAN's markers: {NO_CONFIG.reason}",)
 
 
@@ -178,14 +178,14 @@ def test_riscv64() -> None:
 
 
 def test_riscv64_kasan() -> None:
-    found = markers(RISCV64, RISCV64_NOTE, {"KASAN_GENERIC": "y"})
+    found = marker_set(RISCV64, RISCV64_NOTE, {"KASAN_GENERIC": "y"}).markers
     # the shadow of 2**38 bytes has 32 GiB, and its start is aligned to 1 GiB
     assert (0xFFFFFFF700000000, "Kasan shadow start") in found and (0xFFFFFFFF00000000, "Kasan shadow end") in found
 
 
 def test_a_kernel_that_kaslr_moved_begins_where_modules_end() -> None:
     note = {**RISCV64_NOTE, "NUMBER(MODULES_VADDR)": "0xffffffff10f14000", "NUMBER(MODULES_END)": "0xffffffff90000000"}
-    assert markers("riscv64", note, {})[-1] == (0xFFFFFFFF90000000, "Kernel mapping")
+    assert marker_set("riscv64", note, {}).markers[-1] == (0xFFFFFFFF90000000, "Kernel mapping")
 
 
 @pytest.mark.parametrize("key", ["NUMBER(VA_BITS)", "PAGESIZE", "NUMBER(VMEMMAP_END)", "SIZE(page)"])

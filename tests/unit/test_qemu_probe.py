@@ -18,7 +18,6 @@ from harness.qemu.probe import (
     able,
     missing,
     needed_devices,
-    parse_schema,
     probe,
 )
 
@@ -26,7 +25,7 @@ ALL = needed_devices(KINDS)
 
 
 def abilities(types: frozenset[str], refusal: str | None = None) -> QemuAbilities:
-    return QemuAbilities("10.0.13", types, frozenset(), frozenset(), refusal, True)
+    return QemuAbilities("10.0.13", types, refusal, True)
 
 
 def test_nothing_missing() -> None:
@@ -64,15 +63,6 @@ def test_a_board_need_not_have_every_device(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("harness.qemu.probe.probe", lambda binary, arch, deadline: without)
     assert able(ARM64)(not_qemu("qemu")) is None
     assert "lacks the device pc-dimm" in str(able(RISCV64)(not_qemu("qemu")))
-
-
-def test_parse_schema() -> None:
-    schema = [
-        {"meta-type": "command", "name": "quit"},
-        {"meta-type": "event", "name": "STOP"},
-        {"meta-type": "object", "name": "17"},
-    ]
-    assert parse_schema(schema) == (frozenset({"quit"}), frozenset({"STOP"}))
 
 
 def not_qemu(*argv: str) -> QemuBinary:

@@ -47,7 +47,7 @@ def test_the_options_of_a_device_are_the_machines(monkeypatch: pytest.MonkeyPatc
     found = dict.fromkeys(("kernel_of", "find_qemu", "firmware", "guest_root", "bios"), PARTS.kernel)
     for name, part in found.items():
         monkeypatch.setattr(boot, name, lambda *_, part=part, **__: part)
-    monkeypatch.setattr(boot.probe, "probe", lambda *_: QemuAbilities("10", *[frozenset[str]()] * 3, None, False))
+    monkeypatch.setattr(boot.probe, "probe", lambda *_: QemuAbilities("10", frozenset(), None, False))
     monkeypatch.setattr(DimmSpec, "machine_options", ("x=on",))
     for needs, options in ((("virtio-mem",), ()), (("dax-kmem", "acpi-dimm", "virtio-mem"), ("x=on",))):
         assert boot.resolve(GuestSpec.default("arm64"), needs, SilentProgress()).machine_options == options

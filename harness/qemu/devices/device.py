@@ -8,17 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-from harness.config.arguments import id_problem
+from harness.config.arguments import GRANULE, id_problem
 from harness.config.requirement import Requirement
 from harness.errors import QemuError, UsageError
 from harness.state import MemoryDevice
-from harness.units import MIB, AddrRange, format_size
+from harness.units import AddrRange, format_size
 
 #: options of a memory-backend-memfd beside id, size and share, in order: (("prealloc", True),)
 BackendOptions = tuple[tuple[str, bool | int | str], ...]
-
-#: every size of boot RAM and of devices is a multiple of this, the sub-section size (mmzone.h) and QEMU's TARGET_PAGE
-GRANULE = 2 * MIB
 
 _BACKEND_FIXED = {"id", "size", "share", "qom-type"}
 
