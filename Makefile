@@ -32,8 +32,8 @@ PACKAGES := \
 	libc6-dev libc6-dev-arm64-cross libc6-dev-riscv64-cross libelf-dev libfdt-dev libglib2.0-dev libseccomp-dev \
 	libslirp-dev libssl-dev make ninja-build patch perl pkg-config python3-venv xz-utils zlib1g-dev
 
-# Needed by the tests only: a browser that opens the report, and the standard tool to unpack cpio archives.
-TEST_PACKAGES := chromium cpio
+# Needed by the tests only: a browser that opens the report, standard tools to compare with, keys for an archive.
+TEST_PACKAGES := chromium cpio git gnupg zstd
 
 .PHONY: help demo test check setup packages clean
 

@@ -57,7 +57,7 @@ class Peer:
 
     def close(self) -> None:
         self.hang_up()
-        self.thread.join(10)
+        self.thread.join(60)
         self.sock.close()
         self.ours.close()
 

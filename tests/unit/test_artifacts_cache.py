@@ -159,7 +159,7 @@ def test_two_at_once_build_once_and_the_second_says_that_it_waits(cache: Cache) 
     def slow(out: Path) -> None:
         calls.append("built")
         started.set()
-        assert second.waiting.wait(10)
+        assert second.waiting.wait(60)
         (out / "file").write_text("x")
 
     def run(progress: PlainProgress | SilentProgress, found: list[Path]) -> None:
@@ -168,9 +168,9 @@ def test_two_at_once_build_once_and_the_second_says_that_it_waits(cache: Cache) 
     found: list[Path] = []
     first = threading.Thread(target=run, args=(QUIET, found))
     first.start()
-    assert started.wait(10)
+    assert started.wait(60)
     run(second, found)
-    first.join(10)
+    first.join(60)
     assert calls == ["built"]
     assert found[0] == found[1]
 

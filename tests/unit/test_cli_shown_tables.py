@@ -366,7 +366,7 @@ def test_a_closed_pipe_is_no_error() -> None:
             cwd=Path(__file__).parents[2],
             stdout=write,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=300,
             check=False,
         )
     finally:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -211,7 +212,7 @@ def test_one_that_ended_meanwhile_is_started_again(shell: GuestShell, world: Wor
     first = pid_of(world)
     agent = shell._agent
     assert agent is not None
-    subprocess.run(["kill", "-9", str(first)], check=True)
+    os.kill(first, signal.SIGKILL)
     assert agent.channel.status_event.wait(60)
     shell.run(ASK, deadline=Deadline(60))
     assert pid_of(world) != first

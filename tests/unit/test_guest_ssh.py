@@ -143,10 +143,12 @@ def test_another_client_key_is_refused(identity: Identity, peer: SshPeer) -> Non
 
 
 def test_nobody_listens(identity: Identity) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with pytest.raises(GuestError, match=f"cannot connect to the guest's SSH port {port}"):
-        GuestShell.connect(port, identity, Deadline(60))
+    # Bound, but not listening: the port is nobody else's.
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        with pytest.raises(GuestError, match=f"cannot connect to the guest's SSH port {port}"):
+            GuestShell.connect(port, identity, Deadline(60))
 
 
 def test_a_mute_server_runs_into_the_deadline(identity: Identity) -> None:

@@ -47,13 +47,13 @@ def split(body: str, before: str = "") -> subprocess.Popen[str]:
 )
 def test_the_parent_ends_with_the_status_of_the_run(body: str, status: int) -> None:
     with split(body) as process:
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert process.returncode == status
 
 
 def test_a_released_child_goes_on_without_our_terminal() -> None:
     with split("print(os.getpid(), flush=True)\nrelease(1)\nsignal.pause()") as process:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=300)
     child = int(out)
     try:
         assert process.returncode == 1
@@ -68,14 +68,14 @@ def test_ctrl_c_reaches_the_child() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert process.returncode == 130
 
 
 def test_ctrl_c_at_an_attached_prompt_ends_a_command_of_a_keeper_that_was_started_in_the_background() -> None:
     body = "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    return 0\nexcept KeyboardInterrupt:\n    return 130"
     with split(body, "signal.signal(signal.SIGINT, signal.SIG_IGN)") as process:
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert process.returncode == 130
 
 
@@ -102,7 +102,7 @@ def test_a_child_does_not_outlive_a_parent_that_is_killed() -> None:
         assert process.stdout is not None
         child = os.pidfd_open(int(process.stdout.readline()))
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     import select
 
     assert select.select([child], [], [], 60.0)[0]
