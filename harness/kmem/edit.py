@@ -15,7 +15,6 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
 from harness.errors import InfraError
 from harness.kmem.physical_memory import OutsideMemory, Region
@@ -109,9 +108,7 @@ class MemoryEditor:
     def __enter__(self) -> MemoryEditor:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _find(self, address: int, size: int) -> tuple[int, int]:

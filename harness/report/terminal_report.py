@@ -22,6 +22,7 @@ from harness.parsers.notes import note_lines, summed
 from harness.progress import Progress, Task, default_progress
 from harness.report.tally import Tally, findings, overall, tally, verdict_counts
 from harness.report.text import WORDS, clean, invariants_line, plural, seconds
+from harness.scenarios.reporter import Reporter
 from harness.scenarios.result import FINE, RunResult, StepResult
 
 #: lines of changes, and findings of one invariant, shown for a step; reports and bundle are complete
@@ -56,7 +57,7 @@ def make_console(stream: TextIO, color: str = "auto") -> Console:
     )
 
 
-class TerminalReporter:
+class TerminalReporter(Reporter):
     """Shows a run while it goes on; ``out`` gets the results, ``err`` the status line and progress."""
 
     def __init__(self, out: TextIO, err: TextIO, *, color: str = "auto") -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from harness.scenarios.result import RunResult, StepResult
 
 
-class Reporter(Protocol):
+class Reporter:
     """Called live, in this order: run_started, phase*, (step_started, step_finished)*, run_finished."""
 
     def run_started(self, scenario: str, guest: str) -> None: ...
@@ -27,20 +26,8 @@ class Reporter(Protocol):
         """Several concurrent runs: their current activities. The other calls report each run when it is over."""
 
 
-class SilentReporter:
+class SilentReporter(Reporter):
     """Tells nobody."""
-
-    def run_started(self, scenario: str, guest: str) -> None: ...
-
-    def phase(self, text: str) -> None: ...
-
-    def step_started(self, number: int, total: int, title: str) -> None: ...
-
-    def step_finished(self, result: StepResult) -> None: ...
-
-    def run_finished(self, result: RunResult) -> None: ...
-
-    def under_way(self, runs: tuple[str, ...]) -> None: ...
 
 
 class Relay:
@@ -78,7 +65,7 @@ class Relay:
         self._to.under_way(tuple(self._at.values()))
 
 
-class _Kept(SilentReporter):
+class _Kept(Reporter):
     """The reporter of one run among others; ``under_way`` is never called for it."""
 
     def __init__(self, relay: Relay) -> None:
