@@ -99,11 +99,13 @@ def _run(shell: Shell, arguments: str, deadline: Deadline) -> PmemOutcome:
     if done.status == _CANNOT:
         raise GuestError(
             f"the guest's kernel has {text}",
-            hint="it takes CONFIG_VIRTIO_PMEM, CONFIG_DEV_DAX_PMEM and CONFIG_DEV_DAX_KMEM",
+            hint="it takes CONFIG_DEV_DAX_PMEM, CONFIG_DEV_DAX_KMEM and the device's driver (CONFIG_VIRTIO_PMEM)",
         )
     if done.status == _NO_STATE:
         raise UnsupportedError("dax-state", f"this kernel has no {text}", hint="drivers/dax/kmem.c has it since v7.3")
     if done.status == _NOTHING:
-        raise GuestError(f"the guest has {text}", hint="is the virtio-pmem device plugged, and CONFIG_VIRTIO_PMEM set?")
+        raise GuestError(
+            f"the guest has {text}", hint="is the device plugged, and its driver (CONFIG_VIRTIO_PMEM) set?"
+        )
     failure = f"the guest's pmem script failed ({arguments}, status {done.status}): {text} {done.said()}"
     raise GuestError(failure.rstrip())

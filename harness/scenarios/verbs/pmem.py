@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The verbs of virtio-pmem: plug it, and make it a namespace, device-dax or system RAM."""
+"""The verbs of persistent memory: plug it, and make it a namespace, device-dax or system RAM."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DAX_STATES = ("unplugged", *POLICIES)
 
 
 def require_mode(plan: Plan, verb: str, id: str, wanted: tuple[str, ...], before: str) -> PlannedDevice:
-    """The virtio-pmem ``id`` is in one of the modes that ``verb`` takes it from; ``before`` would bring it there."""
+    """The pmem ``id`` is in one of the modes that ``verb`` takes it from; ``before`` would bring it there."""
     device = plan.pmem("id", id)
     if device.mode not in wanted:
         message = f"{id!r} is in {device.mode} mode here, {verb} takes it from {' or '.join(wanted)}"
@@ -105,7 +105,7 @@ class NamespaceVerb(Verb):
 
     name = "namespace"
     summary = (
-        "put the namespace of a virtio-pmem device into a mode; map says where its memmap lives, align the size of its "
+        "put the namespace of persistent memory into a mode; map says where its memmap lives, align the size of its "
         "pages (by default what a PMD entry maps: 2M where pages are 4K)"
     )
     line = Line("pmem <id> <mode>")
