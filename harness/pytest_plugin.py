@@ -45,7 +45,8 @@ _OPTIONS = (
 )
 _NEEDS_GUEST = {"memhp_artifacts", "memhp_guest", "memhp_run"}
 
-_bundles = pytest.StashKey[list[Path]]()
+#: the results of a test's runs
+RESULTS = pytest.StashKey["list[RunResult]"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -101,7 +102,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
-        bundles = [*item.stash.setdefault(_bundles, [])]
+        bundles = [run.bundle for run in item.stash.setdefault(RESULTS, []) if run.bundle is not None]
         session = getattr(item, "funcargs", {}).get("memhp_guest")
         if session is not None:
             bundles.append(session.recorder.directory)
@@ -248,8 +249,7 @@ def memhp_run(
             [result] = run_scenarios([scenario], memhp_guest_spec, memhp_options, SilentReporter())
         except MemhpError as error:
             pytest.fail(str(error), pytrace=False)
-        if result.bundle is not None:
-            request.node.stash.setdefault(_bundles, []).append(result.bundle)
+        request.node.stash.setdefault(RESULTS, []).append(result)
         if result.verdict is Verdict.SKIPPED:
             pytest.skip(result.reason)
         if result.verdict is Verdict.KNOWN:

@@ -118,8 +118,10 @@ def _first(state: GuestState, names: tuple[str, ...]) -> int | None:
 
 
 def counts_memmap(evidence: Evidence) -> bool:
-    """True if this kernel counts the pages of struct pages, and the counter was observed."""
-    return all(_first(state, _MEMMAP) is not None for state in (evidence.layout.baseline, evidence.observed))
+    """True if this kernel counts the pages of struct pages, and both counters were observed."""
+    return all(
+        _first(state, names) is not None for state in _boot_and_now(evidence) for names in (_MEMMAP, _MEMMAP_BOOT)
+    )
 
 
 def memmap_pages(evidence: Evidence) -> Iterator[Broken]:
@@ -148,8 +150,7 @@ def _boot_and_now(evidence: Evidence) -> tuple[GuestState, GuestState]:
 
 
 def _backends(evidence: Evidence) -> Iterator[Broken]:
-    boot = evidence.layout.baseline.backends
-    at_boot = set() if isinstance(boot, NotObserved) else set(boot)
+    at_boot = observed(evidence.layout.baseline.backends)
     seen = {id: used for id, used in observed(evidence.observed.backends).items() if id not in at_boot}
     wanted = {device.backend: device for device in evidence.expected.devices}
     for id in sorted(seen.keys() ^ wanted.keys()):

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from agreement import disagreements
 from leftovers import World
+
+from harness.report.json import load_results
 
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
 
@@ -123,4 +126,6 @@ def test_a_fault_ends_in_its_verdict_and_leaves_nothing(
         console = (ended.bundle / "console.log").read_text(errors="replace")
         assert ("sysrq: Show Blocked State" in console) == (fault == "network-stalled")
     assert sum(path.stat().st_size for path in ended.bundle.rglob("*") if path.is_file()) < 400 << 20
+    [run] = load_results(world.root / "out.json")
+    assert disagreements(run, ended.bundle) == []
     world.assert_clean()

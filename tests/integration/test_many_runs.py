@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from agreement import disagreements
 
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
@@ -122,6 +123,8 @@ def test_every_run_comes_to_its_own_verdict(
         if result.verdict is not verdict
     ]
     assert wrong == [], f"{len(wrong)} of {len(chosen)} runs, seed {seed}"
+    bundles = [(result, result.bundle) for result in results if result.bundle is not None]
+    assert [told for result, bundle in bundles for told in disagreements(result, bundle)] == []
     assert all(result.facts["restored"] for result in results if result.verdict is not Verdict.SKIPPED)
     tally = collections.Counter(result.verdict.value for result in results)
     for verdict, times in sorted(tally.items()):

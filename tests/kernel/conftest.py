@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which scenarios --quick runs: one of each kind of device, or of what is hardest to get right."""
+"""Which scenarios --quick runs: one of each kind of device, or of what is hardest to get right.
+
+``memhp check`` must come to the same verdict as every run.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agreement import disagreements
 
+from harness.pytest_plugin import RESULTS
 from harness.scenarios.file import known_scenarios
 
 QUICK = {
@@ -27,3 +33,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         quick = QUICK.get(callspec.params["memhp_guest_spec"])
         if quick is not None and callspec.params["memhp_scenario"].name not in quick:
             item.add_marker("long")
+
+
+@pytest.fixture(autouse=True)
+def _checked_again(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    for result in request.node.stash.get(RESULTS, []):
+        assert result.bundle is None or disagreements(result, result.bundle) == []
