@@ -18,13 +18,14 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Tests run in parallel: a guest with two CPUs is idle half of the time. Tests that belong together stay together.
+# Tests run in parallel: a guest with two CPUs is idle half of the time. Tests that belong together stay together; one
+# more process runs the unit tests beside those with guests.
 JOBS ?= $(shell nproc)
 # CI runs all tests.
 QUICK := $(if $(CI),,--quick)
 # Rounds of a soak, which shows a leak of a single page in any of them. The nightly matrix runs fifty.
 ROUNDS ?= 12
-SHARED := -n $(JOBS) --no-loadscope-reorder
+SHARED := --no-loadscope-reorder
 
 # Needed to fetch parts, to build kernels, QEMU and guest programs, and for the virtual environment.
 PACKAGES := \
@@ -46,14 +47,15 @@ demo: setup
 test: PACKAGES += $(TEST_PACKAGES)
 test: setup
 	$(BIN)/memhp fetch
-	$(BIN)/python -m pytest $(SHARED) $(QUICK) --durations=40 --memhp-arch arm64 --memhp-arch riscv64 --memhp-rounds $(ROUNDS) \
+	$(BIN)/python -m pytest -n $$(($(JOBS) + 1)) $(SHARED) $(QUICK) --durations=40 \
+		--memhp-arch arm64 --memhp-arch riscv64 --memhp-rounds $(ROUNDS) \
 		tests/unit tests/integration tests/kernel
 
 check: $(VENV)/.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(SHARED) tests/unit
+	$(BIN)/python -m pytest -n $(JOBS) $(SHARED) tests/unit
 
 setup: packages $(VENV)/.stamp
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which tests --quick deselects, and which must run in the same process under pytest-xdist.
+"""Which tests --quick deselects, and where tests run under pytest-xdist.
 
-The markers that control this are in pyproject.toml.
+Tests that belong together run in the same process, and so does each file of tests/unit. Of three workers or more the
+last runs only unit tests, at low priority: guests leave parts of the processors idle, and more guests at a time would
+starve each other. The markers that control this are in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -21,9 +23,18 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 #: each file here takes seconds, so one process runs all of it
-UNIT = Path(__file__).parent / "unit"
+UNIT = "tests/unit/"
 
 _groups = pytest.StashKey[Path]()
+
+#: how much nicer the worker for unit tests is
+NICER = 10
+
+
+def spare_worker(config: pytest.Config) -> str | None:
+    """The name of the worker for unit tests, None if there are too few workers for one."""
+    workers: int = config.getoption("numprocesses", 0) or 0
+    return f"gw{workers - 1}" if workers > 2 else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,7 +71,7 @@ def is_long(item: pytest.Item) -> bool:
 def group_of(item: pytest.Item) -> str | None:
     """The group of the test: tests of a group run in the same process, in order. None: it can run anywhere."""
     file = item.path.relative_to(item.config.rootpath).as_posix()
-    if item.path.parent == UNIT or item.get_closest_marker("one_process") is not None:
+    if item.nodeid.startswith(UNIT) or item.get_closest_marker("one_process") is not None:
         return file
     if item.get_closest_marker("shared_guest") is not None:
         return f"{file} {arch_of(item)}"
@@ -77,6 +88,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if worker_input is not None:
         groups = {item.nodeid: group for item in items if (group := group_of(item)) is not None}
         (Path(worker_input["memhp_groups"]) / f"{os.getpid()}.json").write_text(json.dumps(groups))
+        both = len({item.nodeid.startswith(UNIT) for item in items}) == 2
+        if both and worker_input["workerid"] == worker_input["memhp_spare"]:
+            os.nice(NICER)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -88,6 +102,7 @@ def pytest_configure_node(node: WorkerController) -> None:
         config.add_cleanup(folder.cleanup)
         config.stash[_groups] = Path(folder.name)
     node.workerinput["memhp_groups"] = str(config.stash[_groups])
+    node.workerinput["memhp_spare"] = spare_worker(config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -104,5 +119,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
                 written = min(config.stash[_groups].glob("*.json"))
                 self.groups = json.loads(written.read_text())
             return self.groups.get(nodeid, nodeid)
+
+        def _assign_work_unit(self, node: WorkerController) -> None:
+            # The others help with unit tests once no guest is left.
+            spare = node.gateway.id == spare_worker(config)
+            preferred = [scope for scope in self.workqueue if scope.startswith(UNIT) is spare]
+            if preferred:
+                self.workqueue.move_to_end(preferred[0], last=False)
+            elif spare and any(nodeid.startswith(UNIT) for nodeid in self.collection or ()):
+                node.shutdown()
+                return
+            super()._assign_work_unit(node)
 
     return Scheduling(config, log)
