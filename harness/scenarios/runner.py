@@ -45,6 +45,7 @@ from harness.scenarios.soak import (
     spell,
     steady_growth,
     unread,
+    unread_sites,
 )
 from harness.scenarios.start import start_guest
 from harness.scenarios.steps import AnyStep, Repeat, count_steps, require_options
@@ -321,6 +322,7 @@ class _Run:
         Likewise, no allocation site may hold more objects after each round.
         """
         growing, (never, sometimes) = (*slopes(rounds), *steady_growth(sites)), unread(rounds)
+        sometimes += unread_sites(sites)
         note = "; ".join([*map(spell, growing), *(f"not observed: {line}" for line in never)])
         outcome = Outcome(note=note, slopes=growing, unread=(*never, *sometimes), inconclusive="; ".join(sometimes))
         title = f"slope over {len(rounds)} rounds"

@@ -89,6 +89,15 @@ def unread(rounds: Sequence[Round]) -> tuple[list[str], list[str]]:
     return never, sometimes
 
 
+def unread_sites(rounds: Sequence[Mapping[str, int]]) -> list[str]:
+    """The rounds whose allocation sites could not be read, although others could: a leak does not show without them."""
+    kept = rounds[WARM_UP:]
+    missing = [str(number) for number, sites in enumerate(kept, WARM_UP + 1) if not sites]
+    if not missing or len(missing) == len(kept):
+        return []
+    return [f"allocation sites were not read after round {', '.join(missing)}"]
+
+
 def _names(rounds: Sequence[Round]) -> list[str]:
     return list(dict.fromkeys(name for one in rounds for name in one))
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from harness.parsers.alloctraces import parse_alloc_traces
-from harness.scenarios.soak import steady_growth
+from harness.scenarios.soak import steady_growth, unread_sites
 
 #: from a 7.3 guest with slab_debug=U: two caches, one of them without objects
 TRACES = """\
@@ -47,3 +47,14 @@ def test_a_few_rounds_prove_nothing() -> None:
 
 def test_a_kernel_that_keeps_no_track() -> None:
     assert steady_growth([{}] * 12) == ()
+
+
+def test_allocation_sites_that_some_rounds_could_not_read_are_told() -> None:
+    grown = [{"f": number} for number in range(8)]
+    assert steady_growth(grown)[0].each == 1
+    # Without one round, the leak does not show.
+    grown[4] = {}
+    assert steady_growth(grown) == ()
+    assert unread_sites(grown) == ["allocation sites were not read after round 5"]
+    # A kernel that does not record them never has any; the first round only warms up.
+    assert unread_sites([{}] * 8) == unread_sites([{}, *[{"f": 1}] * 7]) == []
