@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.bounded import MAX_SMALL, load_json, read_file
+from harness.config.places import user_dir
 from harness.deadline import Deadline
 from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress
@@ -70,9 +71,7 @@ def cache_root() -> Path:
     own = os.environ.get("MEMHP_CACHE")
     if own:
         return Path(own).absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    # The specification says to ignore a relative path.
-    return (Path(base) if base and os.path.isabs(base) else Path.home() / ".cache") / "memhp"
+    return user_dir("XDG_CACHE_HOME", ".cache")
 
 
 def hash_file(path: Path) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The folders of the checkout other than the Python code."""
+"""The folders of the checkout other than the Python code, and those of the user."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ def configs_dir() -> Path:
         hint = f"correct {CONFIGS_VARIABLE}" if chosen else f"run memhp from its checkout, or set {CONFIGS_VARIABLE}"
         raise UsageError(f"no directory {path}", hint=hint)
     return path
+
+
+def user_dir(variable: str, usual: str) -> Path:
+    """``memhp`` below ``$variable``, an XDG base directory, or below ``usual`` in the home; raises UsageError."""
+    base = os.environ.get(variable)
+    # The XDG specification requires relative paths to be ignored.
+    if base and os.path.isabs(base):
+        return Path(base) / "memhp"
+    try:
+        return Path.home() / usual / "memhp"
+    except RuntimeError:
+        raise UsageError("this user has no home directory", hint=f"export {variable}=/a/writable/folder") from None
 
 
 def guest_scripts_dir() -> Path:

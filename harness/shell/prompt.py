@@ -14,15 +14,14 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
+from harness.config.places import user_dir
 from harness.shell.explorer import Explorer
 from harness.shell.lines import completions
 
 
 def state_dir() -> Path:
     """The folder of the history: ``memhp`` below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
-    base = os.environ.get("XDG_STATE_HOME")
-    # The XDG specification requires relative paths to be ignored.
-    return (Path(base) if base and os.path.isabs(base) else Path.home() / ".local" / "state") / "memhp"
+    return user_dir("XDG_STATE_HOME", ".local/state")
 
 
 def open_history() -> History:

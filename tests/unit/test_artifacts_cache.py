@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts.cache import MANIFEST, Cache, cache_root, hold_lock, scratch, verify
-from harness.errors import ArtefactError
+from harness.errors import ArtefactError, UsageError
 from harness.progress import PlainProgress, SilentProgress, Task
+from harness.shell.prompt import state_dir
 
 QUIET = SilentProgress()
 
@@ -220,6 +221,18 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache_root() == Path("/xdg/memhp")
     monkeypatch.setenv("MEMHP_CACHE", "/own")
     assert cache_root() == Path("/own")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("HOME", "MEMHP_CACHE", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for folder, variable in ((cache_root, "XDG_CACHE_HOME"), (state_dir, "XDG_STATE_HOME")):
+        with pytest.raises(UsageError, match=f"no home directory\n  hint: export {variable}=/a/writable/folder"):
+            folder()
 
 
 def test_entries_that_are_of_no_use_any_more_go_first(tmp_path: Path) -> None:
