@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -22,7 +23,7 @@ DEFAULT_ARCH = "arm64"
 
 def read_file(text: str, option: str) -> Path:
     """An existing file."""
-    path = Path(text).expanduser().resolve()
+    path = Path(os.path.expanduser(text)).resolve()
     if not path.is_file():
         raise UsageError(f"{option}: no such file: {path}", hint="check the path")
     return path
@@ -30,7 +31,7 @@ def read_file(text: str, option: str) -> Path:
 
 def read_kernel(text: str, option: str) -> str:
     """The path of an existing file or source tree, else a name of harness.config.selector."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if path.is_file() or (text and is_tree(path)):
         return str(path.resolve())
     if "/" in text or not is_debian_name(text):
@@ -43,13 +44,13 @@ def read_kernel(text: str, option: str) -> str:
 
 def read_qemu(text: str, option: str) -> str:
     """The path of an existing file, else a name of harness.config.selector."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     return text if is_debian_name(text) and not path.is_file() else str(read_file(text, option))
 
 
 def read_folder(text: str, option: str) -> Path:
     """An existing directory."""
-    path = Path(text).expanduser().resolve()
+    path = Path(os.path.expanduser(text)).resolve()
     if not path.is_dir():
         raise UsageError(f"{option}: no such directory: {path}", hint="check the path")
     return path
@@ -57,7 +58,7 @@ def read_folder(text: str, option: str) -> Path:
 
 def read_build_dir(text: str, option: str) -> Path:
     """A directory that exists or can be created."""
-    path = Path(text).expanduser().resolve()
+    path = Path(os.path.expanduser(text)).resolve()
     _require_no_file(path, option)
     return path
 

@@ -9,6 +9,7 @@ that is bisected; a misspelt option must not make every commit bad.
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from harness.cli.command_arguments import RunArguments
@@ -90,7 +91,7 @@ def _run_and_keep(arguments: RunArguments) -> int:
 def _bisect(arguments: RunArguments) -> int:
     """Run, and return git's exit status; raises WrongBisection for an invalid request."""
     kernel = arguments.kernel
-    if kernel is not None and "/" in kernel and not Path(kernel).expanduser().exists():
+    if kernel is not None and "/" in kernel and not Path(os.path.expanduser(kernel)).exists():
         tell(f"no such kernel: {kernel}: this commit cannot be tested")
         return UNTESTABLE
     if arguments.keep:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -220,7 +221,7 @@ def _read_nodes(value: Value) -> tuple[NodeConfig, ...]:
 def _read_part(value: Value) -> str:
     """A path relative to the file if it exists, otherwise a name of harness.config.selector."""
     text = value.line_of_text()
-    path = (value.file.parent / Path(text).expanduser()).resolve()
+    path = (value.file.parent / Path(os.path.expanduser(text))).resolve()
     if path.is_file() or (path.is_dir() and not is_debian_name(text)):
         return str(path)
     if not is_debian_name(text):
@@ -230,7 +231,7 @@ def _read_part(value: Value) -> str:
 
 def _read_folder(value: Value) -> Path:
     """A folder relative to the file; it need not exist."""
-    return (value.file.parent / Path(value.line_of_text()).expanduser()).resolve()
+    return (value.file.parent / Path(os.path.expanduser(value.line_of_text()))).resolve()
 
 
 def _read_words(value: Value) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ custom tags, several documents in one file, duplicate and unknown keys do not.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ class Value:
     def path(self) -> Path:
         """A path of something that exists; a relative one starts at the file's own directory."""
         text = self.line_of_text()
-        path = (self.file.parent / Path(text).expanduser()).resolve()
+        path = (self.file.parent / Path(os.path.expanduser(text))).resolve()
         if not path.exists():
             self.fail(f"no such file: {path}", hint="relative paths start at the directory of the YAML file")
         return path

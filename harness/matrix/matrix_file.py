@@ -23,6 +23,7 @@ cpus and cmdline. Kernels and QEMUs are paths, or names of harness.config.select
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ def _scenario(value: Value) -> Setting:
 
 def _kernel(value: Value) -> Setting:
     text = value.line_of_text()
-    path = (value.file.parent / Path(text).expanduser()).resolve()
+    path = (value.file.parent / Path(os.path.expanduser(text))).resolve()
     if path.exists():
         return Setting(text, label_of(path.name), str(path), value.line)
     if not is_debian_name(text):
@@ -110,7 +111,7 @@ def _kernel(value: Value) -> Setting:
 
 def _qemu(value: Value) -> Setting:
     text = value.line_of_text()
-    path = (value.file.parent / Path(text).expanduser()).resolve()
+    path = (value.file.parent / Path(os.path.expanduser(text))).resolve()
     found = path.is_file()
     if not found and not is_debian_name(text):
         value.fail(f"no such file: {path}", hint="a qemu-system-…, debian or debian:SUITE")
@@ -164,7 +165,7 @@ AXES: Mapping[str, Callable[[Value], Setting] | None] = {
 
 def load_matrix(what: str) -> MatrixFile:
     """Read the matrix file ``what``, a path or the name of a file in ``configs``; raises UsageError, ConfigError."""
-    path = Path(what).expanduser()
+    path = Path(os.path.expanduser(what))
     if not path.is_file() and "/" not in what:
         path = configs_dir() / f"{what.removesuffix('.yaml')}.yaml"
     if not path.is_file():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _object(text: str) -> dict[str, Any]:
 def _save(explorer: Explorer, rest: str) -> None:
     if not rest:
         raise UsageError("save needs a file name", hint="save story.yaml")
-    path = Path(rest).expanduser()
+    path = Path(os.path.expanduser(rest))
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{rest[:80]} does not end in .yaml or .yml", hint=f"save {rest[:80]}.yaml")
     story = explorer.story

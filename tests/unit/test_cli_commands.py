@@ -141,6 +141,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, status: int = 2) 
         (["run", "--timeout", "0"], "memhp: --timeout: '0' is not a number of seconds\n  hint: such as 120"),
         (["run", "--timeout", "nan"], "memhp: --timeout: 'nan' is not a number of seconds\n"),
         (["run", "--bundle-dir", "/dev/null"], "memhp: --bundle-dir: /dev/null is not a directory\n  hint: name a"),
+        (["run", "--kernel", "~no-such-user/Image"], "memhp: --kernel: no such file: ~no-such-user/Image\n"),
         (["run", "--json", "/"], "memhp: --json: / is a directory\n  hint: name a file, or - for standard output\n"),
         (["run", "--junit", "/no/x"], "memhp: --junit: no directory /no\n  hint: create it first\n"),
         (
