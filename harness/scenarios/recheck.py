@@ -33,7 +33,7 @@ def recheck(directory: Path) -> RunResult:
     details, ending = load_details(directory), load_ending(directory)
     if not was_seen(directory) and ending is not None and ending.verdict in _UNPROVEN:
         # The guest never came up.
-        return _result(directory, details, *_told(ending))
+        return _result(directory, details, *_unproven(ending))
     run = load_run(directory)
     with _damaged(directory, 0):
         model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
@@ -95,7 +95,7 @@ def _result(directory: Path, details: Mapping[str, Any], verdict: Verdict, reaso
     )
 
 
-def _told(ending: RunEnding) -> tuple[Verdict, str]:
+def _unproven(ending: RunEnding) -> tuple[Verdict, str]:
     """What a run without a verdict of its own says about itself."""
     skipped = ending.verdict is Verdict.SKIPPED
     return ending.verdict, ending.reason if skipped else f"the run itself had no verdict: {ending.reason}"
@@ -113,7 +113,7 @@ def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]
     elif ending is None and last < planned:
         cut = Verdict.INFRA, f"the run was cut off after step {last} of {planned}"
     elif ending is not None and ending.verdict in _UNPROVEN:
-        cut = _told(ending)
+        cut = _unproven(ending)
     elif unseen := run.demand.never(step.checks for step in steps):
         cut = Verdict.INFRA, never_observed(unseen)
     elif ending is not None and worst((verdict, ending.verdict)) is not verdict:

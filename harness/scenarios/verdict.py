@@ -252,5 +252,5 @@ def _as_meant(outcome: Outcome, evidence: Evidence | None) -> tuple[Verdict, str
         return Verdict.PASS, outcome.note
     unread = not other and evidence is not None and isinstance(evidence.observed.dmesg, NotObserved)
     who = {"qemu-refused": "QEMU refused", "failed": "the guest failed"}.get(outcome.ending, "the guest refused")
-    told = f"{who}, but not as meant ({' or '.join(outcome.says)}): {other or 'its log has nothing of it'}"
-    return Verdict.INFRA if by_qemu or unread else Verdict.FAIL, told
+    note = f"{who}, but not as meant ({' or '.join(outcome.says)}): {other or 'its log has nothing of it'}"
+    return Verdict.INFRA if by_qemu or unread else Verdict.FAIL, note

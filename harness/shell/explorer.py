@@ -35,7 +35,7 @@ from harness.scenarios.steps import Parallel, Repeat, Step, needs_of_steps, requ
 from harness.scenarios.verbs.plan import Plan, PlannedDevice
 from harness.scenarios.verbs.verb import Known
 from harness.shell import guest_views
-from harness.shell.saved import Story
+from harness.shell.saved import Story, expects
 from harness.state import GuestState
 
 _SOURCE = Path("line")
@@ -138,7 +138,7 @@ class Explorer:
     def step(self, text: str) -> None:
         """Run the step ``text``, written as in a scenario file; raises UsageError for an invalid request."""
         step = self._read(text)
-        wanted = step.expect if step.expect != "done" or "\n  expect:" in text else None
+        wanted = step.expect if expects(text, step) else None
         trial = copy.deepcopy(self.plan)
         step.follow(trial)
         ended = Outcome()

@@ -19,6 +19,11 @@ from harness.units import format_size
 _SIZES = ("memory", "maxmem")
 
 
+def expects(text: str, step: Step | Parallel) -> bool:
+    """True if the step written as ``text`` says how it should end."""
+    return "\n  expect:" in text or step.expect != "done" or (isinstance(step, Step) and bool(step.expect_on))
+
+
 class Story:
     """The steps of a session as typed, with their outcome, and remarks on what no scenario can express."""
 
@@ -33,8 +38,7 @@ class Story:
         """Record the step written as ``text`` and how it ended."""
         self.steps += 1
         self._lines += text.splitlines()
-        told = "\n  expect:" in text or step.expect != "done" or isinstance(step, Parallel) or bool(step.expect_on)
-        if not told and outcome.ending != "done":
+        if outcome.ending != "done" and not isinstance(step, Parallel) and not expects(text, step):
             # JSON is valid YAML.
             says = json.dumps([_printable(said) for said in dict.fromkeys(outcome.refusals)])
             self._lines += [f"  expect: {outcome.ending}", f"  says: {says}"]

@@ -25,7 +25,8 @@ from harness.scenarios.file import parse_step, read_scenario
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.replay import guest_from_json, guest_to_json, read_replay, require_kernel
-from harness.shell.saved import Story, scenario_name
+from harness.scenarios.steps import Repeat
+from harness.shell.saved import Story, expects, scenario_name
 from harness.shell.snapshots import devices_of
 from harness.units import GIB, MIB, AddrRange
 
@@ -63,6 +64,21 @@ def test_a_story_is_read_back_as_it_was(tmp_path: Path) -> None:
         ("unplug", "refused", ("busy",)),
     ]
     assert scenario.guest == {"memory": 2 * GIB, "nodes": spec.nodes, "cmdline": spec.cmdline, "boot": "dt"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- unplug: {id: d}", False),
+        ("- unplug: {id: d}\n  expect: done", True),
+        ("- {unplug: {id: d}, expect: refused, says: busy}", True),
+        ("- {unplug: {id: d}, expect: {arm64: refused}, says: busy}", True),
+        ("- parallel: [{touch: {size: 2M}}, {unplug: {id: d}}]", False),
+    ],
+)
+def test_a_step_may_say_how_it_should_end(text: str, expected: bool) -> None:
+    step = parse_step(text, Path("line"))
+    assert not isinstance(step, Repeat) and expects(text, step) is expected
 
 
 def test_an_empty_story_looks_and_a_cut_one_forgets(tmp_path: Path) -> None:
