@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -220,18 +219,12 @@ def _read_nodes(value: Value) -> tuple[NodeConfig, ...]:
 
 def _read_part(value: Value) -> str:
     """A path relative to the file if it exists, otherwise a name of harness.config.selector."""
-    text = value.line_of_text()
-    path = (value.file.parent / Path(os.path.expanduser(text))).resolve()
+    text, path = value.line_of_text(), value.place()
     if path.is_file() or (path.is_dir() and not is_debian_name(text)):
         return str(path)
     if not is_debian_name(text):
         value.fail(f"no such file: {path}", hint="relative paths start at the directory of the YAML file")
     return text
-
-
-def _read_folder(value: Value) -> Path:
-    """A folder relative to the file; it need not exist."""
-    return (value.file.parent / Path(os.path.expanduser(value.line_of_text()))).resolve()
 
 
 def _read_words(value: Value) -> tuple[str, ...]:
@@ -270,7 +263,7 @@ _FILE_FIELDS = {
     "name": Value.line_of_text,
     "kernel": _read_part,
     "kernel_options": _read_words,
-    "build_dir": _read_folder,
+    "build_dir": Value.place,
     "llvm": Value.boolean,
     "own_config": Value.boolean,
     "modules": Value.path,

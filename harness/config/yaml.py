@@ -149,14 +149,16 @@ class Value:
             self.fail(f"{value} is too large", hint=f"at most {maximum}")
         return value
 
-    def number(self, *, minimum: float | None = None) -> float:
-        """A decimal number of at least ``minimum``."""
+    def number(self, *, minimum: float, maximum: float) -> float:
+        """A decimal number within the bounds (both included)."""
         text = self._scalar("a number")
         if not _NUMBER.fullmatch(text) or len(text) > 40:
             self.fail(f"expected a number, found {show(text)}")
         value = float(text)
-        if minimum is not None and value < minimum:
-            self.fail(f"{value:g} is too small", hint=f"at least {minimum:g}")
+        if value < minimum:
+            self.fail(f"{text} is too small", hint=f"at least {minimum:g}")
+        if value > maximum:
+            self.fail(f"{text} is too large", hint=f"at most {maximum:g}")
         return value
 
     def size(self, *, multiple: int = 1, minimum: int = 0) -> int:
@@ -172,12 +174,19 @@ class Value:
         return size
 
     def path(self) -> Path:
-        """A path of something that exists; a relative one starts at the file's own directory."""
-        text = self.line_of_text()
-        path = (self.file.parent / Path(os.path.expanduser(text))).resolve()
-        if not path.exists():
+        """A file or folder that exists; a relative one starts at the file's own directory."""
+        path = self.place()
+        if not path.is_file() and not path.is_dir():
             self.fail(f"no such file: {path}", hint="relative paths start at the directory of the YAML file")
         return path
+
+    def place(self) -> Path:
+        """A path, which need not exist; a relative one starts at the file's own directory."""
+        text = self.line_of_text()
+        try:
+            return (self.file.parent / Path(os.path.expanduser(text))).resolve()
+        except (OSError, RuntimeError) as error:
+            self.fail(f"{show(text)} cannot be a path: {error}")
 
     def items(self) -> tuple[Value, ...]:
         """The elements of a list."""

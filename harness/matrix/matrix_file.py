@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from harness.config.places import configs_dir
 from harness.config.selector import is_debian_name
 from harness.config.yaml import Value, load, show, suggest
 from harness.errors import ConfigError, UsageError
-from harness.scenarios.file import known_scenarios, load_scenario
+from harness.scenarios.file import MAX_STEPS, known_scenarios, load_scenario
 
 #: values of memory_hotplug.memmap_on_memory (mm/memory_hotplug.c, set_memmap_mode)
 MEMMAP_MODES = {"off": "0", "on": "1", "force": "force"}
@@ -43,6 +43,7 @@ MEMMAP_MODES = {"off": "0", "on": "1", "force": "force"}
 POLICIES = ("offline", "online", "online_kernel", "online_movable")
 #: maximum number of cells in one matrix: more is a mistake
 MAX_CELLS = 10_000
+_MAX_GRIDS = 256
 DEFAULT_TIMEOUT = 300.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -100,9 +101,8 @@ def _scenario(value: Value) -> Setting:
 
 
 def _kernel(value: Value) -> Setting:
-    text = value.line_of_text()
-    path = (value.file.parent / Path(os.path.expanduser(text))).resolve()
-    if path.exists():
+    text, path = value.line_of_text(), value.place()
+    if path.is_file() or path.is_dir():
         return Setting(text, label_of(path.name), str(path), value.line)
     if not is_debian_name(text):
         value.fail(f"no such file or directory: {path}", hint="relative paths start at the directory of the YAML file")
@@ -110,8 +110,7 @@ def _kernel(value: Value) -> Setting:
 
 
 def _qemu(value: Value) -> Setting:
-    text = value.line_of_text()
-    path = (value.file.parent / Path(os.path.expanduser(text))).resolve()
+    text, path = value.line_of_text(), value.place()
     found = path.is_file()
     if not found and not is_debian_name(text):
         value.fail(f"no such file: {path}", hint="a qemu-system-…, debian or debian:SUITE")
@@ -172,9 +171,12 @@ def load_matrix(what: str) -> MatrixFile:
         raise UsageError(f"--matrix: no such file: {what}", hint="for example configs/nightly.yaml")
     value = load(path)
     reader = value.mapping("name", "summary", "grids")
-    grids = tuple(_grid(item, number) for number, item in enumerate(reader.take("grids", Value.items), 1))
-    if not grids:
+    items = reader.take("grids", Value.items)
+    if not items:
         value.fail("the matrix is empty: it has no grids", hint="add a grid with the axes arch and scenario")
+    if len(items) > _MAX_GRIDS:
+        value.fail(f"more than {_MAX_GRIDS} grids", hint="a grid takes lists of values")
+    grids = tuple(_grid(item, number) for number, item in enumerate(items, 1))
     names = [grid.name for grid in grids]
     for name in names:
         if names.count(name) > 1:
@@ -195,12 +197,12 @@ def _grid(value: Value, number: int) -> Grid:
     for needed in ("arch", "scenario"):
         if needed not in axes:
             value.fail(f"a grid needs the axis {needed!r}", hint=f"axes: {{{needed}: [...]}}")
-    rounds = reader.take("rounds", lambda found: found.integer(minimum=1), None)
+    rounds = reader.take("rounds", lambda found: found.integer(minimum=1, maximum=MAX_STEPS), None)
     return Grid(
         name=reader.take("name", _name, f"grid-{number}"),
         axes=axes,
         exclude=tuple(reader.take("exclude", lambda found: [_exclusion(item, axes) for item in found.items()], [])),
-        timeout=reader.take("timeout", lambda found: found.number(minimum=1), DEFAULT_TIMEOUT),
+        timeout=reader.take("timeout", lambda found: found.number(minimum=1, maximum=86_400), DEFAULT_TIMEOUT),
         rounds=rounds,
         line=value.line,
     )
@@ -213,31 +215,32 @@ def _axes(value: Value) -> dict[str, tuple[Setting, ...]]:
         part = given.values.get(axis)
         if part is None:
             continue
-        settings = _cmdlines(part) if read is None else _settings(part, axis, read)
+        settings: dict[str, Setting] = {}
+        for setting in _cmdlines(part) if read is None else _settings(part, axis, read):
+            if setting.label in settings:
+                part.fail(f"duplicate value {show(setting.text)}", hint="list each value of an axis once")
+            settings[setting.label] = setting
+            if len(settings) > MAX_CELLS:
+                part.fail(f"more than {MAX_CELLS} values", hint="each value makes a cell")
         if not settings:
             part.fail("an axis without values: the matrix is empty", hint="remove the axis, or add a value")
-        labels = [setting.label for setting in settings]
-        for setting in settings:
-            if labels.count(setting.label) > 1:
-                part.fail(f"duplicate value {show(setting.text)}", hint="list each value of an axis once")
-        found[axis] = settings
+        found[axis] = tuple(settings.values())
     return found
 
 
-def _settings(value: Value, axis: str, read: Callable[[Value], Setting]) -> tuple[Setting, ...]:
+def _settings(value: Value, axis: str, read: Callable[[Value], Setting]) -> Iterator[Setting]:
     if axis == "scenario" and value.is_text("all"):
-        return tuple(Setting(name, name, name, value.line) for name in known_scenarios())
-    items = value.items() if value.is_list() else (value,)
-    return tuple(read(item) for item in items)
+        yield from (Setting(name, name, name, value.line) for name in known_scenarios())
+        return
+    for item in value.items() if value.is_list() else (value,):
+        yield read(item)
 
 
-def _cmdlines(value: Value) -> tuple[Setting, ...]:
-    settings = []
+def _cmdlines(value: Value) -> Iterator[Setting]:
     for name, text in value.mapping().values.items():
         if not _NAME.fullmatch(name):
             text.fail(f"invalid name {show(name)}", hint="cmdline: {plain: '', full: rodata=full}")
-        settings.append(Setting(name, name, text.text(), text.line))
-    return tuple(settings)
+        yield Setting(name, name, text.text(), text.line)
 
 
 def _exclusion(value: Value, axes: Mapping[str, Sequence[Setting]]) -> dict[str, frozenset[str]]:

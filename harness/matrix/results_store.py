@@ -279,11 +279,17 @@ def merge(sources: Sequence[Path], target: Path) -> Store:
             if id in owners:
                 raise UsageError(f"{id} is in {owners[id].root} and in {store.root}", hint="omit one of them")
             owners[id] = store
-    created = min(store.created for store in stores)
+    merged = Store(target, first.name, first.digest, first.planned, min(store.created for store in stores))
+    existed = target.exists()
     try:
-        merged = write_store(Store(target, first.name, first.digest, first.planned, created))
         for id, store in owners.items():
             copy_cell(store.cell_dir(id), merged.cell_dir(id))
-    except OSError as error:
-        raise InfraError(f"cannot write {target}: {error.strerror}", hint="name another directory with -o") from error
-    return merged
+        # Last: it is what makes the directory one of results.
+        return write_store(merged)
+    except BaseException as error:
+        for path in target.iterdir() if existed else [target]:
+            shutil.rmtree(path, ignore_errors=True)
+        if isinstance(error, OSError):
+            hint = "name another directory with -o"
+            raise InfraError(f"cannot write {target}: {error.strerror}", hint=hint) from error
+        raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -242,3 +243,54 @@ def test_results_of_many_values(tmp_path: Path, capsys: pytest.CaptureFixture[st
     matrix.write_text("{name: m, grids: [{axes: {arch: arm64, scenario: dimm-cycle}}]}")
     words = ["run", "--matrix", str(matrix), "--list", "--history", str(nights)]
     assert "values" in fails_kindly(capsys, words)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("timeout: 1e999", "timeout: 1e999 is too large"),
+        ("timeout: 1e300", "timeout: 1e300 is too large"),
+        ("rounds: 99999999999999999999", "rounds: 99999999999999999999 is too large"),
+        ("axes: {arch: arm64, scenario: [" + "dimm-cycle, " * 18_000 + "dimm-cycle]}", "duplicate value 'dimm-cycle'"),
+        (
+            "axes: {arch: arm64, scenario: all, kaslr: [" + ", ".join(map(str, range(30_000))) + "]}",
+            "more than 10000 values",
+        ),
+        (
+            "axes: {arch: arm64, scenario: all, cmdline: {" + ", ".join(f"k{i}: a" for i in range(18_000)) + "}}",
+            "more than 10000 values",
+        ),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_large_numbers_in_a_matrix(tmp_path: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = text if text.startswith("axes") else f"axes: {{arch: arm64, scenario: dimm-cycle}}, {text}"
+    path = tmp_path / "m.yaml"
+    path.write_text(f"name: m\ngrids: [{{{grid}}}]\n")
+    assert re.search(message, fails_kindly(capsys, ["run", "--matrix", str(path), "--list"]))
+
+
+def test_thousands_of_grids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.yaml"
+    grids = ", ".join(f"{{name: g{i}, axes: {{arch: arm64, scenario: dimm-cycle}}}}" for i in range(3000))
+    path.write_text(f"name: m\ngrids: [{grids}]\n")
+    assert "more than 256 grids" in fails_kindly(capsys, ["run", "--matrix", str(path), "--list"])
+
+
+@pytest.mark.parametrize("size", ["9" * 70 + "T", "0x" + "f" * 60, "16777217T"])
+def test_a_size_beyond_every_address(tmp_path: Path, size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(f"name: s\nsteps:\n- fill: {{leave: {size}}}\n")
+    assert "is larger than 16777216T" in fails_kindly(capsys, ["run", str(path)])
+    assert "is larger than 16777216T" in fails_kindly(capsys, ["run", "dimm-cycle", "--memory", size])
+
+
+@pytest.mark.parametrize("key", ["initrd", "modules"])
+@pytest.mark.parametrize("make", [fifo, endless, loop], ids=lambda make: make.__name__)
+def test_a_guest_file_that_names_no_file(
+    tmp_path: Path, key: str, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "odd")
+    path = tmp_path / "g.yaml"
+    path.write_text(f"arch: arm64\n{key}: odd\n")
+    assert f"{key}: " in fails_kindly(capsys, ["run", "dimm-cycle", "--guest", str(path)])

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +19,9 @@ import pytest
 from report_samples import BAD, GOOD, INFRA
 
 from harness.check import Verdict
+from harness.cli import main
 from harness.config.guest import GuestSpec
-from harness.errors import UsageError
+from harness.errors import InfraError, UsageError
 from harness.matrix.cells import Cell, MatrixPlan
 from harness.matrix.history import book_of_store, check_history, expected, read_history
 from harness.matrix.results_store import Done, Store, merge, open_store, read_store
@@ -298,6 +301,43 @@ def test_merging_shards(tmp_path: Path, fakes: Fakes) -> None:
         merge([stores[0], tmp_path / "other"], tmp_path / "mixed")
     with pytest.raises(UsageError, match="holds no results of a matrix"):
         merge([tmp_path / "nowhere"], tmp_path / "none")
+
+
+def one_shard(tmp_path: Path, fakes: Fakes) -> Path:
+    plan = plan_of(cell("a"))
+    store = open_store(tmp_path / "shard", plan, NOW)
+    run(store, plan, fakes)
+    return store.root
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+def test_a_merge_that_fails_leaves_its_target_as_it_was(
+    tmp_path: Path, fakes: Fakes, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard, target = one_shard(tmp_path, fakes), tmp_path / "whole"
+    if there:
+        target.mkdir()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", full)
+        with pytest.raises(InfraError, match=r"cannot write .*whole: No space left"):
+            merge([shard], target)
+    assert target.exists() is there and not (there and list(target.iterdir()))
+    assert merge([shard], target).name == "small"
+
+
+def test_a_merge_without_its_history_writes_nothing(
+    tmp_path: Path, fakes: Fakes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard, target, nights = one_shard(tmp_path, fakes), tmp_path / "whole", tmp_path / "nights"
+    nights.mkdir()
+    (nights / "one.json").write_text("NaN")
+    assert main(["merge", str(shard), "-o", str(target), "--history", str(nights)]) == 2
+    assert "one.json" in capsys.readouterr().err
+    assert not target.exists()
 
 
 def test_a_guest_that_came_up_otherwise_is_no_result_of_its_cell() -> None:
