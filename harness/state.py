@@ -231,6 +231,31 @@ class DmesgLine:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadTime:
+    """Seconds in which a thread of QEMU (``main``, ``CPU 0``) ran, waited for a CPU of the host, or was stopped."""
+
+    name: str
+    ran: float
+    waited: float
+    stopped: float
+
+
+@dataclass(frozen=True, slots=True)
+class HostTime:
+    """What the host gave QEMU in the ``seconds`` before the console's line ``text``, a watchdog's report.
+
+    ``observed`` is how many of them were measured, ``steal`` the seconds that a hypervisor took from each of the host's
+    CPUs.
+    """
+
+    text: str
+    seconds: int
+    observed: float = 0.0
+    threads: tuple[ThreadTime, ...] = ()
+    steal: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class SlabCache:
     """One line of /proc/slabinfo: objects in use, objects in all, size in bytes."""
 

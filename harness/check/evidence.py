@@ -10,7 +10,7 @@ from fractions import Fraction
 from harness.check.witnesses import Views, views_of
 from harness.model.boot_layout import BootLayout
 from harness.model.expected import ExpectedState
-from harness.state import GuestState
+from harness.state import GuestState, HostTime
 from harness.units import AddrRange
 
 
@@ -91,6 +91,7 @@ class Evidence:
     ``before`` is the snapshot of the previous step, None if there is none; after an action that ``failed``, nothing
     may differ from it. ``slopes`` are those of a soak's rounds, ``unread`` says which of its counters were not read,
     and why. ``alarms`` are the console's lines of a kernel that died in the step: ``observed`` is then older.
+    ``host`` is what the host gave QEMU before each report of a watchdog.
     """
 
     layout: BootLayout
@@ -104,6 +105,7 @@ class Evidence:
     slopes: tuple[Slope, ...] = ()
     unread: tuple[str, ...] = ()
     alarms: tuple[str, ...] = ()
+    host: tuple[HostTime, ...] = ()
     failed: bool = False
     before: GuestState | None = None
 

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator
 
 from harness.check.evidence import Evidence
+from harness.check.known import bare
 from harness.check.registry import Broken, Unobserved, invariant, observed
+from harness.check.starvation import excused, starving
 from harness.state import NotObserved
 
 
@@ -21,12 +23,15 @@ from harness.state import NotObserved
 )
 def log_1(evidence: Evidence) -> Iterator[Broken]:
     dmesg, console = evidence.observed.dmesg, evidence.observed.console
+    starved = excused(evidence.host)
     for line in () if evidence.alarms or isinstance(dmesg, NotObserved) else dmesg:
-        if line.alarm and not _boot_race(evidence, line.text):
+        if line.alarm and bare(line.text) not in starved and not _boot_race(evidence, line.text):
             yield Broken(f"[{line.seconds:.6f}]", f"no {line.alarm}", line.text, "dmesg")
     for text in evidence.alarms or (() if isinstance(console, NotObserved) else console):
-        if evidence.alarms or not _boot_race(evidence, text):
+        if bare(text) not in starved and (evidence.alarms or not _boot_race(evidence, text)):
             yield Broken("console", "no alarming line", text, "serial console")
+    if starved:
+        raise Unobserved(starving(evidence.host))
     observed(dmesg)
     observed(console)
     if evidence.observed.dmesg_lost:

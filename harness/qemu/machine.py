@@ -19,6 +19,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, LaunchError, QemuError, UsageError
 from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.cpu_threads import cpu_threads
+from harness.qemu.cpu_times import CpuTimes
 from harness.qemu.devices.device import parse_memory_devices
 from harness.qemu.machine_spec import MachineSpec
 from harness.qemu.qmp import QmpSession
@@ -61,8 +62,7 @@ class Machine:
         self.console: socket.socket
         self.qmp: QmpSession
         self.memory: dict[str, int] = {}
-        #: ids of the vCPUs' threads
-        self.cpu_threads: tuple[int, ...] = ()
+        self.cpu_times: CpuTimes
         self._dropped: set[str] = set()
         self._child: proc.Child | None = None
         self._cleanup = contextlib.ExitStack()
@@ -304,7 +304,9 @@ class Machine:
             except (QemuError, DeadlineExpired) as error:
                 raise self._launch_error(error, deadline) from error
             self._cleanup.callback(self.qmp.close)
-            self.cpu_threads = cpu_threads(self.qmp, self.pid, self.spec.qemu.argv[-1], deadline)
+            threads = cpu_threads(self.qmp, self.pid, self.spec.qemu.argv[-1], deadline)
+            self.cpu_times = CpuTimes(self.pid, threads)
+            self._cleanup.callback(self.cpu_times.close)
             if snapshot is not None and filled is not None:
                 filled.result()
                 migrate(self.qmp, snapshot / STATE, incoming=True, with_memory=False, deadline=deadline)

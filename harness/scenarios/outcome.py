@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from harness.check import DumpReport, OfflineReport, ResizeReport, Slope, TouchReport, UnplugReport
+from harness.state import HostTime
 
 
 @dataclass
@@ -16,10 +17,10 @@ class Outcome:
     and the guest was not asked. ``pending``: the guest is still working, so its state cannot be predicted yet. ``note``
     is a remark for people. ``alarms`` are the console's alarming lines of a kernel that died of the action, ``trace``
     all lines from the first alarm on. ``stacks`` is what the kernel of a guest that stopped answering printed about its
-    tasks and CPUs. ``inconclusive`` is the reason if the step proves nothing although it succeeded, else "". ``due`` is
-    the reason if this kernel must refuse, else "". ``refusals`` are what QEMU or the guest said at each refusal, "" if
-    only the kernel's log can tell; ``says`` are texts of the refusal that is meant, () if any is. The reports are
-    evidence for the checks.
+    tasks and CPUs. ``host`` is what the host gave QEMU before each report of a watchdog. ``inconclusive`` is the reason
+    if the step proves nothing although it succeeded, else "". ``due`` is the reason if this kernel must refuse, else
+    "". ``refusals`` are what QEMU or the guest said at each refusal, "" if only the kernel's log can tell; ``says`` are
+    texts of the refusal that is meant, () if any is. The reports are evidence for the checks.
     """
 
     ending: str = "done"
@@ -28,6 +29,7 @@ class Outcome:
     alarms: tuple[str, ...] = ()
     trace: tuple[str, ...] = ()
     stacks: tuple[str, ...] = ()
+    host: tuple[HostTime, ...] = ()
     inconclusive: str = ""
     due: str = ""
     refusals: list[str] = field(default_factory=list)

@@ -37,7 +37,8 @@ def recheck(directory: Path) -> RunResult:
     run = load_run(directory)
     with _damaged(directory, 0):
         model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
-    ruling, checks = evaluate(model, "boot", "done", Outcome(), run.boot, run.boot, ExpectedBugs(run.watch), run.demand)
+    known, started = ExpectedBugs(run.watch), Outcome(host=run.host)
+    ruling, checks = evaluate(model, "boot", "done", started, run.boot, run.boot, known, run.demand)
     steps = [step_result(0, "boot", ruling, 0.0, 0.0, checks)]
     before = run.boot
     for step in run.steps:

@@ -6,6 +6,7 @@
     scenario.yaml   the steps as written                   run.json        the guest, the options and the end
     facts/          the kernel (collect.store)             machine.json    the guest's machine
     states/000/     a snapshot per step, a file per source states/NNN/step.json  actions, ending and reports
+    states/000/host.json  what the host gave QEMU before reports of watchdogs; for later steps it is in step.json
     boots/NNN/      facts and state of the guest after the reboot in step NNN
     known-bugs.yaml  the known bugs at that time; without it, none apply
     console.log  qmp.jsonl  qemu.stderr  argv.txt  notes.txt
@@ -41,7 +42,7 @@ from harness.model.actions import ACTIONS, Action, action_to_json
 from harness.model.blocktable import MAX_BLOCKS
 from harness.model.boot_layout import MachineShape
 from harness.scenarios.outcome import Outcome
-from harness.state import GuestState, KernelFacts
+from harness.state import GuestState, HostTime, KernelFacts, ThreadTime
 
 T = TypeVar("T")
 
@@ -49,6 +50,7 @@ T = TypeVar("T")
 FORMAT = 1
 #: how the run ended: ``verdict``, ``reason``, and the number of the last of its ``steps``
 VERDICT = "verdict.json"
+_HOST = "host.json"
 _FRACTION = re.compile(r"-?[0-9]{1,20}(/[1-9][0-9]{0,19})?")
 #: the default folder for bundles
 DEFAULT_BUNDLES = Path("memhp-runs")
@@ -94,9 +96,11 @@ class Recorder:
         write_json(self.directory / "machine.json", CODEC.dump(shape))
         save_facts(self.directory / "facts", facts)
 
-    def save_boot(self, state: GuestState) -> None:
-        """Save the freshly booted guest: the baseline of later states."""
+    def save_boot(self, state: GuestState, host: Sequence[HostTime] = ()) -> None:
+        """Save the freshly booted guest, the baseline of later states; ``host`` as in Outcome."""
         save_state(self.step_dir(0), state)
+        if host:
+            write_json(self.step_dir(0) / _HOST, CODEC.dump(tuple(host)))
 
     def save_unparsed(self, directory: Path, raw: Mapping[str, bytes]) -> None:
         """Save the text of a snapshot that could not be parsed, in the snapshot's place, for a later check."""
@@ -176,7 +180,7 @@ class RecordedRun:
     """A loaded bundle; the states are parsed again from their files. ``watch`` has the known bugs of its time.
 
     ``demand`` is what had to be observed, ``ending`` how the run ended if that is recorded, ``planned`` the number of
-    its steps, -1 if that is not.
+    its steps, -1 if that is not. ``host`` is what the host gave QEMU before reports of watchdogs during boot.
     """
 
     details: Mapping[str, Any]
@@ -189,6 +193,7 @@ class RecordedRun:
     seed: int = 0
     demand: Demand = field(default_factory=Demand)
     planned: int = -1
+    host: tuple[HostTime, ...] = ()
 
 
 def _read_json(path: Path) -> Any:
@@ -228,7 +233,9 @@ def load_run(directory: Path) -> RecordedRun:
     seed = _load(directory / "run.json", details.get("seed", 0), int)
     planned = _load(directory / "run.json", details.get("steps", -1), int)
     demand = demand_from_json(details)
-    return RecordedRun(details, shape, facts, boot, steps, watch, load_ending(directory), seed, demand, planned)
+    told = directory / "states" / "000" / _HOST
+    host = _read(told, tuple[HostTime, ...]) if os.path.lexists(told) else ()
+    return RecordedRun(details, shape, facts, boot, steps, watch, load_ending(directory), seed, demand, planned, host)
 
 
 def load_details(directory: Path) -> dict[str, Any]:
@@ -334,6 +341,8 @@ def _codec() -> Codec:
     codec.register_structure_hook_func(_is_action, lambda value, _: _action(codec, value))
     codec.register_unstructure_hook_func(_is_action, action_to_json)
     codec.describe(MachineShape, since=("acpi", "cpu_nodes", "cold"))
+    codec.describe_row(ThreadTime)
+    codec.describe(HostTime)
     codec.describe(UnplugReport)
     codec.describe(ResizeReport, since=("qemu_refused",))
     codec.describe(TouchReport)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from harness.check.bugs import NAME as BUGS
 from harness.check.bugs import known_bugs
 from harness.check.known import Watch, hung_in, watch_for
+from harness.check.starvation import period
 from harness.collect.look import collect_state
 from harness.config.places import configs_dir
 from harness.config.yaml import read_text
@@ -34,12 +36,14 @@ from harness.scenarios.record import Recorder
 from harness.scenarios.result import StepResult
 from harness.scenarios.run_options import RunOptions
 from harness.scenarios.verdict import ExpectedBugs, evaluate, step_result
-from harness.state import GuestState, HostTables, NotObserved, TableCount, Unknown
+from harness.state import GuestState, HostTables, HostTime, NotObserved, TableCount, Unknown
 
 #: maximum number of console lines about a kernel's death
 MAX_TRACE = 100
 #: seconds for QEMU's report about a lost guest, and for what its kernel prints
 LOST_SECONDS = 5.0
+#: seconds for the console to print a line that the log has
+_PRINT_SECONDS = 2.0
 
 
 class Session:
@@ -63,12 +67,14 @@ class Session:
         self.held: set[str] = set()
         self.expect = "done"
         self.unknown: tuple[Unknown, ...] = ()
+        self._timed = 0
         recorder.save_guest(guest.shape, guest.facts)
         self._note_unknown(guest.facts.unknown)
         self.state = self._first_look(guest.shape.cold, self.deadline(), recorder.step_dir(0))
         self.model = booted_model(guest.shape, guest.facts, self.state, guest.shape.cold)
         self.layout = self.model.layout
-        recorder.save_boot(self.state)
+        self._boot_host = self._host_times(self.state, self.deadline())
+        recorder.save_boot(self.state, self._boot_host)
 
     def _known(self) -> Watch:
         path = configs_dir() / BUGS
@@ -117,7 +123,8 @@ class Session:
 
     def check_boot(self) -> StepResult:
         """Step 0: every invariant on the freshly booted guest."""
-        return self._examine("boot", "done", Outcome(), time.monotonic(), 0.0, self.state, self.state)
+        outcome = Outcome(host=self._boot_host)
+        return self._examine("boot", "done", outcome, time.monotonic(), 0.0, self.state, self.state)
 
     def act(
         self,
@@ -150,7 +157,8 @@ class Session:
             if not alarms and hung_in(self.watch.possible, title, stacks) is None:
                 raise self._explained(error) from error
             told, after = (tuple(line.text for line in lines) for lines in (alarms, trace))
-            outcome = Outcome(note=error.message, alarms=told, trace=after, stacks=stacks)
+            host = self._host_times(None, self.deadline())
+            outcome = Outcome(note=error.message, alarms=told, trace=after, stacks=stacks, host=host)
             known = ExpectedBugs(self.watch, tuple(bugs))
             return self._without_look(title, self.expect, outcome, started, known)
 
@@ -202,6 +210,7 @@ class Session:
         except ParseError:
             self.recorder.save_step(self.number, title, expect, outcome, None, bugs)
             raise
+        outcome.host = self._host_times(self.state, deadline)
         self.recorder.save_step(self.number, title, expect, outcome, self.state, bugs)
         return self._examine(title, expect, outcome, started, guest_seconds, before, self.state, bugs)
 
@@ -280,6 +289,23 @@ class Session:
         )
         self._note_unknown(state.unknown)
         return state
+
+    def _host_times(self, state: GuestState | None, deadline: Deadline) -> tuple[HostTime, ...]:
+        """What the host gave QEMU before each report of a watchdog since the last call; ``state`` was seen after it."""
+        console, times = self.guest.console, self.guest.machine.cpu_times
+        since, self._timed = self._timed, console.mark
+        for logged in () if state is None or isinstance(state.dmesg, NotObserved) else state.dmesg:
+            if period(logged.alarm, logged.text, "") is not None:
+                # The log has a line before the console, which shows when it was printed.
+                with contextlib.suppress(InfraError):
+                    console.wait_line(re.escape(logged.text), deadline.at_most(_PRINT_SECONDS), since=since)
+        times.take()
+        found = []
+        for line in console.alarms:
+            seconds = period(line.alarm, line.text, self.guest.facts.cmdline)
+            if line.number > since and seconds is not None:
+                found.append(times.before(line.text, line.time, seconds))
+        return tuple(found)
 
     def _note_unknown(self, notes: Sequence[Unknown]) -> None:
         """Remember each unknown item once, and note new ones immediately."""

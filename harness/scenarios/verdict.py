@@ -10,6 +10,7 @@ from harness.check import CheckResult, Evidence, Verdict, run_all
 from harness.check.bugs import KnownBug
 from harness.check.known import Explained, Watch, died_of, ended_by, explain, hung_in, log_lines
 from harness.check.required import Demand
+from harness.check.starvation import starving
 from harness.model.memory_model import MemoryModel
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.outcome import Outcome
@@ -38,6 +39,7 @@ def evidence_of(model: MemoryModel, outcome: Outcome, state: GuestState, before:
         slopes=outcome.slopes,
         unread=outcome.unread,
         alarms=outcome.alarms,
+        host=outcome.host,
         failed=outcome.ending == "failed",
         before=None if before is state else before,
     )
@@ -65,6 +67,9 @@ def evaluate(
             ruling = replace(ruling, verdict=Verdict.INFRA, note=_joined(ruling.note, "nobody looked after it"))
         return ruling, ()
     evidence = evidence_of(model, outcome, state or before, before)
+    if known is not None and _lost_in(known.watch.possible, title, outcome) is not None:
+        # A known bug explains it, whatever the host did.
+        evidence = replace(evidence, host=())
     checks = tuple(run_all(evidence, title))
     ruling = judge(checks, expect, outcome, known, evidence, title)
     unmet = (demand or Demand()).unmet(checks, model.layout)
@@ -155,11 +160,13 @@ def judge(
     ``expect`` is the expected ending. A broken invariant makes the step FAIL, unless all findings are exactly those of
     ``known`` bugs of this kernel (``evidence`` is the checks' input): then it is KNOWN. An unexpected refusal makes it
     REFUSED; compliance where a refusal was expected, or another refusal than the one meant, is FAIL for the guest,
-    INFRA for QEMU; each is KNOWN if a known bug ends a step that way. An inconclusive step is INFRA.
+    INFRA for QEMU; each is KNOWN if a known bug ends a step that way. An inconclusive step is INFRA, and so is one in
+    which watchdogs of the guest expired because the host did not let it run.
     """
     known = known or ExpectedBugs()
     met: tuple[str, ...] = ()
     failed = [result for result in checks if result.status == "fail"]
+    starved = "" if evidence is None else starving(evidence.host)
     if failed:
         explained = _explained(known.watch.possible, checks, outcome, evidence, title)
         met = explained.met
@@ -168,8 +175,8 @@ def judge(
             return Ruling(Verdict.FAIL, _joined(outcome.note, _beyond(explained, like, known.watch)), met)
         if outcome.alarms:
             return Ruling(Verdict.KNOWN, _joined(outcome.note, _named(met)), met, stops=True)
-    if outcome.inconclusive:
-        return Ruling(Verdict.INFRA, outcome.inconclusive, met)
+    if outcome.inconclusive or starved:
+        return Ruling(Verdict.INFRA, _joined(outcome.inconclusive or outcome.note, starved), met)
     verdict, note = _ended(expect, outcome, evidence)
     cause = None
     if verdict is not Verdict.PASS and evidence is not None:
@@ -192,11 +199,16 @@ def _explained(
 ) -> Explained:
     if evidence is not None and not outcome.alarms:
         return explain(bugs, checks, evidence)
-    bug = None
-    if outcome.alarms:
-        bug = died_of(bugs, outcome.alarms, outcome.trace) or hung_in(bugs, title, outcome.stacks, outcome.alarms)
+    bug = _lost_in(bugs, title, outcome)
     findings = tuple(finding for check in checks for finding in check.findings)
     return Explained((), findings) if bug is None else Explained((bug.id,), ())
+
+
+def _lost_in(bugs: Sequence[KnownBug], title: str, outcome: Outcome) -> KnownBug | None:
+    """The bug in which the kernel died or hung, if it did."""
+    if not outcome.alarms:
+        return None
+    return died_of(bugs, outcome.alarms, outcome.trace) or hung_in(bugs, title, outcome.stacks, outcome.alarms)
 
 
 def _beyond(explained: Explained, like: Explained, watch: Watch) -> str:

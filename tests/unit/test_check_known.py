@@ -18,7 +18,7 @@ from harness.model.devices.dimm import PlugDimm
 from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.verdict import ExpectedBugs, Ruling, evaluate, judge
-from harness.state import DmesgLine, NotObserved
+from harness.state import DmesgLine, HostTime, NotObserved, ThreadTime
 from harness.units import GIB, MIB
 
 PLACE = "source: f, mm/f.c\n    checked: 7.3.4\n    scenario: s\n    title: t\n"
@@ -385,6 +385,17 @@ def test_a_hang_is_known_by_its_step_and_its_function(
     ruling, _ = evaluate(model, title, "done", outcome, None, seen, known)
     assert ruling.verdict is verdict
     assert ruling.bugs == ((HANGS.id,) if verdict is Verdict.KNOWN else ()) and ruling.stops is bool(ruling.bugs)
+
+
+@pytest.mark.parametrize(("release", "verdict"), [("6.1.176", Verdict.KNOWN), ("6.12.117", Verdict.INFRA)])
+def test_a_known_hang_is_known_on_a_busy_host_too(release: str, verdict: Verdict) -> None:
+    model, seen = model_guest.model(), model_guest.boot_state()
+    known = ExpectedBugs(watch_for([HANGS], model_guest.facts(release=release)))
+    busy = HostTime(HUNG_TASK, 120, 120.0, (ThreadTime("CPU 0", 1.0, 119.0, 0.0),))
+    outcome = Outcome(note="gave up", alarms=(HUNG_TASK,), stacks=STACKS, host=(busy,))
+    ruling, [log] = evaluate(model, "resize vmem0 0", "done", outcome, None, seen, known)
+    assert (ruling.verdict, log.status) == (verdict, "fail" if verdict is Verdict.KNOWN else "not-observed")
+    assert "gave up" in ruling.note
 
 
 def test_a_death_of_a_bug_that_was_fixed_is_red_and_says_so() -> None:

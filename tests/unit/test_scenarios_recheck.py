@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness.check import Verdict
+from harness.check.known import bare
 from harness.errors import UsageError
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.recheck import recheck
@@ -56,6 +57,64 @@ def test_a_kernel_that_died_beside_text_that_nobody_can_parse_is_red(bundle: Pat
     result = recheck(bundle)
     assert result.verdict is Verdict.FAIL
     assert [check.invariant for check in result.steps[-1].checks] == ["LOG-1"]
+
+
+STALL = "rcu: INFO: rcu_sched self-detected stall on CPU"
+OOPS = "Internal error: Oops: 0000000096000004 [#1] SMP"
+
+
+def host(waited: float) -> list[dict[str, Any]]:
+    """What the host gave QEMU in the minute before STALL, as in step.json."""
+    threads = [["main", 0.1, 0.0, 0.0], ["CPU 0", 60.0 - waited, waited, 0.0]]
+    text = f"[   99.000000] {STALL}"
+    return [{"text": text, "seconds": 60, "observed": 59.0, "threads": threads, "steal": 0.0}]
+
+
+@pytest.mark.parametrize("step", ["000", "005"])
+@pytest.mark.parametrize(
+    ("waited", "more", "verdict", "status"),
+    [
+        (30.0, (), Verdict.INFRA, "not-observed"),
+        (29.9, (), Verdict.FAIL, "fail"),
+        (None, (), Verdict.FAIL, "fail"),
+        (60.0, (OOPS,), Verdict.FAIL, "fail"),
+    ],
+    ids=["host", "kernel", "unmeasured", "more"],
+)
+def test_a_stall_is_the_hosts_if_it_starved_qemu(
+    step: str, waited: float | None, more: tuple[str, ...], verdict: Verdict, status: str, bundle: Path
+) -> None:
+    lines = [f"[   99.000000] {text}" for text in (STALL, *more)]
+    state = bundle / "states" / step
+    (state / "console.json").write_text(json.dumps(lines))
+    with (state / "dmesg.txt").open("a") as log:
+        log.writelines(f"<3>{line}\n" for line in lines)
+    if waited is not None and step == "000":
+        (state / "host.json").write_text(json.dumps(host(waited)))
+    elif waited is not None:
+        change(state / "step.json", outcome=change(state / "step.json")["outcome"] | {"host": host(waited)})
+    result = recheck(bundle)
+    [found] = [check for check in result.steps[int(step)].checks if check.invariant == "LOG-1"]
+    assert (result.verdict, found.status) == (verdict, status)
+    # In the log and on the console; what the host caused is no finding, even beside others.
+    wanted = {text for text in (STALL, *more) if status == "fail" and (text != STALL or not more)}
+    assert {bare(finding.observed) for finding in found.findings} == wanted and len(found.findings) == 2 * len(wanted)
+    if verdict is Verdict.INFRA:
+        told = "QEMU's thread CPU 0 waited for a CPU of the host for 30.0 s of the 60 s before it"
+        assert found.reason == f"the host, not the kernel: {STALL} ({told})"
+        assert found.reason in result.steps[int(step)].note
+
+
+@pytest.mark.parametrize(("waited", "verdict"), [(30.0, Verdict.INFRA), (29.9, Verdict.FAIL)])
+def test_a_guest_that_was_lost_while_the_host_starved_it_gets_no_verdict(
+    waited: float, verdict: Verdict, bundle: Path
+) -> None:
+    last = bundle / "states" / "005"
+    drop_snapshot(last)
+    alarm = f"[   99.000000] {STALL}"
+    lost = {"alarms": [alarm], "trace": [alarm], "host": host(waited), "note": "the guest does not answer"}
+    change(last / "step.json", outcome=change(last / "step.json")["outcome"] | lost)
+    assert recheck(bundle).verdict is verdict
 
 
 def test_steps_are_in_the_order_of_their_numbers(bundle: Path) -> None:
