@@ -13,6 +13,7 @@ from harness.cli.guest_options import guest_of, start_of
 from harness.cli.results import reporter_on, run_all
 from harness.errors import UsageError
 from harness.report.tally import exit_status
+from harness.report.text import pasted
 from harness.scenarios.file import SNAPSHOT
 from harness.scenarios.run_options import RunOptions
 
@@ -38,5 +39,5 @@ def run(arguments: CollectArguments) -> int:
             target.rmdir()
         shutil.move(bundle, target)
         reporter.unknown(results)
-        reporter.console.print(f"saved in {target}; memhp check {target} checks it again")
+        reporter.console.print(f"saved in {target}; memhp check {pasted(target)} checks it again")
     return exit_status(results)

@@ -29,7 +29,7 @@ from harness.report.board import CellBoard, plan_line, plan_table
 from harness.report.book import Book, status_of
 from harness.report.files import write_report
 from harness.report.terminal_report import make_console, overall_line
-from harness.report.text import plural, tell
+from harness.report.text import pasted, plural, tell
 from harness.scenarios.memorybudget import MemoryBudget
 from harness.scenarios.run_options import STARTS
 
@@ -192,5 +192,5 @@ def finish_matrix(arguments: ReportArguments, book: Book, root: Path, out: TextI
         console.print(overall_line(book.runs))
     targets = [*all_reports(root), *arguments.reports.items()]
     status = finish_reports(targets, dataclasses.replace(book, origin=arguments.kcidb_origin), status_of(book))
-    console.print(f"results: {root}; open {root / 'report.html'}")
+    console.print(f"results: {root}; open {pasted(root / 'report.html')}")
     return status

@@ -13,7 +13,9 @@ from harness.cli.results import check_reports, finish, open_reporter, run_all
 from harness.config.guest import GuestSpec, override
 from harness.config.selector import is_debian_name
 from harness.errors import UsageError
-from harness.scenarios.replay import read_replay, require_kernel
+from harness.report.text import clean
+from harness.scenarios.boot import Parts, Resolver
+from harness.scenarios.replay import changed_parts, read_replay
 from harness.scenarios.run_options import RunOptions
 
 #: options of QEMU's virt boards (hw/arm/virt.c, hw/riscv/virt.c, QEMU 10.0) that only shape the guest; others, such as
@@ -44,7 +46,10 @@ def run(arguments: ReplayArguments) -> int:
         demand=recorded.demand,
     )
     with open_reporter(arguments) as reporter:
-        require_kernel(recorded.kernel_sha256, guest, reporter.progress)
+        parts = Resolver(reporter.progress).resolve(guest, recorded.scenario.needs)
+        # Otherwise the run tells what is missing.
+        for what in changed_parts(recorded, guest, parts, given) if isinstance(parts, Parts) else ():
+            reporter.progress.say(f"not as in the recorded run: {clean(what)}")
         return finish(arguments, reporter, run_all([recorded.scenario], [guest], options, reporter))
 
 

@@ -17,7 +17,7 @@ from harness.errors import UnsupportedError
 from harness.progress import Progress, default_progress
 from harness.qemu.devices.device import kinds_on
 from harness.report.terminal_report import make_console
-from harness.report.text import clean, tell
+from harness.report.text import clean, pasted, tell
 from harness.scenarios.boot import Parts, resolve
 from harness.scenarios.record import Recorder, open_bundle
 from harness.scenarios.replay import guest_to_json
@@ -56,7 +56,7 @@ def run(arguments: ShellArguments) -> int:
         with explorer.resources:
             status, _ = explore(explorer, lines)
         bundle = session.recorder.directory
-    explorer.say(f"recorded in {clean(bundle)}; memhp replay {clean(bundle)} repeats it")
+    explorer.say(f"recorded in {clean(bundle)}; memhp replay {pasted(bundle)} repeats it")
     return status
 
 

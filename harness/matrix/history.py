@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,5 +105,5 @@ def _entry(store: Store, done: Done, axes: Mapping[str, str]) -> Entry:
             for name in ("console.log", "qmp.jsonl"):
                 if (store.root / bundle / name).is_file():
                     links.append((name, f"{bundle}/{name}"))
-    replay = f"memhp run {base}/scenario.yaml --guest {base}/guest.yaml"
+    replay = shlex.join(["memhp", "run", f"{base}/scenario.yaml", "--guest", f"{base}/guest.yaml"])
     return Entry(done.id, done.run, axes, tuple(links), replay)

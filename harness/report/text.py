@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -40,6 +41,11 @@ def clean(text: object, *, limit: int = MAX_TEXT, newlines: bool = False) -> str
         for char in cut
     )
     return _COMMAND.sub(lambda found: f"{found[1]}\\x3a" if found[1] is not None else "\\x23", shown)
+
+
+def pasted(word: object) -> str:
+    """``word`` in a command that is shown for pasting: cleaned, and quoted for a shell."""
+    return shlex.quote(clean(word))
 
 
 def tell(text: object) -> None:

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.arch import arch_named
 from harness.artifacts.cache import content_of
-from harness.artifacts.kernel import kernel_of
 from harness.bounded import MAX_SMALL, load_json, read_file
 from harness.check.required import Demand
 from harness.codec import Codec, override
@@ -19,8 +18,7 @@ from harness.config.cold import COLD
 from harness.config.guest import GuestSpec, NodeConfig, problems
 from harness.config.yaml import read_text
 from harness.errors import UsageError
-from harness.progress import Progress
-from harness.scenarios.boot import Parts
+from harness.scenarios.boot import Parts, archives_of
 from harness.scenarios.file import Scenario, read_scenario
 from harness.scenarios.record import demand_from_json
 from harness.scenarios.run_options import STARTS, Start
@@ -30,24 +28,50 @@ _HINT = "name the directory of a run; bundles are kept below memhp-runs or --bun
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A run to repeat. ``rounds``, ``seed``, ``start`` and ``demand`` are as in RunOptions; ``kernel_sha256`` is of
-    the Image.
+    """A run to repeat. ``rounds``, ``seed``, ``start`` and ``demand`` are as in RunOptions; ``digests`` are those of
+    ``_digests``, without some if the bundle is of an earlier memhp.
     """
 
     scenario: Scenario
     guest: GuestSpec
     seed: int
     rounds: int | None
-    kernel_sha256: str
+    digests: Mapping[str, str]
     start: Start = "auto"
     demand: Demand = field(default_factory=Demand)
 
 
 def guest_to_json(guest: GuestSpec, parts: Parts) -> dict[str, object]:
-    """A guest in ``run.json``: its spec, and the kernel with its SHA-256."""
-    image = parts.kernel.image
-    kernel = {"origin": parts.kernel.origin, "path": str(image.absolute()), "sha256": content_of(image)}
-    return {"spec": _CODEC.dump(guest), "kernel": kernel}
+    """A guest in ``run.json``: its spec, and kernel, QEMU and initrd with their SHA-256."""
+    found = {name: {"sha256": digest} for name, digest in _digests(guest, parts).items()}
+    found["kernel"] |= {"origin": parts.kernel.origin, "path": str(parts.kernel.image.absolute())}
+    return {"spec": _CODEC.dump(guest), **found}
+
+
+def _digests(guest: GuestSpec, parts: Parts) -> dict[str, str]:
+    """SHA-256 of the kernel's Image, of QEMU's program, and of the list of those of the initrd's archives."""
+    archives = [content_of(path) for path in archives_of(guest, parts)]
+    return {
+        "kernel": content_of(parts.kernel.image),
+        "qemu": content_of(Path(parts.qemu.argv[-1])),
+        "initrd": hashlib.sha256(" ".join(archives).encode()).hexdigest(),
+    }
+
+
+def changed_parts(recorded: Replay, guest: GuestSpec, parts: Parts, given: Collection[str]) -> list[str]:
+    """What of a guest's ``parts`` is not what the recorded run had, in words.
+
+    Raises UsageError if it is the kernel, unless that is among the fields ``given`` on the command line.
+    """
+    now, image = _digests(guest, parts), parts.kernel.image
+    changed = [name for name, digest in recorded.digests.items() if digest != now[name]]
+    if "kernel" in changed and "kernel" not in given:
+        raise UsageError(
+            f"the kernel has changed since the recorded run: {image}",
+            hint="give it with --kernel to replay the run with this one",
+        )
+    words = {"kernel": f"the kernel: {image}", "qemu": f"QEMU: {parts.qemu.argv[-1]}", "initrd": "the initrd"}
+    return [words[name] for name in changed]
 
 
 def guest_from_json(value: Mapping[str, Any]) -> GuestSpec:
@@ -95,7 +119,9 @@ def read_replay(bundle: Path) -> Replay:
         details = load_json(read_file(path, MAX_SMALL))
         spec, booted = guest_from_json(details["spec"]), dict(details["kernel"])
         seed, rounds = int(details.get("seed", 0)), details.get("rounds")
-        digest, start = str(booted["sha256"]), details.get("start", "auto")
+        digests = {"kernel": str(booted["sha256"])}
+        digests |= {name: str(details[name]["sha256"]) for name in ("qemu", "initrd") if name in details}
+        start = details.get("start", "auto")
         if start not in STARTS:
             raise ValueError(f"no way to start is called {start!r}")
     except OSError as error:
@@ -106,14 +132,4 @@ def read_replay(bundle: Path) -> Replay:
     steps = bundle / "scenario.yaml"
     if not steps.exists() or not read_text(steps).strip():
         raise UsageError(f"{bundle} has no scenario to run again", hint=_HINT)
-    return Replay(read_scenario(steps), spec, seed, rounds, digest, start, demand_from_json(details))
-
-
-def require_kernel(sha256: str, guest: GuestSpec, progress: Progress) -> None:
-    """Raise UsageError unless ``guest`` boots the kernel of the recorded run, whose Image has the digest ``sha256``."""
-    image = kernel_of(guest, arch_named(guest.arch), progress).image
-    if content_of(image) != sha256:
-        raise UsageError(
-            f"the kernel has changed since the recorded run: {image}",
-            hint="use memhp run with the bundle's scenario.yaml for another kernel",
-        )
+    return Replay(read_scenario(steps), spec, seed, rounds, digests, start, demand_from_json(details))

@@ -18,7 +18,7 @@ from harness.errors import InfraError, MemhpError, QmpRefused, UsageError
 from harness.report.observed import dump_of, read_range, sections_of, shape_of
 from harness.report.ptdump_text import render, select
 from harness.report.section_table import render_sections, within
-from harness.report.text import clean
+from harness.report.text import clean, pasted
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.shell import guest_views, tty
@@ -188,7 +188,7 @@ def _save(explorer: Explorer, rest: str) -> None:
         raise UsageError(f"{rest[:80]} does not end in .yaml or .yml", hint=f"save {rest[:80]}.yaml")
     story = explorer.story
     story.save(path)
-    explorer.say(Text(f"{story.steps} steps in {clean(path)}; memhp run {clean(path)} -a {explorer.spec.arch}"))
+    explorer.say(Text(f"{story.steps} steps in {clean(path)}; memhp run {pasted(path)} -a {explorer.spec.arch}"))
     if story.gaps:
         explorer.say(
             Text(

@@ -32,7 +32,7 @@ from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import InfraError, UsageError
 from harness.report.terminal_report import make_console
-from harness.report.text import clean, tell
+from harness.report.text import clean, pasted, tell
 from harness.scenarios.session import Session
 from harness.scratch import make_private
 from harness.shell.commands import explore
@@ -330,4 +330,4 @@ def _await_end(kept: Kept) -> None:
 def keeping_note(bundle: Path, seconds: float) -> str:
     """The message about a guest that is kept."""
     until = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
-    return f"the guest is kept until {until} by process {os.getpid()}: memhp attach {clean(bundle)}"
+    return f"the guest is kept until {until} by process {os.getpid()}: memhp attach {pasted(bundle)}"

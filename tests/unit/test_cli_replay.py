@@ -59,13 +59,19 @@ def test_what_is_of_the_host_must_be_given_again(fields: dict[str, object], word
     require_given(BUNDLE, spec(**fields), dict(fields))
 
 
+def parts_of(kernel: KernelImage) -> Any:
+    return SimpleNamespace(
+        kernel=kernel, qemu=SimpleNamespace(argv=("loader", __file__)), root=SimpleNamespace(initrd=Path(__file__))
+    )
+
+
 def test_a_bundle_starts_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program, ran = tmp_path / "qemu-system-aarch64", tmp_path / "ran"
     program.write_text(f"#!/bin/sh\ntouch {ran}\n")
     program.chmod(0o755)
     image = tmp_path / "Image"
     image.write_bytes(b"kernel")
-    parts: Any = SimpleNamespace(kernel=KernelImage(image, "a file", None, None, None))
+    parts = parts_of(KernelImage(image, "a file", None, None, None))
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     guest = spec(kernel=str(image), qemu=str(program))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,17 +19,23 @@ from harness.errors import UnsupportedError, UsageError
 from harness.model.devices.dimm import Dimm
 from harness.model.devices.virtio_mem import VirtioMem
 from harness.model.devices.virtio_pmem import VirtioPmem
-from harness.progress import SilentProgress
 from harness.qemu.cmdline import Channels, command_line
 from harness.qemu.machine_spec import MachineSpec, NodeSpec
 from harness.scenarios.file import parse_step, read_scenario
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
-from harness.scenarios.replay import guest_from_json, guest_to_json, read_replay, require_kernel
+from harness.scenarios.replay import changed_parts, guest_from_json, guest_to_json, read_replay
 from harness.scenarios.steps import Repeat
 from harness.shell.saved import Story, expects, scenario_name
 from harness.shell.snapshots import devices_of
 from harness.units import GIB, MIB, AddrRange
+
+
+def parts_of(kernel: KernelImage) -> Any:
+    """A guest's parts: this file stands for QEMU and for the guest root."""
+    return SimpleNamespace(
+        kernel=kernel, qemu=SimpleNamespace(argv=("loader", __file__)), root=SimpleNamespace(initrd=Path(__file__))
+    )
 
 
 def story_of(spec: GuestSpec, *steps: tuple[str, Outcome]) -> Story:
@@ -99,7 +106,7 @@ def test_devices_of_the_command_line_are_part_of_a_story_and_of_a_bundle(tmp_pat
     spec = load_guest(tmp_path / "guest.yaml")
     story_of(spec).save(tmp_path / "story.yaml")
     assert read_scenario(tmp_path / "story.yaml").guest == {"devices": spec.devices}
-    parts: Any = SimpleNamespace(kernel=KernelImage(tmp_path / "guest.yaml", "a file", None, None, None))
+    parts = parts_of(KernelImage(tmp_path / "guest.yaml", "a file", None, None, None))
     kept = json.loads(json.dumps(guest_to_json(spec, parts)))["spec"]
     assert guest_from_json(kept) == spec
 
@@ -109,7 +116,7 @@ def test_how_a_tree_was_built_is_part_of_what_is_run_again(tmp_path: Path) -> No
     spec = GuestSpec.default("arm64").with_fields(
         {**tree, "own_config": True, "modules": Path("/m"), "qemu": "debian:trixie-backports"}
     )
-    parts: Any = SimpleNamespace(kernel=KernelImage(Path(__file__), "a file", None, None, None))
+    parts = parts_of(KernelImage(Path(__file__), "a file", None, None, None))
     kept = json.loads(json.dumps(guest_to_json(spec, parts)))["spec"]
     assert guest_from_json(kept) == spec and guest_from_json(kept).explicit == spec.explicit
     for name in ("kernel_options", "build_dir", "llvm", "own_config", "modules"):
@@ -123,7 +130,7 @@ def bundle(tmp_path: Path) -> Path:
     image = tmp_path / "Image"
     image.write_bytes(b"kernel")
     spec = GuestSpec.default("arm64").with_fields({"kernel": str(image), "slots": 4})
-    parts: Any = SimpleNamespace(kernel=KernelImage(image, "a file", None, None, None))
+    parts = parts_of(KernelImage(image, "a file", None, None, None))
     directory = tmp_path / "bundle"
     directory.mkdir()
     details = {"seed": 7, "rounds": 5, "start": "cold", **guest_to_json(spec, parts)}
@@ -137,12 +144,29 @@ def test_a_bundle_is_run_again_as_it_was(bundle: Path, monkeypatch: pytest.Monke
     assert (replay.scenario.name, replay.seed, replay.rounds, replay.start) == ("again", 7, 5, "cold")
     assert replay.guest.slots == 4 and replay.guest.explicit == {"kernel", "slots"}
     image = bundle.parent / "Image"
-    found = KernelImage(image, "a file", None, None, None)
-    monkeypatch.setattr("harness.scenarios.replay.kernel_of", lambda spec, arch, progress: found)
-    require_kernel(replay.kernel_sha256, replay.guest, SilentProgress())
+    parts = parts_of(KernelImage(image, "a file", None, None, None))
+    assert changed_parts(replay, replay.guest, parts, given=()) == []
     image.write_bytes(b"another")
     with pytest.raises(UsageError, match="the kernel has changed since"):
-        require_kernel(replay.kernel_sha256, replay.guest, SilentProgress())
+        changed_parts(replay, replay.guest, parts, given=("qemu",))
+    assert changed_parts(replay, replay.guest, parts, given=("kernel",)) == [f"the kernel: {image}"]
+
+
+def test_another_qemu_or_initrd_than_that_of_the_bundle_is_told(bundle: Path, tmp_path: Path) -> None:
+    replay, image = read_replay(bundle), KernelImage(bundle.parent / "Image", "a file", None, None, None)
+    (other := tmp_path / "other").write_bytes(b"x")
+    parts = parts_of(image)
+    parts.qemu.argv = ("loader", str(other))
+    assert changed_parts(replay, replay.guest, parts, given=()) == [f"QEMU: {other}"]
+    for changes in ({"root": SimpleNamespace(initrd=other)}, {"kernel": dataclasses.replace(image, modules=other)}):
+        parts = SimpleNamespace(**{**vars(parts_of(image)), **changes})
+        assert changed_parts(replay, replay.guest, parts, given=()) == ["the initrd"]
+    with_own = replay.guest.with_fields({"initrd": other})
+    assert changed_parts(replay, with_own, parts_of(image), given=("initrd",)) == ["the initrd"]
+    details = json.loads((bundle / "run.json").read_text())
+    del details["qemu"], details["initrd"]
+    (bundle / "run.json").write_text(json.dumps(details))
+    assert changed_parts(read_replay(bundle), with_own, parts, given=()) == [], "a bundle of an older memhp"
 
 
 def test_what_is_no_bundle_cannot_be_run_again(bundle: Path, tmp_path: Path) -> None:
