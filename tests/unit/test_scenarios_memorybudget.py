@@ -11,13 +11,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 import harness
+from harness.cli import shell
 from harness.config.arguments import Args
 from harness.config.guest import GuestSpec
+from harness.progress import SilentProgress
 from harness.scenarios.file import load_scenario
 from harness.scenarios.memorybudget import (
     OVERHEAD,
@@ -28,6 +31,7 @@ from harness.scenarios.memorybudget import (
     peak_memory,
 )
 from harness.scenarios.memorypromises import Promises, promises_dir
+from harness.scenarios.run_options import RunOptions
 from harness.scenarios.steps import Repeat, Step
 from harness.scenarios.verbs import VERBS
 from harness.scenarios.verbs.dimm import PlugDimmVerb
@@ -178,6 +182,22 @@ def test_what_a_matrix_promised_for_its_cells_is_not_promised_twice(cache: Path)
             assert sum(path.read_text().strip() == str(GIB) for path in cache.glob("promise-*")) == 1
         with other(GIB, *STRANGER):
             assert sum(path.read_text().strip() == str(GIB) for path in cache.glob("promise-*")) == 2
+
+
+def test_the_guest_at_a_prompt_keeps_its_memory(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def start_guest(*words: object) -> Iterator[object]:
+        yield SimpleNamespace(machine=SimpleNamespace(argv=("qemu",)))
+
+    monkeypatch.setattr(shell, "start_guest", start_guest)
+    monkeypatch.setattr(shell, "Session", lambda *words: "session")
+    monkeypatch.setattr(shell, "guest_to_json", lambda *words: {})
+    spec, parts = GuestSpec.default("arm64"), SimpleNamespace()
+    with shell.open_session(spec, parts, RunOptions(tmp_path), SilentProgress()) as session:  # type: ignore[arg-type]
+        assert cast(Any, session) == "session"
+        [promise] = cache.glob("promise-*")
+        assert int(promise.read_text()) == cost(spec)
+    assert not list(cache.glob("promise-*"))
 
 
 def test_another_hosts_promises_do_not_count(cache: Path) -> None:
