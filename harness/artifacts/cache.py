@@ -325,7 +325,8 @@ def _from_manifest(path: Path) -> str | None:
     owner = root.stat()
     if owner.st_uid != os.geteuid() or owner.st_mode & 0o022:
         return None
-    for folder in list(place.parents)[:3]:
+    # An entry is two folders below the root (ROOT/KIND/ENTRY).
+    for folder in [folder for folder in place.parents if folder.is_relative_to(root)][:-2]:
         try:
             said = load_json(read_file(folder / MANIFEST, MAX_SMALL))["files"][str(place.relative_to(folder))]
             if (said["size"], said["mtime_ns"]) == (status.st_size, status.st_mtime_ns):

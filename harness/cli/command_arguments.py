@@ -318,6 +318,7 @@ class ReplayArguments(ReportArguments):
 
     bundle: Path = option("BUNDLE", "the directory of a run, or of a session of shell", type=Path, default=MISSING)
     kernel: str | None = _as_of_guest("kernel")
+    kernel_options: tuple[str, ...] = _as_of_guest("kernel_options")
     build_dir: str | None = _as_of_guest("build_dir")
     modules: str | None = _as_of_guest("modules")
     initrd: str | None = _as_of_guest("initrd")

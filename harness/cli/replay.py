@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,9 @@ _HARMLESS = frozenset(
     | {"gic-version", "highmem", "highmem-ecam", "highmem-mmio", "highmem-redists", "hmat", "iommu", "iommu-sys", "its"}
     | {"mte", "ras", "secure", "virtualization"}
 )
-_HOST_FIELDS = ("kernel", "build_dir", "modules", "initrd", "qemu", "machine_options")
+#: others may name a file of the host for the kernel's build to read, or a command: its Makefiles expand $(shell …)
+_HARMLESS_KERNEL_OPTION = re.compile(r"\w+(=[\w.+-]*)?", re.ASCII)
+_HOST_FIELDS = ("kernel", "kernel_options", "build_dir", "modules", "initrd", "qemu", "machine_options")
 
 
 def run(arguments: ReplayArguments) -> int:
@@ -74,5 +77,7 @@ def _of_the_host(guest: GuestSpec) -> Iterator[tuple[str, str]]:
         if getattr(guest, name) is not None:
             yield name, str(getattr(guest, name))
     # Options that are given replace all recorded ones.
+    if not all(map(_HARMLESS_KERNEL_OPTION.fullmatch, guest.kernel_options)):
+        yield from (("kernel_options", text) for text in guest.kernel_options)
     if not {text.partition("=")[0] for text in guest.machine_options} <= _HARMLESS:
         yield from (("machine_options", text) for text in guest.machine_options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,9 @@ from harness.artifacts.cache import content_of
 from harness.bounded import MAX_SMALL, load_json, read_file
 from harness.check.required import Demand
 from harness.codec import Codec, override
-from harness.config.cold import COLD
+from harness.config.cold import ColdDevice, read_devices
 from harness.config.guest import GuestSpec, NodeConfig, problems
-from harness.config.yaml import read_text
+from harness.config.yaml import parse, read_text
 from harness.errors import UsageError
 from harness.scenarios.boot import Parts, archives_of
 from harness.scenarios.file import Scenario, read_scenario
@@ -92,11 +93,7 @@ def _codec() -> Codec:
         since={field.name for field in dataclasses.fields(GuestSpec)} - always,
         forbid_extra=True,
         devices=override(
-            struct_hook=lambda found, _: tuple(
-                COLD[verb](**args)
-                for device in codec.structure(found, list[dict[str, dict[str, Any]]])
-                for verb, args in device.items()
-            ),
+            struct_hook=lambda found, _: _read_devices(codec.structure(found, list[dict[str, dict[str, Any]]])),
             unstruct_hook=lambda devices: [{device.verb: dataclasses.asdict(device)} for device in devices],
         ),
         explicit=override(
@@ -104,6 +101,15 @@ def _codec() -> Codec:
         ),
     )
     return codec
+
+
+def _read_devices(found: list[dict[str, dict[str, Any]]]) -> tuple[ColdDevice, ...]:
+    """Checked like those of a guest file: JSON is YAML, but None is spelled by leaving it out."""
+    given = [
+        {verb: {name: value for name, value in args.items() if value is not None} for verb, args in device.items()}
+        for device in found
+    ]
+    return read_devices(parse(json.dumps(given), Path("run.json")))
 
 
 _CODEC = _codec()

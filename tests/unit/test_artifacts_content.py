@@ -71,6 +71,22 @@ def test_a_manifest_counts_inside_the_users_own_cache_alone(tmp_path: Path, monk
         assert content_of(another) == hash_file(another), "other users can write to this cache"
 
 
+def test_no_manifest_beside_or_above_the_cache_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("MEMHP_CACHE", str(cache))
+    image = forged(cache)
+    cache.chmod(0o755)
+    assert content_of(image) == hash_file(image)
+    said = json.loads((cache / MANIFEST).read_text())["files"]["Image"]
+    (cache / MANIFEST).unlink()
+    (cache / "kernel").mkdir()
+    for place in (cache / "Image2", cache / "kernel" / "Image3"):
+        image.rename(place)
+        image = place
+        (tmp_path / MANIFEST).write_text(json.dumps({"files": {str(place.relative_to(tmp_path)): said}}))
+        assert content_of(place) == hash_file(place)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read .*gone: No such file"):
         content_of(tmp_path / "gone")

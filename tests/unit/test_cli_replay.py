@@ -13,10 +13,11 @@ import pytest
 
 from harness.cli import main
 from harness.cli.replay import require_given
+from harness.config.cold import DimmArgs
 from harness.config.guest import GuestSpec
 from harness.config.guest_parts import KernelImage
-from harness.errors import UsageError
-from harness.scenarios.replay import guest_to_json
+from harness.errors import ConfigError, UsageError
+from harness.scenarios.replay import guest_from_json, guest_to_json
 
 BUNDLE = Path("a bundle")
 
@@ -45,6 +46,8 @@ def test_names_and_shapes_are_taken_from_a_bundle(fields: dict[str, object]) -> 
         ({"qemu": "/tmp/x; rm -rf ~"}, ["--qemu", "/tmp/x; rm -rf ~"]),
         ({"modules": Path("/m")}, ["--modules", "/m"]),
         ({"initrd": Path("/i")}, ["--initrd", "/i"]),
+        ({"kernel_options": ("KASAN", "X=$(shell id)")}, ["-K", "KASAN", "-K", "X=$(shell id)"]),
+        ({"kernel_options": ("INITRAMFS_SOURCE=/etc",)}, ["-K", "INITRAMFS_SOURCE=/etc"]),
         (
             {"machine_options": ("gic-version=3", "dumpdtb=/etc/passwd")},
             ["--machine", "gic-version=3", "--machine", "dumpdtb=/etc/passwd"],
@@ -57,6 +60,31 @@ def test_what_is_of_the_host_must_be_given_again(fields: dict[str, object], word
     assert caught.value.hint is not None
     assert shlex.split(caught.value.hint.partition(": ")[2]) == ["memhp", "replay", str(BUNDLE), *words]
     require_given(BUNDLE, spec(**fields), dict(fields))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": "d,file=/etc/passwd"},
+        {"id": "ram0"},
+        {"size": 1 << 70},
+        {"size": -1},
+        {"slot": 4096},
+        {"address": "top"},
+        {"backing": "thp"},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_device_of_a_bundle_is_checked_like_one_of_a_file(changes: dict[str, object]) -> None:
+    guest = spec(maxmem=4 << 30, slots=2, devices=(DimmArgs("dimm0", 1 << 30),))
+    value: Any = json.loads(
+        json.dumps(guest_to_json(guest, parts_of(KernelImage(Path(__file__), "", None, None, None))))
+    )
+    assert guest_from_json(value["spec"]).devices == guest.devices
+    value["spec"]["devices"][0]["plug-dimm"].update(changes)
+    with pytest.raises((ConfigError, ValueError)):
+        guest_from_json(value["spec"])
 
 
 def parts_of(kernel: KernelImage) -> Any:
