@@ -72,14 +72,16 @@ class Promises:
 
     def promise(self, size: int) -> None:
         """From now on we promise ``size`` bytes; call it in a block of ``others``, unless it is less than before."""
-        self._file.seek(0)
-        self._file.write(f"{size:<20}\n")
-        self._file.flush()
+        # A full disk must not end a run.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file.fileno(), f"{size:<20}\n".encode(), 0)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self._folder / _LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            # Who removes the cache during a run removes the promises with it; the run goes on.
+            with contextlib.suppress(OSError):
+                fcntl.flock(stack.enter_context((self._folder / _LOCK).open("w")), fcntl.LOCK_EX)
             yield
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -257,3 +258,16 @@ def test_enough_memory_is_not_spoken_of() -> None:
 @pytest.mark.parametrize("verb", [verb for verb in VERBS.values() if verb.room == "takes"], ids=lambda verb: verb.name)
 def test_what_takes_room_for_devices_says_how_much_memory_it_can_add(verb: type[Verb]) -> None:
     assert verb.capacity is not Args.capacity
+
+
+def test_a_cache_that_is_removed_or_full_during_a_run_leaves_the_budget(cache: Path) -> None:
+    promises = Promises(cache)
+    room = MemoryBudget(8 * GIB, promises)
+    assert room.enter(1)
+    shutil.rmtree(cache)
+    assert room.enter(1)
+    with Path("/dev/full").open("w") as full:
+        os.dup2(full.fileno(), promises._file.fileno())
+    room.leave(1)
+    assert room.enter(1)
+    promises.close()
