@@ -19,7 +19,7 @@ from harness.units import format_size
 MAX_NUMBER = 1 << 64
 #: objects and lists inside one another in JSON; results, which have the most, need 10
 MAX_DEPTH = 40
-#: values in one JSON text: about 500 MB in memory; the results of a soak of 500 rounds have less than a million
+#: values in one JSON text, unless its reader needs more: about 500 MB in memory
 MAX_VALUES = 4 << 20
 #: bytes of a kernel configuration; a real one has 0.3 MB
 MAX_CONFIG = 4 << 20
@@ -61,16 +61,16 @@ def gunzip(data: bytes, limit: int) -> bytes:
     return found
 
 
-def load_json(data: bytes | str) -> Any:
+def load_json(data: bytes | str, values: int = MAX_VALUES) -> Any:
     """The value of a JSON text.
 
-    Raises ValueError for anything else, and for NaN, Infinity, numbers beyond MAX_NUMBER, more than MAX_VALUES values
+    Raises ValueError for anything else, and for NaN, Infinity, numbers beyond MAX_NUMBER, more than ``values`` values
     or nesting beyond MAX_DEPTH.
     """
     text = data if isinstance(data, str) else data.decode("utf-8")
     # Each value but the first follows one of these; those within strings only make the count too large.
-    if sum(text.count(mark) for mark in ",[{") >= MAX_VALUES:
-        raise ValueError(f"more than {MAX_VALUES} values")
+    if sum(text.count(mark) for mark in ",[{") >= values:
+        raise ValueError(f"more than {values} values")
     try:
         value = json.loads(text, parse_int=_integer, parse_float=_fraction, parse_constant=_refuse)
     except RecursionError:

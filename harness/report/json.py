@@ -137,8 +137,9 @@ def _codec() -> Codec:
 CODEC = _codec()
 
 
-#: results larger than this are refused
-MAX_BYTES = 256 << 20
+#: larger results are refused; those of a run of ``scenarios.file.MAX_STEPS`` steps have 600 MB and 22 million values
+MAX_BYTES = 640 << 20
+MAX_RESULT_VALUES = 24 << 20
 _HINT = "name a file written by memhp run --json"
 
 
@@ -148,7 +149,7 @@ def load_results(path: Path) -> list[RunResult]:
     Raises UsageError, naming the file, if it cannot be read, is not such a file, or has another version.
     """
     try:
-        value = load_json(read_file(path, MAX_BYTES))
+        value = load_json(read_file(path, MAX_BYTES), MAX_RESULT_VALUES)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from None
     except ValueError as error:

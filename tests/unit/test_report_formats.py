@@ -20,13 +20,15 @@ from harness.check import CheckResult, Finding, Verdict
 from harness.cli.results import REPORTS
 from harness.errors import UsageError
 from harness.report.book import Book, Entry, book_of, status_of
-from harness.report.json import dumps, load_results, results_to_json
+from harness.report.json import MAX_BYTES, MAX_RESULT_VALUES, dumps, load_results, results_to_json
 from harness.report.junit import to_junit
 from harness.report.kcidb import to_kcidb
 from harness.report.ktap import MAX_DIAGNOSTICS, to_ktap
 from harness.report.terminal_report import TerminalReporter
 from harness.report.text import tell
+from harness.scenarios.file import MAX_STEPS
 from harness.scenarios.memorymap import MemoryMap, memory_map
+from harness.scenarios.recheck import recheck
 from harness.scenarios.result import RunResult
 from harness.units import AddrRange
 
@@ -297,3 +299,12 @@ def test_the_memory_map_of_a_snapshot() -> None:
     assert (0, "System RAM") in names and any(name.startswith("dax") for _, name in names)
     assert not any("Kernel" in name or name.startswith("PCI") for _, name in names)
     assert all(one.end <= two.start for (one, _), (two, _) in zip(found.blocks, found.blocks[1:], strict=False))
+
+
+def test_the_results_of_the_longest_run_are_read_again() -> None:
+    """A matrix has the verdict of a cell only from its results."""
+    run = recheck(Path(__file__).parent / "fixtures" / "bundles" / "arm64-story")
+    text = dumps(results_to_json([run]))
+    rounds = MAX_STEPS // len(run.steps) + 1
+    assert rounds * sum(text.count(mark) for mark in ",[{") <= MAX_RESULT_VALUES
+    assert rounds * len(text) <= MAX_BYTES
