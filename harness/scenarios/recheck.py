@@ -17,7 +17,7 @@ from harness.parsers.notes import summed
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import RecordedRun, RunEnding, load_details, load_ending, load_run, was_seen
-from harness.scenarios.result import RunResult, StepResult
+from harness.scenarios.result import FINE, RunResult, StepResult
 from harness.scenarios.verdict import ExpectedBugs, evaluate, never_observed, step_result, titles, worst
 from harness.state import Unknown
 
@@ -122,9 +122,10 @@ def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]
         cut = Verdict.INFRA, shown
     else:
         cut = Verdict.PASS, ""
-    if worst((verdict, cut[0])) is verdict:
-        return verdict, "re-checked from a bundle"
-    return cut
+    skipped = cut[0] is Verdict.SKIPPED and verdict in FINE
+    if skipped or worst((verdict, cut[0])) is not verdict:
+        return cut
+    return verdict, "re-checked from a bundle"
 
 
 def _unknown(run: RecordedRun) -> tuple[Unknown, ...]:

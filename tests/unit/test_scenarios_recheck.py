@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from harness.check import Verdict
+from harness.check import CheckResult, Verdict
 from harness.check.known import bare
 from harness.errors import UsageError
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.recheck import recheck
 from harness.scenarios.record import CODEC, VERDICT
+from harness.scenarios.verdict import Ruling
 
 BUNDLES = Path(__file__).parent / "fixtures" / "bundles"
 
@@ -208,6 +209,16 @@ def test_a_run_that_was_skipped_is_skipped(bundle: Path) -> None:
     change(bundle / VERDICT, verdict="skipped", reason="no dax-state", steps=5)
     result = recheck(bundle)
     assert (result.verdict, result.reason) == (Verdict.SKIPPED, "no dax-state")
+
+
+def test_a_run_that_was_skipped_after_a_known_bug_is_skipped(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(*arguments: Any) -> tuple[Ruling, tuple[CheckResult, ...]]:
+        return Ruling(Verdict.KNOWN, "known bug"), ()
+
+    monkeypatch.setattr("harness.scenarios.recheck.evaluate", evaluate)
+    assert recheck(bundle).verdict is Verdict.KNOWN
+    change(bundle / VERDICT, verdict="skipped", reason="no dax-state", steps=5)
+    assert recheck(bundle).verdict is Verdict.SKIPPED
 
 
 def test_what_a_run_without_a_verdict_had_found_stays_found(bundle: Path) -> None:
