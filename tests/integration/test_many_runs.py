@@ -51,7 +51,7 @@ KINDS: dict[str, tuple[int, dict[str, Verdict], str, tuple[str, ...]]] = {
         1,
         {},
         "acpi-dimm",
-        ("offline: {boot: true, first: 1}\n    expect: refused\n    says: EBUSY",),
+        ("offline: {boot: true, first: 1}\n    expect: refused\n    says: [EBUSY, EINVAL]",),
     ),
     "refused for another reason": (
         1,
