@@ -124,7 +124,9 @@ def read_replay(bundle: Path) -> Replay:
     try:
         details = load_json(read_file(path, MAX_SMALL))
         spec, booted = guest_from_json(details["spec"]), dict(details["kernel"])
-        seed, rounds = int(details.get("seed", 0)), details.get("rounds")
+        seed, rounds = int(details.get("seed", 0)), _CODEC.load(details.get("rounds"), int | None)
+        if rounds is not None and rounds < 1:
+            raise ValueError(f"{rounds} rounds")
         digests = {"kernel": str(booted["sha256"])}
         digests |= {name: str(details[name]["sha256"]) for name in ("qemu", "initrd") if name in details}
         start = details.get("start", "auto")

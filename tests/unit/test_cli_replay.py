@@ -17,7 +17,7 @@ from harness.config.cold import DimmArgs
 from harness.config.guest import GuestSpec
 from harness.config.guest_parts import KernelImage
 from harness.errors import ConfigError, UsageError
-from harness.scenarios.replay import guest_from_json, guest_to_json
+from harness.scenarios.replay import guest_from_json, guest_to_json, read_replay
 
 BUNDLE = Path("a bundle")
 
@@ -107,3 +107,14 @@ def test_a_bundle_starts_no_program(tmp_path: Path, capsys: pytest.CaptureFixtur
     (bundle / "scenario.yaml").write_text("name: again\nsteps:\n  - check: {}\n")
     assert main(["replay", str(bundle), "--kernel", str(image)]) == 2
     assert f"--qemu {program}" in capsys.readouterr().err and not ran.exists()
+
+
+@pytest.mark.parametrize("rounds", ["many", [4], {}, -1, 0, 1.5], ids=str)
+def test_the_rounds_of_a_bundle_are_checked_like_those_of_the_command_line(rounds: object, tmp_path: Path) -> None:
+    value = guest_to_json(spec(), parts_of(KernelImage(Path(__file__), "", None, None, None)))
+    (tmp_path / "scenario.yaml").write_text("name: again\nsteps:\n  - check: {}\n")
+    (tmp_path / "run.json").write_text(json.dumps({**value, "rounds": 7}))
+    assert read_replay(tmp_path).rounds == 7
+    (tmp_path / "run.json").write_text(json.dumps({**value, "rounds": rounds}))
+    with pytest.raises(UsageError, match="does not describe"):
+        read_replay(tmp_path)
