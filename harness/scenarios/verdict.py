@@ -262,7 +262,12 @@ def _as_meant(outcome: Outcome, evidence: Evidence | None) -> tuple[Verdict, str
     other = next((said for said in outcome.refusals or [outcome.note] if not meant(said)), None)
     if not outcome.says or other is None or any(map(meant, log)):
         return Verdict.PASS, outcome.note
-    unread = not other and evidence is not None and isinstance(evidence.observed.dmesg, NotObserved)
+    unread = "" if other or evidence is None else _unread(evidence.observed)
     who = {"qemu-refused": "QEMU refused", "failed": "the guest failed"}.get(outcome.ending, "the guest refused")
-    note = f"{who}, but not as meant ({' or '.join(outcome.says)}): {other or 'its log has nothing of it'}"
+    note = f"{who}, but not as meant ({' or '.join(outcome.says)}): {other or unread or 'its log has nothing of it'}"
     return Verdict.INFRA if by_qemu or unread else Verdict.FAIL, note
+
+
+def _unread(state: GuestState) -> str:
+    """Why the log may have had what was not found in it; "" if it may not."""
+    return state.dmesg.reason if isinstance(state.dmesg, NotObserved) else state.dmesg_lost

@@ -81,8 +81,8 @@ def test_a_refusal_may_be_explained_by_the_kernels_log() -> None:
     state = model_guest.boot_state()
     said = DmesgLine(1.0, 3, "Block size [0x8000000] unaligned hotplug range: start 0x80000000, size 0x8200000", None)
 
-    def told(dmesg: tuple[DmesgLine, ...] | NotObserved) -> Ruling:
-        seen = dataclasses.replace(state, dmesg=dmesg)
+    def told(dmesg: tuple[DmesgLine, ...] | NotObserved, lost: str = "") -> Ruling:
+        seen = dataclasses.replace(state, dmesg=dmesg, dmesg_lost=lost)
         return judge((), "failed", outcome, None, evidence_of(model_guest.model(), outcome, seen))
 
     assert told((said,)).verdict is Verdict.PASS
@@ -90,6 +90,11 @@ def test_a_refusal_may_be_explained_by_the_kernels_log() -> None:
         Verdict.FAIL, "the guest failed, but not as meant (unaligned hotplug range): its log has nothing of it"
     )
     assert told(NotObserved("no PRINTK")).verdict is Verdict.INFRA
+    lost = "older lines of the log were overwritten"
+    assert told((said,), lost).verdict is Verdict.PASS
+    assert told((), lost) == Ruling(
+        Verdict.INFRA, f"the guest failed, but not as meant (unaligned hotplug range): {lost}"
+    )
 
 
 def test_a_refusal_keeps_its_first_reason() -> None:
