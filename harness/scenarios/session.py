@@ -67,7 +67,7 @@ class Session:
         self.held: set[str] = set()
         self.expect = "done"
         self.unknown: tuple[Unknown, ...] = ()
-        self._timed = 0
+        self._timed = guest.console, 0
         recorder.save_guest(guest.shape, guest.facts)
         self._note_unknown(guest.facts.unknown)
         self.state = self._first_look(guest.shape.cold, self.deadline(), recorder.step_dir(0))
@@ -293,7 +293,9 @@ class Session:
     def _host_times(self, state: GuestState | None, deadline: Deadline) -> tuple[HostTime, ...]:
         """What the host gave QEMU before each report of a watchdog since the last call; ``state`` was seen after it."""
         console, times = self.guest.console, self.guest.machine.cpu_times
-        since, self._timed = self._timed, console.mark
+        # A restored guest has another console, which counts from the beginning.
+        (timed, since), self._timed = self._timed, (console, console.mark)
+        since = since if timed is console else 0
         for logged in () if state is None or isinstance(state.dmesg, NotObserved) else state.dmesg:
             if period(logged.alarm, logged.text, "") is not None:
                 # The log has a line before the console, which shows when it was printed.

@@ -45,7 +45,7 @@ def world() -> Iterator[tuple[Session, Console, socket.socket]]:
     ours, theirs = socket.socketpair()
     with contextlib.closing(theirs), ours, Console(ours, alarming, up=True) as console:
         session = Session.__new__(Session)
-        session._timed = 0
+        session._timed = console, 0
         machine: Any = SimpleNamespace(cpu_times=Times())
         facts: Any = SimpleNamespace(cmdline=CMDLINE)
         guest: Any = SimpleNamespace(console=console, machine=machine, facts=facts)
@@ -79,3 +79,18 @@ def test_a_report_that_the_console_prints_after_the_look_is_awaited(
     found = session._host_times(state, Deadline(20))
     late.join()
     assert [one.seconds for one in found] == [60]
+
+
+def test_the_reports_of_a_restored_guest_are_measured_as_well(world: tuple[Session, Console, socket.socket]) -> None:
+    """Its console is another one, whose lines are counted from the beginning."""
+    session, console, theirs = world
+    theirs.sendall(b"one\ntwo\n")
+    console.wait_line("two", Deadline(20))
+    assert session._host_times(None, Deadline(20)) == ()
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(theirs), ours, Console(ours, alarming, up=True) as restored:
+        guest: Any = session.guest
+        guest.console = restored
+        theirs.sendall(f"[   70.000000] {STALL}\n".encode())
+        restored.wait_line("stall", Deadline(20))
+        assert [one.seconds for one in session._host_times(None, Deadline(20))] == [60]
