@@ -189,7 +189,7 @@ def finish_matrix(arguments: ReportArguments, book: Book, root: Path, out: TextI
     for id, _ in book.missing:
         console.print(f"no result: {id}")
     if book.runs:
-        console.print(overall_line(book.runs))
+        console.print(overall_line(book.runs, missing=bool(book.missing)))
     targets = [*all_reports(root), *arguments.reports.items()]
     status = finish_reports(targets, dataclasses.replace(book, origin=arguments.kcidb_origin), status_of(book))
     console.print(f"results: {root}; open {pasted(root / 'report.html')}")

@@ -92,7 +92,7 @@ def run_all(
 
 #: option of a report -> its writer, and its file in a results directory
 REPORTS: Mapping[str, tuple[Callable[[Book], str], str]] = {
-    "json": (lambda book: dumps(results_to_json(book.runs, book.named)), "results.json"),
+    "json": (lambda book: dumps(results_to_json(book.runs, book.named, bool(book.missing))), "results.json"),
     "junit": (lambda book: to_junit(book.runs, [id for id, _ in book.missing]), "junit.xml"),
     "ktap": (to_ktap, "results.ktap"),
     "kcidb": (to_kcidb, "kcidb.json"),

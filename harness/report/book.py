@@ -47,9 +47,8 @@ class Book:
 
 
 def status_of(book: Book) -> int:
-    """The exit status of a command that shows ``book``: ``tally.exit_status``, but 3 for 0 or 2 if a run is missing."""
-    status = exit_status(book.runs, book.named)
-    return 3 if book.missing and status in (0, 2) else status
+    """The exit status of a command that shows ``book``."""
+    return exit_status(book.runs, book.named, bool(book.missing))
 
 
 def book_of(title: str, created: str, runs: Sequence[RunResult], history: Mapping[str, tuple[Night, ...]]) -> Book:

@@ -33,14 +33,14 @@ def schema() -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(files("harness.report").joinpath("schema.json").read_text("utf-8")))
 
 
-def results_to_json(runs: Sequence[RunResult], named: bool = False) -> dict[str, object]:
-    """All runs of one command as a JSON object; ``named``: the user named each scenario."""
+def results_to_json(runs: Sequence[RunResult], named: bool = False, missing: bool = False) -> dict[str, object]:
+    """All runs of one command as a JSON object; ``named`` and ``missing`` are as in ``overall``."""
     return {
         "format": FORMAT,
         "version": VERSION,
         "memhp": __version__,
-        "verdict": overall(runs, named).value,
-        "exit_status": exit_status(runs, named),
+        "verdict": overall(runs, named, missing).value,
+        "exit_status": exit_status(runs, named, missing),
         "invariants": _tallies(tally(runs)),
         "runs": [_run(run) for run in runs],
     }

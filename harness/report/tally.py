@@ -66,9 +66,14 @@ def findings(run: RunResult) -> tuple[Finding, ...]:
     )
 
 
-def overall(runs: Sequence[RunResult], named: bool = False) -> Verdict:
-    """The most urgent verdict; INFRA if nothing ran. Of scenarios that the user ``named``, none may be skipped."""
+def overall(runs: Sequence[RunResult], named: bool = False, missing: bool = False) -> Verdict:
+    """The most urgent verdict; INFRA if nothing ran, or if a planned run is ``missing`` and no other is worse.
+
+    Of scenarios that the user ``named``, none may be skipped.
+    """
     seen = {run.verdict for run in runs}
+    if missing and seen <= FINE:
+        return Verdict.INFRA
     if named and Verdict.SKIPPED in seen and seen <= FINE:
         return Verdict.SKIPPED
     return next((verdict for verdict in _URGENCY if verdict in seen), Verdict.INFRA)
@@ -83,11 +88,12 @@ def verdict_counts(runs: Sequence[RunResult]) -> list[str]:
     ]
 
 
-def exit_status(runs: Sequence[RunResult], named: bool = False) -> int:
+def exit_status(runs: Sequence[RunResult], named: bool = False, missing: bool = False) -> int:
     """The exit status of ``memhp run``.
 
     0: all runs passed, reproduced only known bugs, or were skipped. 1: an invariant is broken. 2: everything was
-    skipped, or one of the scenarios that the user ``named``. 3: no verdict, because the harness failed or the guest
-    refused what a scenario needs.
+    skipped, or one of the scenarios that the user ``named``. 3: no verdict, because the harness failed, the guest
+    refused what a scenario needs, or a planned run is ``missing``.
     """
-    return {Verdict.PASS: 0, Verdict.KNOWN: 0, Verdict.FAIL: 1, Verdict.SKIPPED: 2}.get(overall(runs, named), 3)
+    statuses = {Verdict.PASS: 0, Verdict.KNOWN: 0, Verdict.FAIL: 1, Verdict.SKIPPED: 2}
+    return statuses.get(overall(runs, named, missing), 3)

@@ -262,9 +262,9 @@ def runs_table(runs: Sequence[RunResult]) -> Table:
     return table
 
 
-def overall_line(runs: Sequence[RunResult], named: bool = False) -> Text:
-    """One line for all runs: the verdict, the number of runs by verdict, and the broken invariants."""
-    verdict = overall(runs, named)
+def overall_line(runs: Sequence[RunResult], named: bool = False, missing: bool = False) -> Text:
+    """One line for all runs: the verdict (see ``overall``), the number of runs by verdict, the broken invariants."""
+    verdict = overall(runs, named, missing)
     counts = tally(runs)
     checks = f"{sum(count.passed for count in counts.values())} checks passed"
     unseen = sum(count.not_observed for count in counts.values())

@@ -25,7 +25,7 @@ from harness.report.junit import to_junit
 from harness.report.kcidb import to_kcidb
 from harness.report.ktap import MAX_DIAGNOSTICS, to_ktap
 from harness.report.terminal_report import TerminalReporter
-from harness.report.text import tell
+from harness.report.text import WORDS, tell
 from harness.scenarios.file import MAX_STEPS
 from harness.scenarios.memorymap import MemoryMap, memory_map
 from harness.scenarios.recheck import recheck
@@ -308,3 +308,21 @@ def test_the_results_of_the_longest_run_are_read_again() -> None:
     rounds = MAX_STEPS // len(run.steps) + 1
     assert rounds * sum(text.count(mark) for mark in ",[{") <= MAX_RESULT_VALUES
     assert rounds * len(text) <= MAX_BYTES
+
+
+@pytest.mark.parametrize(
+    ("book", "verdict"),
+    [
+        (Book("x", NOW, (Entry("a/b", GOOD),), (("a/c", {}),)), Verdict.INFRA),
+        (Book("x", NOW, (Entry("a/b", SKIPPED),), (("a/c", {}),)), Verdict.INFRA),
+        (Book("x", NOW, (Entry("a/b", BAD),), (("a/c", {}),)), Verdict.FAIL),
+        (Book("x", NOW, (Entry("a/b", GOOD), Entry("a/c", SKIPPED)), named=True), Verdict.SKIPPED),
+        (Book("x", NOW, (Entry("a/b", GOOD), Entry("a/c", SKIPPED))), Verdict.PASS),
+    ],
+    ids=["missing", "missing, else skipped", "missing, and broken", "named", "fine"],
+)
+def test_reports_have_the_verdict_of_their_command(book: Book, verdict: Verdict) -> None:
+    found = json.loads(REPORTS["json"][0](book))
+    assert (found["verdict"], found["exit_status"]) == (verdict.value, status_of(book))
+    heading = re.search(r"<h1>.*?</h1>", REPORTS["html"][0](book), re.DOTALL)
+    assert heading is not None and WORDS[verdict] in heading[0]
