@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import re
 import shutil
@@ -35,7 +36,9 @@ def read_image(path: Path) -> bytes:
     try:
         data = read_file(path, LIMIT)
     except OSError as error:
-        raise UsageError(f"cannot read the kernel {path}: {error.strerror}", hint="check the path") from error
+        large = error.errno == errno.EFBIG
+        hint = "give the Image that the build writes to arch/*/boot, not its vmlinux" if large else "check the path"
+        raise UsageError(f"cannot read the kernel {path}: {error.strerror}", hint=hint) from error
     try:
         return decompress(_payload(data))
     except (ValueError, EOFError, OSError, lzma.LZMAError, InfraError) as error:

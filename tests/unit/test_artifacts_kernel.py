@@ -323,3 +323,13 @@ def test_flavours_are_fragments_that_apply_last() -> None:
     with pytest.raises(UsageError, match="unknown flavour of the riscv64 kernel: '16k'") as caught:
         kernel(RISCV64, "purpose+16k", QUIET)
     assert caught.value.hint == "known: debug, dwarf"
+
+
+def test_a_vmlinux_with_debugging_information_is_called_that(tmp_path: Path) -> None:
+    path = tmp_path / "vmlinux"
+    with path.open("wb") as file:
+        file.write(b"\x7fELF")
+        file.truncate(512 << 20)
+    with pytest.raises(UsageError, match="larger than 256M") as caught:
+        read_image(path)
+    assert caught.value.hint == "give the Image that the build writes to arch/*/boot, not its vmlinux"
