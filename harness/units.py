@@ -15,8 +15,6 @@ TIB = 1 << 40
 TOP = 1 << 64
 
 _SUFFIX = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
-#: the end of the address space
-_MAX_SIZE = 1 << 64
 _SIZE = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
@@ -26,8 +24,8 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ValueError(f"{text!r} is not a size (examples: 512M, 1G, 0x8000000)")
     size = int(match[1], 0 if match[1][:2] in ("0x", "0X") else 10) * _SUFFIX[match[2].upper()]
-    if size > _MAX_SIZE:
-        raise ValueError(f"{text!r} is larger than {format_size(_MAX_SIZE)}")
+    if size > TOP:
+        raise ValueError(f"{text!r} is larger than {format_size(TOP)}")
     return size
 
 
