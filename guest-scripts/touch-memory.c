@@ -25,6 +25,7 @@
 #define PAGEMAP_PRESENT (1ULL << 63)
 #define PAGEMAP_PFN ((1ULL << 55) - 1)
 #define BATCH 2048
+#define HUGE_PAGE_MAX (32 << 20)
 #define PREFERRED 1 /* MPOL_PREFERRED, linux/mempolicy.h */
 #define MAX_NODES (8 * (int)sizeof(unsigned long))
 
@@ -137,8 +138,12 @@ int main(int argc, char **argv)
 	memory = mmap(NULL, limit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (memory == MAP_FAILED)
 		return fail("mmap");
-	/* Fewer page faults. Not fatal: EINVAL from a kernel without huge pages. */
-	madvise(memory, limit, MADV_HUGEPAGE);
+	/*
+	 * Fewer page faults. Not fatal: EINVAL from a kernel without huge pages. With pages of 64K a huge page is 512M, a
+	 * whole memory block: the last free one of a zone is below its watermark, so that other zones are used up first.
+	 */
+	if (page_size * page_size / sizeof(uint64_t) <= HUGE_PAGE_MAX)
+		madvise(memory, limit, MADV_HUGEPAGE);
 	while (page < limit / page_size && (page * page_size < bytes || !all_used(used, count))) {
 		uint64_t n = limit / page_size - page < BATCH ? limit / page_size - page : BATCH;
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.arch.modes import riscv64_bits
-from harness.units import GIB, KIB, MIB, TOP, AddrRange, align_down
+from harness.arch.modes import riscv64_bits, va_bits_min
+from harness.units import GIB, MIB, TOP, AddrRange, align_down
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +63,12 @@ def has_regions_above_vmemmap(note: Mapping[str, str]) -> bool:
     return int(note["NUMBER(VMEMMAP_END)"], 0) == TOP - GIB
 
 
-#: bytes of a page -> VA_BITS_MIN where it is not 48, arch/arm64/include/asm/memory.h (v6.12)
-_VA_BITS_MIN = {16 * KIB: 47}
-
-
 def arm64_page_end(note: Mapping[str, str], shadow: AddrRange | None) -> int:
     """PAGE_END, arch/arm64/include/asm/memory.h (v6.1 to v7.3): where KASAN's ``shadow`` begins, None without it.
 
     Without it, the part that 52-bit kernels share with lesser hardware ends there. Raises KeyError.
     """
-    least = min(int(note["NUMBER(VA_BITS)"]), _VA_BITS_MIN.get(int(note["PAGESIZE"]), 48))
+    least = va_bits_min(int(note["NUMBER(VA_BITS)"]), int(note["PAGESIZE"]))
     return shadow.start if shadow is not None else TOP - (1 << least - 1)
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from harness.arch.config_queries import Build
+from harness.state import NotObserved
 from harness.units import KIB
 
 
@@ -59,6 +61,22 @@ def arm64_bits(note: Mapping[str, str]) -> int:
     """
     size = note.get("NUMBER(TCR_EL1_T1SZ)")
     return int(note["NUMBER(VA_BITS)"]) if size is None else 64 - int(size, 0)
+
+
+def va_bits_min(bits: int, page_size: int) -> int:
+    """VA_BITS_MIN, arch/arm64/include/asm/memory.h, v6.1 to v7.3: what a kernel for ``bits`` has on lesser hardware."""
+    if bits <= 48:
+        return bits
+    return 47 if page_size == 16 * KIB else 48
+
+
+def va_bits_of_build(build: Build) -> frozenset[int]:
+    """Bits of virtual addresses that an arm64 kernel can have, by its configuration; empty if that does not tell."""
+    bits = build.number("ARM64_VA_BITS")
+    if bits is None or isinstance(bits, NotObserved):
+        return frozenset()
+    page_size = 16 * KIB if build.has("ARM64_16K_PAGES") is True else 4 * KIB
+    return frozenset({bits, va_bits_min(bits, page_size)})
 
 
 def riscv64_bits(note: Mapping[str, str]) -> int:

@@ -16,15 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.arch import arch_named
-from harness.arch.modes import PAGING_CHOICES
+from harness.arch.config_queries import Build
+from harness.arch.modes import PAGING_CHOICES, va_bits_of_build
+from harness.check import Verdict
 from harness.check.bugs import bugs_file
 from harness.config.guest import GuestSpec, problems
+from harness.config.guest_parts import KernelImage
 from harness.config.yaml import read_text
 from harness.errors import ConfigError, InfraError, MemhpError, UsageError
 from harness.matrix.kernel_axis import expand, with_flavour
 from harness.matrix.matrix_file import MAX_CELLS, Grid, MatrixFile, Setting
 from harness.progress import Progress
-from harness.scenarios.boot import Resolver
+from harness.scenarios.boot import Parts, Resolver
 from harness.scenarios.file import Scenario, load_scenario
 from harness.scenarios.memorybudget import cost
 from harness.scenarios.steps import count_steps
@@ -261,20 +264,40 @@ def expected_seconds(times: Sequence[float], jobs: int) -> float:
     return max(free)
 
 
-def prepare(cells: Sequence[Cell], progress: Progress) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Unstarted:
+    """Why a cell is not started: SKIPPED if its kernel lacks what it needs, INFRA if there is no kernel."""
+
+    verdict: Verdict
+    reason: str
+
+
+def _other_va_bits(cell: Cell, kernel: KernelImage) -> str:
+    """Why the kernel cannot have the address space of ``cell``; "" if it can, or if nobody knows."""
+    choice = va_bits_of_build(Build(kernel.usable))
+    if cell.va_bits is None or not choice or cell.va_bits in choice:
+        return ""
+    built = " or ".join(map(str, sorted(choice)))
+    return f"the kernel {kernel.origin} is built for {built} bits of virtual addresses, not for {cell.va_bits}"
+
+
+def prepare(cells: Sequence[Cell], progress: Progress) -> dict[str, Unstarted]:
     """Fetch or build every part that ``cells`` need.
 
-    Returns the reason for each cell whose parts are unavailable, by id: a kernel that does not build only fails the
-    cells that boot it. An unmet requirement is not a reason; the cell's run names it.
+    Returns, by id, the cells that cannot be started: those whose parts are unavailable (a kernel that does not build
+    only fails the cells that boot it), and those whose kernel is built for another address space. Other unmet
+    requirements are named by the cell's run.
     """
-    broken: dict[str, str] = {}
+    broken: dict[str, Unstarted] = {}
     resolver = Resolver(progress)
     for cell in cells:
         try:
             found = resolver.resolve(cell.guest, load_scenario(cell.source).needs)
         except MemhpError as error:
-            broken[cell.id] = str(error)
+            broken[cell.id] = Unstarted(Verdict.INFRA, str(error))
         else:
             if isinstance(found, InfraError):
-                broken[cell.id] = str(found)
+                broken[cell.id] = Unstarted(Verdict.INFRA, str(found))
+            elif isinstance(found, Parts) and (lack := _other_va_bits(cell, found.kernel)):
+                broken[cell.id] = Unstarted(Verdict.SKIPPED, lack)
     return broken

@@ -25,7 +25,7 @@ from harness.check import Verdict
 from harness.check.required import Demand
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, UsageError
-from harness.matrix.cells import Cell
+from harness.matrix.cells import Cell, Unstarted
 from harness.matrix.results_store import Done, Store
 from harness.report.files import write_report
 from harness.report.json import dumps, load_results, results_to_json
@@ -109,10 +109,10 @@ class Workers:
         self._room = room or MemoryBudget(None)
         self._running: list[_CellJob] = []
 
-    def run(self, cells: Sequence[Cell], broken: Mapping[str, str] | None = None) -> list[Done]:
+    def run(self, cells: Sequence[Cell], broken: Mapping[str, Unstarted] | None = None) -> list[Done]:
         """Run every cell that has no verdict yet, the longest first; the results are in the order of ``cells``.
 
-        ``broken`` maps ids of cells that cannot be started to the reason. If this ends early, no process is left
+        ``broken`` are the cells that cannot be started, by id. If this ends early, no process is left
         running, and every result so far is on disk.
         """
         results = {}
@@ -177,9 +177,13 @@ class Workers:
         self._board.finished(done)
         return done
 
-    def _give_up(self, cell: Cell, reason: str) -> Done:
+    def _give_up(self, cell: Cell, why: Unstarted) -> Done:
         started = _now()
-        _write(self._begin(cell), failed(cell, reason, 0.0, started))
+        result = failed(cell, why.reason, 0.0, started)
+        if why.verdict is Verdict.SKIPPED:
+            hint = "another kernel may be built for it; exclude: leaves the cell out"
+            result = dataclasses.replace(result, verdict=why.verdict, hint=hint)
+        _write(self._begin(cell), result)
         done = self._store.end(cell, 0.0, started)
         self._board.finished(done)
         return done
@@ -221,7 +225,8 @@ def _settle(cell: Cell, folder: Path, status: int, seconds: float, started: str)
         _write(folder, failed(cell, reason, seconds, started))
         return
     wrong = mismatch(cell, run)
-    if wrong:
+    # What was found stays found, whatever guest it was.
+    if wrong and run.verdict is not Verdict.FAIL:
         _write(folder, dataclasses.replace(run, verdict=Verdict.INFRA, reason=wrong))
 
 

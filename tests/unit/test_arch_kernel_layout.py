@@ -6,7 +6,7 @@ import pytest
 from harness.arch import ARM64, RISCV64
 from harness.arch.config_queries import Build
 from harness.arch.features import kasan_shadow
-from harness.arch.modes import VA_BITS
+from harness.arch.modes import VA_BITS, va_bits_of_build
 from harness.units import GIB, MIB, AddrRange
 
 COMMON = {"PAGESIZE": "4096", "SIZE(page)": "64", "NUMBER(VMALLOC_END)": "0xfffffdffbf800000"}
@@ -64,6 +64,39 @@ def test_pages_of_16k_share_one_bit_less_with_lesser_hardware() -> None:
     assert layout.linear_window.end == 0xFFFFC000_00000000
     assert layout.linear(AddrRange.sized(0x40000000, MIB)).start == 0xFFFF8000_00000000
     assert VA_BITS["arm64"](note) == 47
+
+
+def test_a_kernel_of_48_bits_with_pages_of_16k_has_no_lesser_hardware_to_share_with() -> None:
+    # From 6.1.176 with CONFIG_ARM64_16K_PAGES, which has no 52 bits.
+    note = {
+        "PAGESIZE": "16384",
+        "SIZE(page)": "64",
+        "NUMBER(VA_BITS)": "48",
+        "NUMBER(VMALLOC_END)": "0xfffffefff0000000",
+        "NUMBER(PHYS_OFFSET)": "0x40000000",
+        "NUMBER(VMEMMAP_START)": "0xffffff0000000000",
+        "NUMBER(VMEMMAP_END)": "0xffffff8000000000",
+        "NUMBER(TCR_EL1_T1SZ)": "0x10",
+    }
+    assert ARM64.kernel_layout(note, None).linear_window.end == 0xFFFF8000_00000000
+
+
+@pytest.mark.parametrize(
+    ("options", "bits"),
+    [
+        ({"ARM64_VA_BITS": "48", "ARM64_16K_PAGES": "y"}, {48}),
+        ({"ARM64_VA_BITS": "52", "ARM64_16K_PAGES": "y"}, {47, 52}),
+        ({"ARM64_VA_BITS": "52", "ARM64_64K_PAGES": "y"}, {48, 52}),
+        ({"ARM64_VA_BITS": "39"}, {39}),
+        ({"ARM64_VA_BITS": "many"}, set()),
+        ({}, set()),
+        (None, set()),
+    ],
+)
+def test_the_configuration_tells_what_address_spaces_an_arm64_kernel_can_have(
+    options: dict[str, str] | None, bits: set[int]
+) -> None:
+    assert va_bits_of_build(Build(options)) == bits
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,12 @@ from report_samples import BAD, GOOD, INFRA, REFUSED, SKIPPED
 from test_cli_commands import Runs, complaint
 from test_cli_commands import runs as runs
 
+from harness.check import Verdict
 from harness.cli import main
 from harness.cli.command_arguments import RunArguments
 from harness.cli.parser import parse_arguments
 from harness.errors import ArtefactError, UsageError
-from harness.matrix.cells import make_plan
+from harness.matrix.cells import Unstarted, make_plan
 from harness.matrix.matrix_file import load_matrix
 from harness.matrix.results_store import open_store
 from harness.report.board import CellBoard
@@ -186,7 +187,8 @@ def test_without_a_directory_the_latest_is_gone_on_with_until_it_is_whole(
     matrix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("harness.cli.matrix.prepare", lambda cells, progress: {cell.id: "no parts" for cell in cells})
+    no_parts = Unstarted(Verdict.INFRA, "no parts")
+    monkeypatch.setattr("harness.cli.matrix.prepare", lambda cells, progress: {cell.id: no_parts for cell in cells})
     plan = make_plan(load_matrix(matrix))
     root = tmp_path / "memhp-results" / "small-20260101-000000"
     store = open_store(root, plan, "2026-01-01T00:00:00+00:00")

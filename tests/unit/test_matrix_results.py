@@ -22,7 +22,7 @@ from harness.check import Verdict
 from harness.cli import main
 from harness.config.guest import GuestSpec
 from harness.errors import InfraError, UsageError
-from harness.matrix.cells import Cell, MatrixPlan
+from harness.matrix.cells import Cell, MatrixPlan, Unstarted
 from harness.matrix.history import book_of_store, check_history, expected, read_history
 from harness.matrix.results_store import Done, Store, merge, open_store, read_store
 from harness.matrix.workers import Running, Workers, mismatch
@@ -141,11 +141,19 @@ def test_a_cell_that_has_become_another_is_run_again(tmp_path: Path, fakes: Fake
     assert "started a/dimm-cycle" in watch.events
 
 
-def test_what_cannot_be_started_has_its_reason(tmp_path: Path, fakes: Fakes) -> None:
+@pytest.mark.parametrize("verdict", [Verdict.INFRA, Verdict.SKIPPED])
+def test_what_cannot_be_started_has_its_reason(tmp_path: Path, fakes: Fakes, verdict: Verdict) -> None:
     plan = plan_of(cell("a"))
     store = open_store(tmp_path / "r", plan, NOW)
-    [done] = Workers(store, 1, Watch(), fakes).run(plan.cells, {"a/dimm-cycle": "the kernel does not build"})
-    assert (done.run.verdict, done.run.reason) == (Verdict.INFRA, "the kernel does not build")
+    [done] = Workers(store, 1, Watch(), fakes).run(plan.cells, {"a/dimm-cycle": Unstarted(verdict, "no kernel for it")})
+    assert (done.run.verdict, done.run.reason) == (verdict, "no kernel for it")
+
+
+def test_what_a_run_found_on_another_guest_than_its_cells_stays_found(tmp_path: Path, fakes: Fakes) -> None:
+    plan = plan_of(cell("a", va_bits=47, axes={"paging": "16k-47"}), cell("b", va_bits=47, axes={"paging": "16k-47"}))
+    fakes.kinds = {"b/dimm-cycle": "bad"}
+    done, _ = run(open_store(tmp_path / "r", plan, NOW), plan, fakes)
+    assert [one.run.verdict for one in done] == [Verdict.INFRA, Verdict.FAIL]
 
 
 def test_the_board_sees_the_last_line(tmp_path: Path, fakes: Fakes) -> None:
