@@ -33,11 +33,13 @@ from harness.scenarios.run_options import RunOptions
 def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = tmp_path / "Image"
     image.write_bytes(b"kernel")
+    root = tmp_path / "root"
+    root.write_bytes(b"userland")
     made = Parts(
-        QemuBinary((), None, "", ""),
+        QemuBinary((str(image),), None, "", ""),
         None,
         KernelImage(image, "made up", None, None, None),
-        GuestRoot(tmp_path / "root"),
+        GuestRoot(root),
     )
     monkeypatch.setattr(Resolver, "resolve", lambda resolver, spec, needs: made)
 
