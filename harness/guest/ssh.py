@@ -300,16 +300,29 @@ class GuestShell:
 
     def _feed(self, channel: paramiko.Channel, stdin: bytes) -> None:
         if not stdin:
-            channel.shutdown_write()
+            self._end_input(channel)
             return
 
         # A separate thread: a guest that prints before it has read all of its input would block both sides.
         def feed() -> None:
             with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
                 channel.sendall(stdin)
-                channel.shutdown_write()
+                self._end_input(channel)
 
         threading.Thread(target=feed, name="guest-stdin", daemon=True).start()
+
+    def _end_input(self, channel: paramiko.Channel) -> None:
+        # shutdown_write prepares the EOF under the channel's lock and sends it without. If the command is over by then,
+        # the answer to the server's CLOSE comes first, and dropbear ends a connection for an EOF that follows it.
+        inner, transport = cast(Any, channel), cast(Any, self._transport)
+        if not transport.clear_to_send.is_set():
+            # New keys are being negotiated by paramiko's thread, which must not have to wait for the lock.
+            channel.shutdown_write()
+            return
+        with inner.lock:
+            end = inner._send_eof()
+            if end is not None:
+                transport._send_user_message(end)
 
     def _drain(self, channel: paramiko.Channel, shown: str, deadline: Deadline, limit: int) -> CommandResult:
         stdout, stderr = bytearray(), bytearray()

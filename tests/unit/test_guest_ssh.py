@@ -18,6 +18,9 @@ from harness.guest.console import Console
 from harness.guest.identity import Identity, KeyPair
 from harness.guest.ssh import GuestShell
 
+#: SSH_MSG_CHANNEL_EOF and SSH_MSG_CHANNEL_CLOSE (RFC 4254, 9)
+EOF, CLOSE = 96, 97
+
 
 @pytest.fixture(scope="module")
 def identity() -> Identity:
@@ -49,6 +52,30 @@ def test_stdin_reaches_the_command_while_it_prints(shell: GuestShell) -> None:
 
 def test_no_stdin_is_an_empty_one(shell: GuestShell) -> None:
     assert shell.run("cat; echo end", deadline=Deadline(60)).stdout == b"end\n"
+
+
+def test_no_end_of_input_follows_the_close_of_a_command_that_is_already_over(
+    shell: GuestShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # dropbear ends the whole connection for an EOF of a channel that it no longer knows.
+    sent: list[int] = []
+    closed = threading.Event()
+    send = paramiko.Transport._send_user_message
+
+    def watched(transport: paramiko.Transport, message: paramiko.Message) -> None:
+        kind = message.asbytes()[0]
+        if transport is shell._transport:
+            if kind == EOF:
+                # Until our answer to the server's CLOSE has been sent, unless that has to wait for this.
+                closed.wait(2)
+            sent.append(kind)
+        send(transport, message)
+        if kind == CLOSE and transport is shell._transport:
+            closed.set()
+
+    monkeypatch.setattr(paramiko.Transport, "_send_user_message", watched)
+    shell.run("true", deadline=Deadline(60))
+    assert sent.index(EOF) < sent.index(CLOSE)
 
 
 def test_commands_run_side_by_side(shell: GuestShell) -> None:
