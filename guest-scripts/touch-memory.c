@@ -142,8 +142,7 @@ int main(int argc, char **argv)
 	 * Fewer page faults. Not fatal: EINVAL from a kernel without huge pages. With pages of 64K a huge page is 512M, a
 	 * whole memory block: the last free one of a zone is below its watermark, so that other zones are used up first.
 	 */
-	if (page_size * page_size / sizeof(uint64_t) <= HUGE_PAGE_MAX)
-		madvise(memory, limit, MADV_HUGEPAGE);
+	madvise(memory, limit, page_size * page_size / 8 <= HUGE_PAGE_MAX ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	while (page < limit / page_size && (page * page_size < bytes || !all_used(used, count))) {
 		uint64_t n = limit / page_size - page < BATCH ? limit / page_size - page : BATCH;
 
