@@ -355,7 +355,9 @@ def hung_in(bugs: Iterable[KnownBug], title: str, stacks: Sequence[str], alarms:
         ending = bug.ends
         if ending is None or ending.how != "hung" or (ending.verbs and not _in_step(ending.verbs, title)):
             continue
-        if any(re.fullmatch(rf" *{re.escape(ending.function)}\+0x[0-9a-f/x]+.*", bare(line)) for line in stacks):
+        # arm64's frame, riscv64's, and where an interrupt found a CPU
+        frame = re.compile(rf" *(\[<[0-9a-f]+>\] |e?pc : )?{re.escape(ending.function)}\+0x[0-9a-f/x]+.*")
+        if any(frame.fullmatch(bare(line)) for line in stacks):
             return bug
     return None
 

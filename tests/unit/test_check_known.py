@@ -13,7 +13,7 @@ from harness.arch.features import OPTIMIZE_HUGETLB
 from harness.check import CheckResult, Finding, Verdict
 from harness.check.bugs import KnownBug, known_bugs, parse_bugs
 from harness.check.evidence import Evidence
-from harness.check.known import Watch, died_of, explain, standing, watch_for
+from harness.check.known import Watch, died_of, explain, hung_in, standing, watch_for
 from harness.model.devices.dimm import PlugDimm
 from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.scenarios.outcome import Outcome
@@ -385,6 +385,21 @@ def test_a_hang_is_known_by_its_step_and_its_function(
     ruling, _ = evaluate(model, title, "done", outcome, None, seen, known)
     assert ruling.verdict is verdict
     assert ruling.bugs == ((HANGS.id,) if verdict is Verdict.KNOWN else ()) and ruling.stops is bool(ruling.bugs)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[   79.573253]  offline_pages+0x4d0/0xa5c",
+        "[   79.573253] pc : offline_pages+0x4d0/0xa5c",
+        "[   58.228113] epc : offline_pages+0x2f8/0x8c6",
+        "[   58.228426] [<ffffffff80119300>] offline_pages+0x2f8/0x8c6",
+    ],
+)
+def test_a_hang_is_known_by_the_frames_of_every_architecture(line: str) -> None:
+    bug = known_bugs()["slab-page-is-offlined-for-ever"]
+    assert hung_in([bug], "unplug dimm0 (refused)", [line]) == bug
+    assert hung_in([bug], "unplug dimm0 (refused)", [line.replace("offline_pages", "online_pages")]) is None
 
 
 @pytest.mark.parametrize(("release", "verdict"), [("6.1.176", Verdict.KNOWN), ("6.12.117", Verdict.INFRA)])
