@@ -14,6 +14,17 @@ from pathlib import Path
 
 #: memhp as users run it, from the checkout under test in any working directory (see ``World.environment``)
 MEMHP = (sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())")
+#: runs until it is ended
+LONG_SCENARIO = """
+name: long
+steps:
+  - plug-virtio-mem: {id: vmem0, max: 1G}
+  - repeat:
+      times: 1000
+      steps:
+        - resize: {id: vmem0, to: 128M}
+        - resize: {id: vmem0, to: 0}
+"""
 
 _ROOT = Path(__file__).parents[2]
 _MARK = "MEMHP_TEST_MARK"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from leftovers import MEMHP, World
+from leftovers import LONG_SCENARIO, MEMHP, World
 
 from harness.artifacts.cache import cache_root, hash_file, verify
 from harness.scenarios.boot import Parts
@@ -29,17 +29,6 @@ steps:
   - plug-virtio-mem: {id: vmem0, max: 1G, requested: 128M}
   - resize: {id: vmem0, to: 0}
   - unplug: {id: vmem0}
-"""
-#: runs until it is ended
-LONG = """
-name: long
-steps:
-  - plug-virtio-mem: {id: vmem0, max: 1G}
-  - repeat:
-      times: 1000
-      steps:
-        - resize: {id: vmem0, to: 128M}
-        - resize: {id: vmem0, to: 0}
 """
 
 
@@ -243,7 +232,7 @@ def test_a_qemu_that_would_outlive_memhp_is_refused(world: World, guest: list[st
 
 
 def test_a_qemu_behind_a_wrapper_dies_with_memhp(world: World, guest: list[str], memhp_artifacts: Parts) -> None:
-    (world.root / "long.yaml").write_text(LONG)
+    (world.root / "long.yaml").write_text(LONG_SCENARIO)
     wrapper = _wrapper(world, memhp_artifacts, 'exec {qemu} "$@"')
     process = start(world, "run", "long.yaml", *guest, "--bundle-dir", "bundles", "--qemu", wrapper, "--boot=cold")
     assert process.stdout is not None
@@ -260,7 +249,7 @@ def test_a_qemu_behind_a_wrapper_dies_with_memhp(world: World, guest: list[str],
 
 @pytest.mark.parametrize("how", ["cold", "restore"])
 def test_what_a_run_opens_is_for_its_user_alone(how: str, world: World, guest: list[str]) -> None:
-    (world.root / "long.yaml").write_text(LONG)
+    (world.root / "long.yaml").write_text(LONG_SCENARIO)
     process = start(world, "run", "long.yaml", *guest, "--bundle-dir", "bundles", "--boot", how)
     assert process.stdout is not None
     for line in process.stdout:

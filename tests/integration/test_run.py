@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from leftovers import LONG_SCENARIO
 
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
@@ -45,18 +46,6 @@ name: one-dimm
 steps:
   - plug-dimm: {id: dimm0, size: 128M}
   - check: {}
-"""
-
-#: runs until it is ended
-LONG = """
-name: long
-steps:
-  - plug-virtio-mem: {id: vmem0, max: 1G}
-  - repeat:
-      times: 1000
-      steps:
-        - resize: {id: vmem0, to: 128M}
-        - resize: {id: vmem0, to: 0}
 """
 
 
@@ -289,7 +278,7 @@ def test_a_harness_that_is_ended_takes_qemu_along(
 ) -> None:
     kernel = request.config.getoption("memhp_kernel")
     memhp = str(Path(sys.executable).with_name("memhp"))
-    (tmp_path / "long.yaml").write_text(LONG)
+    (tmp_path / "long.yaml").write_text(LONG_SCENARIO)
     command = [memhp, "run", str(tmp_path / "long.yaml"), "-a", memhp_guest_spec.arch, "--bundle-dir", str(tmp_path)]
     command += ["--kernel", kernel] if kernel else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as harness:

@@ -83,24 +83,16 @@ def test_check_of_a_strange_file(
 
 
 @pytest.mark.parametrize("make", STRANGE, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("name", ["run.json", "scenario.yaml"])
-def test_replay_of_a_strange_file(
-    bundle: Path, name: str, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("command", "name"), [("replay", "run.json"), ("replay", "scenario.yaml"), ("ptdump", "facts/meta.json")]
+)
+def test_replay_and_tables_of_a_strange_file(
+    bundle: Path, command: str, name: str, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = bundle / name
     path.unlink()
     make(path)
-    fails_kindly(capsys, ["replay", str(bundle)])
-
-
-@pytest.mark.parametrize("make", STRANGE, ids=lambda make: make.__name__)
-def test_tables_of_a_strange_file(
-    bundle: Path, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = bundle / "facts" / "meta.json"
-    path.unlink()
-    make(path)
-    fails_kindly(capsys, ["ptdump", str(bundle)])
+    fails_kindly(capsys, [command, str(bundle)])
 
 
 @pytest.mark.parametrize("make", STRANGE, ids=lambda make: make.__name__)
