@@ -15,6 +15,7 @@ from harness.arch import ArchSpec, arch_named
 from harness.bounded import MAX_CONFIG, gunzip, load_json
 from harness.codec import Codec
 from harness.collect.hostside import KERNEL_SOURCES, KernelView, kernel_sources, regions
+from harness.collect.parse_cache import ParseCache
 from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES, Frame, new_boundary, parse_frames
 from harness.deadline import Deadline
 from harness.errors import GuestError, ParseError
@@ -45,7 +46,7 @@ from harness.parsers.vmstat import parse_vmstat
 from harness.parsers.zoneinfo import parse_zoneinfo
 from harness.qemu.machine import Machine
 from harness.qemu.memdev import memory_devices
-from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved, Unknown
+from harness.state import Garbled, GuestState, KernelFacts, MemoryDevice, NotObserved, Unknown
 
 T = TypeVar("T")
 
@@ -93,6 +94,7 @@ def collect_state(
     kernel: KernelView | None = None,
     stray: int = 0,
     keep: Callable[[Mapping[str, bytes]], None] = lambda raw: None,
+    cache: ParseCache | None = None,
 ) -> GuestState:
     """Take a snapshot. ``sources`` (of STATE_SOURCES) are the sources to read in the guest.
 
@@ -101,7 +103,7 @@ def collect_state(
     are not observed. The kernel log's lines and the console's alarms are those since the last snapshot of this guest;
     ``stray`` is the number of page tables by which that snapshot's count exceeded those found. If a source cannot be
     parsed, ``keep`` is called with the raw sources before the error is raised, and the console's alarms stay new.
-    Raises GuestError, QemuError, ParseError, DeadlineExpired.
+    ``cache`` is as in ``parse_state``. Raises GuestError, QemuError, ParseError, DeadlineExpired.
     """
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
     with contextlib.ExitStack() as stack:
@@ -133,7 +135,7 @@ def collect_state(
             absent[name] = _reason(frame)
     raw[ABSENT] = "".join(f"{name} {reason}\n" for name, reason in sorted(absent.items())).encode()
     try:
-        return parse_state(raw, facts)
+        return parse_state(raw, facts, cache)
     except ParseError:
         keep(raw)
         if console is not None:
@@ -152,29 +154,29 @@ def _settled_iomem(shell: Shell, frame: Frame, deadline: Deadline) -> Frame:
     return frame
 
 
-def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
+def parse_state(raw: Mapping[str, bytes], facts: KernelFacts, cache: ParseCache | None = None) -> GuestState:
     """Parse the raw sources of a snapshot, just taken or saved.
 
-    A source is not observed if it is in the "absent" list or missing from ``raw``, or if its lines are too garbled to
-    be parsed; garbled lines are findings. Raises ParseError for a source that cannot be parsed for any other reason,
-    and GuestError for a snapshot without boot id or uptime.
+    ``cache`` has what was parsed of an earlier snapshot of the same guest. A source is not observed if it is in the
+    "absent" list or missing from ``raw``, or if its lines are too garbled to be parsed; garbled lines are findings.
+    Raises ParseError for a source that cannot be parsed for any other reason, and GuestError for a snapshot without
+    boot id or uptime.
     """
     absent = _parse_absent(raw.get(ABSENT, b""))
-    notes = Notes()
+    cache = ParseCache() if cache is None else cache
+    unknown: list[Unknown] = []
+    garbled: list[Garbled] = []
 
-    def parsed(name: str, parser: Callable[[str], T]) -> T | NotObserved:
+    def noted(name: str, parser: Callable[[str, Notes], T], part: str = "") -> T | NotObserved:
         if name in absent or name not in raw:
             return NotObserved(absent.get(name, "not in this snapshot"))
-        before = notes.garbled
-        try:
-            return parser(raw[name].decode(errors="replace"))
-        except ParseError as error:
-            if notes.garbled == before:
-                raise
-            return NotObserved(f"garbled: {error.message}")
+        found = cache.parsed(part or name, raw[name], parser)
+        unknown.extend(found.unknown)
+        garbled.extend(found.garbled)
+        return found.value
 
-    def noted(name: str, parser: Callable[[str, Notes], T]) -> T | NotObserved:
-        return parsed(name, lambda text: parser(text, notes))
+    def parsed(name: str, parser: Callable[[str], T], part: str = "") -> T | NotObserved:
+        return noted(name, lambda text, notes: parser(text), part)
 
     arch = arch_named(facts.arch)
     boot_id, uptime = parsed("boot_id", str.strip), parsed("uptime", _parse_uptime)
@@ -203,11 +205,11 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState:
         console=parsed("console", _json_of("console", tuple[str, ...], "a list of lines")),
         host_tables=parsed(TABLES, parse_tables),
         sections=parsed(SECTIONS, parse_sections),
-        section_faults=parsed(SECTIONS, parse_section_faults),
-        struct_pages=parsed(SECTIONS, parse_struct_pages),
+        section_faults=parsed(SECTIONS, parse_section_faults, "section_faults"),
+        struct_pages=parsed(SECTIONS, parse_struct_pages, "struct_pages"),
         pause=parsed("pause", _parse_pause),
     )
-    return replace(state, unknown=notes.unknown, garbled=notes.garbled, dmesg_lost=dmesg_lost)
+    return replace(state, unknown=tuple(unknown), garbled=tuple(garbled), dmesg_lost=dmesg_lost)
 
 
 def parse_parameters(text: str, notes: Notes = STRICT) -> dict[str, str]:

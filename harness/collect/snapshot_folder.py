@@ -15,6 +15,7 @@ from typing import Any
 from harness.arch import ArchSpec
 from harness.bounded import load_json, read_file
 from harness.collect.look import CODEC, parse_parameters, parse_settings, parse_state
+from harness.collect.parse_cache import ParseCache
 from harness.collect.sources import HOST_SOURCES
 from harness.errors import UsageError
 from harness.parsers.kernel_config import parse_config
@@ -43,14 +44,17 @@ def save_raw(directory: Path, raw: Mapping[str, bytes], **meta: str | float) -> 
     _write(directory, files | {_META: _json({"format": FORMAT, "kind": "state", **meta})})
 
 
-def load_state(directory: Path, facts: KernelFacts) -> GuestState:
-    """Parse the files of a saved snapshot. Raises UsageError (no such snapshot), ParseError."""
+def load_state(directory: Path, facts: KernelFacts, cache: ParseCache | None = None) -> GuestState:
+    """Parse the files of a saved snapshot; ``cache`` is as in ``parse_state``.
+
+    Raises UsageError (no such snapshot), ParseError.
+    """
     _read_meta(directory, "state")
     raw: dict[str, bytes] = {}
     for path in sorted(directory.iterdir()):
         if path.suffix in (".txt", ".json") and path.name != _META:
             raw[path.stem] = _read(path, _MAX_FILE - sum(map(len, raw.values())))
-    return parse_state(raw, facts)
+    return parse_state(raw, facts, cache)
 
 
 def save_facts(directory: Path, facts: KernelFacts) -> None:

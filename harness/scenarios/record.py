@@ -34,6 +34,7 @@ from harness.check.bugs import parse_bugs
 from harness.check.known import Watch, watch_for
 from harness.check.required import Demand
 from harness.codec import Codec
+from harness.collect.parse_cache import ParseCache
 from harness.collect.snapshot_folder import load_facts, load_state, save_facts, save_raw, save_state
 from harness.config.guest import MAX_MAXMEM, MAX_SLOTS
 from harness.config.yaml import read_text
@@ -226,10 +227,11 @@ def load_run(directory: Path) -> RecordedRun:
     shape = _read(directory / "machine.json", MachineShape)
     _require_plausible(shape, directory / "machine.json")
     facts = load_facts(directory / "facts", shape.arch)
-    boot = load_state(directory / "states" / "000", facts)
+    cache = ParseCache()
+    boot = load_state(directory / "states" / "000", facts, cache)
     bugs = directory / BUGS
     watch = watch_for(parse_bugs(read_text(bugs), bugs).values(), facts) if os.path.lexists(bugs) else Watch()
-    steps = tuple(_load_steps(directory, shape, facts))
+    steps = tuple(_load_steps(directory, shape, facts, cache))
     seed = _load(directory / "run.json", details.get("seed", 0), int)
     planned = _load(directory / "run.json", details.get("steps", -1), int)
     demand = demand_from_json(details)
@@ -286,7 +288,7 @@ def demand_from_json(details: Mapping[str, Any]) -> Demand:
     return Demand(*(frozenset(map(str, names)) for names in lists))
 
 
-def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts) -> Iterator[RecordedStep]:
+def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts, cache: ParseCache) -> Iterator[RecordedStep]:
     for path in sorted((path for path in (directory / "states").iterdir() if path.name.isdecimal()), key=_number):
         if not os.path.lexists(path / "step.json"):
             continue
@@ -294,7 +296,7 @@ def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts) -> Ite
         boot = directory / "boots" / path.name
         if boot.is_dir():
             facts = load_facts(boot / "facts", shape.arch)
-            again = facts, load_state(boot / "state", facts)
+            again = facts, load_state(boot / "state", facts, cache)
         yield RecordedStep(
             number=_number(path),
             title=step.title,
@@ -302,7 +304,9 @@ def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts) -> Ite
             actions=step.actions,
             outcome=step.outcome,
             # A kernel that died leaves only its console; earlier readings may be garbage.
-            state=load_state(path, facts) if os.path.lexists(path / "meta.json") and not step.outcome.alarms else None,
+            state=load_state(path, facts, cache)
+            if os.path.lexists(path / "meta.json") and not step.outcome.alarms
+            else None,
             bugs=step.bugs,
             again=again,
         )

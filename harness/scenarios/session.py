@@ -15,6 +15,7 @@ from harness.check.bugs import known_bugs
 from harness.check.known import Watch, hung_in, watch_for
 from harness.check.starvation import period
 from harness.collect.look import collect_state
+from harness.collect.parse_cache import ParseCache
 from harness.config.places import configs_dir
 from harness.config.yaml import read_text
 from harness.deadline import Deadline
@@ -62,6 +63,7 @@ class Session:
         self.faults = 0
         self.watch = self._known() if options.known_bugs else Watch()
         self._applying = threading.Lock()
+        self._cache = ParseCache()
         self.loads: dict[str, LoadCount] = {}
         self.load_kinds: dict[str, str] = {}
         self.held: set[str] = set()
@@ -286,6 +288,7 @@ class Session:
             kernel=guest.kernel,
             stray=_stray(before),
             keep=lambda raw: self.recorder.save_unparsed(directory, raw),
+            cache=self._cache,
         )
         self._note_unknown(state.unknown)
         return state

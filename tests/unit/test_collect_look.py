@@ -15,6 +15,7 @@ from guest_peer import said
 
 from harness.arch import ARM64, RISCV64
 from harness.collect.look import collect_facts, collect_state, parse_parameters, parse_settings, parse_state
+from harness.collect.parse_cache import ParseCache
 from harness.collect.snapshot_folder import load_facts, load_state, save_facts, save_state
 from harness.collect.sources import MISSING
 from harness.deadline import Deadline
@@ -22,8 +23,9 @@ from harness.errors import GuestError, ParseError, UsageError
 from harness.guest.console import Console
 from harness.guest.ssh import OUTPUT_LIMIT, CommandResult
 from harness.parsers.dmesg import alarming
+from harness.parsers.iomem import parse_iomem
 from harness.parsers.notes import Notes
-from harness.state import GuestState, KernelFacts, MemoryDevice, NotObserved, Unknown
+from harness.state import GuestState, IomemEntry, KernelFacts, MemoryDevice, NotObserved, Unknown
 from harness.units import GIB, AddrRange
 
 RECORDED = Path(__file__).parent / "fixtures" / "arm64-built"
@@ -183,6 +185,29 @@ def test_a_snapshot_needs_its_boot(facts: KernelFacts) -> None:
         parse_state({}, facts)
     with pytest.raises(ParseError, match="uptime"):
         parse_state({"boot_id": b"x\n", "uptime": b"soon\n"}, facts)
+
+
+def test_nothing_is_parsed_twice(facts: KernelFacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    parses: list[str] = []
+
+    def counted(text: str, notes: Notes) -> tuple[IomemEntry, ...]:
+        parses.append(text)
+        return parse_iomem(text, notes)
+
+    monkeypatch.setattr("harness.collect.look.parse_iomem", counted)
+    tree = STATE_SOURCES["iomem"] + b"10-1f : \n" + b" " * 22 + b"10-1f : x\n"
+    raw = {**STATE_SOURCES, "iomem": tree, "meminfo": STATE_SOURCES["meminfo"] + b"odd\n"}
+    cache = ParseCache()
+    first, second = parse_state(raw, facts, cache), parse_state({**raw, "uptime": b"13 3\n"}, facts, cache)
+    # The notes of a source that is not parsed again count in every snapshot, as if it were.
+    assert parses == [tree.decode()] and first.garbled and first.unknown
+    assert second == replace(first, raw=second.raw, uptime=13.0) == parse_state(second.raw, facts)
+    assert second.iomem is first.iomem
+    changed = parse_state({**raw, "iomem": STATE_SOURCES["iomem"].split(b"\n", 1)[1]}, facts, cache)
+    assert changed.iomem != first.iomem and changed.garbled == () and len(parses) == 3
+    for _ in range(2):
+        with pytest.raises(ParseError, match="MemTotal"):
+            parse_state({**raw, "meminfo": b"MemTotal: many\n"}, facts, cache)
 
 
 def test_settings() -> None:
