@@ -272,7 +272,8 @@ def overall_line(runs: Sequence[RunResult], named: bool = False, missing: bool =
     parts = [f"{plural(len(runs), 'scenario')}: {', '.join(verdict_counts(runs)) or 'none ran'}", checks]
     parts += [f"{unseen} not observed"] if unseen else []
     parts += [f"broken: {', '.join(broken)}"] if broken else []
-    met, missed = sorted({id for run in runs for id in run.met}), sorted({id for run in runs for id in run.unseen})
+    met = sorted({id for run in runs for id in run.met})
+    missed = sorted({f"{id} ({run.guest})" if id in met else id for run in runs for id in run.unseen})
     parts += [f"known bugs: {clean(', '.join(met))}"] if met else []
     parts += [f"known bugs not reproduced: {clean(', '.join(missed))}"] if missed else []
     spelled = _SPELLED.get(verdict, "NO VERDICT")

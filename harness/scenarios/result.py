@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ class RunResult:
     ``started`` is ISO 8601 in UTC. ``family`` is the scenario's; ``lacks`` the unmet requirement of a skipped run.
     ``unknown`` is the kernel's text that memhp did not know, each item once.
     ``bugs`` has the title of each known bug that showed, or was named and did not show, by id; ``left`` is how many
-    steps were not done because of a known bug.
+    steps were not done because of a known bug. A bug that showed in any step is ``unseen`` in none.
     """
 
     scenario: str
@@ -73,6 +74,12 @@ class RunResult:
     bugs: Mapping[str, str] = field(default_factory=dict)
     left: int = 0
 
+    def __post_init__(self) -> None:
+        met = self.met
+        left = (tuple(id for id in step.unseen if id not in met) for step in self.steps)
+        steps = (dataclasses.replace(step, unseen=unseen) for step, unseen in zip(self.steps, left, strict=True))
+        object.__setattr__(self, "steps", tuple(steps))
+
     @property
     def met(self) -> tuple[str, ...]:
         """The ids of the known bugs that showed."""
@@ -80,5 +87,5 @@ class RunResult:
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """The ids of known bugs that this kernel has and that did not show in a step that names them."""
+        """The ids of known bugs that this kernel has and that did not show in any step, though some name them."""
         return tuple(dict.fromkeys(id for step in self.steps for id in step.unseen))

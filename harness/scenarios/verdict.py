@@ -190,7 +190,7 @@ def judge(
         stops = cause is not None or any(known.watch.standings[id].bug.stops for id in met)
         return Ruling(Verdict.KNOWN, _joined(outcome.note, _named(met)), met, _unseen(known, met), stops)
     missed = _unseen(known, met)
-    missing = f"known bug {', '.join(missed)} not reproduced, though this kernel should have it" if missed else ""
+    missing = f"known bug {', '.join(missed)} did not show here" if missed else ""
     return Ruling(verdict, _joined(note, missing), (), missed)
 
 

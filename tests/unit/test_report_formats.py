@@ -13,7 +13,7 @@ from pathlib import Path
 import junitparser
 import kcidb_io
 import pytest
-from report_samples import BAD, COMMANDS, GOOD, HOSTILE, INFRA, KNOWN, MISSED, REFUSED, SKIPPED, step
+from report_samples import BAD, BROKEN, COMMANDS, GOOD, HOSTILE, INFRA, KNOWN, MISSED, PASSED, REFUSED, SKIPPED, step
 from tap.parser import Parser
 
 from harness.check import CheckResult, Finding, Verdict
@@ -253,6 +253,29 @@ def written(book: Book) -> dict[str, str]:
         reporter.run_finished(run)
     reporter.summary(book.runs)
     return {name: write(book) for name, (write, _) in REPORTS.items()} | {"terminal": out.getvalue()}
+
+
+def test_a_bug_that_showed_in_one_of_several_steps_is_nowhere_called_not_reproduced() -> None:
+    first, later = (dataclasses.replace(step(number), unseen=("some-bug", "other-bug")) for number in (1, 3))
+    met = dataclasses.replace(step(2, Verdict.KNOWN, PASSED, BROKEN), bugs=("some-bug",), unseen=("other-bug",))
+    both = dataclasses.replace(KNOWN, steps=(step(0), first, met, later), bugs={"some-bug": "a", "other-bug": "b"})
+    assert (both.met, both.unseen) == (("some-bug",), ("other-bug",))
+    reports = written(book_of("memhp", NOW, [both], {}))
+    wrong = re.compile("(?i)not reproduced[^.;<\n]{0,60}some-bug|some-bug[^.;<\n]{0,10}not reproduced")
+    assert [name for name, text in reports.items() if wrong.search(text)] == []
+    [told] = json.loads(reports["json"])["runs"]
+    assert [one["known_bugs_unseen"] for one in told["steps"]] == [[], *3 * [["other-bug"]]]
+    incidents = json.loads(reports["kcidb"])["incidents"]
+    assert [one["present"] for one in incidents if one["issue_id"].endswith("some-bug")] == [True, True]
+    assert [one["present"] for one in incidents if one["issue_id"].endswith("other-bug")] == [False] * 4
+
+
+def test_a_bug_that_shows_on_one_of_two_guests_is_told_with_the_other_guest() -> None:
+    missed = dataclasses.replace(
+        MISSED, guest="riscv64", steps=(dataclasses.replace(step(1), unseen=("some-bug",)),), bugs={"some-bug": "a"}
+    )
+    text = written(book_of("memhp", NOW, [KNOWN, missed], {}))["terminal"]
+    assert "known bugs: some-bug; known bugs not reproduced: some-bug (riscv64)\n" in text
 
 
 def test_hostile_text_is_no_control_sequence_anywhere() -> None:
