@@ -19,7 +19,6 @@ from harness.qemu.devices.device import kinds_on
 from harness.report.terminal_report import make_console
 from harness.report.text import clean, pasted, tell
 from harness.scenarios.boot import Parts, resolve
-from harness.scenarios.memorybudget import MemoryBudget, cost
 from harness.scenarios.record import Recorder, open_bundle
 from harness.scenarios.replay import guest_to_json
 from harness.scenarios.run_options import RunOptions
@@ -81,10 +80,6 @@ def open_session(spec: GuestSpec, parts: Parts, options: RunOptions, progress: P
     details = {"guest": spec.name, "started": started.isoformat(), "seed": options.seed, "start": options.start}
     recorder.start("shell", "", details | guest_to_json(spec, parts))
     with contextlib.ExitStack() as stack:
-        # Other memhp processes leave this guest its memory.
-        stack.enter_context(MemoryBudget.of_host()).enter(cost(spec))
-        guest = stack.enter_context(
-            start_guest(spec, parts, directory, options.timeout, options.start, progress),
-        )
+        guest = stack.enter_context(start_guest(spec, parts, directory, options.timeout, options.start, progress))
         write_file(directory / "argv.txt", shlex.join(guest.machine.argv) + "\n")
         yield Session(guest, options, recorder)

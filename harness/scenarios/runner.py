@@ -240,7 +240,7 @@ class _Run:
             },
         )
         self._guest = self._stack.enter_context(
-            start_guest(self.guest, self.parts, self.bundle, self.options.timeout, self.options.start)
+            start_guest(self.guest, self.parts, self.bundle, self.options.timeout, self.options.start, counted=True)
         )
         write_file(self.bundle / "argv.txt", shlex.join(self._guest.machine.argv) + "\n")
 

@@ -13,6 +13,7 @@ from harness.config.guest import GuestSpec
 from harness.errors import InfraError, UnsupportedError
 from harness.progress import Progress, SilentProgress
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
+from harness.scenarios.memorybudget import MemoryBudget, cost
 from harness.scenarios.run_options import Start
 from harness.scenarios.template import restore_guest, template
 
@@ -29,13 +30,18 @@ def start_guest(
     timeout: float,
     start: Start = "auto",
     progress: Progress | None = None,
+    *,
+    counted: bool = False,
 ) -> Iterator[BootedGuest]:
     """A guest that answers on SSH, ended when the block is left; ``restored`` and ``why_booted`` say how it started.
 
-    With ``auto``, a guest that cannot be restored boots instead. ``workdir`` and errors are as in ``boot_guest``; with
+    With ``auto``, a guest that cannot be restored boots instead. Other memhp processes leave this guest its memory;
+    with ``counted``, the caller's ``MemoryBudget`` sees to it. ``workdir`` and errors are as in ``boot_guest``; with
     ``restore`` also those of ``template``.
     """
     with contextlib.ExitStack() as stack:
+        if not counted:
+            stack.enter_context(MemoryBudget.of_host()).enter(cost(spec))
         guest, why = None, "as requested"
         if start != "cold":
             try:

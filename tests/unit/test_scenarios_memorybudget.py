@@ -18,10 +18,10 @@ from typing import Any, cast
 import pytest
 
 import harness
-from harness.cli import shell
 from harness.config.arguments import Args
 from harness.config.guest import GuestSpec
-from harness.progress import SilentProgress
+from harness.scenarios import start
+from harness.scenarios.boot import BootedGuest
 from harness.scenarios.file import load_scenario
 from harness.scenarios.memorybudget import (
     OVERHEAD,
@@ -32,7 +32,6 @@ from harness.scenarios.memorybudget import (
     peak_memory,
 )
 from harness.scenarios.memorypromises import Promises, promises_dir
-from harness.scenarios.run_options import RunOptions
 from harness.scenarios.steps import Repeat, Step
 from harness.scenarios.verbs import VERBS
 from harness.scenarios.verbs.dimm import PlugDimmVerb
@@ -185,20 +184,26 @@ def test_what_a_matrix_promised_for_its_cells_is_not_promised_twice(cache: Path)
             assert sum(path.read_text().strip() == str(GIB) for path in cache.glob("promise-*")) == 2
 
 
-def test_the_guest_at_a_prompt_keeps_its_memory(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextlib.contextmanager
-    def start_guest(*words: object) -> Iterator[object]:
-        yield SimpleNamespace(machine=SimpleNamespace(argv=("qemu",)))
-
-    monkeypatch.setattr(shell, "start_guest", start_guest)
-    monkeypatch.setattr(shell, "Session", lambda *words: "session")
-    monkeypatch.setattr(shell, "guest_to_json", lambda *words: {})
-    spec, parts = GuestSpec.default("arm64"), SimpleNamespace()
-    with shell.open_session(spec, parts, RunOptions(tmp_path), SilentProgress()) as session:  # type: ignore[arg-type]
-        assert cast(Any, session) == "session"
-        [promise] = cache.glob("promise-*")
-        assert int(promise.read_text()) == cost(spec)
+@pytest.mark.parametrize("counted", [False, True])
+def test_every_guest_keeps_its_memory(
+    counted: bool, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = BootedGuest(*[None] * 5, "dt", None)  # type: ignore[arg-type]
+    monkeypatch.setattr(start, "boot_guest", lambda *words: contextlib.nullcontext(guest))
+    spec, parts = GuestSpec.default("arm64"), cast(Any, SimpleNamespace())
+    with start.start_guest(spec, parts, tmp_path, 1.0, "cold", counted=counted):
+        promised = [int(path.read_text()) for path in cache.glob("promise-*")]
+        assert promised == ([] if counted else [cost(spec)])
+        # A run beside it, as a test of pytest may do, has its own.
+        with MemoryBudget.of_host() as room:
+            assert room.enter(GIB)
+            assert len(list(cache.glob("promise-*"))) == 2 - counted
     assert not list(cache.glob("promise-*"))
+
+
+def test_nobody_but_a_run_counts_its_guests_itself() -> None:
+    sources = {path.name: path.read_text() for path in Path(harness.__file__).parent.rglob("*.py")}
+    assert [name for name, text in sources.items() if "counted=True" in text] == ["runner.py"]
 
 
 def test_another_hosts_promises_do_not_count(cache: Path) -> None:

@@ -46,7 +46,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
-    def start_guest(*words: object) -> Iterator[None]:
+    def start_guest(*words: object, counted: bool) -> Iterator[None]:
         raise error
         yield
 
@@ -132,7 +132,7 @@ def test_an_interrupted_run_leaves_nothing(parts: None, tmp_path: Path, monkeypa
         pass
 
     @contextlib.contextmanager
-    def start_guest(*words: object) -> Iterator[None]:
+    def start_guest(*words: object, counted: bool) -> Iterator[None]:
         try:
             raise Ended
             yield
