@@ -323,6 +323,20 @@ class DaxDevice:
     state: str | None = None
 
 
+#: why no snapshot without them has the kernel's own records
+_UNREAD = NotObserved("the guest's memory was not read")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRecords:
+    """What the host read of the kernel's own records in guest memory, while the guest was paused.
+
+    Each is what the text of the same name tells: the resource tree is that of /proc/iomem.
+    """
+
+    iomem: tuple[IomemEntry, ...] | NotObserved = _UNREAD
+
+
 @dataclass(frozen=True)
 class GuestState:
     """One snapshot: everything observed of the guest between two actions.
@@ -334,6 +348,7 @@ class GuestState:
     memory backend that QEMU holds to the bytes of host memory in it. ``host_tables`` and ``sections`` (in the order of
     their numbers), with the ``section_faults`` met on the way, were read from the guest's memory on the host while the
     guest was paused for ``pause`` seconds; ``struct_pages`` (by pfn, the last of each section) a moment later.
+    ``records`` are of that pause, too.
     ``unknown`` counts text of the sources that memhp does not know; ``garbled`` are lines that no correct kernel
     prints.
     """
@@ -362,3 +377,4 @@ class GuestState:
     unknown: tuple[Unknown, ...] = ()
     garbled: tuple[Garbled, ...] = ()
     dmesg_lost: str = ""
+    records: KernelRecords = KernelRecords()

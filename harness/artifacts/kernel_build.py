@@ -15,11 +15,13 @@ from pathlib import Path
 
 from harness.arch import ArchSpec
 from harness.artifacts.building import HostNeed, clean_environment, host_needs, require_packages, run_step
+from harness.artifacts.layouts import LayoutsBuild
 from harness.artifacts.toolchain import Toolchain, cross_gcc
 from harness.deadline import Deadline
 from harness.dotconfig import read_config
 from harness.errors import ArtefactError, UsageError
 from harness.progress import Progress, Task
+from harness.qemu.machine_spec import LAYOUTS
 
 #: the source package of the stable suite's long-term kernel
 DEFAULT_SOURCE = "linux-source-6.12"
@@ -175,16 +177,30 @@ class KernelBuild:
         self.compile(source, tree, out, deadline)
 
     def compile(self, source: Path, tree: Path, out: Path, deadline: Deadline, *, modules: bool = False) -> None:
-        """Build the configured kernel, incrementally, with ``modules`` its modules, too; leave its files in ``out``."""
+        """Build the configured kernel, incrementally, with ``modules`` its modules, too; leave its files in ``out``.
+
+        Those are as for ``run``, and the layouts of the kernel's types if they can be made.
+        """
         targets = ["Image", "modules"] if modules else ["Image"]
         with self.progress.task(f"Building the {self.arch.name} kernel {self.version}", _EXPECTED_LINES) as task:
             self._make(source, tree, deadline, f"-j{os.cpu_count() or 1}", *targets, task=task)
         shutil.copyfile(tree / self.arch.image, out / "Image")
         shutil.copyfile(tree / ".config", out / "config")
         shutil.copyfile(tree / "include" / "config" / "kernel.release", out / "release")
-        (out / "vmlinux").unlink(missing_ok=True)
-        if read_config((out / "config").read_text()).get("DEBUG_INFO") == "y":
+        for name in ("vmlinux", LAYOUTS):
+            (out / name).unlink(missing_ok=True)
+        config = read_config((out / "config").read_text())
+        if config.get("DEBUG_INFO") == "y":
             shutil.copyfile(tree / "vmlinux", out / "vmlinux")
+        if config.get("DEBUG_INFO_BTF") != "y":
+            self._make_layouts(tree, out, deadline)
+
+    def _make_layouts(self, tree: Path, out: Path, deadline: Deadline) -> None:
+        try:
+            LayoutsBuild(self.arch, tree, self.work, self.log, self._environment()).run(out, deadline)
+        except ArtefactError as error:
+            why = error.message.partition("\n")[0].rstrip(":")
+            self.progress.say(f"memhp will see less in this kernel's memory: {why} ({error.hint})")
 
     def unpack(self, package: Path, deadline: Deadline) -> Path:
         """Unpack the source in ``package`` into ``work``; raises ArtefactError."""
@@ -238,8 +254,10 @@ class KernelBuild:
                 task.advance()
                 task.update(note=line.strip().rpartition(" ")[2])
 
-        env = environment(os.environ) | dict(self.chain.env if self.chain else {})
-        run_step(f"the kernel: {what}", command, self.log, deadline, env=env, on_line=on_line)
+        run_step(f"the kernel: {what}", command, self.log, deadline, env=self._environment(), on_line=on_line)
+
+    def _environment(self) -> dict[str, str]:
+        return environment(os.environ) | dict(self.chain.env if self.chain else {})
 
 
 def environment(host: Mapping[str, str]) -> dict[str, str]:

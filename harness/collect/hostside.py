@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the host reads of a guest's kernel without its help: page tables and sections, from the guest's memory."""
+"""What the host reads of a guest's kernel without its help: page tables, sections and records, from guest memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,26 @@ from pathlib import Path
 from harness.arch import ArchSpec
 from harness.arch.features import features_of
 from harness.arch.pagetable import TableFormat
+from harness.bounded import read_file
+from harness.collect.records import (
+    RECORD_SOURCES,
+    SYMBOLS,
+    Copies,
+    Records,
+    copy_records,
+    find_records,
+    record_sources,
+)
 from harness.deadline import Deadline
-from harness.errors import GuestError, InfraError
+from harness.errors import GuestError, InfraError, ParseError
+from harness.kmem import tablecount
 from harness.kmem.address import DirectMap, PageMap, direct_map
-from harness.kmem.btf import Btf, find_btf
-from harness.kmem.lookup import KernelReader
+from harness.kmem.btf import MAX_BLOB, Btf, find_btf
+from harness.kmem.lookup import KernelReader, find_symbols
 from harness.kmem.mem_section import Indices, SectionImage, copy_sections, decode_sections, find_roots
 from harness.kmem.pages import read_struct_pages
 from harness.kmem.physical_memory import PhysicalMemory, Region
-from harness.kmem.structs import BootedMemory, SparseLayout, sparse_layout
+from harness.kmem.structs import BootedMemory, SparseLayout, checked_types, sparse_layout
 from harness.kmem.table_walk import TableImage, copy_tables, walk
 from harness.kmem.tablecount import CountLayout, count_layout, count_tables
 from harness.parsers.hosttables import SECTIONS, TABLES, format_pages, format_sections, format_tables
@@ -32,7 +43,7 @@ from harness.units import AddrRange
 
 PAUSE = "pause"
 #: raw sources read from the guest's memory
-KERNEL_SOURCES = (TABLES, SECTIONS, PAUSE)
+KERNEL_SOURCES = (TABLES, SECTIONS, *RECORD_SOURCES, PAUSE)
 #: equal results in a row that end the reads of the page tables when the count does not match, and most reads
 _SAME, _MOST_READS = 4, 20
 #: seconds between the first two reads, doubled each time up to the second value: a guest may be starved of CPU
@@ -72,16 +83,30 @@ class KernelCopy:
     sections: SectionImage | NotObserved
     pause: float
     counted: tuple[frozenset[int], TableCount] | NotObserved
+    records: Copies
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What a look at the running guest found, so that a copy just after it is quick.
+
+    The ``roots`` of mem_section, its ``records``, and the ``pages`` outside of the linear map that they lie in.
+    """
+
+    roots: Indices | NotObserved
+    records: Copies
+    pages: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
-    """Where one booted kernel keeps what the host reads: page tables, and mem_section behind the linear map."""
+    """Where one booted kernel keeps what the host reads: page tables, mem_section, and its own records."""
 
     tables: TableFormat | NotObserved
     sparse: SparseLayout | NotObserved
     direct: DirectMap
     counting: CountLayout | NotObserved
+    records: Records
 
     @classmethod
     def open(cls, machine: Machine, facts: KernelFacts, deadline: Deadline) -> KernelView:
@@ -91,7 +116,7 @@ class KernelView:
         """
         tables = table_format(machine.spec.arch, facts)
         if isinstance(tables, NotObserved):
-            return cls(tables, tables, DirectMap(()), tables)
+            return cls(tables, tables, DirectMap(()), tables, dict.fromkeys(RECORD_SOURCES, tables))
         assert not isinstance(facts.vmcoreinfo, NotObserved)
         features = features_of(facts)
         shadow = None if isinstance(features.shadow, NotObserved) else features.shadow
@@ -99,15 +124,18 @@ class KernelView:
             kernel = machine.spec.arch.kernel_layout(facts.vmcoreinfo, shadow)
         except (KeyError, ValueError) as error:
             reason = NotObserved(f"the kernel's vmcoreinfo is not understood: {error}")
-            return cls(tables, reason, DirectMap(()), reason)
+            return cls(tables, reason, DirectMap(()), reason, dict.fromkeys(RECORD_SOURCES, reason))
         # All kernel addresses have these bits set, so tagged pointers can be decoded even if the tag bits are unknown.
         tag = features.pointer_tag if isinstance(features.pointer_tag, int) else 0xFF << 56
         direct = direct_map(kernel, tag=tag)
         blob = find_btf(machine.spec.kernel.read_bytes())
         btf = None if blob is None else Btf(blob)
+        types = _types(btf, machine.spec.layouts, facts.vmcoreinfo)
         places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
         try:
             with PhysicalMemory(places) as memory, machine.paused(deadline):
+                reader, nodes = KernelReader(memory, direct, tables), 1
+                symbols = find_symbols(reader, facts.vmcoreinfo, (*tablecount.SYMBOLS, *SYMBOLS))
                 sparse = sparse_layout(
                     facts.vmcoreinfo,
                     kernel,
@@ -117,35 +145,38 @@ class KernelView:
                     evidence=BootedMemory(memory, direct, tuple(machine.spec.boot_ram().values())),
                 )
                 page = sparse if isinstance(sparse, NotObserved) else sparse.page
-                reader, nodes = KernelReader(memory, direct, tables), 1
                 if not isinstance(page, NotObserved):
                     nodes = 1 << page.node.width
-                counting = count_layout(reader, facts.vmcoreinfo, tables, kernel.vmemmap, nodes)
+                counting = count_layout(reader, facts.vmcoreinfo, symbols, tables, kernel.vmemmap, nodes)
+                records = find_records(reader, facts.vmcoreinfo, symbols, types)
         except InfraError as error:
-            return cls(tables, NotObserved(error.message), direct, NotObserved(error.message))
-        return cls(tables, sparse, direct, counting)
+            reason = NotObserved(error.message)
+            return cls(tables, reason, direct, reason, dict.fromkeys(RECORD_SOURCES, reason))
+        return cls(tables, sparse, direct, counting, records)
 
-    def look(self, memory: PhysicalMemory) -> Indices | NotObserved:
-        """Copy once and discard it, while the guest may run: this maps the pages, so that the later pause is shorter.
-
-        Returns the section roots, which ``copy`` then need not search for.
-        """
+    def look(self, memory: PhysicalMemory) -> Glance:
+        """Copy once while the guest may run, which maps the pages, so that the later pause is shorter."""
+        copies: Copies = {}
+        pages: tuple[int, ...] = ()
         if not isinstance(self.tables, NotObserved):
             # A table that is freed meanwhile may point anywhere.
             with contextlib.suppress(InfraError):
                 copy_tables(memory, self.tables)
-        return self._find_roots(memory)
+            reader = KernelReader(memory, self.direct, self.tables)
+            copies = copy_records(self.records, reader, {})
+            pages = reader.walked
+        return Glance(self._find_roots(memory), copies, pages)
 
     def copy(
         self,
         machine: Machine,
         memory: PhysicalMemory,
         deadline: Deadline,
-        roots: Indices | NotObserved | None = None,
+        glance: Glance | None = None,
         *,
         stray: int = 0,
     ) -> KernelCopy | NotObserved:
-        """Pause the guest, copy, resume it; ``roots`` come from a ``look`` just before.
+        """Pause the guest, copy, resume it; ``glance`` comes from a ``look`` just before.
 
         Repeat while tables are in transit: allocated but not yet in use, or unlinked by an exiting process but not yet
         freed (RCU). Stop when the surplus of the kernel's count over the tables found equals that of the previous
@@ -155,9 +186,9 @@ class KernelView:
         strays: list[int | None] = []
         idle, between = threading.Event(), _BETWEEN
         while True:
-            roots = self.look(memory) if roots is None else roots
+            glance = self.look(memory) if glance is None else glance
             with machine.paused(deadline):
-                copy = self._read(memory, roots)
+                copy = self._read(memory, glance)
             if isinstance(copy, NotObserved) or isinstance(self.counting, NotObserved):
                 return copy
             strays.append(None if isinstance(copy.counted, NotObserved) else copy.counted[1].stray)
@@ -167,26 +198,29 @@ class KernelView:
                 marked, count = copy.counted
                 return replace(copy, counted=(marked, replace(count, reads=len(strays))))
             idle.wait(between)
-            between, roots = min(2 * between, _LONGEST), None
+            between, glance = min(2 * between, _LONGEST), None
 
     def read(self, memory: PhysicalMemory) -> KernelCopy | NotObserved:
         """Copy from a guest that is already paused."""
-        return self._read(memory, self._find_roots(memory))
+        return self._read(memory, Glance(self._find_roots(memory), {}, ()))
 
-    def _read(self, memory: PhysicalMemory, roots: Indices | NotObserved) -> KernelCopy | NotObserved:
+    def _read(self, memory: PhysicalMemory, glance: Glance) -> KernelCopy | NotObserved:
         if isinstance(self.tables, NotObserved):
             return self.tables
         started = time.monotonic()
         tables = copy_tables(memory, self.tables)
+        roots = glance.roots
         sections = roots if isinstance(roots, NotObserved) else self._copy_sections(memory, roots)
-        counted = self._count(memory, tables)
-        return KernelCopy(tables, sections, time.monotonic() - started, counted)
+        reader = KernelReader(memory, self.direct, self.tables, glance.pages)
+        counted = self._count(reader, tables)
+        records = copy_records(self.records, reader, glance.records)
+        return KernelCopy(tables, sections, time.monotonic() - started, counted, records)
 
-    def _count(self, memory: PhysicalMemory, image: TableImage) -> tuple[frozenset[int], TableCount] | NotObserved:
+    def _count(self, reader: KernelReader, image: TableImage) -> tuple[frozenset[int], TableCount] | NotObserved:
         if isinstance(self.counting, NotObserved):
             return self.counting
         try:
-            return count_tables(KernelReader(memory, self.direct, image.tables), self.counting, image)
+            return count_tables(reader, self.counting, image)
         except InfraError as error:
             return NotObserved(f"the page tables could not be counted: {error.message}")
 
@@ -217,13 +251,30 @@ def kernel_sources(copy: KernelCopy | NotObserved, memory: PhysicalMemory) -> tu
         tables = walk(copy.tables).to_state(copy.counted)
     except GuestError as error:
         return {}, dict.fromkeys(KERNEL_SOURCES, error.message)
-    found = {TABLES: format_tables(tables).encode(), PAUSE: f"{copy.pause:.6f}\n".encode()}
+    found, missing = record_sources(copy.records)
+    found |= {TABLES: format_tables(tables).encode(), PAUSE: f"{copy.pause:.6f}\n".encode()}
     if isinstance(copy.sections, NotObserved):
-        return found, {SECTIONS: copy.sections.reason}
+        return found, missing | {SECTIONS: copy.sections.reason}
     decoded = decode_sections(copy.sections)
     pages = _struct_pages(copy.sections.layout, copy.tables.tables.page_size, decoded.sections, tables, memory)
     found[SECTIONS] = (format_sections(decoded.sections, decoded.faults) + format_pages(pages)).encode()
-    return found, {}
+    return found, missing
+
+
+def _types(image: Btf | None, beside: Path, note: Mapping[str, str]) -> Btf | NotObserved:
+    """The layouts of the kernel's types: those in its image, else those in the file ``beside`` it."""
+    try:
+        blob = find_btf(read_file(beside, MAX_BLOB)) if image is None else None
+        btf = image if blob is None else Btf(blob)
+        if btf is None:
+            return NotObserved(f"{beside} holds no BTF")
+        return checked_types(btf, note)
+    except FileNotFoundError:
+        return NotObserved(f"the kernel's image has no BTF, and there is no {beside.name} beside it")
+    except OSError as error:
+        return NotObserved(f"{beside} cannot be read: {error.strerror}")
+    except ParseError as error:
+        return NotObserved(error.message)
 
 
 def _struct_pages(

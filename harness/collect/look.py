@@ -14,7 +14,7 @@ from typing import TypeVar
 from harness.arch import ArchSpec, arch_named
 from harness.bounded import MAX_CONFIG, gunzip, load_json
 from harness.codec import Codec
-from harness.collect.hostside import KERNEL_SOURCES, KernelView, kernel_sources, regions
+from harness.collect.hostside import KERNEL_SOURCES, Glance, KernelView, kernel_sources, regions
 from harness.collect.parse_cache import ParseCache
 from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES, Frame, new_boundary, parse_frames
 from harness.deadline import Deadline
@@ -22,7 +22,6 @@ from harness.errors import GuestError, ParseError
 from harness.guest.console import Console
 from harness.guest.overlay import SCRIPTS
 from harness.guest.ssh import Shell
-from harness.kmem.mem_section import Indices
 from harness.kmem.physical_memory import PhysicalMemory
 from harness.parsers.blocks import parse_blocks
 from harness.parsers.dax import parse_dax
@@ -35,7 +34,7 @@ from harness.parsers.hosttables import (
     parse_struct_pages,
     parse_tables,
 )
-from harness.parsers.iomem import looks_torn, parse_iomem
+from harness.parsers.iomem import HOST_IOMEM, looks_torn, parse_iomem
 from harness.parsers.kernel_config import parse_config
 from harness.parsers.meminfo import parse_meminfo
 from harness.parsers.notes import STRICT, Notes
@@ -46,7 +45,7 @@ from harness.parsers.vmstat import parse_vmstat
 from harness.parsers.zoneinfo import parse_zoneinfo
 from harness.qemu.machine import Machine
 from harness.qemu.memdev import memory_devices
-from harness.state import Garbled, GuestState, KernelFacts, MemoryDevice, NotObserved, Unknown
+from harness.state import Garbled, GuestState, KernelFacts, KernelRecords, MemoryDevice, NotObserved, Unknown
 
 T = TypeVar("T")
 
@@ -112,11 +111,11 @@ def collect_state(
             frames = _run(shell, wanted, deadline)
             if "iomem" in frames:
                 frames["iomem"] = _settled_iomem(shell, frames["iomem"], deadline)
-            raw, memory, roots = from_host.result()
+            raw, memory, glance = from_host.result()
         seen: dict[str, bytes] = {}
         unseen = dict.fromkeys(KERNEL_SOURCES, "the guest's memory was not read")
         if machine is not None and kernel is not None and memory is not None:
-            seen, unseen = kernel_sources(kernel.copy(machine, memory, deadline, roots, stray=stray), memory)
+            seen, unseen = kernel_sources(kernel.copy(machine, memory, deadline, glance, stray=stray), memory)
     raw |= seen
     absent = {name: "QEMU was not asked" for name in ("devices", "backends") if name not in raw}
     absent |= unseen
@@ -208,6 +207,9 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts, cache: ParseCache 
         section_faults=parsed(SECTIONS, parse_section_faults, "section_faults"),
         struct_pages=parsed(SECTIONS, parse_struct_pages, "struct_pages"),
         pause=parsed("pause", _parse_pause),
+        records=KernelRecords(
+            iomem=noted("host_iomem", lambda text, notes: parse_iomem(text, notes, source=HOST_IOMEM)),
+        ),
     )
     return replace(state, unknown=tuple(unknown), garbled=tuple(garbled), dmesg_lost=dmesg_lost)
 
@@ -247,7 +249,7 @@ def _run(shell: Shell, sources: Iterable[str], deadline: Deadline) -> dict[str, 
 
 def _look_from_outside(
     machine: Machine | None, kernel: KernelView | None, stack: contextlib.ExitStack, deadline: Deadline
-) -> tuple[dict[str, bytes], PhysicalMemory | None, Indices | NotObserved | None]:
+) -> tuple[dict[str, bytes], PhysicalMemory | None, Glance | None]:
     """Query QEMU, map the guest's memory for the lifetime of ``stack``, and locate what will be read from it."""
     if machine is None:
         return {}, None, None

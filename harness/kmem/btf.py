@@ -105,6 +105,7 @@ class Btf:
         self._starts = np.array(_type_starts(self._words), dtype=np.intp)
         self._names = self._words[self._starts]
         self._kinds = (self._words[self._starts + 1] >> np.uint32(24)) & np.uint32(31)
+        self._found: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
         """How many types there are, void not counted."""
@@ -149,8 +150,10 @@ class Btf:
 
     def _records(self, name: str) -> list[int]:
         """Numbers (from 0 on: one less than BTF's) of the structs and unions called ``name``."""
-        where = self._named_records
-        return [int(number) for number in where[np.isin(self._names[where], self._string_offsets(name))]]
+        if name not in self._found:
+            where = self._named_records
+            self._found[name] = where[np.isin(self._names[where], self._string_offsets(name))].tolist()
+        return self._found[name]
 
     def _enums_with(self, name: str) -> list[int]:
         hits = np.flatnonzero(np.isin(self._words, self._string_offsets(name)))

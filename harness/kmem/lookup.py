@@ -15,7 +15,7 @@ import numpy as np
 from harness.arch.pagetable import TableFormat
 from harness.kmem._copy import physical
 from harness.kmem.address import DirectMap, Untranslated
-from harness.kmem.physical_memory import Flags, Indices, PhysicalMemory, Words
+from harness.kmem.physical_memory import Flags, Indices, OutsideMemory, PhysicalMemory, Words
 from harness.state import NotObserved
 
 _ENTRY = 8
@@ -72,14 +72,25 @@ class LiveTables:
 class KernelReader:
     """Dereferences kernel pointers in a paused guest.
 
-    Its methods raise Untranslated for a pointer that is not mapped, and OutsideMemory.
+    ``likely`` are pages outside the linear map that will be read, such as the ``walked`` ones of an earlier reader:
+    one walk for all of them is much quicker than one for each. Methods raise Untranslated for a pointer that is not
+    mapped, and OutsideMemory.
     """
 
-    def __init__(self, memory: PhysicalMemory, direct: DirectMap, tables: TableFormat) -> None:
+    def __init__(
+        self, memory: PhysicalMemory, direct: DirectMap, tables: TableFormat, likely: Collection[int] = ()
+    ) -> None:
         self.memory, self.direct = memory, direct
         self.live = LiveTables(memory, tables)
         self._page = tables.page_size
+        self._likely = likely
+        #: physical addresses of pages, -1 for one that is not mapped
         self._known: dict[int, int] = {}
+
+    @property
+    def walked(self) -> tuple[int, ...]:
+        """The virtual addresses of all pages that were looked up in the page tables."""
+        return tuple(self._known)
 
     def physical(self, address: int) -> int:
         """The physical address behind a kernel pointer. In the linear map this is fast arithmetic."""
@@ -109,22 +120,52 @@ class KernelReader:
         """``count`` 64-bit words from ``address`` on."""
         return tuple(np.frombuffer(self.read(address, count * 8), dtype="<u8").tolist())
 
+    def gather(self, addresses: Words, count: int) -> tuple[Words, Flags]:
+        """``count`` 64-bit words from each of ``addresses`` on (multiples of 8), one row each.
+
+        The second array has the same shape: whether a word could be read; it is 0 otherwise.
+        """
+        cells = (addresses[:, None] + np.arange(count, dtype=np.uint64) * np.uint64(8)).ravel()
+        where, found = self.direct.translate(cells)
+        beyond = np.flatnonzero(~found)
+        if len(beyond):
+            # One walk per page: neighbouring words mostly share it.
+            pages, page = np.unique(cells[beyond] & ~np.uint64(self._page - 1), return_inverse=True)
+            starts = np.array(self._find(pages.tolist()), dtype=np.int64)
+            where[beyond] = starts.astype(np.uint64)[page] + cells[beyond] % np.uint64(self._page)
+            found[beyond] = starts[page] >= 0
+        found &= self.memory.holds(where, 8) & (where & np.uint64(7) == 0)
+        words = np.zeros(len(cells), dtype=np.uint64)
+        words[found] = self.memory.gather(where[found], 8)[:, 0]
+        return words.reshape(-1, count), found.reshape(-1, count)
+
     def _learn(self, pages: list[int]) -> None:
-        missing = [page for page in pages if page not in self._known]
-        if not missing:
-            return
-        where, mapped = self.live.translate(np.array(missing, dtype=np.uint64))
-        for page, physical_page, there in zip(missing, where.tolist(), mapped.tolist(), strict=True):
-            if not there:
+        for page, physical_page in zip(pages, self._find(pages), strict=True):
+            if physical_page < 0:
                 raise Untranslated(page, "is not mapped")
-            self._known[page] = physical_page
+
+    def _find(self, pages: list[int]) -> list[int]:
+        if not self._known.keys() >= set(pages):
+            missing = [page for page in {*pages, *self._likely} if page not in self._known]
+            self._likely = ()
+            where, mapped = self.live.translate(np.array(missing, dtype=np.uint64))
+            there = np.where(mapped, where.astype(np.int64), -1)
+            self._known.update(zip(missing, there.tolist(), strict=True))
+        return [self._known[page] for page in pages]
 
 
 def find_symbols(reader: KernelReader, note: Mapping[str, str], names: Collection[str]) -> dict[str, int] | NotObserved:
     """The addresses of those ``names`` that exist; the first one if several symbols share a name.
 
-    ``note`` is vmcoreinfo. Raises Untranslated and OutsideMemory if the table is not where the note says.
+    ``note`` is vmcoreinfo. Not observed if the kernel has no table, or it is not where the note says.
     """
+    try:
+        return _symbols(reader, note, names)
+    except (Untranslated, OutsideMemory) as error:
+        return NotObserved(f"the kernel's symbols cannot be read: {error.message}")
+
+
+def _symbols(reader: KernelReader, note: Mapping[str, str], names: Collection[str]) -> dict[str, int] | NotObserved:
     keys = ("kallsyms_names", "kallsyms_num_syms", "kallsyms_token_table", "kallsyms_token_index", "kallsyms_offsets")
     places = {}
     for key in keys:

@@ -9,6 +9,7 @@ kernel/vmcore_info.c (v6.12).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -47,6 +48,9 @@ _ZONE_NAMES = {
     "ZONE_DEVICE": "Device",
 }
 _NUMBER_OF_ZONES = "__MAX_NR_ZONES"
+#: types whose sizes and offsets in vmcoreinfo tell whether BTF belongs to the kernel
+_COMPARED = ("mem_section", "page", "pglist_data", "zone", "free_area", "list_head")
+_OFFSET = re.compile(r"OFFSET\((\w+)\.(\w+)\)")
 _NO_SUBSECTIONS = NotObserved("the kernel keeps no sub-sections (no CONFIG_SPARSEMEM_VMEMMAP)")
 
 
@@ -153,7 +157,9 @@ def _layout(
     array = _array(note, kernel.page_size, memory_bits - section_bits)
     map_offset = _number(note, "OFFSET(mem_section.section_mem_map)", limit=array.entry_size, unit=8)
     if btf is not None:
-        _same(note, btf)
+        if differs := misfit(note, btf):
+            # Worse than none.
+            raise _Unknown(differs)
         build = _by_btf(btf)
     else:
         build = _by_config(options)
@@ -203,23 +209,30 @@ def _array(note: Mapping[str, str], page_size: int, bits: int) -> SectionArray:
     raise _Unknown(f"the vmcoreinfo note has {roots} roots of mem_section, which fits neither kind of SPARSEMEM")
 
 
-def _same(note: Mapping[str, str], btf: Btf) -> None:
-    """Raise if the BTF belongs to another kernel, which would be worse than none."""
-    sizes = {
-        f"SIZE({name})": size
-        for name in ("mem_section", "page", "pglist_data", "zone")
-        if (size := btf.size(name)) is not None
-    }
-    offsets = {
-        f"OFFSET({struct}.{member})": found.offset
-        for struct, member in (("mem_section", "section_mem_map"), ("page", "flags"), ("page", "_refcount"))
-        if (found := btf.member(struct, member)) is not None
-    }
-    for key, value in (sizes | offsets).items():
-        if key in note and note[key] != str(value):
-            raise _Unknown(
-                f"the BTF is not that of the running kernel: {key} is {value} in the BTF, {note[key]} in the kernel"
-            )
+def misfit(note: Mapping[str, str], btf: Btf) -> str | None:
+    """How ``btf`` differs from the sizes and offsets in the kernel's vmcoreinfo ``note``: "" if it does not.
+
+    None if it has none of them. Raises ParseError for broken BTF.
+    """
+    found = [(key, btf.size(name)) for name in _COMPARED if (key := f"SIZE({name})") in note]
+    for key in note:
+        place = _OFFSET.fullmatch(key)
+        if place is not None and place[1] in _COMPARED:
+            member = btf.member(place[1], place[2])
+            found.append((key, None if member is None else member.offset))
+    told = [(key, value) for key, value in found if value is not None]
+    for key, value in told:
+        if note[key] != str(value):
+            return f"the BTF is not that of the running kernel: {key} is {value} in the BTF, {note[key]} in the kernel"
+    return "" if told else None
+
+
+def checked_types(btf: Btf, note: Mapping[str, str]) -> Btf | NotObserved:
+    """``btf`` if it fits the kernel that wrote the vmcoreinfo ``note``. Raises ParseError for broken BTF."""
+    differs = misfit(note, btf)
+    if differs is None:
+        return NotObserved("the BTF has none of the types in the kernel's vmcoreinfo")
+    return NotObserved(differs) if differs else btf
 
 
 def _by_btf(btf: Btf) -> _Build:

@@ -26,15 +26,17 @@ from harness.arch.pagetable import TableFormat
 from harness.errors import InfraError
 from harness.kmem._copy import TableImage, physical
 from harness.kmem.address import Untranslated
-from harness.kmem.lookup import KernelReader, find_symbols
+from harness.kmem.lookup import KernelReader
 from harness.kmem.physical_memory import Flags, OutsideMemory, PhysicalMemory, Words
 from harness.state import NotObserved, TableCount
 
-_SYMBOLS = ("init_task", "init_mm", "swapper_pg_dir", "vm_node_stat", "vmstat_text", "idle_threads", "__per_cpu_offset")
+_NEEDED = ("init_task", "init_mm", "swapper_pg_dir", "vm_node_stat", "vmstat_text", "idle_threads", "__per_cpu_offset")
 #: one of the two exists: an array of pointers with CONFIG_NUMA, the only node without
 _NODES = ("node_data", "contig_page_data")
 #: struct mm_struct exists for EFI's runtime services too (drivers/firmware/efi/efi.c)
 _OTHERS = ("efi_mm",)
+#: what ``count_layout`` looks for
+SYMBOLS = (*_NEEDED, *_NODES, *_OTHERS)
 _FIRST_OF_NODE, _PAGETABLE = b"nr_inactive_anon", b"nr_page_table_pages"
 #: entries of vmstat_text; 7.3 has about 200
 _MAX_TEXTS = 1024
@@ -96,14 +98,22 @@ class _NotTold(Exception):
 
 
 def count_layout(
-    reader: KernelReader, note: Mapping[str, str], tables: TableFormat, vmemmap: int, nodes: int
+    reader: KernelReader,
+    note: Mapping[str, str],
+    symbols: Mapping[str, int] | NotObserved,
+    tables: TableFormat,
+    vmemmap: int,
+    nodes: int,
 ) -> CountLayout | NotObserved:
     """Locate them in a paused guest; ``note`` is its vmcoreinfo, ``vmemmap`` the address of pfn 0's struct page.
 
-    ``nodes`` is the kernel's maximum number of nodes. Returns NotObserved with the reason if anything is missing.
+    ``symbols`` are the addresses of SYMBOLS, ``nodes`` is the kernel's maximum number of nodes. Returns NotObserved
+    with the reason if anything is missing.
     """
     try:
-        return _layout(reader, note, tables, vmemmap, nodes)
+        if isinstance(symbols, NotObserved):
+            raise _NotTold(symbols.reason)
+        return _layout(reader, note, symbols, tables, vmemmap, nodes)
     except _NotTold as untold:
         return NotObserved(f"the page tables cannot be counted: {untold}")
     except (Untranslated, OutsideMemory) as error:
@@ -111,12 +121,14 @@ def count_layout(
 
 
 def _layout(
-    reader: KernelReader, note: Mapping[str, str], tables: TableFormat, vmemmap: int, nodes: int
+    reader: KernelReader,
+    note: Mapping[str, str],
+    symbols: Mapping[str, int],
+    tables: TableFormat,
+    vmemmap: int,
+    nodes: int,
 ) -> CountLayout:
-    symbols = find_symbols(reader, note, (*_SYMBOLS, *_NODES, *_OTHERS))
-    if isinstance(symbols, NotObserved):
-        raise _NotTold(symbols.reason)
-    missing = [name for name in _SYMBOLS if name not in symbols]
+    missing = [name for name in _NEEDED if name not in symbols]
     if missing:
         raise _NotTold(f"the kernel's symbols have no {', '.join(missing)} (CONFIG_KALLSYMS_ALL)")
     offsets = tuple(_cpu_offsets(reader, symbols["__per_cpu_offset"]))

@@ -13,6 +13,8 @@ from harness.state import IomemEntry
 from harness.units import AddrRange
 
 SOURCE = "/proc/iomem"
+#: the same tree as the host reads it
+HOST_IOMEM = "the resource tree in guest memory"
 
 #: values of the kernel's MAX_IORES_LEVEL: deeper entries are printed at this depth. 5 in v6.1 and v6.12, 8 in v7.2 and
 #: v7.3.
@@ -39,7 +41,7 @@ class _Node:
         return IomemEntry(self.range, self.name, tuple(child.freeze() for child in self.children))
 
 
-def parse_iomem(text: str, notes: Notes = STRICT) -> tuple[IomemEntry, ...]:
+def parse_iomem(text: str, notes: Notes = STRICT, *, source: str = SOURCE) -> tuple[IomemEntry, ...]:
     """Return the top-level entries of ``text`` with nested children (the kernel indents by two spaces per level).
 
     Addresses are bytes; the kernel's inclusive ends become half-open. An end one below its start, as the kernel prints
@@ -53,23 +55,23 @@ def parse_iomem(text: str, notes: Notes = STRICT) -> tuple[IomemEntry, ...]:
     nodes: list[_Node] = []
     all_zero = True
     line, row = 1, ""
-    for line, row in numbered(SOURCE, text, notes):
-        node = _parse_line(line, row, notes)
+    for line, row in numbered(source, text, notes):
+        node = _parse_line(source, line, row, notes)
         if node is None:
             continue
         above = nodes[-1].depth if nodes else -1
         if node.depth > above + 1:
-            notes.add_garbled(SOURCE, line, row, f"nested {node.depth} levels deep below a line at level {above}")
+            notes.add_garbled(source, line, row, f"nested {node.depth} levels deep below a line at level {above}")
             node.depth = above + 1
         if node.depth > max(DEEPEST):
-            notes.add_unknown(SOURCE, f"line nested deeper than {max(DEEPEST)} levels", row)
+            notes.add_unknown(source, f"line nested deeper than {max(DEEPEST)} levels", row)
             node.depth = min(node.depth, MAX_DEPTH)
         nodes.append(node)
         all_zero = all_zero and node.range == AddrRange(0, 1)
     if not nodes:
-        raise ParseError(SOURCE, 1, text[:200], "no line with a range, but every kernel lists at least its RAM")
+        raise ParseError(source, 1, text[:200], "no line with a range, but every kernel lists at least its RAM")
     if all_zero:
-        raise ParseError(SOURCE, line, row, "all addresses are zero: the reader was not root (CAP_SYS_ADMIN)")
+        raise ParseError(source, line, row, "all addresses are zero: the reader was not root (CAP_SYS_ADMIN)")
     return tuple(node.freeze() for node in _nest(nodes))
 
 
@@ -102,20 +104,20 @@ def _nest(nodes: list[_Node]) -> list[_Node]:
     return roots
 
 
-def _parse_line(line: int, row: str, notes: Notes) -> _Node | None:
+def _parse_line(source: str, line: int, row: str, notes: Notes) -> _Node | None:
     match = _LINE.fullmatch(row)
     if match is None:
-        notes.add_garbled(SOURCE, line, row, "not '<start>-<end> : <name>'")
+        notes.add_garbled(source, line, row, "not '<start>-<end> : <name>'")
         return None
     indent, start, last, name = len(match[1]), int(match[2], 16), int(match[3], 16), match[4]
     for digits in (match[2], match[3]):
         if len(digits) > 8 and digits[0] == "0":
-            notes.add_garbled(SOURCE, line, row, f"address {digits} is padded beyond eight digits")
+            notes.add_garbled(source, line, row, f"address {digits} is padded beyond eight digits")
     if indent % 2:
-        notes.add_garbled(SOURCE, line, row, f"indented by {indent} spaces, which is not a multiple of two")
+        notes.add_garbled(source, line, row, f"indented by {indent} spaces, which is not a multiple of two")
     if last + 1 < start:
-        notes.add_garbled(SOURCE, line, row, "range runs backwards")
+        notes.add_garbled(source, line, row, "range runs backwards")
         last = start - 1
     if not name.strip():
-        notes.add_garbled(SOURCE, line, row, "a resource without a name")
+        notes.add_garbled(source, line, row, "a resource without a name")
     return _Node(AddrRange(start, last + 1), name, indent // 2)

@@ -14,6 +14,9 @@ from harness.errors import UsageError
 from harness.qemu.devices.device import BackendOptions, DeviceSpec, PciDeviceSpec, check_backend, check_size
 from harness.units import MIB, AddrRange, format_size
 
+#: the file beside an Image that lays out its kernel's types (BTF), if it has one
+LAYOUTS = "layouts.btf"
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
@@ -77,6 +80,11 @@ class MachineSpec:
         if self.firmware is not None:
             found += [("firmware code", self.firmware.code), ("firmware variables", self.firmware.vars)]
         return tuple(found)
+
+    @property
+    def layouts(self) -> Path:
+        """Where the layouts of the kernel's types are, unless its Image has them."""
+        return self.kernel.with_name(LAYOUTS)
 
     @property
     def boot_backends(self) -> tuple[str, ...]:

@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.arch import arch_named
 from harness.arch.pagetable import TableFormat
 from harness.kmem._copy import copy_tables
 from harness.kmem.address import DirectMap, Window
-from harness.kmem.lookup import KernelReader
+from harness.kmem.lookup import KernelReader, find_symbols
 from harness.kmem.physical_memory import PhysicalMemory, Region
-from harness.kmem.tablecount import CountLayout, count_layout, count_tables
+from harness.kmem.tablecount import SYMBOLS, CountLayout, count_layout, count_tables
 from harness.state import NotObserved, TableCount
 from harness.units import MIB, AddrRange
 
@@ -221,17 +222,22 @@ class CountGuest:
         }
         return arch_named("arm64").table_format(note, PAGE)
 
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[KernelReader]:
+        """Reads its memory."""
+        direct = DirectMap((Window(AddrRange.sized(LINEAR, SIZE), LINEAR - BASE),))
+        with PhysicalMemory([Region(AddrRange.sized(BASE, SIZE), self.path)]) as memory:
+            yield KernelReader(memory, direct, self.format())
+
     def look(self) -> tuple[frozenset[int], TableCount] | NotObserved:
         """Probe and count."""
-        direct = DirectMap((Window(AddrRange.sized(LINEAR, SIZE), LINEAR - BASE),))
-        tables = self.format()
-        with PhysicalMemory([Region(AddrRange.sized(BASE, SIZE), self.path)]) as memory:
-            reader = KernelReader(memory, direct, tables)
-            layout = count_layout(reader, self.note, tables, VMEMMAP, 4)
+        with self.reader() as reader:
+            symbols = find_symbols(reader, self.note, SYMBOLS)
+            layout = count_layout(reader, self.note, symbols, self.format(), VMEMMAP, 4)
             if isinstance(layout, NotObserved):
                 return layout
             assert isinstance(layout, CountLayout)
-            return count_tables(reader, layout, copy_tables(memory, tables))
+            return count_tables(reader, layout, copy_tables(reader.memory, self.format()))
 
 
 def _packed(name: str) -> bytes:
