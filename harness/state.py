@@ -331,10 +331,16 @@ _UNREAD = NotObserved("the guest's memory was not read")
 class KernelRecords:
     """What the host read of the kernel's own records in guest memory, while the guest was paused.
 
-    Each is what the text of the same name tells: the resource tree is that of /proc/iomem.
+    Each is what the text of the same name tells: the resource tree is that of /proc/iomem. ``blocks`` have neither
+    ``removable`` nor an offline block's ``valid_zones``; ``vmstat`` are counters of zones, nodes and memmap, exact;
+    ``meminfo`` is MemTotal alone.
     """
 
     iomem: tuple[IomemEntry, ...] | NotObserved = _UNREAD
+    blocks: tuple[MemoryBlock, ...] | NotObserved = _UNREAD
+    zones: tuple[Zone, ...] | NotObserved = _UNREAD
+    vmstat: MappingABC[str, int] | NotObserved = _UNREAD
+    meminfo: MappingABC[str, int] | NotObserved = _UNREAD
 
 
 @dataclass(frozen=True)

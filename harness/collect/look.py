@@ -23,7 +23,7 @@ from harness.guest.console import Console
 from harness.guest.overlay import SCRIPTS
 from harness.guest.ssh import Shell
 from harness.kmem.physical_memory import PhysicalMemory
-from harness.parsers.blocks import parse_blocks
+from harness.parsers.blocks import HOST_BLOCKS, parse_blocks
 from harness.parsers.dax import parse_dax
 from harness.parsers.dmesg import parse_dmesg
 from harness.parsers.hosttables import (
@@ -209,6 +209,10 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts, cache: ParseCache 
         pause=parsed("pause", _parse_pause),
         records=KernelRecords(
             iomem=noted("host_iomem", lambda text, notes: parse_iomem(text, notes, source=HOST_IOMEM)),
+            blocks=noted("host_blocks", lambda text, notes: parse_blocks(text, notes, source=HOST_BLOCKS)),
+            zones=parsed("host_zoneinfo", parse_zoneinfo),
+            vmstat=parsed("host_vmstat", parse_vmstat),
+            meminfo=parsed("host_meminfo", parse_meminfo),
         ),
     )
     return replace(state, unknown=tuple(unknown), garbled=tuple(garbled), dmesg_lost=dmesg_lost)

@@ -6,12 +6,13 @@ A record is found once per boot by its module in ``kmem``, copied while the gues
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from harness.errors import InfraError, ParseError
-from harness.kmem import resource_tree
+from harness.kmem import block_devices, node_zones, resource_tree, vm_counters
 from harness.kmem.btf import Btf
 from harness.kmem.lookup import KernelReader
 from harness.state import NotObserved
@@ -31,7 +32,7 @@ class Record(Protocol):
         """Copy it from a paused guest; ``before`` is a copy made just before, while it ran. Raises InfraError."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BootedKernel:
     """A paused guest's kernel: its memory, vmcoreinfo, the addresses of ``SYMBOLS``, and the layouts of its types."""
 
@@ -40,13 +41,22 @@ class BootedKernel:
     symbols: Mapping[str, int]
     types: Btf
 
+    @functools.cached_property
+    def zones(self) -> node_zones.NodeZones | NotObserved:
+        """Where its zones are. Raises InfraError, ParseError."""
+        return node_zones.node_zones(self.reader, self.note, self.symbols, self.types)
+
 
 #: the raw sources, and how each is found; raises InfraError or ParseError
 FINDERS: Mapping[str, Callable[[BootedKernel], Record | NotObserved]] = {
     "host_iomem": lambda kernel: resource_tree.resource_tree(kernel.reader, kernel.symbols, kernel.types),
+    "host_blocks": lambda kernel: block_devices.block_devices(kernel.symbols, kernel.types, kernel.zones),
+    "host_zoneinfo": lambda kernel: kernel.zones,
+    "host_vmstat": lambda kernel: vm_counters.vm_counters(kernel.reader, kernel.symbols, kernel.types, kernel.zones),
+    "host_meminfo": lambda kernel: vm_counters.total_memory(kernel.note, kernel.symbols),
 }
 #: the symbols of all records
-SYMBOLS = (resource_tree.ROOT,)
+SYMBOLS = (resource_tree.ROOT, *block_devices.SYMBOLS, *node_zones.SYMBOLS, *vm_counters.SYMBOLS)
 RECORD_SOURCES = tuple(FINDERS)
 
 #: each source's record, or why it cannot be read in this boot

@@ -24,28 +24,23 @@ import numpy as np
 
 from harness.arch.pagetable import TableFormat
 from harness.errors import InfraError
+from harness.kmem import node_zones
 from harness.kmem._copy import TableImage, physical
 from harness.kmem.address import Untranslated
 from harness.kmem.lookup import KernelReader
 from harness.kmem.physical_memory import Flags, OutsideMemory, PhysicalMemory, Words
+from harness.kmem.vm_counters import cpu_offsets, node_item
 from harness.state import NotObserved, TableCount
 
 _NEEDED = ("init_task", "init_mm", "swapper_pg_dir", "vm_node_stat", "vmstat_text", "idle_threads", "__per_cpu_offset")
-#: one of the two exists: an array of pointers with CONFIG_NUMA, the only node without
-_NODES = ("node_data", "contig_page_data")
 #: struct mm_struct exists for EFI's runtime services too (drivers/firmware/efi/efi.c)
 _OTHERS = ("efi_mm",)
 #: what ``count_layout`` looks for
-SYMBOLS = (*_NEEDED, *_NODES, *_OTHERS)
-_FIRST_OF_NODE, _PAGETABLE = b"nr_inactive_anon", b"nr_page_table_pages"
-#: entries of vmstat_text; 7.3 has about 200
-_MAX_TEXTS = 1024
+SYMBOLS = (*_NEEDED, *node_zones.SYMBOLS, *_OTHERS)
+_PAGETABLE = "nr_page_table_pages"
 _TASK_BYTES, _MM_BYTES = 8192, 2048
 _COMM_BYTES = 16
 _MAX_TASKS = 1 << 16
-_MAX_CPUS = 4096
-#: upper limit for the distance between the copies of different CPUs
-_FAR = 1 << 44
 #: how many node counters must match before a place counts as pglist_data.vm_stat
 _ALIKE = 24
 
@@ -77,13 +72,16 @@ class TaskLayout:
 class CountLayout:
     """The addresses that ``count_tables`` reads in one booted kernel.
 
-    ``counter`` is the address of vm_node_stat[NR_PAGETABLE], ``deltas`` those of each CPU's pending
-    changes, ``idle`` those of the pointers to the CPUs' idle tasks, ``others`` those of mms without a task.
-    ``struct_page`` is bytes, ``vmemmap`` the address of the first one.
+    ``counter`` is the address of vm_node_stat[NR_PAGETABLE], ``item`` its number. ``stats`` are the addresses of each
+    node's pointer to the CPUs' pending changes, ``cpus`` the per-CPU offsets, ``idle`` the addresses of the pointers to
+    the CPUs' idle tasks, ``others`` those of mms without a task. ``struct_page`` is bytes, ``vmemmap`` the address of
+    the first one.
     """
 
     counter: int
-    deltas: tuple[int, ...]
+    item: int
+    stats: tuple[int, ...]
+    cpus: tuple[int, ...]
     idle: tuple[int, ...]
     tasks: TaskLayout
     init_mm: int
@@ -131,14 +129,17 @@ def _layout(
     missing = [name for name in _NEEDED if name not in symbols]
     if missing:
         raise _NotTold(f"the kernel's symbols have no {', '.join(missing)} (CONFIG_KALLSYMS_ALL)")
-    offsets = tuple(_cpu_offsets(reader, symbols["__per_cpu_offset"]))
-    item = _item(reader, symbols["vmstat_text"])
+    offsets = tuple(cpu_offsets(reader, symbols["__per_cpu_offset"]))
+    item = node_item(reader, symbols["vmstat_text"], _PAGETABLE)
+    if item is None:
+        raise _NotTold(f"vmstat_text has no {_PAGETABLE}")
     pgdats = tuple(_pgdats(reader, symbols, nodes))
     stats = _stats(reader, symbols["vm_node_stat"], pgdats, _size(note, "SIZE(pglist_data)"))
-    deltas = [reader.word(pgdat + stats - 8) + 1 + item for pgdat in pgdats]
     return CountLayout(
         counter=symbols["vm_node_stat"] + 8 * item,
-        deltas=tuple((delta + offset) % (1 << 64) for delta in deltas for offset in offsets),
+        item=item,
+        stats=tuple(pgdat + stats - 8 for pgdat in pgdats),
+        cpus=offsets,
         idle=tuple((symbols["idle_threads"] + offset) % (1 << 64) for offset in offsets),
         tasks=_task_layout(reader, symbols, tables.levels[0].table_size),
         init_mm=symbols["init_mm"],
@@ -169,31 +170,6 @@ def _page_type(note: Mapping[str, str]) -> PageType:
     if buddy == 0xFFFFFFFF ^ 0x80:
         return PageType(offset, 0, 0xF0000200, 0xF0000000)
     raise _NotTold(f"this kernel's page types are unknown (PAGE_BUDDY_MAPCOUNT_VALUE is {buddy:#x})")
-
-
-def _cpu_offsets(reader: KernelReader, array: int) -> Iterator[int]:
-    """The offsets of the possible CPUs' per-CPU areas; the rest of the array is empty (setup_per_cpu_areas)."""
-    first = reader.word(array)
-    for number in range(_MAX_CPUS):
-        offset = reader.word(array + 8 * number)
-        # If every element of the array is used, other data follows.
-        if offset == 0 or abs(offset - first) > _FAR:
-            return
-        yield offset
-
-
-def _item(reader: KernelReader, texts: int) -> int:
-    """NR_PAGETABLE: the names of a node's counters are consecutive (vmstat_text, mm/vmstat.c)."""
-    names = []
-    for number in range(_MAX_TEXTS):
-        at = reader.word(texts + 8 * number)
-        name = reader.read(at, 64).partition(b"\0")[0] if at else b""
-        names.append(name)
-        if name == _PAGETABLE:
-            break
-    if _PAGETABLE not in names or _FIRST_OF_NODE not in names:
-        raise _NotTold("vmstat_text has no nr_page_table_pages")
-    return names.index(_PAGETABLE) - names.index(_FIRST_OF_NODE)
 
 
 def _pgdats(reader: KernelReader, symbols: Mapping[str, int], nodes: int) -> Iterator[int]:
@@ -297,10 +273,17 @@ def count_tables(reader: KernelReader, layout: CountLayout, image: TableImage) -
     marked = own[_marked(reader, layout, own, image.tables)]
     others = _tables_of(reader.memory, image.tables, tuple(_roots(reader, layout)))
     users = int(np.count_nonzero(_marked(reader, layout, np.setdiff1d(others, own), image.tables)))
-    waiting = (int.from_bytes(reader.read(at, 1), "little", signed=True) for at in layout.deltas)
     counter = reader.word(layout.counter)
     counter -= 1 << 64 if counter >> 63 else 0
-    return frozenset(marked.tolist()), TableCount(counter + sum(waiting), len(marked), users)
+    return frozenset(marked.tolist()), TableCount(counter + sum(_waiting(reader, layout)), len(marked), users)
+
+
+def _waiting(reader: KernelReader, layout: CountLayout) -> Iterator[int]:
+    """Each CPU's pending change of each node. A node gets new ones with its first memory (hotadd_init_pgdat)."""
+    for place in dict.fromkeys(map(reader.word, layout.stats)):
+        for offset in layout.cpus:
+            at = (place + 1 + layout.item + offset) % (1 << 64)
+            yield int.from_bytes(reader.read(at, 1), "little", signed=True)
 
 
 def _roots(reader: KernelReader, layout: CountLayout) -> Iterator[int]:

@@ -12,6 +12,8 @@ from harness.parsers.notes import STRICT, Notes
 from harness.state import MemoryBlock
 
 SOURCE = "/sys/devices/system/memory"
+#: the same blocks as the host reads them
+HOST_BLOCKS = "the memory blocks in guest memory"
 
 _LINE = re.compile(r"memory(0|[1-9][0-9]{0,15})/([^/:]+):(.*)", re.ASCII)
 # Any word is a state: BLK-2 decides which one is right. state_show prints an unknown state as ERROR-UNKNOWN-n; the
@@ -35,7 +37,7 @@ class _Block:
     nodes: list[int] = field(default_factory=list)
 
 
-def parse_blocks(text: str, notes: Notes = STRICT) -> tuple[MemoryBlock, ...]:
+def parse_blocks(text: str, notes: Notes = STRICT, *, source: str = SOURCE) -> tuple[MemoryBlock, ...]:
     """Return the memory blocks in numerical order.
 
     ``text`` holds one line per file or link, in any order: ``memory32/state:offline``,
@@ -47,39 +49,39 @@ def parse_blocks(text: str, notes: Notes = STRICT) -> tuple[MemoryBlock, ...]:
     or phys_index, which is omitted. Raises ParseError for a text without any block.
     """
     found: dict[int, _Block] = {}
-    for line, row in numbered(SOURCE, text, notes):
+    for line, row in numbered(source, text, notes):
         match = _LINE.fullmatch(row)
         if match is None:
-            notes.add_unknown(SOURCE, "line", row)
+            notes.add_unknown(source, "line", row)
         elif match[2] not in _VALUES:
-            notes.add_unknown(SOURCE, "file of a memory block", f"{match[2]}:{match[3]}")
+            notes.add_unknown(source, "file of a memory block", f"{match[2]}:{match[3]}")
         else:
-            _take(found.setdefault(int(match[1]), _Block(line, row)), line, row, match[2], match[3], notes)
+            _take(source, found.setdefault(int(match[1]), _Block(line, row)), line, row, match[2], match[3], notes)
     if not found:
-        raise ParseError(SOURCE, 1, text[:200], "no memory block")
-    blocks = (_freeze(index, found[index], notes) for index in sorted(found))
+        raise ParseError(source, 1, text[:200], "no memory block")
+    blocks = (_freeze(source, index, found[index], notes) for index in sorted(found))
     return tuple(block for block in blocks if block is not None)
 
 
-def _take(block: _Block, line: int, row: str, name: str, value: str, notes: Notes) -> None:
+def _take(source: str, block: _Block, line: int, row: str, name: str, value: str, notes: Notes) -> None:
     if _VALUES[name].fullmatch(value) is None:
-        notes.add_garbled(SOURCE, line, row, f"not valid content of {name!r}")
+        notes.add_garbled(source, line, row, f"not valid content of {name!r}")
     elif name == "node":
         if int(value) in block.nodes:
-            notes.add_garbled(SOURCE, line, row, "the same node link twice")
+            notes.add_garbled(source, line, row, "the same node link twice")
         else:
             block.nodes.append(int(value))
     elif name in block.files:
-        notes.add_garbled(SOURCE, line, row, "the same file twice")
+        notes.add_garbled(source, line, row, "the same file twice")
     else:
         block.files[name] = value
 
 
-def _freeze(index: int, block: _Block, notes: Notes) -> MemoryBlock | None:
+def _freeze(source: str, index: int, block: _Block, notes: Notes) -> MemoryBlock | None:
     files = block.files
     for name in ("state", "phys_index"):
         if name not in files:
-            notes.add_garbled(SOURCE, block.line, block.row, f"memory{index} has no {name}")
+            notes.add_garbled(source, block.line, block.row, f"memory{index} has no {name}")
             return None
     return MemoryBlock(
         index=index,

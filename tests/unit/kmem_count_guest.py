@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from harness.arch import arch_named
@@ -179,6 +179,13 @@ class CountGuest:
         for offset, value in zip(self.offsets, waiting, strict=True):
             self.write(stats + offset + 2048 + 1 + PAGETABLE, struct.pack("b", value))
 
+    def renew_stats(self, node: int, waiting: Sequence[int]) -> None:
+        """Give a node per-CPU counters of its own, as with its first memory (hotadd_init_pgdat)."""
+        place = self.symbols["boot_nodestats"] + 3072
+        self.put(self.pgdats[node] + STATS - 8, place)
+        for offset, value in zip(self.offsets, waiting, strict=True):
+            self.write(place + offset + 1 + PAGETABLE, struct.pack("b", value))
+
     def _note(self, relative: bool) -> dict[str, str]:
         names = [LONG, *self.symbols]
         packed = b"".join(_packed("d" + name) for name in names)
@@ -229,14 +236,15 @@ class CountGuest:
         with PhysicalMemory([Region(AddrRange.sized(BASE, SIZE), self.path)]) as memory:
             yield KernelReader(memory, direct, self.format())
 
-    def look(self) -> tuple[frozenset[int], TableCount] | NotObserved:
-        """Probe and count."""
+    def look(self, meanwhile: Callable[[], None] = lambda: None) -> tuple[frozenset[int], TableCount] | NotObserved:
+        """Probe and count; ``meanwhile`` is called in between."""
         with self.reader() as reader:
             symbols = find_symbols(reader, self.note, SYMBOLS)
             layout = count_layout(reader, self.note, symbols, self.format(), VMEMMAP, 4)
             if isinstance(layout, NotObserved):
                 return layout
             assert isinstance(layout, CountLayout)
+            meanwhile()
             return count_tables(reader, layout, copy_tables(reader.memory, self.format()))
 
 

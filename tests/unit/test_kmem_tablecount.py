@@ -68,6 +68,14 @@ def test_what_an_idle_cpu_holds_and_what_firmware_has_is_counted_once(tmp_path: 
     assert counted(guest) == TableCount(6, 0, 6)
 
 
+def test_a_node_that_gets_counters_of_its_own_later_is_counted(tmp_path: Path) -> None:
+    guest = CountGuest(tmp_path / "memory")
+    guest.add_task("sh", guest.add_mm((True, True, True)))
+    guest.count(1)
+    found = guest.look(meanwhile=lambda: guest.renew_stats(1, (3, -1)))
+    assert not isinstance(found, NotObserved) and found[1] == TableCount(3, 0, 3)
+
+
 @pytest.mark.parametrize(
     ("without", "reason"),
     [
