@@ -26,7 +26,7 @@ from harness.qemu.machine_spec import LAYOUTS
 #: the source package of the stable suite's long-term kernel
 DEFAULT_SOURCE = "linux-source-6.12"
 #: part of the cache key: increase it when the same inputs are built differently
-RECIPE = "2"
+RECIPE = "3"
 
 #: host requirements for building a kernel, besides a compiler for the architecture
 HOST_NEEDS = host_needs(
