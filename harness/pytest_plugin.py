@@ -41,6 +41,7 @@ _OPTIONS = (
     ("bundle-dir", "DIR", "keep every run's bundle there"),
     ("boot", "HOW", "cold, restore (from a snapshot) or auto (the default: restore if possible)"),
     ("rounds", "N", "repeat the steps of a soak N times"),
+    ("look", "HOW", "full (the default) or fast: see memhp run --help"),
     ("timeout", "S", "seconds for the boot and each step (default 120)"),
 )
 _NEEDS_GUEST = {"memhp_artifacts", "memhp_guest", "memhp_run"}
@@ -159,7 +160,7 @@ def memhp_guest_spec(request: pytest.FixtureRequest) -> GuestSpec:
 def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
     """How to run; bundles are kept in ``--memhp-bundle-dir``, or in pytest's temporary directory."""
     from harness.cli.guest_options import read_start
-    from harness.cli.values import read_rounds, read_seconds
+    from harness.cli.values import read_look, read_rounds, read_seconds
     from harness.errors import UsageError
     from harness.scenarios.run_options import RunOptions
 
@@ -168,12 +169,13 @@ def memhp_options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     try:
         timeout = read_seconds(_option(request.config, "timeout") or "120", "--memhp-timeout")
         start = read_start(_option(request.config, "boot") or "auto", "--memhp-boot")
+        look = read_look(_option(request.config, "look") or "full", "--memhp-look")
         said = _option(request.config, "rounds")
         rounds = None if said is None else read_rounds(said, "--memhp-rounds")
     except UsageError as error:
         _refuse(error)
     known = not request.config.getoption("--memhp-no-known-bugs")
-    return RunOptions(bundle_dir=bundles, timeout=timeout, start=start, rounds=rounds, known_bugs=known)
+    return RunOptions(bundle_dir=bundles, timeout=timeout, start=start, rounds=rounds, known_bugs=known, look=look)
 
 
 @pytest.fixture(scope="session")

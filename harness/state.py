@@ -20,6 +20,10 @@ class NotObserved:
     reason: str
 
 
+#: the reason why a fast look did not observe what the guest's text shows, and the host as well
+LEFT_OUT = "left to the full looks (--look=fast)"
+
+
 @dataclass(frozen=True, slots=True)
 class Unknown:
     """Guest text that memhp does not know and nothing needs: ``count`` pieces of one ``kind`` in ``source``.
@@ -356,7 +360,7 @@ class GuestState:
     guest was paused for ``pause`` seconds; ``struct_pages`` (by pfn, the last of each section) a moment later.
     ``records`` are of that pause, too.
     ``unknown`` counts text of the sources that memhp does not know; ``garbled`` are lines that no correct kernel
-    prints.
+    prints. ``left_out`` are the sources that a fast look did not read since the host observed the same.
     """
 
     raw: MappingABC[str, bytes] = field(repr=False)
@@ -384,3 +388,4 @@ class GuestState:
     garbled: tuple[Garbled, ...] = ()
     dmesg_lost: str = ""
     records: KernelRecords = KernelRecords()
+    left_out: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from harness.errors import InfraError
 from harness.scenarios.recheck import recheck
 from harness.scenarios.result import RunResult
 
-_SAME = ("number", "title", "verdict", "note", "checks", "changes", "bugs", "unseen")
+_SAME = ("number", "title", "verdict", "note", "checks", "changes", "bugs", "unseen", "look")
 
 
 def disagreements(run: RunResult, bundle: Path) -> list[str]:

@@ -17,7 +17,7 @@ from harness.check.counters import SLAB
 from harness.check.findings import CheckResult
 from harness.check.registry import CATALOGUE
 from harness.model.boot_layout import BootLayout
-from harness.state import GuestState, NotObserved
+from harness.state import LEFT_OUT, GuestState, NotObserved
 
 #: why a kernel cannot show something, "" if it can
 _Lack = Callable[[BootLayout], str]
@@ -124,9 +124,14 @@ class Demand:
     require: frozenset[str] = frozenset()
     allowed: frozenset[str] = frozenset()
 
-    def unmet(self, checks: Iterable[CheckResult], layout: BootLayout) -> tuple[str, ...]:
-        """Those of one step's ``checks`` that had to be observed and were not, each with its reason."""
+    def unmet(self, checks: Iterable[CheckResult], layout: BootLayout, state: GuestState) -> tuple[str, ...]:
+        """Those of one step's ``checks`` of ``state`` that had to be observed and were not, each with its reason.
+
+        What a fast look left out is judged at the full looks.
+        """
+        left = {LEFT_OUT} if state.left_out else set()
         unseen = [check for check in checks if check.status == "not-observed" and check.invariant not in self.allowed]
+        unseen = [check for check in unseen if check.reason not in left]
         if not unseen:
             return ()
         lacks, unknown = lacks_of(layout), _unknown_features(layout)

@@ -18,12 +18,14 @@ from harness.cli.values import (
     read_bench_rounds,
     read_integer,
     read_jobs,
+    read_look,
     read_names,
     read_rounds,
     read_seconds,
     read_size,
     read_state,
 )
+from harness.scenarios.run_options import Look
 
 _KERNELS = (
     "an Image, a kernel source tree to build, debian, debian:SUITE, debian:VERSION, a linux-image-… package, or purpose"
@@ -174,6 +176,13 @@ class RunningArguments(Arguments):
         "--fail-fast",
         "stop after the first scenario that does not pass",
         opposite=("--keep-going", "run all scenarios in any case (default)"),
+    )
+    look: Look = option(
+        "--look HOW",
+        "full (the default): read every source after every step; fast: leave out the guest's text where the host reads"
+        " the same from the guest's memory, but for the first and the last step, refusals and findings",
+        read=read_look,
+        default="full",
     )
     require: tuple[str, ...] = option(
         "--require LIST",

@@ -155,6 +155,7 @@ def run_options(
         jobs=jobs if arguments.jobs is None else arguments.jobs,
         known_bugs=arguments.known_bugs,
         demand=demand_of(arguments),
+        look=arguments.look,
     )
 
 

@@ -166,7 +166,8 @@ def _run(
         lack = room.lack([cell.memory for cell in waiting], jobs)
         if lack is not None:
             progress.say(lack)
-        argv = functools.partial(command, start=start_of(arguments), known_bugs=arguments.known_bugs, demand=demand)
+        known, look = arguments.known_bugs, arguments.look
+        argv = functools.partial(command, start=start_of(arguments), known_bugs=known, demand=demand, look=look)
         with CellBoard(out, sys.stderr, len(cells), color=arguments.color) as board:
             try:
                 Workers(store, jobs, _Board(board, cells, times, jobs), argv, room).run(cells, broken)

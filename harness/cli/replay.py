@@ -47,6 +47,7 @@ def run(arguments: ReplayArguments) -> int:
         start=recorded.start,
         known_bugs=arguments.known_bugs,
         demand=recorded.demand,
+        look=recorded.look,
     )
     with open_reporter(arguments) as reporter:
         parts = Resolver(reporter.progress).resolve(guest, recorded.scenario.needs)

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import cast
 
 from harness.bench import DEFAULT_ROUNDS, MAX_ROUNDS
 from harness.errors import UsageError
+from harness.scenarios.run_options import LOOKS, Look
 from harness.units import parse_size
 
 #: maximum number of parallel guests: each has a QEMU with two vCPUs and several threads of the harness
@@ -56,6 +58,13 @@ def _read_count(text: str, option: str, what: str, most: int, hint: str) -> int:
     if not 1 <= count <= most:
         raise UsageError(f"{option}: invalid {what}: {count}", hint=hint)
     return count
+
+
+def read_look(text: str, option: str) -> Look:
+    """How to look after a step."""
+    if text not in LOOKS:
+        raise UsageError(f"{option}: unknown look {text[:40]!r}", hint=" or ".join(LOOKS))
+    return cast(Look, text)
 
 
 def read_rounds(text: str, option: str) -> int:

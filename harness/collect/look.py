@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -15,6 +15,7 @@ from harness.arch import ArchSpec, arch_named
 from harness.bounded import MAX_CONFIG, gunzip, load_json
 from harness.codec import Codec
 from harness.collect.hostside import KERNEL_SOURCES, Glance, KernelView, kernel_sources, regions
+from harness.collect.looks import left_out_in
 from harness.collect.parse_cache import ParseCache
 from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES, Frame, new_boundary, parse_frames
 from harness.deadline import Deadline
@@ -45,7 +46,7 @@ from harness.parsers.vmstat import parse_vmstat
 from harness.parsers.zoneinfo import parse_zoneinfo
 from harness.qemu.machine import Machine
 from harness.qemu.memdev import memory_devices
-from harness.state import Garbled, GuestState, KernelFacts, KernelRecords, MemoryDevice, NotObserved, Unknown
+from harness.state import LEFT_OUT, Garbled, GuestState, KernelFacts, KernelRecords, MemoryDevice, NotObserved, Unknown
 
 T = TypeVar("T")
 
@@ -94,6 +95,7 @@ def collect_state(
     stray: int = 0,
     keep: Callable[[Mapping[str, bytes]], None] = lambda raw: None,
     cache: ParseCache | None = None,
+    left_out: Collection[str] = (),
 ) -> GuestState:
     """Take a snapshot. ``sources`` (of STATE_SOURCES) are the sources to read in the guest.
 
@@ -102,9 +104,10 @@ def collect_state(
     are not observed. The kernel log's lines and the console's alarms are those since the last snapshot of this guest;
     ``stray`` is the number of page tables by which that snapshot's count exceeded those found. If a source cannot be
     parsed, ``keep`` is called with the raw sources before the error is raised, and the console's alarms stay new.
-    ``cache`` is as in ``parse_state``. Raises GuestError, QemuError, ParseError, DeadlineExpired.
+    ``cache`` is as in ``parse_state``; ``left_out`` are the ``sources`` that a fast look omits.
+    Raises GuestError, QemuError, ParseError, DeadlineExpired.
     """
-    wanted = tuple(dict.fromkeys(("boot_id", "uptime", *sources)))
+    wanted = tuple(dict.fromkeys(("boot_id", "uptime", *(name for name in sources if name not in left_out))))
     with contextlib.ExitStack() as stack:
         with ThreadPoolExecutor(1, thread_name_prefix="memhp-host") as pool:
             from_host = pool.submit(_look_from_outside, machine, kernel, stack, deadline)
@@ -126,7 +129,7 @@ def collect_state(
         raw["console"] = _to_json([line.text for line in alarms])
     for name in STATE_SOURCES:
         if name not in wanted:
-            absent[name] = "not asked for"
+            absent[name] = LEFT_OUT if name in left_out else "not asked for"
     for name, frame in frames.items():
         if frame.status in ("ok", "lost"):
             raw[name] = frame.data
@@ -215,7 +218,8 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts, cache: ParseCache 
             meminfo=parsed("host_meminfo", parse_meminfo),
         ),
     )
-    return replace(state, unknown=tuple(unknown), garbled=tuple(garbled), dmesg_lost=dmesg_lost)
+    state = replace(state, unknown=tuple(unknown), garbled=tuple(garbled), dmesg_lost=dmesg_lost)
+    return replace(state, left_out=left_out_in(state, absent))
 
 
 def parse_parameters(text: str, notes: Notes = STRICT) -> dict[str, str]:

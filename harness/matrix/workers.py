@@ -32,7 +32,7 @@ from harness.report.json import dumps, load_results, results_to_json
 from harness.scenarios.file import load_scenario
 from harness.scenarios.memorybudget import MemoryBudget
 from harness.scenarios.result import RunResult
-from harness.scenarios.run_options import Start
+from harness.scenarios.run_options import Look, Start
 
 #: seconds between two polls of the running cells
 _TICK = 1.0
@@ -68,7 +68,12 @@ class Board(Protocol):
 
 
 def command(
-    cell: Cell, folder: Path, start: Start = "auto", known_bugs: bool = True, demand: Demand | None = None
+    cell: Cell,
+    folder: Path,
+    start: Start = "auto",
+    known_bugs: bool = True,
+    demand: Demand | None = None,
+    look: Look = "full",
 ) -> list[str]:
     """The command line that runs ``cell`` in ``folder``, as prepared by ``Store.begin``; the rest as in RunOptions."""
     words = [sys.executable, "-P", "-m", "harness", "--color", "never", "run", str(folder / "scenario.yaml")]
@@ -76,6 +81,7 @@ def command(
     words += ["--json", str(folder / "result.json"), "--timeout", f"{cell.timeout:g}"]
     words += [] if start == "auto" else ["--boot", start]
     words += [] if known_bugs else ["--no-known-bugs"]
+    words += [] if look == "full" else ["--look", look]
     words += ["--require", ",".join(sorted(demand.require))] if demand and demand.require else []
     words += ["--allow-unobserved", ",".join(sorted(demand.allowed))] if demand and demand.allowed else []
     return [*words, "--rounds", str(cell.rounds)] if cell.rounds is not None else words

@@ -110,7 +110,7 @@ def _codec() -> Codec:
     codec.describe(MemoryMap)
     codec.describe(
         StepResult,
-        since=("bugs", "unseen"),
+        since=("bugs", "unseen", "look"),
         # The memory is in the run's maps; ``stops`` has no meaning after the run.
         memory=override(omit=True),
         stops=override(omit=True),

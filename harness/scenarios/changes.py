@@ -5,14 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.arch.kernel_layout import KernelLayout
 from harness.check.iomem_invariants import paths
-from harness.state import GuestState, MemoryBlock, NotObserved, PageTables
+from harness.state import GuestState, HostTables, MemoryBlock, NotObserved, PageTables
 from harness.units import AddrRange, format_size, merge_ranges, subtract_ranges
 
 
-def describe_changes(before: GuestState, after: GuestState) -> tuple[str, ...]:
-    """Lines such as ``iomem + 80000000-bfffffff : System RAM`` and ``memory16-23 offline → online Movable``."""
-    return (*_iomem(before, after), *_blocks(before, after), *_mem_total(before, after), *_tables(before, after))
+def describe_changes(before: GuestState, after: GuestState, kernel: KernelLayout | None = None) -> tuple[str, ...]:
+    """Lines such as ``iomem + 80000000-bfffffff : System RAM`` and ``memory16-23 offline → online Movable``.
+
+    ``kernel`` tells the linear map from vmemmap where a fast look left the guest's own dump out.
+    """
+    tables = _tables(before, after, kernel)
+    return (*_iomem(before, after), *_blocks(before, after), *_mem_total(before, after), *tables)
 
 
 def _iomem(before: GuestState, after: GuestState) -> Iterator[str]:
@@ -63,15 +68,22 @@ def _mem_total(before: GuestState, after: GuestState) -> Iterator[str]:
         yield f"MemTotal {'+' if change > 0 else '-'}{format_size(abs(change))}"
 
 
-def _tables(before: GuestState, after: GuestState) -> Iterator[str]:
-    if isinstance(before.page_tables, NotObserved) or isinstance(after.page_tables, NotObserved):
-        return
+def _tables(before: GuestState, after: GuestState, kernel: KernelLayout | None) -> Iterator[str]:
     for label in ("Linear", "vmemmap"):
-        old = _mapped(before.page_tables, label)
-        new = _mapped(after.page_tables, label)
+        if not isinstance(before.page_tables, NotObserved) and not isinstance(after.page_tables, NotObserved):
+            old, new = _mapped(before.page_tables, label), _mapped(after.page_tables, label)
+        elif isinstance(before.host_tables, NotObserved) or isinstance(after.host_tables, NotObserved) or not kernel:
+            return
+        else:
+            window = kernel.linear_window if label == "Linear" else kernel.vmemmap_window
+            old, new = _walked(before.host_tables, window), _walked(after.host_tables, window)
         for sign, change in (("-", subtract_ranges(old, new)), ("+", subtract_ranges(new, old))):
             for piece in change:
                 yield f"{label.lower()} {sign} {piece} ({format_size(piece.size)})"
+
+
+def _walked(tables: HostTables, window: AddrRange) -> tuple[AddrRange, ...]:
+    return merge_ranges(mapping.range for mapping in tables.mappings if window.covers(mapping.range))
 
 
 def _mapped(tables: PageTables, region: str) -> tuple[AddrRange, ...]:

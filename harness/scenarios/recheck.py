@@ -18,7 +18,16 @@ from harness.scenarios.changes import describe_changes
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import RecordedRun, RunEnding, load_details, load_ending, load_run, was_seen
 from harness.scenarios.result import FINE, RunResult, StepResult
-from harness.scenarios.verdict import ExpectedBugs, evaluate, never_observed, step_result, titles, worst
+from harness.scenarios.verdict import (
+    ExpectedBugs,
+    ends_fast,
+    evaluate,
+    look_of,
+    never_observed,
+    step_result,
+    titles,
+    worst,
+)
 from harness.state import Unknown
 
 #: endings of a run that its steps cannot show
@@ -39,7 +48,7 @@ def recheck(directory: Path) -> RunResult:
         model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)
     known, started = ExpectedBugs(run.watch), Outcome(host=run.host)
     ruling, checks = evaluate(model, "boot", "done", started, run.boot, run.boot, known, run.demand)
-    steps = [step_result(0, "boot", ruling, 0.0, 0.0, checks)]
+    steps = [step_result(0, "boot", ruling, 0.0, 0.0, checks, look=look_of(run.boot))]
     before = run.boot
     for step in run.steps:
         with _damaged(directory, step.number):
@@ -51,9 +60,12 @@ def recheck(directory: Path) -> RunResult:
                 else:
                     model.apply(action)
         known = ExpectedBugs(run.watch, step.bugs)
-        ruling, checks = evaluate(model, step.title, step.expect, step.outcome, step.state, before, known, run.demand)
-        changes = () if step.state is None else describe_changes(before, step.state)
-        steps.append(step_result(step.number, step.title, ruling, 0.0, 0.0, checks, changes))
+        ruling, checks = evaluate(
+            model, step.title, step.expect, step.outcome, step.state, before, known, run.demand, step.first
+        )
+        changes = () if step.state is None else describe_changes(before, step.state, model.layout.kernel)
+        look = look_of(step.state)
+        steps.append(step_result(step.number, step.title, ruling, 0.0, 0.0, checks, changes, look=look))
         before = step.state or before
     verdict, reason = _whole(run, steps)
     return dataclasses.replace(
@@ -117,6 +129,8 @@ def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]
         cut = _unproven(ending)
     elif unseen := run.demand.never(step.checks for step in steps):
         cut = Verdict.INFRA, never_observed(unseen)
+    elif hasty := ends_fast(steps):
+        cut = Verdict.INFRA, hasty
     elif ending is not None and worst((verdict, ending.verdict)) is not verdict:
         shown = f"the run itself ended as {ending.verdict.value}, which its bundle does not show: {ending.reason}"
         cut = Verdict.INFRA, shown

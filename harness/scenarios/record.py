@@ -6,6 +6,7 @@
     scenario.yaml   the steps as written                   run.json        the guest, the options and the end
     facts/          the kernel (collect.store)             machine.json    the guest's machine
     states/000/     a snapshot per step, a file per source states/NNN/step.json  actions, ending and reports
+    states/NNN/fast/  the fast look that found something; states/NNN is the full look taken just after it
     states/000/host.json  what the host gave QEMU before reports of watchdogs; for later steps it is in step.json
     boots/NNN/      facts and state of the guest after the reboot in step NNN
     known-bugs.yaml  the known bugs at that time; without it, none apply
@@ -52,6 +53,7 @@ FORMAT = 1
 #: how the run ended: ``verdict``, ``reason``, and the number of the last of its ``steps``
 VERDICT = "verdict.json"
 _HOST = "host.json"
+_FAST = "fast"
 _FRACTION = re.compile(r"-?[0-9]{1,20}(/[1-9][0-9]{0,19})?")
 #: the default folder for bundles
 DEFAULT_BUNDLES = Path("memhp-runs")
@@ -124,11 +126,14 @@ class Recorder:
         outcome: Outcome,
         state: GuestState | None,
         bugs: Sequence[str] = (),
+        first: GuestState | None = None,
     ) -> None:
-        """Save a step with its snapshot, None if the guest was still working."""
+        """Save a step with its snapshot, None if the guest was still working, and the fast one just before it."""
         directory = self.step_dir(number)
         if state is not None:
             save_state(directory, state)
+        if first is not None:
+            save_state(directory / _FAST, first)
         directory.mkdir(parents=True, exist_ok=True)
         step = _Step(title, expect, tuple(self._actions.get(number, ())), outcome, tuple(bugs))
         write_json(directory / "step.json", CODEC.dump(step))
@@ -164,7 +169,10 @@ class Recorder:
 
 @dataclass(frozen=True, slots=True)
 class RecordedStep:
-    """One step of a saved run; ``again`` is the guest after a step that rebooted it."""
+    """One step of a saved run; ``again`` is the guest after a step that rebooted it.
+
+    ``first`` is as in ``evaluate``.
+    """
 
     number: int
     title: str
@@ -174,6 +182,7 @@ class RecordedStep:
     state: GuestState | None
     bugs: tuple[str, ...] = ()
     again: tuple[KernelFacts, GuestState] | None = None
+    first: GuestState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,18 +306,18 @@ def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts, cache:
         if boot.is_dir():
             facts = load_facts(boot / "facts", shape.arch)
             again = facts, load_state(boot / "state", facts, cache)
+        # A kernel that died leaves only its console; earlier readings may be garbage.
+        looked = os.path.lexists(path / "meta.json") and not step.outcome.alarms
         yield RecordedStep(
             number=_number(path),
             title=step.title,
             expect=step.expect,
             actions=step.actions,
             outcome=step.outcome,
-            # A kernel that died leaves only its console; earlier readings may be garbage.
-            state=load_state(path, facts, cache)
-            if os.path.lexists(path / "meta.json") and not step.outcome.alarms
-            else None,
+            state=load_state(path, facts, cache) if looked else None,
             bugs=step.bugs,
             again=again,
+            first=load_state(path / _FAST, facts, cache) if looked and os.path.lexists(path / _FAST) else None,
         )
 
 

@@ -22,15 +22,15 @@ from harness.errors import UsageError
 from harness.scenarios.boot import Parts, archives_of
 from harness.scenarios.file import Scenario, read_scenario
 from harness.scenarios.record import demand_from_json
-from harness.scenarios.run_options import STARTS, Start
+from harness.scenarios.run_options import LOOKS, STARTS, Look, Start
 
 _HINT = "name the directory of a run; bundles are kept below memhp-runs or --bundle-dir"
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A run to repeat. ``rounds``, ``seed``, ``start`` and ``demand`` are as in RunOptions; ``digests`` are those of
-    ``_digests``, without some if the bundle is of an earlier memhp.
+    """A run to repeat. ``rounds``, ``seed``, ``start``, ``demand`` and ``look`` are as in RunOptions; ``digests`` are
+    those of ``_digests``, without some if the bundle is of an earlier memhp.
     """
 
     scenario: Scenario
@@ -40,6 +40,7 @@ class Replay:
     digests: Mapping[str, str]
     start: Start = "auto"
     demand: Demand = field(default_factory=Demand)
+    look: Look = "full"
 
 
 def guest_to_json(guest: GuestSpec, parts: Parts) -> dict[str, object]:
@@ -132,6 +133,9 @@ def read_replay(bundle: Path) -> Replay:
         start = details.get("start", "auto")
         if start not in STARTS:
             raise ValueError(f"no way to start is called {start!r}")
+        look = details.get("look", "full")
+        if look not in LOOKS:
+            raise ValueError(f"no look is called {look!r}")
     except OSError as error:
         raise UsageError(f"{bundle} is not a bundle: {path.name}: {error.strerror}", hint=_HINT) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -140,4 +144,4 @@ def read_replay(bundle: Path) -> Replay:
     steps = bundle / "scenario.yaml"
     if not steps.exists() or not read_text(steps).strip():
         raise UsageError(f"{bundle} has no scenario to run again", hint=_HINT)
-    return Replay(read_scenario(steps), spec, seed, rounds, digests, start, demand_from_json(details))
+    return Replay(read_scenario(steps), spec, seed, rounds, digests, start, demand_from_json(details), look)

@@ -23,6 +23,7 @@ class StepResult:
     ``note`` explains the action's end if necessary (a refusal, a size), ``changes`` are the changes of the kernel's
     state, one per line, ``memory`` is the physical memory after it. ``bugs`` are the ids of known bugs that showed,
     ``unseen`` those named by the step that this kernel has but that did not show; ``stops``: no step can follow.
+    ``look`` is full or fast, "" if nobody looked.
     """
 
     number: int
@@ -37,6 +38,7 @@ class StepResult:
     bugs: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     stops: bool = False
+    look: str = ""
 
     @property
     def goes_on(self) -> bool:

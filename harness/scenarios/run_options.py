@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 #: auto: restore a guest from a snapshot if possible, otherwise boot it
 Start = Literal["auto", "restore", "cold"]
 STARTS: tuple[str, ...] = get_args(Start)
+#: full: every source; fast: without the guest's text that the host can do without (harness.collect.looks)
+Look = Literal["full", "fast"]
+LOOKS: tuple[str, ...] = get_args(Look)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class RunOptions:
     ``timeout`` bounds each step and the boot, in seconds. ``seed`` is recorded and feeds everything random. ``rounds``
     is how often the steps of a soak are repeated; None leaves it to the scenario. ``start`` is how guests
     start, ``jobs`` how many of them run at a time. ``demand`` is what must be observed. Without
-    ``known_bugs`` a known bug fails like any other.
+    ``known_bugs`` a known bug fails like any other. ``look`` is how to look after a step, unless the look must be full.
     """
 
     bundle_dir: Path | None = None
@@ -37,3 +40,4 @@ class RunOptions:
     jobs: int = 1
     known_bugs: bool = True
     demand: Demand | None = None
+    look: Look = "full"

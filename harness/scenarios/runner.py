@@ -21,6 +21,7 @@ from harness.check import CATALOGUE, Verdict
 from harness.check.counters import SLAB
 from harness.check.known import Watch
 from harness.check.required import Demand, lacks_of
+from harness.collect.looks import WITNESSES
 from harness.config.guest import GuestSpec
 from harness.errors import InfraError, MemhpError, UnsupportedError, UsageError
 from harness.progress import Progress, default_progress
@@ -34,7 +35,7 @@ from harness.scenarios.replay import guest_to_json
 from harness.scenarios.reporter import Relay, Reporter
 from harness.scenarios.requirements import require_config, require_paging, require_words
 from harness.scenarios.result import FINE, RunResult, StepResult
-from harness.scenarios.run_options import RunOptions
+from harness.scenarios.run_options import Look, RunOptions
 from harness.scenarios.session import Session
 from harness.scenarios.soak import (
     Round,
@@ -49,7 +50,7 @@ from harness.scenarios.soak import (
 )
 from harness.scenarios.start import start_guest
 from harness.scenarios.steps import AnyStep, Repeat, count_steps, require_options
-from harness.scenarios.verdict import never_observed, titles, worst
+from harness.scenarios.verdict import ends_fast, never_observed, titles, worst
 from harness.state import KernelFacts, NotObserved, SlabCache, Unknown
 
 OnFailure = Callable[[Session, RunResult], None]
@@ -178,8 +179,9 @@ class _Run:
     def _judged(self) -> RunResult:
         verdict = worst(step.verdict for step in self.steps)
         unseen = self.demand.never(step.checks for step in self.steps)
-        if unseen and worst((verdict, Verdict.INFRA)) is Verdict.INFRA:
-            return self._finish(Verdict.INFRA, never_observed(unseen), None)
+        unproven = never_observed(unseen) if unseen else ends_fast(self.steps)
+        if unproven and worst((verdict, Verdict.INFRA)) is Verdict.INFRA:
+            return self._finish(Verdict.INFRA, unproven, None)
         bad = next((step for step in self.steps if step.verdict is verdict and verdict is not Verdict.PASS), None)
         if bad is None:
             return self._finish(verdict, "", None)
@@ -234,6 +236,7 @@ class _Run:
                 "seed": self.options.seed,
                 "rounds": self.options.rounds,
                 "start": self.options.start,
+                "look": self.options.look,
                 "steps": count_steps(self.scenario.steps_on(self.guest.arch), self.options.rounds),
                 **demand_to_json(self.demand),
                 **guest_to_json(self.guest, self.parts),
@@ -277,7 +280,8 @@ class _Run:
         self.reporter.step_started(0, self.total, "boot")
         boot = session.check_boot()
         guest = session.guest
-        notes = [boot.note or how_started(guest, self.boot_seconds), guest.unconfined, *self._told_lacks(session)]
+        lacks = [*self._told_lacks(session), self._told_look(session)]
+        notes = [boot.note or how_started(guest, self.boot_seconds), guest.unconfined, *lacks]
         if self._note_step(dataclasses.replace(boot, note="; ".join(filter(None, notes)))):
             self._play(session, steps)
 
@@ -292,6 +296,17 @@ class _Run:
             by_reason.setdefault(why, []).append(id)
         return [f"not to be seen here: {', '.join(ids)} ({why})" for why, ids in by_reason.items()]
 
+    def _told_look(self, session: Session) -> str:
+        """What the looks after the steps leave out, "" if that is nothing; kept as facts too."""
+        self.facts["look"] = self.options.look
+        if self.options.look == "full":
+            return ""
+        left = {name: WITNESSES[name][0] for name in session.left_out}
+        self.facts["left_out"] = left
+        return (
+            f"fast looks leave out {', '.join(f'{name} (instead: {what})' for name, what in left.items()) or 'nothing'}"
+        )
+
     def _play(self, session: Session, steps: Sequence[AnyStep]) -> bool:
         """Do the steps in order; False if one stops the run."""
         return all(self._do(session, step) for step in steps)
@@ -300,7 +315,12 @@ class _Run:
         if isinstance(step, Repeat):
             return self._repeat(session, step)
         self.reporter.step_started(session.number + 1, self.total, step.title)
-        return self._note_step(session.act(step.title, step.run, step.expect, step.bugs, step.says))
+        look = self._look_after(session)
+        return self._note_step(session.act(step.title, step.run, step.expect, step.bugs, step.says, look))
+
+    def _look_after(self, session: Session) -> Look:
+        """How to look after the next step: the last look is a full one."""
+        return self.options.look if session.number + 1 < self.total else "full"
 
     def _repeat(self, session: Session, repeat: Repeat) -> bool:
         rounds: list[Round] = []
@@ -327,7 +347,8 @@ class _Run:
         outcome = Outcome(note=note, slopes=growing, unread=(*never, *sometimes), inconclusive="; ".join(sometimes))
         title = f"slope over {len(rounds)} rounds"
         self.reporter.step_started(session.number + 1, self.total, title)
-        return self._note_step(session.act(title, lambda session, deadline: outcome))
+        look = self._look_after(session)
+        return self._note_step(session.act(title, lambda session, deadline: outcome, look=look))
 
     def _note_step(self, result: StepResult) -> bool:
         self.steps.append(result)

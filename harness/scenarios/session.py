@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from harness.check import CheckResult, Verdict
 from harness.check.bugs import NAME as BUGS
 from harness.check.bugs import known_bugs
 from harness.check.known import Watch, hung_in, watch_for
 from harness.check.starvation import period
 from harness.collect.look import collect_state
+from harness.collect.looks import witnessed
 from harness.collect.parse_cache import ParseCache
 from harness.config.places import configs_dir
 from harness.config.yaml import read_text
@@ -35,8 +37,8 @@ from harness.scenarios.memorymap import memory_map
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
 from harness.scenarios.result import StepResult
-from harness.scenarios.run_options import RunOptions
-from harness.scenarios.verdict import ExpectedBugs, evaluate, step_result
+from harness.scenarios.run_options import Look, RunOptions
+from harness.scenarios.verdict import ExpectedBugs, Ruling, evaluate, look_of, step_result
 from harness.state import GuestState, HostTables, HostTime, NotObserved, TableCount, Unknown
 
 #: maximum number of console lines about a kernel's death
@@ -45,6 +47,9 @@ MAX_TRACE = 100
 LOST_SECONDS = 5.0
 #: seconds for the console to print a line that the log has
 _PRINT_SECONDS = 2.0
+
+#: the ruling on a step, and the result of each invariant
+_Judged = tuple[Ruling, tuple[CheckResult, ...]]
 
 
 class Session:
@@ -64,6 +69,7 @@ class Session:
         self.watch = self._known() if options.known_bugs else Watch()
         self._applying = threading.Lock()
         self._cache = ParseCache()
+        self.left_out: tuple[str, ...] = ()
         self.loads: dict[str, LoadCount] = {}
         self.load_kinds: dict[str, str] = {}
         self.held: set[str] = set()
@@ -121,12 +127,15 @@ class Session:
             if isinstance(action, PlugVirtioMem):
                 wait_size(self.guest.machine, action.id, action.requested, deadline=deadline)
                 wait_work(self.guest.shell, RESIZE_QUEUE, deadline=deadline)
-        return self._collect(deadline, directory)
+        state = self._collect(deadline, directory)
+        self.left_out = witnessed(state)
+        return state
 
     def check_boot(self) -> StepResult:
         """Step 0: every invariant on the freshly booted guest."""
-        outcome = Outcome(host=self._boot_host)
-        return self._examine("boot", "done", outcome, time.monotonic(), 0.0, self.state, self.state)
+        outcome, started = Outcome(host=self._boot_host), time.monotonic()
+        judged = self._judge("boot", "done", outcome, self.state, self.state)
+        return self._result("boot", judged, started, 0.0, self.state)
 
     def act(
         self,
@@ -135,6 +144,7 @@ class Session:
         expect: str | None = "done",
         bugs: Sequence[str] = (),
         says: tuple[str, ...] = (),
+        look: Look = "full",
     ) -> StepResult:
         """Do ``work``, settle, take a snapshot, check everything.
 
@@ -143,14 +153,15 @@ class Session:
         invariant makes it FAIL in any case, unless it is exactly a known bug of the kernel; ``bugs`` are those that
         should show here. ``work`` can read the expectation from ``self.expect``. There is no snapshot after work that
         leaves the guest busy on purpose: the next step takes one. With None as ``expect``, any ending is accepted, for
-        interactive use. If the guest is lost and its console shows why (an Oops, a panic), that is LOG-1 and FAIL;
-        otherwise the error is raised.
+        interactive use. Instead of a fast ``look``, a full one is taken after a refusal and where a known bug should
+        show; unless the step passes, a fast one is followed by a full one. If the guest is lost and its console shows
+        why (an Oops, a panic), that is LOG-1 and FAIL; otherwise the error is raised.
         """
         self.number += 1
         self.expect = expect or "done"
         started = time.monotonic()
         try:
-            return self._act(title, work, expect, tuple(bugs), says, started)
+            return self._act(title, work, expect, tuple(bugs), says, look, started)
         except InfraError as error:
             alarms = self.guest.console.new_alarms()
             # Before the console has what SysRq prints: only the alarm's own trace tells a known bug.
@@ -191,6 +202,7 @@ class Session:
         expect: str | None,
         bugs: tuple[str, ...],
         says: tuple[str, ...],
+        look: Look,
         started: float,
     ) -> StepResult:
         deadline = self.deadline()
@@ -207,14 +219,50 @@ class Session:
         self._rest(outcome, deadline)
         guest_seconds = time.monotonic() - started
         before = self.state
+        fast = look == "fast" and not bugs and (expect, outcome.ending) == ("done", "done")
+        left_out = self.left_out if fast else ()
         try:
-            self.state = self._collect(deadline, self.recorder.step_dir(self.number), before)
+            after, judged = self._look_after(title, expect, outcome, before, bugs, left_out, deadline)
         except ParseError:
             self.recorder.save_step(self.number, title, expect, outcome, None, bugs)
             raise
-        outcome.host = self._host_times(self.state, deadline)
-        self.recorder.save_step(self.number, title, expect, outcome, self.state, bugs)
-        return self._examine(title, expect, outcome, started, guest_seconds, before, self.state, bugs)
+        self.state = after
+        return self._result(title, judged, started, guest_seconds, after, before)
+
+    def _look_after(
+        self,
+        title: str,
+        expect: str,
+        outcome: Outcome,
+        before: GuestState,
+        bugs: tuple[str, ...],
+        left_out: Sequence[str],
+        deadline: Deadline,
+    ) -> tuple[GuestState, _Judged]:
+        """Look, save, judge; a fast look, which has ``left_out`` something, is completed by a full one if need be."""
+
+        def collect(since: GuestState, left_out: Sequence[str] = ()) -> GuestState:
+            state = self._collect(deadline, self.recorder.step_dir(self.number), since, left_out)
+            outcome.host += self._host_times(state, deadline)
+            return state
+
+        def judge(state: GuestState, first: GuestState | None = None) -> _Judged:
+            self.recorder.save_step(self.number, title, expect, outcome, state, bugs, first)
+            return self._judge(title, expect, outcome, before, state, bugs, first)
+
+        fast = collect(before, left_out)
+        judged = judge(fast)
+        if not left_out or judged[0].verdict is Verdict.PASS:
+            return fast, judged
+        try:
+            full = collect(fast)
+        except InfraError as error:
+            if judged[0].verdict is not Verdict.FAIL:
+                raise
+            # What was found stays found, on a guest that cannot be looked at any more.
+            outcome.note = "; ".join(filter(None, (outcome.note, f"no full look was possible: {error.message}")))
+            return fast, judge(fast)
+        return full, judge(full, fast)
 
     def _without_look(
         self, title: str, expect: str, outcome: Outcome, started: float, known: ExpectedBugs
@@ -225,23 +273,35 @@ class Session:
         ruling, checks = evaluate(self.model, title, expect, outcome, None, self.state, known, self.options.demand)
         return step_result(self.number, title, ruling, seconds, seconds, checks)
 
-    def _examine(
+    def _judge(
         self,
         title: str,
         expect: str,
         outcome: Outcome,
-        started: float,
-        guest_seconds: float,
         before: GuestState,
         after: GuestState,
         bugs: tuple[str, ...] = (),
-    ) -> StepResult:
+        first: GuestState | None = None,
+    ) -> _Judged:
         known = ExpectedBugs(self.watch, bugs)
-        ruling, checks = evaluate(self.model, title, expect, outcome, after, before, known, self.options.demand)
-        changes = describe_changes(before, after)
+        return evaluate(self.model, title, expect, outcome, after, before, known, self.options.demand, first)
+
+    def _result(
+        self,
+        title: str,
+        judged: _Judged,
+        started: float,
+        guest_seconds: float,
+        after: GuestState,
+        before: GuestState | None = None,
+    ) -> StepResult:
+        ruling, checks = judged
+        changes = () if before is None else describe_changes(before, after, self.layout.kernel)
         memory = memory_map(after, self.guest.shape.arch.ram_base, self.layout.block_size)
         seconds = time.monotonic() - started
-        return step_result(self.number, title, ruling, seconds, guest_seconds, checks, changes, memory)
+        return step_result(
+            self.number, title, ruling, seconds, guest_seconds, checks, changes, memory, look=look_of(after)
+        )
 
     def _rest(self, outcome: Outcome, deadline: Deadline) -> None:
         """Pause all loads: their work is part of the step's note, and a dead load decides its verdict."""
@@ -273,10 +333,12 @@ class Session:
         except DeadlineExpired as late:
             self.recorder.note(f"step {self.number}: {late.message}")
 
-    def _collect(self, deadline: Deadline, directory: Path, before: GuestState | None = None) -> GuestState:
+    def _collect(
+        self, deadline: Deadline, directory: Path, before: GuestState | None = None, left_out: Sequence[str] = ()
+    ) -> GuestState:
         """A snapshot; text that cannot be parsed is saved in ``directory``, and unknown text is noted.
 
-        ``before`` is the previous snapshot of this boot, if any.
+        ``before`` is the previous snapshot of this boot, if any; without the sources ``left_out`` it is a fast look.
         """
         guest = self.guest
         state = collect_state(
@@ -289,6 +351,7 @@ class Session:
             stray=_stray(before),
             keep=lambda raw: self.recorder.save_unparsed(directory, raw),
             cache=self._cache,
+            left_out=left_out,
         )
         self._note_unknown(state.unknown)
         return state

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
-from harness.check import CheckResult, Evidence, Verdict, run_all
+from harness.check import CATALOGUE, CheckResult, Evidence, Verdict, run_all
 from harness.check.bugs import KnownBug
 from harness.check.known import Explained, Watch, died_of, ended_by, explain, hung_in, log_lines
 from harness.check.required import Demand
@@ -16,6 +17,8 @@ from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.result import StepResult
 from harness.state import GuestState, NotObserved
+
+T = TypeVar("T")
 
 _RANK = (Verdict.PASS, Verdict.SKIPPED, Verdict.KNOWN, Verdict.REFUSED, Verdict.INFRA, Verdict.FAIL)
 
@@ -54,29 +57,72 @@ def evaluate(
     before: GuestState,
     known: ExpectedBugs | None = None,
     demand: Demand | None = None,
+    first: GuestState | None = None,
 ) -> tuple[Ruling, tuple[CheckResult, ...]]:
     """Judge one step, in a live run and when a bundle is checked again: its verdict, and the result of each invariant.
 
     ``state`` is the snapshot after it, ``before`` the one before it; ``state`` is None if the step left the guest
     working or the kernel died (``outcome.alarms``). ``expect`` is the expected ending. A step that lacks what had to be
-    observed (``demand``) proves nothing (INFRA), unless it is FAIL anyway.
+    observed (``demand``) proves nothing (INFRA), unless it is FAIL anyway. ``first`` is the fast look for whose sake
+    ``state``, a full one, was taken just after it: what it found stays found.
     """
     if state is None and not outcome.alarms:
         ruling = _hung(title, outcome, known) or judge((), expect, outcome)
         if ruling.verdict is Verdict.PASS and not outcome.pending:
             ruling = replace(ruling, verdict=Verdict.INFRA, note=_joined(ruling.note, "nobody looked after it"))
         return ruling, ()
-    evidence = evidence_of(model, outcome, state or before, before)
+    seen = before if state is None else state if first is None else _with_log_of(first, state)
+    evidence = evidence_of(model, outcome, seen, before)
     if known is not None and _lost_in(known.watch.possible, title, outcome) is not None:
         # A known bug explains it, whatever the host did.
         evidence = replace(evidence, host=())
-    checks = tuple(run_all(evidence, title))
+    checks, gone = tuple(run_all(evidence, title)), ""
+    if first is not None and state is not None:
+        checks, gone = _with_findings_of(tuple(run_all(replace(evidence, observed=first), title)), checks)
     ruling = judge(checks, expect, outcome, known, evidence, title)
-    unmet = (demand or Demand()).unmet(checks, model.layout)
+    ruling = replace(ruling, note=_joined(ruling.note, gone))
+    unmet = (demand or Demand()).unmet(checks, model.layout, evidence.observed)
     if unmet and ruling.verdict is not Verdict.FAIL:
         note = _joined(ruling.note, f"not observed, though it could have been: {', '.join(unmet)}")
         ruling = replace(ruling, verdict=Verdict.INFRA, note=note)
     return ruling, checks
+
+
+def _with_log_of(first: GuestState, state: GuestState) -> GuestState:
+    """``state`` with the lines of the log and the alarms that were new in the look just before it, ``first``."""
+
+    def both(early: tuple[T, ...] | NotObserved, late: tuple[T, ...] | NotObserved) -> tuple[T, ...] | NotObserved:
+        if isinstance(early, NotObserved) or isinstance(late, NotObserved):
+            return early if isinstance(early, NotObserved) else late
+        return (*early, *late)
+
+    return replace(
+        state,
+        dmesg=both(first.dmesg, state.dmesg),
+        console=both(first.console, state.console),
+        dmesg_lost=first.dmesg_lost or state.dmesg_lost,
+    )
+
+
+def _with_findings_of(early: Sequence[CheckResult], late: Sequence[CheckResult]) -> tuple[tuple[CheckResult, ...], str]:
+    """The results of a full look, with what only the fast one before it found broken; and a note of that."""
+    found = {check.invariant: check for check in late}
+    failed = {check.invariant for check in late if check.status == "fail"}
+    gone = {check.invariant: check for check in early if check.status == "fail" and check.invariant not in failed}
+    found |= gone
+    note = f"the full look just after it did not show it any more: {', '.join(gone)}" if gone else ""
+    return tuple(found[id] for id in CATALOGUE if id in found), note
+
+
+def look_of(state: GuestState | None) -> str:
+    """How the look ``state`` was taken, as in StepResult."""
+    return "" if state is None else "fast" if state.left_out else "full"
+
+
+def ends_fast(steps: Sequence[StepResult]) -> str:
+    """Why a run proves nothing that ends with a fast look, "" if it does not: the last look has to be a full one."""
+    last = steps[-1] if steps else None
+    return "" if last is None or last.look != "fast" else f"the look after step {last.number}, the last one, was fast"
 
 
 def _hung(title: str, outcome: Outcome, known: ExpectedBugs | None) -> Ruling | None:
@@ -129,6 +175,7 @@ def step_result(
     checks: tuple[CheckResult, ...],
     changes: tuple[str, ...] = (),
     memory: MemoryMap | None = None,
+    look: str = "",
 ) -> StepResult:
     """The result of a step."""
     return StepResult(
@@ -144,6 +191,7 @@ def step_result(
         bugs=ruling.bugs,
         unseen=ruling.unseen,
         stops=ruling.stops,
+        look=look,
     )
 
 

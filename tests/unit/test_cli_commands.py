@@ -234,6 +234,8 @@ def test_options_reach_the_runner(runs: Runs, tmp_path: Path) -> None:
     )
     assert [node.memory for node in guest.nodes] == [2 << 30, 0]
     assert options == RunOptions(bundle_dir=tmp_path, seed=5, timeout=9.5, fail_fast=True, start="restore", jobs=3)
+    assert main(["run", "dimm-cycle", "--look=fast"]) == 0 and runs.asked[-1][2].look == "fast"
+    assert main(["run", "dimm-cycle", "--look=short"]) == 2
     assert main(["run", "dimm-cycle", "-a", "arm64", "--require", "XCK-1,IOM-4", "--allow-unobserved", "MEM-3"]) == 0
     assert runs.asked[-1][2].demand == Demand(frozenset({"XCK-1", "IOM-4"}), frozenset({"MEM-3"}))
 

@@ -109,6 +109,18 @@ def test_a_bundle_starts_no_program(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"--qemu {program}" in capsys.readouterr().err and not ran.exists()
 
 
+def test_the_look_of_a_bundle_is_repeated_if_there_is_one_of_that_name(tmp_path: Path) -> None:
+    value = guest_to_json(spec(), parts_of(KernelImage(Path(__file__), "", None, None, None)))
+    (tmp_path / "scenario.yaml").write_text("name: again\nsteps:\n  - check: {}\n")
+    for look, details in (("full", value), ("fast", {**value, "look": "fast"})):
+        (tmp_path / "run.json").write_text(json.dumps(details))
+        assert read_replay(tmp_path).look == look
+    for wrong in ("none", ["fast"], None):
+        (tmp_path / "run.json").write_text(json.dumps({**value, "look": wrong}))
+        with pytest.raises(UsageError, match="does not describe"):
+            read_replay(tmp_path)
+
+
 @pytest.mark.parametrize("rounds", ["many", [4], {}, -1, 0, 1.5], ids=str)
 def test_the_rounds_of_a_bundle_are_checked_like_those_of_the_command_line(rounds: object, tmp_path: Path) -> None:
     value = guest_to_json(spec(), parts_of(KernelImage(Path(__file__), "", None, None, None)))

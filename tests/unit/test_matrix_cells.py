@@ -157,6 +157,7 @@ def test_all_scenarios_and_rounds(tmp_path: Path) -> None:
     assert command(soak, Path("x"))[-2:] == ["--rounds", "4"]
     assert "--boot" not in command(soak, Path("x")) and "--boot cold" in " ".join(command(soak, Path("x"), "cold"))
     demand = Demand(frozenset({"XCK-1", "LIN-1"}), frozenset({"MEM-3"}))
+    assert "--look" not in command(soak, Path("x")) and "--look fast" in " ".join(command(soak, Path("x"), look="fast"))
     words = " ".join(command(soak, Path("x"), demand=demand))
     assert "--require LIN-1,XCK-1 --allow-unobserved MEM-3" in words and "--require" not in command(soak, Path("x"))
 

@@ -169,6 +169,7 @@ def test_in_ci_a_missing_part_is_a_failure(outer: pytest.Pytester, monkeypatch: 
         (["--memhp-guest", "nmua"], "*unknown guest 'nmua'*"),
         (["--memhp-guest", "numa", "--memhp-arch", "riscv64"], "*--memhp-arch riscv64: the guest numa is arm64*"),
         (["--memhp-rounds", "0"], "*--memhp-rounds: invalid number of rounds: 0*"),
+        (["--memhp-look", "short"], "*--memhp-look: unknown look 'short'*"),
         (["--memhp-timeout", "0"], "*--memhp-timeout: '0' is not a number of seconds*"),
         (["--memhp-kernel", "debian:X"], "*--memhp-kernel: debian:X: 'X' is not the name of a Debian suite*"),
         (["--memhp-kernel-option", "A-B"], "*--memhp-kernel-option: 'A-B' is not a kernel option*"),

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a fast look leaves out: text of the guest that the host can do without, since it observes the same itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from harness.state import LEFT_OUT, GuestState, NotObserved
+
+#: source of the guest -> what the host reads from the guest's memory instead, and where a snapshot has that
+WITNESSES: Mapping[str, tuple[str, Callable[[GuestState], object]]] = {
+    "ptdump": ("the page tables, walked by the host", lambda state: state.host_tables),
+}
+
+
+def witnessed(state: GuestState) -> tuple[str, ...]:
+    """The sources of the guest in ``state``, a full look, that later fast looks can leave out."""
+    return tuple(name for name in WITNESSES if name in state.raw and _seen(name, state))
+
+
+def left_out_in(state: GuestState, absent: Mapping[str, str]) -> tuple[str, ...]:
+    """The sources that a fast look left out, by their reasons in ``absent``; not those that the host failed to read."""
+    return tuple(name for name in WITNESSES if absent.get(name) == LEFT_OUT and _seen(name, state))
+
+
+def _seen(name: str, state: GuestState) -> bool:
+    _, witness = WITNESSES[name]
+    return not isinstance(witness(state), NotObserved)
