@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Benchmarks: the cost of the harness's work, compared with the guest's own share.
+"""Benchmarks: the cost of the harness's work, compared with what the guest's kernel takes itself.
 
 Each is one function ``(GuestSpec, BenchOptions, Progress) -> BenchResult`` in a module of its own.
 """
@@ -18,7 +18,7 @@ MAX_ROUNDS = 1000
 DEFAULT_BENCH = "speed"
 #: name -> what is measured
 BENCHES: Mapping[str, str] = {
-    "speed": "the default: starting a guest, pc-dimm and virtio-mem cycles, a snapshot, parallel scenarios",
+    "speed": "the default: starting a guest, pc-dimm and virtio-mem cycles, both looks, parallel scenarios",
     "walk": "page tables read on the host against the guest's own dump over SSH, and what more memory costs",
 }
 

@@ -20,9 +20,17 @@ VERSION = 1
 
 Fact = str | int | float | None
 #: displayed unit -> (factor from seconds or a plain number, decimals)
-_UNITS = {"s": (1.0, 2), "ms": (1e3, 2), "us": (1e6, 3), "x": (1.0, 2), "/min": (1.0, 1), "MiB": (2.0**-20, 0)}
+_UNITS = {
+    "s": (1.0, 2),
+    "ms": (1e3, 2),
+    "us": (1e6, 3),
+    "x": (1.0, 2),
+    "/min": (1.0, 1),
+    "/s": (1.0, 2),
+    "MiB": (2.0**-20, 0),
+}
 #: displayed unit -> unit in JSON, for figures that are not times
-_JSON_UNITS = {"x": "x", "/min": "1/min", "MiB": "B"}
+_JSON_UNITS = {"x": "x", "/min": "1/min", "/s": "1/s", "MiB": "B"}
 #: maximum number of displayed mismatches; JSON has all
 _SHOWN = 10
 
@@ -31,7 +39,7 @@ _SHOWN = 10
 class Figure:
     """One line of a table: ``name`` for scripts, ``label`` for people.
 
-    ``spread`` is in seconds (``unit`` s, ms or us), a ratio (x), a rate (/min), or bytes (MiB). ``cpu`` is as in
+    ``spread`` is in seconds (``unit`` s, ms or us), a ratio (x), a rate (/min, /s), or bytes (MiB). ``cpu`` is as in
     ``Timing``.
     """
 

@@ -102,6 +102,15 @@ class Readers:
         laps.told("still", lambda: _standstill(machine, mark, deadline))
         self._walked, self._runs = walked, runs
 
+    def by_look(self, laps: Laps) -> None:
+        """What a look reads from the guest's memory, in one pause: page tables, sections, and the count of tables."""
+        machine, deadline, kernel = self.guest.machine, self._deadline(), self.guest.kernel
+        with PhysicalMemory(self._places) as memory:
+            roots = kernel.look(memory)
+            mark = machine.qmp.seq
+            kernel.copy(machine, memory, deadline, roots)
+        laps.told("still", lambda: _standstill(machine, mark, deadline))
+
     def by_guest(self, laps: Laps) -> None:
         """All work to get the guest's own dump, parsed."""
         with laps.part("ssh"):

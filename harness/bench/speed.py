@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The speed of the harness: starting a guest, hotplug cycles, snapshots, parallel runs."""
+"""The speed of the harness: starting a guest, hotplug cycles, looks, parallel runs."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.bench import BenchOptions
-from harness.bench.cycle import Cycle, Stopwatch, require_pass
-from harness.bench.figures import BenchResult, Fact, Figure, FigureSection, look_at_host
+from harness.bench import BenchOptions, kernel_time
+from harness.bench.cycle import Cycle, Operation, fresh_ids, require_pass
+from harness.bench.figures import BenchResult, Fact, Figure, FigureSection, Target, look_at_host
 from harness.bench.measure import TOTAL, Laps, Spread, paired
+from harness.bench.yardstick import Yardstick
 from harness.check import Verdict
 from harness.collect.hostside import kernel_sources, regions
+from harness.collect.look import collect_state
+from harness.collect.sources import STATE_SOURCES
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import InfraError, UnsupportedError
@@ -35,22 +39,16 @@ from harness.scenarios.template import restore_connected, restored_spec, templat
 from harness.scenarios.verbs.blocks import AutoOnlineVerb, OfflineVerb, OnlineVerb
 from harness.scenarios.verbs.dimm import PlugDimmVerb
 from harness.scenarios.verbs.plugging import UnplugVerb
-from harness.scenarios.verbs.verb import Verb
 from harness.scenarios.verbs.virtio_mem import PlugVirtioMemVerb, ResizeVerb
 from harness.scratch import private_directory
+from harness.state import NotObserved
 from harness.units import MIB, format_size
 
 DIMM, MEM = "acpi-dimm", "virtio-mem"
-#: each cycle restores the guest's state
-CYCLES: dict[str, tuple[Verb, ...]] = {
-    DIMM: (
-        PlugDimmVerb("dimm0", 256 * MIB),
-        OnlineVerb("dimm0"),
-        OfflineVerb("dimm0"),
-        UnplugVerb("dimm0"),
-    ),
-    MEM: (ResizeVerb("vmem0", 256 * MIB), ResizeVerb("vmem0", 0)),
-}
+VMEM = "vmem0"
+SIZE = 256 * MIB
+#: how many times faster than the yardstick looks have to be
+MIN_RATIOS: Mapping[str, float] = {"full": 2.0, "fast": 12.0}
 #: number of scenarios, run one by one and in parallel
 RUNS = 4
 JOBS = (1, 2)
@@ -58,9 +56,10 @@ JOBS = (1, 2)
 MAX_STARTS = 5
 MAX_RUNS = 3
 
+LIST = ", "
 _TITLES = {
-    DIMM: "one pc-dimm cycle (add 256M, online, offline, remove), every step verified",
-    MEM: "one virtio-mem resize cycle (0 to 256M and back), both steps verified",
+    DIMM: "a pc-dimm of 256M: added, brought online, taken offline, removed",
+    MEM: "virtio-mem, resized from 0 to 256M and back",
 }
 _SCENARIO = """name: bench
 needs: [{ability}]
@@ -71,6 +70,22 @@ _STEPS = {
     DIMM: "  - plug-dimm: {id: dimm0, size: 256M}\n  - unplug: {id: dimm0}\n",
     MEM: "  - plug-virtio-mem: {id: v0, max: 512M}\n  - resize: {id: v0, to: 256M}\n  - resize: {id: v0, to: 0}\n",
 }
+
+
+def operations(ability: str, block_size: int) -> tuple[Operation, ...]:
+    """The operations of a cycle."""
+    if ability == MEM:
+        return (
+            Operation("grow", "resize to 256M", lambda id: ResizeVerb(id, SIZE), kernel_time.resize(SIZE)),
+            Operation("shrink", "resize to 0", lambda id: ResizeVerb(id, 0), kernel_time.resize(0)),
+        )
+    online, offline = (kernel_time.set_all(word, block_size) for word in ("online_movable", "offline"))
+    return (
+        Operation("add", "add", lambda id: PlugDimmVerb(id, SIZE), kernel_time.add(SIZE)),
+        Operation("online", "online", OnlineVerb, online),
+        Operation("offline", "offline", OfflineVerb, offline),
+        Operation("remove", "remove", UnplugVerb, kernel_time.remove),
+    )
 
 
 def run(spec: GuestSpec, options: BenchOptions, progress: Progress) -> BenchResult:
@@ -85,7 +100,7 @@ def run(spec: GuestSpec, options: BenchOptions, progress: Progress) -> BenchResu
         scratch = stack.enter_context(private_directory())
         task = stack.enter_context(progress.task(f"measuring {spec.name}"))
         bench = _SpeedBench(spec, parts, options, scratch, task)
-        sections = [bench.starting(), *bench.cycles(abilities), bench.side_by_side(abilities)]
+        sections = [bench.starting(), *bench.on_one_guest(abilities), bench.side_by_side(abilities)]
     if lacks:
         sections[0] = dataclasses.replace(sections[0], notes=(*sections[0].notes, *lacks))
     return BenchResult(
@@ -100,14 +115,14 @@ def run(spec: GuestSpec, options: BenchOptions, progress: Progress) -> BenchResu
             "CPUs": spec.cpus,
         },
         sections=tuple(sections),
-        targets=(),
+        targets=tuple(bench.targets),
         mismatches=(),
     )
 
 
 def resolve_able(spec: GuestSpec, progress: Progress) -> tuple[Parts, list[str], list[str]]:
-    """Parts, the requirements of CYCLES that they meet, and a line for each unmet one."""
-    able = list(CYCLES)
+    """Parts, the requirements of the cycles that they meet, and a line for each unmet one."""
+    able = [DIMM, MEM]
     lacks: list[str] = []
     while True:
         try:
@@ -129,6 +144,7 @@ class _SpeedBench:
         self.options = options
         self.scratch = scratch
         self.task = task
+        self.targets: list[Target] = []
         self._folders = 0
 
     def starting(self) -> FigureSection:
@@ -163,62 +179,102 @@ class _SpeedBench:
         with contextlib.ExitStack() as stack, laps.part("answer"):
             stack.enter_context(starting).shell.must("true", deadline=deadline)
 
-    def cycles(self, abilities: Sequence[str]) -> Iterator[FigureSection]:
-        """Both cycles and the parts of a snapshot, on one guest."""
+    def on_one_guest(self, abilities: Sequence[str]) -> Iterator[FigureSection]:
+        """The cycles, and both looks."""
         with contextlib.ExitStack() as stack:
             folder = self._folder()
             guest = stack.enter_context(
                 start_guest(self.spec, self.parts, folder, self.options.timeout, self.options.start)
             )
-            watch = Stopwatch(guest.shell)
-            options = RunOptions(timeout=self.options.timeout)
-            session = Session(dataclasses.replace(guest, shell=watch), options, Recorder(folder))
+            session = Session(guest, RunOptions(timeout=self.options.timeout), Recorder(folder))
             require_pass(session.check_boot())
             for ability in abilities:
-                yield self._cycle(session, watch, ability)
-            yield self._snapshot(session, watch)
+                yield self._cycle(session, ability)
+            yield self._looks(session)
 
-    def _cycle(self, session: Session, watch: Stopwatch, ability: str) -> FigureSection:
+    def _cycle(self, session: Session, ability: str) -> FigureSection:
         policy = "offline" if ability == DIMM else "online_movable"
         require_pass(session.act("policy", AutoOnlineVerb(policy).run))
         if ability == MEM:
-            require_pass(session.act("plug", PlugVirtioMemVerb("vmem0", 512 * MIB).run))
-        cycle = Cycle(session, watch, CYCLES[ability])
-        cycle.once(counts=False)
+            require_pass(session.act("plug", PlugVirtioMemVerb(VMEM, 512 * MIB).run))
+        # QEMU frees the memory of a removed DIMM late, and so its id.
+        ids = fresh_ids("dimm") if ability == DIMM else itertools.repeat(VMEM)
+        cycle = Cycle(session, operations(ability, session.layout.block_size), ids)
+        cycle.once(0, counts=False)
         for number in range(self.options.rounds):
             self.task.update(note=f"{ability}: cycle {number + 1} of {self.options.rounds}")
-            cycle.once()
-        wall, guest = Spread(tuple(cycle.wall)), Spread(tuple(cycle.guest))
-        figures = (
-            Figure("cycle", "a cycle", wall, "s"),
-            Figure("guest", "    the guest's share: actions in progress, commands running in it", guest, "s"),
-            Figure("ratio", "a cycle / the guest's share", wall.over(guest), "x"),
-            Figure("rate", "cycles", Spread(tuple(60 / seconds for seconds in wall.values)), "/min"),
+            cycle.once(number)
+        self.targets += cycle.targets()
+        return FigureSection(ability, _TITLES[ability], {}, tuple(cycle.figures()))
+
+    def _looks(self, session: Session) -> FigureSection:
+        """Both looks and the yardstick, alternately; then what a look consists of."""
+        self.task.update(note="looks")
+        guest = session.guest
+        yardstick = Yardstick(guest.shell, session.deadline())
+
+        def look(left_out: Sequence[str]) -> Callable[[Laps], None]:
+            def side(laps: Laps) -> None:
+                pause = session.look(left_out).pause
+                laps.wall["pause"] = 0.0 if isinstance(pause, NotObserved) else pause
+
+            return side
+
+        sides = {"yardstick": lambda laps: yardstick.collect(session.deadline()), "full": look(())}
+        series = paired(sides | {"fast": look(session.left_out)}, self.options.rounds)
+        wall = {name: parts[TOTAL].wall for name, parts in series.items()}
+        ratios = {name: wall["yardstick"].over(wall[name]) for name in MIN_RATIOS}
+        self.targets += (
+            Target(
+                f"look_{name}", f"a {name} look, faster than the yardstick", least, "x", ratios[name].median, "", True
+            )
+            for name, least in MIN_RATIOS.items()
         )
-        return FigureSection(ability, _TITLES[ability], {}, figures)
+        figures = (
+            Figure.timed(
+                "yardstick", "the yardstick: the text collector of commit bcfe9e6", series["yardstick"][TOTAL]
+            ),
+            Figure.timed("full", "a full look", series["full"][TOTAL]),
+            Figure.timed("fast", "a fast look", series["fast"][TOTAL]),
+            Figure("pause", "    the guest is paused", series["fast"]["pause"].wall),
+            *(Figure(f"{name}_ratio", f"the yardstick / a {name} look", ratios[name], "x") for name in MIN_RATIOS),
+            *self._sources(session),
+        )
+        return FigureSection(
+            "looks", "looks at the guest", {"left out by fast looks": LIST.join(session.left_out)}, figures
+        )
 
-    def _snapshot(self, session: Session, watch: Stopwatch) -> FigureSection:
-        """A whole snapshot, and the part that the host reads from the guest's memory."""
-        self.task.update(note="snapshots")
+    def _sources(self, session: Session) -> Iterator[Figure]:
+        """Each source by itself: text of the guest with its round trip, QEMU's reports, and the guest's memory."""
+        guest = session.guest
 
-        def collect(laps: Laps) -> None:
-            before = len(watch.spans)
-            session.look()
-            laps.wall["ssh"] = sum(end - start for start, end in watch.spans[before:])
+        def text(name: str) -> Callable[[Laps], None]:
+            def side(laps: Laps) -> None:
+                collect_state(guest.shell, None, None, facts=guest.facts, deadline=session.deadline(), sources=(name,))
 
-        def walk(laps: Laps) -> None:
-            guest, deadline = session.guest, session.deadline()
+            return side
+
+        def reports(laps: Laps) -> None:
+            memory_devices(guest.machine, deadline=session.deadline())
+
+        def memory(laps: Laps) -> None:
+            deadline = session.deadline()
             devices = memory_devices(guest.machine, deadline=deadline)
-            with PhysicalMemory(regions(guest.machine, devices, guest.machine.backend_fds(deadline))) as memory:
-                kernel_sources(guest.kernel.copy(guest.machine, memory, deadline), memory)
+            with PhysicalMemory(regions(guest.machine, devices, guest.machine.backend_fds(deadline))) as mapped:
+                kernel_sources(guest.kernel.copy(guest.machine, mapped, deadline), mapped)
 
-        series = paired({"collect": collect, "walk": walk}, self.options.rounds)
-        figures = (
-            Figure.timed("collect", "collect the guest's state", series["collect"][TOTAL]),
-            Figure("collect_guest", "    the command in the guest", series["collect"]["ssh"].wall),
-            Figure.timed("walk", "page tables and sections, read on the host", series["walk"][TOTAL]),
-        )
-        return FigureSection("snapshot", "one snapshot", {}, figures)
+        names = [name for name in STATE_SOURCES if name not in ("boot_id", "uptime")]
+        sides = {"source_uptime": text("uptime"), **{f"source_{name}": text(name) for name in names}}
+        series = paired(sides | {"source_qmp": reports, "source_memory": memory}, self.options.rounds)
+        labels = {
+            "source_uptime": "the guest's answer alone, with boot_id and uptime",
+            "source_ptdump": "    with ptdump: no full look can be faster",
+            "source_qmp": "QEMU's reports",
+            "source_memory": "page tables and sections, read and decoded by the host",
+        }
+        for name, parts in series.items():
+            label = labels.get(name, f"    with {name.removeprefix('source_')}")
+            yield Figure.timed(name, label, parts[TOTAL])
 
     def side_by_side(self, abilities: Sequence[str]) -> FigureSection:
         """The same scenarios, one by one and in parallel."""

@@ -396,7 +396,7 @@ class CmdlineArguments(GuestArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchArguments(GuestArguments):
-    """Measure the harness's times beside the guest's own share."""
+    """Measure the harness's times beside those of the guest's kernel."""
 
     name: str = option(
         "NAME",

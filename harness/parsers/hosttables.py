@@ -18,9 +18,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple
+from typing import Any
 
 from harness.errors import ParseError
 from harness.parsers._lines import numbered
@@ -39,6 +41,8 @@ from harness.units import AddrRange
 
 TABLES = "host_tables"
 SECTIONS = "sections"
+#: lines of page tables that are remembered: those of a guest with 64 GiB
+_ROWS = 1 << 15
 
 _HEX = r"0x([0-9a-f]{1,17})"
 _RANGE = rf"{_HEX}-{_HEX}"
@@ -76,31 +80,41 @@ def format_tables(tables: HostTables) -> str:
 
 def parse_tables(text: str) -> HostTables:
     """Read what ``format_tables`` wrote. Raises ParseError for any other line, or a range that runs backwards."""
-    mappings: list[HostMapping] = []
-    pages: list[TablePage] = []
-    faults: list[TableFault] = []
-    words: dict[str, tuple[str, ...]] = {}
+    found: dict[type, list[Any]] = {HostMapping: [], TablePage: [], TableFault: []}
     count: TableCount | NotObserved = NotObserved("this snapshot predates the count of page tables")
     for line, row in numbered(TABLES, text):
-        if found := _MAP.fullmatch(row):
-            start, end, physical, level, attrs = found.groups()
-            known = words.get(attrs)
-            if known is None:
-                known = words[attrs] = tuple(attrs.split())
-            mappings.append(HostMapping(_read_range(line, row, start, end), int(physical, 16), level, known))
-        elif found := _TABLE.fullmatch(row):
-            address, level, start, end, entries, mark = found.groups()
-            counted = None if mark is None else mark == "counted"
-            pages.append(TablePage(int(address, 16), level, _read_range(line, row, start, end), int(entries), counted))
-        elif found := _FAULT.fullmatch(row):
-            table, index, entry, start, end, reason = found.groups()
-            place = _read_range(line, row, start, end)
-            faults.append(TableFault(int(table, 16), int(index), int(entry, 16), place, reason))
-        elif found := _COUNT.fullmatch(row):
-            count = NotObserved(found[5]) if found[5] else TableCount(*(int(number) for number in found.groups()[:4]))
+        try:
+            item = _read_row(row)
+        except ValueError as error:
+            raise ParseError(TABLES, line, row, str(error)) from None
+        if isinstance(item, (TableCount, NotObserved)):
+            count = item
         else:
-            raise ParseError(TABLES, line, row, "neither 'map', 'table', 'fault' nor 'count'")
-    return HostTables(tuple(mappings), tuple(pages), tuple(faults), count)
+            found[type(item)].append(item)
+    return HostTables(tuple(found[HostMapping]), tuple(found[TablePage]), tuple(found[TableFault]), count)
+
+
+# Most lines are those of the last snapshot.
+@functools.lru_cache(_ROWS)
+def _read_row(row: str) -> HostMapping | TablePage | TableFault | TableCount | NotObserved:
+    if found := _MAP.fullmatch(row):
+        start, end, physical, level, attrs = found.groups()
+        return HostMapping(_read_range(start, end), int(physical, 16), level, _read_words(attrs))
+    if found := _TABLE.fullmatch(row):
+        address, level, start, end, entries, mark = found.groups()
+        counted = None if mark is None else mark == "counted"
+        return TablePage(int(address, 16), level, _read_range(start, end), int(entries), counted)
+    if found := _FAULT.fullmatch(row):
+        table, index, entry, start, end, reason = found.groups()
+        return TableFault(int(table, 16), int(index), int(entry, 16), _read_range(start, end), reason)
+    if found := _COUNT.fullmatch(row):
+        return NotObserved(found[5]) if found[5] else TableCount(*(int(number) for number in found.groups()[:4]))
+    raise ValueError("neither 'map', 'table', 'fault' nor 'count'")
+
+
+@functools.lru_cache(1024)
+def _read_words(attrs: str) -> tuple[str, ...]:
+    return tuple(attrs.split())
 
 
 def format_pages(pages: Mapping[int, StructPage | NotObserved] | NotObserved) -> str:
@@ -187,7 +201,7 @@ def _range(piece: AddrRange) -> str:
     return f"{piece.start:#018x}-{piece.end:#018x}"
 
 
-def _read_range(line: int, row: str, start: str, end: str) -> AddrRange:
+def _read_range(start: str, end: str) -> AddrRange:
     if int(end, 16) < int(start, 16):
-        raise ParseError(TABLES, line, row, "a range that runs backwards")
+        raise ValueError("a range that runs backwards")
     return AddrRange(int(start, 16), int(end, 16))

@@ -93,9 +93,12 @@ class Session:
         """A fresh deadline for one step."""
         return Deadline(self.options.timeout)
 
-    def look(self) -> GuestState:
-        """Take a snapshot outside of the steps: nothing is checked, and no step compares with it."""
-        return self._collect(self.deadline(), self.recorder.directory / "look", self.state)
+    def look(self, left_out: Sequence[str] = ()) -> GuestState:
+        """Take a snapshot outside of the steps: nothing is checked, and no step compares with it.
+
+        Without the sources ``left_out`` it is a fast look.
+        """
+        return self._collect(self.deadline(), self.recorder.directory / "look", self.state, left_out)
 
     def apply(self, action: Action) -> None:
         """Pass an action that took effect to the model and the recorder; parallel steps do so one after the other."""

@@ -93,8 +93,10 @@ def ci_runs_it(desk: Path, output: str) -> None:
 def the_bench_measures_both(desk: Path, output: str) -> None:
     arm64, riscv64 = json.loads((desk / "bench.json").read_text())
     for found in (arm64, riscv64):
-        assert set(found["sections"]) == {"start", "acpi-dimm", "virtio-mem", "snapshot", "runs"}
+        assert set(found["sections"]) == {"start", "acpi-dimm", "virtio-mem", "looks", "runs"}
         assert {"cold", "restore", "ratio"} == set(found["sections"]["start"]["figures"])
+        steps = {f"step_{name}" for name in ("add", "online", "offline", "remove", "grow", "shrink")}
+        assert set(found["targets"]) == steps | {"look_full", "look_fast"}
 
 
 def every_corruption_is_named(desk: Path, output: str) -> None:
