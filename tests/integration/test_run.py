@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agreement import disagreements
 from leftovers import LONG_SCENARIO
 
 from harness.check import Verdict
@@ -266,6 +267,29 @@ def test_a_panic_in_the_middle_is_a_failure_and_leaves_a_bundle(
     kept = {path.name for path in result.bundle.iterdir()}
     assert {"argv.txt", "console.log", "qmp.jsonl", "run.json", "scenario.yaml", "states", "verdict.json"} <= kept
     assert "sysrq" in (result.bundle / "console.log").read_text(errors="replace")
+
+
+@pytest.mark.parametrize("found", [False, True], ids=["clean", "found"])
+def test_a_full_look_follows_what_a_fast_one_finds_and_ends_each_run(
+    found: bool, memhp_guest_spec: GuestSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warn(args: CheckVerb, session: Session, deadline: Deadline) -> Outcome:
+        if found:
+            line = "WARNING: CPU: 0 PID: 1 at mm/memory_hotplug.c:1 f+0x0/0x10"
+            session.guest.shell.must(f"echo '{line}' >/dev/kmsg", deadline=deadline)
+        return Outcome()
+
+    monkeypatch.setattr(CheckVerb, "run", warn)
+    file = tmp_path / "one-dimm.yaml"
+    file.write_text(f"{DIMM}  - check: {{}}\n")
+    options = RunOptions(bundle_dir=tmp_path / "bundles", look="fast")
+    [result] = run_scenarios([read_scenario(file)], memhp_guest_spec, options, SilentReporter())
+    assert [step.look for step in result.steps] == ["full", "fast", *(["full"] if found else ["fast", "full"])]
+    assert result.verdict is (Verdict.FAIL if found else Verdict.PASS) and "ptdump" in str(result.facts["left_out"])
+    assert broken(result.steps[-1]) == ({"LOG-1"} if found else set())
+    assert result.bundle is not None and disagreements(result, result.bundle) == []
+    assert (result.bundle / "states" / "002" / "fast" / "meta.json").is_file() == found
+    assert (result.bundle / "states" / "002" / "ptdump.txt").is_file() == found
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
