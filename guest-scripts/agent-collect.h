@@ -459,20 +459,22 @@ static size_t find_source(const char *name)
 	return s;
 }
 
-static int collect(const char *boundary, char **names, int count)
+static int collect(int count, char **words)
 {
 	char number[LINE];
 
-	mark = boundary;
+	if (!count)
+		return -1;
+	mark = words[0];
 	printed = 0;
-	for (int n = 0; n < count; n++)
-		if (find_source(names[n]) == COUNT(sources))
-			return complain("collect: no source %s\n", names[n]);
-	for (int n = 0; n < count && !reads_tables; n++)
-		if (!strcmp(names[n], "ptdump"))
+	for (int n = 1; n < count; n++)
+		if (find_source(words[n]) == COUNT(sources))
+			return complain("collect: no source %s\n", words[n]);
+	for (int n = 1; n < count && !reads_tables; n++)
+		if (!strcmp(words[n], "ptdump"))
 			start_tables();
-	for (int n = 0; n < count; n++) {
-		size_t s = find_source(names[n]);
+	for (int n = 1; n < count; n++) {
+		size_t s = find_source(words[n]);
 
 		sources[s].print(sources[s].name, sources[s].path);
 	}

@@ -5,6 +5,7 @@
 #ifndef PROC
 #define PROC "/proc"
 #endif
+#define POLL_NS 2000000
 
 static int is_process(const struct dirent *entry)
 {
@@ -45,15 +46,17 @@ static bool working(const char *queue, bool print)
 	return any;
 }
 
-static int wait_work(const char *queue, long long seconds)
+/* Looks every 2 ms, as nothing tells the end of work (agent-wait.h). */
+static int wait_work(int count, char **words)
 {
 	const struct timespec pause = { 0, POLL_NS };
-	long long end = now_ms() + seconds * 1000;
+	const char *queue = count == 2 ? words[0] : "";
+	long long end = count == 2 ? now() + atoll(words[1]) * 1000 : 0;
 
 	while (working(queue, false)) {
-		if (now_ms() >= end)
+		if (!left(end))
 			return working(queue, true) ? 1 : 0;
 		nanosleep(&pause, NULL);
 	}
-	return 0;
+	return count == 2 ? 0 : -1;
 }

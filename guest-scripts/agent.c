@@ -1,27 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * agent: does the work of the scripts collect, blocks and wait-work without starting processes.
+ * agent: does the work of the scripts beside it, and of load-keeper's clients, without starting processes (but
+ * modprobe, for a driver that is not loaded).
  *
- *   agent collect BOUNDARY SOURCE...            runs one request and exits
- *   agent blocks set|wait|zones [ARGUMENT...]   likewise; reads stdin
- *   agent wait-work QUEUE SECONDS               likewise
- *   agent                                       persistent: serves requests from stdin until end of file
+ *   agent SCRIPT ARGUMENT...   runs one request, with the script's stdin and arguments, and exits
+ *   agent                      persistent: serves requests from stdin until end of file
  *
  * A persistent agent prints "ready" once it can take requests. harness/guest/agent.py is the client.
  *
- *   request   "BYTES WORD...\n", then BYTES bytes: the request's stdin. The words are the arguments listed above.
+ *   request   "NUMBER BYTES WORD...\n", then BYTES bytes: the request's stdin. The words are a script and its arguments.
+ *             A client may send several at once: they are answered in order. Their numbers are its own choice.
  *   answer    any number of "+BYTES\n" and "!BYTES\n", each followed by BYTES bytes of the request's stdout or stderr,
- *             then "=STATUS\n".
+ *             then "=NUMBER STATUS\n".
  *
- * Status of a request and of the agent: 0: done; 1: the wait timed out, or stdout is closed; 2: invalid request, or it
- * could not be started.
+ * Status of a request and of the agent: that of the script. It is 2 for an invalid request.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
+#include <linux/netlink.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -29,9 +32,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/klog.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -41,10 +46,15 @@
 #ifndef BLOCKS
 #define BLOCKS "/sys/devices/system/memory"
 #endif
+#ifndef BUS
+#define BUS "/sys/bus"
+#endif
 #define CHUNK 16384
 #define LINE 160
 #define MAX_WORDS 64
 #define MAX_REQUEST 4096
+#define MAX_STDIN (16UL << 20)
+#define MAX_FILE (64UL << 20)
 #define COUNT(array) (sizeof(array) / sizeof(*(array)))
 
 struct text {
@@ -153,6 +163,19 @@ static ssize_t get(int fd, char *data, size_t size)
 	return done;
 }
 
+static int __attribute__((format(printf, 1, 2))) say(const char *format, ...)
+{
+	char text[LINE + PATH_MAX];
+	va_list values;
+	int size;
+
+	va_start(values, format);
+	size = vsnprintf(text, sizeof(text), format, values);
+	va_end(values);
+	put(text, size < (int)sizeof(text) ? (size_t)size : sizeof(text) - 1);
+	return 0;
+}
+
 static bool make_room(struct text *text, size_t more)
 {
 	size_t room = text->room ? text->room : CHUNK;
@@ -170,13 +193,15 @@ static bool make_room(struct text *text, size_t more)
 	return true;
 }
 
-/* Reads until end of file. Returns 0 or the errno; text has what was read before an error. */
+/* Reads until end of file. Returns 0 or the errno (EFBIG after MAX_FILE); text has what was read before an error. */
 static int read_all(int fd, struct text *text)
 {
 	text->size = 0;
 	for (;;) {
 		ssize_t done;
 
+		if (text->size > MAX_FILE)
+			return EFBIG;
 		if (!make_room(text, CHUNK))
 			return ENOMEM;
 		done = get(fd, text->data + text->size, text->room - text->size);
@@ -215,53 +240,79 @@ static const char *first_line(const char *path)
 	return start;
 }
 
+#include "load-client.h"
+#include "agent-files.h"
+#include "agent-wait.h"
 #include "agent-collect.h"
 #include "agent-blocks.h"
 #include "agent-work.h"
+#include "agent-slot.h"
+#include "agent-pmem.h"
 
 /* ---- requests ---------------------------------------------------------------------------------------------------- */
 
 static int do_request(int count, char **words)
 {
-	if (count > 1 && !strcmp(words[0], "collect"))
-		return collect(words[1], words + 2, count - 2);
-	if (count > 1 && !strcmp(words[0], "blocks"))
-		return blocks(count - 1, words + 1);
-	if (count == 3 && !strcmp(words[0], "wait-work"))
-		return wait_work(words[1], atoll(words[2]));
-	return complain("usage: agent [collect BOUNDARY SOURCE...|blocks set WORD [SECONDS]|blocks wait CENTISECONDS|"
-			"blocks zones|wait-work QUEUE SECONDS]\n");
+	static const struct {
+		const char *script;
+		int (*run)(int count, char **words);
+	} scripts[] = {
+		{ "collect", collect },		{ "blocks", blocks },	    { "files", files },
+		{ "wait-driver", wait_driver }, { "wait-work", wait_work }, { "slot", slot },
+		{ "pmem", pmem },		{ "load-keeper", command_loads },
+	};
+
+	for (size_t s = 0; count && s < COUNT(scripts); s++) {
+		int status = strcmp(words[0], scripts[s].script) ? -1 : scripts[s].run(count - 1, words + 1);
+
+		if (status >= 0)
+			return status;
+	}
+	return complain("agent: invalid request: %s\n", count ? words[0] : "");
+}
+
+/* What has been received: requests, and the beginning of one. */
+static struct text received;
+
+static bool receive(void)
+{
+	ssize_t done;
+
+	if (!make_room(&received, CHUNK))
+		return false;
+	done = get(0, received.data + received.size, received.room - received.size);
+	received.size += done > 0 ? (size_t)done : 0;
+	return done > 0;
 }
 
 /* Reads a request; returns false at end of file and for a malformed request. */
-static bool get_request(char *line, int *count, char **words)
+static bool get_request(char *line, int *count, char **words, unsigned long *number)
 {
-	size_t size = 0, stdin_size, surplus;
+	unsigned long stdin_size;
+	size_t head;
 	char *stop, *rest;
 
-	/* The client waits for the answer, so no bytes of the next request can follow those of this one. */
-	do {
-		ssize_t done = get(0, line + size, MAX_REQUEST - 1 - size);
-
-		if (done <= 0)
+	while (!(stop = received.size ? memchr(received.data, '\n', received.size) : NULL))
+		if (received.size >= MAX_REQUEST || !receive())
 			return false;
-		size += (size_t)done;
-		stop = memchr(line, '\n', size);
-	} while (!stop);
-	*stop++ = 0;
-	stdin_size = strtoul(line, &rest, 10);
-	surplus = size - (size_t)(stop - line);
-	input.size = 0;
-	if (surplus > stdin_size || !make_room(&input, stdin_size + 1))
+	head = (size_t)(stop - received.data) + 1;
+	if (head > MAX_REQUEST)
 		return false;
-	memcpy(input.data, stop, surplus);
-	for (input.size = surplus; input.size < stdin_size;) {
-		ssize_t done = get(0, input.data + input.size, stdin_size - input.size);
-
-		if (done <= 0)
+	memcpy(line, received.data, head);
+	line[head - 1] = 0;
+	*number = strtoul(line, &rest, 10);
+	stdin_size = strtoul(rest, &rest, 10);
+	/* One byte more: where lines are split, the last one ends with a 0. */
+	input.size = 0;
+	if (stdin_size > MAX_STDIN || !make_room(&input, stdin_size + 1))
+		return false;
+	while (received.size - head < stdin_size)
+		if (!receive())
 			return false;
-		input.size += (size_t)done;
-	}
+	memcpy(input.data, received.data + head, stdin_size);
+	input.size = stdin_size;
+	received.size -= head + stdin_size;
+	memmove(received.data, received.data + head + stdin_size, received.size);
 	*count = 0;
 	for (char *word = strtok(rest, " "); word && *count < MAX_WORDS; word = strtok(NULL, " "))
 		words[(*count)++] = word;
@@ -271,17 +322,24 @@ static bool get_request(char *line, int *count, char **words)
 static int serve(void)
 {
 	char line[MAX_REQUEST], *words[MAX_WORDS], last_line[LINE];
+	unsigned long number;
 	int count;
 
 	put_text("ready\n");
 	flush();
 	persistent = true;
 	note_blocks();
-	while (get_request(line, &count, words)) {
-		snprintf(last_line, sizeof(last_line), "=%d\n", do_request(count, words));
+	while (get_request(line, &count, words, &number)) {
+		snprintf(last_line, sizeof(last_line), "=%lu %d\n", number, do_request(count, words));
 		send_out(NULL, 0, last_line);
 	}
 	return 0;
+}
+
+/* The scripts that read stdin. */
+static bool reads_input(const char *script)
+{
+	return !strcmp(script, "blocks") || !strcmp(script, "files");
 }
 
 int main(int argc, char **argv)
@@ -290,7 +348,7 @@ int main(int argc, char **argv)
 
 	if (argc == 1)
 		return serve();
-	if (!strcmp(argv[1], "blocks") && (read_all(0, &input) || !make_room(&input, 1)))
+	if (reads_input(argv[1]) && (read_all(0, &input) || !make_room(&input, 1)))
 		return complain("agent: stdin: %s\n", strerror(errno));
 	status = do_request(argc - 1, argv + 1);
 	flush();

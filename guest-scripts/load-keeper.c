@@ -42,20 +42,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#ifndef FOLDER
-#define FOLDER "/run/memhp/loads"
-#endif
 #define MAX_WORKERS 16
-#define MAX_LOADS 64
 #define LINE 160
-#define KILL_MS 1000
+
+#define say printf
+#include "load-client.h"
 
 struct worker {
 	pid_t pid;
@@ -80,30 +76,6 @@ static int fail(const char *what)
 {
 	fprintf(stderr, "load-keeper: %s: %s\n", what, strerror(errno));
 	return 2;
-}
-
-static long long now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
-}
-
-static int left(long long end)
-{
-	long long ms = end - now();
-
-	return ms < 0 ? 0 : (int)ms;
-}
-
-static bool set_address(struct sockaddr_un *address, const char *id)
-{
-	int size;
-
-	address->sun_family = AF_UNIX;
-	size = snprintf(address->sun_path, sizeof(address->sun_path), FOLDER "/%s", id);
-	return *id && *id != '.' && !strchr(id, '/') && size < (int)sizeof(address->sun_path);
 }
 
 /* ---- the keeper -------------------------------------------------------------------------------------------------- */
@@ -410,7 +382,7 @@ static int run_keeper(struct load *load, char **argv)
 	return 0;
 }
 
-/* ---- clients ----------------------------------------------------------------------------------------------------- */
+/* ---- start ------------------------------------------------------------------------------------------------------- */
 
 static int start(long long end, const char *id, int workers, char **argv)
 {
@@ -455,102 +427,16 @@ static int start(long long end, const char *id, int workers, char **argv)
 	return 3;
 }
 
-/* Sends a command to a load; returns the connected socket, -1 if the load has no keeper. */
-static int send_command(const char *id, const char *command)
-{
-	struct sockaddr_un address = { 0 };
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-
-	if (fd < 0 || !set_address(&address, id) || connect(fd, (struct sockaddr *)&address, sizeof(address)) ||
-	    send(fd, command, strlen(command), MSG_NOSIGNAL) < 0) {
-		if (fd >= 0)
-			close(fd);
-		return -1;
-	}
-	return fd;
-}
-
-/* Prints the load's answer; returns false if there is none in time. */
-static bool print_answer(const char *id, int fd, long long end)
-{
-	struct pollfd polled = { .fd = fd, .events = POLLIN };
-	char text[LINE + 80];
-	ssize_t size;
-
-	if (fd < 0) {
-		printf("%s 0 0 gone\n", id);
-		return true;
-	}
-	if (poll(&polled, 1, left(end)) != 1)
-		return false;
-	size = recv(fd, text, sizeof(text) - 1, 0);
-	text[size < 0 ? 0 : size] = 0;
-	printf("%s %s\n", id, size > 0 ? text : "0 0 gone");
-	return true;
-}
-
-/* Prints the counts of a load that did not answer in time. It answers count at once, unless the keeper hangs. */
-static void print_busy(const char *id)
-{
-	int fd = send_command(id, "count");
-
-	if (!print_answer(id, fd, now() + KILL_MS))
-		printf("%s 0 0 busy\n", id);
-	if (fd >= 0)
-		close(fd);
-}
-
-static int stop(long long end, const char *id)
-{
-	struct sockaddr_un address = { 0 };
-	int fd = send_command(id, "stop");
-
-	if (fd < 0) {
-		if (!set_address(&address, id) || access(address.sun_path, F_OK))
-			return 4;
-		unlink(address.sun_path);
-	}
-	if (print_answer(id, fd, end))
-		return 0;
-	if (send(fd, "kill", 4, MSG_NOSIGNAL) < 0 || !print_answer(id, fd, now() + KILL_MS))
-		printf("%s 0 0 busy\n", id);
-	return 0;
-}
-
-static int command_all(long long end, const char *command)
-{
-	static char names[MAX_LOADS][LINE];
-	int fds[MAX_LOADS], count = 0;
-	DIR *folder = opendir(FOLDER);
-	struct dirent *entry;
-
-	while (folder && (entry = readdir(folder)) && count < MAX_LOADS)
-		if (*entry->d_name != '.' && strlen(entry->d_name) < LINE)
-			strcpy(names[count++], entry->d_name);
-	/* Send the command to all loads first, so that their rounds end concurrently. */
-	for (int i = 0; i < count; i++)
-		fds[i] = send_command(names[i], command);
-	for (int i = 0; i < count; i++) {
-		bool answered = print_answer(names[i], fds[i], end);
-
-		if (fds[i] >= 0)
-			close(fds[i]);
-		if (!answered)
-			print_busy(names[i]);
-	}
-	return 0;
-}
-
 int main(int argc, char **argv)
 {
 	long long end = argc > 2 ? now() + atoll(argv[2]) : 0;
+	int status;
 
 	if (argc > 5 && !strcmp(argv[1], "start"))
 		return start(end, argv[3], atoi(argv[4]), argv + 5);
-	if (argc == 4 && !strcmp(argv[1], "stop"))
-		return stop(end, argv[3]);
-	if (argc == 3 && (!strcmp(argv[1], "pause") || !strcmp(argv[1], "resume") || !strcmp(argv[1], "count")))
-		return command_all(end, argv[1]);
+	status = command_loads(argc - 1, argv + 1);
+	if (status >= 0)
+		return status;
 	fputs("usage: load-keeper start MS ID WORKERS PROGRAM [ARGUMENT...]\n"
 	      "       load-keeper pause|resume|count MS\n"
 	      "       load-keeper stop MS ID\n",

@@ -25,12 +25,10 @@ RECIPE = "2"
 
 PACKAGES = ("busybox-static", "dropbear-bin", "ndctl", "daxctl")
 PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/ndctl", "usr/bin/daxctl")
-#: our own programs, each one C file in guest-scripts
+#: our own programs, each one C file in guest-scripts, and the headers there
 TOOLS = ("agent", "touch-memory", "hold-memory", "load-keeper", "load-worker", "sleeper")
 #: likewise, but a library preloaded into other programs; it is linked against no other
 PRELOADS = ("spare-seed",)
-#: headers in guest-scripts that the programs include
-HEADERS = ("agent-blocks", "agent-collect", "agent-log", "agent-work")
 
 _COMPILE_SECONDS = 120.0
 _WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
@@ -51,7 +49,7 @@ def guest_root(arch: ArchSpec, progress: Progress) -> GuestRoot:
     archive = apt(arch.name)
     packages = archive.closure(PACKAGES, progress)
     sources = [_source(f"{name}.c") for name in (*TOOLS, *PRELOADS)]
-    read = [*sources, *(_source(f"{name}.h") for name in HEADERS)]
+    read = [*sources, *sorted(guest_scripts_dir().glob("*.h"))]
     inputs = {"recipe": RECIPE, **{path.name: path.read_text() for path in read}, **fingerprints(packages)}
 
     def build(out: Path) -> None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Client of the guest agent (guest-scripts/agent.c): a resident program that replaces some guest-scripts."""
+"""Client of the guest agent (guest-scripts/agent.c): a resident program that does what the guest-scripts do."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import paramiko
 
@@ -15,9 +15,14 @@ from harness.guest.overlay import SCRIPTS
 START = "[ -x /usr/bin/agent ] || { echo none; exit; }; exec /usr/bin/agent"
 
 #: commands that the agent understands as they are
-_COMMAND = re.compile(rf"/{SCRIPTS}/((?:collect|blocks|wait-work)(?: [0-9A-Za-z_]+)+)")
+_COMMAND = re.compile(
+    rf"(?:/{SCRIPTS}/(?=(?:collect|blocks|files|pmem|slot|wait-driver|wait-work) )"
+    r"|/usr/bin/(?=load-keeper (?:pause|resume|count|stop) ))([a-z-]+(?: [0-9A-Za-z_.:-]+)+)"
+)
 _CHUNK = 1 << 16
 
+#: what ``agent_request`` returned, and stdin
+Request = tuple[str, bytes]
 #: exit status, stdout, stderr
 Answer = tuple[int, bytes, bytes]
 
@@ -37,7 +42,7 @@ class AgentEnded(Exception):
 
 
 class Agent:
-    """One agent on one channel, for one request at a time. Do not use it again after an exception of any kind."""
+    """One agent on one channel, for one thread at a time. Do not use it again after an exception of any kind."""
 
     def __init__(self, channel: paramiko.Channel) -> None:
         """``channel`` must have executed ``START``."""
@@ -45,6 +50,7 @@ class Agent:
         self._received = bytearray()
         self._stderr = bytearray()
         self._left = 0
+        self._asked = 0
 
     @property
     def ended(self) -> bool:
@@ -59,30 +65,34 @@ class Agent:
             raise _garbled(greeting)
         return greeting == b"ready"
 
-    def ask(self, request: str, stdin: bytes, limit: int, wait: Callable[[], None]) -> Answer:
-        """Send ``request`` and return the answer.
+    def ask(self, requests: Sequence[Request], limit: int, wait: Callable[[], None]) -> tuple[Answer, ...]:
+        """Send ``requests`` in one message and return the answer to each.
 
         ``wait`` returns when the channel may have something new to read, and raises to stop waiting. Raises
         OverflowError after more than ``limit`` bytes, AgentEnded, GuestError for a malformed answer.
         """
         self._left = limit
-        self.channel.sendall(f"{len(stdin)} {request}\n".encode() + stdin)
+        first, self._asked = self._asked, self._asked + len(requests)
+        numbered = enumerate(requests, first)
+        message = b"".join(f"{n} {len(stdin)} {words}\n".encode() + stdin for n, (words, stdin) in numbered)
+        self.channel.sendall(message)
+        return tuple(self._answer(number, wait) for number in range(first, self._asked))
+
+    def _answer(self, number: int, wait: Callable[[], None]) -> Answer:
         streams = {ord("+"): bytearray(), ord("!"): bytearray()}
         while True:
             line = self._line(wait)
-            if not line[1:].isdigit():
+            if end := re.fullmatch(rb"=%d ([0-9]{1,3})" % number, line):
+                return int(end[1]), bytes(streams[ord("+")]), bytes(streams[ord("!")])
+            if re.fullmatch(rb"[+!][0-9]{1,12}", line) is None:
                 raise _garbled(line)
-            number = int(line[1:])
-            if line[0] == ord("="):
-                return number, bytes(streams[ord("+")]), bytes(streams[ord("!")])
-            if line[0] not in streams:
-                raise _garbled(line)
-            if number > self._left + len(self._received):
+            size = int(line[1:])
+            if size > self._left + len(self._received):
                 raise OverflowError
-            while len(self._received) < number:
+            while len(self._received) < size:
                 self._receive(wait)
-            streams[line[0]] += self._received[:number]
-            del self._received[:number]
+            streams[line[0]] += self._received[:size]
+            del self._received[:size]
 
     def _line(self, wait: Callable[[], None]) -> bytes:
         looked = 0

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UsageError
+from harness.guest.kernel_files import parse_written, write_files
 from harness.guest.overlay import SCRIPTS
 from harness.guest.ssh import Shell
 
@@ -19,16 +18,19 @@ Target = Literal["online", "online_kernel", "online_movable", "offline"]
 _SYSFS = "/sys/devices/system/memory"
 #: seconds before the deadline when the guest stops waiting, so that its report arrives in time
 _REPORT_SECONDS = 0.5
-_NAMES = {os.strerror(number): name for number, name in errno.errorcode.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class BlockOutcome:
-    """Result of a write to one block's state: ``error`` is None, or the errno's name, such as EBUSY."""
+    """Result of a write to one block's state: ``error`` is None, or the errno's name, such as EBUSY.
+
+    ``seconds`` is how long the kernel took for it, by the guest's clock; None in a guest root without the agent.
+    """
 
     index: int
     ok: bool
     error: str | None = None
+    seconds: float | None = None
 
 
 def set_blocks(
@@ -64,9 +66,9 @@ def valid_zones(shell: Shell, indexes: Iterable[int], *, deadline: Deadline) -> 
 def set_auto_online(shell: Shell, policy: Target | str, *, deadline: Deadline) -> None:
     """Set auto_online_blocks, the policy for new memory. Raises UsageError, GuestError, DeadlineExpired."""
     check_target(policy)
-    done = shell.run(f"echo {policy} >{_SYSFS}/auto_online_blocks", deadline=deadline)
-    if done.status != 0:
-        raise GuestError(f"the guest rejects {policy} for auto_online_blocks: {done.said()}")
+    [done] = write_files(shell, [(f"{_SYSFS}/auto_online_blocks", policy)], deadline=deadline)
+    if done.error is not None:
+        raise GuestError(f"the guest rejects {policy} for auto_online_blocks: {done.error}")
 
 
 def wait_blocks(
@@ -102,17 +104,12 @@ def check_target(word: str) -> None:
         raise UsageError(f"{word!r} is not a state for a memory block", hint=f"one of {', '.join(get_args(Target))}")
 
 
-def error_name(text: str) -> str:
-    """The name of the errno, such as EBUSY, whose description ends ``text``; the text itself if there is none."""
-    return _NAMES.get(text.rpartition(": ")[2].strip(), text.strip())
-
-
 def _outcome(line: str) -> BlockOutcome:
     number, _, rest = line.partition(" ")
-    verdict, _, text = rest.partition(" ")
-    if not number.isdecimal() or verdict not in ("ok", "failed"):
+    done = parse_written(rest)
+    if not number.isdecimal() or done is None:
         raise GuestError(f"the guest's blocks script printed {line[:200]!r}")
-    return BlockOutcome(int(number), verdict == "ok", None if verdict == "ok" else error_name(text))
+    return BlockOutcome(int(number), done.error is None, done.error, done.seconds)
 
 
 def _ask(shell: Shell, request: str, lines: Iterable[int | str], deadline: Deadline) -> list[str]:

@@ -12,7 +12,7 @@ import select
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
@@ -21,7 +21,7 @@ import paramiko
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, MemhpError
-from harness.guest.agent import START, Agent, AgentEnded, agent_request
+from harness.guest.agent import START, Agent, AgentEnded, Request, agent_request
 from harness.guest.console import Console
 from harness.guest.identity import Identity
 from harness.units import MIB
@@ -79,7 +79,7 @@ class Shell(Protocol):
 class GuestShell:
     """One SSH connection as root. Get one with ``connect``; a context manager. Threads may share it.
 
-    If the guest root has the agent, it runs in place of some guest-scripts: it is started with the first such command
+    If the guest root has the agent, it does the work of the guest-scripts: it is started with the first such command
     and stays (``harness.guest.agent``).
     """
 
@@ -156,16 +156,24 @@ class GuestShell:
         When the deadline expires the command is not killed, but its output is ignored. Raises DeadlineExpired, and
         GuestError if it prints more than ``limit`` bytes, the guest panics or the connection breaks.
         """
-        shown = command if len(command) <= 80 else command[:80] + "…"
+        return self.run_all([(command, stdin)], deadline=deadline, limit=limit)[0]
+
+    def run_all(
+        self, commands: Sequence[tuple[str, bytes]], *, deadline: Deadline, limit: int = OUTPUT_LIMIT
+    ) -> tuple[CommandResult, ...]:
+        """Run commands, each with its stdin, one after another, whatever their status; raises as ``run`` does.
+
+        This takes one round trip if the guest's agent does all of them.
+        """
+        shown = "; ".join(command for command, _ in commands)
+        shown = shown if len(shown) <= 80 else shown[:80] + "…"
         trouble = None if self._console is None else self._console.trouble()
         if trouble is not None:
             raise GuestError(f"{trouble.message} (before it ran {shown!r})", hint=trouble.hint)
-        request = agent_request(command)
+        requests = [(words, stdin) for command, stdin in commands if (words := agent_request(command)) is not None]
         opened: list[paramiko.Channel] = []
 
-        def converse() -> CommandResult:
-            if request is not None and (done := self._by_agent(request, shown, stdin, deadline, limit, opened)):
-                return done
+        def execute(command: str, stdin: bytes) -> CommandResult:
             channel = self._open(shown, deadline)
             opened.append(channel)
             try:
@@ -176,6 +184,13 @@ class GuestShell:
                 raise self._lost(f"lost the guest while it ran {shown!r}: {_said(error)}", deadline) from error
             finally:
                 _close(channel)
+
+        def converse() -> tuple[CommandResult, ...]:
+            if len(requests) == len(commands):
+                done = self._by_agent(requests, shown, deadline, limit, opened)
+                if done is not None:
+                    return done
+            return tuple(execute(command, stdin) for command, stdin in commands)
 
         def abandon() -> None:
             for channel in opened:
@@ -236,25 +251,38 @@ class GuestShell:
         return channel
 
     def _by_agent(
-        self, request: str, shown: str, stdin: bytes, deadline: Deadline, limit: int, opened: list[paramiko.Channel]
-    ) -> CommandResult | None:
-        """Have the guest's agent run ``request``, for one thread at a time; None if there is no agent."""
-        if not self._agent_lock.acquire(timeout=max(0.0, deadline.remaining())):
-            deadline.check(f"the guest agent, which is busy with another request, to run {shown!r}")
+        self,
+        requests: Sequence[Request],
+        shown: str,
+        deadline: Deadline,
+        limit: int,
+        opened: list[paramiko.Channel],
+    ) -> tuple[CommandResult, ...] | None:
+        """Have the guest's agent run ``requests``; None if there is no agent.
+
+        While it works for another thread, an agent of its own does it: neither must wait for the other, and one that
+        stayed might have its memory where memory is to be removed.
+        """
+        resident = self._agent_lock.acquire(blocking=False)
+        agent = self._agent if resident else None
         try:
             # An agent that exited while idle (out of memory, say) is simply started again.
-            if self._has_agent and (self._agent is None or self._agent.ended):
-                self._agent = self._start_agent(shown, deadline, limit, opened)
-                self._has_agent = self._agent is not None
-            if self._agent is None:
+            if self._has_agent and (agent is None or agent.ended):
+                agent = self._start_agent(shown, deadline, limit, opened)
+                self._has_agent = agent is not None
+                self._agent = agent if resident else self._agent
+            if agent is None:
                 return None
-            agent = self._agent
             opened.append(agent.channel)
             agent.channel.settimeout(max(0.001, deadline.remaining()))
             with self._closed_after_trouble(agent, shown, deadline, limit):
-                return CommandResult(*agent.ask(request, stdin, limit, self._waiter(agent.channel, shown, deadline)))
+                answers = agent.ask(requests, limit, self._waiter(agent.channel, shown, deadline))
+                return tuple(CommandResult(*answer) for answer in answers)
         finally:
-            self._agent_lock.release()
+            if resident:
+                self._agent_lock.release()
+            elif agent is not None:
+                _close(agent.channel)
 
     def _start_agent(self, shown: str, deadline: Deadline, limit: int, opened: list[paramiko.Channel]) -> Agent | None:
         agent = Agent(self._open(shown, deadline))
@@ -271,7 +299,7 @@ class GuestShell:
         try:
             yield
         except BaseException as error:
-            self._agent = None
+            self._agent = None if agent is self._agent else self._agent
             _close(agent.channel)
             if isinstance(error, OverflowError):
                 raise _too_much(shown, limit) from None

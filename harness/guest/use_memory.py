@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from harness.deadline import Deadline
 from harness.errors import GuestError, UsageError
+from harness.guest.kernel_files import Content, read_files
 from harness.guest.ssh import Shell
 from harness.units import AddrRange, format_size
 
@@ -109,11 +110,11 @@ def release_memory(shell: Shell, id: str, *, deadline: Deadline) -> tuple[int, i
 
     Returns once the process has freed all of its memory. Raises GuestError, DeadlineExpired.
     """
-    done = shell.run(f"cat {_fifo(id)}", deadline=deadline)
-    match = _RELEASED.fullmatch(done.text)
-    if done.status != 0 or match is None:
-        said = done.said() or done.text.strip()[-500:]
-        raise GuestError(f"the memory held as {id} was not released (status {done.status}): {said}")
+    done = read_files(shell, [_fifo(id)], deadline=deadline).get(_fifo(id), Content(b""))
+    text = done.error or done.data.decode(errors="replace")
+    match = _RELEASED.fullmatch(text)
+    if match is None:
+        raise GuestError(f"the memory held as {id} was not released: {text.strip()[-500:]}")
     return int(match[1]), int(match[2])
 
 

@@ -13,7 +13,6 @@ grow by the same number in every round.
 from __future__ import annotations
 
 import itertools
-import shlex
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from harness.check import Slope
 from harness.check.counters import SLAB
 from harness.collect.look import collect_state
 from harness.deadline import Deadline
+from harness.guest.kernel_files import read_files, write_files
 from harness.guest.ssh import Shell
 from harness.parsers.alloctraces import parse_alloc_traces
 from harness.state import GuestState, KernelFacts, NotObserved, SlabCache
@@ -140,17 +140,16 @@ def slab_in_use(
 
 def _shrunk(shell: Shell, facts: KernelFacts, name: str, deadline: Deadline) -> SlabCache | NotObserved:
     knob = f"/sys/kernel/slab/{name}/shrink"
-    done = shell.run(f"echo 1 >{shlex.quote(knob)}", deadline=deadline)
-    if done.status:
-        said = done.stderr.decode(errors="replace").strip()[-200:]
-        return NotObserved(f"the cache could not be shrunk (CONFIG_SLUB_DEBUG, slab_nomerge): {said}")
+    [done] = write_files(shell, [(knob, "1")], deadline=deadline)
+    if done.error is not None:
+        return NotObserved(f"the cache could not be shrunk (CONFIG_SLUB_DEBUG, slab_nomerge): {done.error}")
     slabs = collect_state(shell, None, None, facts=facts, deadline=deadline, sources=("slabinfo",)).slabs
     if isinstance(slabs, NotObserved):
         return slabs
     return next((slab for slab in slabs if slab.name == name), NotObserved(f"/proc/slabinfo has no {name}"))
 
 
-_READ = "grep -hE '^ *[0-9]+ ' /sys/kernel/debug/slab/*/alloc_traces 2>/dev/null"
+_TRACES = "/sys/kernel/debug/slab/*/alloc_traces"
 
 
 def allocation_sites(shell: Shell, deadline: Deadline) -> dict[str, int]:
@@ -158,7 +157,8 @@ def allocation_sites(shell: Shell, deadline: Deadline) -> dict[str, int]:
 
     Raises GuestError, DeadlineExpired.
     """
-    return parse_alloc_traces(shell.run(_READ, deadline=deadline).stdout.decode(errors="replace"))
+    files = read_files(shell, [_TRACES], deadline=deadline).values()
+    return parse_alloc_traces(b"".join(file.data for file in files).decode(errors="replace"))
 
 
 def steady_growth(rounds: Sequence[Mapping[str, int]]) -> tuple[Slope, ...]:

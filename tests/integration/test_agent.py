@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from agents import kill_agent, kill_agent_at_work
@@ -15,9 +16,11 @@ from harness.collect.sources import FACT_SOURCES, STATE_SOURCES, Frame, parse_fr
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError
-from harness.guest import namespaces
+from harness.guest import loads, namespaces
 from harness.guest.drivers import wait_driver
-from harness.guest.memory_blocks import error_name, set_auto_online, set_blocks, wait_blocks
+from harness.guest.kernel_files import read_files
+from harness.guest.memory_blocks import set_auto_online, set_blocks, wait_blocks
+from harness.guest.ssh import CommandResult
 from harness.parsers.vmcoreinfo import note_from_kcore
 from harness.qemu import memdev
 from harness.qemu.devices.dimm import DimmSpec
@@ -287,16 +290,22 @@ def test_a_guest_root_without_the_program(guest: BootedGuest, limit: Deadline) -
         guest.shell._has_agent = True
 
 
-def by_both(guest: BootedGuest, words: str, stdin: bytes, limit: Deadline) -> list[str]:
-    """The agent's answer to a request about blocks, after checking that the script's is the same; errors by name."""
+def by_both(guest: BootedGuest, command: str, limit: Deadline, stdin: bytes = b"") -> CommandResult:
+    """The resident agent's answer, after checking that the script's and the program's are the same but for times."""
+    script, _, words = command.partition(" ")
     answers = []
-    for command in ("sh /usr/lib/memhp/blocks", "/usr/bin/agent blocks", "/usr/lib/memhp/blocks"):
-        done = guest.shell.run(f"{command} {words}", stdin=stdin, deadline=limit)
-        assert (done.status, done.stderr) == (0, b"")
-        lines = done.stdout.decode().splitlines()
-        answers.append([re.sub(r"failed (.*)", lambda match: f"failed {error_name(match[1])}", line) for line in lines])
+    for way in (f"sh /usr/lib/memhp/{script}", f"/usr/bin/agent {script}", f"/usr/lib/memhp/{script}"):
+        done = guest.shell.run(f"{way} {words}".rstrip(), stdin=stdin, deadline=limit)
+        text = re.sub(r"(?:^|(?<= ))(?:-|[0-9]+) (?=ok$|failed )", "TIME ", done.text, flags=re.M)
+        answers.append(CommandResult(done.status, text.encode(), done.stderr))
     assert answers[0] == answers[1] == answers[2]
     return answers[0]
+
+
+def lines_by_both(guest: BootedGuest, command: str, stdin: bytes, limit: Deadline) -> list[str]:
+    done = by_both(guest, command, limit, stdin)
+    assert (done.status, done.stderr) == (0, b"")
+    return done.text.splitlines()
 
 
 def test_blocks(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline) -> None:
@@ -308,21 +317,155 @@ def test_blocks(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline) -> 
     first, second = range(where.start // size, where.end // size)
     wait_blocks(guest.shell, states={first: "offline", second: "offline"}, deadline=limit)
     both = f"{first}\n{second}\n".encode()
-    assert by_both(guest, "zones", both + b"99999\n", limit)[2] == "99999 "
+    assert lines_by_both(guest, "blocks zones", both + b"99999\n", limit)[2] == "99999 "
     assert set_blocks(guest.shell, [first], "online_movable", deadline=limit)[0].ok
-    assert by_both(guest, "set online_movable", f"{first}\n99999\n".encode(), limit) == [
-        f"{first} failed EINVAL",
-        "99999 failed ENOENT",
+    assert lines_by_both(guest, "blocks set online_movable", f"{first}\n99999\n".encode(), limit) == [
+        f"{first} TIME failed Invalid argument",
+        "99999 TIME failed No such file or directory",
     ]
-    assert by_both(guest, "zones", both, limit)[0] == f"{first} Movable"
-    assert by_both(guest, "wait 500", f"{first} online\n{second} present\n99999 absent\n".encode(), limit) == []
-    assert by_both(
-        guest, "wait 10", f"{first} offline\n{second} online\n{second} absent\n{first} online\n".encode(), limit
+    assert lines_by_both(guest, "blocks zones", both, limit)[0] == f"{first} Movable"
+    met = f"{first} online\n{second} present\n99999 absent\n".encode()
+    assert lines_by_both(guest, "blocks wait 500", met, limit) == []
+    assert lines_by_both(
+        guest, "blocks wait 10", f"{first} offline\n{second} online\n{second} absent\n{first} online\n".encode(), limit
     ) == [
         f"{first} offline online",
         f"{second} online offline",
         f"{second} absent present",
     ]
-    assert set_blocks(guest.shell, [first], "offline", deadline=limit, patience=60)[0].ok
+    [done] = set_blocks(guest.shell, [first], "offline", deadline=limit, patience=60)
+    assert done.ok and done.seconds is not None and 0.0 < done.seconds < 60.0
     assert memdev.unplug(guest.machine, "dimm1", deadline=limit).kind == "deleted"
     wait_blocks(guest.shell, absent=[first, second], deadline=limit)
+
+
+def test_files(guest: BootedGuest, limit: Deadline) -> None:
+    guest.shell.must("mkdir -p /tmp/f/empty; printf 'no end' >/tmp/f/b; ln -s ../away /tmp/f/c", deadline=limit)
+    files, links = ("/tmp/f/*", "/sys/bus/*/none", "/proc/version", "/sys/none"), ("/tmp/f/*", "/sys/class/net/*")
+    patterns = [f"file {path}\n" for path in files] + [f"link {path}\n" for path in links]
+    done = by_both(guest, "files read", limit, "".join(patterns).encode())
+    assert done.status == 0 and b"file 6 /tmp/f/b\nno end\nfailed 25 /tmp/f/c\n" in done.stdout
+    assert b"link 7 /tmp/f/c\n../away\n" in done.stdout and b"\nfailed 25 /sys/none\n" in done.stdout
+    done = by_both(guest, "files read", limit, b"nonsense /tmp/f/b\n")
+    assert (done.status, done.stderr) == (2, b"files: neither file nor link: nonsense /tmp/f/b\n")
+    values = b"/tmp/f/b 1  2\n/sys/none 1\n/sys/kernel/mm/none 1\n/proc/sys/vm/swappiness x\n/proc/version 1\n"
+    assert lines_by_both(guest, "files write", values, limit) == [
+        "TIME ok",
+        "TIME failed No such file or directory",
+        "TIME failed No such file or directory",
+        "TIME failed Invalid argument",
+        "TIME failed Input/output error",
+    ]
+    assert guest.shell.must("cat /tmp/f/b", deadline=limit) == b"1  2\n"
+
+
+def test_drivers(guest: BootedGuest, limit: Deadline) -> None:
+    link = "/sys/bus/virtio/devices/virtio0/driver"
+    driver = read_files(guest.shell, [link], links=True, deadline=limit)[link].data.decode().split("/")[-1]
+    assert by_both(guest, f"wait-driver virtio virtio0 {driver} 60", limit) == CommandResult(0, b"", b"")
+    done = by_both(guest, "wait-driver virtio virtio0 other 0", limit)
+    assert done == CommandResult(1, f"virtio0 with {driver}\n".encode(), b"")
+    done = by_both(guest, "wait-driver virtio virtio99 other 0", limit)
+    assert done == CommandResult(1, b"no virtio99\n", b"")
+    assert by_both(guest, "wait-work no_such_queue 60", limit) == CommandResult(0, b"", b"")
+    done = by_both(guest, "slot 4095 on", limit)
+    assert done == CommandResult(1, b"", b"slot 4095: no root port has this slot\n")
+    for words in ("list", "raw namespace9.0", "kmem dax9.0"):
+        assert by_both(guest, f"pmem {words}", limit).status in (0, 4, 5)
+
+
+def by_turns(guest: BootedGuest, commands: Sequence[str], limit: Deadline) -> list[CommandResult]:
+    """The resident agent's answers to commands of the script pmem that end where they began, after the script's."""
+    answers = [
+        [guest.shell.run(f"{way} {command}", deadline=limit) for command in commands]
+        for way in ("sh /usr/lib/memhp/pmem", "/usr/lib/memhp/pmem")
+    ]
+    for command, script, agent in zip(commands, *answers, strict=True):
+        assert script == agent, command
+    return answers[1]
+
+
+def test_persistent_memory(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline) -> None:
+    """Follows test_with_a_dax_device, which leaves its device bound to kmem."""
+    need(guest, memhp_artifacts, "virtio-pmem-pci", "DEV_DAX_KMEM")
+    set_auto_online(guest.shell, "offline", deadline=limit)
+    assert namespaces.to_devdax(guest.shell, "dax0.0", deadline=limit).ok
+    assert namespaces.destroy(guest.shell, "namespace0.0", deadline=limit).ok
+    done = by_turns(
+        guest,
+        [
+            "list",
+            "devdax namespace0.0 pmem 2097152",
+            "devdax namespace0.0 ram 4096",
+            "list",
+            "unkmem dax0.0",
+            "kmem dax0.0",
+            "kmem dax0.0",
+            "raw namespace0.0",
+            "state dax0.0 nonsense",
+            "unkmem dax0.0",
+            "devdax namespace0.0 nonsense 2097152",
+            "raw namespace0.0",
+            "list",
+        ],
+        limit,
+    )
+    assert [result.status for result in done] == [0, 0, 0, 0, 3, 0, 3, 3, done[8].status, 0, 3, 0, 0]
+    assert done[8].status in (3, 6) and done[0] == done[-1]
+    assert done[1].text == "dax0.0\n" and done[5].text == "dax0.0\n" and "in use as system RAM" in done[7].text
+    assert guest.shell.must("pidof agent", deadline=limit).split() == [str(pid(guest, limit)).encode()]
+
+
+def test_failing_allocations(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline) -> None:
+    """Not of pages: Linux 6.12 panics without page tables."""
+    need(guest, memhp_artifacts, "virtio-pmem-pci", "FAILSLAB")
+    assert namespaces.create_devdax(guest.shell, "namespace0.0", map="mem", align=2 * MIB, deadline=limit).ok
+    failing = ["kmem dax0.0 1 failslab 0", "kmem dax0.0 1 failslab 1", "kmem dax0.0 1 nonsense 0"]
+    done = by_turns(guest, failing, limit)
+    # Unbound from device_dax, as nothing was written.
+    guest.shell.must("echo dax0.0 >/sys/bus/dax/drivers/device_dax/bind", deadline=limit)
+    assert [result.status for result in done][2] == 4 and done[2].text == "no nonsense\n"
+    assert done[0].status == 3 and done[0].text == "kmem did not bind dax0.0: see the kernel log\n"
+    # Nothing fails: the number of allocations may differ by a few.
+    for way in ("sh /usr/lib/memhp/pmem", "/usr/lib/memhp/pmem"):
+        said = guest.shell.must(f"{way} kmem dax0.0 99999 failslab 0", deadline=limit).decode()
+        assert re.fullmatch(r"dax0\.0\nleft [0-9]{5}\n", said)
+        assert namespaces.to_devdax(guest.shell, "dax0.0", deadline=limit).ok
+    assert namespaces.destroy(guest.shell, "namespace0.0", deadline=limit).ok
+
+
+def test_loads(guest: BootedGuest, limit: Deadline) -> None:
+    client = "exec /usr/bin/load-keeper"
+    assert guest.shell.run(f"{client} stop 1000 none", deadline=limit) == CommandResult(4, b"", b"")
+    assert guest.shell.run("/usr/bin/load-keeper stop 1000 none", deadline=limit) == CommandResult(4, b"", b"")
+    loads.start_load(guest.shell, "a", "anon", {"size": MIB}, deadline=limit)
+    loads.start_load(guest.shell, "b", "anon", {"size": MIB}, deadline=limit)
+    paused = loads.pause_loads(guest.shell, deadline=limit)
+    assert set(paused) == {"a", "b"} and all(count.running for count in paused.values())
+    by_client = guest.shell.run(f"{client} count 60000", deadline=limit)
+    assert by_client == guest.shell.run("/usr/bin/load-keeper count 60000", deadline=limit)
+    assert by_client.text.count("resting") == 2
+    loads.resume_loads(guest.shell, deadline=limit)
+    later = loads.pause_loads(guest.shell, deadline=limit)
+    assert all(later[id].rounds > paused[id].rounds for id in later)
+    for id in ("a", "b"):
+        assert loads.stop_load(guest.shell, id, deadline=limit).rounds >= later[id].rounds
+    assert loads.pause_loads(guest.shell, deadline=limit) == {}
+
+
+def test_a_wait_does_not_poll(guest: BootedGuest, limit: Deadline) -> None:
+    def switches() -> int:
+        status = guest.shell.must(f"cat /proc/{agent}/status", deadline=limit).decode()
+        return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    look(guest, limit)
+    agent = pid(guest, limit)
+    before = switches()
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(guest.shell.run, "/usr/lib/memhp/blocks wait 300", stdin=b"99999 online\n", deadline=limit)
+        # A socket for uevents: protocol 15 (NETLINK_KOBJECT_UEVENT).
+        guest.shell.must(f"until grep -q ' 15  *{agent} ' /proc/net/netlink; do usleep 1000; done", deadline=limit)
+        assert wait.result().text == "99999 online absent\n"
+    # Every 100 ms, and not every 2 ms.
+    assert switches() - before < 100
+    assert guest.shell.run(f"grep -q ' 15  *{agent} ' /proc/net/netlink", deadline=limit).status == 1

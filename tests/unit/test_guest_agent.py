@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The agent: the program itself over real SSH, on plain files instead of sysfs; and agents that misbehave."""
+"""The agent's client: requests, answers, batches, and agents that misbehave."""
 
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -13,21 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agent_world import World, needs_cc
 from guest_peer import SshPeer
 
 from harness.collect.sources import parse_frames
-from harness.config.places import guest_scripts_dir
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError
-from harness.guest import drivers, memory_blocks
 from harness.guest import ssh as guest_shell
 from harness.guest.agent import agent_request
-from harness.guest.drivers import wait_work
 from harness.guest.identity import Identity
-from harness.guest.memory_blocks import BlockOutcome, set_blocks, valid_zones, wait_blocks
-from harness.guest.ssh import GuestShell
+from harness.guest.memory_blocks import set_blocks
+from harness.guest.ssh import CommandResult, GuestShell
 
-needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 ASK = "/usr/lib/memhp/collect B ptdump"
 KEPT = 65536
 
@@ -43,41 +41,16 @@ def shell(identity: Identity) -> Iterator[GuestShell]:
         yield shell
 
 
-class World:
-    """Plain files and folders in place of sysfs, debugfs and /proc, and an agent compiled to use them."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.blocks = root / "memory"
-        self.dump = root / "kernel_page_tables"
-        self.blocks.mkdir()
-        self.program = root / "agent"
-        self.proc = root / "proc"
-        places = {"RUN": root / "run", "BLOCKS": self.blocks, "DUMP": self.dump, "PROC": self.proc}
-        source = guest_scripts_dir() / "agent.c"
-        defines = [f'-D{name}="{path}"' for name, path in places.items()]
-        flags = ["-std=gnu11", "-g", "-pthread", "-fsanitize=address,undefined", "-Wall", "-Wextra", "-Werror"]
-        subprocess.run(["cc", *flags, *defines, "-o", str(self.program), str(source)], check=True)
-
-    def add_block(self, number: int, state: str, zones: str) -> Path:
-        block = self.blocks / f"memory{number}"
-        block.mkdir()
-        (block / "state").write_text(f"{state}\n")
-        (block / "valid_zones").write_text(f"{zones}\n")
-        return block
-
-    def add_process(self, number: int, name: str) -> Path:
-        comm = self.proc / str(number) / "comm"
-        comm.parent.mkdir(parents=True)
-        comm.write_text(f"{name}\n")
-        return comm
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World(tmp_path)
-    monkeypatch.setattr(guest_shell, "START", f"exec {world.program}")
-    return world
+def world(built: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    built.clear()
+    monkeypatch.setattr(guest_shell, "START", f"exec {built.program}")
+    return built
 
 
 @pytest.mark.parametrize(
@@ -86,76 +59,28 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         ("/usr/lib/memhp/collect c0ffee boot_id uptime", "collect c0ffee boot_id uptime"),
         ("/usr/lib/memhp/blocks set online_movable 5", "blocks set online_movable 5"),
         ("/usr/lib/memhp/wait-work events_freezable 5", "wait-work events_freezable 5"),
+        ("/usr/lib/memhp/pmem devdax namespace0.0 ram 2097152", "pmem devdax namespace0.0 ram 2097152"),
+        ("/usr/lib/memhp/slot 1 off", "slot 1 off"),
+        ("/usr/lib/memhp/wait-driver nd namespace0.0 nd_pmem 5", "wait-driver nd namespace0.0 nd_pmem 5"),
+        ("/usr/lib/memhp/files read", "files read"),
+        ("/usr/bin/load-keeper pause 1000", "load-keeper pause 1000"),
+        ("/usr/bin/load-keeper stop 1000 my-load", "load-keeper stop 1000 my-load"),
+        ("/usr/bin/load-keeper start 1000 a 1 /usr/bin/load-worker anon", None),
+        ("/usr/bin/load-keeper pause 1000; reboot", None),
+        ("/usr/lib/memhp/load-keeper pause 1000", None),
+        ("/usr/bin/slot 1 off", None),
+        ("/usr/lib/memhp/load-hugetlb go", None),
         ("/usr/lib/memhp/blocks", None),
         ("/usr/lib/memhp/blocks zones; reboot", None),
         ("/usr/lib/memhp/blocks zones\n0 blocks zones", None),
         ("/usr/lib/memhp/blocks  zones", None),
-        ("/usr/lib/memhp/pmem list", None),
+        ("/usr/lib/memhp/pmem list", "pmem list"),
         ("sh /usr/lib/memhp/blocks zones", None),
         ("true", None),
     ],
 )
 def test_what_the_agent_is_asked_for(command: str, request_: str | None) -> None:
     assert agent_request(command) == request_
-
-
-@needs_cc
-def test_blocks(shell: GuestShell, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.add_block(8, "offline", "Normal Movable")
-    world.add_block(9, "online", "Movable")
-    limit = Deadline(60)
-    assert valid_zones(shell, [8, 9, 10], deadline=limit) == {8: ("Normal", "Movable"), 9: ("Movable",), 10: ()}
-    done = set_blocks(shell, [8, 10], "online_movable", deadline=limit)
-    assert done == (BlockOutcome(8, True), BlockOutcome(10, False, "ENOENT"))
-    assert (world.blocks / "memory8" / "state").read_text() == "online_movable\n"
-    set_blocks(shell, [8], "online", deadline=limit, patience=3)
-    wait_blocks(shell, present=[9], absent=[10], states={8: "online", 9: "online"}, deadline=limit)
-    # The agent has no time to wait, but enough to answer.
-    monkeypatch.setattr(memory_blocks, "_REPORT_SECONDS", 60.0)
-    with pytest.raises(DeadlineExpired) as late:
-        wait_blocks(shell, absent=[9], present=[11], states={8: "offline", 10: "online"}, deadline=Deadline(60))
-    said = late.value.message
-    assert "memory11 present, memory9 absent, memory8 offline, memory10 online" in said
-    assert "memory11 absent, memory9 present, memory8 online, memory10 absent" in said
-
-
-@needs_cc
-def test_many_blocks(shell: GuestShell, world: World) -> None:
-    numbers = range(10_000, 30_000)
-    assert set(valid_zones(shell, numbers, deadline=Deadline(60))) == set(numbers)
-
-
-@needs_cc
-def test_a_kernel_without_blocks(shell: GuestShell, world: World) -> None:
-    world.blocks.rmdir()
-    with pytest.raises(GuestError, match=r"blocks script failed \(status 2\): blocks: can't find .*/memory"):
-        valid_zones(shell, [8], deadline=Deadline(60))
-
-
-@needs_cc
-def test_work(shell: GuestShell, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.add_process(1, "init+queue")
-    world.add_process(20, "kworker/0:0-queue")
-    world.add_process(21, "kworker/0:1+queue_other")
-    world.add_process(22, "kworker/0:2+other_queue")
-    wait_work(shell, "queue", deadline=Deadline(60))
-    first, second = world.add_process(23, "kworker/0:3+queue"), world.add_process(3, "kworker/u4:1+queue")
-    with (
-        monkeypatch.context() as at_once,
-        pytest.raises(
-            DeadlineExpired,
-            match=r"workqueue queue to finish its work; last seen: kworker/0:3\+queue kworker/u4:1\+queue",
-        ),
-    ):
-        at_once.setattr(drivers, "_REPORT_SECONDS", 60.0)
-        wait_work(shell, "queue", deadline=Deadline(60))
-    first.unlink()
-    # A task's name changes at once: a file that is truncated first would show none.
-    renamed = second.with_name("comm.new")
-    renamed.write_text("kworker/u4:1-queue\n")
-    threading.Timer(0.5, renamed.replace, [second]).start()
-    wait_work(shell, "queue", deadline=Deadline(60))
-    assert second.read_text() == "kworker/u4:1-queue\n"
 
 
 def pid_of(world: World) -> int:
@@ -245,7 +170,11 @@ def test_a_guest_root_without_it(shell: GuestShell) -> None:
         ("echo hello", "the guest agent sent an invalid line: 'hello'"),
         ("echo ready; read -r line; echo nonsense", "the guest agent sent an invalid line: 'nonsense'"),
         ("echo ready; read -r line; echo +12x", r"the guest agent sent an invalid line: '\+12x'"),
-        ("echo ready; read -r line; echo; echo =0", "the guest agent sent an invalid line: ''"),
+        ("echo ready; read -r line; echo; echo =0 0", "the guest agent sent an invalid line: ''"),
+        ("echo ready; read -r line; echo =0", "the guest agent sent an invalid line: '=0'"),
+        ("echo ready; read -r line; echo =1 0", "the guest agent sent an invalid line: '=1 0'"),
+        ("echo ready; read -r line; echo =0 -1", "the guest agent sent an invalid line: '=0 -1'"),
+        ("echo ready; read -r line; printf '+\\331\\241\\n'", r"the guest agent sent an invalid line: '\+"),
         ("echo ready; read -r line; echo '?4'", r"the guest agent sent an invalid line: '\?4'"),
         ("echo ready; read -r line; echo oops >&2; sleep 0.1", "exited while it ran '.*collect B ptdump': oops"),
         ("echo ready; read -r line; echo +100; echo short", "exited while it ran"),
@@ -261,7 +190,7 @@ def test_one_that_misbehaves(shell: GuestShell, monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(GuestError, match=message):
         shell.run(ASK, deadline=Deadline(60), limit=KEPT)
     # The agent cannot be used again, but the connection can.
-    agent_that("echo ready; read -r line; echo '+3'; printf abc; echo '!2'; printf de; echo =7", monkeypatch)
+    agent_that("echo ready; read -r line; echo '+3'; printf abc; echo '!2'; printf de; echo =0 7", monkeypatch)
     done = shell.run(ASK, deadline=Deadline(60), limit=KEPT)
     assert (done.status, done.stdout, done.stderr) == (7, b"abc", b"de")
 
@@ -276,6 +205,85 @@ def test_one_that_stalls(shell: GuestShell, monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(DeadlineExpired, match="waiting for '/usr/lib/memhp/collect B ptdump' in the guest"):
             shell.run(ASK, deadline=Deadline(3))
     assert shell.run("echo still", deadline=Deadline(60)).stdout == b"still\n"
+
+
+def test_several_requests_are_answered_in_order(shell: GuestShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent_that(
+        'echo ready; for n in 0 1; do read -r line; echo "+${#line}"; printf \'%s\' "$line"; echo =$n $n; done',
+        monkeypatch,
+    )
+    commands = [(ASK, b""), ("/usr/lib/memhp/slot 1 on", b"")]
+    assert shell.run_all(commands, deadline=Deadline(60)) == (
+        CommandResult(0, b"0 0 collect B ptdump", b""),
+        CommandResult(1, b"1 0 slot 1 on", b""),
+    )
+
+
+@pytest.mark.parametrize(
+    "does",
+    [
+        "read -r line; echo =0 0; echo =0 0",
+        "read -r line; echo =1 0; echo =0 0",
+        # What an agent sends unasked never becomes the answer to the next request.
+        "read -r line; echo '=0 0\n+5\nwrong=0 0'",
+    ],
+)
+def test_an_answer_to_another_request(shell: GuestShell, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    agent_that(f"echo ready; {does}; exec sleep 1000", monkeypatch)
+    with pytest.raises(GuestError, match="the guest agent sent an invalid line: '="):
+        shell.run(ASK, deadline=Deadline(60))
+        shell.run(ASK, deadline=Deadline(60))
+
+
+@pytest.mark.parametrize("ending", ["", "echo oops >&2", "head -c 100000 /dev/zero", "echo =0 0"])
+def test_one_that_ends_between_two_answers(shell: GuestShell, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    agent_that(f"echo ready; read -r line; echo =0 0; {ending or ':'}", monkeypatch)
+    with pytest.raises(GuestError, match=r"exited while it ran '.*slot 1 on'|printed more than|invalid line"):
+        shell.run_all([(ASK, b""), ("/usr/lib/memhp/slot 1 on", b"")], deadline=Deadline(60), limit=KEPT)
+    assert shell._agent is None
+
+
+@needs_cc
+def test_a_batch(shell: GuestShell, world: World) -> None:
+    world.add_block(8, "offline", "Normal Movable")
+    commands = [
+        ("/usr/lib/memhp/blocks set online", b"8\n9\n"),
+        ("/usr/lib/memhp/collect B nonsense", b""),
+        ("/usr/lib/memhp/blocks zones", b"8\n" * 200_000),
+        ("/usr/lib/memhp/blocks wait 6000", b"8 online\n"),
+        ("/usr/lib/memhp/pmem nonsense x", b""),
+    ]
+    done = shell.run_all(commands, deadline=Deadline(60))
+    assert [result.status for result in done] == [0, 2, 0, 0, 2]
+    assert re.fullmatch(r"8 [0-9]+ ok\n9 0 failed No such file or directory\n", done[0].text)
+    assert done[1].stderr == b"collect: no source nonsense\n" and done[4].stderr == b"agent: invalid request: pmem\n"
+    assert done[2].stdout == b"8 Normal Movable\n" * 200_000 and done[3].stdout == b""
+
+
+def test_commands_without_an_agent(shell: GuestShell) -> None:
+    done = shell.run_all([("cat", b"in"), ("exit 3", b""), (ASK, b"")], deadline=Deadline(60))
+    assert [(result.status, result.stdout) for result in done] == [(0, b"in"), (3, b""), (127, b"")]
+
+
+@needs_cc
+def test_one_that_is_busy_keeps_nobody_waiting(shell: GuestShell, world: World) -> None:
+    block = world.add_block(8, "offline", "Normal")
+    asked = "/usr/lib/memhp/blocks wait 6000"
+    waiting = threading.Thread(
+        target=shell.run, args=(asked,), kwargs={"stdin": b"8 online\n", "deadline": Deadline(60)}
+    )
+    waiting.start()
+    while shell._agent_lock.acquire(blocking=False):
+        shell._agent_lock.release()
+    # The other one waits for what only this one does.
+    assert set_blocks(shell, [8], "online", deadline=Deadline(60))[0].ok
+    waiting.join(60)
+    assert not waiting.is_alive() and (block / "state").read_text() == "online\n"
+    # Only the first one stays.
+    resident = shell._agent
+    assert resident is not None and not resident.ended
+    while len(subprocess.run(["pidof", str(world.program)], capture_output=True, text=True).stdout.split()) > 1:
+        assert shell.run("true", deadline=Deadline(60)).status == 0
 
 
 def test_a_connection_that_breaks(identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:

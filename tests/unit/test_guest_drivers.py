@@ -10,23 +10,23 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UnsupportedError, UsageError
 from harness.guest import namespaces
 from harness.guest.drivers import switch_slot, wait_driver, wait_work
-from harness.guest.memory_blocks import BlockOutcome, error_name, set_auto_online, set_blocks, valid_zones, wait_blocks
+from harness.guest.memory_blocks import BlockOutcome, set_auto_online, set_blocks, valid_zones, wait_blocks
 from harness.guest.use_memory import TouchResult, parse_touch, touch_memory
 from harness.units import AddrRange
 
 
 def test_set_blocks() -> None:
-    shell = CannedShell(said("16 ok\n17 failed sh: write error: Device or resource busy\n9 failed odd\n"))
+    shell = CannedShell(said("16 1500000 ok\n17 - failed Device or resource busy\n9 20 failed odd\n"))
     assert set_blocks(shell, [16, 17, 9], "offline", deadline=Deadline(5)) == (
-        BlockOutcome(16, True),
+        BlockOutcome(16, True, None, 0.0015),
         BlockOutcome(17, False, "EBUSY"),
-        BlockOutcome(9, False, "odd"),
+        BlockOutcome(9, False, "odd", 2e-8),
     )
     assert shell.asked == [("/usr/lib/memhp/blocks set offline", b"16\n17\n9\n")]
 
 
 def test_set_blocks_with_little_patience() -> None:
-    shell = CannedShell(said("16 failed write: Interrupted system call\n"))
+    shell = CannedShell(said("16 - failed Interrupted system call\n"))
     done = set_blocks(shell, [16], "offline", deadline=Deadline(5), patience=2)
     assert done == (BlockOutcome(16, False, "EINTR"),)
     assert shell.asked == [("/usr/lib/memhp/blocks set offline 2", b"16\n")]
@@ -46,8 +46,9 @@ def test_set_blocks_to_what_is_no_state() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (said("1 ok\n"), "asked for 2 memory blocks, the guest answered for 1"),
-        (said("1 ok\nwhat\n"), "the guest's blocks script printed 'what'"),
+        (said("1 5 ok\n"), "asked for 2 memory blocks, the guest answered for 1"),
+        (said("1 - ok\nwhat\n"), "the guest's blocks script printed 'what'"),
+        (said("1 ok\n2 ok\n"), "the guest's blocks script printed '1 ok'"),
         (said("", 2, "sh: no such dir"), r"the guest's blocks script failed \(status 2\): sh: no such dir"),
     ],
 )
@@ -70,10 +71,11 @@ def test_valid_zones() -> None:
 
 
 def test_auto_online() -> None:
-    shell = CannedShell(said(""), said("", 1, "sh: write error: Invalid argument"))
+    shell = CannedShell(said("70 ok\n"), said("70 failed Invalid argument\n"))
     set_auto_online(shell, "online_movable", deadline=Deadline(5))
-    assert shell.asked[0][0] == "echo online_movable >/sys/devices/system/memory/auto_online_blocks"
-    with pytest.raises(GuestError, match="the guest rejects offline for auto_online_blocks: sh: write error"):
+    path = b"/sys/devices/system/memory/auto_online_blocks"
+    assert shell.asked == [("/usr/lib/memhp/files write", path + b" online_movable\n")]
+    with pytest.raises(GuestError, match="the guest rejects offline for auto_online_blocks: EINVAL"):
         set_auto_online(shell, "offline", deadline=Deadline(5))
 
 
@@ -95,12 +97,6 @@ def test_many_late_blocks_are_counted() -> None:
     late = "".join(f"{index} online offline\n" for index in range(20))
     with pytest.raises(DeadlineExpired, match="memory7 online and 12 more; last seen"):
         wait_blocks(CannedShell(said(late)), states=dict.fromkeys(range(20), "online"), deadline=Deadline(5))
-
-
-def test_error_names() -> None:
-    assert error_name("/lib/x: line 3: write error: Invalid argument") == "EINVAL"
-    assert error_name("No such file or directory") == "ENOENT"
-    assert error_name("never heard of") == "never heard of"
 
 
 def test_pmem_verbs_and_outcomes() -> None:

@@ -47,12 +47,19 @@ def test_not_every_page_is_named() -> None:
 
 
 def test_release() -> None:
-    shell = CannedShell(said("pages 4\nmismatches 1\n"))
+    shell = CannedShell(said("file 21 /run/memhp/hold-a\npages 4\nmismatches 1\n\n"))
     assert release_memory(shell, "a", deadline=Deadline(5)) == (4, 1)
-    assert shell.asked == [("cat /run/memhp/hold-a", b"")]
+    assert shell.asked == [("/usr/lib/memhp/files read", b"file /run/memhp/hold-a\n")]
 
 
-@pytest.mark.parametrize("answer", [said("", 1, "cat: can't open"), said("mismatches 1\n"), said("")])
-def test_nothing_was_held(answer: object) -> None:
-    with pytest.raises(GuestError, match=r"the memory held as a was not released \(status [01]\): "):
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (said("failed 25 /run/memhp/hold-a\nNo such file or directory\n"), "ENOENT"),
+        (said("file 13 /run/memhp/hold-a\nmismatches 1\n\n"), "mismatches 1"),
+        (said(""), ""),
+    ],
+)
+def test_nothing_was_held(answer: object, why: str) -> None:
+    with pytest.raises(GuestError, match=rf"the memory held as a was not released: {why}$"):
         release_memory(CannedShell(answer), "a", deadline=Deadline(5))  # type: ignore[arg-type]

@@ -10,7 +10,9 @@ from typing import Annotated
 from harness.config import arguments as arg
 from harness.config.arguments import Device
 from harness.deadline import Deadline
+from harness.errors import GuestError
 from harness.guest import namespaces
+from harness.guest.kernel_files import write_files
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.plan import Plan
@@ -86,8 +88,11 @@ class FailNotifierVerb(Verb):
     event: Annotated[str, arg.choice(*_EVENTS, "none")]
 
     def run(self, session: Session, deadline: Deadline) -> Outcome:
-        for event in _EVENTS:
-            code = -errno.ENOMEM if event == self.event else 0
-            name = f"MEM_{event.upper().replace('-', '_')}"
-            session.guest.shell.must(f"echo {code} >{_NOTIFIERS}/{name}/error", deadline=deadline)
+        codes = [
+            (f"{_NOTIFIERS}/MEM_{event.upper().replace('-', '_')}/error", str(-errno.ENOMEM * (event == self.event)))
+            for event in _EVENTS
+        ]
+        for (path, code), done in zip(codes, write_files(session.guest.shell, codes, deadline=deadline), strict=True):
+            if done.error is not None:
+                raise GuestError(f"writing {code} to {path} failed in the guest: {done.error}")
         return Outcome(note="no notifier fails" if self.event == "none" else f"{self.event} fails with ENOMEM")
