@@ -389,3 +389,10 @@ class GuestState:
     dmesg_lost: str = ""
     records: KernelRecords = KernelRecords()
     left_out: tuple[str, ...] = ()
+
+    @property
+    def resources(self) -> tuple[IomemEntry, ...] | NotObserved:
+        """The resource tree: as the guest's text tells it, or as the host read it where the text was not read."""
+        if isinstance(self.iomem, NotObserved) and not isinstance(self.records.iomem, NotObserved):
+            return self.records.iomem
+        return self.iomem

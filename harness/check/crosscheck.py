@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""XCK-1: the two witnesses of the page tables must agree."""
+"""XCK-*: two witnesses of the same fact must agree, the guest's own text and what the host read in its memory."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.arch.table_removal import TableRules
 from harness.check.code import moving
 from harness.check.evidence import Evidence
+from harness.check.iomem_invariants import SOURCE, TREE, paths, show
 from harness.check.registry import Broken, invariant, observed
 from harness.check.witnesses import PTDUMP, WALK, Attributes, Leaf, View, clip
 from harness.model.boot_layout import BootLayout
@@ -102,3 +104,20 @@ def _differences(dump: Sequence[_SharedRun], walk: Sequence[_SharedRun]) -> Iter
 
 def _describe(runs: Iterable[_SharedRun], where: AddrRange) -> str:
     return "; ".join(str(run) for run in runs if run.range.overlaps(where)) or "nothing"
+
+
+@invariant(
+    "XCK-2",
+    "/proc/iomem and the kernel's resource tree, as the host reads it in guest memory, are equal, entry by entry",
+    source="r_show, kernel/resource.c; struct resource, include/linux/ioport.h (v6.12)",
+    motive="the tree alone is judged where the text was not read, and shows what a dead kernel cannot print",
+    reads=(TREE,),
+    needs=("host-iomem",),
+)
+def xck_2(evidence: Evidence) -> Iterator[Broken]:
+    text, tree = observed(evidence.observed.iomem), observed(evidence.observed.records.iomem)
+    printed, kept = Counter(paths(text)), Counter(paths(tree))
+    for path in (kept - printed).elements():
+        yield Broken(str(path[-1][0]), show(path), "no such line", f"{SOURCE} against {TREE}")
+    for path in (printed - kept).elements():
+        yield Broken(str(path[-1][0]), "no such resource", show(path), f"{SOURCE} against {TREE}")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""IOM-*: /proc/iomem against the boot's tree plus what was plugged, and crash dumps against /proc/iomem."""
+"""IOM-*: /proc/iomem against the boot's tree plus what was plugged, and crash dumps against /proc/iomem.
+
+Where the text was not read, they judge the tree that the host read; XCK-2 proves that the two are equal.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from harness.state import IomemEntry
 from harness.units import AddrRange, intersect_ranges, merge_ranges, subtract_ranges
 
 SOURCE = "/proc/iomem"
+TREE = "the resource tree in guest memory"
 _BUS = re.compile(r"PCI Bus (?P<bus>[0-9a-f]{4}:[0-9a-f]{2})")
 
 #: an entry with the names and ranges of everything above it, outermost first
@@ -71,8 +75,8 @@ def _is_hotplugged_bar(path: Path, known: set[Path]) -> str | None:
 
 
 def _difference(evidence: Evidence) -> _Difference:
-    seen = list(paths(observed(evidence.observed.iomem)))
-    baseline = observed(evidence.layout.baseline.iomem)
+    seen = list(paths(observed(evidence.observed.resources)))
+    baseline = observed(evidence.layout.baseline.resources)
     boot = set(paths(baseline))
     wanted = list(paths(with_additions(baseline, evidence.expected.iomem)))
     extra, buses = [], set()
@@ -129,7 +133,7 @@ def iom_2(evidence: Evidence) -> Iterator[Broken]:
     reads=(SOURCE,),
 )
 def iom_3(evidence: Evidence) -> Iterator[Broken]:
-    return _misplaced(observed(evidence.observed.iomem), None)
+    return _misplaced(observed(evidence.observed.resources), None)
 
 
 def _misplaced(level: Sequence[IomemEntry], parent: IomemEntry | None) -> Iterator[Broken]:
@@ -152,7 +156,7 @@ def _misplaced(level: Sequence[IomemEntry], parent: IomemEntry | None) -> Iterat
     when=lambda evidence: evidence.dumps,
 )
 def iom_4(evidence: Evidence) -> Iterator[Broken]:
-    ram = merge_ranges(_ram(observed(evidence.observed.iomem)))
+    ram = merge_ranges(_ram(observed(evidence.observed.resources)))
     for dump in evidence.dumps:
         wanted, seen = intersect_ranges([dump.scope], ram), merge_ranges(dump.ranges)
         for part in subtract_ranges(wanted, seen):

@@ -91,6 +91,16 @@ def _slabs(layout: BootLayout) -> str:
     return _option("SLUB_DEBUG")(layout)
 
 
+def _first_look(seen: Callable[[GuestState], object]) -> _Lack:
+    """For what takes the layouts of types, which the kernel may have beside its image: the first look tells."""
+
+    def lack(layout: BootLayout) -> str:
+        value = seen(layout.baseline)
+        return value.reason if isinstance(value, NotObserved) else ""
+
+    return lack
+
+
 #: what a kernel may lack, by the word that an invariant ``needs``
 _LACKS: Mapping[str, _Lack] = {
     "hotplug": _unless_seen(lambda state: state.blocks, _option("MEMORY_HOTPLUG")),
@@ -101,6 +111,7 @@ _LACKS: Mapping[str, _Lack] = {
     # Without vmcoreinfo the addresses of ptdump have no meaning.
     "tables": _walk,
     "counted-tables": _unless_seen(_counted, _count),
+    "host-iomem": _first_look(lambda state: state.records.iomem),
     "sections": _unless_seen(lambda state: state.sections, _sections),
     "struct-pages": _unless_seen(lambda state: state.struct_pages, _sections),
     "subsections": _subsections,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,17 @@ MAX_RESOURCES = 1 << 14
 _NAME = 128
 #: more links than any kernel's: deeper resources are not indented further
 _MAX_DEPTH = 32
-_MEMBERS = ("start", "end", "name", "parent", "sibling", "child")
+
+
+class Resource(NamedTuple):
+    """One struct resource: ``end`` is its last address, all others but ``start`` are pointers."""
+
+    start: int
+    end: int
+    name: int
+    parent: int
+    sibling: int
+    child: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,13 @@ class ResourceCopy:
         found: Words = np.unique(whole[:, [self.places[name] for name in members]])
         return np.asarray(found[found != 0])
 
+    def found(self) -> dict[int, Resource]:
+        """The resources that could be read, by address."""
+        whole = self.resources_read.all(axis=1)
+        columns = (self.resources[whole, self.places[name]].tolist() for name in Resource._fields)
+        rows = (Resource(*row) for row in zip(*columns, strict=True))
+        return dict(zip(self.addresses[whole].tolist(), rows, strict=True))
+
     def text(self) -> bytes:
         """The tree as r_show prints it (kernel/resource.c); what it cannot print becomes a line that says so.
 
@@ -59,9 +76,7 @@ class ResourceCopy:
 
     def lines(self) -> Iterator[bytes]:
         """The lines of ``text``; only those that the kernel cannot print have no `` : ``."""
-        whole = self.resources_read.all(axis=1)
-        columns = (self.resources[whole, self.places[name]].tolist() for name in _MEMBERS)
-        found = dict(zip(self.addresses[whole].tolist(), zip(*columns, strict=True), strict=True))
+        found = self.found()
         names = dict(self._names())
         todo, seen = [(self.root, 0, -1)], set[int]()
         while todo:
@@ -71,16 +86,16 @@ class ResourceCopy:
                 yield f"the resource at {address:#x} {why}".encode()
                 continue
             seen.add(address)
-            start, end, name, parent, sibling, child = found[address]
+            one = found[address]
             if depth >= 0:
                 indent = " " * (2 * min(depth, _MAX_DEPTH))
-                yield f"{indent}{start:08x}-{end:08x} : ".encode() + (names[name] if name else b"<BAD>")
-            if parent != above:
-                yield f"the resource at {address:#x} has another parent: {parent:#x}".encode()
-            if sibling and depth >= 0:
-                todo.append((sibling, above, depth))
-            if child:
-                todo.append((child, address, depth + 1))
+                yield f"{indent}{one.start:08x}-{one.end:08x} : ".encode() + (names[one.name] if one.name else b"<BAD>")
+            if one.parent != above:
+                yield f"the resource at {address:#x} has another parent: {one.parent:#x}".encode()
+            if one.sibling and depth >= 0:
+                todo.append((one.sibling, above, depth))
+            if one.child:
+                todo.append((one.child, address, depth + 1))
 
     def _names(self) -> Iterator[tuple[int, bytes]]:
         """The name at each address, up to its NUL, or as much of it as was read."""
@@ -156,7 +171,7 @@ def resource_tree(reader: KernelReader, symbols: Mapping[str, int], types: Btf) 
     if ROOT not in symbols:
         return NotObserved(f"the kernel's symbols have no {ROOT} (CONFIG_KALLSYMS_ALL)")
     size, places = types.size("resource"), {}
-    for name in _MEMBERS:
+    for name in Resource._fields:
         member = types.member("resource", name)
         if size is None or member is None or member.size != 8 or member.bit_offset % 64:
             return NotObserved(f"the layout of struct resource is unknown: its member {name}")

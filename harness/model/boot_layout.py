@@ -186,7 +186,7 @@ class BootLayout:
         Determined by the entries System RAM and reserved (memory without linear map) of /proc/iomem, if it was read
         (request_standard_resources, arch/arm64/kernel/setup.c; init_resources, arch/riscv/kernel/setup.c; v6.12).
         """
-        nodes, iomem = self.machine.node_ranges(), self.baseline.iomem
+        nodes, iomem = self.machine.node_ranges(), self.baseline.resources
         if isinstance(iomem, NotObserved):
             return nodes
         listed = [entry.range for entry in iomem if entry.name.lower() in ("system ram", "reserved")]

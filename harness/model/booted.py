@@ -76,8 +76,9 @@ def _without(layout: BootLayout, model: MemoryModel) -> GuestState:
     state, window, expected = layout.baseline, layout.machine.device_window(), model.expected()
     changes: dict[str, object] = {}
     if not isinstance(state.iomem, NotObserved):
-        kept = (entry for entry in state.iomem if not window.covers(entry.range))
-        changes["iomem"] = tuple(map(_without_bars, kept))
+        changes["iomem"] = _outside(state.iomem, window)
+    if not isinstance(state.records.iomem, NotObserved):
+        changes["records"] = replace(state.records, iomem=_outside(state.records.iomem, window))
     if not isinstance(state.blocks, NotObserved):
         changes["blocks"] = tuple(block for block in state.blocks if not _inside(block, layout, window))
     if not isinstance(state.backends, NotObserved):
@@ -95,6 +96,10 @@ def _without(layout: BootLayout, model: MemoryModel) -> GuestState:
 
 def _inside(block: MemoryBlock, layout: BootLayout, window: AddrRange) -> bool:
     return window.overlaps(AddrRange.sized(block.index * layout.block_size, layout.block_size))
+
+
+def _outside(entries: Iterable[IomemEntry], window: AddrRange) -> tuple[IomemEntry, ...]:
+    return tuple(_without_bars(entry) for entry in entries if not window.covers(entry.range))
 
 
 def _without_bars(entry: IomemEntry) -> IomemEntry:

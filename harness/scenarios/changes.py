@@ -21,9 +21,9 @@ def describe_changes(before: GuestState, after: GuestState, kernel: KernelLayout
 
 
 def _iomem(before: GuestState, after: GuestState) -> Iterator[str]:
-    if isinstance(before.iomem, NotObserved) or isinstance(after.iomem, NotObserved):
+    if isinstance(before.resources, NotObserved) or isinstance(after.resources, NotObserved):
         return
-    old, new = list(paths(before.iomem)), list(paths(after.iomem))
+    old, new = list(paths(before.resources)), list(paths(after.resources))
     for sign, here, there in (("-", old, set(new)), ("+", new, set(old))):
         for path in here:
             where, name = path[-1]

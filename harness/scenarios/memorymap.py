@@ -27,9 +27,9 @@ def memory_map(state: GuestState, ram_base: int, block_size: int) -> MemoryMap |
 
     Both numbers are bytes.
     """
-    if isinstance(state.iomem, NotObserved) and isinstance(state.blocks, NotObserved):
+    if isinstance(state.resources, NotObserved) and isinstance(state.blocks, NotObserved):
         return None
-    lines = () if isinstance(state.iomem, NotObserved) else state.iomem
+    lines = () if isinstance(state.resources, NotObserved) else state.resources
     blocks = () if isinstance(state.blocks, NotObserved) else state.blocks
     iomem = tuple(_lines(lines, 0, ram_base))[:MAX_RUNS]
     return MemoryMap(iomem, tuple(_runs(blocks, block_size))[:MAX_RUNS])

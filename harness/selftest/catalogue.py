@@ -12,6 +12,7 @@ from harness.errors import UsageError
 from harness.selftest import (
     collected,
     corrupt_linear,
+    corrupt_records,
     corrupt_reports,
     corrupt_sections,
     corrupt_tables,
@@ -27,6 +28,7 @@ CATALOGUE: tuple[Corruption, ...] = (
     *corrupt_vmemmap.CORRUPTIONS,
     *corrupt_tables.CORRUPTIONS,
     *corrupt_sections.CORRUPTIONS,
+    *corrupt_records.CORRUPTIONS,
 )
 
 

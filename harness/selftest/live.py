@@ -12,8 +12,10 @@ from harness.check import Evidence
 from harness.check.witnesses import View
 from harness.collect.hostside import PAUSE, KernelView, kernel_sources
 from harness.kmem.edit import WORD, MemoryEditor
+from harness.kmem.lookup import KernelReader
 from harness.kmem.mem_section import find_roots
 from harness.kmem.physical_memory import PhysicalMemory
+from harness.kmem.resource_tree import ResourceTree
 from harness.kmem.structs import PageLayout, SparseLayout, UsagePlace
 from harness.kmem.tablecount import CountLayout
 from harness.selftest.bits import BITS, ArchBits, BitChange
@@ -87,6 +89,16 @@ class Live:
     @property
     def counting(self) -> CountLayout:
         return observed(self._view.counting)
+
+    @property
+    def resources(self) -> ResourceTree:
+        tree = observed(self._view.records["host_iomem"])
+        assert isinstance(tree, ResourceTree)
+        return tree
+
+    def reader(self) -> KernelReader:
+        """Follows the kernel's pointers."""
+        return KernelReader(self.memory, self.direct, self.tables)
 
     @property
     def nowhere(self) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.check import CheckResult, Evidence
+from harness.collect.hostside import KERNEL_SOURCES, PAUSE
 from harness.errors import InfraError
-from harness.parsers.hosttables import SECTIONS, TABLES
 from harness.selftest.corruption import Corruption, MemoryCorruption, TextCorruption
 from harness.selftest.live import Live
 from harness.selftest.scene import Inapplicable, Scene, broken, check
@@ -89,7 +89,7 @@ def _wanted(item: Corruption, clean: Mapping[str, CheckResult]) -> frozenset[str
 
 def _host_sources(evidence: Evidence) -> Mapping[str, bytes | None]:
     raw = evidence.observed.raw
-    return {name: raw.get(name) for name in (TABLES, SECTIONS)}
+    return {name: raw.get(name) for name in KERNEL_SOURCES if name != PAUSE}
 
 
 def _judge(

@@ -8,7 +8,7 @@ import dataclasses
 from harness.arch import ARM64, RISCV64, ArchSpec
 from harness.model.boot_layout import BootLayout, MachineShape, boot_layout
 from harness.model.memory_model import MemoryModel
-from harness.state import GuestState, IomemEntry, KernelFacts, MemoryBlock, NotObserved, Zone
+from harness.state import GuestState, IomemEntry, KernelFacts, KernelRecords, MemoryBlock, NotObserved, Zone
 from harness.units import GIB, KIB, MIB, AddrRange
 
 BLOCK = 128 * MIB
@@ -114,6 +114,7 @@ def boot_state(kind: Kind = ARM64_4K) -> GuestState:
         boot_id="boot",
         uptime=1.0,
         iomem=(IomemEntry(ram, "System RAM"),),
+        records=KernelRecords(iomem=(IomemEntry(ram, "System RAM"),)),
         blocks=tuple(
             MemoryBlock(i, i, "online", True, (counts[0].name,), (0,))
             for i in range(ram.start // block, ram.end // block)

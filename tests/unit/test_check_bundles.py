@@ -19,8 +19,10 @@ from harness.scenarios.recheck import recheck
 BUNDLES = Path(__file__).parent / "fixtures" / "bundles"
 RECORDED = sorted(path.name for path in BUNDLES.iterdir())
 
+#: invariants of the kernel's records, which these recordings are older than: see test_check_records.py
+OF_RECORDS = {"XCK-2"}
 #: invariants that need a look from the host, which these recordings lack: see test_check_host.py, test_selftest_*.py
-FROM_THE_HOST = {"PGT-1", "PGT-2", "SEC-1", "SEC-2", "SEC-3", "XCK-1"}
+FROM_THE_HOST = {"PGT-1", "PGT-2", "SEC-1", "SEC-2", "SEC-3", "XCK-1"} | OF_RECORDS
 
 Edit = Callable[[str], str]
 
@@ -330,7 +332,7 @@ def test_the_recordings_observe_every_invariant() -> None:
         for check in step.checks
         if check.status == "pass"
     }
-    assert passed == set(CATALOGUE)
+    assert passed == set(CATALOGUE) - OF_RECORDS
 
 
 def test_every_invariant_is_broken_by_some_corruption() -> None:

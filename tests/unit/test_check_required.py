@@ -18,6 +18,8 @@ from harness.scenarios.result import RunResult
 
 BUNDLES = Path(__file__).parent / "fixtures" / "bundles"
 LAST = "states/010"
+#: invariants of the kernel's records, which this recording lacks
+OF_RECORDS = {"XCK-2"}
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_each_source_that_is_gone_is_missed(source: str, unseen: set[str], bundl
     (bundle / LAST / source).unlink()
     result = recheck(bundle)
     step = result.steps[-1]
-    assert {check.invariant for check in step.checks if check.status == "not-observed"} == unseen
+    assert {check.invariant for check in step.checks if check.status == "not-observed"} == unseen | OF_RECORDS
     assert result.verdict is step.verdict is Verdict.INFRA
     demand(bundle, allow=" ".join(unseen))
     assert recheck(bundle).verdict is Verdict.PASS
