@@ -99,22 +99,23 @@ def paired(
     *,
     after_round: Callable[[], None] = lambda: None,
     clocks: Clocks | None = None,
+    warm_ups: int = WARM_UPS,
 ) -> dict[str, Series]:
     """Run every side once per round, alternating the order, and return the times of all parts by side.
 
-    The part ``TOTAL`` is the whole of a side. ``after_round`` is not timed: it can compare the results. ``WARM_UPS``
+    The part ``TOTAL`` is the whole of a side. ``after_round`` is not timed: it can compare the results. ``warm_ups``
     rounds come first and are not counted. Python's garbage collector is off while the clocks run. Raises ValueError if
     a side's parts differ between rounds.
     """
     taken: dict[str, list[Laps]] = {name: [] for name in sides}
     names = list(sides)
-    for number in range(WARM_UPS + rounds):
+    for number in range(warm_ups + rounds):
         for name in names if number % 2 == 0 else reversed(names):
             laps = Laps(clocks)
             with _no_collector(), laps.part(TOTAL):
                 sides[name](laps)
             laps.finish()
-            if number >= WARM_UPS:
+            if number >= warm_ups:
                 taken[name].append(laps)
         after_round()
     return {name: _series(laps) for name, laps in taken.items()}

@@ -167,7 +167,8 @@ class _SpeedBench:
             self._answer(restore_connected(machine, saved, self._folder(), deadline), laps, deadline)
 
         sides = {"cold": cold} | ({} if saved is None else {"restore": restore})
-        series = paired(sides, min(self.options.rounds, MAX_STARTS))
+        # The saved guest that was just made, or read, has warmed everything up.
+        series = paired(sides, min(self.options.rounds, MAX_STARTS), warm_ups=0)
         figures = [Figure("cold", "cold boot to the first SSH answer", series["cold"]["answer"].wall, "s")]
         if saved is not None:
             restored = series["restore"]["answer"].wall
@@ -265,7 +266,7 @@ class _SpeedBench:
 
         names = [name for name in STATE_SOURCES if name not in ("boot_id", "uptime")]
         sides = {"source_uptime": text("uptime"), **{f"source_{name}": text(name) for name in names}}
-        series = paired(sides | {"source_qmp": reports, "source_memory": memory}, self.options.rounds)
+        series = paired(sides | {"source_qmp": reports, "source_memory": memory}, self.options.rounds, warm_ups=0)
         labels = {
             "source_uptime": "the guest's answer alone, with boot_id and uptime",
             "source_ptdump": "    with ptdump: no full look can be faster",

@@ -63,6 +63,12 @@ def test_rounds_are_paired_and_their_order_turns() -> None:
     assert found["guest"][TOTAL].wall.values == (10.0, 10.0, 10.0)
 
 
+def test_rounds_without_a_warm_up() -> None:
+    time = Time()
+    found = paired({"a": lambda laps: time.work(1.0)}, 2, clocks=time.clocks, warm_ups=0)
+    assert found["a"][TOTAL].wall.values == (1.0, 1.0) and time.wall == 102.0
+
+
 def test_a_part_that_comes_twice_adds_up() -> None:
     time = Time()
     laps = Laps(time.clocks)

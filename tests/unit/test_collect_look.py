@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import socket
 import struct
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from harness.guest.ssh import OUTPUT_LIMIT, CommandResult
 from harness.parsers.dmesg import alarming
 from harness.parsers.iomem import parse_iomem
 from harness.parsers.notes import Notes
-from harness.state import GuestState, IomemEntry, KernelFacts, MemoryDevice, NotObserved, Unknown
+from harness.state import LEFT_OUT, GuestState, IomemEntry, KernelFacts, MemoryDevice, NotObserved, Unknown
 from harness.units import GIB, AddrRange
 
 RECORDED = Path(__file__).parent / "fixtures" / "arm64-built"
@@ -208,6 +209,33 @@ def test_nothing_is_parsed_twice(facts: KernelFacts, monkeypatch: pytest.MonkeyP
     for _ in range(2):
         with pytest.raises(ParseError, match="MemTotal"):
             parse_state({**raw, "meminfo": b"MemTotal: many\n"}, facts, cache)
+
+
+def test_the_host_looks_while_the_guest_answers(facts: KernelFacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2)
+
+    class Guest(RecordedGuest):
+        def run(
+            self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT
+        ) -> CommandResult:
+            both.wait(60)
+            return super().run(command, stdin=stdin, deadline=deadline, limit=limit)
+
+    def outside(*_: object) -> tuple[dict[str, bytes], None, None]:
+        both.wait(60)
+        return {"backends": b"{}"}, None, None
+
+    monkeypatch.setattr("harness.collect.look._look_from_outside", outside)
+    state = collect_state(Guest(STATE_SOURCES), None, None, facts=facts, deadline=Deadline(60))
+    assert state.backends == {} and isinstance(state.iomem, tuple)
+
+
+def test_what_a_fast_look_leaves_out_is_not_read(facts: KernelFacts) -> None:
+    guest = RecordedGuest(STATE_SOURCES)
+    state = collect_state(guest, None, None, facts=facts, deadline=Deadline(60), left_out=["ptdump"])
+    assert "ptdump" not in guest.asked.split() and "iomem" in guest.asked.split()
+    # Nobody observed the same: it is missing, not left out.
+    assert (state.page_tables, state.left_out) == (NotObserved(LEFT_OUT), ())
 
 
 def test_settings() -> None:

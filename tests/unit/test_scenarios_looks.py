@@ -15,6 +15,7 @@ import model_guest
 import pytest
 
 from harness.check import CheckResult, Verdict
+from harness.check.required import Demand
 from harness.collect.looks import witnessed
 from harness.collect.snapshot_folder import load_state
 from harness.config.guest import GuestSpec
@@ -25,7 +26,7 @@ from harness.scenarios.boot import Resolver
 from harness.scenarios.file import SNAPSHOT
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.recheck import recheck
-from harness.scenarios.record import load_run
+from harness.scenarios.record import demand_to_json, load_run
 from harness.scenarios.reporter import SilentReporter
 from harness.scenarios.result import RunResult, StepResult
 from harness.scenarios.run_options import RunOptions
@@ -71,6 +72,15 @@ def test_fast_looks_come_to_the_verdicts_of_full_ones(bundle: Path) -> None:
             one.status for one in quick.checks if one.invariant != "XCK-1"
         ]
     assert any(change.startswith("vmemmap + ") for change in fast.steps[2].changes)
+
+
+def test_what_is_required_must_be_observed_at_the_full_looks(bundle: Path) -> None:
+    path = bundle / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | demand_to_json(Demand(frozenset({"XCK-1"})))))
+    assert recheck(bundle).verdict is Verdict.PASS
+    (bundle / "states" / f"{LAST:03d}" / "ptdump.txt").unlink()
+    result = recheck(bundle)
+    assert result.verdict is Verdict.INFRA and "XCK-1 (not in this snapshot)" in result.steps[-1].note
 
 
 def test_a_run_that_ends_with_a_fast_look_proves_nothing(bundle: Path) -> None:
