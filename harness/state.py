@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from harness.units import AddrRange
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,7 +395,29 @@ class GuestState:
 
     @property
     def resources(self) -> tuple[IomemEntry, ...] | NotObserved:
-        """The resource tree: as the guest's text tells it, or as the host read it where the text was not read."""
-        if isinstance(self.iomem, NotObserved) and not isinstance(self.records.iomem, NotObserved):
-            return self.records.iomem
-        return self.iomem
+        """The resource tree, by ``iomem``, or by ``records`` where the text was not read; the next ones are alike."""
+        return _either(self.iomem, self.records.iomem)
+
+    @property
+    def memory_blocks(self) -> tuple[MemoryBlock, ...] | NotObserved:
+        """The memory blocks."""
+        return _either(self.blocks, self.records.blocks)
+
+    @property
+    def memory_zones(self) -> tuple[Zone, ...] | NotObserved:
+        """The zones of all nodes."""
+        return _either(self.zones, self.records.zones)
+
+    @property
+    def counters(self) -> MappingABC[str, int] | NotObserved:
+        """Counters by their names in /proc/vmstat."""
+        return _either(self.vmstat, self.records.vmstat)
+
+    @property
+    def totals(self) -> MappingABC[str, int] | NotObserved:
+        """Bytes by their names in /proc/meminfo, MemTotal at least."""
+        return _either(self.meminfo, self.records.meminfo)
+
+
+def _either(text: _T | NotObserved, record: _T | NotObserved) -> _T | NotObserved:
+    return record if isinstance(text, NotObserved) and not isinstance(record, NotObserved) else text

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""ZON-1 and MEM-*: zones, MemTotal, the balance sheet, and what grows in each round of a soak."""
+"""ZON-1 and MEM-*: zones, MemTotal, the balance sheet, and what grows in each round of a soak.
+
+Where the guest's files were not read, they judge what the host read; XCK-4 and XCK-5 prove that the two are equal.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ SLAB = "kernfs_node_cache"
     needs=("memmap-counters",),
 )
 def zon_1(evidence: Evidence) -> Iterator[Broken]:
-    zones, freed = observed(evidence.observed.zones), _freed_at_boot(evidence)
+    zones, freed = observed(evidence.observed.memory_zones), _freed_at_boot(evidence)
     pairs = paired(evidence.expected.zones, zones, lambda zone: (zone.node, zone.name))
     anywhere = False
     if freed:
@@ -43,7 +46,7 @@ def zon_1(evidence: Evidence) -> Iterator[Broken]:
         if anywhere and wanted is not None and seen is not None:
             wanted = dataclasses.replace(wanted, managed=seen.managed)
         if wanted != seen:
-            yield Broken(f"node {node} zone {name}", _show(wanted), _show(seen), "/proc/zoneinfo")
+            yield Broken(f"node {node} zone {name}", show_zone(wanted), show_zone(seen), "/proc/zoneinfo")
 
 
 def _freed_at_boot(evidence: Evidence) -> int:
@@ -60,7 +63,8 @@ def _freed_at_boot(evidence: Evidence) -> int:
     return before - now
 
 
-def _show(zone: Zone | None) -> str:
+def show_zone(zone: Zone | None) -> str:
+    """``spanned 8, present 8, managed 7, start_pfn 4096``, or absent."""
     if zone is None:
         return "absent"
     fields = [field.name for field in dataclasses.fields(Zone)[2:]]
@@ -76,8 +80,8 @@ def _show(zone: Zone | None) -> str:
     needs=("memmap-counters",),
 )
 def mem_1(evidence: Evidence) -> Iterator[Broken]:
-    seen = observed(evidence.observed.meminfo)["MemTotal"]
-    baseline, freed = observed(evidence.layout.baseline.meminfo)["MemTotal"], _freed_at_boot(evidence)
+    seen = observed(evidence.observed.totals)["MemTotal"]
+    baseline, freed = observed(evidence.layout.baseline.totals)["MemTotal"], _freed_at_boot(evidence)
     wanted = baseline + evidence.expected.managed_bytes + freed * evidence.layout.page_size
     if wanted != seen:
         off = f"{seen >> 10} kB ({(seen - wanted) >> 10:+d} kB)"
@@ -95,7 +99,7 @@ def mem_1(evidence: Evidence) -> Iterator[Broken]:
 )
 def mem_2(evidence: Evidence) -> Seen | list[Broken]:
     for state in _boot_and_now(evidence):
-        observed(state.vmstat)
+        observed(state.counters)
     broken, unseen = [*memmap_pages(evidence)], list[str]()
     for part in (page_tables, _backends):
         try:
@@ -112,9 +116,12 @@ def mem_2(evidence: Evidence) -> Seen | list[Broken]:
 
 
 def _first(state: GuestState, names: tuple[str, ...]) -> int | None:
-    if isinstance(state.vmstat, NotObserved):
-        return None
-    return next((state.vmstat[name] for name in names if name in state.vmstat), None)
+    counters = state.counters
+    return (
+        None
+        if isinstance(counters, NotObserved)
+        else next((counters[name] for name in names if name in counters), None)
+    )
 
 
 def counts_memmap(evidence: Evidence) -> bool:

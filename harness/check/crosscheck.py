@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.arch.table_removal import TableRules
 from harness.check.code import moving
+from harness.check.counters import show_zone
 from harness.check.evidence import Evidence
-from harness.check.iomem_invariants import SOURCE, TREE, paths, show
-from harness.check.registry import Broken, invariant, observed
+from harness.check.iomem_invariants import SOURCE as IOMEM
+from harness.check.iomem_invariants import TREE, paths, show
+from harness.check.registry import Broken, Unobserved, invariant, observed, paired
+from harness.check.sysfs import BLOCKS
+from harness.check.sysfs import SOURCE as SYSFS
 from harness.check.witnesses import PTDUMP, WALK, Attributes, Leaf, View, clip
 from harness.model.boot_layout import BootLayout
-from harness.state import HostMapping, NotObserved
+from harness.state import HostMapping, MemoryBlock, NotObserved
 from harness.units import TOP, AddrRange, merge_ranges, subtract_ranges
 
 
@@ -118,6 +122,99 @@ def xck_2(evidence: Evidence) -> Iterator[Broken]:
     text, tree = observed(evidence.observed.iomem), observed(evidence.observed.records.iomem)
     printed, kept = Counter(paths(text)), Counter(paths(tree))
     for path in (kept - printed).elements():
-        yield Broken(str(path[-1][0]), show(path), "no such line", f"{SOURCE} against {TREE}")
+        yield Broken(str(path[-1][0]), show(path), "no such line", f"{IOMEM} against {TREE}")
     for path in (printed - kept).elements():
-        yield Broken(str(path[-1][0]), "no such resource", show(path), f"{SOURCE} against {TREE}")
+        yield Broken(str(path[-1][0]), "no such resource", show(path), f"{IOMEM} against {TREE}")
+
+
+@invariant(
+    "XCK-3",
+    "sysfs and the kernel's memory blocks, as the host reads them in guest memory, are equal: index, state, nodes, and "
+    "the zone of those online",
+    source="struct memory_block (include/linux/memory.h); state_show, valid_zones_show (drivers/base/memory.c, v7.3)",
+    motive="a second witness of what decides whether memory can be removed, which needs no guest that answers",
+    reads=(BLOCKS,),
+    needs=("hotplug", "host-blocks"),
+)
+def xck_3(evidence: Evidence) -> Iterator[Broken]:
+    text, kept = observed(evidence.observed.blocks), observed(evidence.observed.records.blocks)
+    for index, (printed, held) in paired(text, kept, lambda block: block.index).items():
+        if printed is None or held is None:
+            shown, there = ("absent" if block is None else "present" for block in (held, printed))
+        else:
+            fields = _shared_fields(printed, held)
+            shown, there = (_fields_of(block, fields) for block in (held, printed))
+        if shown != there:
+            yield Broken(f"memory{index}", shown, there, f"{SYSFS} against {BLOCKS}")
+
+
+def _shared_fields(printed: MemoryBlock, held: MemoryBlock) -> tuple[str, ...]:
+    """What both tell, and what does not change between the two looks."""
+    fields = ["phys_index"]
+    settled = {printed.state, held.state} <= {"online", "offline"}
+    if settled:
+        # virtio-mem tries again on its own to put a block offline.
+        fields.append("state")
+    # A block of boot memory that lies in several nodes has the last of them only.
+    if not (held.valid_zones == ("none",) and set(held.nodes) <= set(printed.nodes)):
+        fields.append("nodes")
+    if settled and printed.state == held.state and None not in (printed.valid_zones, held.valid_zones):
+        fields.append("valid_zones")
+    return tuple(fields)
+
+
+def _fields_of(block: MemoryBlock, names: Iterable[str]) -> str:
+    values = ((name, getattr(block, name)) for name in names)
+    return ", ".join(
+        f"{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in values
+    )
+
+
+@invariant(
+    "XCK-4",
+    "/proc/zoneinfo and the zones, as the host reads them in guest memory, are equal: spanned, present and managed "
+    "pages, and the first one",
+    source="struct zone (include/linux/mmzone.h); zoneinfo_show_print (mm/vmstat.c, v6.12)",
+    motive="a second witness of what the page allocator and compaction work with",
+    needs=("host-zones",),
+)
+def xck_4(evidence: Evidence) -> Iterator[Broken]:
+    text, kept = observed(evidence.observed.zones), observed(evidence.observed.records.zones)
+    for (node, name), (printed, held) in paired(text, kept, lambda zone: (zone.node, zone.name)).items():
+        if printed != held:
+            where = f"node {node} zone {name}"
+            yield Broken(
+                where, show_zone(held), show_zone(printed), "/proc/zoneinfo against struct zone in guest memory"
+            )
+
+
+#: what only memory hotplug and folding change: other counters move between the two looks
+_STILL = ("MemTotal", "nr_memmap", "nr_memmap_pages", "nr_memmap_boot", "nr_memmap_boot_pages")
+
+
+@invariant(
+    "XCK-5",
+    "MemTotal and the counters of memory for struct pages are the same in the guest's files and in guest memory, where "
+    "what a CPU has not added to them yet counts",
+    source="_totalram_pages (mm/page_alloc.c); nr_memmap_pages (mm/vmstat.c, v6.12)",
+    motive="a second witness of the balance of MEM-1 and MEM-2",
+    needs=("host-counters", "host-total"),
+)
+def xck_5(evidence: Evidence) -> Iterator[Broken]:
+    state, records, unseen = evidence.observed, evidence.observed.records, list[str]()
+    for file, text, memory in (
+        ("/proc/meminfo", state.meminfo, records.meminfo),
+        ("/proc/vmstat", state.vmstat, records.vmstat),
+    ):
+        missing = [source.reason for source in (text, memory) if isinstance(source, NotObserved)]
+        unseen += missing
+        if not missing:
+            yield from _uneven(observed(text), observed(memory), file)
+    if unseen:
+        raise Unobserved(unseen[0])
+
+
+def _uneven(printed: Mapping[str, int], held: Mapping[str, int], file: str) -> Iterator[Broken]:
+    for name in _STILL:
+        if name in printed and name in held and printed[name] != held[name]:
+            yield Broken(name, str(held[name]), str(printed[name]), f"{file} against guest memory")

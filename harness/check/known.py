@@ -185,7 +185,7 @@ def _fit(bug: KnownBug, findings: Sequence[Finding], examined: set[str], evidenc
 
 def _is_counted(sign: Sign, evidence: Evidence) -> bool:
     """Whether this kernel has the counter: 6.1 has no nr_memmap_pages."""
-    vmstat = evidence.observed.vmstat
+    vmstat = evidence.observed.counters
     if sign.invariant not in ("MEM-2", "RBK-1") or isinstance(vmstat, NotObserved):
         return True
     return any(map(sign.where.fullmatch, vmstat))

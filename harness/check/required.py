@@ -76,8 +76,8 @@ def _counted(state: GuestState) -> object:
 
 
 def _memmap_counters(layout: BootLayout) -> str:
-    vmstat = layout.baseline.vmstat
-    counted = not isinstance(vmstat, NotObserved) and any(name.startswith("nr_memmap") for name in vmstat)
+    counters = layout.baseline.counters
+    counted = not isinstance(counters, NotObserved) and any(name.startswith("nr_memmap") for name in counters)
     return "" if counted or counts_memmap(layout.facts) is True else "the kernel has no nr_memmap (since v6.11)"
 
 
@@ -116,6 +116,10 @@ _LACKS: Mapping[str, _Lack] = {
     "struct-pages": _unless_seen(lambda state: state.struct_pages, _sections),
     "subsections": _subsections,
     "memmap-counters": _memmap_counters,
+    "host-blocks": _first_look(lambda state: state.records.blocks),
+    "host-zones": _first_look(lambda state: state.records.zones),
+    "host-counters": _first_look(lambda state: state.records.vmstat),
+    "host-total": _first_look(lambda state: state.records.meminfo),
 }
 
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from harness.check.evidence import Evidence
 from harness.check.registry import Broken, Unobserved, invariant
-from harness.state import GuestState, NotObserved, Section
+from harness.state import GuestState, KernelRecords, NotObserved, Section
 
 #: fields of GuestState that only memory hotplug changes
 _FIELDS = ("iomem", "blocks", "auto_online", "zones", "dax", "sections")
@@ -34,15 +35,23 @@ def rbk_1(evidence: Evidence) -> Iterator[Broken]:
     yield from _fields(before, after)
     yield from _counters(before, after)
     for name in (*_FIELDS, "meminfo", "vmstat"):
-        for state in (before, after):
-            source = getattr(state, name)
+        for source in _alike(name, before, after):
             if isinstance(source, NotObserved):
                 raise Unobserved(f"{name}: {source.reason}")
 
 
+def _alike(name: str, *states: GuestState) -> tuple[Any, ...]:
+    """A field of ``states`` from one witness: their text, or what the host read where the text of one was not read."""
+    texts = tuple(getattr(state, name) for state in states)
+    if not hasattr(KernelRecords, name) or not any(isinstance(text, NotObserved) for text in texts):
+        return texts
+    records = tuple(getattr(state.records, name) for state in states)
+    return texts if any(isinstance(record, NotObserved) for record in records) else records
+
+
 def _fields(before: GuestState, after: GuestState) -> Iterator[Broken]:
     for name in _FIELDS:
-        was, now = getattr(before, name), getattr(after, name)
+        was, now = _alike(name, before, after)
         if isinstance(was, NotObserved) or isinstance(now, NotObserved):
             continue
         if name == "sections":
@@ -67,11 +76,13 @@ def _some(items: Sequence[str]) -> str:
 
 
 def _counters(before: GuestState, after: GuestState) -> Iterator[Broken]:
-    if isinstance(before.meminfo, Mapping) and isinstance(after.meminfo, Mapping):
-        was, now = before.meminfo["MemTotal"], after.meminfo["MemTotal"]
+    totals, counters = (_alike(name, before, after) for name in ("meminfo", "vmstat"))
+    if not any(isinstance(source, NotObserved) for source in totals):
+        was, now = (source["MemTotal"] for source in totals)
         if was != now:
             yield Broken("MemTotal", f"{was >> 10} kB", f"{now >> 10} kB", _SOURCE)
-    if isinstance(before.vmstat, Mapping) and isinstance(after.vmstat, Mapping):
+    if not any(isinstance(source, NotObserved) for source in counters):
+        old, new = counters
         for name in _MEMMAP:
-            if name in before.vmstat and before.vmstat[name] != after.vmstat.get(name):
-                yield Broken(name, str(before.vmstat[name]), str(after.vmstat.get(name)), _SOURCE)
+            if name in old and old[name] != new.get(name):
+                yield Broken(name, str(old[name]), str(new.get(name)), _SOURCE)

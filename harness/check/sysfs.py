@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""BLK-*: memory blocks in sysfs; a notifier keeps one online only if it must."""
+"""BLK-*: memory blocks in sysfs; a notifier keeps one online only if it must.
+
+Where sysfs was not read, they judge the blocks that the host read; XCK-3 proves that the two are equal.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from harness.state import MemoryBlock, NotObserved
 from harness.units import AddrRange
 
 SOURCE = "/sys/devices/system/memory"
+BLOCKS = "the memory blocks in guest memory"
 #: what is said of a range that is kept, END not included (can_unmap_without_split, arch/arm64/mm/mmu.c, v7.3)
 _SPLIT = re.compile(r"\[([0-9a-f]{1,16}) ([0-9a-f]{1,16})\] splits a leaf entry in (?:linear map|vmemmap)")
 #: what a notifier that returns NOTIFY_BAD makes of the write (notifier_to_errno)
@@ -19,7 +23,7 @@ _VETO = "EPERM"
 
 
 def _pairs(evidence: Evidence) -> dict[int, tuple[MemoryBlock | None, MemoryBlock | None]]:
-    return paired(evidence.expected.blocks, observed(evidence.observed.blocks), lambda block: block.index)
+    return paired(evidence.expected.blocks, observed(evidence.observed.memory_blocks), lambda block: block.index)
 
 
 @invariant(

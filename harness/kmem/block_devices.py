@@ -94,6 +94,12 @@ class BlockDevices:
         return BlocksCopy(self, tuple(zip(index.tolist(), *columns, strict=True)), per_block, places)
 
 
+def block_addresses(reader: KernelReader, layout: BlockDevices) -> dict[int, int]:
+    """The address of each struct memory_block by its index, in a paused guest. Raises InfraError."""
+    index, pointers = read_array(reader, layout.array, layout.blocks, _MOST_BLOCKS)
+    return dict(zip(index.tolist(), pointers.tolist(), strict=True))
+
+
 def block_devices(symbols: Mapping[str, int], types: Btf, zones: NodeZones | NotObserved) -> BlockDevices | NotObserved:
     """Find the blocks; ``symbols`` are the addresses of SYMBOLS. Raises ParseError for broken BTF."""
     missing = [name for name in SYMBOLS if name not in symbols]

@@ -18,7 +18,8 @@ _MASK, _MASK_SIZE = "SYMBOL(node_online_map)", "SIZE(nodemask_t)"
 _MOST_MASK = 128
 _MOST_ZONES = 16
 _NAME_BYTES = 32
-_COUNTS = ("spanned_pages", "present_pages", "managed_pages", "zone_start_pfn")
+#: members of struct zone
+COUNTS = ("spanned_pages", "present_pages", "managed_pages", "zone_start_pfn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class ZonesCopy:
 
 @dataclass(frozen=True, slots=True)
 class NodeZones:
-    """Where the zones are: ``zones`` is bytes into pglist_data, ``size`` one zone's, ``counts`` offsets of _COUNTS.
+    """Where the zones are: ``zones`` is bytes into pglist_data, ``size`` one zone's, ``counts`` offsets of COUNTS.
 
     ``names`` are the zones' names by number.
     """
@@ -116,10 +117,10 @@ def node_zones(
     zones, size, name = types.member("pglist_data", "node_zones"), types.size("zone"), types.member("zone", "name")
     counts = tuple(
         member.offset
-        for word in _COUNTS
+        for word in COUNTS
         if (member := types.member("zone", word)) is not None and member.size == 8 and member.offset % 8 == 0
     )
-    if zones is None or size is None or name is None or len(zones.dimensions) != 1 or len(counts) != len(_COUNTS):
+    if zones is None or size is None or name is None or len(zones.dimensions) != 1 or len(counts) != len(COUNTS):
         return NotObserved("the layout of struct zone is unknown")
     number = zones.dimensions[0]
     if not 0 < number <= _MOST_ZONES or zones.size != number * size:

@@ -39,9 +39,9 @@ def _spell(block: MemoryBlock | None) -> str:
 
 
 def _blocks(before: GuestState, after: GuestState) -> Iterator[str]:
-    if isinstance(before.blocks, NotObserved) or isinstance(after.blocks, NotObserved):
+    if isinstance(before.memory_blocks, NotObserved) or isinstance(after.memory_blocks, NotObserved):
         return
-    old, new = ({block.index: block for block in blocks} for blocks in (before.blocks, after.blocks))
+    old, new = ({block.index: block for block in blocks} for blocks in (before.memory_blocks, after.memory_blocks))
     runs: list[tuple[int, int, str]] = []
     for index in sorted(old.keys() | new.keys()):
         change = f"{_spell(old.get(index))} → {_spell(new.get(index))}"
@@ -61,9 +61,9 @@ def span_text(first: int, last: int) -> str:
 
 
 def _mem_total(before: GuestState, after: GuestState) -> Iterator[str]:
-    if isinstance(before.meminfo, NotObserved) or isinstance(after.meminfo, NotObserved):
+    if isinstance(before.totals, NotObserved) or isinstance(after.totals, NotObserved):
         return
-    change = after.meminfo["MemTotal"] - before.meminfo["MemTotal"]
+    change = after.totals["MemTotal"] - before.totals["MemTotal"]
     if change:
         yield f"MemTotal {'+' if change > 0 else '-'}{format_size(abs(change))}"
 

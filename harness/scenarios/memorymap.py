@@ -27,10 +27,10 @@ def memory_map(state: GuestState, ram_base: int, block_size: int) -> MemoryMap |
 
     Both numbers are bytes.
     """
-    if isinstance(state.resources, NotObserved) and isinstance(state.blocks, NotObserved):
+    if isinstance(state.resources, NotObserved) and isinstance(state.memory_blocks, NotObserved):
         return None
     lines = () if isinstance(state.resources, NotObserved) else state.resources
-    blocks = () if isinstance(state.blocks, NotObserved) else state.blocks
+    blocks = () if isinstance(state.memory_blocks, NotObserved) else state.memory_blocks
     iomem = tuple(_lines(lines, 0, ram_base))[:MAX_RUNS]
     return MemoryMap(iomem, tuple(_runs(blocks, block_size))[:MAX_RUNS])
 

@@ -320,7 +320,8 @@ class Session:
     def _settle(self, deadline: Deadline) -> None:
         """Give the guest time to show the expected memory blocks; blocks missing after that are findings."""
         wanted = {block.index: block.state for block in self.model.expected().blocks}
-        states = {} if isinstance(self.state.blocks, NotObserved) else {b.index: b.state for b in self.state.blocks}
+        blocks = self.state.memory_blocks
+        states = {} if isinstance(blocks, NotObserved) else {block.index: block.state for block in blocks}
         gone = states.keys() - wanted.keys()
         if self.unseen:
             # Blocks may have appeared since the last snapshot, and be about to disappear.

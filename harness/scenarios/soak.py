@@ -52,11 +52,11 @@ def counters(state: GuestState, slab: SlabCache | NotObserved, page_size: int) -
     """MEM-2's balance in bytes, and the objects of ``slab``; MEM-2 counts page tables at every step."""
     found: dict[str, Counter | NotObserved] = {}
     for name in _VMSTAT:
-        if isinstance(state.vmstat, NotObserved):
-            found[name] = state.vmstat
-        elif name in state.vmstat:
-            found[name] = Counter(state.vmstat[name] * page_size, "bytes")
-    total = state.meminfo if isinstance(state.meminfo, NotObserved) else Counter(state.meminfo["MemTotal"], "bytes")
+        if isinstance(state.counters, NotObserved):
+            found[name] = state.counters
+        elif name in state.counters:
+            found[name] = Counter(state.counters[name] * page_size, "bytes")
+    total = state.totals if isinstance(state.totals, NotObserved) else Counter(state.totals["MemTotal"], "bytes")
     backends = state.backends
     held = backends if isinstance(backends, NotObserved) else Counter(len(backends), "backends")
     used = slab if isinstance(slab, NotObserved) else Counter(slab.active_objs * slab.objsize, "bytes")

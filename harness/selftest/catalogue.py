@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from harness.errors import UsageError
 from harness.selftest import (
     collected,
+    corrupt_held,
     corrupt_linear,
     corrupt_records,
     corrupt_reports,
@@ -29,6 +30,7 @@ CATALOGUE: tuple[Corruption, ...] = (
     *corrupt_tables.CORRUPTIONS,
     *corrupt_sections.CORRUPTIONS,
     *corrupt_records.CORRUPTIONS,
+    *corrupt_held.CORRUPTIONS,
 )
 
 

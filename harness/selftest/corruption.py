@@ -26,7 +26,8 @@ Stroke = Callable[[Live], str]
 class MemoryCorruption:
     """A corruption of the memory of a paused guest.
 
-    ``broken`` are the invariants that must name it, if they are observed on the guest.
+    ``broken`` are the invariants that must name it, if they are observed on the guest. As in a fast look, the guest's
+    source ``left_out`` is not read then.
     """
 
     name: str
@@ -34,6 +35,7 @@ class MemoryCorruption:
     summary: str
     broken: frozenset[str]
     apply: Stroke
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from harness.arch.architecture import ArchSpec
 from harness.arch.pagetable import ENTRY_SIZE
@@ -23,6 +24,8 @@ from harness.selftest.entries import Place, is_leaf, leads_to_table, locate, wit
 from harness.selftest.scene import Inapplicable, Scene, observed
 from harness.state import HostMapping, HostTables, NotObserved
 from harness.units import GIB, AddrRange, align_down, align_up, merge_ranges
+
+T = TypeVar("T")
 
 #: bytes of boot memory searched for unused pages at a time
 _CHUNK = 1 << 20
@@ -46,10 +49,10 @@ class Live:
         self._spares: list[int] = []
         self.untouched = self.look()
 
-    def look(self) -> Evidence:
-        """The scene with fresh host-side sources."""
+    def look(self, left_out: str = "") -> Evidence:
+        """The scene with fresh host-side sources, and without the source ``left_out`` of the guest."""
         found, _ = kernel_sources(self._view.read(self.memory), self.memory)
-        return self.scene.with_sources({name: data for name, data in found.items() if name != PAUSE})
+        return self.scene.with_sources({name: data for name, data in found.items() if name != PAUSE}, left_out)
 
     # what there is -----------------------------------------------------------------------------------------------
 
@@ -92,9 +95,13 @@ class Live:
 
     @property
     def resources(self) -> ResourceTree:
-        tree = observed(self._view.records["host_iomem"])
-        assert isinstance(tree, ResourceTree)
-        return tree
+        return self.record("host_iomem", ResourceTree)
+
+    def record(self, source: str, kind: type[T]) -> T:
+        """Where the kernel keeps the record behind ``source``, of a ``kind``."""
+        found = observed(self._view.records[source])
+        assert isinstance(found, kind)
+        return found
 
     def reader(self) -> KernelReader:
         """Follows the kernel's pointers."""

@@ -46,9 +46,9 @@ class Scene:
             raise Inapplicable(f"{source} was not observed")
         return data.decode(errors="replace")
 
-    def with_sources(self, sources: Mapping[str, bytes]) -> Evidence:
-        """The same step with replaced ``sources``, all of them parsed again."""
-        raw = {**self.evidence.observed.raw, **sources}
+    def with_sources(self, sources: Mapping[str, bytes], left_out: str = "") -> Evidence:
+        """The same step with replaced ``sources`` and without the one ``left_out``, all of them parsed again."""
+        raw = {name: data for name, data in {**self.evidence.observed.raw, **sources}.items() if name != left_out}
         return dataclasses.replace(self.evidence, observed=parse_state(raw, self.evidence.layout.facts))
 
     def with_reports(self, **reports: Any) -> Evidence:

@@ -58,7 +58,7 @@ def try_memory(item: MemoryCorruption, live: Live) -> Trial:
         wanted = _wanted(item, live.scene.results)
         with live.editor.undone():
             where = item.apply(live)
-            results = check(live.look())
+            results = check(live.look(item.left_out))
     except Inapplicable as nothing:
         return Trial(item, INAPPLICABLE, reason=str(nothing))
     after = live.look()

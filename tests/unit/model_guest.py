@@ -114,7 +114,6 @@ def boot_state(kind: Kind = ARM64_4K) -> GuestState:
         boot_id="boot",
         uptime=1.0,
         iomem=(IomemEntry(ram, "System RAM"),),
-        records=KernelRecords(iomem=(IomemEntry(ram, "System RAM"),)),
         blocks=tuple(
             MemoryBlock(i, i, "online", True, (counts[0].name,), (0,))
             for i in range(ram.start // block, ram.end // block)
@@ -136,6 +135,18 @@ def boot_state(kind: Kind = ARM64_4K) -> GuestState:
         struct_pages=UNSEEN,
         pause=UNSEEN,
     )
+
+
+def with_records(state: GuestState) -> GuestState:
+    """The same snapshot with the kernel's records, which tell the same as the text."""
+    blocks = state.blocks
+    if not isinstance(blocks, NotObserved):
+        blocks = tuple(
+            dataclasses.replace(one, removable=None, valid_zones=one.valid_zones if one.state == "online" else None)
+            for one in blocks
+        )
+    records = KernelRecords(state.iomem, blocks, state.zones, state.vmstat, state.meminfo)
+    return dataclasses.replace(state, records=records)
 
 
 def facts(kind: Kind = ARM64_4K, **changes: object) -> KernelFacts:

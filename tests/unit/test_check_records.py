@@ -12,7 +12,7 @@ from harness.check import CATALOGUE, CheckResult, Evidence, run_check
 from harness.check.required import Demand, lacks_of
 from harness.model.actions import SetAutoOnline
 from harness.model.devices.dimm import PlugDimm
-from harness.state import Garbled, GuestState, IomemEntry, KernelRecords, NotObserved
+from harness.state import Garbled, GuestState, IomemEntry, KernelRecords, MemoryBlock, NotObserved, Zone
 from harness.units import GIB, AddrRange
 
 RAM = model_guest.boot_state().iomem
@@ -24,7 +24,7 @@ def evidence(text: object, tree: object, baseline: GuestState | None = None) -> 
     model = model_guest.model()
     model.apply(SetAutoOnline("offline"))
     model.apply(PlugDimm("d0", GIB))
-    layout = model.layout if baseline is None else replace(model.layout, baseline=baseline)
+    layout = replace(model.layout, baseline=baseline or model_guest.with_records(model.layout.baseline))
     observed = replace(layout.baseline, iomem=text, records=KernelRecords(iomem=tree))  # type: ignore[arg-type]
     return Evidence(layout, model.expected(), observed)
 
@@ -89,3 +89,111 @@ def test_a_kernel_without_layouts_is_told_and_does_without() -> None:
     able = evidence(SOUND, SOUND)
     assert "XCK-2" not in lacks_of(able.layout)
     assert Demand().unmet([check], able.layout, able.observed) == (f"XCK-2 ({lack.reason})",)
+
+
+# memory blocks, zones and counters -----------------------------------------------------------------------------------
+
+BOOT = model_guest.with_records(model_guest.boot_state())
+FIRST = 0x4000_0000 // model_guest.BLOCK
+#: fields of GuestState and of its records, the cross-check, and the invariants that judge either
+WITNESSES = {
+    "blocks": ("XCK-3", ("BLK-1",)),
+    "zones": ("XCK-4", ("ZON-1",)),
+    "vmstat": ("XCK-5", ()),
+    "meminfo": ("XCK-5", ("MEM-1",)),
+}
+
+
+def at_boot(text: GuestState = BOOT, **records: object) -> Evidence:
+    """The guest after its boot; its ``text``, and other ``records`` than the text tells."""
+    model = model_guest.model()
+    layout = replace(model.layout, baseline=BOOT)
+    return Evidence(layout, model.expected(), replace(text, records=replace(BOOT.records, **records)))  # type: ignore[arg-type]
+
+
+def blocks(**changes: object) -> tuple[MemoryBlock, ...]:
+    """The host's memory blocks, the first one changed."""
+    assert not isinstance(BOOT.records.blocks, NotObserved)
+    first, *others = BOOT.records.blocks
+    return (replace(first, **changes), *others)  # type: ignore[arg-type]
+
+
+def zones(**changes: object) -> tuple[Zone, ...]:
+    assert not isinstance(BOOT.zones, NotObserved)
+    first, *others = BOOT.zones
+    return (replace(first, **changes), *others)  # type: ignore[arg-type]
+
+
+def counters(**changes: int) -> dict[str, int]:
+    assert not isinstance(BOOT.vmstat, NotObserved)
+    return {**BOOT.vmstat, **changes}
+
+
+@pytest.mark.parametrize("field", WITNESSES)
+def test_what_the_text_and_the_memory_tell_alike_passes(field: str) -> None:
+    cross, judges = WITNESSES[field]
+    for id in (cross, *judges):
+        assert result(id, at_boot()).status == "pass"
+    unread = replace(BOOT, **{field: UNREAD})  # type: ignore[arg-type]
+    assert [result(id, at_boot(unread)).status for id in judges] == ["pass"] * len(judges)
+    assert (result(cross, at_boot(unread)).status, result(cross, at_boot(unread)).reason) == (
+        "not-observed",
+        UNREAD.reason,
+    )
+    blind = at_boot(unread, **{field: NotObserved("no layouts")})
+    assert [result(id, blind).status for id in judges] == ["not-observed"] * len(judges)
+
+
+@pytest.mark.parametrize(
+    ("records", "cross", "judge", "where"),
+    [
+        ({"blocks": blocks(state="offline", valid_zones=None)}, "XCK-3", "BLK-2", f"memory{FIRST}"),
+        ({"blocks": blocks(valid_zones=("Normal",))}, "XCK-3", "BLK-1", f"memory{FIRST}"),
+        ({"blocks": blocks(valid_zones=("none",))}, "XCK-3", "BLK-1", f"memory{FIRST}"),
+        ({"blocks": blocks(nodes=(1,))}, "XCK-3", "BLK-1", f"memory{FIRST}"),
+        ({"blocks": blocks(phys_index=0)}, "XCK-3", "BLK-1", f"memory{FIRST}"),
+        ({"blocks": blocks()[1:]}, "XCK-3", "BLK-1", f"memory{FIRST}"),
+        ({"zones": zones(spanned=7)}, "XCK-4", "ZON-1", "node 0 zone DMA"),
+        ({"zones": zones(present=7)}, "XCK-4", "ZON-1", "node 0 zone DMA"),
+        ({"zones": zones(managed=7)}, "XCK-4", "ZON-1", "node 0 zone DMA"),
+        ({"zones": zones(start_pfn=7)}, "XCK-4", "ZON-1", "node 0 zone DMA"),
+        ({"zones": zones()[1:]}, "XCK-4", "ZON-1", "node 0 zone DMA"),
+        ({"meminfo": {"MemTotal": 4096}}, "XCK-5", "MEM-1", "MemTotal"),
+        ({"vmstat": counters(nr_memmap_pages=1)}, "XCK-5", "MEM-2", "nr_memmap_pages"),
+        ({"vmstat": counters(nr_memmap_boot_pages=1)}, "XCK-5", "MEM-2", "nr_memmap_boot_pages"),
+    ],
+)
+def test_each_difference_of_a_record_is_named(records: dict[str, object], cross: str, judge: str, where: str) -> None:
+    found = result(cross, at_boot(**records))  # type: ignore[arg-type]
+    assert [finding.where for finding in found.findings] == [where]
+    assert result(judge, at_boot(**records)).status != "fail", "the text is judged if there is one"  # type: ignore[arg-type]
+    [field] = records
+    unread = replace(BOOT, **{field: UNREAD})  # type: ignore[arg-type]
+    assert result(judge, at_boot(unread, **records)).status == "fail"
+
+
+def test_what_moves_by_itself_is_not_compared() -> None:
+    assert result("XCK-5", at_boot(vmstat=counters(nr_page_table_pages=81))).status == "pass"
+    for state in ("going-offline", "ERROR-UNKNOWN-3"):
+        assert result("XCK-3", at_boot(blocks=blocks(state=state, valid_zones=None))).status == "pass"
+
+
+def test_a_block_in_two_nodes_has_one_of_them_in_memory() -> None:
+    assert not isinstance(BOOT.blocks, NotObserved)
+    shared = (replace(BOOT.blocks[0], nodes=(0, 1), valid_zones=("none",)), *BOOT.blocks[1:])
+    text = replace(BOOT, blocks=shared)
+    assert result("XCK-3", at_boot(text, blocks=blocks(nodes=(1,), valid_zones=("none",)))).status == "pass"
+    assert result("XCK-3", at_boot(text, blocks=blocks(nodes=(2,), valid_zones=("none",)))).status == "fail"
+
+
+def test_a_failed_action_is_judged_by_one_witness() -> None:
+    """After a fast look, a full one: memory does not tell all that sysfs does."""
+    fast = replace(BOOT, **dict.fromkeys(WITNESSES, UNREAD), dax=(), sections=())  # type: ignore[arg-type]
+    full = replace(BOOT, dax=(), sections=())
+    model = model_guest.model()
+    failed = Evidence(model.layout, model.expected(), full, failed=True, before=fast)
+    assert result("RBK-1", failed).status == "pass"
+    moved = replace(full, records=replace(BOOT.records, zones=zones(managed=1)))
+    assert result("RBK-1", replace(failed, observed=moved)).status == "fail"
+    blind = replace(fast, records=KernelRecords())
+    assert result("RBK-1", replace(failed, before=blind)).reason == "blocks: not asked for"
