@@ -319,6 +319,9 @@ def test_blocks(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline) -> 
     both = f"{first}\n{second}\n".encode()
     assert lines_by_both(guest, "blocks zones", both + b"99999\n", limit)[2] == "99999 "
     assert set_blocks(guest.shell, [first], "online_movable", deadline=limit)[0].ok
+    assert lines_by_both(guest, "blocks set online 60", f"{first}\n".encode(), limit) == [
+        f"{first} TIME failed Invalid argument"
+    ]
     assert lines_by_both(guest, "blocks set online_movable", f"{first}\n99999\n".encode(), limit) == [
         f"{first} TIME failed Invalid argument",
         "99999 TIME failed No such file or directory",
@@ -372,6 +375,20 @@ def test_drivers(guest: BootedGuest, limit: Deadline) -> None:
     assert done == CommandResult(1, b"", b"slot 4095: no root port has this slot\n")
     for words in ("list", "raw namespace9.0", "kmem dax9.0"):
         assert by_both(guest, f"pmem {words}", limit).status in (0, 4, 5)
+
+
+@pytest.mark.parametrize("way", ["sh /usr/lib/memhp/slot", "/usr/lib/memhp/slot"])
+def test_slots(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline, way: str) -> None:
+    need(guest, memhp_artifacts, "virtio-pmem-pci", "VIRTIO_PMEM")
+    machine = guest.machine
+    memdev.plug(machine, VirtioPmemSpec("pmem1", GIB), deadline=limit)
+    mark, slot = machine.qmp.seq, memdev.pci_slot(machine, "pmem1", deadline=limit)
+    # Refused where pciehp has powered the device up already.
+    on = guest.shell.run(f"{way} {slot} on", deadline=limit)
+    refused = f"slot {slot}: the kernel refused to switch it on: Invalid argument\n".encode()
+    assert on in (CommandResult(0, b"", b""), CommandResult(1, b"", refused))
+    assert guest.shell.run(f"{way} {slot} off", deadline=limit) == CommandResult(0, b"", b"")
+    assert memdev.await_ejected(machine, "pmem1", since=mark, deadline=limit).kind == "deleted"
 
 
 def by_turns(guest: BootedGuest, commands: Sequence[str], limit: Deadline) -> list[CommandResult]:

@@ -144,11 +144,16 @@ def test_blocks_that_refuse_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> No
 
     def set_blocks(shell: object, blocks: range, to: str, *, deadline: Deadline) -> tuple[BlockOutcome, ...]:
         asked.extend(blocks)
-        return BlockOutcome(2, True), BlockOutcome(3, to == "offline", None if to == "offline" else "EBUSY")
+        error = None if to == "offline" else "EBUSY"
+        return BlockOutcome(2, True, None, 0.25), BlockOutcome(3, error is None, error, seconds[0])
 
     monkeypatch.setattr(kernel_time, "set_blocks", set_blocks)
-    assert kernel_time.set_all("offline", 2 * MIB)(guest_of(Asked([])), "dimm0", Deadline(60)) >= 0
+    seconds: list[float | None] = [0.5]
+    assert kernel_time.set_all("offline", 2 * MIB)(guest_of(Asked([])), "dimm0", Deadline(60)) == 0.75
     assert asked == [2, 3]
+    seconds[0] = None
+    with pytest.raises(InfraError, match="this guest root has no agent, which times writes to sysfs"):
+        kernel_time.set_all("offline", 2 * MIB)(guest_of(Asked([])), "dimm0", Deadline(60))
     with pytest.raises(InfraError, match="memory3 online_movable: EBUSY"):
         kernel_time.set_all("online_movable", 2 * MIB)(guest_of(Asked([])), "dimm0", Deadline(60))
 
