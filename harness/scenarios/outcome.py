@@ -14,8 +14,9 @@ class Outcome:
     """How it ended: ``ending`` is one of ``check.findings.EXPECTATIONS``.
 
     done: the guest did it; refused: the guest refused; failed: the guest tried and failed; qemu-refused: QEMU refused,
-    and the guest was not asked. ``pending``: the guest is still working, so its state cannot be predicted yet. ``note``
-    is a remark for people. ``alarms`` are the console's alarming lines of a kernel that died of the action, ``trace``
+    and the guest was not asked. ``pending``: the guest is still working, so its state cannot be predicted yet.
+    ``settled``: only writes to the states of memory blocks did it, and they have returned. ``note`` is a remark for
+    people. ``alarms`` are the console's alarming lines of a kernel that died of the action, ``trace``
     all lines from the first alarm on. ``stacks`` is what the kernel of a guest that stopped answering printed about its
     tasks and CPUs. ``host`` is what the host gave QEMU before each report of a watchdog. ``inconclusive`` is the reason
     if the step proves nothing although it succeeded, else "". ``due`` is the reason if this kernel must refuse, else
@@ -26,6 +27,7 @@ class Outcome:
     ending: str = "done"
     note: str = ""
     pending: bool = False
+    settled: bool = False
     alarms: tuple[str, ...] = ()
     trace: tuple[str, ...] = ()
     stacks: tuple[str, ...] = ()

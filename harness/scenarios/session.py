@@ -218,7 +218,7 @@ class Session:
         if outcome.pending:
             self.unseen = True
             return self._without_look(title, expect, outcome, started, ExpectedBugs())
-        self._settle(deadline)
+        self._settle(outcome, deadline)
         self._rest(outcome, deadline)
         guest_seconds = time.monotonic() - started
         before = self.state
@@ -317,7 +317,7 @@ class Session:
         work, outcome.inconclusive = overlap(before, self.loads)
         outcome.note = f"{outcome.note}; {work}" if outcome.note else work
 
-    def _settle(self, deadline: Deadline) -> None:
+    def _settle(self, outcome: Outcome, deadline: Deadline) -> None:
         """Give the guest time to show the expected memory blocks; blocks missing after that are findings."""
         wanted = {block.index: block.state for block in self.model.expected().blocks}
         blocks = self.state.memory_blocks
@@ -329,7 +329,7 @@ class Session:
             whole = range(window.start // self.layout.block_size, window.end // self.layout.block_size)
             gone |= set(whole) - wanted.keys()
             self.unseen = False
-        elif wanted == states:
+        elif wanted == states or (outcome.settled and wanted.keys() == states.keys()):
             return
         try:
             limit = deadline.at_most(self.options.settle)

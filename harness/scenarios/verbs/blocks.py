@@ -172,7 +172,7 @@ def _set_blocks(
     patience: int | None = None,
 ) -> Outcome:
     shell, busy, sizes = session.guest.shell, 0, _sizes(session)
-    outcome = Outcome(note=f"{len(chosen)} memory blocks")
+    outcome = Outcome(note=f"{len(chosen)} memory blocks", settled=True)
     for last in reversed(range(attempts)):
         again = []
         for done in memory_blocks.set_blocks(shell, chosen, word, deadline=deadline, patience=patience):
