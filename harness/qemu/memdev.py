@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -25,8 +26,8 @@ from harness.units import format_size
 
 #: seconds to wait for the guest's last _OST, which the same function sends right after the eject (acpi_device_hotplug)
 _FINAL_OST_SECONDS = 5.0
-#: seconds to rely on size-change events alone
-_SIZE_SECONDS = 0.05
+#: seconds to rely on size-change events alone: an eighth of what was waited, from the first to the second value
+_SIZE_SECONDS = 0.002, 0.05
 
 # ACPI 6.5, 6.3.5 "_OST": source events, then status codes; include/linux/acpi.h names them ACPI_OST_*.
 _PLUG_SOURCES = frozenset({0x0, 0x1, 0x200})
@@ -180,9 +181,9 @@ def wait_size(machine: Machine, device: str, size: int, *, deadline: Deadline) -
     """Wait until virtio-mem ``device`` has exactly ``size`` bytes plugged; return the events seen meanwhile.
 
     QEMU rate-limits MEMORY_DEVICE_SIZE_CHANGE to one per second (monitor/monitor.c), so the size is queried first, at
-    each event, and every 50 ms in between. Raises DeadlineExpired with the size last seen.
+    each event, and in between as ``size_pause`` says. Raises DeadlineExpired with the size last seen.
     """
-    start = mark = machine.qmp.seq
+    start, began = (mark := machine.qmp.seq), time.monotonic()
     awaited = f"virtio-mem {device} to have {format_size(size)} plugged"
     now: int | None = None
     while True:
@@ -195,9 +196,15 @@ def wait_size(machine: Machine, device: str, size: int, *, deadline: Deadline) -
             mark = machine.qmp.wait_event(
                 lambda event: event.name == "MEMORY_DEVICE_SIZE_CHANGE" and event.data.get("id") == device,
                 since=mark,
-                deadline=deadline.at_most(_SIZE_SECONDS),
+                deadline=deadline.at_most(size_pause(time.monotonic() - began)),
                 awaited=awaited,
             ).seq
+
+
+def size_pause(waited: float) -> float:
+    """Seconds until the size is queried again after ``waited`` seconds: little is added to a short wait."""
+    least, most = _SIZE_SECONDS
+    return min(most, max(least, waited / 8))
 
 
 def memory_devices(machine: Machine, *, deadline: Deadline) -> tuple[MemoryDevice, ...]:
