@@ -10,6 +10,7 @@ from harness.state import LEFT_OUT, GuestState, NotObserved
 #: source of the guest -> what the host reads from the guest's memory instead, and where a snapshot has that
 WITNESSES: Mapping[str, tuple[str, Callable[[GuestState], object]]] = {
     "ptdump": ("the page tables, walked by the host", lambda state: state.host_tables),
+    "iomem": ("the resource tree, by the host", lambda state: state.records.iomem),
     "blocks": ("the memory blocks, by the host", lambda state: state.records.blocks),
     "zoneinfo": ("the zones, by the host", lambda state: state.records.zones),
     "vmstat": ("the counters, by the host", lambda state: state.records.vmstat),

@@ -33,7 +33,7 @@ from harness.scenarios.run_options import RunOptions
 from harness.scenarios.runner import _Run
 from harness.scenarios.session import Session
 from harness.scenarios.verdict import Ruling
-from harness.state import LEFT_OUT, GuestState, NotObserved
+from harness.state import LEFT_OUT, GuestState, KernelRecords, NotObserved
 
 RECORDED = Path(__file__).parent / "fixtures" / "bundles" / "arm64-ends"
 LAST = 10
@@ -104,8 +104,23 @@ def test_only_text_with_a_witness_is_left_out() -> None:
     run = load_run(RECORDED)
     assert witnessed(run.boot) == ("ptdump",)
     assert witnessed(dataclasses.replace(run.boot, host_tables=NotObserved("x"))) == ()
+    tree = run.boot.iomem
+    assert witnessed(dataclasses.replace(run.boot, records=KernelRecords(iomem=tree))) == ("ptdump", "iomem")
     # What the kernel does not have need not be left out.
     assert witnessed(dataclasses.replace(run.boot, raw={})) == ()
+
+
+def test_the_hosts_tree_stands_for_the_text_that_a_fast_look_left_out(bundle: Path) -> None:
+    state = bundle / "states" / "003"
+    (state / "iomem.txt").rename(state / "host_iomem.txt")
+    with (state / "absent.txt").open("a") as absent:
+        absent.write(f"iomem {LEFT_OUT}\n")
+    fast, full = recheck(bundle), recheck(RECORDED)
+    assert fast.verdict is Verdict.PASS, [step.note for step in fast.steps]
+    assert fast.steps[3].changes == full.steps[3].changes
+    tree = (state / "host_iomem.txt").read_text()
+    (state / "host_iomem.txt").write_text("".join(line for line in tree.splitlines(True) if "System RAM" not in line))
+    assert {"IOM-1", "IOM-2"} <= broken(recheck(bundle).steps[3])
 
 
 def completed(bundle: Path) -> tuple[Path, Path]:
