@@ -46,6 +46,8 @@ PAUSE = "pause"
 KERNEL_SOURCES = (TABLES, SECTIONS, *RECORD_SOURCES, PAUSE)
 #: equal results in a row that end the reads of the page tables when the count does not match, and most reads
 _SAME, _MOST_READS = 4, 20
+#: pages outside of the linear map that a look finds again without a walk for each; only a broken kernel has more
+_MOST_LIKELY = 1 << 10
 #: seconds between the first two reads, doubled each time up to the second value: a guest may be starved of CPU
 _BETWEEN, _LONGEST = 0.05, 0.8
 
@@ -154,16 +156,20 @@ class KernelView:
             return cls(tables, reason, direct, reason, dict.fromkeys(RECORD_SOURCES, reason))
         return cls(tables, sparse, direct, counting, records)
 
-    def look(self, memory: PhysicalMemory) -> Glance:
-        """Copy once while the guest may run, which maps the pages, so that the later pause is shorter."""
+    def look(self, memory: PhysicalMemory, last: Glance | None = None) -> Glance:
+        """Copy once while the guest may run, which maps the pages, so that the later pause is shorter.
+
+        ``last`` is an earlier look: most of what it found is still there.
+        """
         copies: Copies = {}
         pages: tuple[int, ...] = ()
         if not isinstance(self.tables, NotObserved):
             # A table that is freed meanwhile may point anywhere.
             with contextlib.suppress(InfraError):
                 copy_tables(memory, self.tables)
-            reader = KernelReader(memory, self.direct, self.tables)
-            copies = copy_records(self.records, reader, {})
+            likely = () if last is None or len(last.pages) > _MOST_LIKELY else last.pages
+            reader = KernelReader(memory, self.direct, self.tables, likely)
+            copies = copy_records(self.records, reader, {} if last is None else last.records)
             pages = reader.walked
         return Glance(self._find_roots(memory), copies, pages)
 

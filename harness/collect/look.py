@@ -110,11 +110,14 @@ def collect_state(
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *(name for name in sources if name not in left_out))))
     with contextlib.ExitStack() as stack:
         with ThreadPoolExecutor(1, thread_name_prefix="memhp-host") as pool:
-            from_host = pool.submit(_look_from_outside, machine, kernel, stack, deadline)
+            last = None if cache is None else cache.glance
+            from_host = pool.submit(_look_from_outside, machine, kernel, last, stack, deadline)
             frames = _run(shell, wanted, deadline)
             if "iomem" in frames:
                 frames["iomem"] = _settled_iomem(shell, frames["iomem"], deadline)
             raw, memory, glance = from_host.result()
+        if cache is not None:
+            cache.glance = glance
         seen: dict[str, bytes] = {}
         unseen = dict.fromkeys(KERNEL_SOURCES, "the guest's memory was not read")
         if machine is not None and kernel is not None and memory is not None:
@@ -256,9 +259,16 @@ def _run(shell: Shell, sources: Iterable[str], deadline: Deadline) -> dict[str, 
 
 
 def _look_from_outside(
-    machine: Machine | None, kernel: KernelView | None, stack: contextlib.ExitStack, deadline: Deadline
+    machine: Machine | None,
+    kernel: KernelView | None,
+    last: Glance | None,
+    stack: contextlib.ExitStack,
+    deadline: Deadline,
 ) -> tuple[dict[str, bytes], PhysicalMemory | None, Glance | None]:
-    """Query QEMU, map the guest's memory for the lifetime of ``stack``, and locate what will be read from it."""
+    """Query QEMU, map the guest's memory for the lifetime of ``stack``, and locate what will be read from it.
+
+    ``last`` is what the last look located.
+    """
     if machine is None:
         return {}, None, None
     devices, fds = memory_devices(machine, deadline=deadline), machine.backend_fds(deadline=deadline)
@@ -267,7 +277,7 @@ def _look_from_outside(
     if kernel is None:
         return raw, None, None
     memory = stack.enter_context(PhysicalMemory(regions(machine, devices, fds)))
-    return raw, memory, kernel.look(memory)
+    return raw, memory, kernel.look(memory, last)
 
 
 def _reason(frame: Frame) -> str:

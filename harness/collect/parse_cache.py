@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Nothing is parsed twice: what was parsed of the last snapshot, for the sources of the next one that are equal."""
+"""Nothing is done twice: what was parsed of the last snapshot, for the sources of the next one that are equal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from harness.collect.hostside import Glance
 from harness.errors import ParseError
 from harness.parsers.notes import Notes
 from harness.state import Garbled, NotObserved, Unknown
@@ -24,9 +25,13 @@ class Parsed(Generic[T]):
 
 
 class ParseCache:
-    """The sources of the last snapshot of one guest, each with what was parsed of it; values are shared, not copied."""
+    """The sources of the last snapshot of one guest, each with what was parsed of it; values are shared, not copied.
+
+    ``glance`` is where the host found what it read itself.
+    """
 
     def __init__(self) -> None:
+        self.glance: Glance | None = None
         self._last: dict[str, tuple[bytes, Parsed[Any]]] = {}
 
     def parsed(self, name: str, data: bytes, parser: Callable[[str, Notes], T]) -> Parsed[T]:

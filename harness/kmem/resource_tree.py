@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel's tree of physical address ranges (struct resource, include/linux/ioport.h), as /proc/iomem prints it.
 
-The tree is linked by pointers, and to follow them one after the other takes long. So the resources found by a copy of
-the running guest are read at once while it is paused, and only what came since is followed.
+The tree is linked by pointers, and to follow them one after the other takes long. So the resources that an earlier copy
+found are read at once, and only what came since is followed.
 """
 
 from __future__ import annotations
@@ -67,6 +67,19 @@ class ResourceCopy:
         rows = (Resource(*row) for row in zip(*columns, strict=True))
         return dict(zip(self.addresses[whole].tolist(), rows, strict=True))
 
+    def in_tree(self) -> tuple[Words, Words]:
+        """The addresses of the resources that the tree had, and of their names; the root's is among the former."""
+        found, seen, todo = self.found(), dict.fromkeys([self.root]), [self.root]
+        while todo:
+            one = found.get(todo.pop())
+            for address in () if one is None else (one.sibling, one.child):
+                if address in found and address not in seen:
+                    seen[address] = None
+                    todo.append(address)
+        names = dict.fromkeys(found[address].name for address in seen if address in found)
+        names.pop(0, None)
+        return np.array(list(seen), dtype=np.uint64), np.array(list(names), dtype=np.uint64)
+
     def text(self) -> bytes:
         """The tree as r_show prints it (kernel/resource.c); what it cannot print becomes a line that says so.
 
@@ -114,9 +127,9 @@ class ResourceTree:
     size: int
 
     def copy(self, reader: KernelReader, before: object = None) -> ResourceCopy:
-        """Copy the tree, of which ``before`` is a recent copy. It terminates whatever the tree contains."""
+        """Copy the tree, of which ``before`` is an earlier copy. It terminates whatever the tree contains."""
         if isinstance(before, ResourceCopy):
-            addresses, names = before.addresses, before.names
+            addresses, names = before.in_tree()
         else:
             addresses, names = np.array([self.root], dtype=np.uint64), np.array([], dtype=np.uint64)
         parts = [self._read(reader, addresses, names)]

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,8 +48,7 @@ class Walk:
         if isinstance(counted, NotObserved):
             return HostTables(self.mappings(), self.pages(), self.faults, counted)
         marked, count = counted
-        pages = tuple(replace(page, counted=page.address in marked) for page in self.pages())
-        return HostTables(self.mappings(), pages, self.faults, count)
+        return HostTables(self.mappings(), self.pages(marked), self.faults, count)
 
     def mappings(self) -> tuple[HostMapping, ...]:
         """The runs, each adjacent both in virtual and in physical addresses."""
@@ -60,15 +59,24 @@ class Walk:
         joined = _mappings(self.image.tables, self.runs.joined(physically=False))
         return tuple(coalesce(joined, self.image.tables, markers))
 
-    def pages(self) -> tuple[TablePage, ...]:
-        """Every table page; those with the same start address from the root down."""
+    def pages(self, counted: frozenset[int] | None = None) -> tuple[TablePage, ...]:
+        """Every table page; those with the same start address from the root down.
+
+        ``counted`` are the addresses of those that the kernel counts, None if not checked.
+        """
         found: list[TablePage] = []
         for level, rows, used in zip(self.image.tables.levels, self.image.levels, self.used, strict=True):
             # The root of both halves spans everything, including the addresses between them.
             span = 1 << 64 if not found and self.image.tables.both_halves else level.table_span
             columns = (rows.addresses.tolist(), rows.starts.tolist(), used.tolist())
             found += [
-                TablePage(address, level.name, AddrRange(start, start + span), entries)
+                TablePage(
+                    address,
+                    level.name,
+                    AddrRange(start, start + span),
+                    entries,
+                    None if counted is None else address in counted,
+                )
                 for address, start, entries in zip(*columns, strict=True)
             ]
         found.sort(key=lambda page: page.range.start)

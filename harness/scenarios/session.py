@@ -118,6 +118,7 @@ class Session:
         self.guest.machine.qmp.execute("system_reset", deadline=deadline)
         self.guest = meet_again(self.guest, mark, deadline)
         self._note_unknown(self.guest.facts.unknown)
+        self._cache = ParseCache()
         self.state = self._first_look(plugged, deadline, self.recorder.boot_dir(self.number) / "state")
         self.recorder.save_reboot(self.number, self.guest.facts, self.state)
         self.recorder.note_action(self.number, Reboot())

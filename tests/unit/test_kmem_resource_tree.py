@@ -15,6 +15,8 @@ from kmem_count_guest import IMAGE, LINEAR, SIZE, CountGuest
 from test_kmem_btf import Writer
 
 from harness.kmem.btf import Btf
+from harness.kmem.lookup import KernelReader
+from harness.kmem.physical_memory import Flags, Words
 from harness.kmem.resource_tree import MAX_RESOURCES, ROOT, ResourceTree, resource_tree
 from harness.parsers.iomem import parse_iomem
 from harness.state import IomemEntry, NotObserved
@@ -122,6 +124,32 @@ def test_what_came_and_went_since_the_look_is_followed(tmp_path: Path) -> None:
     guest.put(guest.at["Kernel"] + NAME, guest.text("Kernel code"))
     text = guest.seen_after(tree, before)
     assert [line.strip().partition(" : ")[2] for line in text.splitlines()] == ["System RAM", "Kernel code", "more"]
+
+
+def test_what_was_found_before_is_read_at_once_and_what_has_gone_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = tuple(IomemEntry(AddrRange.sized(number << 12, 4096), f"entry {number}") for number in range(30))
+    guest = ResourceGuest(tmp_path / "memory", (RAM, *entries))
+    tree = sound(guest)
+    reads: list[int] = []
+    gather = KernelReader.gather
+
+    def counted(reader: KernelReader, addresses: Words, count: int) -> tuple[Words, Flags]:
+        reads.append(len(addresses))
+        return gather(reader, addresses, count)
+
+    monkeypatch.setattr(KernelReader, "gather", counted)
+    with guest.reader() as reader:
+        first = tree.copy(reader)
+        slow = len(reads)
+        second = tree.copy(reader, first)
+        assert slow > 30 and len(reads) == slow + 1 and second.text() == first.text()
+        guest.put(guest.at["System RAM"] + SIBLING, 0)
+        third = tree.copy(reader, second)
+        addresses, names = third.in_tree()
+    assert third.text().decode() == render_iomem((RAM,))
+    assert set(addresses.tolist()) == {guest.at[name] for name in ("root", "System RAM", "Kernel")} and len(names) == 3
 
 
 def test_names_without_text(tmp_path: Path) -> None:
