@@ -133,13 +133,15 @@ class TableCount:
     """nr_page_table_pages and the tables that it counts, in pages, all taken during one pause of the guest.
 
     ``counter`` is exact, including pending per-CPU changes; ``kernel`` are tables of init_mm, ``users`` those of every
-    other mm. ``reads`` is how often it was read until the two agreed or were stable.
+    other mm. ``reads`` is how often it was read until the two agreed or were stable. ``astray`` is by how many tables
+    the processes' own accounts (pgtables_bytes) exceed their tables, None if it is unknown or they map huge pages.
     """
 
     counter: int
     kernel: int
     users: int
     reads: int = 1
+    astray: int | None = None
 
     @property
     def stray(self) -> int:

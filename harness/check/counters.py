@@ -90,7 +90,8 @@ def mem_1(evidence: Evidence) -> Iterator[Broken]:
 
 @invariant(
     "MEM-2",
-    "nr_memmap, nr_memmap_boot, nr_page_table_pages and the host memory of the backends balance, to the page",
+    "nr_memmap, nr_memmap_boot, nr_page_table_pages, the processes' own accounts of their page tables, and the host "
+    "memory of the backends balance, to the page",
     source="memmap_pages_add (mm/sparse-vmemmap.c, v6.12); pagetable_pte_ctor, pagetable_dtor (include/linux/mm.h); "
     "ram_block_discard_range (QEMU 10.0)",
     motive="arm64: mm: call pagetable dtor when freeing hot-removed page tables; 9d8573111024: memmap accounting",

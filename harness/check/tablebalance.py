@@ -13,10 +13,11 @@ from collections.abc import Iterator
 
 from harness.check.evidence import Evidence
 from harness.check.registry import Broken, observed
-from harness.state import HostTables, NotObserved, TablePage
+from harness.state import HostTables, NotObserved, TableCount, TablePage
 from harness.units import AddrRange
 
 COUNTER = "nr_page_table_pages"
+_ACCOUNTS = "mm_struct of each process and its tables, read by the host in one moment"
 _SOURCE = "vm_node_stat and the type of each table's struct page, read by the host in one moment"
 #: regions of the kernel's half of the addresses: the keys of vmcoreinfo that bound them
 _BOUNDS = {"vmalloc": ("VMALLOC_START", "VMALLOC_END"), "modules": ("MODULES_VADDR", "MODULES_END")}
@@ -31,6 +32,7 @@ def page_tables(evidence: Evidence) -> Iterator[Broken]:
     tables = observed(evidence.observed.host_tables)
     count = observed(tables.count)
     before, was = _counted_before(evidence)
+    yield from _accounts(count, before)
     off = count.stray - was
     if off == 0:
         return
@@ -38,6 +40,15 @@ def page_tables(evidence: Evidence) -> Iterator[Broken]:
     drift = f", {was:+d} as at the step before" if was else ""
     wanted = f"{count.counter - off} ({count.kernel} tables of the kernel, {count.users} of processes{drift})"
     yield Broken(where, wanted, f"{count.counter} ({off:+d}{why})", _SOURCE)
+
+
+def _accounts(count: TableCount, before: HostTables | None) -> Iterator[Broken]:
+    """Whether processes have as many tables as they say (mm_struct.pgtables_bytes); by the difference from before."""
+    last = None if before is None else before.count
+    was = 0 if last is None or isinstance(last, NotObserved) or last.astray is None else last.astray
+    if count.astray is not None and count.astray != was:
+        off = count.astray - was
+        yield Broken("pgtables_bytes of processes", "the bytes of their tables", f"{off:+d} tables", _ACCOUNTS)
 
 
 def _counted_before(evidence: Evidence) -> tuple[HostTables | None, int]:

@@ -149,7 +149,7 @@ class KernelView:
                 page = sparse if isinstance(sparse, NotObserved) else sparse.page
                 if not isinstance(page, NotObserved):
                     nodes = 1 << page.node.width
-                counting = count_layout(reader, facts.vmcoreinfo, symbols, tables, kernel.vmemmap, nodes)
+                counting = count_layout(reader, facts.vmcoreinfo, symbols, tables, kernel.vmemmap, nodes, types)
                 records = find_records(reader, facts.vmcoreinfo, symbols, types)
         except InfraError as error:
             reason = NotObserved(error.message)

@@ -11,14 +11,19 @@ whether this kernel counts it, regardless of region, level and owner:
 Kernels count different tables: PUD tables since v6.6 (55d2a0bd5ead), PGD and P4D tables since v6.14, PTE tables of the
 kernel itself since v6.16. This module does not depend on that.
 
+Each process keeps an account of its own, mm_struct.pgtables_bytes: its tables below the root (mm_inc_nr_ptes and its
+like, include/linux/mm.h; /proc/PID/status shows it as VmPTE). It includes the tables that a huge page keeps in reserve
+(pgtable_trans_huge_deposit), and for each process a table that several share, so it is compared only while none maps
+huge pages.
+
 No kernel exports the offset of mm in task_struct. It is found by evidence: init_task, init_mm and swapper_pg_dir are
 symbols, and the pointers between them are known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +32,7 @@ from harness.errors import InfraError
 from harness.kmem import node_zones
 from harness.kmem._copy import TableImage, physical
 from harness.kmem.address import Untranslated
+from harness.kmem.btf import Btf
 from harness.kmem.lookup import KernelReader
 from harness.kmem.physical_memory import Flags, OutsideMemory, PhysicalMemory, Words
 from harness.kmem.vm_counters import cpu_offsets, node_item
@@ -38,6 +44,8 @@ _OTHERS = ("efi_mm",)
 #: what ``count_layout`` looks for
 SYMBOLS = (*_NEEDED, *node_zones.SYMBOLS, *_OTHERS)
 _PAGETABLE = "nr_page_table_pages"
+#: the names of the tables in a process's own account: it has neither the root nor a P4D
+_ACCOUNTED = ("PUD", "PMD", "PTE")
 _TASK_BYTES, _MM_BYTES = 8192, 2048
 _COMM_BYTES = 16
 _MAX_TASKS = 1 << 16
@@ -74,8 +82,8 @@ class CountLayout:
 
     ``counter`` is the address of vm_node_stat[NR_PAGETABLE], ``item`` its number. ``stats`` are the addresses of each
     node's pointer to the CPUs' pending changes, ``cpus`` the per-CPU offsets, ``idle`` the addresses of the pointers to
-    the CPUs' idle tasks, ``others`` those of mms without a task. ``struct_page`` is bytes, ``vmemmap`` the address of
-    the first one.
+    the CPUs' idle tasks, ``others`` those of mms without a task. ``account`` is bytes into mm_struct of pgtables_bytes,
+    None if unknown. ``struct_page`` is bytes, ``vmemmap`` the address of the first one.
     """
 
     counter: int
@@ -86,6 +94,7 @@ class CountLayout:
     tasks: TaskLayout
     init_mm: int
     others: tuple[int, ...]
+    account: int | None
     type: PageType
     vmemmap: int
     struct_page: int
@@ -102,16 +111,20 @@ def count_layout(
     tables: TableFormat,
     vmemmap: int,
     nodes: int,
+    types: Btf | NotObserved,
 ) -> CountLayout | NotObserved:
     """Locate them in a paused guest; ``note`` is its vmcoreinfo, ``vmemmap`` the address of pfn 0's struct page.
 
-    ``symbols`` are the addresses of SYMBOLS, ``nodes`` is the kernel's maximum number of nodes. Returns NotObserved
-    with the reason if anything is missing.
+    ``symbols`` are the addresses of SYMBOLS, ``nodes`` is the kernel's maximum number of nodes. Without ``types``, the
+    processes' own account is not read. Returns NotObserved with the reason if anything else is missing. Raises
+    ParseError for broken BTF.
     """
     try:
         if isinstance(symbols, NotObserved):
             raise _NotTold(symbols.reason)
-        return _layout(reader, note, symbols, tables, vmemmap, nodes)
+        account = None if isinstance(types, NotObserved) else types.member("mm_struct", "pgtables_bytes")
+        layout = _layout(reader, note, symbols, tables, vmemmap, nodes)
+        return layout if account is None or account.size != 8 else replace(layout, account=account.offset)
     except _NotTold as untold:
         return NotObserved(f"the page tables cannot be counted: {untold}")
     except (Untranslated, OutsideMemory) as error:
@@ -144,6 +157,7 @@ def _layout(
         tasks=_task_layout(reader, symbols, tables.levels[0].table_size),
         init_mm=symbols["init_mm"],
         others=tuple(symbols[name] for name in _OTHERS if name in symbols),
+        account=None,
         type=_page_type(note),
         vmemmap=vmemmap,
         struct_page=_size(note, "SIZE(page)"),
@@ -271,11 +285,21 @@ def count_tables(reader: KernelReader, layout: CountLayout, image: TableImage) -
     """
     own = np.concatenate([rows.addresses for rows in image.levels])
     marked = own[_marked(reader, layout, own, image.tables)]
-    others = _tables_of(reader.memory, image.tables, tuple(_roots(reader, layout)))
+    roots = dict(root_tables(reader, layout))
+    processes = {mm: root for mm, root in roots.items() if mm not in layout.others}
+    levels, huge = _tables_of(reader.memory, image.tables, processes.values())
+    foreign, _ = _tables_of(reader.memory, image.tables, (roots[mm] for mm in layout.others if mm in roots))
+    others = np.unique(np.concatenate([*levels, *foreign]))
     users = int(np.count_nonzero(_marked(reader, layout, np.setdiff1d(others, own), image.tables)))
     counter = reader.word(layout.counter)
     counter -= 1 << 64 if counter >> 63 else 0
-    return frozenset(marked.tolist()), TableCount(counter + sum(_waiting(reader, layout)), len(marked), users)
+    astray = None
+    if layout.account is not None and not huge:
+        below = zip(image.tables.levels[1:], levels[1:], strict=True)
+        found = sum(len(tables) for level, tables in below if level.name in _ACCOUNTED)
+        astray = sum(reader.word(mm + layout.account) for mm in processes) // image.tables.page_size - found
+    total = counter + sum(_waiting(reader, layout))
+    return frozenset(marked.tolist()), TableCount(total, len(marked), users, astray=astray)
 
 
 def _waiting(reader: KernelReader, layout: CountLayout) -> Iterator[int]:
@@ -286,8 +310,11 @@ def _waiting(reader: KernelReader, layout: CountLayout) -> Iterator[int]:
             yield int.from_bytes(reader.read(at, 1), "little", signed=True)
 
 
-def _roots(reader: KernelReader, layout: CountLayout) -> Iterator[int]:
-    """The root tables of every mm but init_mm: of all processes, and of exited ones still held by an idle CPU."""
+def root_tables(reader: KernelReader, layout: CountLayout) -> Iterator[tuple[int, int]]:
+    """Every mm but init_mm with its root table: of all processes, and of exited ones still held by an idle CPU.
+
+    Raises InfraError for a list of processes without end, Untranslated and OutsideMemory.
+    """
     tasks = layout.tasks
     mms = dict.fromkeys(layout.others)
     node = start = tasks.first + tasks.tasks
@@ -303,27 +330,32 @@ def _roots(reader: KernelReader, layout: CountLayout) -> Iterator[int]:
     for mm in mms:
         root = reader.word(mm + tasks.pgd) if mm not in (0, layout.init_mm) else 0
         if root:
-            yield reader.physical(root)
+            yield mm, reader.physical(root)
 
 
-def _tables_of(memory: PhysicalMemory, tables: TableFormat, roots: tuple[int, ...]) -> Words:
-    """The tables of user mappings below and including ``roots``, each once: processes may share some."""
+def _tables_of(memory: PhysicalMemory, tables: TableFormat, roots: Iterable[int]) -> tuple[list[Words], bool]:
+    """The tables of user mappings by level from ``roots`` on, each once: processes may share some.
+
+    The second is true if anything but tables is mapped above the last level: huge pages.
+    """
     level = tables.levels[0]
-    at = np.unique(np.array(roots, dtype=np.uint64))
+    at = np.unique(np.array(list(roots), dtype=np.uint64))
     at = at[memory.holds(at, level.table_size)]
     words = memory.gather(at, level.table_size)
     if tables.both_halves:
         # The other half belongs to init_mm.
         words = words[:, : level.entries // 2]
-    found = [at]
+    found, huge = [at], False
     mask, value = (np.uint64(number) for number in tables.table)
     for _ in tables.levels[1:]:
         flat = words.reshape(-1)
-        at = np.unique(physical(tables, flat[flat & mask == value]))
+        leads = flat & mask == value
+        huge = huge or bool(np.any(flat[~leads]))
+        at = np.unique(physical(tables, flat[leads]))
         at = at[memory.holds(at, tables.page_size)]
         words = memory.gather(at, tables.page_size)
         found.append(at)
-    return np.unique(np.concatenate(found))
+    return found, huge
 
 
 def _marked(reader: KernelReader, layout: CountLayout, addresses: Words, tables: TableFormat) -> Flags:

@@ -6,7 +6,7 @@
     map 0xffff000000000000-0xffff000000200000 0x0000000040000000 PMD RW NX SHD AF BLK UXN MEM/NORMAL
     table 0x0000000041c2f000 PMD 0xffff000000000000-0xffff000040000000 512
     table 0x0000000041c31000 PTE 0xffff000000000000-0xffff000000200000 512 counted
-    count 51 2 49 1
+    count 51 2 49 1 0
     count - the kernel's symbols have no init_task
     fault 0x0000000041c2f000 7 0x0000000000000001 0xffff000000e00000-0xffff000001000000 points outside of memory
     section 8 0xfffffdffc0000000 0xffff000001fff000 0xffffffffffffffff present,has-mem-map,online,early
@@ -49,7 +49,9 @@ _RANGE = rf"{_HEX}-{_HEX}"
 _LEVEL = r"(PGD|P4D|PUD|PMD|PTE)"
 _MAP = re.compile(rf"map {_RANGE} {_HEX} {_LEVEL}((?: [!-~]+)*)")
 _TABLE = re.compile(rf"table {_HEX} {_LEVEL} {_RANGE} ([0-9]{{1,5}})(?: (counted|uncounted))?")
-_COUNT = re.compile(r"count (?:(-?[0-9]{1,19}) ([0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6})|- ([ -~]+))")
+_COUNT = re.compile(
+    r"count (?:- ([ -~]+)|(-?[0-9]{1,19}) ([0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6})(?: (-?[0-9]{1,12}))?)"
+)
 _MARKS = {None: "", True: " counted", False: " uncounted"}
 _FAULT = re.compile(rf"fault {_HEX} ([0-9]{{1,7}}) {_HEX} {_RANGE} ([ -~]+)")
 _PAGE = re.compile(rf"page {_HEX} (?:{_HEX} (-?[0-9]{{1,12}}) ([0-9]{{1,5}}) ([!-~]{{1,20}})|- ([ -~]+))")
@@ -73,8 +75,10 @@ def format_tables(tables: HostTables) -> str:
         for fault in tables.faults
     ]
     count = tables.count
-    text = f"- {count.reason}" if isinstance(count, NotObserved) else " ".join(map(str, astuple(count)))
-    lines.append(f"count {text}")
+    if isinstance(count, NotObserved):
+        lines.append(f"count - {count.reason}")
+    else:
+        lines.append(" ".join(("count", *(str(number) for number in astuple(count) if number is not None))))
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -108,7 +112,8 @@ def _read_row(row: str) -> HostMapping | TablePage | TableFault | TableCount | N
         table, index, entry, start, end, reason = found.groups()
         return TableFault(int(table, 16), int(index), int(entry, 16), _read_range(start, end), reason)
     if found := _COUNT.fullmatch(row):
-        return NotObserved(found[5]) if found[5] else TableCount(*(int(number) for number in found.groups()[:4]))
+        reason, *numbers = found.groups()
+        return NotObserved(reason) if reason else TableCount(*(int(number) for number in numbers if number is not None))
     raise ValueError("neither 'map', 'table', 'fault' nor 'count'")
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 
 from harness.kmem.block_devices import BlockDevices, block_addresses
 from harness.kmem.node_zones import COUNTS, NodeZones
+from harness.kmem.tablecount import root_tables
 from harness.kmem.vm_counters import TotalMemory, VmCounters
-from harness.selftest.corruption import Case, MemoryCorruption, Stroke
+from harness.selftest.corruption import Case, MemoryCorruption, Stroke, memory
 from harness.selftest.live import Live
-from harness.selftest.scene import Inapplicable
+from harness.selftest.scene import Inapplicable, observed
 from harness.state import MemoryBlock
 
 
@@ -74,6 +75,16 @@ def _total(live: Live) -> str:
     return "_totalram_pages"
 
 
+def _account(live: Live) -> str:
+    layout, reader = live.counting, live.reader()
+    tables = observed(observed(live.scene.evidence.observed.host_tables).count)
+    if layout.account is None or tables.astray is None:
+        raise Inapplicable("the processes' own accounts cannot be compared")
+    mm = next(mm for mm, _ in root_tables(reader, layout) if mm not in layout.others)
+    _add(live, mm + layout.account, live.tables.page_size)
+    return "pgtables_bytes of a process"
+
+
 def _add(live: Live, address: int, by: int) -> None:
     place = live.reader().physical(address)
     live.editor.write_word(place, (live.editor.read_word(place) + by) % (1 << 64))
@@ -121,5 +132,6 @@ CORRUPTIONS = (
         Case("held-zone-start", "a zone begins one section too early", "ZON-1", _zone("zone_start_pfn", -(1 << 15))),
     ),
     *_both("vmstat", "XCK-5", Case("held-memmap", "one page of memmap too many is counted", "MEM-2", _memmap)),
+    *memory("mm_struct", Case("held-account", "a process accounts for one page table too many", "MEM-2", _account)),
     *_both("meminfo", "XCK-5", Case("held-total", "the total is one page too large", "MEM-1", _total)),
 )

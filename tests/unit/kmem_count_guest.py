@@ -9,10 +9,13 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from test_kmem_btf import Writer
+
 from harness.arch import arch_named
 from harness.arch.pagetable import TableFormat
 from harness.kmem._copy import copy_tables
 from harness.kmem.address import DirectMap, Window
+from harness.kmem.btf import Btf
 from harness.kmem.lookup import KernelReader, find_symbols
 from harness.kmem.physical_memory import PhysicalMemory, Region
 from harness.kmem.tablecount import SYMBOLS, CountLayout, count_layout, count_tables
@@ -27,6 +30,7 @@ IMAGE_AT, MEMMAP_AT = BASE + 2 * BLOCK, BASE + 3 * BLOCK
 STRUCT_PAGE, TYPE = 64, 48
 #: offsets that the kernel does not export, as they are in this kernel
 TASKS, MM, CRED, COMM, PGD_OF_MM, PGDAT_SIZE, STATS = 0x100, 0x180, 0x1C0, 0x200, 0x48, 1024, 0x200
+ACCOUNT = 0x60
 ITEMS = 40
 PAGETABLE = 31
 _FREE, _TABLE = 0xFFFFFFFF, 0xF2FFFFFF
@@ -55,6 +59,7 @@ class CountGuest:
         self.counters = [1000 + 17 * number for number in range(ITEMS)]
         self.counters[PAGETABLE] = 0
         self.others: list[int] = []
+        self.types: Btf | NotObserved = NotObserved("the kernel has no BTF")
         self._fill()
         self.note = self._note(relative)
 
@@ -160,6 +165,21 @@ class CountGuest:
         self.put(mm + PGD_OF_MM, self.linear(pages[0]))
         return mm
 
+    def account(self, mm: int, size: int) -> None:
+        """Set the account of an mm, which the kernel's types then have."""
+        self.put(mm + ACCOUNT, size)
+        types = Writer()
+        types.struct("mm_struct", 2048, ("pgtables_bytes", types.int(), 8 * ACCOUNT))
+        self.types = Btf(types.blob())
+
+    def map_huge(self, mm: int, entry: int = _LEAF) -> None:
+        """Put an entry that leads to no table into the first table below the root of an mm."""
+        fd = os.open(self.path, os.O_RDWR)
+        root = int.from_bytes(os.pread(fd, 8, mm - LINEAR + PGD_OF_MM), "little") - LINEAR + BASE
+        below = int.from_bytes(os.pread(fd, 8, root - BASE + 8 * 5), "little") & ~(PAGE - 1)
+        os.close(fd)
+        self.write_physical(below + 8 * 9, struct.pack("<Q", entry))
+
     def hold(self, cpu: int, mm: int) -> None:
         """Make an idle CPU use the mm of an exited process."""
         idle = self.linear(self.page())
@@ -240,7 +260,7 @@ class CountGuest:
         """Probe and count; ``meanwhile`` is called in between."""
         with self.reader() as reader:
             symbols = find_symbols(reader, self.note, SYMBOLS)
-            layout = count_layout(reader, self.note, symbols, self.format(), VMEMMAP, 4)
+            layout = count_layout(reader, self.note, symbols, self.format(), VMEMMAP, 4, self.types)
             if isinstance(layout, NotObserved):
                 return layout
             assert isinstance(layout, CountLayout)

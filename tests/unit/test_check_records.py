@@ -12,7 +12,17 @@ from harness.check import CATALOGUE, CheckResult, Evidence, run_check
 from harness.check.required import Demand, lacks_of
 from harness.model.actions import SetAutoOnline
 from harness.model.devices.dimm import PlugDimm
-from harness.state import Garbled, GuestState, IomemEntry, KernelRecords, MemoryBlock, NotObserved, Zone
+from harness.state import (
+    Garbled,
+    GuestState,
+    HostTables,
+    IomemEntry,
+    KernelRecords,
+    MemoryBlock,
+    NotObserved,
+    TableCount,
+    Zone,
+)
 from harness.units import GIB, AddrRange
 
 RAM = model_guest.boot_state().iomem
@@ -197,3 +207,19 @@ def test_a_failed_action_is_judged_by_one_witness() -> None:
     assert result("RBK-1", replace(failed, observed=moved)).status == "fail"
     blind = replace(fast, records=KernelRecords())
     assert result("RBK-1", replace(failed, before=blind)).reason == "blocks: not asked for"
+
+
+def accounted(astray: int | None, before: int | None = 0) -> CheckResult:
+    """MEM-2 where processes' own accounts are ``astray``, and were so ``before``."""
+    now, then = (HostTables((), (), (), TableCount(9, 4, 5, astray=off)) for off in (astray, before))
+    seen = at_boot(replace(BOOT, host_tables=now))
+    last = replace(BOOT, host_tables=then, uptime=0.5)
+    return result("MEM-2", replace(seen, before=last))
+
+
+def test_processes_account_for_their_tables() -> None:
+    assert [accounted(0).status, accounted(None).status, accounted(3, before=3).status] == ["pass"] * 3
+    assert [(one.where, one.expected, one.observed) for one in accounted(-2, before=3).findings] == [
+        ("pgtables_bytes of processes", "the bytes of their tables", "-5 tables")
+    ]
+    assert accounted(1, before=None).findings[0].observed == "+1 tables"

@@ -76,6 +76,32 @@ def test_a_node_that_gets_counters_of_its_own_later_is_counted(tmp_path: Path) -
     assert not isinstance(found, NotObserved) and found[1] == TableCount(3, 0, 3)
 
 
+@given(off=st.integers(-2, 40), marks=MARKS)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_processes_have_the_tables_that_they_account_for(
+    tmp_path: Path, off: int, marks: list[tuple[bool, bool, bool]]
+) -> None:
+    guest = CountGuest(tmp_path / "memory")
+    for number, mark in enumerate(marks):
+        mm = guest.add_mm(mark)
+        guest.add_task(f"sh{number}", mm)
+        guest.account(mm, 4096 * (2 + (off if number == 0 else 0)))
+    # Firmware's mm has tables, but no account.
+    guest.add_mm((True, True, True), at=guest.symbols["efi_mm"])
+    assert counted(guest).astray == off
+
+
+def test_an_account_that_cannot_be_compared_is_not(tmp_path: Path) -> None:
+    guest = CountGuest(tmp_path / "memory")
+    mm = guest.add_mm((True, True, True))
+    guest.add_task("sh", mm)
+    assert counted(guest).astray is None, "the layout is unknown"
+    guest.account(mm, 8192)
+    assert counted(guest).astray == 0
+    guest.map_huge(mm, 0x5A << 8)
+    assert counted(guest).astray is None, "a huge page, even one that is not valid, may keep tables in reserve"
+
+
 @pytest.mark.parametrize(
     ("without", "reason"),
     [

@@ -22,6 +22,7 @@ from harness.state import (
     Section,
     SectionFault,
     StructPage,
+    TableCount,
     TableFault,
     TablePage,
 )
@@ -41,12 +42,21 @@ FLAG = st.sampled_from(["present", "has-mem-map", "online", "early", "zone-devic
         st.builds(TableFault, ADDRESS, st.integers(0, 8191), ADDRESS, RANGE, st.just("points outside of memory")),
         max_size=5,
     ),
+    st.builds(
+        TableCount,
+        st.integers(-(10**18), 10**18),
+        *(st.integers(0, 10**11) for _ in range(2)),
+        st.integers(1, 99),
+        st.none() | st.integers(-(10**11), 10**11),
+    ),
 )
 def test_tables_come_back_as_they_were(
-    mappings: list[HostMapping], pages: list[TablePage], faults: list[TableFault]
+    mappings: list[HostMapping], pages: list[TablePage], faults: list[TableFault], count: TableCount
 ) -> None:
-    tables = HostTables(tuple(mappings), tuple(pages), tuple(faults))
+    tables = HostTables(tuple(mappings), tuple(pages), tuple(faults), count)
     assert parse_tables(format_tables(tables)) == tables
+    unseen = HostTables((), (), (), NotObserved("no symbols"))
+    assert parse_tables(format_tables(unseen)) == unseen
 
 
 @given(
