@@ -342,7 +342,9 @@ class KernelRecords:
 
     Each is what the text of the same name tells: the resource tree is that of /proc/iomem. ``blocks`` have neither
     ``removable`` nor an offline block's ``valid_zones``; ``vmstat`` are counters of zones, nodes and memmap, exact;
-    ``meminfo`` is MemTotal alone.
+    ``meminfo`` is MemTotal alone. ``log`` are the lines of the messages that ``dmesg`` should have, from the first
+    number of ``log_span`` up to, not including, the second, with which the next snapshot's begin; ``log_lost`` says why
+    some of them are missing.
     """
 
     iomem: tuple[IomemEntry, ...] | NotObserved = _UNREAD
@@ -350,6 +352,9 @@ class KernelRecords:
     zones: tuple[Zone, ...] | NotObserved = _UNREAD
     vmstat: MappingABC[str, int] | NotObserved = _UNREAD
     meminfo: MappingABC[str, int] | NotObserved = _UNREAD
+    log: tuple[DmesgLine, ...] | NotObserved = _UNREAD
+    log_span: tuple[int, int] | NotObserved = _UNREAD
+    log_lost: str = ""
 
 
 @dataclass(frozen=True)
@@ -419,6 +424,11 @@ class GuestState:
     def totals(self) -> MappingABC[str, int] | NotObserved:
         """Bytes by their names in /proc/meminfo, MemTotal at least."""
         return _either(self.meminfo, self.records.meminfo)
+
+    @property
+    def log(self) -> tuple[DmesgLine, ...] | NotObserved:
+        """The new lines of the kernel's log."""
+        return _either(self.dmesg, self.records.log)
 
 
 def _either(text: _T | NotObserved, record: _T | NotObserved) -> _T | NotObserved:

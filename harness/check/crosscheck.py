@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from harness.check.sysfs import BLOCKS
 from harness.check.sysfs import SOURCE as SYSFS
 from harness.check.witnesses import PTDUMP, WALK, Attributes, Leaf, View, clip
 from harness.model.boot_layout import BootLayout
-from harness.state import HostMapping, MemoryBlock, NotObserved
+from harness.state import DmesgLine, HostMapping, MemoryBlock, NotObserved
 from harness.units import TOP, AddrRange, merge_ranges, subtract_ranges
 
 
@@ -218,3 +219,29 @@ def _uneven(printed: Mapping[str, int], held: Mapping[str, int], file: str) -> I
     for name in _STILL:
         if name in printed and name in held and printed[name] != held[name]:
             yield Broken(name, str(held[name]), str(printed[name]), f"{file} against guest memory")
+
+
+@invariant(
+    "XCK-6",
+    "the guest's text of its log, and the log's ring buffer as the host reads it in guest memory, have the same lines",
+    source="kernel/printk/printk_ringbuffer.h; record_print_text, kernel/printk/printk.c (v6.12)",
+    motive="the ring alone tells what a guest that hangs, or has died, cannot print any more",
+    needs=("log", "host-log"),
+)
+def xck_6(evidence: Evidence) -> Iterator[Broken]:
+    state = evidence.observed
+    text, ring = observed(state.dmesg), observed(state.records.log)
+    for lost in (state.dmesg_lost, state.records.log_lost):
+        if lost:
+            raise Unobserved(lost)
+    timed = evidence.layout.facts.parameters.get("printk.time") != "N"
+    printed, kept = ([_logged(line, timed) for line in lines] for lines in (text, ring))
+    pairs = enumerate(itertools.zip_longest(kept, printed, fillvalue="no line"), 1)
+    for number, (expected, found) in pairs:
+        if expected != found:
+            yield Broken(f"new line {number} of the log", expected, found, "dmesg against the log in guest memory")
+            return
+
+
+def _logged(line: DmesgLine, timed: bool) -> str:
+    return f"<{line.level}>{f'[{line.seconds:.6f}]' if timed else ''} {line.text}"

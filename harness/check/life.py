@@ -22,7 +22,7 @@ from harness.state import NotObserved
     needs=("log",),
 )
 def log_1(evidence: Evidence) -> Iterator[Broken]:
-    dmesg, console = evidence.observed.dmesg, evidence.observed.console
+    dmesg, console = evidence.observed.log, evidence.observed.console
     starved = excused(evidence.host)
     for line in () if evidence.alarms or isinstance(dmesg, NotObserved) else dmesg:
         if line.alarm and bare(line.text) not in starved and not _boot_race(evidence, line.text):

@@ -112,6 +112,7 @@ _LACKS: Mapping[str, _Lack] = {
     "tables": _walk,
     "counted-tables": _unless_seen(_counted, _count),
     "host-iomem": _first_look(lambda state: state.records.iomem),
+    "host-log": _first_look(lambda state: state.records.log),
     "sections": _unless_seen(lambda state: state.sections, _sections),
     "struct-pages": _unless_seen(lambda state: state.struct_pages, _sections),
     "subsections": _subsections,

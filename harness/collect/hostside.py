@@ -14,6 +14,7 @@ from harness.arch import ArchSpec
 from harness.arch.features import features_of
 from harness.arch.pagetable import TableFormat
 from harness.bounded import read_file
+from harness.collect.kernel_log import LOG_SOURCES, log_sources
 from harness.collect.records import (
     RECORD_SOURCES,
     SYMBOLS,
@@ -23,11 +24,13 @@ from harness.collect.records import (
     find_records,
     record_sources,
 )
+from harness.collect.sources import Frame
 from harness.deadline import Deadline
 from harness.errors import GuestError, InfraError, ParseError
 from harness.kmem import tablecount
 from harness.kmem.address import DirectMap, PageMap, direct_map
 from harness.kmem.btf import MAX_BLOB, Btf, find_btf
+from harness.kmem.log_ring import LogCopy, LogRing, log_ring
 from harness.kmem.lookup import KernelReader, find_symbols
 from harness.kmem.mem_section import Indices, SectionImage, copy_sections, decode_sections, find_roots
 from harness.kmem.pages import read_struct_pages
@@ -43,7 +46,7 @@ from harness.units import AddrRange
 
 PAUSE = "pause"
 #: raw sources read from the guest's memory
-KERNEL_SOURCES = (TABLES, SECTIONS, *RECORD_SOURCES, PAUSE)
+KERNEL_SOURCES = (TABLES, SECTIONS, *RECORD_SOURCES, *LOG_SOURCES, PAUSE)
 #: equal results in a row that end the reads of the page tables when the count does not match, and most reads
 _SAME, _MOST_READS = 4, 20
 #: pages outside of the linear map that a look finds again without a walk for each; only a broken kernel has more
@@ -86,6 +89,7 @@ class KernelCopy:
     pause: float
     counted: tuple[frozenset[int], TableCount] | NotObserved
     records: Copies
+    log: LogCopy | NotObserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,7 @@ class KernelView:
     direct: DirectMap
     counting: CountLayout | NotObserved
     records: Records
+    log: LogRing | NotObserved
 
     @classmethod
     def open(cls, machine: Machine, facts: KernelFacts, deadline: Deadline) -> KernelView:
@@ -118,15 +123,14 @@ class KernelView:
         """
         tables = table_format(machine.spec.arch, facts)
         if isinstance(tables, NotObserved):
-            return cls(tables, tables, DirectMap(()), tables, dict.fromkeys(RECORD_SOURCES, tables))
+            return cls._blind(tables, tables)
         assert not isinstance(facts.vmcoreinfo, NotObserved)
         features = features_of(facts)
         shadow = None if isinstance(features.shadow, NotObserved) else features.shadow
         try:
             kernel = machine.spec.arch.kernel_layout(facts.vmcoreinfo, shadow)
         except (KeyError, ValueError) as error:
-            reason = NotObserved(f"the kernel's vmcoreinfo is not understood: {error}")
-            return cls(tables, reason, DirectMap(()), reason, dict.fromkeys(RECORD_SOURCES, reason))
+            return cls._blind(tables, NotObserved(f"the kernel's vmcoreinfo is not understood: {error}"))
         # All kernel addresses have these bits set, so tagged pointers can be decoded even if the tag bits are unknown.
         tag = features.pointer_tag if isinstance(features.pointer_tag, int) else 0xFF << 56
         direct = direct_map(kernel, tag=tag)
@@ -151,10 +155,14 @@ class KernelView:
                     nodes = 1 << page.node.width
                 counting = count_layout(reader, facts.vmcoreinfo, symbols, tables, kernel.vmemmap, nodes, types)
                 records = find_records(reader, facts.vmcoreinfo, symbols, types)
+                log = log_ring(reader, facts.vmcoreinfo)
         except InfraError as error:
-            reason = NotObserved(error.message)
-            return cls(tables, reason, direct, reason, dict.fromkeys(RECORD_SOURCES, reason))
-        return cls(tables, sparse, direct, counting, records)
+            return cls._blind(tables, NotObserved(error.message))
+        return cls(tables, sparse, direct, counting, records, log)
+
+    @classmethod
+    def _blind(cls, tables: TableFormat | NotObserved, reason: NotObserved) -> KernelView:
+        return cls(tables, reason, DirectMap(()), reason, dict.fromkeys(RECORD_SOURCES, reason), reason)
 
     def look(self, memory: PhysicalMemory, last: Glance | None = None) -> Glance:
         """Copy once while the guest may run, which maps the pages, so that the later pause is shorter.
@@ -181,8 +189,11 @@ class KernelView:
         glance: Glance | None = None,
         *,
         stray: int = 0,
+        since: int | NotObserved = 0,
     ) -> KernelCopy | NotObserved:
         """Pause the guest, copy, resume it; ``glance`` comes from a ``look`` just before.
+
+        ``since`` is the number of the first message of the kernel's log that is wanted.
 
         Repeat while tables are in transit: allocated but not yet in use, or unlinked by an exiting process but not yet
         freed (RCU). Stop when the surplus of the kernel's count over the tables found equals that of the previous
@@ -194,7 +205,7 @@ class KernelView:
         while True:
             glance = self.look(memory) if glance is None else glance
             with machine.paused(deadline):
-                copy = self._read(memory, glance)
+                copy = self._read(memory, glance, since)
             if isinstance(copy, NotObserved) or isinstance(self.counting, NotObserved):
                 return copy
             strays.append(None if isinstance(copy.counted, NotObserved) else copy.counted[1].stray)
@@ -206,11 +217,11 @@ class KernelView:
             idle.wait(between)
             between, glance = min(2 * between, _LONGEST), None
 
-    def read(self, memory: PhysicalMemory) -> KernelCopy | NotObserved:
-        """Copy from a guest that is already paused."""
-        return self._read(memory, Glance(self._find_roots(memory), {}, ()))
+    def read(self, memory: PhysicalMemory, since: int | NotObserved = 0) -> KernelCopy | NotObserved:
+        """Copy from a guest that is already paused; ``since`` is as for ``copy``."""
+        return self._read(memory, Glance(self._find_roots(memory), {}, ()), since)
 
-    def _read(self, memory: PhysicalMemory, glance: Glance) -> KernelCopy | NotObserved:
+    def _read(self, memory: PhysicalMemory, glance: Glance, since: int | NotObserved) -> KernelCopy | NotObserved:
         if isinstance(self.tables, NotObserved):
             return self.tables
         started = time.monotonic()
@@ -220,7 +231,18 @@ class KernelView:
         reader = KernelReader(memory, self.direct, self.tables, glance.pages)
         counted = self._count(reader, tables)
         records = copy_records(self.records, reader, glance.records)
-        return KernelCopy(tables, sections, time.monotonic() - started, counted, records)
+        log = self._copy_log(reader, since)
+        return KernelCopy(tables, sections, time.monotonic() - started, counted, records, log)
+
+    def _copy_log(self, reader: KernelReader, since: int | NotObserved) -> LogCopy | NotObserved:
+        for needed in (self.log, since):
+            if isinstance(needed, NotObserved):
+                return needed
+        assert isinstance(self.log, LogRing) and isinstance(since, int)
+        try:
+            return self.log.copy(reader, since)
+        except InfraError as error:
+            return NotObserved(error.message)
 
     def _count(self, reader: KernelReader, image: TableImage) -> tuple[frozenset[int], TableCount] | NotObserved:
         if isinstance(self.counting, NotObserved):
@@ -246,9 +268,12 @@ class KernelView:
             return NotObserved(error.message)
 
 
-def kernel_sources(copy: KernelCopy | NotObserved, memory: PhysicalMemory) -> tuple[dict[str, bytes], dict[str, str]]:
+def kernel_sources(
+    copy: KernelCopy | NotObserved, memory: PhysicalMemory, dmesg: Frame | None = None
+) -> tuple[dict[str, bytes], dict[str, str]]:
     """Decode a copy into the raw sources of a snapshot, and give the reasons for those that it lacks.
 
+    ``dmesg`` is the guest's own log, if it was read.
     The struct pages, one per section, are read from ``memory``: that takes too long to keep the guest paused meanwhile.
     """
     if isinstance(copy, NotObserved):
@@ -258,7 +283,9 @@ def kernel_sources(copy: KernelCopy | NotObserved, memory: PhysicalMemory) -> tu
     except GuestError as error:
         return {}, dict.fromkeys(KERNEL_SOURCES, error.message)
     found, missing = record_sources(copy.records)
-    found |= {TABLES: format_tables(tables).encode(), PAUSE: f"{copy.pause:.6f}\n".encode()}
+    log, incomplete = log_sources(copy.log, dmesg)
+    missing |= incomplete
+    found |= log | {TABLES: format_tables(tables).encode(), PAUSE: f"{copy.pause:.6f}\n".encode()}
     if isinstance(copy.sections, NotObserved):
         return found, missing | {SECTIONS: copy.sections.reason}
     decoded = decode_sections(copy.sections)

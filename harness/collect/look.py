@@ -15,6 +15,7 @@ from harness.arch import ArchSpec, arch_named
 from harness.bounded import MAX_CONFIG, gunzip, load_json
 from harness.codec import Codec
 from harness.collect.hostside import KERNEL_SOURCES, Glance, KernelView, kernel_sources, regions
+from harness.collect.kernel_log import LOG, SPAN
 from harness.collect.looks import left_out_in
 from harness.collect.parse_cache import ParseCache
 from harness.collect.sources import ABSENT, FACT_SOURCES, MISSING, STATE_SOURCES, Frame, new_boundary, parse_frames
@@ -93,6 +94,7 @@ def collect_state(
     sources: Iterable[str] = STATE_SOURCES,
     kernel: KernelView | None = None,
     stray: int = 0,
+    since: int | NotObserved = 0,
     keep: Callable[[Mapping[str, bytes]], None] = lambda raw: None,
     cache: ParseCache | None = None,
     left_out: Collection[str] = (),
@@ -102,9 +104,10 @@ def collect_state(
     With ``kernel``, the host locates what it reads itself while the guest answers, and reads it last, with the guest
     paused for a moment: an idle kernel does not change in between. Without ``machine`` or ``console``, their sources
     are not observed. The kernel log's lines and the console's alarms are those since the last snapshot of this guest;
-    ``stray`` is the number of page tables by which that snapshot's count exceeded those found. If a source cannot be
-    parsed, ``keep`` is called with the raw sources before the error is raised, and the console's alarms stay new.
-    ``cache`` is as in ``parse_state``; ``left_out`` are the ``sources`` that a fast look omits.
+    ``stray`` is the number of page tables by which that snapshot's count exceeded those found, ``since`` the end of its
+    ``log_span``. If a source cannot be parsed, ``keep`` is called with the raw sources before the error is raised, and
+    the console's alarms stay new. ``cache`` is as in ``parse_state``; ``left_out`` are the ``sources`` that a fast look
+    omits.
     Raises GuestError, QemuError, ParseError, DeadlineExpired.
     """
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *(name for name in sources if name not in left_out))))
@@ -121,7 +124,8 @@ def collect_state(
         seen: dict[str, bytes] = {}
         unseen = dict.fromkeys(KERNEL_SOURCES, "the guest's memory was not read")
         if machine is not None and kernel is not None and memory is not None:
-            seen, unseen = kernel_sources(kernel.copy(machine, memory, deadline, glance, stray=stray), memory)
+            copy = kernel.copy(machine, memory, deadline, glance, stray=stray, since=since)
+            seen, unseen = kernel_sources(copy, memory, frames.get("dmesg"))
     raw |= seen
     absent = {name: "QEMU was not asked" for name in ("devices", "backends") if name not in raw}
     absent |= unseen
@@ -188,7 +192,7 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts, cache: ParseCache 
     if isinstance(boot_id, NotObserved) or isinstance(uptime, NotObserved):
         raise GuestError("the snapshot has no boot id or no uptime")
     # The lines that the kernel's log still has are checked, even if others were overwritten.
-    dmesg_lost = absent.pop("dmesg") if "dmesg" in absent and "dmesg" in raw else ""
+    dmesg_lost, log_lost = (absent.pop(name) if name in absent and name in raw else "" for name in ("dmesg", LOG))
     no_dax_bus = absent.get("dax") == _missing("dax")
     state = GuestState(
         raw=raw,
@@ -219,6 +223,9 @@ def parse_state(raw: Mapping[str, bytes], facts: KernelFacts, cache: ParseCache 
             zones=parsed("host_zoneinfo", parse_zoneinfo),
             vmstat=parsed("host_vmstat", parse_vmstat),
             meminfo=parsed("host_meminfo", parse_meminfo),
+            log=noted(LOG, parse_dmesg),
+            log_span=parsed(SPAN, _parse_span),
+            log_lost=log_lost,
         ),
     )
     state = replace(state, unknown=tuple(unknown), garbled=tuple(garbled), dmesg_lost=dmesg_lost)
@@ -310,6 +317,14 @@ def _parse_uptime(text: str) -> float:
 def _parse_block_size(text: str) -> int:
     source = "/sys/devices/system/memory/block_size_bytes"
     return _number(source, text, lambda text: int(text, 16), "a hexadecimal number")
+
+
+def _parse_span(text: str) -> tuple[int, int]:
+    def read(text: str) -> tuple[int, int]:
+        first, end = text.split()
+        return int(first), int(end)
+
+    return _number(SPAN, text, read, "two numbers")
 
 
 def _parse_pause(text: str) -> float:

@@ -354,6 +354,7 @@ class Session:
             deadline=deadline,
             kernel=guest.kernel,
             stray=_stray(before),
+            since=_log_end(before),
             keep=lambda raw: self.recorder.save_unparsed(directory, raw),
             cache=self._cache,
             left_out=left_out,
@@ -393,6 +394,14 @@ def _stray(state: GuestState | None) -> int:
     tables = None if state is None else state.host_tables
     count = tables.count if isinstance(tables, HostTables) else None
     return count.stray if isinstance(count, TableCount) else 0
+
+
+def _log_end(state: GuestState | None) -> int | NotObserved:
+    """The number of the kernel's first message after ``state``."""
+    if state is None:
+        return 0
+    span = state.records.log_span
+    return span if isinstance(span, NotObserved) else span[1]
 
 
 def overlap(before: Mapping[str, LoadCount], after: Mapping[str, LoadCount]) -> tuple[str, str]:

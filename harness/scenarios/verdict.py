@@ -101,6 +101,11 @@ def _with_log_of(first: GuestState, state: GuestState) -> GuestState:
         dmesg=both(first.dmesg, state.dmesg),
         console=both(first.console, state.console),
         dmesg_lost=first.dmesg_lost or state.dmesg_lost,
+        records=replace(
+            state.records,
+            log=both(first.records.log, state.records.log),
+            log_lost=first.records.log_lost or state.records.log_lost,
+        ),
     )
 
 

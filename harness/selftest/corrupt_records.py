@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Corruptions of the kernel's own records: its resource tree."""
+"""Corruptions of the kernel's own records: its resource tree and its log."""
 
 from __future__ import annotations
 
@@ -51,7 +51,36 @@ def _put(live: Live, address: int, member: str, value: int) -> str:
     return f"{member} of the struct resource at {address:#x}"
 
 
+def _logged(at: int) -> Stroke:
+    """Change byte ``at`` of the newest message's block: its number, 8 bytes, and its text."""
+
+    def apply(live: Live) -> str:
+        copy = live.log()
+        for begin, end in reversed(copy.ring.spans(copy.descriptors, copy.size).tolist()):
+            if not begin & 1 and begin // copy.size == (end - 1) // copy.size:
+                place = live.reader().physical(copy.data + begin % copy.size + at)
+                live.editor.write(place, bytes([live.editor.read(place, 1)[0] ^ 1]))
+                return f"the log at position {begin}"
+        raise Inapplicable("nothing was logged")
+
+    return apply
+
+
 CORRUPTIONS = memory(
+    "kernel log",
+    Case(
+        "log-line-changed",
+        "a letter of the newest line is another",
+        "XCK-6",
+        _logged(8),
+    ),
+    Case(
+        "log-line-lost",
+        "the newest line's text is another message's",
+        "XCK-6",
+        _logged(0),
+    ),
+) + memory(
     "resource tree",
     Case("resource-dropped", "the resource of hot-added memory is not in the tree", "XCK-2", _dropped),
     Case(

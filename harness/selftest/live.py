@@ -12,7 +12,9 @@ from harness.arch.pagetable import ENTRY_SIZE
 from harness.check import Evidence
 from harness.check.witnesses import View
 from harness.collect.hostside import PAUSE, KernelView, kernel_sources
+from harness.collect.sources import Frame
 from harness.kmem.edit import WORD, MemoryEditor
+from harness.kmem.log_ring import LogCopy
 from harness.kmem.lookup import KernelReader
 from harness.kmem.mem_section import find_roots
 from harness.kmem.physical_memory import PhysicalMemory
@@ -36,11 +38,15 @@ _SPARES = 4
 class Live:
     """The paused guest of ``scene``. Corruptions use ``put`` and ``editor``; their caller undoes them.
 
-    ``untouched`` is the first snapshot. Raises Inapplicable if the host cannot read this kernel's page tables.
+    ``since`` is the number of the first message of its log, ``untouched`` the first snapshot. Raises Inapplicable if
+    the host cannot read this kernel's page tables.
     """
 
-    def __init__(self, scene: Scene, view: KernelView, memory: PhysicalMemory, editor: MemoryEditor) -> None:
+    def __init__(
+        self, scene: Scene, view: KernelView, memory: PhysicalMemory, editor: MemoryEditor, since: int | NotObserved
+    ) -> None:
         self.scene = scene
+        self.since = since
         self.memory = memory
         self.editor = editor
         self.tables = observed(view.tables)
@@ -51,7 +57,8 @@ class Live:
 
     def look(self, left_out: str = "") -> Evidence:
         """The scene with fresh host-side sources, and without the source ``left_out`` of the guest."""
-        found, _ = kernel_sources(self._view.read(self.memory), self.memory)
+        dmesg = Frame("dmesg", "ok", self.scene.evidence.observed.raw.get("dmesg", b""))
+        found, _ = kernel_sources(self._view.read(self.memory, self.since), self.memory, dmesg)
         return self.scene.with_sources({name: data for name, data in found.items() if name != PAUSE}, left_out)
 
     # what there is -----------------------------------------------------------------------------------------------
@@ -102,6 +109,10 @@ class Live:
         found = observed(self._view.records[source])
         assert isinstance(found, kind)
         return found
+
+    def log(self) -> LogCopy:
+        """The records of its log."""
+        return observed(self._view.log).copy(self.reader(), observed(self.since))
 
     def reader(self) -> KernelReader:
         """Follows the kernel's pointers."""

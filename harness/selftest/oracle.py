@@ -16,10 +16,11 @@ from harness.qemu.memdev import memory_devices
 from harness.scenarios.run_options import Start
 from harness.selftest.corruption import Corruption, MemoryCorruption, TextCorruption
 from harness.selftest.live import Live
-from harness.selftest.scene import Inapplicable
+from harness.selftest.scene import Inapplicable, Scene
 from harness.selftest.score import SelftestResult
 from harness.selftest.story import FAREWELL, Play, play
 from harness.selftest.trial import INAPPLICABLE, Trial, require_sound, try_memory, try_text
+from harness.state import NotObserved
 
 
 def run_selftest(
@@ -56,7 +57,7 @@ def _in_memory(made: Play, corruptions: Sequence[Corruption], timeout: float, ta
     places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
     with machine.paused(deadline), PhysicalMemory(places) as memory, MemoryEditor(places) as editor:
         try:
-            live = Live(made.scenes[-1], guest.kernel, memory, editor)
+            live = Live(_with_log(made), guest.kernel, memory, editor, _log_start(made))
         except Inapplicable as unseen:
             yield from (Trial(item, INAPPLICABLE, reason=str(unseen)) for item in wanted)
             return
@@ -65,3 +66,16 @@ def _in_memory(made: Play, corruptions: Sequence[Corruption], timeout: float, ta
             task.update(note=item.name)
             yield try_memory(item, live)
             task.advance()
+
+
+def _with_log(made: Play) -> Scene:
+    """The last scene with the guest's log since its boot: the last step may have logged nothing."""
+    last = made.scenes[-1]
+    log = b"".join(scene.evidence.observed.raw.get("dmesg", b"") for scene in made.scenes[1:])
+    return Scene(last.title, last.with_sources({"dmesg": log}))
+
+
+def _log_start(made: Play) -> int | NotObserved:
+    """The number of the first message in it."""
+    span = made.scenes[1].evidence.observed.records.log_span
+    return span if isinstance(span, NotObserved) else span[0]

@@ -145,7 +145,7 @@ def with_records(state: GuestState) -> GuestState:
             dataclasses.replace(one, removable=None, valid_zones=one.valid_zones if one.state == "online" else None)
             for one in blocks
         )
-    records = KernelRecords(state.iomem, blocks, state.zones, state.vmstat, state.meminfo)
+    records = KernelRecords(state.iomem, blocks, state.zones, state.vmstat, state.meminfo, state.dmesg, (0, 0))
     return dataclasses.replace(state, records=records)
 
 

@@ -13,6 +13,7 @@ from harness.check.required import Demand, lacks_of
 from harness.model.actions import SetAutoOnline
 from harness.model.devices.dimm import PlugDimm
 from harness.state import (
+    DmesgLine,
     Garbled,
     GuestState,
     HostTables,
@@ -223,3 +224,53 @@ def test_processes_account_for_their_tables() -> None:
         ("pgtables_bytes of processes", "the bytes of their tables", "-5 tables")
     ]
     assert accounted(1, before=None).findings[0].observed == "+1 tables"
+
+
+LINES = (DmesgLine(1.5, 6, "one"), DmesgLine(1.5, 4, ""), DmesgLine(2.0, 6, "three"))
+
+
+def logged(text: object, ring: object, *, lost: str = "", time: str = "Y") -> CheckResult:
+    seen = evidence(SOUND, SOUND)
+    records = KernelRecords(log=ring, log_lost=lost)  # type: ignore[arg-type]
+    facts = replace(seen.layout.facts, parameters={"printk.time": time})
+    state = replace(seen.observed, dmesg=text, records=records)  # type: ignore[arg-type]
+    return result("XCK-6", replace(seen, layout=replace(seen.layout, facts=facts), observed=state))
+
+
+def test_an_equal_log_passes() -> None:
+    assert logged(LINES, LINES).status == logged((), ()).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("other", "line", "found"),
+    [
+        (LINES[:2], 3, "no line"),
+        (LINES[1:], 1, "<4>[1.500000] "),
+        ((*LINES[:2], replace(LINES[2], text="thrxe")), 3, "<6>[2.000000] thrxe"),
+        ((*LINES[:2], replace(LINES[2], level=5)), 3, "<5>[2.000000] three"),
+        ((*LINES[:2], replace(LINES[2], seconds=2.1)), 3, "<6>[2.100000] three"),
+    ],
+)
+def test_the_first_difference_of_the_log_is_named(other: tuple[DmesgLine, ...], line: int, found: str) -> None:
+    (finding,) = logged(other, LINES).findings
+    assert (finding.where, finding.observed) == (f"new line {line} of the log", found)
+    assert logged(LINES, other).status == "fail"
+
+
+def test_a_log_without_times_is_compared_without() -> None:
+    bare = tuple(replace(line, seconds=0.0) for line in LINES)
+    assert (logged(bare, LINES).status, logged(bare, LINES, time="N").status) == ("fail", "pass")
+
+
+def test_an_incomplete_log_proves_nothing() -> None:
+    found = logged(LINES, LINES[1:], lost="the kernel's log was overwritten")
+    assert (found.status, found.reason) == ("not-observed", "the kernel's log was overwritten")
+    assert logged(UNREAD, LINES).status == logged(LINES, UNREAD).status == "not-observed"
+
+
+def test_alarms_in_the_log_that_the_host_read_are_findings() -> None:
+    alarm = DmesgLine(3.0, 4, "BUG: Bad page state in process sh", "bad page")
+    seen = evidence(SOUND, SOUND)
+    state = replace(seen.observed, dmesg=UNREAD, console=(), records=KernelRecords(log=(*LINES, alarm)))
+    found = result("LOG-1", replace(seen, observed=state))
+    assert [finding.observed for finding in found.findings] == [alarm.text]
