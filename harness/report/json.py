@@ -137,9 +137,9 @@ def _codec() -> Codec:
 CODEC = _codec()
 
 
-#: larger results are refused; those of a run of ``scenarios.file.MAX_STEPS`` steps have 600 MB and 22 million values
-MAX_BYTES = 640 << 20
-MAX_RESULT_VALUES = 24 << 20
+#: larger results are refused; those of a run of ``scenarios.file.MAX_STEPS`` steps have 700 MB and 27 million values
+MAX_BYTES = 800 << 20
+MAX_RESULT_VALUES = 32 << 20
 _HINT = "name a file written by memhp run --json"
 
 

@@ -315,7 +315,7 @@ def test_the_memory_map_of_a_snapshot() -> None:
         pass
 
     state = State()
-    state.resources, state.blocks = iomem, blocks  # type: ignore[attr-defined]
+    state.resources, state.memory_blocks = iomem, blocks  # type: ignore[attr-defined]
     found = memory_map(state, 0x40000000, 128 << 20)  # type: ignore[arg-type]
     assert found is not None
     names = [(depth, name) for depth, _, name in found.iomem]
