@@ -16,7 +16,7 @@ from harness.bench.figures import BenchResult, Fact, Figure, FigureSection, Targ
 from harness.bench.measure import TOTAL, Laps, Spread, paired
 from harness.bench.yardstick import Yardstick
 from harness.check import Verdict
-from harness.collect.hostside import kernel_sources, regions
+from harness.collect.hostside import Glance, kernel_sources, regions
 from harness.collect.look import collect_state
 from harness.collect.sources import STATE_SOURCES
 from harness.config.guest import GuestSpec
@@ -258,11 +258,15 @@ class _SpeedBench:
         def reports(laps: Laps) -> None:
             memory_devices(guest.machine, deadline=session.deadline())
 
+        last: Glance | None = None
+
         def memory(laps: Laps) -> None:
+            nonlocal last
             deadline = session.deadline()
             devices = memory_devices(guest.machine, deadline=deadline)
             with PhysicalMemory(regions(guest.machine, devices, guest.machine.backend_fds(deadline))) as mapped:
-                kernel_sources(guest.kernel.copy(guest.machine, mapped, deadline), mapped)
+                last = guest.kernel.look(mapped, last)
+                kernel_sources(guest.kernel.copy(guest.machine, mapped, deadline, last), mapped)
 
         names = [name for name in STATE_SOURCES if name not in ("boot_id", "uptime")]
         sides = {"source_uptime": text("uptime"), **{f"source_{name}": text(name) for name in names}}
@@ -271,7 +275,7 @@ class _SpeedBench:
             "source_uptime": "the guest's answer alone, with boot_id and uptime",
             "source_ptdump": "    with ptdump: no full look can be faster",
             "source_qmp": "QEMU's reports",
-            "source_memory": "page tables and sections, read and decoded by the host",
+            "source_memory": "the guest's memory, read and decoded by the host",
         }
         for name, parts in series.items():
             label = labels.get(name, f"    with {name.removeprefix('source_')}")
