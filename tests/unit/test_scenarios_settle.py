@@ -24,7 +24,7 @@ def awaited(before: Mapping[int, str], wanted: Mapping[int, str], outcome: Outco
     shell = CannedShell(said(""))
     session: Any = SimpleNamespace(
         model=SimpleNamespace(expected=lambda: SimpleNamespace(blocks=blocks(wanted))),
-        state=SimpleNamespace(blocks=blocks(before)),
+        state=SimpleNamespace(memory_blocks=blocks(before)),
         unseen=unseen,
         options=SimpleNamespace(settle=5.0),
         guest=SimpleNamespace(shell=shell),
