@@ -334,7 +334,7 @@ def _read_pattern(value: Value) -> re.Pattern[str]:
     text = value.line_of_text()
     try:
         return re.compile(text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         value.fail(f"not a regular expression: {error}", hint=r"a plain '(', '[', '.' or '+' is written \( \[ \. \+")
 
 

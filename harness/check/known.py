@@ -18,6 +18,7 @@ from harness.arch.modes import VA_BITS
 from harness.check.bugs import Conditions, KnownBug, Sign
 from harness.check.evidence import Evidence
 from harness.check.findings import CheckResult, Finding
+from harness.check.patterns import matches
 from harness.release import parse_release
 from harness.state import KernelFacts, NotObserved
 from harness.units import AddrRange, merge_ranges
@@ -161,7 +162,7 @@ def explain(bugs: Iterable[KnownBug], checks: Sequence[CheckResult], evidence: E
 def _fit(bug: KnownBug, findings: Sequence[Finding], examined: set[str], evidence: Evidence) -> _Fit | None:
     """How the places of ``bug`` fit, None if they do not; counters are checked later, since they add up."""
     fit = _Fit(bug)
-    if bug.log is not None and not any(bug.log.fullmatch(line) for line in log_lines(evidence)):
+    if bug.log is not None and not any(matches(bug.log, line) for line in log_lines(evidence)):
         return None
     for sign in bug.breaks:
         if sign.more is None:
@@ -188,11 +189,11 @@ def _is_counted(sign: Sign, evidence: Evidence) -> bool:
     vmstat = evidence.observed.counters
     if sign.invariant not in ("MEM-2", "RBK-1") or isinstance(vmstat, NotObserved):
         return True
-    return any(map(sign.where.fullmatch, vmstat))
+    return any(matches(sign.where, name) for name in vmstat)
 
 
 def _matches(sign: Sign, finding: Finding, evidence: Evidence) -> bool:
-    if finding.invariant != sign.invariant or sign.where.fullmatch(finding.where) is None:
+    if finding.invariant != sign.invariant or not matches(sign.where, finding.where):
         return False
     if sign.verbs and not _in_step(sign.verbs, finding.step):
         return False
@@ -200,8 +201,8 @@ def _matches(sign: Sign, finding: Finding, evidence: Evidence) -> bool:
         line = bare(finding.observed)
         if sign.function and re.search(rf"\b{re.escape(sign.function)}\+0x", line) is None:
             return False
-        return sign.says is None or sign.says.fullmatch(line) is not None
-    if sign.says is not None and sign.says.fullmatch(f"{finding.expected} -> {finding.observed}") is None:
+        return sign.says is None or matches(sign.says, line)
+    if sign.says is not None and not matches(sign.says, f"{finding.expected} -> {finding.observed}"):
         return False
     place = _place(finding, evidence)
     if sign.shared_leaf and (place is None or not any(leaf.covers(place) for leaf in _shared_leaves(evidence))):
@@ -298,7 +299,7 @@ def _adds_to(fit: _Fit, finding: Finding) -> int:
     return sum(
         amount
         for sign, amount in fit.amounts.items()
-        if finding.invariant == sign.invariant and sign.where.fullmatch(finding.where) is not None
+        if finding.invariant == sign.invariant and matches(sign.where, finding.where)
     )
 
 
@@ -315,7 +316,7 @@ def _unbalanced(fits: Sequence[_Fit], findings: Sequence[Finding], examined: set
             return adding[0]
     for fit in fits:
         for sign in fit.amounts:
-            there = any(sign.where.fullmatch(one.where) and one.invariant == sign.invariant for one in findings)
+            there = any(matches(sign.where, one.where) and one.invariant == sign.invariant for one in findings)
             if not there and sign.invariant in examined:
                 return fit
     return None
@@ -339,7 +340,7 @@ def died_of(bugs: Iterable[KnownBug], alarms: Sequence[str], trace: Sequence[str
             continue
         if re.match(rf"e?pc : {re.escape(ending.function)}\+0x", counter) is None:
             continue
-        if all(ending.says.fullmatch(line) for line in reports):
+        if all(matches(ending.says, line) for line in reports):
             return bug
     return None
 
@@ -375,7 +376,7 @@ def ended_by(
             continue
         if bug.breaks and bug.id not in met:
             continue
-        if ending.says is None or any(ending.says.fullmatch(line) for line in lines):
+        if ending.says is None or any(matches(ending.says, line) for line in lines):
             return bug
     return None
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.check import Verdict
+from harness.check.bugs import NAME as BUGS
+from harness.check.patterns import limited
 from harness.errors import UsageError
 from harness.model.actions import Reboot
 from harness.model.booted import booted_model, plugged_devices
@@ -30,6 +32,8 @@ from harness.scenarios.verdict import (
 )
 from harness.state import Unknown
 
+#: seconds of CPU time for the regular expressions of a bundle; those of a large one take much less than one
+MATCH_SECONDS = 5.0
 #: endings of a run that its steps cannot show
 _UNPROVEN = (Verdict.INFRA, Verdict.SKIPPED)
 
@@ -37,12 +41,18 @@ _UNPROVEN = (Verdict.INFRA, Verdict.SKIPPED)
 def recheck(directory: Path) -> RunResult:
     """Replay a bundle's actions through the model and check every saved snapshot again.
 
-    Raises UsageError if ``directory`` is not a bundle, ParseError if a source in it cannot be parsed.
+    Raises UsageError if ``directory`` is not a bundle, or if the known bugs in it never come to an end; ParseError if a
+    source in it cannot be parsed. To be called in the main thread.
     """
     details, ending = load_details(directory), load_ending(directory)
     if not was_seen(directory) and ending is not None and ending.verdict in _UNPROVEN:
         # The guest never came up.
         return _result(directory, details, *_unproven(ending))
+    with limited(MATCH_SECONDS, directory / BUGS):
+        return _recheck(directory, details)
+
+
+def _recheck(directory: Path, details: Mapping[str, Any]) -> RunResult:
     run = load_run(directory)
     with _damaged(directory, 0):
         model = booted_model(run.shape, run.facts, run.boot, run.shape.cold)

@@ -106,6 +106,36 @@ def test_strange_configuration(
     fails_kindly(capsys, ["run", "--matrix", str(path), "--list"])
 
 
+KNOWN = """bugs:
+  their-bug:
+    title: t
+    source: s
+    since: {version: "6.1"}
+    checked: 7.3.4
+    breaks: [{invariant: SEC-1, where: '.*', says: 'PATTERN'}]
+    scenario: s
+"""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("([ -~]+)+!", "known-bugs.yaml takes too long: its regular expressions"),
+        ("((a?){1000}){1000}([ -~]*)*!", "known-bugs.yaml takes too long: its regular expressions"),
+        ("(" * 5000 + ")" * 5000, "says: not a regular expression: "),
+        ("a{99999999999}", "says: not a regular expression: "),
+    ],
+    ids=["nested", "counted", "deep", "many"],
+)
+def test_known_bugs_of_a_bundle_that_never_match(
+    bundle: Path, pattern: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for iomem in bundle.glob("states/*/iomem.txt"):
+        iomem.write_text(iomem.read_text().replace(" : System RAM", " : System RAM which is none", 1))
+    (bundle / "known-bugs.yaml").write_text(KNOWN.replace("PATTERN", pattern))
+    assert said in fails_kindly(capsys, ["check", str(bundle)])
+
+
 def edited(bundle: Path, name: str, key: str, value: str) -> None:
     """The JSON file with the value at ``key`` (names and indices with dots between) replaced by JSON text."""
     path = bundle / name
