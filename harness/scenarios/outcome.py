@@ -7,6 +7,18 @@ from dataclasses import dataclass, field
 
 from harness.check import DumpReport, OfflineReport, ResizeReport, Slope, TouchReport, UnplugReport
 from harness.state import HostTime
+from harness.units import AddrRange
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What QEMU or the guest ``said`` as it refused something, "" if only the kernel's log can tell.
+
+    ``place`` is the physical memory that was refused, None if it is unknown.
+    """
+
+    said: str
+    place: AddrRange | None = None
 
 
 @dataclass
@@ -20,8 +32,8 @@ class Outcome:
     all lines from the first alarm on. ``stacks`` is what the kernel of a guest that stopped answering printed about its
     tasks and CPUs. ``host`` is what the host gave QEMU before each report of a watchdog. ``inconclusive`` is the reason
     if the step proves nothing although it succeeded, else "". ``due`` is the reason if this kernel must refuse, else
-    "". ``refusals`` are what QEMU or the guest said at each refusal, "" if only the kernel's log can tell; ``says`` are
-    texts of the refusal that is meant, () if any is. The reports are evidence for the checks.
+    "". ``refusals`` are those of the step, each one; ``says`` are texts of the refusal that is meant, () if any is. The
+    reports are evidence for the checks.
     """
 
     ending: str = "done"
@@ -34,7 +46,7 @@ class Outcome:
     host: tuple[HostTime, ...] = ()
     inconclusive: str = ""
     due: str = ""
-    refusals: list[str] = field(default_factory=list)
+    refusals: list[Refused] = field(default_factory=list)
     says: tuple[str, ...] = ()
     unplugs: list[UnplugReport] = field(default_factory=list)
     resizes: list[ResizeReport] = field(default_factory=list)
@@ -44,8 +56,10 @@ class Outcome:
     unread: tuple[str, ...] = ()
     dumps: tuple[DumpReport, ...] = ()
 
-    def refuse(self, note: str, ending: str = "refused", *, said: str | None = None) -> None:
-        """Record a refusal; ``note`` and ``ending`` of the first one count. ``said``: see ``refusals``, None: note."""
-        self.refusals.append(note if said is None else said)
+    def refuse(
+        self, note: str, ending: str = "refused", *, said: str | None = None, place: AddrRange | None = None
+    ) -> None:
+        """Record a Refused (``said`` is ``note`` if None); ``note`` and ``ending`` of the first one count."""
+        self.refusals.append(Refused(note if said is None else said, place))
         if self.ending == "done":
             self.ending, self.note = ending, note

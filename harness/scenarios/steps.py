@@ -230,14 +230,16 @@ def joined(parts: Sequence[_Done]) -> Outcome:
     """The outcome that stands for all: done if every one is, else the first that is not."""
     outcome = Outcome(pending=any(part.outcome.pending for part in parts))
     for part in parts:
+        outcome.offlines += part.outcome.offlines
         outcome.unplugs += part.outcome.unplugs
         outcome.resizes += part.outcome.resizes
         outcome.touches += part.outcome.touches
         if part.outcome.ending != "done":
             outcome.refuse(f"{part.title}: {part.outcome.note}", part.outcome.ending)
+    outcome.refusals = [refusal for part in parts for refusal in part.outcome.refusals]
     both = min(part.ended for part in parts) - max(part.started for part in parts)
-    if both <= 0:
-        outcome.inconclusive = "no overlap: one had ended before another began"
+    apart = [] if both > 0 else ["no overlap: one had ended before another began"]
+    outcome.inconclusive = "; ".join([*filter(None, (part.outcome.inconclusive for part in parts)), *apart])
     if outcome.ending == "done":
         times = [f"{part.title} {part.ended - part.started:.2f} s" for part in parts]
         outcome.note = f"{', '.join(times)}; all at once for {max(both, 0.0):.2f} s"

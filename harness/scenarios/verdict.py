@@ -15,6 +15,7 @@ from harness.check.starvation import starving
 from harness.model.memory_model import MemoryModel
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.outcome import Outcome
+from harness.scenarios.refused import other_refusal
 from harness.scenarios.result import StepResult
 from harness.state import GuestState, NotObserved
 
@@ -235,7 +236,7 @@ def judge(
     if verdict is not Verdict.PASS and evidence is not None:
         cause = ended_by(known.watch.possible, outcome.ending, title, log_lines(evidence), met)
         # A kernel with a bug may not even notice that it should fail.
-        unnoticed = met and outcome.ending == expect and "" in outcome.refusals
+        unnoticed = met and outcome.ending == expect and any(not refusal.said for refusal in outcome.refusals)
         if cause is None and not unnoticed:
             return Ruling(verdict, note, met)
         met = tuple(dict.fromkeys((*met, *(() if cause is None else (cause.id,)))))
@@ -301,19 +302,15 @@ def _ended(expect: str, outcome: Outcome, evidence: Evidence | None) -> tuple[Ve
 
 
 def _as_meant(outcome: Outcome, evidence: Evidence | None) -> tuple[Verdict, str]:
-    """PASS if every refusal is one that ``outcome.says`` means.
+    """PASS if every refusal is one that ``outcome.says`` means (``refused.other_refusal``).
 
     Another one by QEMU (out of memory, a misspelt property) proves nothing about the kernel; another one by the guest
-    is wrong. Its kernel's log may explain what it does not answer.
+    is wrong.
     """
-
-    def meant(said: str) -> bool:
-        return any(text in said for text in outcome.says)
-
     by_qemu = outcome.ending == "qemu-refused"
-    log = [] if evidence is None or by_qemu else log_lines(evidence)
-    other = next((said for said in outcome.refusals or [outcome.note] if not meant(said)), None)
-    if not outcome.says or other is None or any(map(meant, log)):
+    log = () if evidence is None or by_qemu else evidence.observed.dmesg
+    other = other_refusal(outcome, () if isinstance(log, NotObserved) else log)
+    if other is None:
         return Verdict.PASS, outcome.note
     unread = "" if other or evidence is None else _unread(evidence.observed)
     who = {"qemu-refused": "QEMU refused", "failed": "the guest failed"}.get(outcome.ending, "the guest refused")

@@ -40,7 +40,7 @@ class Story:
         self._lines += text.splitlines()
         if outcome.ending != "done" and not isinstance(step, Parallel) and not expects(text, step):
             # JSON is valid YAML.
-            says = json.dumps([_printable(said) for said in dict.fromkeys(outcome.refusals)])
+            says = json.dumps([_printable(said) for said in dict.fromkeys(one.said for one in outcome.refusals)])
             self._lines += [f"  expect: {outcome.ending}", f"  says: {says}"]
 
     def remark(self, text: str) -> None:

@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from harness.check import Verdict
+from harness.check import OfflineReport, Verdict
 from harness.deadline import Deadline
 from harness.errors import GuestError
+from harness.guest.loads import LoadCount
+from harness.scenarios import session as session_module
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import CODEC
 from harness.scenarios.session import Session
 from harness.scenarios.steps import Branch, side_by_side
 from harness.scenarios.verdict import Ruling, judge
+from harness.units import AddrRange
 
 SESSION = cast(Session, None)
 
@@ -57,6 +61,28 @@ def test_an_error_of_one_is_raised_after_the_others_have_ended() -> None:
     with pytest.raises(GuestError, match="gone"):
         side_by_side([("one", fail), ("two", finish)])(SESSION, Deadline(60))
     assert ended.is_set()
+
+
+def test_what_a_part_proves_or_does_not_prove_is_the_whole_steps() -> None:
+    at, parts = threading.Barrier(2), [Outcome(inconclusive="no allocation failed"), Outcome()]
+    parts[1].refuse("memory8: EBUSY", place=AddrRange(0, 4096))
+    parts[1].offlines.append(OfflineReport(8, "EBUSY"))
+    outcome = side_by_side([(name, meet(part, at)) for name, part in zip("ab", parts, strict=True)])(
+        SESSION, Deadline(60)
+    )
+    assert (outcome.inconclusive, outcome.offlines) == ("no allocation failed", parts[1].offlines)
+    assert (outcome.refusals, outcome.note) == (parts[1].refusals, "b: memory8: EBUSY")
+
+
+@pytest.mark.parametrize("rounds", [1, 0])
+def test_a_load_makes_no_step_conclusive(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"load": LoadCount(rounds, 0, True)}
+    monkeypatch.setattr(session_module, "pause_loads", lambda shell, deadline: counts)
+    session = SimpleNamespace(loads={"load": LoadCount(0, 0, True)}, guest=SimpleNamespace(shell=None))
+    outcome = Outcome(inconclusive="no allocation failed")
+    Session._rest(cast(Session, session), outcome, Deadline(60))
+    idle = "" if rounds else "; no overlap: the load load did no round meanwhile"
+    assert outcome.inconclusive == f"no allocation failed{idle}"
 
 
 def test_what_did_not_overlap_proves_nothing() -> None:

@@ -14,7 +14,7 @@ from harness.model.boot_layout import MachineShape
 from harness.qemu.memdev import HotplugOutcome
 from harness.qemu.qmp import QmpEvent
 from harness.scenarios.changes import describe_changes
-from harness.scenarios.outcome import Outcome
+from harness.scenarios.outcome import Outcome, Refused
 from harness.scenarios.record import CODEC
 from harness.scenarios.verbs.plugging import unplug_endings
 from harness.scenarios.verdict import Ruling, evaluate, evidence_of, judge, worst
@@ -97,6 +97,54 @@ def test_a_refusal_may_be_explained_by_the_kernels_log() -> None:
     )
 
 
+def test_an_older_bundle_has_what_was_said_alone() -> None:
+    outcome = CODEC.load(CODEC.dump(Outcome()) | {"refusals": ["no", ["", 0, 4096]]}, Outcome)
+    assert outcome.refusals == [Refused("no"), Refused("", AddrRange(0, 4096))]
+
+
+UNALIGNED = "Block size [0x8000000] unaligned hotplug range: start {}, size 0x4200000"
+BEYOND = "Hotplug memory [{}-0x4fffffffff] exceeds maximum addressable range [0x0-0x3fffffffff]"
+NO_MEMORY = "kworker/0:1: page allocation failure: order:0"
+SPLITS = "[48000000 50000000] splits a leaf entry in linear map"
+FIRST, SECOND = AddrRange.sized(0x140000000, 0x4200000), AddrRange.sized(0x150000000, 0x4200000)
+EIGHT, NINE = AddrRange.sized(8 << 27, 1 << 27), AddrRange.sized(9 << 27, 1 << 27)
+
+
+@pytest.mark.parametrize(
+    ("refusals", "log", "other"),
+    [
+        ([("", FIRST)], [(3, UNALIGNED.format("0x140000000"))], None),
+        ([("", FIRST)], [(3, UNALIGNED.format("0x150000000"))], ""),
+        ([("", FIRST), ("", SECOND)], [(3, UNALIGNED.format("0x140000000"))], ""),
+        ([("", FIRST), ("", SECOND)], [(3, UNALIGNED.format(hex(one.start))) for one in (FIRST, SECOND)], None),
+        ([("", FIRST)], [(3, UNALIGNED.format("0x140000000")), (4, BEYOND.format("0x4000000000"))], "Hotplug memory"),
+        ([("", FIRST)], [(3, UNALIGNED.format("0x140000000")), (6, BEYOND.format("0x4000000000"))], None),
+        ([("", FIRST)], [(3, UNALIGNED.format("0x140000000")), (4, BEYOND.format("0x140000000"))], None),
+        ([("", None)], [(3, UNALIGNED.format("0x140000000"))], None),
+        ([("", FIRST)], [(4, NO_MEMORY)], None),
+        ([("memory8 …: ENOMEM", EIGHT), ("memory9 …: ENOMEM", NINE)], [(4, NO_MEMORY)], None),
+        ([("memory8 …: ENOMEM", EIGHT), ("memory9 …: EBUSY", NINE)], [(4, NO_MEMORY)], "memory8 …: ENOMEM"),
+        ([("memory8 …: EPERM", EIGHT), ("memory9 …: EPERM", NINE)], [(4, SPLITS)], "memory8 …: EPERM"),
+        ([("memory9 …: EPERM", NINE)], [(4, SPLITS)], None),
+    ],
+    ids=[
+        *("its own line", "a line about another", "one of two", "both", "a warning about another", "told in passing"),
+        *("two lines", "an older bundle", "no place", "the same twice", "another one", "another block", "its block"),
+    ],
+)
+def test_a_line_of_the_log_explains_only_the_refusal_that_it_is_about(
+    refusals: list[tuple[str, AddrRange | None]], log: list[tuple[int, str]], other: str | None
+) -> None:
+    outcome = Outcome(says=("unaligned hotplug range", "page allocation failure", "splits a leaf"))
+    for said, place in refusals:
+        outcome.refuse("refused", said=said, place=place)
+    told = tuple(DmesgLine(1.0, level, text) for level, text in log)
+    seen = dataclasses.replace(model_guest.boot_state(), dmesg=told)
+    ruling = judge((), "refused", outcome, None, evidence_of(model_guest.model(), outcome, seen))
+    assert ruling.verdict is (Verdict.PASS if other is None else Verdict.FAIL)
+    assert other is None or (other or "its log has nothing of it") in ruling.note
+
+
 def test_a_refusal_keeps_its_first_reason() -> None:
     outcome = Outcome()
     outcome.refuse("memory16: EBUSY")
@@ -136,7 +184,7 @@ def test_an_outcome_survives_json() -> None:
         unplugs=[UnplugReport("a", ("DEVICE_DELETED",), False)],
         resizes=[ResizeReport("v", 5, 4, "why")],
         touches=[TouchReport(3, 0, ((AddrRange(0, 4096), 7),))],
-        refusals=["no"],
+        refusals=[Refused("no"), Refused("", AddrRange(0, 4096))],
         says=("no",),
     )
     assert CODEC.load(json.loads(json.dumps(CODEC.dump(outcome))), Outcome) == outcome

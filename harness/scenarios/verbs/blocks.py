@@ -23,7 +23,7 @@ from harness.scenarios.outcome import Outcome
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.plan import Impossible, Plan
 from harness.scenarios.verbs.verb import Known, Line, Verb, Word
-from harness.units import format_size
+from harness.units import AddrRange, format_size
 
 #: auto_online_blocks (drivers/base/memory.c, online_type_to_str)
 POLICIES = ("offline", *ONLINE_TYPES)
@@ -185,7 +185,9 @@ def _set_blocks(
                 again.append(done.index)
             else:
                 ending = "failed" if session.expect == "failed" else "refused"
-                outcome.refuse(f"memory{done.index} did not go {word}: {done.error}", ending)
+                size = session.layout.block_size
+                place = AddrRange.sized(done.index * size, size)
+                outcome.refuse(f"memory{done.index} did not go {word}: {done.error}", ending, place=place)
         chosen, busy = tuple(again), busy + len(again)
     if outcome.ending == "refused" and word == "offline":
         outcome.due = due_refusal(session, [report.index for report in outcome.offlines if report.error is not None])

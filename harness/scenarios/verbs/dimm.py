@@ -68,15 +68,16 @@ class PlugDimmVerb(DimmArgs, Verb):
             outcome.note = str(late)
         if address is None:
             address = session.model.place(self.size, alignment(self.backing)).start
-        why_not = _not_addable(session, AddrRange.sized(address, self.size))
+        place = AddrRange.sized(address, self.size)
+        why_not = _not_addable(session, place)
         added = why_not is None and session.expect != "failed"
         session.apply(PlugDimm(self.id, self.size, self.node, self.slot, address, added))
         if session.expect == "failed":
             # The checks see whether it failed: an _OST of success proves nothing (acpi_memory_device_add, v6.12).
             note = outcome.note if why_not is None else f"the kernel cannot add {why_not}"
-            outcome.refuse(note, "failed", said="")
+            outcome.refuse(note, "failed", said="", place=place)
         elif why_not is not None:
-            outcome.refuse(f"the kernel cannot add {why_not}")
+            outcome.refuse(f"the kernel cannot add {why_not}", place=place)
         return outcome
 
 
