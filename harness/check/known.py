@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.arch.features import features_of
@@ -352,15 +352,21 @@ def hung_in(bugs: Iterable[KnownBug], title: str, stacks: Sequence[str], alarms:
     """
     if not all(_WAITS.fullmatch(bare(line)) for line in alarms):
         return None
-    for bug in bugs:
-        ending = bug.ends
-        if ending is None or ending.how != "hung" or (ending.verbs and not _in_step(ending.verbs, title)):
-            continue
+    for bug in hanging(bugs, title):
+        assert bug.ends is not None
         # arm64's frame, riscv64's, and where an interrupt found a CPU
-        frame = re.compile(rf" *(\[<[0-9a-f]+>\] |e?pc : )?{re.escape(ending.function)}\+0x[0-9a-f/x]+.*")
+        frame = re.compile(rf" *(\[<[0-9a-f]+>\] |e?pc : )?{re.escape(bug.ends.function)}\+0x[0-9a-f/x]+.*")
         if any(frame.fullmatch(bare(line)) for line in stacks):
             return bug
     return None
+
+
+def hanging(bugs: Iterable[KnownBug], title: str) -> Iterator[KnownBug]:
+    """Those of ``bugs`` in which the step ``title`` may hang."""
+    for bug in bugs:
+        ending = bug.ends
+        if ending is not None and ending.how == "hung" and (not ending.verbs or _in_step(ending.verbs, title)):
+            yield bug
 
 
 def ended_by(

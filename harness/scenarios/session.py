@@ -33,6 +33,7 @@ from harness.parsers.notes import note_lines, summed
 from harness.qemu.memdev import wait_size
 from harness.scenarios.boot import BootedGuest, meet_again
 from harness.scenarios.changes import describe_changes
+from harness.scenarios.hangwatch import HangWatch
 from harness.scenarios.memorymap import memory_map
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
@@ -76,6 +77,7 @@ class Session:
         self.expect = "done"
         self.unknown: tuple[Unknown, ...] = ()
         self._timed = guest.console, 0
+        self._hang: HangWatch | None = None
         recorder.save_guest(guest.shape, guest.facts)
         self._note_unknown(guest.facts.unknown)
         self.state = self._first_look(guest.shape.cold, self.deadline(), recorder.step_dir(0))
@@ -170,7 +172,7 @@ class Session:
             alarms = self.guest.console.new_alarms()
             # Before the console has what SysRq prints: only the alarm's own trace tells a known bug.
             trace = self.guest.console.lines(alarms[0].number - 1)[:MAX_TRACE] if alarms else ()
-            stacks = self._examine_lost()
+            stacks = (*(() if self._hang is None else self._hang.stacks), *self._examine_lost())
             if not alarms and hung_in(self.watch.possible, title, stacks) is None:
                 raise self._explained(error) from error
             told, after = (tuple(line.text for line in lines) for lines in (alarms, trace))
@@ -199,6 +201,12 @@ class Session:
             show_tasks(console, machine.press_sysrq, deadline=Deadline(LOST_SECONDS))
         return tuple(line.text for line in console.lines(since))
 
+    def _hang_watch(self, title: str) -> HangWatch:
+        machine, shell = self.guest.machine, self.guest.shell
+        # What waits for the guest waits for an event, or for an answer.
+        abandon = (machine.qmp.give_up, lambda why: shell.close())
+        return HangWatch(self.watch.possible, title, self.guest.console, machine, abandon)
+
     def _act(
         self,
         title: str,
@@ -213,7 +221,9 @@ class Session:
         if self.loads:
             self.loads.update(resume_loads(self.guest.shell, deadline=deadline))
         self.guest.console.tell_hang(self.guest.machine.qmp.give_up)
-        outcome = work(self, deadline)
+        self._hang = self._hang_watch(title)
+        with self._hang:
+            outcome = work(self, deadline)
         outcome.says = says
         expect = expect or outcome.ending
         if outcome.pending:
@@ -315,7 +325,8 @@ class Session:
         self.loads = {
             id: count for id, count in pause_loads(self.guest.shell, deadline=deadline).items() if id in before
         }
-        work, outcome.inconclusive = overlap(before, self.loads)
+        work, idle = overlap(before, self.loads)
+        outcome.inconclusive = "; ".join(filter(None, (outcome.inconclusive, idle)))
         outcome.note = f"{outcome.note}; {work}" if outcome.note else work
 
     def _settle(self, outcome: Outcome, deadline: Deadline) -> None:
