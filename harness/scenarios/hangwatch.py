@@ -8,7 +8,6 @@ pages as before: a memory block that went offline, and pages that were moved, ch
 
 from __future__ import annotations
 
-import contextlib
 import re
 import threading
 import time
@@ -31,7 +30,7 @@ _RAN = 4.0
 #: pages that come and go with the rest of the system
 _NOISE = 64
 #: seconds for a look, and for whoever waits to notice that the step is over
-_LOOK, _NOTICE = 5.0, 2.0
+_LOOK, _NOTICE = 15.0, 2.0
 #: show_mem's (mm/show_mem.c); pages on the free lists, without those of isolated pageblocks
 _FREE = re.compile(r" *free:([0-9]{1,15})\b.*")
 
@@ -80,6 +79,10 @@ class HangWatch:
         if self._bugs:
             self._thread.join()
 
+    def stop(self) -> None:
+        """Look no more: what the step waits for need not come, and a signal ends it."""
+        self._over.set()
+
     def _watch(self) -> None:
         seen, pause = None, self._first
         while not self._over.wait(pause):
@@ -93,8 +96,12 @@ class HangWatch:
     def _look(self) -> _Look | None:
         """None if the stacks show none of the bugs."""
         since = self._console.mark
-        with contextlib.suppress(InfraError):
+        try:
             show_tasks(self._console, self._machine.press_sysrq, deadline=Deadline(_LOOK))
+        except InfraError:
+            # It will not react the next time either.
+            self.stop()
+            return None
         self._machine.cpu_times.take()
         lines = tuple(line.text for line in self._console.lines(since))
         bug = hung_in(self._bugs, self._title, lines)

@@ -11,7 +11,7 @@ from harness.units import AddrRange
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Rejection:
     """What QEMU or the guest ``said`` as it refused something, "" if only the kernel's log can tell.
 
     ``place`` is the physical memory that was refused, None if it is unknown.
@@ -46,7 +46,7 @@ class Outcome:
     host: tuple[HostTime, ...] = ()
     inconclusive: str = ""
     due: str = ""
-    refusals: list[Refused] = field(default_factory=list)
+    refusals: list[Rejection] = field(default_factory=list)
     says: tuple[str, ...] = ()
     unplugs: list[UnplugReport] = field(default_factory=list)
     resizes: list[ResizeReport] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Outcome:
     def refuse(
         self, note: str, ending: str = "refused", *, said: str | None = None, place: AddrRange | None = None
     ) -> None:
-        """Record a Refused (``said`` is ``note`` if None); ``note`` and ``ending`` of the first one count."""
-        self.refusals.append(Refused(note if said is None else said, place))
+        """Record a ``Rejection`` (``said`` is ``note`` if None); ``note`` and ``ending`` of the first one count."""
+        self.refusals.append(Rejection(note if said is None else said, place))
         if self.ending == "done":
             self.ending, self.note = ending, note

@@ -22,12 +22,12 @@ from harness.scenarios.record import RecordedRun, RunEnding, load_details, load_
 from harness.scenarios.result import FINE, RunResult, StepResult
 from harness.scenarios.verdict import (
     ExpectedBugs,
-    ends_fast,
     evaluate,
     look_of,
     never_observed,
     step_result,
     titles,
+    unfinished,
     worst,
 )
 from harness.state import Unknown
@@ -139,8 +139,8 @@ def _whole(run: RecordedRun, steps: Sequence[StepResult]) -> tuple[Verdict, str]
         cut = _unproven(ending)
     elif unseen := run.demand.never(step.checks for step in steps):
         cut = Verdict.INFRA, never_observed(unseen)
-    elif hasty := ends_fast(steps):
-        cut = Verdict.INFRA, hasty
+    elif left := unfinished(steps):
+        cut = Verdict.INFRA, left
     elif ending is not None and worst((verdict, ending.verdict)) is not verdict:
         shown = f"the run itself ended as {ending.verdict.value}, which its bundle does not show: {ending.reason}"
         cut = Verdict.INFRA, shown

@@ -43,7 +43,7 @@ from harness.errors import InfraError, UsageError
 from harness.model.actions import ACTIONS, Action, action_to_json
 from harness.model.blocktable import MAX_BLOCKS
 from harness.model.boot_layout import MachineShape
-from harness.scenarios.outcome import Outcome, Refused
+from harness.scenarios.outcome import Outcome, Rejection
 from harness.state import GuestState, HostTime, KernelFacts, ThreadTime
 from harness.units import AddrRange
 
@@ -361,8 +361,8 @@ def _codec() -> Codec:
     codec.describe(ResizeReport, since=("qemu_refused",))
     codec.describe(TouchReport)
     codec.describe_row(OfflineReport)
-    codec.register_structure_hook(Refused, lambda value, _: _refusal(codec, value))
-    codec.register_unstructure_hook(Refused, _refusal_to_json)
+    codec.register_structure_hook(Rejection, lambda value, _: _refusal(codec, value))
+    codec.register_unstructure_hook(Rejection, _refusal_to_json)
     codec.describe_row(DumpReport)
     codec.register_structure_hook(Slope, lambda row, _: _slope(*codec.structure(row, list[str])))
     codec.register_unstructure_hook(Slope, lambda slope: [slope.name, str(slope.each), slope.unit])
@@ -387,13 +387,13 @@ def _action(codec: Codec, value: Any) -> Action:
     return codec.structure(fields, kind)
 
 
-def _refusal_to_json(refusal: Refused) -> object:
+def _refusal_to_json(refusal: Rejection) -> object:
     """What was said, or a row of that and the range."""
     return refusal.said if refusal.place is None else [refusal.said, refusal.place.start, refusal.place.end]
 
 
-def _refusal(codec: Codec, value: Any) -> Refused:
-    return Refused(value) if isinstance(value, str) else Refused(*codec.structure(value, tuple[str, AddrRange]))
+def _refusal(codec: Codec, value: Any) -> Rejection:
+    return Rejection(value) if isinstance(value, str) else Rejection(*codec.structure(value, tuple[str, AddrRange]))
 
 
 def _fraction(text: str) -> Fraction:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from harness.scenarios.outcome import Outcome, Refused
+from harness.scenarios.outcome import Outcome, Rejection
 from harness.state import DmesgLine
 from harness.units import AddrRange
 
@@ -34,7 +34,7 @@ def other_refusal(outcome: Outcome, log: Sequence[DmesgLine]) -> str | None:
     def meant(said: str) -> bool:
         return any(text in said for text in outcome.says)
 
-    refusals = outcome.refusals or [Refused(outcome.note)]
+    refusals = outcome.refusals or [Rejection(outcome.note)]
     others = [refusal for refusal in refusals if outcome.says and not meant(refusal.said)]
     lines = [line.text for line in log if meant(line.text)]
     alike = len({_BLOCK.sub("", refusal.said) for refusal in refusals}) == 1
@@ -44,14 +44,14 @@ def other_refusal(outcome: Outcome, log: Sequence[DmesgLine]) -> str | None:
     return next(_elsewhere(refusals, [line for line in log if not meant(line.text)]), None) if others else None
 
 
-def _explains(line: str, refusal: Refused, alike: bool) -> bool:
+def _explains(line: str, refusal: Rejection, alike: bool) -> bool:
     place = _place(line)
     if place is None or refusal.place is None:
         return alike
     return place.overlaps(refusal.place)
 
 
-def _elsewhere(refusals: Sequence[Refused], log: Sequence[DmesgLine]) -> Iterator[str]:
+def _elsewhere(refusals: Sequence[Rejection], log: Sequence[DmesgLine]) -> Iterator[str]:
     """Warnings about memory that none of ``refusals`` is about, if that is known of all of them."""
     places = [refusal.place for refusal in refusals if refusal.place is not None]
     if len(places) < len(refusals):

@@ -50,7 +50,7 @@ from harness.scenarios.soak import (
 )
 from harness.scenarios.start import start_guest
 from harness.scenarios.steps import AnyStep, Repeat, count_steps, require_options
-from harness.scenarios.verdict import ends_fast, never_observed, titles, worst
+from harness.scenarios.verdict import never_observed, titles, unfinished, worst
 from harness.state import KernelFacts, NotObserved, SlabCache, Unknown
 
 OnFailure = Callable[[Session, RunResult], None]
@@ -179,7 +179,7 @@ class _Run:
     def _judged(self) -> RunResult:
         verdict = worst(step.verdict for step in self.steps)
         unseen = self.demand.never(step.checks for step in self.steps)
-        unproven = never_observed(unseen) if unseen else ends_fast(self.steps)
+        unproven = never_observed(unseen) if unseen else unfinished(self.steps)
         if unproven and worst((verdict, Verdict.INFRA)) is Verdict.INFRA:
             return self._finish(Verdict.INFRA, unproven, None)
         bad = next((step for step in self.steps if step.verdict is verdict and verdict is not Verdict.PASS), None)

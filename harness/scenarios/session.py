@@ -21,7 +21,7 @@ from harness.collect.parse_cache import ParseCache
 from harness.config.places import configs_dir
 from harness.config.yaml import read_text
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, InfraError, ParseError
+from harness.errors import DeadlineExpired, InfraError, MemhpError, ParseError
 from harness.guest.drivers import RESIZE_QUEUE, wait_work
 from harness.guest.loads import LoadCount, pause_loads, resume_loads
 from harness.guest.memory_blocks import wait_blocks
@@ -160,20 +160,24 @@ class Session:
         should show here. ``work`` can read the expectation from ``self.expect``. There is no snapshot after work that
         leaves the guest busy on purpose: the next step takes one. With None as ``expect``, any ending is accepted, for
         interactive use. Instead of a fast ``look``, a full one is taken after a refusal and where a known bug should
-        show; unless the step passes, a fast one is followed by a full one. If the guest is lost and its console shows
-        why (an Oops, a panic), that is LOG-1 and FAIL; otherwise the error is raised.
+        show; unless the step passes, a fast one is followed by a full one. If the guest is lost, or the step turns out
+        to be impossible, and the console shows trouble (an Oops, a panic), that is LOG-1 and FAIL; otherwise the error
+        is raised.
         """
         self.number += 1
         self.expect = expect or "done"
         started = time.monotonic()
         try:
             return self._act(title, work, expect, tuple(bugs), says, look, started)
-        except InfraError as error:
+        except MemhpError as error:
+            lost = isinstance(error, InfraError)
             alarms = self.guest.console.new_alarms()
             # Before the console has what SysRq prints: only the alarm's own trace tells a known bug.
             trace = self.guest.console.lines(alarms[0].number - 1)[:MAX_TRACE] if alarms else ()
-            stacks = (*(() if self._hang is None else self._hang.stacks), *self._examine_lost())
+            stacks = (*(() if self._hang is None else self._hang.stacks), *(self._examine_lost() if lost else ()))
             if not alarms and hung_in(self.watch.possible, title, stacks) is None:
+                if not isinstance(error, InfraError):
+                    raise
                 raise self._explained(error) from error
             told, after = (tuple(line.text for line in lines) for lines in (alarms, trace))
             host = self._host_times(None, self.deadline())
@@ -200,6 +204,11 @@ class Session:
         with contextlib.suppress(InfraError):
             show_tasks(console, machine.press_sysrq, deadline=Deadline(LOST_SECONDS))
         return tuple(line.text for line in console.lines(since))
+
+    def let_wait(self) -> None:
+        """The step may wait in vain, until a signal ends it: that is no hang."""
+        if self._hang is not None:
+            self._hang.stop()
 
     def _hang_watch(self, title: str) -> HangWatch:
         machine, shell = self.guest.machine, self.guest.shell

@@ -125,10 +125,14 @@ def look_of(state: GuestState | None) -> str:
     return "" if state is None else "fast" if state.left_out else "full"
 
 
-def ends_fast(steps: Sequence[StepResult]) -> str:
-    """Why a run proves nothing that ends with a fast look, "" if it does not: the last look has to be a full one."""
+def unfinished(steps: Sequence[StepResult]) -> str:
+    """Why a run proves nothing that does not end with a full look at a guest that has finished; else ""."""
     last = steps[-1] if steps else None
-    return "" if last is None or last.look != "fast" else f"the look after step {last.number}, the last one, was fast"
+    if last is None:
+        return ""
+    if last.verdict is Verdict.PASS and not last.checks:
+        return f"step {last.number} ({last.title}) left the guest working, and nobody looked after it"
+    return f"the look after step {last.number}, the last one, was fast" if last.look == "fast" else ""
 
 
 def _hung(title: str, outcome: Outcome, known: ExpectedBugs | None) -> Ruling | None:

@@ -21,7 +21,7 @@ from leftovers import LONG_SCENARIO
 from harness.check import Verdict
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
-from harness.errors import InfraError, ParseError
+from harness.errors import InfraError, ParseError, UsageError
 from harness.parsers.notes import note_lines
 from harness.qemu import memdev
 from harness.qemu.devices.dimm import DimmSpec
@@ -79,6 +79,19 @@ def test_a_line_of_trouble_is_a_failure_and_stays_one_offline(session: Session) 
     assert (result.verdict, broken(result)) == (Verdict.FAIL, {"LOG-1"})
     assert recheck(session.recorder.directory).verdict is Verdict.FAIL
     assert session.act("look again", lambda session, deadline: Outcome()).verdict is Verdict.PASS
+
+
+def test_a_line_of_trouble_is_a_failure_in_a_step_that_could_not_be_done(session: Session) -> None:
+    def grumble(session: Session, deadline: Deadline) -> Outcome:
+        since = session.guest.console.mark
+        session.guest.shell.must("echo '<1>BUG: Bad page state in process sh' >/dev/kmsg", deadline=deadline)
+        session.guest.console.wait_line("Bad page state", deadline, since=since)
+        raise UsageError("the guest has 1M free, less than fill must leave")
+
+    result = session.act("grumble", grumble)
+    assert (result.verdict, broken(result)) == (Verdict.FAIL, {"LOG-1"})
+    assert "less than fill must leave" in result.note
+    assert recheck(session.recorder.directory).verdict is Verdict.FAIL
 
 
 def test_memory_that_came_behind_our_back_is_found(session: Session) -> None:

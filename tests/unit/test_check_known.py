@@ -16,7 +16,7 @@ from harness.check.evidence import Evidence
 from harness.check.known import Watch, died_of, explain, hung_in, standing, watch_for
 from harness.model.devices.dimm import PlugDimm
 from harness.model.devices.virtio_pmem import PlugVirtioPmem
-from harness.scenarios.outcome import Outcome, Refused
+from harness.scenarios.outcome import Outcome, Rejection
 from harness.scenarios.verdict import ExpectedBugs, Ruling, evaluate, judge
 from harness.state import DmesgLine, HostTime, NotObserved, ThreadTime
 from harness.units import GIB, MIB
@@ -209,7 +209,7 @@ def test_a_known_bug_explains_a_failure_that_nobody_told() -> None:
     outcome = Outcome(says=("exceeds maximum addressable range",))
     outcome.refuse("beyond the linear map", "failed", said="")
     assert judge(checks(*ALL), "failed", outcome, KNOWN, evidence()).verdict is Verdict.KNOWN
-    outcome.refusals = [Refused("memory16 did not go offline: EINVAL")]
+    outcome.refusals = [Rejection("memory16 did not go offline: EINVAL")]
     assert judge(checks(*ALL), "failed", outcome, KNOWN, evidence()).verdict is Verdict.FAIL
 
 

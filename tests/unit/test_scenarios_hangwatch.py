@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from harness.check.bugs import known_bugs
+from harness.errors import QemuError
 from harness.guest.console import Console
 from harness.qemu.machine import Machine
 from harness.scenarios.hangwatch import HangWatch
@@ -108,6 +109,28 @@ def test_a_slow_step_goes_on(function: str, free: list[int], ran: float, watched
     with watch:
         assert guest.pressed.wait(60)
     assert (told, watch.stacks) == ([], ())
+
+
+def test_a_step_that_a_signal_will_end_goes_on(watched: Any) -> None:
+    told: list[str] = []
+    guest = Guest("offline_pages", [1000], 6.0)
+    watch = watched(guest, "offline pinned", told.append)
+    watch.stop()
+    with watch:
+        watch._thread.join(60)
+    assert (guest.looks, told, watch.stacks) == (0, [], ())
+
+
+def test_a_kernel_that_does_not_answer_sysrq_is_left_alone(watched: Any) -> None:
+    class Deaf(Guest):
+        def press_sysrq(self, key: str, deadline: object) -> None:
+            raise QemuError("QEMU's serial console is closed")
+
+    guest = Deaf("offline_pages", [1000], 6.0)
+    with watched(guest, "offline pinned") as watch:
+        watch._thread.join(60)
+        assert not watch._thread.is_alive()
+    assert watch.stacks == ()
 
 
 def test_a_step_in_which_no_known_bug_hangs_is_left_alone(watched: Any) -> None:

@@ -50,6 +50,16 @@ def test_a_refusal_after_which_nobody_looked_is_a_refusal(bundle: Path) -> None:
     assert (result.verdict, result.steps[-1].note) == (Verdict.REFUSED, "memory16: EBUSY")
 
 
+def test_a_run_whose_last_step_left_the_guest_working_proves_nothing(bundle: Path) -> None:
+    last = bundle / "states" / "005"
+    drop_snapshot(last)
+    outcome = change(last / "step.json")["outcome"]
+    change(last / "step.json", outcome=outcome | {"pending": True})
+    result = recheck(bundle)
+    assert (result.verdict, result.steps[-1].verdict) == (Verdict.INFRA, Verdict.PASS)
+    assert result.reason == f"step 5 ({result.steps[-1].title}) left the guest working, and nobody looked after it"
+
+
 def test_a_kernel_that_died_beside_text_that_nobody_can_parse_is_red(bundle: Path) -> None:
     last = bundle / "states" / "005"
     outcome = change(last / "step.json")["outcome"]

@@ -14,7 +14,7 @@ from harness.model.boot_layout import MachineShape
 from harness.qemu.memdev import HotplugOutcome
 from harness.qemu.qmp import QmpEvent
 from harness.scenarios.changes import describe_changes
-from harness.scenarios.outcome import Outcome, Refused
+from harness.scenarios.outcome import Outcome, Rejection
 from harness.scenarios.record import CODEC
 from harness.scenarios.verbs.plugging import unplug_endings
 from harness.scenarios.verdict import Ruling, evaluate, evidence_of, judge, worst
@@ -99,7 +99,7 @@ def test_a_refusal_may_be_explained_by_the_kernels_log() -> None:
 
 def test_an_older_bundle_has_what_was_said_alone() -> None:
     outcome = CODEC.load(CODEC.dump(Outcome()) | {"refusals": ["no", ["", 0, 4096]]}, Outcome)
-    assert outcome.refusals == [Refused("no"), Refused("", AddrRange(0, 4096))]
+    assert outcome.refusals == [Rejection("no"), Rejection("", AddrRange(0, 4096))]
 
 
 UNALIGNED = "Block size [0x8000000] unaligned hotplug range: start {}, size 0x4200000"
@@ -184,7 +184,7 @@ def test_an_outcome_survives_json() -> None:
         unplugs=[UnplugReport("a", ("DEVICE_DELETED",), False)],
         resizes=[ResizeReport("v", 5, 4, "why")],
         touches=[TouchReport(3, 0, ((AddrRange(0, 4096), 7),))],
-        refusals=[Refused("no"), Refused("", AddrRange(0, 4096))],
+        refusals=[Rejection("no"), Rejection("", AddrRange(0, 4096))],
         says=("no",),
     )
     assert CODEC.load(json.loads(json.dumps(CODEC.dump(outcome))), Outcome) == outcome

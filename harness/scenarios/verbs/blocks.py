@@ -173,6 +173,8 @@ def _set_blocks(
 ) -> Outcome:
     shell, busy, sizes = session.guest.shell, 0, _sizes(session)
     outcome = Outcome(note=f"{len(chosen)} memory blocks", settled=True)
+    if patience is not None:
+        session.let_wait()
     for last in reversed(range(attempts)):
         again = []
         for done in memory_blocks.set_blocks(shell, chosen, word, deadline=deadline, patience=patience):

@@ -171,6 +171,8 @@ class DaxStateVerb(Verb):
 
     def run(self, session: Session, deadline: Deadline) -> Outcome:
         shell, dax = session.guest.shell, pmem_of(session, self.id).dax_name
+        if self.patience is not None:
+            session.let_wait()
         done = namespaces.set_state(shell, dax, self.state, patience=self.patience, deadline=deadline)
         return _outcome(session, done, SetDaxState(self.id, self.state))
 
