@@ -36,12 +36,20 @@ def other_refusal(outcome: Outcome, log: Sequence[DmesgLine]) -> str | None:
 
     refusals = outcome.refusals or [Rejection(outcome.note)]
     others = [refusal for refusal in refusals if outcome.says and not meant(refusal.said)]
-    lines = [line.text for line in log if meant(line.text)]
-    alike = len({_BLOCK.sub("", refusal.said) for refusal in refusals}) == 1
-    for refusal in others:
-        if not any(_explains(line, refusal, alike) for line in lines):
-            return refusal.said
+    unexplained = _unexplained(others, refusals, [line.text for line in log if meant(line.text)])
+    if unexplained is not None:
+        return unexplained.said
     return next(_elsewhere(refusals, [line for line in log if not meant(line.text)]), None) if others else None
+
+
+def explained(outcome: Outcome, lines: Sequence[str]) -> bool:
+    """Whether ``lines`` of the kernel's log, those of a known bug, explain every refusal."""
+    return _unexplained(outcome.refusals, outcome.refusals, lines) is None
+
+
+def _unexplained(some: Sequence[Rejection], among: Sequence[Rejection], lines: Sequence[str]) -> Rejection | None:
+    alike = len({_BLOCK.sub("", refusal.said) for refusal in among}) == 1
+    return next((one for one in some if not any(_explains(line, one, alike) for line in lines)), None)
 
 
 def _explains(line: str, refusal: Rejection, alike: bool) -> bool:

@@ -10,12 +10,13 @@ from typing import TypeVar
 from harness.check import CATALOGUE, CheckResult, Evidence, Verdict, run_all
 from harness.check.bugs import KnownBug
 from harness.check.known import Explained, Watch, died_of, ended_by, explain, hung_in, log_lines
+from harness.check.patterns import matches
 from harness.check.required import Demand
 from harness.check.starvation import starving
 from harness.model.memory_model import MemoryModel
 from harness.scenarios.memorymap import MemoryMap
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.refused import other_refusal
+from harness.scenarios.refused import explained, other_refusal
 from harness.scenarios.result import StepResult
 from harness.state import GuestState, NotObserved
 
@@ -239,6 +240,8 @@ def judge(
     cause = None
     if verdict is not Verdict.PASS and evidence is not None:
         cause = ended_by(known.watch.possible, outcome.ending, title, log_lines(evidence), met)
+        if cause is not None and not _ends_all(cause, outcome, log_lines(evidence)):
+            cause = None
         # A kernel with a bug may not even notice that it should fail.
         unnoticed = met and outcome.ending == expect and any(not refusal.said for refusal in outcome.refusals)
         if cause is None and not unnoticed:
@@ -250,6 +253,12 @@ def judge(
     missed = _unseen(known, met)
     missing = f"known bug {', '.join(missed)} did not show here" if missed else ""
     return Ruling(verdict, _joined(note, missing), (), missed)
+
+
+def _ends_all(bug: KnownBug, outcome: Outcome, log: Sequence[str]) -> bool:
+    """Whether ``bug``, of which ``log`` has a line, explains every refusal of the step."""
+    line = None if bug.ends is None else bug.ends.says
+    return line is None or explained(outcome, [text for text in log if matches(line, text)])
 
 
 def _explained(

@@ -19,7 +19,7 @@ from harness.model.devices.virtio_pmem import PlugVirtioPmem
 from harness.scenarios.outcome import Outcome, Rejection
 from harness.scenarios.verdict import ExpectedBugs, Ruling, evaluate, judge
 from harness.state import DmesgLine, HostTime, NotObserved, ThreadTime
-from harness.units import GIB, MIB
+from harness.units import GIB, MIB, AddrRange
 
 PLACE = "source: f, mm/f.c\n    checked: 7.3.4\n    scenario: s\n    title: t\n"
 
@@ -299,6 +299,28 @@ def test_a_refusal_is_known_by_its_verb_and_its_line(title: str, ending: str, li
     )
     ruling = judge(checks(finding("BLK-1", "memory1", "a", "b")), "done", Outcome(ending=ending), known, evidence())
     assert ruling.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("other", "lines", "verdict"),
+    [
+        ("EPERM", (16, 17), Verdict.KNOWN),
+        ("EPERM", (16,), Verdict.REFUSED),
+        ("EBUSY", (16,), Verdict.REFUSED),
+    ],
+    ids=["a line for each", "a silent one", "another one"],
+)
+def test_a_line_of_a_known_bug_excuses_only_the_refusal_that_it_is_about(
+    other: str, lines: tuple[int, ...], verdict: Verdict
+) -> None:
+    leaf = bug("since: {version: '6.1'}\n    ends: {as: refused, at: offline, says: '.* splits a leaf entry in .*'}")
+    known = ExpectedBugs(watch_for([leaf], model_guest.facts()))
+    outcome = Outcome()
+    for index, error in ((16, "EPERM"), (17, other)):
+        outcome.refuse(f"memory{index} did not go offline: {error}", place=AddrRange.sized(index << 27, 1 << 27))
+    log = tuple(f"[{index << 27:x} {(index + 1) << 27:x}] splits a leaf entry in linear map" for index in lines)
+    ruling = judge((), "done", outcome, known, evidence(log), "offline dimm0")
+    assert (ruling.verdict, ruling.bugs) == (verdict, (leaf.id,) if verdict is Verdict.KNOWN else ())
 
 
 def test_an_ending_alone_is_not_a_bug_that_breaks_something_as_well() -> None:

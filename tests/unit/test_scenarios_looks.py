@@ -239,14 +239,17 @@ def test_the_last_look_of_a_run_is_full_and_what_fast_ones_leave_out_is_told() -
     assert run._told_look(session) == "" and run.facts["look"] == "full"
 
 
-def test_a_run_whose_last_look_was_fast_has_no_verdict() -> None:
+def test_a_run_that_does_not_end_with_a_full_look_has_no_verdict() -> None:
+    seen = (CheckResult("IOM-1", "pass"),)
     run = _Run(SNAPSHOT, GuestSpec.default("arm64"), RunOptions(), SilentReporter(), Resolver(SilentProgress()), None)
-    run.steps = [StepResult(0, "boot", Verdict.PASS, 0, 0, (), look="full")]
+    run.steps = [StepResult(0, "boot", Verdict.PASS, 0, 0, seen, look="full")]
     assert run._judged().verdict is Verdict.PASS
-    run.steps.append(StepResult(1, "check", Verdict.PASS, 0, 0, (), look="fast"))
+    run.steps.append(StepResult(1, "check", Verdict.PASS, 0, 0, seen, look="fast"))
     assert run._judged().reason == "the look after step 1, the last one, was fast"
     run.steps.append(StepResult(2, "resize", Verdict.PASS, 0, 0, ()))
-    assert run._judged().verdict is Verdict.PASS
+    assert run._judged().reason == "step 2 (resize) left the guest working, and nobody looked after it"
+    run.steps[2] = StepResult(2, "resize", Verdict.KNOWN, 0, 0, ())
+    assert run._judged().verdict is Verdict.KNOWN
 
 
 def test_what_was_left_out_is_in_the_snapshot(bundle: Path) -> None:
