@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from harness.arch.config_queries import NO_CONFIG
 from harness.arch.features import counts_memmap
 from harness.check.counters import SLAB
+from harness.check.crosscheck import untimed_log
 from harness.check.findings import CheckResult
 from harness.check.registry import CATALOGUE
 from harness.model.boot_layout import BootLayout
@@ -112,7 +113,7 @@ _LACKS: Mapping[str, _Lack] = {
     "tables": _walk,
     "counted-tables": _unless_seen(_counted, _count),
     "host-iomem": _first_look(lambda state: state.records.iomem),
-    "host-log": _first_look(lambda state: state.records.log),
+    "host-log": lambda layout: untimed_log(layout) or _first_look(lambda state: state.records.log)(layout),
     "sections": _unless_seen(lambda state: state.sections, _sections),
     "struct-pages": _unless_seen(lambda state: state.struct_pages, _sections),
     "subsections": _subsections,
