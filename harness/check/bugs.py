@@ -86,15 +86,16 @@ class Measure:
 class Sign:
     """One thing that a bug breaks: findings of ``invariant`` whose place is ``where`` (a regular expression).
 
-    Each sign must have a finding, if its invariant was observed, unless it is ``optional``: as lines of the log are,
-    which only the step that meets the bug sees, and not the steps after it. ``says`` is what is expected and observed,
-    ``EXPECTED -> OBSERVED``; of LOG-1 it is the line without its time, and ``function`` the one that the line names.
-    ``inside`` is a kind of device: the physical range that the place names lies in one of those that are plugged, or
-    with ``below`` ends where one begins. With ``memmap_of`` an invariant, the virtual ranges are, taken together, the
-    struct pages of the memory in which this bug breaks that one, no more and no less; ``within_memmap_of`` is without
-    the no less. ``shared_leaf``: the virtual range lies in PMD entries of vmemmap that hold struct pages of several
-    devices, or of several sections. ``more`` is by how much the observed number is larger than the expected one:
-    several bugs may add to it. ``verbs`` are those of the steps that it happens in (none: any).
+    Each sign must have a finding, if its invariant was observed, unless it is ``optional``: as lines of the log
+    are, which only the step that meets the bug sees, and not the steps after it. ``says`` is what is expected and
+    observed, ``EXPECTED -> OBSERVED``; of LOG-1 it is the line without its time, and ``function`` the one that the
+    line names. ``inside`` is a kind of device: the physical range that the place names lies in one of those that
+    are plugged. ``below`` are kinds (none: no matter): it ends where one of those begins. With ``memmap_of`` an
+    invariant, the virtual ranges are, taken together, the struct pages of the memory in which this bug breaks that
+    one, no more and no less; ``within_memmap_of`` is without the no less. ``shared_leaf``: the virtual range lies
+    in PMD entries of vmemmap that hold struct pages of several devices, or of several sections. ``more`` is by how
+    much the observed number is larger than the expected one: several bugs may add to it. ``verbs`` are those of the
+    steps that it happens in (none: any).
     """
 
     invariant: str
@@ -102,7 +103,7 @@ class Sign:
     says: re.Pattern[str] | None = None
     function: str = ""
     inside: str = ""
-    below: str = ""
+    below: tuple[str, ...] = ()
     memmap_of: str = ""
     within_memmap_of: str = ""
     shared_leaf: bool = False
@@ -363,7 +364,7 @@ def _read_sign(value: Value, verbs: Collection[str]) -> Sign:
         says=reader.take("says", _read_pattern, None),
         function=reader.take("function", Value.line_of_text, ""),
         inside=reader.take("inside", lambda one: one.choice(sorted(KINDS)), ""),
-        below=reader.take("below", lambda one: one.choice(sorted(KINDS)), ""),
+        below=reader.take("below", _one_or_more(lambda one: one.choice(sorted(KINDS))), ()),
         memmap_of=reader.take("memmap-of", lambda one: one.choice(CATALOGUE), ""),
         within_memmap_of=reader.take("within-memmap-of", lambda one: one.choice(CATALOGUE), ""),
         shared_leaf=reader.take("shared-leaf", Value.boolean, False),

@@ -211,7 +211,7 @@ def _matches(sign: Sign, finding: Finding, evidence: Evidence) -> bool:
     insides = [device.range.align_outward(size) for device in devices if device.kind == sign.inside]
     if sign.inside and (place is None or not any(inside.covers(place) for inside in insides)):
         return False
-    edges = [device.range.start for device in devices if device.kind == sign.below]
+    edges = [device.range.start for device in devices if device.kind in sign.below]
     return not sign.below or (place is not None and place.end in edges)
 
 

@@ -460,10 +460,11 @@ def test_struct_pages_are_lost_beside_others_only() -> None:
         assert (explain([lost], checks(found), both).met == ("the-bug",)) is known, hex(start)
 
 
-def test_a_line_of_the_log_and_a_neighbour_may_be_part_of_it() -> None:
+@pytest.mark.parametrize("kinds", ["dimm", "[virtio-mem, dimm]"])
+def test_a_line_of_the_log_and_a_neighbour_may_be_part_of_it(kinds: str) -> None:
     one = bug(
         "since: {version: '6.1'}\n    log: 'something is lost'\n    "
-        "breaks: [{invariant: IOM-2, where: '.*', below: dimm, says: no such line -> .*}]"
+        f"breaks: [{{invariant: IOM-2, where: '.*', below: {kinds}, says: no such line -> .*}}]"
     )
     assert one.stops, "the log of a later step does not repeat the line"
     said, other = evidence(("something is lost",)), evidence(("something is lost?",))
