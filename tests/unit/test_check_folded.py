@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from model_guest import with_records
 from test_check_host import RISCV, Guest, both, broken, complaints, dumped, elsewhere, split, tables, with_mappings
 
 from harness.check import CATALOGUE, Evidence, run_check
@@ -60,7 +61,8 @@ def counted(state: GuestState, *, huge: int = 0, hot: int = 0, boot: int = 0) ->
     vmstat = dict(state.vmstat)
     vmstat["nr_memmap_pages"] += hot
     vmstat["nr_memmap_boot_pages"] += boot
-    return dataclasses.replace(state, meminfo={**state.meminfo, "Hugetlb": huge * 2 * MIB}, vmstat=vmstat)
+    counts = dataclasses.replace(state, meminfo={**state.meminfo, "Hugetlb": huge * 2 * MIB}, vmstat=vmstat)
+    return with_records(counts)
 
 
 def seen(evidence: Evidence, state: GuestState) -> Evidence:
