@@ -102,6 +102,26 @@ def test_looking_changes_no_counter(guest: BootedGuest, limit: Deadline) -> None
     assert len(seen) == 1
 
 
+def test_the_host_reads_the_log_that_the_guest_prints(guest: BootedGuest, limit: Deadline) -> None:
+    guest.shell.must("rm -rf /run/memhp", deadline=limit)
+    boot = look(guest, limit, guest.kernel)
+    assert boot.records.log == boot.dmesg and isinstance(boot.records.log_span, tuple)
+    assert isinstance(boot.dmesg, tuple) and len(boot.dmesg) > 100 and boot.records.log_span[0] == 0
+    guest.shell.must("printf '<4>one of memhp\\nand \\001 two\\n' >/dev/kmsg; echo another >/dev/kmsg", deadline=limit)
+    state = collect_state(
+        guest.shell,
+        guest.machine,
+        guest.console,
+        facts=guest.facts,
+        deadline=limit,
+        kernel=guest.kernel,
+        since=boot.records.log_span[1],
+    )
+    assert state.records.log == state.dmesg and isinstance(state.dmesg, tuple)
+    assert {(4, "one of memhp"), (4, "and \x01 two")} <= {(line.level, line.text) for line in state.dmesg}
+    assert state.dmesg[-1].text == "another" and not {line.seconds for line in state.dmesg} & {boot.dmesg[-1].seconds}
+
+
 def test_blocks(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline, monkeypatch: pytest.MonkeyPatch) -> None:
     need(guest, memhp_artifacts, "pc-dimm", "ACPI_HOTPLUG_MEMORY")
     set_auto_online(guest.shell, "offline", deadline=limit)
