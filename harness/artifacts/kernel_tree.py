@@ -55,7 +55,7 @@ def tree_kernel(
     own = own or OwnBuild()
     source = source.resolve()
     cache = Cache()
-    chain = find_toolchain(arch, own.llvm, cache.root)
+    chain = find_toolchain(arch, own.llvm, cache.root, source)
     require_tools(arch, cross=not own.llvm)
     what = f"the {arch.name} kernel of {source}"
     try:

@@ -243,7 +243,7 @@ def invariants_table(counts: dict[str, Tally]) -> Table:
 
 
 def runs_table(runs: Sequence[RunResult]) -> Table:
-    """A row per run: verdict, scenario, guest, steps, time, and the reason if there is one."""
+    """A row per run: verdict, scenario, guest, steps, time, and the first line of the reason if there is one."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("verdict", "scenario", "guest"):
         table.add_column(name, no_wrap=True)
@@ -257,7 +257,7 @@ def runs_table(runs: Sequence[RunResult]) -> Table:
             Text(clean(run.guest)),
             Text(str(len(run.steps))),
             Text(seconds(run.seconds)),
-            Text(clean(run.reason)),
+            Text(clean(run.reason.partition("\n")[0].rstrip(":"))),
         )
     return table
 

@@ -243,7 +243,7 @@ def programs(folder: Path, *names: str) -> Path:
 
 def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: Sequence[str], *, llvm: bool) -> Toolchain:
     monkeypatch.setenv("PATH", str(programs(tmp_path / "bin", *names)))
-    return find_toolchain(ARM64, llvm, tmp_path / "cache")
+    return find_toolchain(ARM64, llvm, tmp_path / "cache", tmp_path)
 
 
 def test_ccache_has_settings_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +264,25 @@ def test_llvm_is_all_of_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert chain(tmp_path, monkeypatch, newer, llvm=True).words == ("LLVM=-19",)
     assert chain(tmp_path, monkeypatch, list(LLVM_PROGRAMS), llvm=True).words == ("LLVM=1",)
     assert chain(tmp_path, monkeypatch, ["ccache"], llvm=True).words == ("LLVM=1", "CC=ccache clang")
+
+
+def test_llvm_is_one_that_the_tree_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux 7.3 refuses Debian 12's clang 14, and takes the clang-19 beside it."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "min-tool-version.sh").write_text("echo 17.0.1\n")
+    names = [*LLVM_PROGRAMS, *(f"{name}-16" for name in LLVM_PROGRAMS), "sh"]
+    said = "#!/bin/sh\necho 'Debian clang version 14.0.6'\n"
+    programs(tmp_path / "bin", *names)
+    (tmp_path / "bin" / "clang").write_text(said)
+    (tmp_path / "bin" / "sh").unlink()
+    (tmp_path / "bin" / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(UsageError, match="--llvm: the tree needs LLVM 17 or newer, this machine has 16"):
+        find_toolchain(ARM64, True, tmp_path / "cache", tmp_path)
+    programs(tmp_path / "bin", *(f"{name}-19" for name in LLVM_PROGRAMS))
+    assert find_toolchain(ARM64, True, tmp_path / "cache", tmp_path).words == ("LLVM=-19",)
+    (tmp_path / "bin" / "clang").write_text(said.replace("14", "20"))
+    assert find_toolchain(ARM64, True, tmp_path / "cache", tmp_path).words == ("LLVM=1",)
 
 
 def test_llvm_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,14 @@ def test_a_broken_invariant_shows_expected_and_observed_and_the_bundle() -> None
     assert "FAILED  1 scenario: 1 FAIL; 2 checks passed; 2 not observed; broken: BLK-1\n" in text
 
 
+def test_the_table_of_runs_has_the_first_line_of_a_long_reason() -> None:
+    log = "building the kernel: make exited with status 2:\n  CC init/main.o\n*** C compiler is too old."
+    text = shown(dataclasses.replace(INFRA, reason=log), GOOD)
+    assert "  *** C compiler is too old.\n" in text
+    assert text.count("too old") == 1
+    assert "  building the kernel: make exited with status 2" in text
+
+
 def test_the_table_counts_each_invariant_and_says_why_one_was_not_observed() -> None:
     lines = [line.split() for line in shown(BAD).splitlines()]
     assert ["IOM-1", "2", "-", "-"] in lines
