@@ -38,8 +38,8 @@ from harness.scratch import make_private, private_directory
 KIND = "snapshots"
 #: part of the cache key: increase it when the same parts are saved differently
 RECIPE = "5"
-#: number of saved guests that are kept, about 100 MB each: a suite has a dozen, and kernels are rebuilt often
-KEPT = 32
+#: number of saved guests that are kept, about 100 MB each; with 32, the tests found none of theirs again
+KEPT = 96
 
 INITRD = "initrd"
 FACTS = "facts"
