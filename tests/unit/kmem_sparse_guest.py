@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,18 @@ def virtual(physical: int) -> int:
     return physical - BASE + LINEAR
 
 
+def recorded_regions(data: Mapping[str, Any], directory: Path) -> list[Region]:
+    """The recorded pieces of a guest's memory as files below ``directory``, with holes where nothing was recorded."""
+    regions = [Region(AddrRange(*piece), directory / f"memory{index}") for index, piece in enumerate(data["regions"])]
+    for region in regions:
+        with region.path.open("wb") as file:
+            file.truncate(region.range.size)
+            for address, text in data["memory"].items():
+                if int(address, 16) in region.range:
+                    os.pwrite(file.fileno(), bytes.fromhex(text), int(address, 16) - region.range.start)
+    return regions
+
+
 class RecordedGuest:
     """A recorded guest (fixtures/sparse-*/ORIGIN.md), written back into a sparse file."""
 
@@ -171,15 +183,7 @@ class RecordedGuest:
         self.config: dict[str, str] = self.data["config"]
         self.kernel = self.arch.kernel_layout(self.note, None)
         self.ram = tuple(AddrRange(*piece) for piece in self.data["ram"])
-        self.regions = [
-            Region(AddrRange(*piece), directory / f"memory{index}") for index, piece in enumerate(self.data["regions"])
-        ]
-        for region in self.regions:
-            with region.path.open("wb") as file:
-                file.truncate(region.range.size)
-                for address, text in self.data["memory"].items():
-                    if int(address, 16) in region.range:
-                        os.pwrite(file.fileno(), bytes.fromhex(text), int(address, 16) - region.range.start)
+        self.regions = recorded_regions(self.data, directory)
 
     def sparse_layout(self, memory: PhysicalMemory) -> SparseLayout | NotObserved:
         """The guest's tables as described by vmcoreinfo and configuration, without BTF; ``memory`` is open."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kmem_sparse_guest import recorded_regions
 from test_kmem_btf import Writer
 
 from harness.arch import arch_named
@@ -195,15 +195,7 @@ class RecordedVm:
         self.note: dict[str, str] = self.data["note"]
         self.symbols: dict[str, int] = {name: int(at, 16) for name, at in self.data["symbols"].items()}
         self.arch = arch_named(self.data["arch"])
-        self.regions = [
-            Region(AddrRange(*piece), directory / f"memory{index}") for index, piece in enumerate(self.data["regions"])
-        ]
-        for region in self.regions:
-            with region.path.open("wb") as file:
-                file.truncate(region.range.size)
-                for address, text in self.data["memory"].items():
-                    if int(address, 16) in region.range:
-                        os.pwrite(file.fileno(), bytes.fromhex(text), int(address, 16) - region.range.start)
+        self.regions = recorded_regions(self.data, directory)
 
     def reader(self, memory: PhysicalMemory) -> KernelReader:
         kernel = self.arch.kernel_layout(self.note, None)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,29 +27,6 @@ from harness.guest.ssh import CommandResult, GuestShell
 
 ASK = "/usr/lib/memhp/collect B ptdump"
 KEPT = 65536
-
-
-@pytest.fixture(scope="module")
-def identity() -> Identity:
-    return Identity.fresh()
-
-
-@pytest.fixture
-def shell(identity: Identity) -> Iterator[GuestShell]:
-    with SshPeer(identity) as peer, GuestShell.connect(peer.port, identity, Deadline(60)) as shell:
-        yield shell
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture
-def world(built: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    built.clear()
-    monkeypatch.setattr(guest_shell, "START", f"exec {built.program}")
-    return built
 
 
 @pytest.mark.parametrize(

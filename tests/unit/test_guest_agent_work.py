@@ -7,45 +7,18 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 from agent_world import World, needs_cc
-from guest_peer import SshPeer
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UnsupportedError, UsageError
 from harness.guest import drivers, loads, memory_blocks, namespaces
-from harness.guest import ssh as guest_shell
 from harness.guest.drivers import wait_work
-from harness.guest.identity import Identity
 from harness.guest.kernel_files import Content, read_files, write_files
 from harness.guest.memory_blocks import BlockOutcome, set_blocks, valid_zones, wait_blocks
 from harness.guest.namespaces import PmemOutcome
 from harness.guest.ssh import GuestShell
-
-
-@pytest.fixture(scope="module")
-def identity() -> Identity:
-    return Identity.fresh()
-
-
-@pytest.fixture
-def shell(identity: Identity) -> Iterator[GuestShell]:
-    with SshPeer(identity) as peer, GuestShell.connect(peer.port, identity, Deadline(60)) as shell:
-        yield shell
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture
-def world(built: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    built.clear()
-    monkeypatch.setattr(guest_shell, "START", f"exec {built.program}")
-    return built
 
 
 @needs_cc
