@@ -66,7 +66,8 @@ class KernelFeatures:
     folds_hugetlb: bool | NotObserved
     #: True if free pages become inaccessible: debug_pagealloc, built in and on.
     debug_pagealloc: bool | NotObserved
-    #: True if single pages of the linear map become inaccessible at any time: KFENCE or debug_pagealloc.
+    #: True if single pages of the linear map become inaccessible at any time: those of KFENCE's pool, which is boot
+    #: memory (kfence_alloc_pool, mm/kfence/core.c), or with debug_pagealloc any.
     hides_pages: bool | NotObserved
     #: True if the kernel's own image may be writable and executable: no STRICT_KERNEL_RWX, or rodata=off.
     lax_image: bool | NotObserved
@@ -116,7 +117,7 @@ def features_of(facts: KernelFacts) -> KernelFeatures:
         splits_self_hosted=_since(facts, (6, 8)),
         folds_hugetlb=_folds_hugetlb(facts, build, words),
         debug_pagealloc=debug_pagealloc,
-        hides_pages=build.has("KFENCE", "DEBUG_PAGEALLOC"),
+        hides_pages=debug_pagealloc is True or build.has("KFENCE"),
         lax_image=_lax_image(build, words),
         pointer_tag=_pointer_tag(build),
         shadow=_shadow(facts, build),

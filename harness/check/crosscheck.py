@@ -14,6 +14,7 @@ from harness.check.counters import show_zone
 from harness.check.evidence import Evidence
 from harness.check.iomem_invariants import SOURCE as IOMEM
 from harness.check.iomem_invariants import TREE, paths, show
+from harness.check.linear_invariants import transient_attributes
 from harness.check.registry import Broken, Unobserved, invariant, observed, paired
 from harness.check.sysfs import BLOCKS
 from harness.check.sysfs import SOURCE as SYSFS
@@ -51,14 +52,22 @@ def xck_1(evidence: Evidence) -> Iterator[Broken]:
     layout = evidence.layout
     rules = layout.machine.arch.table_rules
     dump, walk = (next(pair.now for pair in views.pairs if pair.source == source) for source in (PTDUMP, WALK))
-    still = _still(layout, rules, walk)
-    passing = _inaccessible(layout, rules)
-    return _differences(_runs(dump.leaves, still, passing), _runs(walk.leaves, still, passing))
+    hidden = _hidden(layout, walk)
+    windows: list[tuple[AddrRange, frozenset[str]]] = []
+    for place in _still(layout, rules, walk):
+        windows += [(part, frozenset()) for part in subtract_ranges([place], hidden)]
+        windows += [(part, rules.validity_words) for other in hidden if (part := place.intersect(other)) is not None]
+    windows.sort(key=lambda window: window[0])
+    return _differences(_runs(dump.leaves, windows), _runs(walk.leaves, windows))
 
 
-def _inaccessible(layout: BootLayout, rules: TableRules) -> frozenset[str]:
-    """Attributes that a page of an idle kernel loses and gains: KFENCE's pool and debug_pagealloc."""
-    return frozenset() if layout.features.hides_pages is False else rules.validity_words
+def _hidden(layout: BootLayout, walk: View) -> tuple[AddrRange, ...]:
+    """Where pages of an idle kernel become inaccessible, and accessible again: any place, or that of KFENCE's pool."""
+    if transient_attributes(layout):
+        return (AddrRange(0, TOP),)
+    if layout.features.hides_pages is False:
+        return ()
+    return merge_ranges(map(walk.kernel.linear, layout.machine.node_ranges()))
 
 
 def _still(layout: BootLayout, rules: TableRules, walk: View) -> tuple[AddrRange, ...]:
@@ -82,9 +91,10 @@ def _image(walked: Sequence[Leaf], offset: int, moving: Sequence[AddrRange]) -> 
         yield AddrRange(ours[0].start, ours[-1].end)
 
 
-def _runs(leaves: Sequence[Leaf], still: Sequence[AddrRange], passing: frozenset[str]) -> list[_SharedRun]:
+def _runs(leaves: Sequence[Leaf], windows: Iterable[tuple[AddrRange, frozenset[str]]]) -> list[_SharedRun]:
+    """The runs in ``windows``, in each without the attributes that pages lose and gain there."""
     out: list[_SharedRun] = []
-    for window in still:
+    for window, passing in windows:
         for leaf in clip(leaves, window):
             # What is not valid is a block or not by its level. ptdump says BLK of it as of v6.15 no more, whose bits
             # [1:0] are 00 (pte_bits, arch/arm64/mm/ptdump.c).

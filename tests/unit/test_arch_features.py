@@ -186,7 +186,8 @@ def test_folding_of_huge_pages(config: dict[str, str] | None, cmdline: str, file
 def test_debug_pagealloc(config: dict[str, str], cmdline: str, on: bool) -> None:
     found = features(config=config, cmdline=cmdline)
     assert found.debug_pagealloc is on
-    assert found.hides_pages is ("DEBUG_PAGEALLOC" in config)
+    assert found.hides_pages is on
+    assert features(config={**config, "KFENCE": "y"}, cmdline=cmdline).hides_pages is True
 
 
 @pytest.mark.parametrize(

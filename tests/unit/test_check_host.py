@@ -317,6 +317,12 @@ def linear(guest: Guest) -> AddrRange:
     return guest.kernel.kernel.linear(AddrRange.sized((guest.first + 3) * guest.block, guest.block))
 
 
+def boot_linear(guest: Guest) -> AddrRange:
+    """One block of boot memory in the linear map."""
+    start = guest.layout.machine.node_ranges()[0].start
+    return guest.kernel.kernel.linear(AddrRange.sized(start, guest.block))
+
+
 def memmap(guest: Guest) -> AddrRange:
     return guest.kernel.kernel.memmap(AddrRange.sized((guest.first + 3) * guest.block, guest.block))
 
@@ -552,8 +558,23 @@ def test_free_pages_of_a_debugging_kernel_are_out_of_reach() -> None:
 
 
 def test_pages_that_kfence_guards_are_no_disagreement() -> None:
-    for config, wanted in (({"KFENCE": "y"}, {"LIN-2"}), ({}, {"LIN-2", "XCK-1"})):
+    """Its pool is boot memory (kfence_alloc_pool, mm/kfence/core.c): hot-added pages are not guarded."""
+    for config, where, wanted in (
+        ({"KFENCE": "y"}, boot_linear, set()),
+        ({}, boot_linear, {"XCK-1"}),
+        ({"KFENCE": "y"}, linear, {"LIN-2", "XCK-1"}),
+        ({}, linear, {"LIN-2", "XCK-1"}),
+    ):
         guest = Guest(RISCV, config=config).do(PlugDimm("d0", 2 * GIB))
+        evidence = guest.evidence()
+        seen = one_sided(words(V=""), where)(guest, evidence.observed)
+        assert broken(dataclasses.replace(evidence, observed=seen)) == wanted
+
+
+def test_pages_that_debug_pagealloc_hides_are_no_disagreement() -> None:
+    config = {"HUGETLB_PAGE": "y", "DEBUG_PAGEALLOC": "y"}
+    for cmdline, wanted in (("debug_pagealloc=on", set()), ("", {"LIN-2", "XCK-1"})):
+        guest = Guest(RISCV, config=config, cmdline=cmdline).do(PlugDimm("d0", 2 * GIB))
         evidence = guest.evidence()
         seen = one_sided(words(V=""), linear)(guest, evidence.observed)
         assert broken(dataclasses.replace(evidence, observed=seen)) == wanted
