@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from selftest_scenes import scenes_of
 
 from harness.check import CATALOGUE as INVARIANTS
-from harness.errors import UsageError
+from harness.check import Verdict
+from harness.errors import InfraError, UsageError
+from harness.scenarios.result import StepResult
 from harness.selftest import collected, corrupt_reports
 from harness.selftest.catalogue import CATALOGUE, chosen
 from harness.selftest.corruption import Case, MemoryCorruption, TextCorruption, source
 from harness.selftest.scene import Inapplicable, Scene, broken
+from harness.selftest.story import require_done
 from harness.selftest.trial import INAPPLICABLE, MISSED, NAMED, try_text
 
 TEXT = (*corrupt_reports.CORRUPTIONS, *collected.CORRUPTIONS)
@@ -117,6 +122,23 @@ def test_an_invariant_that_sees_nothing_cannot_be_asked() -> None:
     trial = try_text(only_host, scenes_of("arm64-dimm"))
     assert trial.status == INAPPLICABLE
     assert trial.reason.startswith("SEC-1 is not observed: ")
+
+
+def test_a_step_that_shows_a_known_bug_is_left_out() -> None:
+    *_, other, last = scenes_of("arm64-story")
+    [item] = chosen(["total-less"])
+    assert isinstance(item, TextCorruption)
+    trial = try_text(item, [other, Scene("a known bug", item.edit(last))])
+    assert (trial.status, trial.where) == (NAMED, f"{item.target} of step {other.title!r}")
+
+
+def test_known_bugs_do_not_end_the_selftest() -> None:
+    known = StepResult(7, "namespace pmem1", Verdict.KNOWN, 1.0, 0.5, (), "dax1.0; known bug uncounted")
+    for result in (known, replace(known, verdict=Verdict.PASS)):
+        require_done(result)
+    for result in (replace(known, stops=True), replace(known, verdict=Verdict.FAIL)):
+        with pytest.raises(InfraError, match=r"before any corruption: step 7 \(namespace pmem1\): dax1"):
+            require_done(result)
 
 
 def test_no_scene_at_all() -> None:
