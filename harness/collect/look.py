@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from harness.errors import GuestError, ParseError
 from harness.guest.console import Console
 from harness.guest.overlay import SCRIPTS
 from harness.guest.ssh import Shell
+from harness.guest.waits import GuestWait
 from harness.kmem.physical_memory import PhysicalMemory
 from harness.parsers.blocks import HOST_BLOCKS, parse_blocks
 from harness.parsers.dax import parse_dax
@@ -50,6 +52,9 @@ from harness.qemu.memdev import memory_devices
 from harness.state import LEFT_OUT, Garbled, GuestState, KernelFacts, KernelRecords, MemoryDevice, NotObserved, Unknown
 
 T = TypeVar("T")
+
+#: what the host reads: sources, the guest's memory, and where in it to look
+_Outside = tuple[dict[str, bytes], PhysicalMemory | None, Glance | None]
 
 _AT_PAGESZ = 6
 #: most reads of /proc/iomem, if it seems to have changed while it was read
@@ -98,6 +103,7 @@ def collect_state(
     keep: Callable[[Mapping[str, bytes]], None] = lambda raw: None,
     cache: ParseCache | None = None,
     left_out: Collection[str] = (),
+    waits: Sequence[GuestWait] = (),
 ) -> GuestState:
     """Take a snapshot. ``sources`` (of STATE_SOURCES) are the sources to read in the guest.
 
@@ -107,18 +113,24 @@ def collect_state(
     ``stray`` is the number of page tables by which that snapshot's count exceeded those found, ``since`` the end of its
     ``log_span``. If a source cannot be parsed, ``keep`` is called with the raw sources before the error is raised, and
     the console's alarms stay new. ``cache`` is as in ``parse_state``; ``left_out`` are the ``sources`` that a fast look
-    omits.
-    Raises GuestError, QemuError, ParseError, DeadlineExpired.
+    omits. First of all, in the same message, the guest does ``waits``: nothing is read before they are over.
+    Raises GuestError, QemuError, ParseError, DeadlineExpired, and what the judges of ``waits`` raise.
     """
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *(name for name in sources if name not in left_out))))
     with contextlib.ExitStack() as stack:
         with ThreadPoolExecutor(1, thread_name_prefix="memhp-host") as pool:
             last = None if cache is None else cache.glance
-            from_host = pool.submit(_look_from_outside, machine, kernel, last, stack, deadline)
-            frames = _run(shell, wanted, deadline)
+            from_host: list[Future[_Outside]] = []
+
+            def look_from_outside() -> None:
+                from_host.append(pool.submit(_look_from_outside, machine, kernel, last, stack, deadline))
+
+            if not waits:
+                look_from_outside()
+            frames = _run(shell, wanted, deadline, waits, look_from_outside)
             if "iomem" in frames:
                 frames["iomem"] = _settled_iomem(shell, frames["iomem"], deadline)
-            raw, memory, glance = from_host.result()
+            raw, memory, glance = from_host[0].result()
         if cache is not None:
             cache.glance = glance
         seen: dict[str, bytes] = {}
@@ -257,9 +269,24 @@ def parse_settings(text: str, notes: Notes = STRICT) -> dict[str, str]:
     return found
 
 
-def _run(shell: Shell, sources: Iterable[str], deadline: Deadline) -> dict[str, Frame]:
-    boundary = new_boundary()
-    done = shell.run(f"/{SCRIPTS}/collect {boundary} {' '.join(sources)}", deadline=deadline)
+def _run(
+    shell: Shell,
+    sources: Iterable[str],
+    deadline: Deadline,
+    waits: Sequence[GuestWait] = (),
+    waited: Callable[[], None] = lambda: None,
+) -> dict[str, Frame]:
+    """Have the guest collect ``sources`` after ``waits``, at whose end ``waited`` is called if there are any."""
+    boundary, answers = new_boundary(), itertools.count(1)
+    commands = [*(wait.command for wait in waits), (f"/{SCRIPTS}/collect {boundary} {' '.join(sources)}", b"")]
+
+    def answered() -> None:
+        if next(answers) == len(waits):
+            waited()
+
+    *before, done = shell.run_all(commands, deadline=deadline, answered=answered)
+    for wait, result in zip(waits, before, strict=True):
+        wait.judge(result)
     if done.status != 0:
         raise done.error("the guest's collector failed")
     return parse_frames(done.stdout, boundary)
@@ -271,7 +298,7 @@ def _look_from_outside(
     last: Glance | None,
     stack: contextlib.ExitStack,
     deadline: Deadline,
-) -> tuple[dict[str, bytes], PhysicalMemory | None, Glance | None]:
+) -> _Outside:
     """Query QEMU, map the guest's memory for the lifetime of ``stack``, and locate what will be read from it.
 
     ``last`` is what the last look located.

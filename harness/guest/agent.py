@@ -65,8 +65,14 @@ class Agent:
             raise _garbled(greeting)
         return greeting == b"ready"
 
-    def ask(self, requests: Sequence[Request], limit: int, wait: Callable[[], None]) -> tuple[Answer, ...]:
-        """Send ``requests`` in one message and return the answer to each.
+    def ask(
+        self,
+        requests: Sequence[Request],
+        limit: int,
+        wait: Callable[[], None],
+        answered: Callable[[], None] = lambda: None,
+    ) -> tuple[Answer, ...]:
+        """Send ``requests`` in one message and return the answer to each; ``answered`` is called after each.
 
         ``wait`` returns when the channel may have something new to read, and raises to stop waiting. Raises
         OverflowError after more than ``limit`` bytes, AgentEnded, GuestError for a malformed answer.
@@ -76,13 +82,14 @@ class Agent:
         numbered = enumerate(requests, first)
         message = b"".join(f"{n} {len(stdin)} {words}\n".encode() + stdin for n, (words, stdin) in numbered)
         self.channel.sendall(message)
-        return tuple(self._answer(number, wait) for number in range(first, self._asked))
+        return tuple(self._answer(number, wait, answered) for number in range(first, self._asked))
 
-    def _answer(self, number: int, wait: Callable[[], None]) -> Answer:
+    def _answer(self, number: int, wait: Callable[[], None], answered: Callable[[], None]) -> Answer:
         streams = {ord("+"): bytearray(), ord("!"): bytearray()}
         while True:
             line = self._line(wait)
             if end := re.fullmatch(rb"=%d ([0-9]{1,3})" % number, line):
+                answered()
                 return int(end[1]), bytes(streams[ord("+")]), bytes(streams[ord("!")])
             if re.fullmatch(rb"[+!][0-9]{1,12}", line) is None:
                 raise _garbled(line)

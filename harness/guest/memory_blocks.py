@@ -11,7 +11,8 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, UsageError
 from harness.guest.kernel_files import parse_written, write_files
 from harness.guest.overlay import SCRIPTS
-from harness.guest.ssh import Shell
+from harness.guest.ssh import Command, CommandResult, Shell
+from harness.guest.waits import GuestWait
 
 Target = Literal["online", "online_kernel", "online_movable", "offline"]
 
@@ -79,23 +80,36 @@ def wait_blocks(
     states: Mapping[int, str] | None = None,
     deadline: Deadline,
 ) -> None:
-    """Return once the blocks of ``present`` exist, those of ``absent`` do not, and ``states`` hold.
+    """Return once the blocks are as ``blocks_wait`` says. Raises DeadlineExpired, GuestError."""
+    blocks_wait(present=present, absent=absent, states=states, deadline=deadline).alone(shell, deadline)
 
-    Raises DeadlineExpired, which names the blocks that differ, and GuestError.
+
+def blocks_wait(
+    *,
+    present: Iterable[int] = (),
+    absent: Iterable[int] = (),
+    states: Mapping[int, str] | None = None,
+    deadline: Deadline,
+) -> GuestWait:
+    """The wait until the blocks of ``present`` exist, those of ``absent`` do not, and ``states`` hold.
+
+    Its DeadlineExpired names the blocks that differ.
     """
     wanted = [f"{index} present" for index in present]
     wanted += [f"{index} absent" for index in absent]
     wanted += [f"{index} {state}" for index, state in (states or {}).items()]
-    if not wanted:
-        return
     budget = max(0.0, deadline.remaining() - _REPORT_SECONDS)
-    late = [line.split(" ", 2) for line in _ask(shell, f"wait {int(budget * 100)}", wanted, deadline)]
-    if late:
-        raise DeadlineExpired(
-            f"memory blocks in the guest: {_some([f'memory{entry[0]} {entry[1]}' for entry in late])}",
-            deadline.seconds,
-            last_seen=_some([f"memory{entry[0]} {' '.join(entry[2:]) or 'unreadable'}" for entry in late]),
-        )
+
+    def judge(done: CommandResult) -> None:
+        late = [line.split(" ", 2) for line in _lines(done)]
+        if late:
+            raise DeadlineExpired(
+                f"memory blocks in the guest: {_some([f'memory{entry[0]} {entry[1]}' for entry in late])}",
+                deadline.seconds,
+                last_seen=_some([f"memory{entry[0]} {' '.join(entry[2:]) or 'unreadable'}" for entry in late]),
+            )
+
+    return GuestWait(_request(f"wait {int(budget * 100)}", wanted), judge)
 
 
 def check_target(word: str) -> None:
@@ -113,8 +127,15 @@ def _outcome(line: str) -> BlockOutcome:
 
 
 def _ask(shell: Shell, request: str, lines: Iterable[int | str], deadline: Deadline) -> list[str]:
-    stdin = "".join(f"{line}\n" for line in lines).encode()
-    done = shell.run(f"/{SCRIPTS}/blocks {request}", stdin=stdin, deadline=deadline)
+    command, stdin = _request(request, lines)
+    return _lines(shell.run(command, stdin=stdin, deadline=deadline))
+
+
+def _request(request: str, lines: Iterable[int | str]) -> Command:
+    return f"/{SCRIPTS}/blocks {request}", "".join(f"{line}\n" for line in lines).encode()
+
+
+def _lines(done: CommandResult) -> list[str]:
     if done.status != 0:
         raise done.error("the guest's blocks script failed", hint="does this kernel have CONFIG_MEMORY_HOTPLUG?")
     return done.text.splitlines()

@@ -13,9 +13,8 @@ import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 import paramiko
 
@@ -24,9 +23,8 @@ from harness.errors import DeadlineExpired, GuestError, MemhpError
 from harness.guest.agent import START, Agent, AgentEnded, Request, agent_request
 from harness.guest.console import Console
 from harness.guest.identity import Identity
+from harness.guest.reach import out_of_reach
 from harness.units import MIB
-
-T = TypeVar("T")
 
 #: bytes that one command may print, stdout and stderr together
 OUTPUT_LIMIT = 64 * MIB
@@ -45,6 +43,10 @@ _SERVER_LOG_SECONDS = 10.0
 
 # An error that ends a connection is raised anyway; without a handler, logging would print paramiko's traceback too.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+
+#: a command of the guest's sh, and its stdin
+Command = tuple[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,11 @@ class Shell(Protocol):
 
     def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> CommandResult:
         """Run ``command`` with the guest's sh, as ``GuestShell.run`` does."""
+
+    def run_all(
+        self, commands: Sequence[Command], *, deadline: Deadline, answered: Callable[[], None] = lambda: None
+    ) -> tuple[CommandResult, ...]:
+        """Run commands in one message, as ``GuestShell.run_all`` does."""
 
 
 class GuestShell:
@@ -159,11 +166,17 @@ class GuestShell:
         return self.run_all([(command, stdin)], deadline=deadline, limit=limit)[0]
 
     def run_all(
-        self, commands: Sequence[tuple[str, bytes]], *, deadline: Deadline, limit: int = OUTPUT_LIMIT
+        self,
+        commands: Sequence[Command],
+        *,
+        deadline: Deadline,
+        limit: int = OUTPUT_LIMIT,
+        answered: Callable[[], None] = lambda: None,
     ) -> tuple[CommandResult, ...]:
-        """Run commands, each with its stdin, one after another, whatever their status; raises as ``run`` does.
+        """Run commands one after another, whatever their status; raises as ``run`` does.
 
-        This takes one round trip if the guest's agent does all of them.
+        This takes one round trip if the guest's agent does all of them. ``answered`` is called, by another thread, as
+        soon as each is over.
         """
         shown = "; ".join(command for command, _ in commands)
         shown = shown if len(shown) <= 80 else shown[:80] + "…"
@@ -179,15 +192,17 @@ class GuestShell:
             try:
                 self._execute(channel, command)
                 self._feed(channel, stdin)
-                return self._drain(channel, shown, deadline, limit)
+                done = self._drain(channel, shown, deadline, limit)
             except (paramiko.SSHException, EOFError, OSError) as error:
                 raise self._lost(f"lost the guest while it ran {shown!r}: {_said(error)}", deadline) from error
             finally:
                 _close(channel)
+            answered()
+            return done
 
         def converse() -> tuple[CommandResult, ...]:
             if len(requests) == len(commands):
-                done = self._by_agent(requests, shown, deadline, limit, opened)
+                done = self._by_agent(requests, shown, deadline, limit, opened, answered)
                 if done is not None:
                     return done
             return tuple(execute(command, stdin) for command, stdin in commands)
@@ -257,6 +272,7 @@ class GuestShell:
         deadline: Deadline,
         limit: int,
         opened: list[paramiko.Channel],
+        answered: Callable[[], None],
     ) -> tuple[CommandResult, ...] | None:
         """Have the guest's agent run ``requests``; None if there is no agent.
 
@@ -276,7 +292,7 @@ class GuestShell:
             opened.append(agent.channel)
             agent.channel.settimeout(max(0.001, deadline.remaining()))
             with self._closed_after_trouble(agent, shown, deadline, limit):
-                answers = agent.ask(requests, limit, self._waiter(agent.channel, shown, deadline))
+                answers = agent.ask(requests, limit, self._waiter(agent.channel, shown, deadline), answered)
                 return tuple(CommandResult(*answer) for answer in answers)
         finally:
             if resident:
@@ -389,33 +405,6 @@ class GuestShell:
                 return
             raise GuestError(f"{trouble.message} (while it ran {shown!r})", hint=trouble.hint)
         deadline.check(f"{shown!r} in the guest", None if self._console is None else self._console.tail(1))
-
-
-def out_of_reach(work: Callable[[], T], abandon: Callable[[], None]) -> T:
-    """Run ``work`` in a thread that the exception of a signal (Ctrl-C, SIGTERM) cannot reach; return its result.
-
-    Python raises that exception in the main thread, between any two instructions. paramiko takes its locks without
-    ``with`` (BufferedPipe, Transport): an exception there leaves a lock held for ever, and the next hang-up waits for
-    it. So the main thread only waits while another one works; if it is interrupted, ``abandon`` makes the other one
-    end soon. Raises what ``work`` raises.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return work()
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    try:
-        threading.Thread(target=run, name="guest-work", daemon=True).start()
-        return future.result()
-    except BaseException:
-        if not future.done():
-            abandon()
-        raise
 
 
 @contextlib.contextmanager

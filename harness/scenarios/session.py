@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness.check import CheckResult, Verdict
@@ -24,8 +25,10 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, InfraError, MemhpError, ParseError
 from harness.guest.drivers import RESIZE_QUEUE, wait_work
 from harness.guest.loads import LoadCount, pause_loads, resume_loads
-from harness.guest.memory_blocks import wait_blocks
+from harness.guest.memory_blocks import blocks_wait
+from harness.guest.ssh import CommandResult
 from harness.guest.sysrq import show_tasks
+from harness.guest.waits import GuestWait
 from harness.model.actions import Action, Reboot
 from harness.model.booted import booted_model, plugged_devices
 from harness.model.devices.virtio_mem import PlugVirtioMem
@@ -238,14 +241,19 @@ class Session:
         if outcome.pending:
             self.unseen = True
             return self._without_look(title, expect, outcome, started, ExpectedBugs())
-        self._settle(outcome, deadline)
-        self._rest(outcome, deadline)
+        waits = self._waits(outcome, deadline)
+        if self.loads:
+            # They work until the guest has settled.
+            for wait in waits:
+                wait.alone(self.guest.shell, deadline)
+            waits = ()
+            self._rest(outcome, deadline)
         guest_seconds = time.monotonic() - started
         before = self.state
         fast = look == "fast" and not bugs and (expect, outcome.ending) == ("done", "done")
         left_out = self.left_out if fast else ()
         try:
-            after, judged = self._look_after(title, expect, outcome, before, bugs, left_out, deadline)
+            after, judged = self._look_after(title, expect, outcome, before, bugs, left_out, waits, deadline)
         except ParseError:
             self.recorder.save_step(self.number, title, expect, outcome, None, bugs)
             raise
@@ -260,12 +268,13 @@ class Session:
         before: GuestState,
         bugs: tuple[str, ...],
         left_out: Sequence[str],
+        waits: Sequence[GuestWait],
         deadline: Deadline,
     ) -> tuple[GuestState, _Judged]:
-        """Look, save, judge; a fast look, which has ``left_out`` something, is completed by a full one if need be."""
+        """Look after ``waits``, save, judge; a fast look, which has ``left_out`` something, may need a full one."""
 
-        def collect(since: GuestState, left_out: Sequence[str] = ()) -> GuestState:
-            state = self._collect(deadline, self.recorder.step_dir(self.number), since, left_out)
+        def collect(since: GuestState, left_out: Sequence[str] = (), waits: Sequence[GuestWait] = ()) -> GuestState:
+            state = self._collect(deadline, self.recorder.step_dir(self.number), since, left_out, waits)
             outcome.host += self._host_times(state, deadline)
             return state
 
@@ -273,7 +282,7 @@ class Session:
             self.recorder.save_step(self.number, title, expect, outcome, state, bugs, first)
             return self._judge(title, expect, outcome, before, state, bugs, first)
 
-        fast = collect(before, left_out)
+        fast = collect(before, left_out, waits)
         judged = judge(fast)
         if not left_out or judged[0].verdict is Verdict.PASS:
             return fast, judged
@@ -328,8 +337,6 @@ class Session:
 
     def _rest(self, outcome: Outcome, deadline: Deadline) -> None:
         """Pause all loads: their work is part of the step's note, and a dead load decides its verdict."""
-        if not self.loads:
-            return
         before = self.loads
         self.loads = {
             id: count for id, count in pause_loads(self.guest.shell, deadline=deadline).items() if id in before
@@ -338,8 +345,8 @@ class Session:
         outcome.inconclusive = "; ".join(filter(None, (outcome.inconclusive, idle)))
         outcome.note = f"{outcome.note}; {work}" if outcome.note else work
 
-    def _settle(self, outcome: Outcome, deadline: Deadline) -> None:
-        """Give the guest time to show the expected memory blocks; blocks missing after that are findings."""
+    def _waits(self, outcome: Outcome, deadline: Deadline) -> tuple[GuestWait, ...]:
+        """What gives the guest time to show the expected memory blocks; blocks missing after that are findings."""
         wanted = {block.index: block.state for block in self.model.expected().blocks}
         blocks = self.state.memory_blocks
         states = {} if isinstance(blocks, NotObserved) else {block.index: block.state for block in blocks}
@@ -351,19 +358,29 @@ class Session:
             gone |= set(whole) - wanted.keys()
             self.unseen = False
         elif wanted == states or (outcome.settled and wanted.keys() == states.keys()):
-            return
-        try:
-            limit = deadline.at_most(self.options.settle)
-            wait_blocks(self.guest.shell, states=wanted, absent=gone, deadline=limit)
-        except DeadlineExpired as late:
-            self.recorder.note(f"step {self.number}: {late.message}")
+            return ()
+        wait = blocks_wait(states=wanted, absent=gone, deadline=deadline.at_most(self.options.settle))
+
+        def judge(done: CommandResult) -> None:
+            try:
+                wait.judge(done)
+            except DeadlineExpired as late:
+                self.recorder.note(f"step {self.number}: {late.message}")
+
+        return (replace(wait, judge=judge),)
 
     def _collect(
-        self, deadline: Deadline, directory: Path, before: GuestState | None = None, left_out: Sequence[str] = ()
+        self,
+        deadline: Deadline,
+        directory: Path,
+        before: GuestState | None = None,
+        left_out: Sequence[str] = (),
+        waits: Sequence[GuestWait] = (),
     ) -> GuestState:
         """A snapshot; text that cannot be parsed is saved in ``directory``, and unknown text is noted.
 
         ``before`` is the previous snapshot of this boot, if any; without the sources ``left_out`` it is a fast look.
+        It is taken after ``waits``.
         """
         guest = self.guest
         state = collect_state(
@@ -378,6 +395,7 @@ class Session:
             keep=lambda raw: self.recorder.save_unparsed(directory, raw),
             cache=self._cache,
             left_out=left_out,
+            waits=waits,
         )
         self._note_unknown(state.unknown)
         return state

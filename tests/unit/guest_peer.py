@@ -11,18 +11,34 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import paramiko
 
 from harness.deadline import Deadline
 from harness.guest.identity import Identity
-from harness.guest.ssh import OUTPUT_LIMIT, CommandResult
+from harness.guest.ssh import OUTPUT_LIMIT, Command, CommandResult
 
 _GONE = (OSError, EOFError, ValueError, paramiko.SSHException)
 
 
-class CannedShell:
+class PlainShell:
+    """A shell without an agent, which runs commands one after another."""
+
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT) -> CommandResult:
+        raise NotImplementedError
+
+    def run_all(
+        self, commands: Sequence[Command], *, deadline: Deadline, answered: Callable[[], None] = lambda: None
+    ) -> tuple[CommandResult, ...]:
+        done = []
+        for command, stdin in commands:
+            done.append(self.run(command, stdin=stdin, deadline=deadline))
+            answered()
+        return tuple(done)
+
+
+class CannedShell(PlainShell):
     """Returns the next of ``answers`` for each command, and records the commands."""
 
     def __init__(self, *answers: CommandResult) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from guest_peer import said
+from guest_peer import PlainShell, said
 
 from harness.arch import ARM64, RISCV64
 from harness.collect.look import collect_facts, collect_state, parse_parameters, parse_settings, parse_state
@@ -23,6 +23,7 @@ from harness.deadline import Deadline
 from harness.errors import GuestError, ParseError, UsageError
 from harness.guest.console import Console
 from harness.guest.ssh import OUTPUT_LIMIT, CommandResult
+from harness.guest.waits import GuestWait
 from harness.parsers.dmesg import alarming
 from harness.parsers.iomem import parse_iomem
 from harness.parsers.notes import Notes
@@ -53,7 +54,7 @@ STATE_SOURCES = {
 }
 
 
-class RecordedGuest:
+class RecordedGuest(PlainShell):
     """Answers like guest-scripts/collect, with recorded sources."""
 
     def __init__(self, sources: Mapping[str, bytes], statuses: Mapping[str, str] | None = None) -> None:
@@ -173,7 +174,7 @@ def test_an_alarm_beside_text_that_nobody_can_parse_stays_new(facts: KernelFacts
 
 
 def test_a_collector_that_fails(facts: KernelFacts) -> None:
-    class Broken:
+    class Broken(PlainShell):
         def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = 0) -> CommandResult:
             return said("", 127, "sh: collect: not found")
 
@@ -228,6 +229,35 @@ def test_the_host_looks_while_the_guest_answers(facts: KernelFacts, monkeypatch:
     monkeypatch.setattr("harness.collect.look._look_from_outside", outside)
     state = collect_state(Guest(STATE_SOURCES), None, None, facts=facts, deadline=Deadline(60))
     assert state.backends == {} and isinstance(state.iomem, tuple)
+
+
+def test_nothing_is_read_before_the_guest_has_waited(facts: KernelFacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    late = threading.Event()
+
+    class Guest(RecordedGuest):
+        def run(
+            self, command: str, *, stdin: bytes = b"", deadline: Deadline, limit: int = OUTPUT_LIMIT
+        ) -> CommandResult:
+            order.append(command.split()[0])
+            if command.startswith("wait"):
+                return said(f"{stdin.decode()} {command}")
+            assert late.wait(60)
+            return super().run(command, stdin=stdin, deadline=deadline, limit=limit)
+
+    def outside(*_: object) -> tuple[dict[str, bytes], None, None]:
+        order.append("outside")
+        late.set()
+        return {}, None, None
+
+    def judge(done: CommandResult) -> None:
+        order.append(done.text)
+
+    monkeypatch.setattr("harness.collect.look._look_from_outside", outside)
+    waits = [GuestWait((f"wait{number}", b"for"), judge) for number in (1, 2)]
+    collect_state(Guest(STATE_SOURCES), None, None, facts=facts, deadline=Deadline(60), waits=waits)
+    assert sorted(order[2:4]) == ["/usr/lib/memhp/collect", "outside"]
+    assert order[:2] + order[4:] == ["wait1", "wait2", "for wait1", "for wait2"]
 
 
 def test_what_a_fast_look_leaves_out_is_not_read(facts: KernelFacts) -> None:

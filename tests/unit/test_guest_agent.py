@@ -195,6 +195,18 @@ def test_several_requests_are_answered_in_order(shell: GuestShell, monkeypatch: 
     )
 
 
+def test_an_answer_is_told_as_soon_as_it_is_there(
+    shell: GuestShell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    agent_that(
+        f"echo ready; read -r line; echo =0 0; until [ -e {told} ]; do sleep 0.01; done; read -r line; echo =1 0",
+        monkeypatch,
+    )
+    done = shell.run_all([(ASK, b""), (ASK, b"")], deadline=Deadline(60), answered=told.touch)
+    assert [result.status for result in done] == [0, 0]
+
+
 @pytest.mark.parametrize(
     "does",
     [
@@ -237,8 +249,11 @@ def test_a_batch(shell: GuestShell, world: World) -> None:
 
 
 def test_commands_without_an_agent(shell: GuestShell) -> None:
-    done = shell.run_all([("cat", b"in"), ("exit 3", b""), (ASK, b"")], deadline=Deadline(60))
+    told: list[None] = []
+    commands = [("cat", b"in"), ("exit 3", b""), (ASK, b"")]
+    done = shell.run_all(commands, deadline=Deadline(60), answered=lambda: told.append(None))
     assert [(result.status, result.stdout) for result in done] == [(0, b"in"), (3, b""), (127, b"")]
+    assert len(told) == 3
 
 
 @needs_cc

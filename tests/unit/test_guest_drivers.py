@@ -90,7 +90,6 @@ def test_wait_blocks() -> None:
         r"memory3 present, memory4 offline, memory5 unreadable",
     ):
         wait_blocks(shell, absent=[3], states={4: "online", 5: "online"}, deadline=Deadline(5))
-    wait_blocks(CannedShell(), deadline=Deadline(5))
 
 
 def test_many_late_blocks_are_counted() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.guest.ssh import out_of_reach
+from harness.guest.reach import out_of_reach
 
 
 class Hit(BaseException):

@@ -21,6 +21,7 @@ from harness.collect.snapshot_folder import load_state
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.errors import GuestError, InfraError
+from harness.guest.waits import GuestWait
 from harness.progress import SilentProgress
 from harness.scenarios.boot import Resolver
 from harness.scenarios.file import SNAPSHOT
@@ -37,6 +38,8 @@ from harness.state import LEFT_OUT, GuestState, KernelRecords, NotObserved
 
 RECORDED = Path(__file__).parent / "fixtures" / "bundles" / "arm64-ends"
 LAST = 10
+#: what the first look after a step follows
+WAITS = (GuestWait(("true", b""), lambda done: None),)
 
 
 @pytest.fixture
@@ -176,7 +179,8 @@ def looks() -> Looks:
         ends = list(verdicts)
         state = model_guest.boot_state()
 
-        def collect(deadline: Deadline, directory: Path, before: GuestState, left_out: tuple[str, ...]) -> GuestState:
+        def collect(_: Deadline, __: Path, before: GuestState, left_out: tuple[str, ...], waits: Any) -> GuestState:
+            assert waits == (() if taken else WAITS)
             taken.append(bool(left_out))
             if isinstance(ends[0], InfraError):
                 raise ends[0]
@@ -194,7 +198,7 @@ def looks() -> Looks:
         session.number, session.recorder = 1, SimpleNamespace(step_dir=lambda number: Path(), save_step=save)
         session._collect, session._judge, session._host_times = collect, judge, lambda *_: ()
         outcome = Outcome()
-        after, (ruling, _) = session._look_after("step", "done", outcome, state, (), left_out, Deadline(60))
+        after, (ruling, _) = session._look_after("step", "done", outcome, state, (), left_out, WAITS, Deadline(60))
         return taken, saved, (ruling.verdict, bool(after.left_out), outcome.note)
 
     return run
