@@ -10,8 +10,9 @@ import os
 import secrets
 import stat
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from harness.units import format_size
 
@@ -29,15 +30,22 @@ MAX_SMALL = 16 << 20
 
 def read_file(path: Path, limit: int) -> bytes:
     """The content of a regular file (symbolic links are followed) of at most ``limit`` bytes; raises OSError."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(limit + 1) if size <= limit else b""
+    if len(data) > limit or size > limit:
+        raise OSError(errno.EFBIG, f"larger than {format_size(limit)}", str(path))
+    return data
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file (symbolic links are followed), for a reader that bounds what it reads itself; raises OSError."""
     # Before it is opened: to open a device may have effects.
     _require_regular(os.stat(path), path)
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
-        seen = os.fstat(file.fileno())
-        _require_regular(seen, path)
-        data = file.read(limit + 1) if seen.st_size <= limit else b""
-    if len(data) > limit or seen.st_size > limit:
-        raise OSError(errno.EFBIG, f"larger than {format_size(limit)}", str(path))
-    return data
+        _require_regular(os.fstat(file.fileno()), path)
+        yield file
 
 
 def _require_regular(seen: os.stat_result, path: Path) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +33,6 @@ from harness.config.selector import DEBIAN, IMAGE_PREFIX, PURPOSE, DebianName, i
 from harness.dotconfig import read_config
 from harness.errors import ArtefactError, InfraError, UsageError
 from harness.progress import Progress
-from harness.qemu.machine_spec import LAYOUTS
 
 #: part of the cache key: increase it when the same package is unpacked differently
 RECIPE = "2"
@@ -144,8 +142,6 @@ def debian_kernel(arch: ArchSpec, name: DebianName, progress: Progress) -> Kerne
 def own_kernel(arch: ArchSpec, path: Path, progress: Progress, modules: Path | None = None) -> KernelImage:
     """The user's own Image; a compressed one is unpacked into the cache, because the firmware only boots bare Images.
 
-    The layouts of its types are beside it if there are any (LAYOUTS), and are put beside the unpacked one.
-
     Raises UsageError if the file is missing, is not an Image or is one for another architecture, and for ``modules``
     that do not match it.
     """
@@ -158,7 +154,6 @@ def own_kernel(arch: ArchSpec, path: Path, progress: Progress, modules: Path | N
     require_arch(str(path), data, arch)
     config, release = embedded_config(data), release_of(data)
     packed = path.stat().st_size != len(data)
-    layouts = path.with_name(LAYOUTS) if packed and path.with_name(LAYOUTS).is_file() else None
     found = None if modules is None else find_modules(modules, release)
     archive = None
     if found is not None:
@@ -168,22 +163,19 @@ def own_kernel(arch: ArchSpec, path: Path, progress: Progress, modules: Path | N
     inputs = {"recipe": RECIPE, "image": hash_file(path), "drivers": " ".join(BUILT_IN)}
     if found is not None and archive is not None:
         inputs["modules"] = hashlib.sha256(archive).hexdigest()
-    if layouts is not None:
-        inputs["layouts"] = hash_file(layouts)
 
     def build(out: Path) -> None:
         if packed:
             (out / "Image").write_bytes(data)
-        if layouts is not None:
-            shutil.copyfile(layouts, out / LAYOUTS)
         if archive is not None:
             (out / "modules.cpio.gz").write_bytes(archive)
 
     place = Cache().get("own-kernel", arch.name, inputs, build, progress, what=f"the parts of {path}")
-    own = place / "Image" if packed else path.absolute()
     archived = None if archive is None else place / "modules.cpio.gz"
     absent = frozenset() if config is None else absent_drivers(config, found)
-    return KernelImage(own, str(path), release, config, archived, absent)
+    if packed:
+        return KernelImage(place / "Image", str(path), release, config, archived, absent, path.absolute())
+    return KernelImage(path.absolute(), str(path), release, config, archived, absent)
 
 
 def take_apart(arch: ArchSpec, package: Package, tree: Path, out: Path) -> None:

@@ -187,9 +187,11 @@ class KernelBuild:
         shutil.copyfile(tree / self.arch.image, out / "Image")
         shutil.copyfile(tree / ".config", out / "config")
         shutil.copyfile(tree / "include" / "config" / "kernel.release", out / "release")
-        for name in ("vmlinux", LAYOUTS):
+        for name in ("vmlinux", "System.map", LAYOUTS):
             (out / name).unlink(missing_ok=True)
         config = read_config((out / "config").read_text())
+        if config.get("KALLSYMS_ALL") != "y" and (tree / "System.map").is_file():
+            shutil.copyfile(tree / "System.map", out / "System.map")
         if config.get("DEBUG_INFO") == "y":
             shutil.copyfile(tree / "vmlinux", out / "vmlinux")
         if config.get("DEBUG_INFO_BTF") != "y":

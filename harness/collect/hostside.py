@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.arch import ArchSpec
 from harness.arch.features import features_of
 from harness.arch.pagetable import TableFormat
-from harness.bounded import read_file
+from harness.collect.beside import find_all_symbols, find_types
 from harness.collect.kernel_log import LOG_SOURCES, log_sources
 from harness.collect.records import (
     RECORD_SOURCES,
@@ -26,16 +26,16 @@ from harness.collect.records import (
 )
 from harness.collect.sources import Frame
 from harness.deadline import Deadline
-from harness.errors import GuestError, InfraError, ParseError
+from harness.errors import GuestError, InfraError
 from harness.kmem import tablecount
 from harness.kmem.address import DirectMap, PageMap, direct_map
-from harness.kmem.btf import MAX_BLOB, Btf, find_btf
+from harness.kmem.btf import Btf, find_btf
 from harness.kmem.log_ring import LogCopy, LogRing, log_ring
-from harness.kmem.lookup import KernelReader, find_symbols
+from harness.kmem.lookup import KernelReader
 from harness.kmem.mem_section import Indices, SectionImage, copy_sections, decode_sections, find_roots
 from harness.kmem.pages import read_struct_pages
 from harness.kmem.physical_memory import PhysicalMemory, Region
-from harness.kmem.structs import BootedMemory, SparseLayout, checked_types, sparse_layout
+from harness.kmem.structs import BootedMemory, SparseLayout, sparse_layout
 from harness.kmem.table_walk import TableImage, copy_tables, walk
 from harness.kmem.tablecount import CountLayout, count_layout, count_tables
 from harness.parsers.hosttables import SECTIONS, TABLES, format_pages, format_sections, format_tables
@@ -117,7 +117,7 @@ class KernelView:
 
     @classmethod
     def open(cls, machine: Machine, facts: KernelFacts, deadline: Deadline) -> KernelView:
-        """Derive the view from vmcoreinfo, the kernel's configuration, the BTF in its image, and its memory.
+        """Derive the view from vmcoreinfo, the kernel's configuration, its memory, its image and what lies beside that.
 
         What cannot be derived is NotObserved with the reason. Raises QemuError, DeadlineExpired.
         """
@@ -136,12 +136,13 @@ class KernelView:
         direct = direct_map(kernel, tag=tag)
         blob = find_btf(machine.spec.kernel.read_bytes())
         btf = None if blob is None else Btf(blob)
-        types = _types(btf, machine.spec.layouts, facts.vmcoreinfo)
+        types = find_types(machine.spec, btf, facts.vmcoreinfo)
         places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
         try:
             with PhysicalMemory(places) as memory, machine.paused(deadline):
                 reader, nodes = KernelReader(memory, direct, tables), 1
-                symbols = find_symbols(reader, facts.vmcoreinfo, (*tablecount.SYMBOLS, *SYMBOLS))
+                names = (*tablecount.SYMBOLS, *SYMBOLS)
+                symbols = find_all_symbols(machine.spec, reader, facts.vmcoreinfo, names)
                 sparse = sparse_layout(
                     facts.vmcoreinfo,
                     kernel,
@@ -292,22 +293,6 @@ def kernel_sources(
     pages = _struct_pages(copy.sections.layout, copy.tables.tables.page_size, decoded.sections, tables, memory)
     found[SECTIONS] = (format_sections(decoded.sections, decoded.faults) + format_pages(pages)).encode()
     return found, missing
-
-
-def _types(image: Btf | None, beside: Path, note: Mapping[str, str]) -> Btf | NotObserved:
-    """The layouts of the kernel's types: those in its image, else those in the file ``beside`` it."""
-    try:
-        blob = find_btf(read_file(beside, MAX_BLOB)) if image is None else None
-        btf = image if blob is None else Btf(blob)
-        if btf is None:
-            return NotObserved(f"{beside} holds no BTF")
-        return checked_types(btf, note)
-    except FileNotFoundError:
-        return NotObserved(f"the kernel's image has no BTF, and there is no {beside.name} beside it")
-    except OSError as error:
-        return NotObserved(f"{beside} cannot be read: {error.strerror}")
-    except ParseError as error:
-        return NotObserved(error.message)
 
 
 def _struct_pages(

@@ -33,7 +33,8 @@ class Firmware:
 class KernelImage:
     """A bootable Image; ``config`` maps options without CONFIG_, None if unknown; ``modules`` is a cpio of modules.
 
-    ``absent`` are options that are modules in ``config``, but whose files the guest lacks.
+    ``absent`` are options that are modules in ``config``, but whose files the guest lacks. ``packed`` is the file that
+    ``image`` was unpacked from, if it was.
     """
 
     image: Path
@@ -42,6 +43,7 @@ class KernelImage:
     config: Mapping[str, str] | None
     modules: Path | None
     absent: frozenset[str] = frozenset()
+    packed: Path | None = None
 
     @property
     def usable(self) -> Mapping[str, str] | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class MachineSpec:
     ``boot`` is acpi (through firmware) or dt (device tree, straight into the kernel); ``bios`` runs before either.
     ``cpu`` overrides the architecture's; ``machine_options`` come after the architecture's. ``root_ports`` is the
     number of hot-plug capable PCIe ports (rp0, rp1, …); cold-plugged virtio devices use the first ones.
+    ``packed`` is the file that ``kernel`` was unpacked from, if it was.
     ``paused`` holds the vCPUs until QMP ``cont``; with ``reboot`` off, QEMU exits when the guest resets.
     ``sandbox`` enables QEMU's seccomp filter; set it only if the binary has one (``QemuAbilities.sandbox``).
     """
@@ -41,6 +43,7 @@ class MachineSpec:
     arch: ArchSpec
     qemu: QemuBinary
     kernel: Path
+    packed: Path | None = None
     initrd: Path | None = None
     cmdline: str = ""
     boot: str = "acpi"
@@ -81,10 +84,11 @@ class MachineSpec:
             found += [("firmware code", self.firmware.code), ("firmware variables", self.firmware.vars)]
         return tuple(found)
 
-    @property
-    def layouts(self) -> Path:
-        """Where the layouts of the kernel's types are, unless its Image has them."""
-        return self.kernel.with_name(LAYOUTS)
+    def beside(self, *names: str) -> Iterator[Path]:
+        """The files ``names`` beside the kernel's Image, and at the top of the build tree that it lies in."""
+        image = self.packed or self.kernel
+        folders = [image.parent, *(image.parents[3:4] if image.parent.match("arch/*/boot") else ())]
+        return (path for name in names for folder in folders if (path := folder / name).is_file())
 
     @property
     def boot_backends(self) -> tuple[str, ...]:

@@ -156,6 +156,7 @@ def machine_spec(spec: GuestSpec, parts: Parts, initrd: Path) -> MachineSpec:
         arch=arch_named(spec.arch),
         qemu=parts.qemu,
         kernel=parts.kernel.image,
+        packed=parts.kernel.packed,
         initrd=initrd,
         cmdline=command_line_of_kernel(spec),
         boot=spec.boot,

@@ -24,20 +24,8 @@ from harness.units import AddrRange
 if TYPE_CHECKING:
     import drgn
 
-#: possible places of an unstripped kernel with debug info, relative to the Image
-_PLACES = ("vmlinux", "../../../vmlinux")
-
 #: virtual addresses of the kernel
 _KERNEL = AddrRange(1 << 63, 1 << 64)
-
-
-def find_debug_info(image: Path) -> Path | None:
-    """The vmlinux of the kernel ``image``: beside it, or at the top of its build tree."""
-    for place in _PLACES:
-        path = image.parent / place
-        if path.is_file():
-            return path.resolve()
-    return None
 
 
 def require_drgn() -> None:
@@ -49,14 +37,14 @@ def require_drgn() -> None:
 def open_drgn(explorer: Explorer, vmlinux: Path | None = None) -> None:
     """Run drgn's own prompt on the paused guest, with the debug info of ``vmlinux``.
 
-    Without ``vmlinux``, ``find_debug_info`` looks for it. Raises UnsupportedError for what is missing.
+    Without ``vmlinux``, it is looked for beside the Image. Raises UnsupportedError for what is missing.
     """
     require_drgn()
     guest = explorer.session.guest
-    image = guest.machine.spec.kernel
-    debug_info = vmlinux or find_debug_info(image)
+    spec = guest.machine.spec
+    debug_info = vmlinux or next(spec.beside("vmlinux"), None)
     if debug_info is None or not debug_info.is_file():
-        what = f"the kernel {image}" if vmlinux is None else f"this kernel at {vmlinux}"
+        what = f"the kernel {spec.packed or spec.kernel}" if vmlinux is None else f"this kernel at {vmlinux}"
         raise UnsupportedError(
             "drgn",
             f"no debug info for {what}",

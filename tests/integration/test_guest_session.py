@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +23,11 @@ from harness.guest.drivers import wait_driver
 from harness.guest.memory_blocks import set_auto_online, set_blocks, wait_blocks
 from harness.guest.overlay import SCRIPTS
 from harness.guest.use_memory import touch_memory
+from harness.kmem.tablecount import CountLayout
 from harness.qemu import memdev
 from harness.qemu.devices.dimm import DimmSpec
 from harness.qemu.devices.virtio_pmem import VirtioPmemSpec
+from harness.qemu.machine_spec import LAYOUTS
 from harness.scenarios.boot import BootedGuest, Parts, boot_guest
 from harness.state import GuestState, HostTables, NotObserved, TableCount
 from harness.units import GIB, MIB, AddrRange
@@ -120,6 +124,36 @@ def test_the_host_reads_the_log_that_the_guest_prints(guest: BootedGuest, limit:
     assert state.records.log == state.dmesg and isinstance(state.dmesg, tuple)
     assert {(4, "one of memhp"), (4, "and \x01 two")} <= {(line.level, line.text) for line in state.dmesg}
     assert state.dmesg[-1].text == "another" and not {line.seconds for line in state.dmesg} & {boot.dmesg[-1].seconds}
+
+
+def test_symbols_beside_the_image_are_as_good_as_the_kernels_own(
+    guest: BootedGuest, limit: Deadline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel older than v6.0 does not tell where its own are; System.map has them as they were linked."""
+    machine, note, kernel = guest.machine, guest.facts.vmcoreinfo, guest.kernel
+    assert not isinstance(note, NotObserved) and isinstance(kernel.counting, CountLayout)
+    hidden = replace(guest.facts, vmcoreinfo={key: value for key, value in note.items() if "kallsyms" not in key})
+    for path in machine.spec.beside(LAYOUTS):
+        shutil.copyfile(path, tmp_path / LAYOUTS)
+    monkeypatch.setattr(machine, "spec", replace(machine.spec, packed=tmp_path / "Image"))
+    blind = KernelView.open(machine, hidden, limit)
+    lack = "vmcoreinfo has no SYMBOL(kallsyms_names): no CONFIG_KALLSYMS, or older than v6.0"
+    lack += "; neither System.map nor vmlinux lies beside the Image"
+    assert blind.counting == NotObserved(f"the page tables cannot be counted: {lack}")
+    table = guest.shell.must("grep -v '\\[' /proc/kallsyms", deadline=limit, limit=64 * MIB).decode()
+    rows = [(int(at, 16) - 2 * MIB, kind, name) for at, kind, name in map(str.split, table.splitlines())]
+    for odd, fits in (("", True), ("_stext", False)):
+        lines = (f"{at + 8 * (name == odd):016x} {kind} {name}\n" for at, kind, name in rows)
+        (tmp_path / "System.map").write_text("".join(lines))
+        view = KernelView.open(machine, hidden, limit)
+        assert (view.counting == kernel.counting) is fits
+        assert (view.records == kernel.records) is (fits or all(map(is_unobserved, kernel.records.values())))
+    assert isinstance(view.counting, NotObserved)
+    assert f"the symbols in {tmp_path}/System.map do not fit the Image" in view.counting.reason
+
+
+def is_unobserved(value: object) -> bool:
+    return isinstance(value, NotObserved)
 
 
 def test_blocks(guest: BootedGuest, memhp_artifacts: Parts, limit: Deadline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ class CountGuest:
         self.others: list[int] = []
         self.types: Btf | NotObserved = NotObserved("the kernel has no BTF")
         self._fill()
-        self.note = self._note(relative)
+        self.note = self.make_note(relative)
 
     # memory ------------------------------------------------------------------------------------------------------
 
@@ -206,7 +206,8 @@ class CountGuest:
         for offset, value in zip(self.offsets, waiting, strict=True):
             self.write(place + offset + 1 + PAGETABLE, struct.pack("b", value))
 
-    def _note(self, relative: bool) -> dict[str, str]:
+    def make_note(self, relative: bool = True) -> dict[str, str]:
+        """Write the table of symbols; return vmcoreinfo."""
         names = [LONG, *self.symbols]
         packed = b"".join(_packed("d" + name) for name in names)
         places = {"names": self.image(len(packed) + 1 + MIB // 4)}

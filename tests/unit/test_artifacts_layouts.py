@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from qemu_peer import spec
 from toy_kernel import TOY, image
 
 from harness.arch import ARM64
@@ -121,12 +122,16 @@ def test_without_layouts_a_kernel_is_built_all_the_same(tmp_path: Path, monkeypa
     assert line.endswith(" (scripts/Kbuild.include of v6.1 to v7.3 writes it there)")
 
 
-def test_a_packed_image_keeps_the_layouts_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layouts_beside_a_packed_image_are_those_of_the_unpacked_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MEMHP_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "Image.gz"
     path.write_bytes(gzip.compress(image()))
-    bare = kernel(ARM64, str(path), SilentProgress()).image
-    assert not bare.with_name(LAYOUTS).exists()
+    found = kernel(ARM64, str(path), SilentProgress())
+    machine = spec(kernel=found.image, packed=found.packed)
+    assert found.image != path and list(machine.beside(LAYOUTS)) == []
     path.with_name(LAYOUTS).write_bytes(b"layouts")
-    bare = kernel(ARM64, str(path), SilentProgress()).image
-    assert bare.with_name(LAYOUTS).read_bytes() == b"layouts"
+    assert list(machine.beside(LAYOUTS)) == [path.with_name(LAYOUTS)]
+    (tmp_path / "Image").write_bytes(image())
+    assert kernel(ARM64, str(tmp_path / "Image"), SilentProgress()).packed is None

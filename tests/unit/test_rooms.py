@@ -58,7 +58,7 @@ MAY: dict[str, set[str]] = {
     "guest": {"cpio", "arch", "state"},
     "parsers": {"state", "arch", "dotconfig", "elfheader"},
     "kmem": {"state", "arch"},
-    "collect": {"guest", "bounded", "qemu", "parsers", "kmem", "state", "arch", "codec"},
+    "collect": {"guest", "bounded", "elfheader", "qemu", "parsers", "kmem", "state", "arch", "codec"},
     "model": {"state", "arch"},
     "check": {"config", "state", "model", "arch"},
     "scenarios": _BELOW,
