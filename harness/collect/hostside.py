@@ -14,6 +14,7 @@ from harness.arch import ArchSpec
 from harness.arch.features import features_of
 from harness.arch.pagetable import TableFormat
 from harness.collect.beside import find_all_symbols, find_types
+from harness.collect.decoded_tables import DecodedTables
 from harness.collect.kernel_log import LOG_SOURCES, log_sources
 from harness.collect.records import (
     RECORD_SOURCES,
@@ -36,9 +37,9 @@ from harness.kmem.mem_section import Indices, SectionImage, copy_sections, decod
 from harness.kmem.pages import read_struct_pages
 from harness.kmem.physical_memory import PhysicalMemory, Region
 from harness.kmem.structs import BootedMemory, SparseLayout, sparse_layout
-from harness.kmem.table_walk import TableImage, copy_tables, walk
+from harness.kmem.table_walk import TableImage, copy_tables
 from harness.kmem.tablecount import CountLayout, count_layout, count_tables
-from harness.parsers.hosttables import SECTIONS, TABLES, format_pages, format_sections, format_tables
+from harness.parsers.hosttables import SECTIONS, TABLES, format_pages, format_sections
 from harness.qemu.machine import Machine
 from harness.qemu.memdev import memory_devices
 from harness.state import HostTables, KernelFacts, MemoryDevice, NotObserved, Section, StructPage, TableCount
@@ -270,28 +271,31 @@ class KernelView:
 
 
 def kernel_sources(
-    copy: KernelCopy | NotObserved, memory: PhysicalMemory, dmesg: Frame | None = None
+    copy: KernelCopy | NotObserved,
+    memory: PhysicalMemory,
+    dmesg: Frame | None = None,
+    decoded: DecodedTables | None = None,
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     """Decode a copy into the raw sources of a snapshot, and give the reasons for those that it lacks.
 
-    ``dmesg`` is the guest's own log, if it was read.
+    ``dmesg`` is the guest's own log, if it was read, ``decoded`` the page tables of the same guest's last snapshot.
     The struct pages, one per section, are read from ``memory``: that takes too long to keep the guest paused meanwhile.
     """
     if isinstance(copy, NotObserved):
         return {}, dict.fromkeys(KERNEL_SOURCES, copy.reason)
     try:
-        tables = walk(copy.tables).to_state(copy.counted)
+        tables, text = (decoded or DecodedTables()).decode(copy.tables, copy.counted)
     except GuestError as error:
         return {}, dict.fromkeys(KERNEL_SOURCES, error.message)
     found, missing = record_sources(copy.records)
     log, incomplete = log_sources(copy.log, dmesg)
     missing |= incomplete
-    found |= log | {TABLES: format_tables(tables).encode(), PAUSE: f"{copy.pause:.6f}\n".encode()}
+    found |= log | {TABLES: text.encode(), PAUSE: f"{copy.pause:.6f}\n".encode()}
     if isinstance(copy.sections, NotObserved):
         return found, missing | {SECTIONS: copy.sections.reason}
-    decoded = decode_sections(copy.sections)
-    pages = _struct_pages(copy.sections.layout, copy.tables.tables.page_size, decoded.sections, tables, memory)
-    found[SECTIONS] = (format_sections(decoded.sections, decoded.faults) + format_pages(pages)).encode()
+    sections = decode_sections(copy.sections)
+    pages = _struct_pages(copy.sections.layout, copy.tables.tables.page_size, sections.sections, tables, memory)
+    found[SECTIONS] = (format_sections(sections.sections, sections.faults) + format_pages(pages)).encode()
     return found, missing
 
 

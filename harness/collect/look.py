@@ -137,7 +137,8 @@ def collect_state(
         unseen = dict.fromkeys(KERNEL_SOURCES, "the guest's memory was not read")
         if machine is not None and kernel is not None and memory is not None:
             copy = kernel.copy(machine, memory, deadline, glance, stray=stray, since=since)
-            seen, unseen = kernel_sources(copy, memory, frames.get("dmesg"))
+            decoded = None if cache is None else cache.tables
+            seen, unseen = kernel_sources(copy, memory, frames.get("dmesg"), decoded)
     raw |= seen
     absent = {name: "QEMU was not asked" for name in ("devices", "backends") if name not in raw}
     absent |= unseen

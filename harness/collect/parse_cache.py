@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from harness.collect.decoded_tables import DecodedTables
 from harness.collect.hostside import Glance
 from harness.errors import ParseError
 from harness.parsers.notes import Notes
@@ -27,11 +28,12 @@ class Parsed(Generic[T]):
 class ParseCache:
     """The sources of the last snapshot of one guest, each with what was parsed of it; values are shared, not copied.
 
-    ``glance`` is where the host found what it read itself.
+    ``glance`` is where the host found what it read itself, ``tables`` the page tables that it found.
     """
 
     def __init__(self) -> None:
         self.glance: Glance | None = None
+        self.tables = DecodedTables()
         self._last: dict[str, tuple[bytes, Parsed[Any]]] = {}
 
     def parsed(self, name: str, data: bytes, parser: Callable[[str, Notes], T]) -> Parsed[T]:

@@ -45,6 +45,11 @@ class TableRows:
         """All entries in one flat array; an index into it is called an entry's place."""
         return self.words.reshape(-1)
 
+    def equals(self, other: TableRows) -> bool:
+        """Whether both have the same tables with the same entries at the same addresses."""
+        mine, theirs = ((rows.addresses, rows.starts, rows.words) for rows in (self, other))
+        return all(map(np.array_equal, mine, theirs))
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -58,6 +63,11 @@ class Refused:
     why: NDArray[np.uint8]
     row: Indices
 
+    def equals(self, other: Refused) -> bool:
+        """Whether both are the same pointers, for the same reasons."""
+        mine, theirs = ((refused.place, refused.why, refused.row) for refused in (self, other))
+        return all(map(np.array_equal, mine, theirs))
+
 
 @dataclass(frozen=True, slots=True)
 class TableImage:
@@ -70,6 +80,13 @@ class TableImage:
     def virtual(self, depth: int, places: Indices) -> Words:
         """Virtual addresses of the entries at ``places`` of the level ``depth`` below the root."""
         return _virtual(self.tables, self.levels[depth], depth, places)
+
+    def same_levels(self, other: TableImage) -> tuple[bool, ...]:
+        """For each level, whether it equals that of ``other``, with its refused pointers."""
+        same = [rows.equals(theirs) for rows, theirs in zip(self.levels, other.levels, strict=True)]
+        for depth, (refused, theirs) in enumerate(zip(self.refused, other.refused, strict=True)):
+            same[depth] = same[depth] and refused.equals(theirs)
+        return tuple(same)
 
     @property
     def size(self) -> int:

@@ -103,6 +103,8 @@ class KernelReader:
 
     def read(self, address: int, size: int) -> bytes:
         """The ``size`` bytes at ``address``."""
+        if address % self._page + size <= self._page:
+            return self.memory.read(self.physical(address), size)
         parts = []
         if size > self._page:
             self._learn(list(range(address - address % self._page, address + size, self._page)))
@@ -114,7 +116,9 @@ class KernelReader:
 
     def word(self, address: int) -> int:
         """The 64-bit word at ``address``."""
-        return int.from_bytes(self.read(address, 8), "little")
+        if address & 7:
+            return int.from_bytes(self.read(address, 8), "little")
+        return self.memory.word(self.physical(address))
 
     def words(self, address: int, count: int) -> tuple[int, ...]:
         """``count`` 64-bit words from ``address`` on."""

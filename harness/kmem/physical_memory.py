@@ -70,6 +70,9 @@ class PhysicalMemory:
         """The ``size`` bytes at ``address``, which may span adjacent regions. Raises OutsideMemory."""
         parts = []
         at, end = address, address + size
+        for mapped in self._mapped:
+            if mapped.start <= address and end <= mapped.end:
+                return mapped.read(address, size)
         while at < end:
             mapped = next((mapped for mapped in self._mapped if at in mapped.range), None)
             if mapped is None:
@@ -78,6 +81,13 @@ class PhysicalMemory:
             parts.append(mapped.read(at, stop - at))
             at = stop
         return b"".join(parts)
+
+    def word(self, address: int) -> int:
+        """The 64-bit word at ``address``, a multiple of 8: one at a time, nothing is quicker. Raises OutsideMemory."""
+        for mapped in self._mapped:
+            if mapped.start <= address < mapped.end:
+                return mapped.word(address)
+        raise OutsideMemory(address, 8)
 
     def holds(self, addresses: Words, size: int) -> Flags:
         """For each of ``addresses``, whether all ``size`` bytes there lie in one region."""
@@ -131,6 +141,7 @@ class _Mapped:
 
     def __init__(self, region: Region) -> None:
         self.range = region.range
+        self.start, self.end = region.range.start, region.range.end
         try:
             self.fd = os.open(region.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -158,6 +169,9 @@ class _Mapped:
         if len(data) != size:
             raise OutsideMemory(address, size)
         return data
+
+    def word(self, address: int) -> int:
+        return int(self.words[address - self.start >> 3])
 
     def holds(self, addresses: Words, size: int) -> Flags:
         if size > self.range.size:

@@ -19,7 +19,6 @@ from harness.arch.pagetable import TableFormat, coalesce
 from harness.errors import GuestError
 from harness.kmem._copy import Refusal, TableImage, TableRows, copy_tables, physical
 from harness.kmem._decode import MAX_FAULTS, REASONS, Decoded, Runs, decode, merge
-from harness.kmem.physical_memory import Indices
 from harness.state import HostMapping, HostTables, Mapping, NotObserved, TableCount, TableFault, TablePage
 from harness.units import AddrRange
 
@@ -35,12 +34,12 @@ _UNCOUNTED = NotObserved("the page tables were not counted")
 class Walk:
     """Decoded page tables: ``runs`` of mappings and ``faults`` in the order of virtual addresses.
 
-    ``used`` has the number of non-empty entries of each table of ``image``, level by level.
+    ``levels`` are those of ``image``.
     """
 
     image: TableImage
     runs: Runs
-    used: tuple[Indices, ...]
+    levels: tuple[Decoded, ...]
     faults: tuple[TableFault, ...]
 
     def to_state(self, counted: tuple[frozenset[int], TableCount] | NotObserved = _UNCOUNTED) -> HostTables:
@@ -65,10 +64,10 @@ class Walk:
         ``counted`` are the addresses of those that the kernel counts, None if not checked.
         """
         found: list[TablePage] = []
-        for level, rows, used in zip(self.image.tables.levels, self.image.levels, self.used, strict=True):
+        for level, rows, decoded in zip(self.image.tables.levels, self.image.levels, self.levels, strict=True):
             # The root of both halves spans everything, including the addresses between them.
             span = 1 << 64 if not found and self.image.tables.both_halves else level.table_span
-            columns = (rows.addresses.tolist(), rows.starts.tolist(), used.tolist())
+            columns = (rows.addresses.tolist(), rows.starts.tolist(), decoded.used.tolist())
             found += [
                 TablePage(
                     address,
@@ -83,8 +82,8 @@ class Walk:
         return tuple(found)
 
 
-def walk(image: TableImage) -> Walk:
-    """Decode a copy of page tables.
+def walk(image: TableImage, last: Walk | None = None) -> Walk:
+    """Decode a copy of page tables; what equals that of an earlier copy, ``last``, is not decoded again.
 
     Mappings are what ptdump prints: a PTE that is not empty, valid or not, and an entry of a higher level that the
     kernel treats as a block. An invalid entry is a fault, at most ``MAX_FAULTS`` per level. Raises GuestError for
@@ -94,7 +93,12 @@ def walk(image: TableImage) -> Walk:
     zero shadow this way (kasan_populate_early_shadow, mm/kasan/init.c, v6.12). Each further path to it gives one run
     that covers the whole table, with that page as its physical address.
     """
-    decoded = [decode(image, depth) for depth in range(len(image.levels))]
+    same = (False,) * len(image.levels) if last is None else image.same_levels(last.image)
+    if last is not None and all(same):
+        return last
+    decoded = [
+        last.levels[depth] if last is not None and known else decode(image, depth) for depth, known in enumerate(same)
+    ]
     _require_few(sum(len(level.runs) for level in decoded))
     shadows = [_shadows(image, depth) for depth in range(len(image.refused))]
     parts = [level.runs for level in decoded]
@@ -106,7 +110,7 @@ def walk(image: TableImage) -> Walk:
     _require_few(sum(map(len, parts)))
     runs = merge(parts)
     faults.sort(key=lambda fault: (fault.range.start, -fault.range.end, fault.reason))
-    return Walk(image, runs, tuple(level.used for level in decoded), tuple(faults))
+    return Walk(image, runs, tuple(decoded), tuple(faults))
 
 
 def _require_few(runs: int) -> None:

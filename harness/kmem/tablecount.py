@@ -362,10 +362,7 @@ def _marked(reader: KernelReader, layout: CountLayout, addresses: Words, tables:
     """For each table, whether its struct page says that it is counted; one without a struct page is not."""
     pages = addresses // np.uint64(tables.page_size)
     at = np.uint64(layout.vmemmap) + pages * np.uint64(layout.struct_page) + np.uint64(layout.type.offset)
-    where, mapped = reader.live.translate(at)
-    there = mapped & reader.memory.holds(where & ~np.uint64(7), 8)
-    words = np.zeros(len(at), dtype=np.uint64)
-    words[there] = reader.memory.gather(where[there] & ~np.uint64(7), 8)[:, 0]
-    words = words >> (where & np.uint64(7)) * np.uint64(8) & np.uint64(0xFFFFFFFF)
+    words, there = (rows[:, 0] for rows in reader.gather(at & ~np.uint64(7), 1))
+    words = words >> (at & np.uint64(7)) * np.uint64(8) & np.uint64(0xFFFFFFFF)
     kind = layout.type
     return np.asarray(there & (words >> np.uint64(kind.shift) & np.uint64(kind.mask) == np.uint64(kind.value)))

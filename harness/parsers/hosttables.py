@@ -63,6 +63,11 @@ _SECTION = re.compile(rf"section ([0-9]{{1,12}}) {_HEX} {_HEX} (?:{_BITMAP}|-) (
 
 def format_tables(tables: HostTables) -> str:
     """The text of ``tables``; ``parse_tables`` reads it back."""
+    return format_entries(tables) + format_count(tables.count)
+
+
+def format_entries(tables: HostTables) -> str:
+    """The text of ``tables`` without their count."""
     lines = [
         f"map {_range(run.range)} {run.physical:#018x} {' '.join((run.level, *run.attrs))}" for run in tables.mappings
     ]
@@ -74,12 +79,14 @@ def format_tables(tables: HostTables) -> str:
         f"fault {fault.table:#018x} {fault.index} {fault.entry:#018x} {_range(fault.range)} {fault.reason}"
         for fault in tables.faults
     ]
-    count = tables.count
-    if isinstance(count, NotObserved):
-        lines.append(f"count - {count.reason}")
-    else:
-        lines.append(" ".join(("count", *(str(number) for number in astuple(count) if number is not None))))
     return "".join(f"{line}\n" for line in lines)
+
+
+def format_count(count: TableCount | NotObserved) -> str:
+    """The line with the count."""
+    if isinstance(count, NotObserved):
+        return f"count - {count.reason}\n"
+    return " ".join(("count", *(str(number) for number in astuple(count) if number is not None))) + "\n"
 
 
 def parse_tables(text: str) -> HostTables:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 import harness.kmem.table_walk as walk_module
 from harness.arch.pagetable import TableFormat, coalesce
+from harness.collect.decoded_tables import DecodedTables
 from harness.errors import GuestError
 from harness.kmem.physical_memory import OutsideMemory
-from harness.kmem.table_walk import MAX_FAULTS, Walk, copy_tables, walk
-from harness.state import HostMapping, Mapping
+from harness.kmem.table_walk import MAX_FAULTS, TableImage, Walk, copy_tables, walk
+from harness.parsers.hosttables import format_tables
+from harness.state import HostMapping, Mapping, NotObserved, TableCount
 from harness.units import GIB, AddrRange
 
 UNEVEN = "its contiguous group is not uniform"
@@ -117,6 +119,51 @@ def test_the_walk_sees_what_single_steps_see(name: str, data: st.DataObject) -> 
             groups.add((depths[fault.range.size], (fault.range.start >> level.shift) // level.group * level.group))
     assert groups <= want.groups
     assert groups == want.groups or not complete
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(st.data())
+@settings(max_examples=25)
+def test_what_did_not_change_is_not_decoded_again_and_what_did_is(name: str, data: st.DataObject) -> None:
+    tables = FORMATS[name]
+    before = data.draw(drawn(tables))
+    after = before.copy()
+    for _ in range(data.draw(st.integers(0, 3))):
+        place, source = (data.draw(st.integers(0, len(before) - 1)) for _ in range(2))
+        after[place] = data.draw(st.sampled_from([0, int(before[source]), int(before[place]) ^ 1]))
+    decoded = DecodedTables()
+    for words in (before, after):
+        with memory_of(words) as memory:
+            image = copy_tables(memory, tables)
+        state, text = decoded.decode(image, NotObserved("not counted"))
+        assert state == walk(image).to_state(NotObserved("not counted"))
+        assert text == format_tables(state)
+    first = walked(tables, before)
+    again = walk(copy_of(tables, after), first)
+    assert (again is first) == (copy_of(tables, after).same_levels(first.image) == (True,) * len(tables.levels))
+
+
+def copy_of(tables: TableFormat, words: NDArray[np.uint64]) -> TableImage:
+    with memory_of(words) as memory:
+        return copy_tables(memory, tables)
+
+
+def test_a_table_whose_memory_went_is_told_even_if_no_entry_changed() -> None:
+    built = Built("arm64-4k-48", 5)
+    built.words[built.depth - 1, 7] = pointer(built.tables, 4)
+    words = built.words.reshape(-1)
+    whole = walked(built.tables, words)
+    less = copy_of(built.tables, words[: -len(words) // 5])
+    assert walk(less, whole).faults == walk(less).faults != whole.faults
+
+
+def test_the_tables_that_the_kernel_counts_are_told_anew() -> None:
+    built = Built("arm64-4k-48", 4)
+    image, decoded = copy_of(built.tables, built.words.reshape(-1)), DecodedTables()
+    for marked, count in ((frozenset({page_of(built.tables, 1)}), 1), (frozenset[int](), 0), (frozenset[int](), 7)):
+        counted = marked, TableCount(count, len(marked), 0)
+        state, text = decoded.decode(image, counted)
+        assert (state, text) == (walk(image).to_state(counted), format_tables(state))
 
 
 def page_of(tables: TableFormat, number: int) -> int:
