@@ -370,7 +370,7 @@ class GuestState:
     guest was paused for ``pause`` seconds; ``struct_pages`` (by pfn, the last of each section) a moment later.
     ``records`` are of that pause, too.
     ``unknown`` counts text of the sources that memhp does not know; ``garbled`` are lines that no correct kernel
-    prints. ``left_out`` are the sources that a fast look did not read since the host observed the same.
+    prints. ``left_out`` are the sources that a fast look did not read since the host can do without.
     """
 
     raw: MappingABC[str, bytes] = field(repr=False)

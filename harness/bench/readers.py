@@ -80,7 +80,7 @@ class Readers:
         """Locate the guest's memory again; raises GuestError unless all memory devices are mapped."""
         machine, deadline = self.guest.machine, self._deadline()
         devices = memdev.memory_devices(machine, deadline=deadline)
-        self._places = regions(machine, devices, machine.backend_fds(deadline))
+        self._places = regions(machine, devices, machine.backend_fds(devices, deadline))
         self.by_host(Laps())
         check_mapped(devices, self.kernel, [run.range for run in self._last_walk.mappings()])
 

@@ -16,7 +16,7 @@ from harness.bench.figures import BenchResult, Fact, Figure, FigureSection, Targ
 from harness.bench.measure import TOTAL, Laps, Spread, paired
 from harness.bench.yardstick import Yardstick
 from harness.check import Verdict
-from harness.collect.hostside import Glance, kernel_sources, regions
+from harness.collect.hostside import Glance, current_regions, kernel_sources
 from harness.collect.look import collect_state
 from harness.collect.sources import STATE_SOURCES
 from harness.config.guest import GuestSpec
@@ -263,8 +263,7 @@ class _SpeedBench:
         def memory(laps: Laps) -> None:
             nonlocal last
             deadline = session.deadline()
-            devices = memory_devices(guest.machine, deadline=deadline)
-            with PhysicalMemory(regions(guest.machine, devices, guest.machine.backend_fds(deadline))) as mapped:
+            with PhysicalMemory(current_regions(guest.machine, deadline)) as mapped:
                 last = guest.kernel.look(mapped, last)
                 kernel_sources(guest.kernel.copy(guest.machine, mapped, deadline, last), mapped)
 

@@ -64,6 +64,12 @@ def regions(machine: Machine, devices: Iterable[MemoryDevice], fds: Mapping[str,
     return [Region(place, fds[backend]) for backend, place in places.items() if backend in fds]
 
 
+def current_regions(machine: Machine, deadline: Deadline) -> list[Region]:
+    """The same with the devices that are plugged now. Raises QemuError, DeadlineExpired."""
+    devices = memory_devices(machine, deadline=deadline)
+    return regions(machine, devices, machine.backend_fds(devices, deadline))
+
+
 def has_settled(strays: Sequence[int | None], before: int) -> bool:
     """Whether the last of several counts is final; ``before`` is the mismatch of the previous snapshot's count."""
     return strays[-1] == before or (len(strays) >= _SAME and len(set(strays[-_SAME:])) == 1)
@@ -83,7 +89,10 @@ def table_format(arch: ArchSpec, facts: KernelFacts) -> TableFormat | NotObserve
 
 @dataclass(frozen=True, slots=True)
 class KernelCopy:
-    """Copies of the kernel's own structures, made while the guest was paused for ``pause`` seconds."""
+    """Copies of the kernel's own structures, made while the guest was paused for ``pause`` seconds.
+
+    ``pages`` are those outside of the linear map that they lie in.
+    """
 
     tables: TableImage
     sections: SectionImage | NotObserved
@@ -91,18 +100,23 @@ class KernelCopy:
     counted: tuple[frozenset[int], TableCount] | NotObserved
     records: Copies
     log: LogCopy | NotObserved
+    pages: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Glance:
     """What a look at the running guest found, so that a copy just after it is quick.
 
-    The ``roots`` of mem_section, its ``records``, and the ``pages`` outside of the linear map that they lie in.
+    The ``roots`` of mem_section, its ``records``, and the ``pages`` outside of the linear map that hold what is read.
     """
 
     roots: Indices | NotObserved
     records: Copies
     pages: tuple[int, ...]
+
+    def after(self, copy: KernelCopy | NotObserved) -> Glance:
+        """The same for the next look, with what a copy found meanwhile."""
+        return self if isinstance(copy, NotObserved) else replace(self, records=copy.records, pages=copy.pages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +152,7 @@ class KernelView:
         blob = find_btf(machine.spec.kernel.read_bytes())
         btf = None if blob is None else Btf(blob)
         types = find_types(machine.spec, btf, facts.vmcoreinfo)
-        places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
+        places = current_regions(machine, deadline)
         try:
             with PhysicalMemory(places) as memory, machine.paused(deadline):
                 reader, nodes = KernelReader(memory, direct, tables), 1
@@ -180,7 +194,7 @@ class KernelView:
             likely = () if last is None or len(last.pages) > _MOST_LIKELY else last.pages
             reader = KernelReader(memory, self.direct, self.tables, likely)
             copies = copy_records(self.records, reader, {} if last is None else last.records)
-            pages = reader.walked
+            pages = tuple({*likely, *reader.walked})
         return Glance(self._find_roots(memory), copies, pages)
 
     def copy(
@@ -234,7 +248,7 @@ class KernelView:
         counted = self._count(reader, tables)
         records = copy_records(self.records, reader, glance.records)
         log = self._copy_log(reader, since)
-        return KernelCopy(tables, sections, time.monotonic() - started, counted, records, log)
+        return KernelCopy(tables, sections, time.monotonic() - started, counted, records, log, reader.walked)
 
     def _copy_log(self, reader: KernelReader, since: int | NotObserved) -> LogCopy | NotObserved:
         for needed in (self.log, since):

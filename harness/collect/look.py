@@ -131,12 +131,12 @@ def collect_state(
             if "iomem" in frames:
                 frames["iomem"] = _settled_iomem(shell, frames["iomem"], deadline)
             raw, memory, glance = from_host[0].result()
-        if cache is not None:
-            cache.glance = glance
         seen: dict[str, bytes] = {}
         unseen = dict.fromkeys(KERNEL_SOURCES, "the guest's memory was not read")
         if machine is not None and kernel is not None and memory is not None:
             copy = kernel.copy(machine, memory, deadline, glance, stray=stray, since=since)
+            if cache is not None and glance is not None:
+                cache.glance = glance.after(copy)
             decoded = None if cache is None else cache.tables
             seen, unseen = kernel_sources(copy, memory, frames.get("dmesg"), decoded)
     raw |= seen
@@ -306,7 +306,8 @@ def _look_from_outside(
     """
     if machine is None:
         return {}, None, None
-    devices, fds = memory_devices(machine, deadline=deadline), machine.backend_fds(deadline=deadline)
+    devices = memory_devices(machine, deadline=deadline)
+    fds = machine.backend_fds(devices, deadline)
     usage = {name: fd.stat().st_blocks * 512 for name, fd in sorted(fds.items())}
     raw = {"devices": _to_json(CODEC.dump(devices)), "backends": _to_json(usage)}
     if kernel is None:

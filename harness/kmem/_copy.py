@@ -47,8 +47,11 @@ class TableRows:
 
     def equals(self, other: TableRows) -> bool:
         """Whether both have the same tables with the same entries at the same addresses."""
-        mine, theirs = ((rows.addresses, rows.starts, rows.words) for rows in (self, other))
-        return all(map(np.array_equal, mine, theirs))
+        return (
+            np.array_equal(self.addresses, other.addresses)
+            and np.array_equal(self.starts, other.starts)
+            and np.array_equal(self.words, other.words)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,11 @@ class Refused:
 
     def equals(self, other: Refused) -> bool:
         """Whether both are the same pointers, for the same reasons."""
-        mine, theirs = ((refused.place, refused.why, refused.row) for refused in (self, other))
-        return all(map(np.array_equal, mine, theirs))
+        return (
+            np.array_equal(self.place, other.place)
+            and np.array_equal(self.why, other.why)
+            and np.array_equal(self.row, other.row)
+        )
 
 
 @dataclass(frozen=True, slots=True)

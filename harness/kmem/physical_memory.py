@@ -70,24 +70,23 @@ class PhysicalMemory:
         """The ``size`` bytes at ``address``, which may span adjacent regions. Raises OutsideMemory."""
         parts = []
         at, end = address, address + size
-        for mapped in self._mapped:
-            if mapped.start <= address and end <= mapped.end:
-                return mapped.read(address, size)
         while at < end:
-            mapped = next((mapped for mapped in self._mapped if at in mapped.range), None)
+            mapped = self._region(at)
             if mapped is None:
                 raise OutsideMemory(at, end - at)
-            stop = min(end, mapped.range.end)
+            if mapped.end >= end and at == address:
+                return mapped.read(at, size)
+            stop = min(end, mapped.end)
             parts.append(mapped.read(at, stop - at))
             at = stop
         return b"".join(parts)
 
     def word(self, address: int) -> int:
         """The 64-bit word at ``address``, a multiple of 8: one at a time, nothing is quicker. Raises OutsideMemory."""
-        for mapped in self._mapped:
-            if mapped.start <= address < mapped.end:
-                return mapped.word(address)
-        raise OutsideMemory(address, 8)
+        mapped = self._region(address)
+        if mapped is None:
+            raise OutsideMemory(address, 8)
+        return mapped.word(address)
 
     def holds(self, addresses: Words, size: int) -> Flags:
         """For each of ``addresses``, whether all ``size`` bytes there lie in one region."""
@@ -123,6 +122,12 @@ class PhysicalMemory:
         """``count`` 64-bit words from each of ``addresses`` on (multiples of 8), one row each. Raises OutsideMemory."""
         cells = addresses[:, None] + np.arange(count, dtype=np.uint64) * np.uint64(8)
         return self.gather(cells.ravel(), 8).reshape(-1, count)
+
+    def _region(self, address: int) -> _Mapped | None:
+        for mapped in self._mapped:
+            if mapped.start <= address < mapped.end:
+                return mapped
+        return None
 
     def close(self) -> None:
         """Release all files; reading afterwards raises OutsideMemory."""

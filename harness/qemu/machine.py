@@ -12,6 +12,7 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import proc
@@ -24,6 +25,7 @@ from harness.qemu.devices.device import parse_memory_devices
 from harness.qemu.machine_spec import MachineSpec
 from harness.qemu.qmp import QmpSession
 from harness.qemu.saved_machine import STATE, copy_sparse, migrate, new_memory, pack, unpack
+from harness.state import MemoryDevice
 from harness.units import AddrRange
 
 #: seconds that QEMU may take to exit after ``quit``, then after SIGTERM
@@ -45,6 +47,21 @@ _RAMBLOCK = re.compile(
 _HOST_ADDRESS = re.compile(r"Host virtual address for \S+ \(.*\) is (0x[0-9a-f]+)\s*")
 
 
+@dataclass(frozen=True, slots=True)
+class _Backends:
+    """The memfd of each backend, with its inode, when devices used them at ``places``."""
+
+    places: Mapping[str, int]
+    files: Mapping[str, tuple[Path, int]]
+
+    def still_there(self) -> bool:
+        """False if a descriptor was closed, or is that of another file by now."""
+        try:
+            return all(path.stat().st_ino == inode for path, inode in self.files.values())
+        except OSError:
+            return False
+
+
 class Machine:
     """A running QEMU. Get one with ``launch`` in a ``with`` statement; leaving the block always ends QEMU.
 
@@ -64,6 +81,7 @@ class Machine:
         self.memory: dict[str, int] = {}
         self.cpu_times: CpuTimes
         self._dropped: set[str] = set()
+        self._found: _Backends | None = None
         self._child: proc.Child | None = None
         self._cleanup = contextlib.ExitStack()
         self._ending = threading.Lock()
@@ -125,14 +143,22 @@ class Machine:
         """The port on 127.0.0.1 that QEMU picked and forwards to the guest's port 22; raises QemuError."""
         return parse_forward(self.qmp.hmp("info usernet", deadline=deadline))
 
-    def backend_fds(self, deadline: Deadline) -> dict[str, Path]:
+    def backend_fds(self, devices: Iterable[MemoryDevice], deadline: Deadline) -> dict[str, Path]:
         """Map the id of each memory backend to its memfd, as ``/proc/PID/fd/N``, to be opened or stat'ed.
 
-        Covers the backends of boot RAM and of all memory devices. The id leads to the address of QEMU's mapping (HMP
-        ``info ramblock``, or ``gpa2hva`` if the block has no name), the address to an inode (/proc/PID/maps), and the
-        inode to a descriptor. Raises QemuError if QEMU is gone or does not report addresses (before 8.1).
+        Covers the backends of boot RAM and of ``devices``, which are all memory devices. The id leads to the address of
+        QEMU's mapping (HMP ``info ramblock``, or ``gpa2hva`` if the block has no name), the address to an inode
+        (/proc/PID/maps), and the inode to a descriptor. They are found again only when a backend came or went. Raises
+        QemuError if QEMU is gone or does not report addresses (before 8.1).
         """
-        return self._memfds_at(self._backend_addresses(self._ram_blocks(deadline), deadline))
+        places = {device.backend: device.range.start for device in devices}
+        if self._found is None or self._found.places != places or not self._found.still_there():
+            self._found = self._find_backends(places, deadline)
+        return {name: path for name, (path, _) in self._found.files.items()}
+
+    def _find_backends(self, places: Mapping[str, int], deadline: Deadline) -> _Backends:
+        addresses = self._backend_addresses(self._ram_blocks(deadline), places, deadline)
+        return _Backends(places, self._memfds_at(addresses))
 
     def add_backend(self, arguments: Mapping[str, object], deadline: Deadline) -> None:
         """Create a memory backend: ``arguments`` are object-add's.
@@ -146,10 +172,12 @@ class Machine:
         while arguments["id"] in self._dropped and (kept := self._unowned_blocks(deadline)):
             limit.check(f"QEMU to free the old memory of {arguments['id']}", f"RAM blocks of no device: {len(kept)}")
             idle.wait(_BETWEEN)
+        self._found = None
         self.qmp.execute("object-add", arguments, deadline=deadline)
 
     def drop_backend(self, name: str, deadline: Deadline) -> None:
         """Delete the memory backend ``name``, which no device uses any more. Raises QmpRefused, DeadlineExpired."""
+        self._found = None
         self.qmp.execute("object-del", {"id": name}, deadline=deadline)
         self._dropped.add(name)
 
@@ -166,23 +194,29 @@ class Machine:
         """The addresses of RAM blocks that have no name and no device, as those of unplugged devices."""
         blocks = self._ram_blocks(deadline)
         nameless = {address for name, address in blocks if not name}
-        return nameless and nameless - set(self._backend_addresses(blocks, deadline).values())
+        if not nameless:
+            return nameless
+        devices = parse_memory_devices(self.qmp.execute("query-memory-devices", deadline=deadline))
+        places = {device.backend: device.range.start for device in devices}
+        return nameless - set(self._backend_addresses(blocks, places, deadline).values())
 
-    def _backend_addresses(self, blocks: Iterable[tuple[str, int]], deadline: Deadline) -> dict[str, int]:
-        """The address at which QEMU maps each backend of boot RAM and of a memory device."""
+    def _backend_addresses(
+        self, blocks: Iterable[tuple[str, int]], places: Mapping[str, int], deadline: Deadline
+    ) -> dict[str, int]:
+        """The address at which QEMU maps each backend of boot RAM and of a memory device, by its physical address."""
         # The RAM block of virtio-mem is named DEVICE-PATH/ID, all others are named ID.
         named = {name.rpartition("/")[2]: address for name, address in blocks if name}
         addresses = {backend: named[backend] for backend in self.spec.boot_backends if backend in named}
-        for device in parse_memory_devices(self.qmp.execute("query-memory-devices", deadline=deadline)):
-            if device.backend in named:
-                addresses[device.backend] = named[device.backend]
+        for backend, place in places.items():
+            if backend in named:
+                addresses[backend] = named[backend]
             else:
-                answer = self.qmp.hmp(f"gpa2hva {device.range.start:#x}", deadline=deadline)
-                addresses[device.backend] = parse_host_address(answer)
+                answer = self.qmp.hmp(f"gpa2hva {place:#x}", deadline=deadline)
+                addresses[backend] = parse_host_address(answer)
         return addresses
 
-    def _memfds_at(self, addresses: Mapping[str, int]) -> dict[str, Path]:
-        """The descriptor, as ``/proc/PID/fd/N``, of the memfd that QEMU maps at each address."""
+    def _memfds_at(self, addresses: Mapping[str, int]) -> dict[str, tuple[Path, int]]:
+        """The descriptor, as ``/proc/PID/fd/N``, and the inode of the memfd that QEMU maps at each address."""
         proc_dir = Path("/proc") / str(self.pid)
         try:
             inodes = find_inodes((proc_dir / "maps").read_text(), addresses)
@@ -193,7 +227,7 @@ class Machine:
                         found[entry.stat().st_ino] = entry
         except OSError as error:
             raise QemuError(f"cannot inspect QEMU (pid {self.pid}): {error}") from error
-        return {name: found[inode] for name, inode in inodes.items() if inode in found}
+        return {name: (found[inode], inode) for name, inode in inodes.items() if inode in found}
 
     @contextlib.contextmanager
     def paused(self, deadline: Deadline) -> Iterator[None]:

@@ -303,9 +303,7 @@ class _Run:
             return ""
         left = {name: WITNESSES[name][0] for name in session.left_out}
         self.facts["left_out"] = left
-        return (
-            f"fast looks leave out {', '.join(f'{name} (instead: {what})' for name, what in left.items()) or 'nothing'}"
-        )
+        return f"fast looks leave out {', '.join(f'{name} ({why})' for name, why in left.items()) or 'nothing'}"
 
     def _play(self, session: Session, steps: Sequence[AnyStep]) -> bool:
         """Do the steps in order; False if one stops the run."""

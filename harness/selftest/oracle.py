@@ -6,13 +6,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from harness.collect.hostside import regions
+from harness.collect.hostside import current_regions
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
 from harness.kmem.edit import MemoryEditor
 from harness.kmem.physical_memory import PhysicalMemory
 from harness.progress import Progress, Task
-from harness.qemu.memdev import memory_devices
 from harness.scenarios.run_options import Start
 from harness.selftest.corruption import Corruption, MemoryCorruption, TextCorruption
 from harness.selftest.live import Live
@@ -54,7 +53,7 @@ def _in_memory(made: Play, corruptions: Sequence[Corruption], timeout: float, ta
         return
     guest, deadline = made.session.guest, Deadline(timeout)
     machine = guest.machine
-    places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
+    places = current_regions(machine, deadline)
     with machine.paused(deadline), PhysicalMemory(places) as memory, MemoryEditor(places) as editor:
         try:
             live = Live(_with_log(made), guest.kernel, memory, editor, _log_start(made))

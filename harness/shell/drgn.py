@@ -11,12 +11,11 @@ import numpy as np
 
 from harness.arch import ArchSpec
 from harness.arch.pagetable import TableFormat
-from harness.collect.hostside import regions, table_format
+from harness.collect.hostside import current_regions, table_format
 from harness.errors import UnsupportedError
 from harness.kmem.address import PageMap
 from harness.kmem.physical_memory import OutsideMemory, PhysicalMemory
 from harness.kmem.table_walk import copy_tables, walk
-from harness.qemu.memdev import memory_devices
 from harness.shell.explorer import Explorer
 from harness.state import NotObserved
 from harness.units import AddrRange
@@ -59,7 +58,7 @@ def open_drgn(explorer: Explorer, vmlinux: Path | None = None) -> None:
         raise UnsupportedError("drgn", f"this kernel's page tables cannot be read: {tables.reason}")
     deadline = explorer.session.deadline()
     machine = guest.machine
-    places = regions(machine, memory_devices(machine, deadline=deadline), machine.backend_fds(deadline))
+    places = current_regions(machine, deadline)
     note = "".join(f"{name}={value}\n" for name, value in guest.facts.vmcoreinfo.items())
     with PhysicalMemory(places) as memory, machine.paused(deadline):
         program = open_program(memory, note, machine.spec.arch, tables)

@@ -189,7 +189,8 @@ def test_a_device_that_comes_again_has_memory_of_its_own(
     files = []
     for _ in range(3):
         memdev.plug(guest.machine, DimmSpec("again", guest.facts.memory_block_size), deadline=limit)
-        files.append(guest.machine.backend_fds(limit)["mem-again"].stat().st_ino)
+        devices = memdev.memory_devices(guest.machine, deadline=limit)
+        files.append(guest.machine.backend_fds(devices, limit)["mem-again"].stat().st_ino)
         assert memdev.unplug(guest.machine, "again", deadline=limit).kind == "deleted"
     assert len(set(files)) == len(files)
 

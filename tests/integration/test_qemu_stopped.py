@@ -76,7 +76,7 @@ def test_devices_backends_and_ports(spec: MachineSpec, tmp_path: Path) -> None:
         assert {"device_add", "query-memory-devices"} <= named["command"]
         assert {"ACPI_DEVICE_OST", "DEVICE_DELETED", "MEMORY_DEVICE_SIZE_CHANGE"} <= named["event"]
         assert 1024 <= machine.ssh_port(limit) <= 65535
-        assert set(machine.backend_fds(limit)) == {"ram0", "mem-cold0"}
+        assert set(machine.backend_fds(memdev.memory_devices(machine, deadline=limit), limit)) == {"ram0", "mem-cold0"}
         assert memdev.free_root_port(machine, deadline=limit) == "rp1"
         outcome = memdev.plug(machine, VirtioMemSpec("vm0", GIB, requested=128 * MIB, node=0), deadline=limit)
         assert outcome.kind == "accepted"
@@ -85,7 +85,7 @@ def test_devices_backends_and_ports(spec: MachineSpec, tmp_path: Path) -> None:
         assert (cold.id, cold.node, cold.size) == ("cold0", 1, 0)
         assert (hot.id, hot.node, hot.size, hot.requested_size) == ("vm0", 0, 0, 128 * MIB)
         assert cold.range.end <= hot.range.start
-        backend = machine.backend_fds(limit)["mem-vm0"]
+        backend = machine.backend_fds(memdev.memory_devices(machine, deadline=limit), limit)["mem-vm0"]
         before = backend.stat().st_blocks * 512
         with backend.open("r+b") as memory:
             memory.write(b"x" * MIB)
@@ -96,7 +96,11 @@ def test_devices_backends_and_ports(spec: MachineSpec, tmp_path: Path) -> None:
             memdev.resize(machine, "vm0", 2 * GIB, deadline=limit)
         with pytest.raises(QmpRefused, match="not enough space"):
             memdev.plug(machine, VirtioMemSpec("vm1", 16 * GIB), deadline=limit)
-        assert set(machine.backend_fds(limit)) == {"ram0", "mem-cold0", "mem-vm0"}
+        assert set(machine.backend_fds(memdev.memory_devices(machine, deadline=limit), limit)) == {
+            "ram0",
+            "mem-cold0",
+            "mem-vm0",
+        }
     assert machine.quit(limit) == 0
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "console.log", "qemu.stderr", "qemu.stdout", "qmp.jsonl",

@@ -138,7 +138,7 @@ def test_text_that_cannot_be_parsed_is_in_the_bundle(session: Session) -> None:
 
 def rename_in_memory(session: Session, old: bytes, new: bytes, deadline: Deadline) -> None:
     """Overwrite every ``old`` in the guest's boot memory with ``new``, which has the same length."""
-    path = session.guest.machine.backend_fds(deadline)["ram0"]
+    path = session.guest.machine.backend_fds((), deadline)["ram0"]
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory, session.guest.machine.paused(deadline):
         places = [match.start() for match in re.finditer(re.escape(old), memory)]
         for place in places:

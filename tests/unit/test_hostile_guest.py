@@ -45,7 +45,7 @@ def test_page_tables_in_a_million_pieces() -> None:
     with memory_of(words.reshape(-1)) as memory, bounded(seconds=30, memory=500 * MIB):
         nothing = NotObserved("no sections")
         sources, reasons = kernel_sources(
-            KernelCopy(copy_tables(memory, tables), nothing, 0.0, nothing, {}, nothing), memory
+            KernelCopy(copy_tables(memory, tables), nothing, 0.0, nothing, {}, nothing, ()), memory
         )
     assert sources == {}
     assert set(reasons) == set(KERNEL_SOURCES)

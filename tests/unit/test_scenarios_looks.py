@@ -103,12 +103,13 @@ def test_a_boot_that_was_not_seen_in_full_is_a_boot_that_nobody_saw(bundle: Path
     assert recheck(bundle).verdict is Verdict.INFRA
 
 
-def test_only_text_with_a_witness_is_left_out() -> None:
+def test_only_text_with_a_witness_is_left_out_and_what_no_step_needs() -> None:
     run = load_run(RECORDED)
-    assert witnessed(run.boot) == ("ptdump",)
-    assert witnessed(dataclasses.replace(run.boot, host_tables=NotObserved("x"))) == ()
+    assert witnessed(run.boot) == ("ptdump", "slabinfo")
+    assert witnessed(dataclasses.replace(run.boot, host_tables=NotObserved("x"))) == ("slabinfo",)
     tree = run.boot.iomem
-    assert witnessed(dataclasses.replace(run.boot, records=KernelRecords(iomem=tree))) == ("ptdump", "iomem")
+    seen = dataclasses.replace(run.boot, records=KernelRecords(iomem=tree))
+    assert witnessed(seen) == ("ptdump", "iomem", "slabinfo")
     # What the kernel does not have need not be left out.
     assert witnessed(dataclasses.replace(run.boot, raw={})) == ()
 
@@ -236,7 +237,7 @@ def test_the_last_look_of_a_run_is_full_and_what_fast_ones_leave_out_is_told() -
     assert run._look_after(session) == "full"
     told = "fast looks leave out ptdump (instead: the page tables, walked by the host)"
     assert run._told_look(session) == told
-    assert run.facts == {"look": "fast", "left_out": {"ptdump": "the page tables, walked by the host"}}
+    assert run.facts == {"look": "fast", "left_out": {"ptdump": "instead: the page tables, walked by the host"}}
     session.left_out = ()
     assert run._told_look(session) == "fast looks leave out nothing"
     run.options = RunOptions()
