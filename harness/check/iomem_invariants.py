@@ -27,9 +27,11 @@ Path = tuple[tuple[AddrRange, str], ...]
 
 @dataclass(frozen=True)
 class _Difference:
-    missing: tuple[Path, ...]
+    """``added`` are missing entries that were plugged, ``gone`` those of boot."""
+
+    added: tuple[Path, ...]
+    gone: tuple[Path, ...]
     extra: tuple[Path, ...]
-    added: frozenset[Path]
     buses: frozenset[str]
 
 
@@ -75,19 +77,21 @@ def _is_hotplugged_bar(path: Path, known: set[Path]) -> str | None:
 
 
 def _difference(evidence: Evidence) -> _Difference:
-    seen = list(paths(observed(evidence.observed.resources)))
     baseline = observed(evidence.layout.baseline.resources)
-    boot = set(paths(baseline))
-    wanted = list(paths(with_additions(baseline, evidence.expected.iomem)))
+    seen, wanted = observed(evidence.observed.resources), with_additions(baseline, evidence.expected.iomem)
+    if seen == wanted:
+        return _Difference((), (), (), frozenset())
+    there, due, boot = Counter(paths(seen)), Counter(paths(wanted)), set(paths(baseline))
     extra, buses = [], set()
-    for path in (Counter(seen) - Counter(wanted)).elements():
+    for path in (there - due).elements():
         bus = _is_hotplugged_bar(path, boot)
         if bus is None:
             extra.append(path)
         else:
             buses.add(bus)
-    missing = tuple((Counter(wanted) - Counter(seen)).elements())
-    return _Difference(missing, tuple(extra), frozenset(wanted) - boot, frozenset(buses))
+    missing = tuple((due - there).elements())
+    added, gone = (tuple(path for path in missing if (path in boot) is old) for old in (False, True))
+    return _Difference(added, gone, tuple(extra), frozenset(buses))
 
 
 @invariant(
@@ -98,10 +102,9 @@ def _difference(evidence: Evidence) -> _Difference:
 )
 def iom_1(evidence: Evidence) -> Iterator[Broken]:
     found = _difference(evidence)
-    for path in found.missing:
-        if path in found.added:
-            rivals = [show(other) for other in found.extra if other[-1][0].overlaps(path[-1][0])]
-            yield Broken(str(path[-1][0]), show(path), "; ".join(rivals) or "no such line", SOURCE)
+    for path in found.added:
+        rivals = [show(other) for other in found.extra if other[-1][0].overlaps(path[-1][0])]
+        yield Broken(str(path[-1][0]), show(path), "; ".join(rivals) or "no such line", SOURCE)
 
 
 @invariant(
@@ -112,10 +115,9 @@ def iom_1(evidence: Evidence) -> Iterator[Broken]:
 )
 def iom_2(evidence: Evidence) -> Iterator[Broken]:
     found = _difference(evidence)
-    wrong_names = [path[-1][0] for path in found.missing if path in found.added]
-    for path in found.missing:
-        if path not in found.added:
-            yield Broken(str(path[-1][0]), show(path), "line is gone", SOURCE)
+    wrong_names = [path[-1][0] for path in found.added]
+    for path in found.gone:
+        yield Broken(str(path[-1][0]), show(path), "line is gone", SOURCE)
     for path in found.extra:
         if not any(path[-1][0].overlaps(where) for where in wrong_names):
             yield Broken(str(path[-1][0]), "no such line", show(path), SOURCE)

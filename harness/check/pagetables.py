@@ -62,22 +62,23 @@ def _left_over(evidence: Evidence, tables: HostTables, view: View, kept: frozens
     kernel, expected, baseline = view.kernel, evidence.expected, observed(evidence.layout.baseline.host_tables)
     linear = (kernel.linear(piece.range) for piece in expected.linear)
     used = merge_ranges([*_boot(evidence), *linear, *wanted_memmap(expected, kernel)])
-    starts = [part.start for part in used]
-    at_boot = {(page.level, page.range) for page in baseline.pages}
-    for page in _own(tables, view):
-        before = bisect_left(starts, page.range.end) - 1
-        if before >= 0 and used[before].end > page.range.start:
-            continue
-        slot = (page.level, page.range)
-        if slot not in kept and slot not in at_boot:
+    starts, ends = [part.start for part in used], [0, *(part.end for part in used)]
+    unused = [page for page in tables.pages if ends[bisect_left(starts, page.range.end)] <= page.range.start]
+    allowed = kept | _slots(baseline, (page.range for page in unused))
+    for page in unused:
+        if _is_own(page, view) and (page.level, page.range) not in allowed:
             yield Broken(describe(page), "freed: nothing is mapped there", f"{page.entries} entries in use", WALK)
 
 
-def _own(tables: HostTables, view: View) -> Iterator[TablePage]:
-    """The tables used only for the linear map, or only for vmemmap."""
-    for page in tables.pages:
-        if view.kernel.linear_window.covers(page.range) or view.kernel.vmemmap_window.covers(page.range):
-            yield page
+def _is_own(page: TablePage, view: View) -> bool:
+    """Whether a table is used only for the linear map, or only for vmemmap."""
+    return view.kernel.linear_window.covers(page.range) or view.kernel.vmemmap_window.covers(page.range)
+
+
+def _slots(tables: HostTables, places: Iterable[AddrRange]) -> frozenset[Slot]:
+    """The tables that begin where one of ``places`` does: comparing numbers, not ranges, saves most of the time."""
+    starts = {place.start for place in places}
+    return frozenset((page.level, page.range) for page in tables.pages if page.range.start in starts)
 
 
 def _given_up(evidence: Evidence, tables: HostTables, view: View, kept: frozenset[Slot]) -> Iterator[Broken]:
@@ -85,11 +86,12 @@ def _given_up(evidence: Evidence, tables: HostTables, view: View, kept: frozense
     baseline, once = observed(evidence.layout.baseline.host_tables), _once(evidence, view)
     boot = {
         (page.level, page.range)
-        for page in _own(baseline, view)
-        if not page.entries and not any(page.range.overlaps(piece) for piece in once)
+        for page in baseline.pages
+        if not page.entries and _is_own(page, view) and not any(page.range.overlaps(piece) for piece in once)
     }
-    there = {(page.level, page.range) for page in tables.pages}
-    for level, place in sorted((kept | boot) - there, key=lambda slot: slot[1]):
+    never_freed = kept | boot
+    there = _slots(tables, (place for _, place in never_freed))
+    for level, place in sorted(never_freed - there, key=lambda slot: slot[1]):
         yield Broken(f"{level} table of virtual {place}", "kept", "absent", WALK)
 
 
@@ -107,8 +109,10 @@ def pgt_2(evidence: Evidence) -> Iterator[Broken]:
         where = f"entry {fault.index} of the table at physical {fault.table:#x} (virtual {fault.range})"
         yield Broken(where, "a sound entry", f"{fault.entry:#018x}: {fault.reason}", WALK)
     memory = evidence.expected.kernel_memory
+    addresses = sorted(page.address for page in tables.pages)
+    inside = {address for part in memory for address in _inside(addresses, part)}
     for page in tables.pages:
-        if not any(page.address in part for part in memory):
+        if page.address not in inside:
             yield Broken(describe(page), f"in {', '.join(map(str, memory))}", f"at {page.address:#x}", WALK)
     memmap = walked(view.vmemmap)
     yield from _twice(tables.pages, memmap)
@@ -146,6 +150,7 @@ def _memory(evidence: Evidence) -> tuple[AddrRange, ...]:
 
 def _nowhere(leaves: Iterable[HostMapping], memory: Sequence[AddrRange]) -> Iterator[Broken]:
     for leaf in leaves:
-        for part in subtract_ranges([AddrRange.sized(leaf.physical, leaf.range.size)], memory):
+        place = AddrRange.sized(leaf.physical, leaf.range.size)
+        for part in () if any(there.covers(place) for there in memory) else subtract_ranges([place], memory):
             where = AddrRange.sized(leaf.range.start + part.start - leaf.physical, part.size)
             yield Broken(f"virtual {where}", "leads to memory", f"leads to {part}, where there is none", WALK)
