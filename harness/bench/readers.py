@@ -11,7 +11,7 @@ from harness.arch.kernel_layout import KernelLayout
 from harness.bench.figures import Fact
 from harness.bench.measure import Laps
 from harness.check.witnesses import clip
-from harness.collect.hostside import regions, table_format
+from harness.collect.hostside import Glance, regions, table_format
 from harness.collect.look import collect_state
 from harness.deadline import Deadline
 from harness.errors import GuestError, UnsupportedError
@@ -58,6 +58,7 @@ class Readers:
         self._ignored = frozenset[str]() if steady else arch.table_rules.validity_words
         self._places: Sequence[Region] = ()
         self._walked: Walk | None = None
+        self._glance: Glance | None = None
         self._runs: Sequence[Mapping] = ()
         self._dumped: PageTables | None = None
         self._markers: list[tuple[int, str]] = []
@@ -106,9 +107,9 @@ class Readers:
         """What a look reads from the guest's memory, in one pause: page tables, sections, and the count of tables."""
         machine, deadline, kernel = self.guest.machine, self._deadline(), self.guest.kernel
         with PhysicalMemory(self._places) as memory:
-            roots = kernel.look(memory)
+            glance = kernel.look(memory, self._glance)
             mark = machine.qmp.seq
-            kernel.copy(machine, memory, deadline, roots)
+            self._glance = glance.after(kernel.copy(machine, memory, deadline, glance))
         laps.told("still", lambda: _standstill(machine, mark, deadline))
 
     def by_guest(self, laps: Laps) -> None:

@@ -265,7 +265,9 @@ class _SpeedBench:
             deadline = session.deadline()
             with PhysicalMemory(current_regions(guest.machine, deadline)) as mapped:
                 last = guest.kernel.look(mapped, last)
-                kernel_sources(guest.kernel.copy(guest.machine, mapped, deadline, last), mapped)
+                copy = guest.kernel.copy(guest.machine, mapped, deadline, last)
+                last = last.after(copy)
+                kernel_sources(copy, mapped)
 
         names = [name for name in STATE_SOURCES if name not in ("boot_id", "uptime")]
         sides = {"source_uptime": text("uptime"), **{f"source_{name}": text(name) for name in names}}

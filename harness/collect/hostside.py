@@ -107,16 +107,18 @@ class KernelCopy:
 class Glance:
     """What a look at the running guest found, so that a copy just after it is quick.
 
-    The ``roots`` of mem_section, its ``records``, and the ``pages`` outside of the linear map that hold what is read.
+    The ``roots`` of mem_section, its ``records``, the ``pages`` outside of the linear map that hold what is read, and
+    page tables to be overwritten.
     """
 
     roots: Indices | NotObserved
     records: Copies
     pages: tuple[int, ...]
+    tables: TableImage | None
 
     def after(self, copy: KernelCopy | NotObserved) -> Glance:
         """The same for the next look, with what a copy found meanwhile."""
-        return self if isinstance(copy, NotObserved) else replace(self, records=copy.records, pages=copy.pages)
+        return self if isinstance(copy, NotObserved) else Glance(self.roots, copy.records, copy.pages, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +189,16 @@ class KernelView:
         """
         copies: Copies = {}
         pages: tuple[int, ...] = ()
+        tables: TableImage | None = None
         if not isinstance(self.tables, NotObserved):
             # A table that is freed meanwhile may point anywhere.
             with contextlib.suppress(InfraError):
-                copy_tables(memory, self.tables)
+                tables = copy_tables(memory, self.tables)
             likely = () if last is None or len(last.pages) > _MOST_LIKELY else last.pages
             reader = KernelReader(memory, self.direct, self.tables, likely)
             copies = copy_records(self.records, reader, {} if last is None else last.records)
             pages = tuple({*likely, *reader.walked})
-        return Glance(self._find_roots(memory), copies, pages)
+        return Glance(self._find_roots(memory), copies, pages, tables)
 
     def copy(
         self,
@@ -235,13 +238,13 @@ class KernelView:
 
     def read(self, memory: PhysicalMemory, since: int | NotObserved = 0) -> KernelCopy | NotObserved:
         """Copy from a guest that is already paused; ``since`` is as for ``copy``."""
-        return self._read(memory, Glance(self._find_roots(memory), {}, ()), since)
+        return self._read(memory, Glance(self._find_roots(memory), {}, (), None), since)
 
     def _read(self, memory: PhysicalMemory, glance: Glance, since: int | NotObserved) -> KernelCopy | NotObserved:
         if isinstance(self.tables, NotObserved):
             return self.tables
         started = time.monotonic()
-        tables = copy_tables(memory, self.tables)
+        tables = copy_tables(memory, self.tables, glance.tables)
         roots = glance.roots
         sections = roots if isinstance(roots, NotObserved) else self._copy_sections(memory, roots)
         reader = KernelReader(memory, self.direct, self.tables, glance.pages)

@@ -100,8 +100,8 @@ class TableImage:
         return sum(rows.words.nbytes for rows in self.levels)
 
 
-def copy_tables(memory: PhysicalMemory, tables: TableFormat) -> TableImage:
-    """Copy all table pages, level by level.
+def copy_tables(memory: PhysicalMemory, tables: TableFormat, into: TableImage | None = None) -> TableImage:
+    """Copy all table pages, level by level; an earlier copy, ``into``, is overwritten, which saves time.
 
     It terminates whatever the tables contain: it skips tables outside of ``memory`` and tables that it has already
     copied, and stops at the maximum number of tables for that much memory. Raises OutsideMemory if the root itself is
@@ -113,6 +113,7 @@ def copy_tables(memory: PhysicalMemory, tables: TableFormat) -> TableImage:
     refused: list[Refused] = []
     room = _room(memory, tables)
     for depth in range(len(tables.levels) - 1):
+        old = None if into is None else into.levels[depth + 1].words
         place, children = _pointers(tables, levels[depth])
         why, row = _refuse(memory, tables, levels, children, room)
         follow = why == 0
@@ -122,7 +123,7 @@ def copy_tables(memory: PhysicalMemory, tables: TableFormat) -> TableImage:
             place, children = place[follow], children[follow]
         else:
             refused.append(Refused(place[:0], why[:0], row[:0]))
-        words = memory.gather(children, tables.page_size)
+        words = memory.gather(children, tables.page_size, old)
         levels.append(TableRows(children, _virtual(tables, levels[depth], depth, place), words))
         room -= len(children)
     return TableImage(tables, tuple(levels), tuple(refused))

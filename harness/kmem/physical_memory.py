@@ -95,22 +95,24 @@ class PhysicalMemory:
             found |= mapped.holds(addresses, size)
         return found
 
-    def gather(self, addresses: Words, size: int) -> Words:
+    def gather(self, addresses: Words, size: int, into: Words | None = None) -> Words:
         """Copy the ``size`` bytes at each address: an array of shape ``(len(addresses), size // 8)``.
 
-        ``size`` is a power of two from 8 on, and every address a multiple of it. Raises OutsideMemory for the first
-        that is not wholly in one region, ValueError for one that is not aligned.
+        ``size`` is a power of two from 8 on, and every address a multiple of it. ``into`` is an array to be overwritten
+        if it has that shape: new pages of the host cost more than the copy. Raises OutsideMemory for the first that is
+        not wholly in one region, ValueError for one that is not aligned.
         """
         if size < 8 or size & (size - 1):
             raise ValueError(f"{size} is not a power of two from 8 on")
         if np.any(addresses & np.uint64(size - 1)):
             raise ValueError(f"not every address is a multiple of {size}")
-        out = np.empty((len(addresses), size // 8), dtype="<u8")
+        shape = len(addresses), size // 8
+        out = np.empty(shape, dtype="<u8") if into is None or into.shape != shape else into
         left = np.ones(len(addresses), dtype=np.bool_)
         for mapped in self._mapped:
             here = mapped.holds(addresses, size)
             if here.all():
-                return mapped.gather(addresses, size)
+                return mapped.gather(addresses, size, out)
             if here.any():
                 out[here] = mapped.gather(addresses[here], size)
                 left &= ~here
@@ -184,13 +186,14 @@ class _Mapped:
         low, high = np.uint64(self.range.start), np.uint64(self.range.end - size)
         return np.asarray((addresses >= low) & (addresses <= high))
 
-    def gather(self, addresses: Words, size: int) -> Words:
+    def gather(self, addresses: Words, size: int, out: Words | None = None) -> Words:
         count = size // 8
         first = (addresses - np.uint64(self.range.start)) // np.uint64(8)
+        # All indices are in bounds; in other modes, NumPy copies to a buffer first.
         if self.range.start % size == 0:
             rows = self.words[: len(self.words) // count * count].reshape(-1, count)
-            return np.asarray(rows[(first // np.uint64(count)).astype(np.intp)])
-        return np.asarray(self.words[first.astype(np.intp)[:, None] + np.arange(count)])
+            return rows.take((first // np.uint64(count)).astype(np.intp), axis=0, out=out, mode="clip")
+        return self.words.take(first.astype(np.intp)[:, None] + np.arange(count), out=out, mode="clip")
 
     def close(self) -> None:
         # The array refers to the mapping: drop it first.
