@@ -113,7 +113,7 @@ def load_snapshot(directory: Path, number: int | None) -> Observed:
         chosen, facts = _state_of(directory, number), directory / "facts"
     else:
         chosen = directory
-        places = [above / "facts" for above in directory.resolve().parents[:2] if (above / "facts").is_dir()]
+        places = [above / "facts" for above in directory.resolve().parents[:3] if (above / "facts").is_dir()]
         if not (directory / "meta.json").is_file() or not places:
             raise UsageError(f"{directory} is neither a bundle nor a snapshot with facts next to it", hint=_BUNDLE_HINT)
         if number is not None:

@@ -26,7 +26,7 @@ from harness.guest.console import Console
 from harness.guest.overlay import SCRIPTS
 from harness.guest.ssh import Shell
 from harness.guest.waits import GuestWait
-from harness.kmem.physical_memory import PhysicalMemory
+from harness.kmem.physical_memory import PhysicalMemory, Region
 from harness.parsers.blocks import HOST_BLOCKS, parse_blocks
 from harness.parsers.dax import parse_dax
 from harness.parsers.dmesg import parse_dmesg
@@ -155,7 +155,7 @@ def collect_state(
             raw[name] = frame.data
         if frame.status != "ok":
             absent[name] = _reason(frame)
-    raw[ABSENT] = "".join(f"{name} {reason}\n" for name, reason in sorted(absent.items())).encode()
+    raw[ABSENT] = format_absent(absent)
     try:
         return parse_state(raw, facts, cache)
     except ParseError:
@@ -306,14 +306,20 @@ def _look_from_outside(
     """
     if machine is None:
         return {}, None, None
+    raw, places = ask_qemu(machine, deadline)
+    if kernel is None:
+        return raw, None, None
+    memory = stack.enter_context(PhysicalMemory(places))
+    return raw, memory, kernel.look(memory, last)
+
+
+def ask_qemu(machine: Machine, deadline: Deadline) -> tuple[dict[str, bytes], list[Region]]:
+    """QEMU's reports as raw sources, and where the guest's memory is. Raises QemuError, DeadlineExpired."""
     devices = memory_devices(machine, deadline=deadline)
     fds = machine.backend_fds(devices, deadline)
     usage = {name: fd.stat().st_blocks * 512 for name, fd in sorted(fds.items())}
     raw = {"devices": _to_json(CODEC.dump(devices)), "backends": _to_json(usage)}
-    if kernel is None:
-        return raw, None, None
-    memory = stack.enter_context(PhysicalMemory(regions(machine, devices, fds)))
-    return raw, memory, kernel.look(memory, last)
+    return raw, regions(machine, devices, fds)
 
 
 def _reason(frame: Frame) -> str:
@@ -326,6 +332,11 @@ def _reason(frame: Frame) -> str:
 
 def _missing(name: str) -> str:
     return MISSING.get(name, f"this kernel has no {name}")
+
+
+def format_absent(reasons: Mapping[str, str]) -> bytes:
+    """The source that tells why others are missing."""
+    return "".join(f"{name} {reason}\n" for name, reason in sorted(reasons.items())).encode()
 
 
 def _parse_absent(data: bytes) -> dict[str, str]:

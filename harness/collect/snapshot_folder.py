@@ -44,13 +44,18 @@ def save_raw(directory: Path, raw: Mapping[str, bytes], **meta: str | float) -> 
     _write(directory, files | {_META: _json({"format": FORMAT, "kind": "state", **meta})})
 
 
+def save_lost(directory: Path, raw: Mapping[str, bytes]) -> None:
+    """Write what only the host saw of a guest that was lost (``look_at_lost``), as ``save_state`` does."""
+    save_raw(directory, raw, lost=True)
+
+
 def load_state(directory: Path, facts: KernelFacts, cache: ParseCache | None = None) -> GuestState:
     """Parse the files of a saved snapshot; ``cache`` is as in ``parse_state``.
 
-    Raises UsageError (no such snapshot), ParseError.
+    That of a lost guest has no boot id, and 0 as its uptime. Raises UsageError (no such snapshot), ParseError.
     """
-    _read_meta(directory, "state")
-    raw: dict[str, bytes] = {}
+    lost = _read_meta(directory, "state").get("lost") is True
+    raw = {"boot_id": b"", "uptime": b"0"} if lost else {}
     for path in sorted(directory.iterdir()):
         if path.suffix in (".txt", ".json") and path.name != _META:
             raw[path.stem] = _read(path, _MAX_FILE - sum(map(len, raw.values())))

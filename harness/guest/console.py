@@ -33,6 +33,8 @@ _ASLEEP = re.compile(ASLEEP)
 # The first line of linux_banner (init/version-timestamp.c), which the kernel prints before its clock runs
 _BANNER = re.compile(r"\[ +0\.000000\](?:\[ *[TC][0-9]+\])? Linux version ")
 _PANIC = re.compile(r"\bKernel panic - not syncing")
+#: its last line (panic, kernel/panic.c, v6.12)
+_PANIC_END = re.compile(r"\bend Kernel panic - not syncing")
 _FAILED = re.compile(r"\bmemhp: failed: (.*)")
 # ECMA-48: CSI … final byte, OSC … BEL or ST, and the two-byte escapes; then all other unprintable characters.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_=>]|\x1b[()][0-9A-B]")
@@ -65,6 +67,7 @@ class Console:
         self._count = 0
         self._partial = bytearray()
         self._panic: ConsoleLine | None = None
+        self._dead = False
         self._failure: str | None = None
         self._reported = 0
         self._on_hang: Callable[[str], None] = lambda why: None
@@ -177,6 +180,14 @@ class Console:
         """Return once the guest's /init reports that SSH is listening. Raises as ``wait_line`` does."""
         self.wait_line(READY, deadline)
 
+    def wait_dead(self, deadline: Deadline) -> None:
+        """Return once a kernel that panics has said all; at once if it does not panic. Raises DeadlineExpired."""
+
+        def probe() -> bool | None:
+            return True if self._panic is None or self._dead or self._end is not None else None
+
+        deadline.wait(self._changed, probe, "the end of the kernel's panic")
+
     def close(self) -> None:
         """Stop reading. The lines read so far stay available; the socket stays open."""
         if self._thread.is_alive():
@@ -253,6 +264,7 @@ class Console:
             self._panic = line
         elif self._failure is None and (failed := _FAILED.search(text)) is not None:
             self._failure = failed[1].strip()
+        self._dead = self._dead or (self._panic is not None and _PANIC_END.search(text) is not None)
         if self._panic is not None or self._failure is not None or self._rebooted():
             os.eventfd_write(self._trouble, 1)
         return line

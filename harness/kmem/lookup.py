@@ -17,6 +17,7 @@ from harness.kmem._copy import physical
 from harness.kmem.address import DirectMap, Untranslated
 from harness.kmem.physical_memory import Flags, Indices, OutsideMemory, PhysicalMemory, Words
 from harness.state import NotObserved
+from harness.units import TOP
 
 _ENTRY = 8
 #: a kernel has 0.1 to 0.3 million symbols of 15 bytes on average
@@ -152,7 +153,8 @@ class KernelReader:
         if not self._known.keys() >= set(pages):
             missing = [page for page in {*pages, *self._likely} if page not in self._known]
             self._likely = ()
-            where, mapped = self.live.translate(np.array(missing, dtype=np.uint64))
+            # A pointer of a broken kernel may lie so high that what it points to ends beyond the last address.
+            where, mapped = self.live.translate(np.array([page % TOP for page in missing], dtype=np.uint64))
             there = np.where(mapped, where.astype(np.int64), -1)
             self._known.update(zip(missing, there.tolist(), strict=True))
         return [self._known[page] for page in pages]

@@ -340,7 +340,7 @@ def _tables_of(memory: PhysicalMemory, tables: TableFormat, roots: Iterable[int]
     """
     level = tables.levels[0]
     at = np.unique(np.array(list(roots), dtype=np.uint64))
-    at = at[memory.holds(at, level.table_size)]
+    at = at[memory.holds(at, level.table_size) & (at % np.uint64(level.table_size) == 0)]
     words = memory.gather(at, level.table_size)
     if tables.both_halves:
         # The other half belongs to init_mm.

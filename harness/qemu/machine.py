@@ -231,12 +231,19 @@ class Machine:
 
     @contextlib.contextmanager
     def paused(self, deadline: Deadline) -> Iterator[None]:
-        """Hold all vCPUs while the block runs. Raises QemuError, DeadlineExpired."""
+        """Hold all vCPUs while the block runs; a machine that did not run stays as it is.
+
+        Raises QemuError, DeadlineExpired.
+        """
+        since = self.qmp.seq
         self.qmp.execute("stop", deadline=deadline)
+        # The event comes before the answer, and only if it ran (do_vm_stop, system/cpus.c, QEMU 10.0).
+        ran = any(event.name == "STOP" for event in self.qmp.events(since))
         try:
             yield
         finally:
-            self.qmp.execute("cont", deadline=deadline)
+            if ran:
+                self.qmp.execute("cont", deadline=deadline)
 
     def save(self, directory: Path, deadline: Deadline) -> None:
         """Stop the machine and write it to ``directory``; it must have been launched with ``own_memory``.

@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 from harness.arch.kernel_layout import KernelLayout
 from harness.check.iomem_invariants import paths
 from harness.state import GuestState, HostTables, MemoryBlock, NotObserved, PageTables
 from harness.units import AddrRange, format_size, merge_ranges, subtract_ranges
+
+_AFTERWARDS = "read from its memory afterwards"
+#: without what only a live guest tells
+_NO_TEXT: dict[str, Any] = dict.fromkeys(
+    ("iomem", "blocks", "meminfo", "page_tables"), NotObserved("the guest is lost")
+)
 
 
 def describe_changes(before: GuestState, after: GuestState, kernel: KernelLayout | None = None) -> tuple[str, ...]:
@@ -18,6 +27,29 @@ def describe_changes(before: GuestState, after: GuestState, kernel: KernelLayout
     """
     tables = _tables(before, after, kernel)
     return (*_iomem(before, after), *_blocks(before, after), *_mem_total(before, after), *tables)
+
+
+def describe_lost(
+    before: GuestState, lost: GuestState | NotObserved, kernel: KernelLayout | None = None
+) -> tuple[str, ...]:
+    """What the host read of a guest that was lost, in one line, and the changes since the snapshot ``before``.
+
+    Both are compared as the host reads them.
+    """
+    if isinstance(lost, NotObserved):
+        return (f"{_AFTERWARDS}: nothing ({lost.reason})",)
+    records, unread = lost.records, dict[str, list[str]]()
+    blocks = () if isinstance(records.blocks, NotObserved) else records.blocks
+    counts = sorted(Counter(block.state for block in blocks).items())
+    parts = {"memory blocks": records.blocks, "iomem": records.iomem, "MemTotal": records.meminfo}
+    for name, part in (parts | {"page tables": lost.host_tables}).items():
+        if isinstance(part, NotObserved):
+            unread.setdefault(part.reason, []).append(name)
+    changes = describe_changes(replace(before, **_NO_TEXT), replace(lost, **_NO_TEXT), kernel)
+    found = [f"memory blocks {', '.join(f'{count} {state}' for state, count in counts)}"] if counts else []
+    found += [f"no {', '.join(names)} ({why})" for why, names in unread.items()]
+    found += [] if changes or unread else ["as in the look before this step"]
+    return f"{_AFTERWARDS}: {'; '.join(found)}", *changes
 
 
 def _iomem(before: GuestState, after: GuestState) -> Iterator[str]:

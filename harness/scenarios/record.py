@@ -7,6 +7,8 @@
     facts/          the kernel (collect.store)             machine.json    the guest's machine
     states/000/     a snapshot per step, a file per source states/NNN/step.json  actions, ending and reports
     states/NNN/fast/  the fast look that found something; states/NNN is the full look taken just after it
+    states/NNN/lost/  what the host alone read of the guest that died or hung in step NNN; no verdict depends on it
+    monitor.txt     what QEMU reported about a guest that was lost
     states/000/host.json  what the host gave QEMU before reports of watchdogs; for later steps it is in step.json
     boots/NNN/      facts and state of the guest after the reboot in step NNN
     known-bugs.yaml  the known bugs at that time; without it, none apply
@@ -36,15 +38,15 @@ from harness.check.known import Watch, watch_for
 from harness.check.required import Demand
 from harness.codec import Codec
 from harness.collect.parse_cache import ParseCache
-from harness.collect.snapshot_folder import load_facts, load_state, save_facts, save_raw, save_state
+from harness.collect.snapshot_folder import load_facts, load_state, save_facts, save_lost, save_raw, save_state
 from harness.config.guest import MAX_MAXMEM, MAX_SLOTS
 from harness.config.yaml import read_text
-from harness.errors import InfraError, UsageError
+from harness.errors import InfraError, MemhpError, UsageError
 from harness.model.actions import ACTIONS, Action, action_to_json
 from harness.model.blocktable import MAX_BLOCKS
 from harness.model.boot_layout import MachineShape
 from harness.scenarios.outcome import Outcome, Rejection
-from harness.state import GuestState, HostTime, KernelFacts, ThreadTime
+from harness.state import GuestState, HostTime, KernelFacts, NotObserved, ThreadTime
 from harness.units import AddrRange
 
 T = TypeVar("T")
@@ -55,6 +57,7 @@ FORMAT = 1
 VERDICT = "verdict.json"
 _HOST = "host.json"
 _FAST = "fast"
+_LOST = "lost"
 _FRACTION = re.compile(r"-?[0-9]{1,20}(/[1-9][0-9]{0,19})?")
 #: the default folder for bundles
 DEFAULT_BUNDLES = Path("memhp-runs")
@@ -157,12 +160,20 @@ class Recorder:
         with (self.directory / "notes.txt").open("a") as notes:
             notes.write(text + "\n")
 
+    def save_lost(self, step: int, raw: Mapping[str, bytes], facts: KernelFacts) -> GuestState | NotObserved:
+        """Save what the host saw of the guest that was lost in ``step``; returns it as ``load_run`` does."""
+        save_lost(self.lost_dir(step), raw)
+        return _load_lost(self.step_dir(step), facts)
+
     def save_monitor(self, text: str) -> None:
         """Save the monitor's report about a lost guest."""
         write_file(self.directory / "monitor.txt", text)
 
     def step_dir(self, number: int) -> Path:
         return self.directory / "states" / f"{number:03d}"
+
+    def lost_dir(self, number: int) -> Path:
+        return self.step_dir(number) / _LOST
 
     def boot_dir(self, number: int) -> Path:
         return self.directory / "boots" / f"{number:03d}"
@@ -172,7 +183,7 @@ class Recorder:
 class RecordedStep:
     """One step of a saved run; ``again`` is the guest after a step that rebooted it.
 
-    ``first`` is as in ``evaluate``.
+    ``first`` is as in ``evaluate``; ``lost`` is what the host saw of a guest that was lost, None if nobody looked.
     """
 
     number: int
@@ -184,6 +195,7 @@ class RecordedStep:
     bugs: tuple[str, ...] = ()
     again: tuple[KernelFacts, GuestState] | None = None
     first: GuestState | None = None
+    lost: GuestState | NotObserved | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +331,16 @@ def _load_steps(directory: Path, shape: MachineShape, facts: KernelFacts, cache:
             bugs=step.bugs,
             again=again,
             first=load_state(path / _FAST, facts, cache) if looked and os.path.lexists(path / _FAST) else None,
+            lost=_load_lost(path, facts) if os.path.lexists(path / _LOST) else None,
         )
+
+
+def _load_lost(step: Path, facts: KernelFacts) -> GuestState | NotObserved:
+    """What was saved of the guest that was lost in a step; anything may have been in the memory of a dead kernel."""
+    try:
+        return load_state(step / _LOST, facts)
+    except MemhpError as error:
+        return NotObserved(error.message)
 
 
 def _number(path: Path) -> int:

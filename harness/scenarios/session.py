@@ -22,7 +22,7 @@ from harness.collect.parse_cache import ParseCache
 from harness.config.places import configs_dir
 from harness.config.yaml import read_text
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, InfraError, MemhpError, ParseError
+from harness.errors import DeadlineExpired, GuestError, InfraError, MemhpError, ParseError
 from harness.guest.drivers import RESIZE_QUEUE, wait_work
 from harness.guest.loads import LoadCount, pause_loads, resume_loads
 from harness.guest.memory_blocks import blocks_wait
@@ -37,6 +37,7 @@ from harness.qemu.memdev import wait_size
 from harness.scenarios.boot import BootedGuest, meet_again
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.hangwatch import HangWatch
+from harness.scenarios.lastlook import LastLook, take_last_look
 from harness.scenarios.memorymap import memory_map
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
@@ -80,6 +81,7 @@ class Session:
         self.expect = "done"
         self.unknown: tuple[Unknown, ...] = ()
         self._timed = guest.console, 0
+        self._booted = guest.machine.qmp, guest.machine.qmp.seq
         self._hang: HangWatch | None = None
         recorder.save_guest(guest.shape, guest.facts)
         self._note_unknown(guest.facts.unknown)
@@ -123,6 +125,7 @@ class Session:
         self.guest.machine.qmp.execute("system_reset", deadline=deadline)
         self.guest = meet_again(self.guest, mark, deadline)
         self._note_unknown(self.guest.facts.unknown)
+        self._booted = self.guest.machine.qmp, self.guest.machine.qmp.seq
         self._cache = ParseCache()
         self.state = self._first_look(plugged, deadline, self.recorder.boot_dir(self.number) / "state")
         self.recorder.save_reboot(self.number, self.guest.facts, self.state)
@@ -174,22 +177,47 @@ class Session:
             return self._act(title, work, expect, tuple(bugs), says, look, started)
         except MemhpError as error:
             lost = isinstance(error, InfraError)
+            last = self._last_look(error)
             alarms = self.guest.console.new_alarms()
             # Before the console has what SysRq prints: only the alarm's own trace tells a known bug.
             trace = self.guest.console.lines(alarms[0].number - 1)[:MAX_TRACE] if alarms else ()
             stacks = (*(() if self._hang is None else self._hang.stacks), *(self._examine_lost() if lost else ()))
-            if not alarms and hung_in(self.watch.possible, title, stacks) is None:
+            if not alarms and not last.alarms and hung_in(self.watch.possible, title, stacks) is None:
                 if not isinstance(error, InfraError):
                     raise
-                raise self._explained(error) from error
+                raise self._explained(error, last) from error
             told, after = (tuple(line.text for line in lines) for lines in (alarms, trace))
+            note = error.message
+            if not alarms and last.alarms:
+                told, after = last.alarms, last.trace[:MAX_TRACE]
+                note += "; the console lacks what is in the kernel's log"
             host = self._host_times(None, self.deadline())
-            outcome = Outcome(note=error.message, alarms=told, trace=after, stacks=stacks, host=host)
+            outcome = Outcome(note=note, alarms=told, trace=after, stacks=stacks, host=host)
             known = ExpectedBugs(self.watch, tuple(bugs))
-            return self._without_look(title, self.expect, outcome, started, known)
+            return self._without_look(title, self.expect, outcome, started, known, last.lines)
 
-    def _explained(self, error: InfraError) -> InfraError:
-        """The same error, with QEMU's exit if that is the reason for it."""
+    def _last_look(self, error: MemhpError) -> LastLook:
+        """The host's look at the guest that was lost, if that is what ``error`` says."""
+        if not isinstance(error, (DeadlineExpired, GuestError)):
+            return LastLook()
+        qmp, booted = self._booted
+        return take_last_look(
+            self.guest,
+            self.recorder,
+            self.number,
+            self.state,
+            self.layout.kernel,
+            # The machine of a restored guest counts its events from the beginning.
+            booted=booted if qmp is self.guest.machine.qmp else 0,
+            since=_log_end(self.state),
+            seconds=LOST_SECONDS,
+        )
+
+    def _explained(self, error: InfraError, last: LastLook) -> InfraError:
+        """The same error, with QEMU's exit if that is the reason for it, or with what the host saw then."""
+        if last.lines and self.guest.machine.qmp.alive:
+            place = self.recorder.lost_dir(self.number).relative_to(self.recorder.directory)
+            return InfraError(f"{error.message}; {last.lines[0]} ({place})", hint=error.hint)
         if self.guest.console.trouble() is None and self.guest.machine.qmp.alive:
             return error
         end = self.guest.machine.exit_report().partition("\n")[0]
@@ -293,17 +321,25 @@ class Session:
                 raise
             # What was found stays found, on a guest that cannot be looked at any more.
             outcome.note = "; ".join(filter(None, (outcome.note, f"no full look was possible: {error.message}")))
-            return fast, judge(fast)
+            judged = judge(fast)
+            self._last_look(error)
+            return fast, judged
         return full, judge(full, fast)
 
     def _without_look(
-        self, title: str, expect: str, outcome: Outcome, started: float, known: ExpectedBugs
+        self,
+        title: str,
+        expect: str,
+        outcome: Outcome,
+        started: float,
+        known: ExpectedBugs,
+        changes: tuple[str, ...] = (),
     ) -> StepResult:
         """The result of a step without a snapshot."""
         self.recorder.save_step(self.number, title, expect, outcome, None, known.names)
         seconds = time.monotonic() - started
         ruling, checks = evaluate(self.model, title, expect, outcome, None, self.state, known, self.options.demand)
-        return step_result(self.number, title, ruling, seconds, seconds, checks)
+        return step_result(self.number, title, ruling, seconds, seconds, checks, changes)
 
     def _judge(
         self,

@@ -77,6 +77,26 @@ def test_alarms(console: Console, guest: socket.socket, line: bytes, alarm: str)
     assert console.trouble() is None
 
 
+def test_a_kernel_is_dead_once_it_has_said_all(console: Console, guest: socket.socket) -> None:
+    console.wait_dead(Deadline(60))
+    guest.sendall(b"[ 1.0] Kernel panic - not syncing: no\n[ 1.1] Call trace:\n")
+    with pytest.raises(GuestError):
+        console.wait_line("never", Deadline(60))
+    with pytest.raises(DeadlineExpired, match="waiting for the end of the kernel's panic"):
+        console.wait_dead(Deadline(0.01))
+    timer = threading.Timer(0.1, guest.sendall, (b"[ 1.2] ---[ end Kernel panic - not syncing: no ]---\n",))
+    timer.start()
+    console.wait_dead(Deadline(60))
+    assert console.tail(1).endswith("]---")
+    timer.join()
+
+
+def test_the_end_of_the_console_is_the_end_of_a_panic(console: Console, guest: socket.socket) -> None:
+    guest.sendall(b"[ 1.0] Kernel panic - not syncing: no\n")
+    guest.close()
+    console.wait_dead(Deadline(60))
+
+
 def test_a_panic_ends_every_wait(console: Console, guest: socket.socket) -> None:
     timer = threading.Timer(0.1, guest.sendall, (b"[ 1.0] Kernel panic - not syncing: Attempted to kill init!\n",))
     timer.start()

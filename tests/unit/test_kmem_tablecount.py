@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kmem_count_guest import COMM, MM, TASKS, CountGuest
+from kmem_count_guest import COMM, MM, PGD_OF_MM, TASKS, CountGuest
 
 from harness.errors import InfraError
 from harness.state import NotObserved, TableCount
@@ -169,6 +169,24 @@ def test_a_list_of_processes_without_end_ends(tmp_path: Path) -> None:
     except InfraError as error:
         found = NotObserved(error.message)
     assert isinstance(found, NotObserved)
+
+
+def test_a_pointer_to_the_end_of_all_addresses_is_no_count(tmp_path: Path) -> None:
+    guest = CountGuest(tmp_path / "memory")
+    one = guest.add_task("sh", guest.add_mm((True, True, True)))
+    with pytest.raises(InfraError, match="is not mapped"):
+        guest.look(lambda: guest.put(one + TASKS, (1 << 64) - 8))
+
+
+def test_a_root_table_that_is_not_aligned_is_none(tmp_path: Path) -> None:
+    guest = CountGuest(tmp_path / "memory")
+    mm = guest.add_mm((True, True, True))
+    guest.add_task("sh", mm)
+    guest.count(3)
+    assert counted(guest).users == 3
+    root = guest.linear(guest.page())
+    found = guest.look(lambda: guest.put(mm + PGD_OF_MM, root + 8))
+    assert not isinstance(found, NotObserved) and found[1].users == 0
 
 
 def test_a_task_without_a_name_is_none(tmp_path: Path) -> None:
