@@ -100,6 +100,7 @@ def collect_state(
     kernel: KernelView | None = None,
     stray: int = 0,
     since: int | NotObserved = 0,
+    log: Frame | None = None,
     keep: Callable[[Mapping[str, bytes]], None] = lambda raw: None,
     cache: ParseCache | None = None,
     left_out: Collection[str] = (),
@@ -109,11 +110,12 @@ def collect_state(
 
     With ``kernel``, the host locates what it reads itself while the guest answers, and reads it last, with the guest
     paused for a moment: an idle kernel does not change in between. Without ``machine`` or ``console``, their sources
-    are not observed. The kernel log's lines and the console's alarms are those since the last snapshot of this guest;
-    ``stray`` is the number of page tables by which that snapshot's count exceeded those found, ``since`` the end of its
-    ``log_span``. If a source cannot be parsed, ``keep`` is called with the raw sources before the error is raised, and
-    the console's alarms stay new. ``cache`` is as in ``parse_state``; ``left_out`` are the ``sources`` that a fast look
-    omits. First of all, in the same message, the guest does ``waits``: nothing is read before they are over.
+    are not observed. The kernel log's lines and the console's alarms are those since the last snapshot of this guest,
+    the former after ``log``, what a snapshot outside of the steps has read of them. ``stray`` is the number of page
+    tables by which the last snapshot's count exceeded those found, ``since`` the end of its ``log_span``. If a source
+    cannot be parsed, ``keep`` is called with the raw sources before the error is raised, and the console's alarms stay
+    new. ``cache`` is as in ``parse_state``; ``left_out`` are the ``sources`` that a fast look omits. First of all, in
+    the same message, the guest does ``waits``: nothing is read before they are over.
     Raises GuestError, QemuError, ParseError, DeadlineExpired, and what the judges of ``waits`` raise.
     """
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *(name for name in sources if name not in left_out))))
@@ -128,6 +130,8 @@ def collect_state(
             if not waits:
                 look_from_outside()
             frames = _run(shell, wanted, deadline, waits, look_from_outside)
+            if log is not None and "dmesg" in frames:
+                frames["dmesg"] = log.followed_by(frames["dmesg"])
             if "iomem" in frames:
                 frames["iomem"] = _settled_iomem(shell, frames["iomem"], deadline)
             raw, memory, glance = from_host[0].result()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from harness.errors import GuestError
@@ -70,6 +70,13 @@ class Frame:
     status: Status
     data: bytes
     detail: str = ""
+
+    def followed_by(self, later: Frame) -> Frame:
+        """Both parts of a source as one; some of it is lost if some of either is."""
+        if later.status not in ("ok", "lost"):
+            return later
+        status: Status = "lost" if "lost" in (self.status, later.status) else "ok"
+        return replace(later, status=status, data=self.data + later.data)
 
 
 def new_boundary() -> str:

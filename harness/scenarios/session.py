@@ -19,6 +19,7 @@ from harness.check.starvation import period
 from harness.collect.look import collect_state
 from harness.collect.looks import witnessed
 from harness.collect.parse_cache import ParseCache
+from harness.collect.sources import Frame
 from harness.config.places import configs_dir
 from harness.config.yaml import read_text
 from harness.deadline import Deadline
@@ -74,6 +75,7 @@ class Session:
         self.watch = self._known() if options.known_bugs else Watch()
         self._applying = threading.Lock()
         self._cache = ParseCache()
+        self._log: Frame | None = None
         self.left_out: tuple[str, ...] = ()
         self.loads: dict[str, LoadCount] = {}
         self.load_kinds: dict[str, str] = {}
@@ -103,9 +105,13 @@ class Session:
     def look(self, left_out: Sequence[str] = ()) -> GuestState:
         """Take a snapshot outside of the steps: nothing is checked, and no step compares with it.
 
-        Without the sources ``left_out`` it is a fast look.
+        Without the sources ``left_out`` it is a fast look. The kernel log's lines since the last step are the next
+        step's as well; the console's alarms are only that one's, and not observed here.
         """
-        return self._collect(self.deadline(), self.recorder.directory / "look", self.state, left_out)
+        state = self._collect(self.deadline(), self.recorder.directory / "look", self.state, left_out, alarms=False)
+        if "dmesg" in state.raw:
+            self._log = Frame("dmesg", "lost" if state.dmesg_lost else "ok", state.raw["dmesg"])
+        return state
 
     def apply(self, action: Action) -> None:
         """Pass an action that took effect to the model and the recorder; parallel steps do so one after the other."""
@@ -126,7 +132,7 @@ class Session:
         self.guest = meet_again(self.guest, mark, deadline)
         self._note_unknown(self.guest.facts.unknown)
         self._booted = self.guest.machine.qmp, self.guest.machine.qmp.seq
-        self._cache = ParseCache()
+        self._cache, self._log = ParseCache(), None
         self.state = self._first_look(plugged, deadline, self.recorder.boot_dir(self.number) / "state")
         self.recorder.save_reboot(self.number, self.guest.facts, self.state)
         self.recorder.note_action(self.number, Reboot())
@@ -412,27 +418,30 @@ class Session:
         before: GuestState | None = None,
         left_out: Sequence[str] = (),
         waits: Sequence[GuestWait] = (),
+        alarms: bool = True,
     ) -> GuestState:
         """A snapshot; text that cannot be parsed is saved in ``directory``, and unknown text is noted.
 
         ``before`` is the previous snapshot of this boot, if any; without the sources ``left_out`` it is a fast look.
-        It is taken after ``waits``.
+        It is taken after ``waits``; without ``alarms``, the console's stay new.
         """
         guest = self.guest
         state = collect_state(
             guest.shell,
             guest.machine,
-            guest.console,
+            guest.console if alarms else None,
             facts=guest.facts,
             deadline=deadline,
             kernel=guest.kernel,
             stray=_stray(before),
             since=_log_end(before),
+            log=self._log,
             keep=lambda raw: self.recorder.save_unparsed(directory, raw),
             cache=self._cache,
             left_out=left_out,
             waits=waits,
         )
+        self._log = None
         self._note_unknown(state.unknown)
         return state
 

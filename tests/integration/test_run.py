@@ -136,6 +136,27 @@ def test_text_that_cannot_be_parsed_is_in_the_bundle(session: Session) -> None:
     assert recheck(session.recorder.directory).verdict is Verdict.PASS
 
 
+@pytest.mark.parametrize("alarm", [False, True])
+def test_a_look_outside_of_the_steps_takes_nothing_from_the_next_one(session: Session, alarm: bool) -> None:
+    def say(text: str) -> None:
+        session.guest.shell.must(f"echo '{text}' >/dev/kmsg", deadline=session.deadline())
+
+    warning = "<4>WARNING: CPU: 0 PID: 1 at mm/memory_hotplug.c:1 test+0x0/0x10"
+    since = session.guest.console.mark
+    say(warning if alarm else "<4>one")
+    if alarm:
+        session.guest.console.wait_line("test", session.deadline(), since=since)
+    for text in ("two", "three"):
+        told = session.look()
+        assert isinstance(told.dmesg, tuple) and told.dmesg == told.records.log
+        say(text)
+    result = session.act("nothing", lambda session, deadline: Outcome())
+    assert isinstance(session.state.dmesg, tuple)
+    assert [line.text for line in session.state.dmesg] == [warning[3:] if alarm else "one", "two", "three"]
+    assert (result.verdict, broken(result)) == ((Verdict.FAIL, {"LOG-1"}) if alarm else (Verdict.PASS, set()))
+    assert session.act("nothing more", lambda session, deadline: Outcome()).verdict is Verdict.PASS
+
+
 def rename_in_memory(session: Session, old: bytes, new: bytes, deadline: Deadline) -> None:
     """Overwrite every ``old`` in the guest's boot memory with ``new``, which has the same length."""
     path = session.guest.machine.backend_fds((), deadline)["ram0"]

@@ -48,3 +48,15 @@ def test_boundaries_differ() -> None:
 def test_garbled(stream: bytes, message: str) -> None:
     with pytest.raises(GuestError, match=f"cannot parse the output of the guest's collector: .*{message}"):
         parse_frames(stream, "B")
+
+
+def test_parts_of_the_log_are_one_and_lack_what_either_lacks() -> None:
+    ok, lost, failed = (
+        Frame("dmesg", "ok", b"a\n"),
+        Frame("dmesg", "lost", b"b\n"),
+        Frame("dmesg", "failed", b"", "why"),
+    )
+    assert ok.followed_by(ok) == Frame("dmesg", "ok", b"a\na\n")
+    assert ok.followed_by(lost) == Frame("dmesg", "lost", b"a\nb\n")
+    assert lost.followed_by(ok) == Frame("dmesg", "lost", b"b\na\n")
+    assert ok.followed_by(failed) is failed
