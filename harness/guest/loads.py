@@ -224,6 +224,24 @@ def _run(shell: Shell, arguments: str, deadline: Deadline) -> CommandResult:
     return done
 
 
+def overlap(before: Mapping[str, LoadCount], after: Mapping[str, LoadCount]) -> tuple[str, str]:
+    """The work of each load between two counts, as text; and the reason if that makes the step inconclusive, else "".
+
+    A round in progress at the second count has been awaited, so each working load has completed a round.
+    """
+    work, idle = [], []
+    for id, start in sorted(before.items()):
+        now = after.get(id)
+        if now is None or not now.running:
+            idle.append(f"the load {id} has died" + (f": {now.note}" if now is not None and now.note else ""))
+            continue
+        rounds, failures = now.rounds - start.rounds, now.failures - start.failures
+        work.append(f"{id} {rounds} round{'' if rounds == 1 else 's'}" + (f" ({failures} failed)" if failures else ""))
+        if not rounds:
+            idle.append(f"no overlap: the load {id} did no round meanwhile" + (f" ({now.note})" if now.note else ""))
+    return f"while it ran: {', '.join(work)}" if work else "", "; ".join(idle)
+
+
 def _check(done: CommandResult) -> None:
     if done.status != 0:
         raise done.error("the guest's load-keeper failed")

@@ -7,7 +7,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from harness.config.yaml import read_text
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, GuestError, InfraError, MemhpError, ParseError
 from harness.guest.drivers import RESIZE_QUEUE, wait_work
-from harness.guest.loads import LoadCount, pause_loads, resume_loads
+from harness.guest.loads import LoadCount, overlap, pause_loads, resume_loads
 from harness.guest.memory_blocks import blocks_wait
 from harness.guest.ssh import CommandResult
 from harness.guest.sysrq import show_tasks
@@ -485,21 +485,3 @@ def _log_end(state: GuestState | None) -> int | NotObserved:
         return 0
     span = state.records.log_span
     return span if isinstance(span, NotObserved) else span[1]
-
-
-def overlap(before: Mapping[str, LoadCount], after: Mapping[str, LoadCount]) -> tuple[str, str]:
-    """The work of each load between two counts, as text; and the reason if that makes the step inconclusive, else "".
-
-    A round in progress at the second count has been awaited, so each working load has completed a round.
-    """
-    work, idle = [], []
-    for id, start in sorted(before.items()):
-        now = after.get(id)
-        if now is None or not now.running:
-            idle.append(f"the load {id} has died" + (f": {now.note}" if now is not None and now.note else ""))
-            continue
-        rounds, failures = now.rounds - start.rounds, now.failures - start.failures
-        work.append(f"{id} {rounds} round{'' if rounds == 1 else 's'}" + (f" ({failures} failed)" if failures else ""))
-        if not rounds:
-            idle.append(f"no overlap: the load {id} did no round meanwhile" + (f" ({now.note})" if now.note else ""))
-    return f"while it ran: {', '.join(work)}" if work else "", "; ".join(idle)

@@ -13,10 +13,10 @@ from harness.config.arguments import Load, NewLoad
 from harness.config.yaml import suggest
 from harness.deadline import Deadline
 from harness.guest import loads
-from harness.guest.loads import LOADS
+from harness.guest.loads import LOADS, overlap
 from harness.model.actions import StartLoad
 from harness.scenarios.outcome import Outcome
-from harness.scenarios.session import Session, overlap
+from harness.scenarios.session import Session
 from harness.scenarios.verbs.plan import Impossible, Plan, require_free, require_there
 from harness.scenarios.verbs.verb import Known, Line, Verb, Word
 
