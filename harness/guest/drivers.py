@@ -9,7 +9,8 @@ from math import floor
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, UsageError
 from harness.guest.overlay import SCRIPTS
-from harness.guest.ssh import Shell
+from harness.guest.ssh import CommandResult, Shell
+from harness.guest.waits import GuestWait
 
 #: The workqueue on which virtio-mem handles a change of its size (virtio_mem_run_wq, drivers/virtio/virtio_mem.c, since
 #: v5.8). QEMU plugs memory before the driver hands it to the kernel; for a memory block that is already online, only
@@ -27,27 +28,35 @@ def wait_driver(shell: Shell, bus: str, device: str, driver: str, *, deadline: D
     Raises UsageError for invalid names, DeadlineExpired (at whole seconds), GuestError.
     """
     names, awaited = (bus, device, driver), f"{driver} to bind to {device} in the guest"
-    _wait(shell, "wait-driver", "bus, device or driver", names, awaited, deadline)
+    _wait("wait-driver", "bus, device or driver", names, awaited, deadline).alone(shell, deadline)
 
 
 def wait_work(shell: Shell, queue: str, *, deadline: Deadline) -> None:
-    """Return once no kernel worker of the guest executes work of ``queue``; work that has not started is not awaited.
+    """Return once it is as ``work_wait`` says. Raises UsageError, DeadlineExpired, GuestError."""
+    work_wait(queue, deadline=deadline).alone(shell, deadline)
 
-    Raises UsageError for an invalid name, DeadlineExpired (at whole seconds), GuestError.
+
+def work_wait(queue: str, *, deadline: Deadline) -> GuestWait:
+    """The wait, for whole seconds, until no kernel worker of the guest executes work of ``queue``.
+
+    Work that has not started is not awaited. Raises UsageError for an invalid name.
     """
-    _wait(shell, "wait-work", "workqueue", (queue,), f"the guest's workqueue {queue} to finish its work", deadline)
+    return _wait("wait-work", "workqueue", (queue,), f"the guest's workqueue {queue} to finish its work", deadline)
 
 
-def _wait(shell: Shell, script: str, kind: str, words: tuple[str, ...], awaited: str, deadline: Deadline) -> None:
+def _wait(script: str, kind: str, words: tuple[str, ...], awaited: str, deadline: Deadline) -> GuestWait:
     for word in words:
         if _WORD.fullmatch(word) is None:
             raise UsageError(f"invalid name of a {kind}: {word!r}")
     seconds = floor(max(0.0, deadline.remaining() - _REPORT_SECONDS))
-    done = shell.run(f"/{SCRIPTS}/{script} {' '.join(words)} {seconds}", deadline=deadline)
-    if done.status == 1:
-        raise DeadlineExpired(awaited, deadline.seconds, last_seen=" ".join(done.text.split()))
-    if done.status != 0:
-        raise done.error(f"the guest's {script} script failed")
+
+    def judge(done: CommandResult) -> None:
+        if done.status == 1:
+            raise DeadlineExpired(awaited, deadline.seconds, last_seen=" ".join(done.text.split()))
+        if done.status != 0:
+            raise done.error(f"the guest's {script} script failed")
+
+    return GuestWait((f"/{SCRIPTS}/{script} {' '.join(words)} {seconds}", b""), judge)
 
 
 def switch_slot(shell: Shell, slot: int, on: bool, *, deadline: Deadline) -> None:

@@ -26,7 +26,7 @@ from harness.units import format_size
 
 #: seconds to wait for the guest's last _OST, which the same function sends right after the eject (acpi_device_hotplug)
 _FINAL_OST_SECONDS = 5.0
-#: seconds to rely on size-change events alone: an eighth of what was waited, from the first to the second value
+#: seconds to rely on size-change events alone: a sixteenth of what was waited, from the first to the second value
 _SIZE_SECONDS = 0.002, 0.05
 
 # ACPI 6.5, 6.3.5 "_OST": source events, then status codes; include/linux/acpi.h names them ACPI_OST_*.
@@ -204,7 +204,7 @@ def wait_size(machine: Machine, device: str, size: int, *, deadline: Deadline) -
 def size_pause(waited: float) -> float:
     """Seconds until the size is queried again after ``waited`` seconds: little is added to a short wait."""
     least, most = _SIZE_SECONDS
-    return min(most, max(least, waited / 8))
+    return min(most, max(least, waited / 16))
 
 
 def memory_devices(machine: Machine, *, deadline: Deadline) -> tuple[MemoryDevice, ...]:

@@ -74,6 +74,7 @@ class Session:
         self.faults = 0
         self.watch = self._known() if options.known_bugs else Watch()
         self._applying = threading.Lock()
+        self._before_look: list[GuestWait] = []
         self._cache = ParseCache()
         self._log: Frame | None = None
         self.left_out: tuple[str, ...] = ()
@@ -118,6 +119,10 @@ class Session:
         with self._applying:
             self.model.apply(action)
             self.recorder.note_action(self.number, action)
+
+    def before_look(self, wait: GuestWait) -> None:
+        """Have the guest wait once more before this step's look, which shows what is missing if that is in vain."""
+        self._before_look.append(wait)
 
     def reboot(self, deadline: Deadline) -> None:
         """Reset the machine, connect to the rebooted guest, and start a new model with the plugged devices.
@@ -268,6 +273,7 @@ class Session:
             self.loads.update(resume_loads(self.guest.shell, deadline=deadline))
         self.guest.console.tell_hang(self.guest.machine.qmp.give_up)
         self._hang = self._hang_watch(title)
+        self._before_look.clear()
         with self._hang:
             outcome = work(self, deadline)
         outcome.says = says
@@ -388,7 +394,12 @@ class Session:
         outcome.note = f"{outcome.note}; {work}" if outcome.note else work
 
     def _waits(self, outcome: Outcome, deadline: Deadline) -> tuple[GuestWait, ...]:
-        """What gives the guest time to show the expected memory blocks; blocks missing after that are findings."""
+        """What gives the guest time to finish, and to show the expected blocks; what is missing then are findings."""
+
+        def note(late: str) -> None:
+            outcome.note = "; ".join(filter(None, (outcome.note, late)))
+
+        waits = [_told(wait, note) for wait in self._before_look]
         wanted = {block.index: block.state for block in self.model.expected().blocks}
         blocks = self.state.memory_blocks
         states = {} if isinstance(blocks, NotObserved) else {block.index: block.state for block in blocks}
@@ -400,16 +411,9 @@ class Session:
             gone |= set(whole) - wanted.keys()
             self.unseen = False
         elif wanted == states or (outcome.settled and wanted.keys() == states.keys()):
-            return ()
+            return tuple(waits)
         wait = blocks_wait(states=wanted, absent=gone, deadline=deadline.at_most(self.options.settle))
-
-        def judge(done: CommandResult) -> None:
-            try:
-                wait.judge(done)
-            except DeadlineExpired as late:
-                self.recorder.note(f"step {self.number}: {late.message}")
-
-        return (replace(wait, judge=judge),)
+        return (*waits, _told(wait, lambda late: self.recorder.note(f"step {self.number}: {late}")))
 
     def _collect(
         self,
@@ -470,6 +474,18 @@ class Session:
         self.unknown = summed([*self.unknown, *notes])
         for line in note_lines(self.unknown[known:]):
             self.recorder.note(line)
+
+
+def _told(wait: GuestWait, tell: Callable[[str], None]) -> GuestWait:
+    """The same wait, but ``tell`` is called if it is in vain."""
+
+    def judge(done: CommandResult) -> None:
+        try:
+            wait.judge(done)
+        except DeadlineExpired as late:
+            tell(late.message)
+
+    return replace(wait, judge=judge)
 
 
 def _stray(state: GuestState | None) -> int:

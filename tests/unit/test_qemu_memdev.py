@@ -276,7 +276,7 @@ def test_resize_and_wait(guest: Machine, peer: Peer) -> None:
     )
 
 
-@pytest.mark.parametrize(("waited", "pause"), [(0.0, 0.002), (0.016, 0.002), (0.08, 0.01), (0.4, 0.05), (60.0, 0.05)])
+@pytest.mark.parametrize(("waited", "pause"), [(0.0, 0.002), (0.032, 0.002), (0.16, 0.01), (0.8, 0.05), (60.0, 0.05)])
 def test_a_wait_for_a_size_gets_little_longer_by_its_pauses(waited: float, pause: float) -> None:
     assert memdev.size_pause(waited) == pause
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from harness.config.yaml import Value
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, UsageError
 from harness.guest import memory_blocks
-from harness.guest.drivers import RESIZE_QUEUE, wait_work
+from harness.guest.drivers import RESIZE_QUEUE, wait_work, work_wait
 from harness.model.actions import ONLINE_TYPES, SetAutoOnline, SetBlock
 from harness.model.devices.device import VirtioDevice
 from harness.qemu import memdev
@@ -222,17 +223,16 @@ def _await_growth(session: Session, before: Mapping[str, int], outcome: Outcome,
 
 def await_size(session: Session, id: str, requested: int, outcome: Outcome, deadline: Deadline) -> None:
     """Wait for what the model says a virtio-mem driver reaches; where it stops short, the report shows by how much."""
-    target = session.model.devices[id].qmp().size
+    machine, size, settle = session.guest.machine, session.model.devices[id].qmp().size, session.options.settle
     try:
-        memdev.wait_size(session.guest.machine, id, target, deadline=deadline.at_most(session.options.settle))
+        memdev.wait_size(machine, id, size, deadline=deadline.at_most(settle))
+        outcome.note = f"{format_size(size)} plugged"
+        session.before_look(work_wait(RESIZE_QUEUE, deadline=deadline.at_most(settle)))
     except DeadlineExpired as late:
         outcome.note = str(late)
-    try:
-        wait_work(session.guest.shell, RESIZE_QUEUE, deadline=deadline.at_most(session.options.settle))
-    except DeadlineExpired as late:
-        outcome.note = outcome.note or str(late)
-    size = memdev.memory_device(session.guest.machine, id, deadline=deadline).size
-    outcome.note = outcome.note or f"{format_size(size)} plugged"
+        with contextlib.suppress(DeadlineExpired):
+            wait_work(session.guest.shell, RESIZE_QUEUE, deadline=deadline.at_most(settle))
+        size = memdev.memory_device(machine, id, deadline=deadline).size
     outcome.resizes.append(ResizeReport(id, requested, size))
 
 
