@@ -46,6 +46,8 @@ demo: setup
 
 test: PACKAGES += $(TEST_PACKAGES)
 test: setup
+	# Hundreds of processes start from these, also where Python may not keep what it compiles.
+	$(BIN)/python -m compileall -q harness
 	$(BIN)/memhp fetch
 	$(BIN)/python -m pytest -n $$(($(JOBS) + 1)) $(SHARED) $(QUICK) --durations=40 \
 		--memhp-arch arm64 --memhp-arch riscv64 --memhp-rounds $(ROUNDS) \
