@@ -460,13 +460,16 @@ class Session:
                 # The log has a line before the console, which shows when it was printed.
                 with contextlib.suppress(InfraError):
                     console.wait_line(re.escape(logged.text), deadline.at_most(_PRINT_SECONDS), since=since)
-        times.take()
-        found = []
-        for line in console.alarms:
-            seconds = period(line.alarm, line.text, self.guest.facts.cmdline)
-            if line.number > since and seconds is not None:
-                found.append(times.before(line.text, line.time, seconds))
-        return tuple(found)
+        cmdline = self.guest.facts.cmdline
+        reports = [
+            (line, seconds)
+            for line in console.alarms
+            if line.number > since and (seconds := period(line.alarm, line.text, cmdline)) is not None
+        ]
+        if reports:
+            # Not at every step: only so many samples are kept.
+            times.take()
+        return tuple(times.before(line.text, line.time, seconds) for line, seconds in reports)
 
     def _note_unknown(self, notes: Sequence[Unknown]) -> None:
         """Remember each unknown item once, and note new ones immediately."""
