@@ -13,9 +13,8 @@ from harness.bench.figures import Figure, Target
 from harness.bench.kernel_time import Alone
 from harness.bench.measure import Spread
 from harness.check import Verdict
-from harness.collect.look import collect_state, parse_state
+from harness.collect.look import parse_state
 from harness.collect.parse_cache import ParseCache
-from harness.collect.sources import STATE_SOURCES
 from harness.errors import InfraError
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.result import StepResult
@@ -23,7 +22,6 @@ from harness.scenarios.run_options import Look
 from harness.scenarios.session import Session
 from harness.scenarios.verbs.verb import Verb
 from harness.scenarios.verdict import evaluate
-from harness.state import NotObserved
 
 #: a verified step may take so many times what the kernel takes, and so many seconds more
 TIMES, MORE = 2.0, 0.025
@@ -64,30 +62,18 @@ class Cycle:
             self._verified(look, counts)
 
     def _alone(self, counts: bool) -> None:
+        """Do each operation alone, between two looks, as in steps.
+
+        The kernel takes longer after a look: its lock of memory hotplug needs a grace period of RCU unless it was just
+        held (percpu_down_write, rcu_sync_enter).
+        """
         device = next(self._ids)
         for operation in self.operations:
-            self._rest()
+            self.session.look(self.session.left_out)
             seconds = operation.alone(self.session.guest, device, self.session.deadline())
             if counts:
                 self._add((operation.name, "kernel"), seconds)
-
-    def _rest(self) -> None:
-        """Look at the guest, but not at its log, whose lines are the next step's.
-
-        A step finds a guest that was looked at since the last operation, and the kernel takes longer then: its lock of
-        memory hotplug needs a grace period of RCU unless it was just held (percpu_down_write, rcu_sync_enter).
-        """
-        session, guest = self.session, self.session.guest
-        collect_state(
-            guest.shell,
-            guest.machine,
-            None,
-            facts=guest.facts,
-            deadline=session.deadline(),
-            sources=[name for name in STATE_SOURCES if name not in ("dmesg", *session.left_out)],
-            kernel=guest.kernel,
-            since=NotObserved("not asked for"),
-        )
+        self.session.look(self.session.left_out)
 
     def _verified(self, look: Look, counts: bool) -> None:
         device = next(self._ids)
