@@ -48,8 +48,9 @@ def describe_lost(
     changes = describe_changes(replace(before, **_NO_TEXT), replace(lost, **_NO_TEXT), kernel)
     found = [f"memory blocks {', '.join(f'{count} {state}' for state, count in counts)}"] if counts else []
     found += [f"no {', '.join(names)} ({why})" for why, names in unread.items()]
-    found += [] if changes or unread else ["as in the look before this step"]
-    return f"{_AFTERWARDS}: {'; '.join(found)}", *changes
+    found += [] if changes or unread or lost.garbled else ["as in the look before this step"]
+    garbled = [f"{line.source} line {line.line}, {line.why}: {line.text}" for line in lost.garbled]
+    return f"{_AFTERWARDS}: {'; '.join(found)}", *changes, *garbled
 
 
 def _iomem(before: GuestState, after: GuestState) -> Iterator[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host's last look at a guest that was lost: the state in which its kernel died, and its last words."""
+"""What can still be learnt of a guest that was lost: the host's last look, QEMU's report, and what its kernel says."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from harness.arch.kernel_layout import KernelLayout
 from harness.check.starvation import period
 from harness.collect.lost import look_at_lost
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired
+from harness.errors import DeadlineExpired, InfraError
+from harness.guest.sysrq import show_tasks
 from harness.scenarios.boot import BootedGuest
 from harness.scenarios.changes import describe_lost
 from harness.scenarios.record import Recorder
 from harness.state import DmesgLine, GuestState, NotObserved
+
+#: seconds for a kernel that panics to end, for the host's look at it, for QEMU's report, and for what the kernel prints
+LOST_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,6 @@ def take_last_look(
     *,
     booted: int,
     since: int | NotObserved,
-    seconds: float,
 ) -> LastLook:
     """Look, and save all of it for ``step``; ``booted`` and ``since`` are as for ``look_at_lost``.
 
@@ -53,8 +56,8 @@ def take_last_look(
             return LastLook()
         with contextlib.suppress(DeadlineExpired):
             # Other CPUs run until the kernel that panics has stopped them.
-            guest.console.wait_dead(Deadline(seconds))
-        raw = look_at_lost(guest.machine, guest.kernel, since=since, booted=booted, deadline=Deadline(seconds))
+            guest.console.wait_dead(Deadline(LOST_SECONDS))
+        raw = look_at_lost(guest.machine, guest.kernel, since=since, booted=booted, deadline=Deadline(LOST_SECONDS))
         lost = recorder.save_lost(step, raw, guest.facts)
         lines = describe_lost(before, lost, layout)
         recorder.note("\n".join((f"step {step}: {lines[0]}", *lines[1:])))
@@ -64,6 +67,18 @@ def take_last_look(
         with contextlib.suppress(OSError):
             recorder.note("".join(traceback.format_exception(error)))
         return LastLook()
+
+
+def examine_lost(guest: BootedGuest, recorder: Recorder) -> tuple[str, ...]:
+    """Save what QEMU still knows about a lost guest; return what its kernel still says, as on the console."""
+    machine, console = guest.machine, guest.console
+    if not machine.qmp.alive:
+        return ()
+    recorder.save_monitor(machine.qmp.monitor_report(Deadline(LOST_SECONDS)))
+    since = console.mark
+    with contextlib.suppress(InfraError):
+        show_tasks(console, machine.press_sysrq, deadline=Deadline(LOST_SECONDS))
+    return tuple(line.text for line in console.lines(since))
 
 
 def _last_words(log: Sequence[DmesgLine], cmdline: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

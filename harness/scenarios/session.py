@@ -28,7 +28,6 @@ from harness.guest.drivers import RESIZE_QUEUE, wait_work
 from harness.guest.loads import LoadCount, overlap, pause_loads, resume_loads
 from harness.guest.memory_blocks import blocks_wait
 from harness.guest.ssh import CommandResult
-from harness.guest.sysrq import show_tasks
 from harness.guest.waits import GuestWait
 from harness.model.actions import Action, Reboot
 from harness.model.booted import booted_model, plugged_devices
@@ -38,7 +37,7 @@ from harness.qemu.memdev import wait_size
 from harness.scenarios.boot import BootedGuest, meet_again
 from harness.scenarios.changes import describe_changes
 from harness.scenarios.hangwatch import HangWatch
-from harness.scenarios.lastlook import LastLook, take_last_look
+from harness.scenarios.lastlook import LastLook, examine_lost, take_last_look
 from harness.scenarios.memorymap import memory_map
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import Recorder
@@ -49,8 +48,6 @@ from harness.state import GuestState, HostTables, HostTime, NotObserved, TableCo
 
 #: maximum number of console lines about a kernel's death
 MAX_TRACE = 100
-#: seconds for QEMU's report about a lost guest, and for what its kernel prints
-LOST_SECONDS = 5.0
 #: seconds for the console to print a line that the log has
 _PRINT_SECONDS = 2.0
 
@@ -179,7 +176,7 @@ class Session:
         interactive use. Instead of a fast ``look``, a full one is taken after a refusal and where a known bug should
         show; unless the step passes, a fast one is followed by a full one. If the guest is lost, or the step turns out
         to be impossible, and the console shows trouble (an Oops, a panic), that is LOG-1 and FAIL; otherwise the error
-        is raised.
+        is raised. Trouble in the log of a lost guest, as the host reads it, counts as on the console.
         """
         self.number += 1
         self.expect = expect or "done"
@@ -187,12 +184,12 @@ class Session:
         try:
             return self._act(title, work, expect, tuple(bugs), says, look, started)
         except MemhpError as error:
-            lost = isinstance(error, InfraError)
             last = self._last_look(error)
             alarms = self.guest.console.new_alarms()
             # Before the console has what SysRq prints: only the alarm's own trace tells a known bug.
             trace = self.guest.console.lines(alarms[0].number - 1)[:MAX_TRACE] if alarms else ()
-            stacks = (*(() if self._hang is None else self._hang.stacks), *(self._examine_lost() if lost else ()))
+            stacks = () if self._hang is None else self._hang.stacks
+            stacks += examine_lost(self.guest, self.recorder) if isinstance(error, InfraError) else ()
             if not alarms and not last.alarms and hung_in(self.watch.possible, title, stacks) is None:
                 if not isinstance(error, InfraError):
                     raise
@@ -221,7 +218,6 @@ class Session:
             # The machine of a restored guest counts its events from the beginning.
             booted=booted if qmp is self.guest.machine.qmp else 0,
             since=_log_end(self.state),
-            seconds=LOST_SECONDS,
         )
 
     def _explained(self, error: InfraError, last: LastLook) -> InfraError:
@@ -235,17 +231,6 @@ class Session:
         if end in error.message or self.guest.machine.alive:
             return error
         return InfraError(f"{end} ({error.message})", hint="see qemu.stderr and console.log in the bundle")
-
-    def _examine_lost(self) -> tuple[str, ...]:
-        """Save what QEMU still knows about a lost guest; return what its kernel still says, as on the console."""
-        machine, console = self.guest.machine, self.guest.console
-        if not machine.qmp.alive:
-            return ()
-        self.recorder.save_monitor(machine.qmp.monitor_report(Deadline(LOST_SECONDS)))
-        since = console.mark
-        with contextlib.suppress(InfraError):
-            show_tasks(console, machine.press_sysrq, deadline=Deadline(LOST_SECONDS))
-        return tuple(line.text for line in console.lines(since))
 
     def let_wait(self) -> None:
         """The step may wait in vain, until a signal ends it: that is no hang."""

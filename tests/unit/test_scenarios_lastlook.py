@@ -160,7 +160,7 @@ def take(qmp: Qmp, read: Callable[[], Any], directory: Path, before: GuestState)
     console: Any = SimpleNamespace(wait_dead=lambda deadline: None)
     facts = KernelFacts("arm64", "6.12", "", 4096, 1 << 27, None, UNREAD, {})
     guest: Any = SimpleNamespace(machine=machine(qmp), console=console, kernel=View(read), facts=facts)
-    return take_last_look(guest, Recorder(directory), 2, before, None, booted=0, since=0, seconds=60.0)
+    return take_last_look(guest, Recorder(directory), 2, before, None, booted=0, since=0)
 
 
 @pytest.mark.usefixtures("asked")
@@ -236,6 +236,14 @@ def test_a_check_of_the_bundle_shows_the_state_in_which_the_kernel_died(bundle: 
     )
     assert "memory16-17 absent → online Movable" in step.changes and "MemTotal +256M" in step.changes
     assert any(change.startswith("vmemmap + ") for change in step.changes)
+
+
+def test_what_of_a_dead_kernel_makes_no_sense_is_told(bundle: Path) -> None:
+    tree = bundle / "states" / "002" / "lost" / "host_iomem.txt"
+    with tree.open("a") as lines:
+        lines.write("the resource at 0xdead000000000100 cannot be read\n")
+    [*_, last] = recheck(bundle).steps[2].changes
+    assert last.endswith(": the resource at 0xdead000000000100 cannot be read") and " line " in last
 
 
 def test_nothing_that_a_dead_kernel_left_is_judged_nor_stops_a_check(bundle: Path) -> None:
