@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import model_guest
 import pytest
+from selftest_scenes import scenes_of
 
 from harness.check import CATALOGUE, CheckResult, Evidence, run_check
 from harness.check.required import Demand, lacks_of
 from harness.model.actions import SetAutoOnline
 from harness.model.devices.dimm import PlugDimm
+from harness.selftest.scene import broken, check
 from harness.state import (
     DmesgLine,
     Garbled,
@@ -279,3 +282,56 @@ def test_alarms_in_the_log_that_the_host_read_are_findings() -> None:
     state = replace(seen.observed, dmesg=UNREAD, console=(), records=KernelRecords(log=(*LINES, alarm)))
     found = result("LOG-1", replace(seen, observed=state))
     assert [finding.observed for finding in found.findings] == [alarm.text]
+
+
+# recorded runs -------------------------------------------------------------------------------------------------------
+
+#: an online DIMM of two blocks, at 80000000 or c0000000
+ONLINE = 3
+#: differences, each broken once: a record, a pattern and what replaces it; the cross-check that names it; the text that
+#: tells the same, and what judges the record where that text was not read
+DIFFERENCES = [
+    ("host_iomem", r"^[8c]0000000-\wfffffff : System RAM\n", "", "XCK-2", "iomem", {"IOM-1"}),
+    ("host_iomem", r"^([8c]0000000-\wfffffff : )System RAM$", r"\1reserved", "XCK-2", "iomem", {"IOM-1"}),
+    ("host_iomem", r"^([8c]0000000-[8c])f(ffffff : System RAM)$", r"\g<1>7\2", "XCK-2", "iomem", {"IOM-1"}),
+    ("host_iomem", r"^([8c]0000000-\wfffffff : System RAM)$", r"  \1", "XCK-2", "iomem", {"IOM-1", "IOM-3"}),
+    ("host_iomem", r"\Z", "10000000000-1000fffffff : System RAM\n", "XCK-2", "iomem", {"IOM-2"}),
+    ("host_blocks", r"(memory(17|25)/.*\n)+", "", "XCK-3", "blocks", {"BLK-1"}),
+    ("host_blocks", r"\Z", "memory40/state:offline\nmemory40/phys_index:00000028\n", "XCK-3", "blocks", {"BLK-1"}),
+    ("host_blocks", r"(memory(17|25)/state:)online$", r"\1offline", "XCK-3", "blocks", {"BLK-2"}),
+    ("host_blocks", r"(memory(17|25)/phys_index:).*", r"\g<1>00000018", "XCK-3", "blocks", {"BLK-1"}),
+    ("host_blocks", r"(memory(17|25)/valid_zones:).*", r"\1Normal", "XCK-3", "blocks", {"BLK-1"}),
+    ("host_blocks", r"(memory(17|25)/node:)0", r"\g<1>1", "XCK-3", "blocks", {"BLK-1"}),
+    ("host_zoneinfo", r"spanned  65536", "spanned  65535", "XCK-4", "zoneinfo", {"ZON-1"}),
+    ("host_zoneinfo", r"present  65536", "present  65535", "XCK-4", "zoneinfo", {"ZON-1"}),
+    ("host_zoneinfo", r"managed  65536", "managed  65535", "XCK-4", "zoneinfo", {"ZON-1"}),
+    ("host_zoneinfo", r"(start_pfn: +)(524288|786432)", r"\g<1>524289", "XCK-4", "zoneinfo", {"ZON-1"}),
+    ("host_zoneinfo", r"^Node 0, zone  Movable\n( .*\n)+", "", "XCK-4", "zoneinfo", {"ZON-1"}),
+    ("host_vmstat", "nr_memmap_pages 1024", "nr_memmap_pages 1025", "XCK-5", "vmstat", {"MEM-2"}),
+    ("host_vmstat", "nr_memmap_boot_pages 2048", "nr_memmap_boot_pages 2047", "XCK-5", "vmstat", {"MEM-2"}),
+    ("host_meminfo", r"(MemTotal: +\d)", r"\g<1>0", "XCK-5", "meminfo", {"MEM-1"}),
+    ("host_log", r"^<6>", "<5>", "XCK-6", "", set()),
+    ("host_log", r"^(<6>\[ +\d+)\.", r"\g<1>0.", "XCK-6", "", set()),
+    ("host_log", r"\bzone", "zzne", "XCK-6", "", set()),
+    ("host_log", r"^.*\n\Z", "", "XCK-6", "", set()),
+    ("host_log", r"\Z", "<6>[ 9999.000000] more\n", "XCK-6", "", set()),
+]
+
+
+@pytest.mark.parametrize("arch", ["arm64", "riscv64"])
+@pytest.mark.parametrize(("record", "pattern", "by", "cross", "text", "judges"), DIFFERENCES)
+def test_a_difference_in_a_recorded_run_is_named(
+    arch: str, record: str, pattern: str, by: str, cross: str, text: str, judges: set[str]
+) -> None:
+    scene = scenes_of(f"{arch}-story")[ONLINE]
+
+    def broken_by(source: str, left_out: str = "") -> set[str]:
+        changed, hits = re.subn(pattern, by, scene.text(source), count=1, flags=re.MULTILINE)
+        assert hits == 1
+        return set(broken(check(scene.with_sources({source: changed.encode()}, left_out))))
+
+    assert broken(scene.results) == set() and scene.results[cross].status == "pass"
+    assert broken_by(record) == {cross}
+    assert not text or broken_by(record, left_out=text) == judges
+    # The text is judged if there is one.
+    assert broken_by(text or "dmesg") == {cross} | judges

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +17,12 @@ import pytest
 
 from harness.check import CheckResult, Verdict
 from harness.check.required import Demand
-from harness.collect.looks import witnessed
+from harness.cli import main
+from harness.collect.looks import WITNESSES, witnessed
 from harness.collect.snapshot_folder import load_state
 from harness.config.guest import GuestSpec
 from harness.deadline import Deadline
-from harness.errors import GuestError, InfraError
+from harness.errors import GuestError, InfraError, UsageError
 from harness.guest.waits import GuestWait
 from harness.progress import SilentProgress
 from harness.scenarios.boot import Resolver
@@ -29,15 +31,19 @@ from harness.scenarios.outcome import Outcome
 from harness.scenarios.recheck import recheck
 from harness.scenarios.record import demand_to_json, load_run
 from harness.scenarios.reporter import SilentReporter
-from harness.scenarios.result import RunResult, StepResult
+from harness.scenarios.result import StepResult
 from harness.scenarios.run_options import RunOptions
 from harness.scenarios.runner import _Run
 from harness.scenarios.session import Session
 from harness.scenarios.verdict import Ruling
 from harness.state import LEFT_OUT, GuestState, KernelRecords, NotObserved
 
-RECORDED = Path(__file__).parent / "fixtures" / "bundles" / "arm64-ends"
+BUNDLES = Path(__file__).parent / "fixtures" / "bundles"
+#: a run with full looks, and one with fast looks
+RECORDED, FAST = BUNDLES / "arm64-ends", BUNDLES / "arm64-fast"
 LAST = 10
+#: what compares the text that fast looks leave out
+LEFT = {"XCK-1", "XCK-2", "XCK-3", "XCK-4", "XCK-5"}
 #: what the first look after a step follows
 WAITS = (GuestWait(("true", b""), lambda done: None),)
 
@@ -51,16 +57,35 @@ def bundle(tmp_path: Path) -> Path:
     return copy
 
 
-def hasten(state: Path) -> None:
+def hasten(state: Path, left_out: Iterable[str] = WITNESSES) -> None:
     """Make a fast look of a full one."""
-    (state / "ptdump.txt").unlink()
-    with (state / "absent.txt").open("a") as absent:
-        absent.write(f"ptdump {LEFT_OUT}\n")
+    for name in left_out:
+        (state / f"{name}.txt").unlink()
+        with (state / "absent.txt").open("a") as absent:
+            absent.write(f"{name} {LEFT_OUT}\n")
 
 
-def xck(result: RunResult) -> list[tuple[str, str]]:
-    """Status and reason of XCK-1 at every step."""
-    return [(one.status, one.reason) for step in result.steps for one in step.checks if one.invariant == "XCK-1"]
+def unseen(step: StepResult) -> dict[str, str]:
+    """What was not observed, and why."""
+    return {check.invariant: check.reason for check in step.checks if check.status == "not-observed"}
+
+
+def test_a_recorded_run_with_fast_looks_has_its_verdict_again(capsys: pytest.CaptureFixture[str]) -> None:
+    result = recheck(FAST)
+    assert result.verdict is Verdict.PASS and load_run(FAST).steps[0].state is not None
+    assert [step.look for step in result.steps] == ["full", "fast", "fast", "full", "fast", "full"]
+    assert "(refused)" in result.steps[3].title
+    for step in result.steps:
+        assert unseen(step) == (dict.fromkeys(LEFT, LEFT_OUT) if step.look == "fast" else {})
+    for number, change in (
+        (1, "iomem + 80000000"),
+        (1, "linear + "),
+        (2, "memory16-17 offline → online"),
+        (5, "linear - "),
+    ):
+        assert any(told.startswith(change) for told in result.steps[number].changes), change
+    assert main(["check", str(FAST)]) == 0
+    assert LEFT_OUT in capsys.readouterr().out
 
 
 def test_fast_looks_come_to_the_verdicts_of_full_ones(bundle: Path) -> None:
@@ -68,11 +93,11 @@ def test_fast_looks_come_to_the_verdicts_of_full_ones(bundle: Path) -> None:
     assert [step.look for step in full.steps] == ["full"] * (LAST + 1)
     assert [step.look for step in fast.steps] == ["full", *["fast"] * (LAST - 1), "full"]
     assert fast.verdict is full.verdict is Verdict.PASS, (full.reason, fast.reason)
-    assert xck(fast) == [("pass", ""), *[("not-observed", LEFT_OUT)] * (LAST - 1), ("pass", "")]
     for slow, quick in zip(full.steps, fast.steps, strict=True):
         assert (slow.verdict, slow.note, slow.changes) == (quick.verdict, quick.note, quick.changes)
-        assert [one.status for one in slow.checks if one.invariant != "XCK-1"] == [
-            one.status for one in quick.checks if one.invariant != "XCK-1"
+        assert unseen(quick) == (dict.fromkeys(LEFT, LEFT_OUT) if quick.look == "fast" else {})
+        assert [one.status for one in slow.checks if one.invariant not in LEFT] == [
+            one.status for one in quick.checks if one.invariant not in LEFT
         ]
     assert any(change.startswith("vmemmap + ") for change in fast.steps[2].changes)
 
@@ -92,39 +117,50 @@ def test_a_run_that_ends_with_a_fast_look_proves_nothing(bundle: Path) -> None:
     assert (result.verdict, result.reason) == (Verdict.INFRA, f"the look after step {LAST}, the last one, was fast")
 
 
-def test_nothing_is_left_out_that_nobody_saw(bundle: Path) -> None:
-    (bundle / "states" / "004" / "host_tables.txt").unlink()
-    result = recheck(bundle)
-    assert result.verdict is Verdict.INFRA and f"XCK-1 ({LEFT_OUT}" in result.steps[4].note
+@pytest.mark.parametrize(
+    ("witness", "missed"),
+    [
+        ("host_tables", {"LIN-1", "LIN-2", "LIN-3", "VMM-1", "PGT-1", "PGT-2", "MEM-2"}),
+    ],
+)
+def test_nothing_is_left_out_that_nobody_saw(witness: str, missed: set[str], tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(FAST, tmp_path / "bundle"))
+    (bundle / "states" / "002" / f"{witness}.txt").unlink()
+    step = recheck(bundle).steps[2]
+    assert step.verdict is Verdict.INFRA and unseen(step).keys() == missed | LEFT
+    for invariant in missed:
+        assert re.search(rf"{invariant} \(({re.escape(LEFT_OUT)}; )?not in this snapshot\)", step.note), step.note
 
 
 def test_a_boot_that_was_not_seen_in_full_is_a_boot_that_nobody_saw(bundle: Path) -> None:
-    hasten(bundle / "states" / "000")
+    hasten(bundle / "states" / "000", ["ptdump"])
     assert recheck(bundle).verdict is Verdict.INFRA
+    hasten(bundle / "states" / "000", [name for name in WITNESSES if name != "ptdump"])
+    with pytest.raises(UsageError, match="the model needs the zones of the freshly booted guest"):
+        recheck(bundle)
 
 
 def test_only_text_with_a_witness_is_left_out_and_what_no_step_needs() -> None:
     run = load_run(RECORDED)
-    assert witnessed(run.boot) == ("ptdump", "slabinfo")
-    assert witnessed(dataclasses.replace(run.boot, host_tables=NotObserved("x"))) == ("slabinfo",)
-    tree = run.boot.iomem
-    seen = dataclasses.replace(run.boot, records=KernelRecords(iomem=tree))
+    assert witnessed(run.boot) == tuple(WITNESSES)
+    blind = dataclasses.replace(run.boot, records=KernelRecords())
+    assert witnessed(blind) == ("ptdump", "slabinfo")
+    assert witnessed(dataclasses.replace(blind, host_tables=NotObserved("x"))) == ("slabinfo",)
+    seen = dataclasses.replace(run.boot, records=KernelRecords(iomem=run.boot.iomem))
     assert witnessed(seen) == ("ptdump", "iomem", "slabinfo")
     # What the kernel does not have need not be left out.
     assert witnessed(dataclasses.replace(run.boot, raw={})) == ()
 
 
 def test_the_hosts_tree_stands_for_the_text_that_a_fast_look_left_out(bundle: Path) -> None:
-    state = bundle / "states" / "003"
-    (state / "iomem.txt").rename(state / "host_iomem.txt")
-    with (state / "absent.txt").open("a") as absent:
-        absent.write(f"iomem {LEFT_OUT}\n")
-    fast, full = recheck(bundle), recheck(RECORDED)
-    assert fast.verdict is Verdict.PASS, [step.note for step in fast.steps]
-    assert fast.steps[3].changes == full.steps[3].changes
-    tree = (state / "host_iomem.txt").read_text()
-    (state / "host_iomem.txt").write_text("".join(line for line in tree.splitlines(True) if "System RAM" not in line))
+    drop_ram(bundle / "states" / "003" / "host_iomem.txt")
     assert {"IOM-1", "IOM-2"} <= broken(recheck(bundle).steps[3])
+
+
+def drop_ram(path: Path) -> None:
+    """Lose all System RAM of the text or tree."""
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "System RAM" not in line))
 
 
 def completed(bundle: Path) -> tuple[Path, Path]:
@@ -146,8 +182,7 @@ def test_what_a_fast_look_found_stays_found(bundle: Path) -> None:
     fast, _ = completed(bundle)
     with (fast / "dmesg.txt").open("a") as log:
         log.write("<4>[   99.000000] WARNING: CPU: 0 PID: 1 at mm/memory_hotplug.c:1 f+0x0/0x10\n")
-    iomem = (fast / "iomem.txt").read_text()
-    (fast / "iomem.txt").write_text("".join(line for line in iomem.splitlines(True) if "System RAM" not in line))
+    drop_ram(fast / "host_iomem.txt")
     step = recheck(bundle).steps[3]
     assert step.verdict is Verdict.FAIL and {"LOG-1", "IOM-1"} <= broken(step) and step.look == "full"
     assert "the full look just after it did not show it any more: IOM-1" in step.note and "LOG-1" not in step.note
@@ -155,9 +190,8 @@ def test_what_a_fast_look_found_stays_found(bundle: Path) -> None:
 
 def test_a_full_look_completes_a_fast_one(bundle: Path) -> None:
     fast, full = completed(bundle)
-    for state in (fast, full):
-        iomem = (state / "iomem.txt").read_text()
-        (state / "iomem.txt").write_text("".join(line for line in iomem.splitlines(True) if "System RAM" not in line))
+    for path in (fast / "host_iomem.txt", full / "host_iomem.txt", full / "iomem.txt"):
+        drop_ram(path)
     (full / "auto_online.txt").write_text("offline\n")
     step = recheck(bundle).steps[3]
     assert {"IOM-1", "BLK-2"} <= broken(step) and "did not show" not in step.note
@@ -263,5 +297,5 @@ def test_a_run_that_does_not_end_with_a_full_look_has_no_verdict() -> None:
 def test_what_was_left_out_is_in_the_snapshot(bundle: Path) -> None:
     run = load_run(bundle)
     state = load_state(bundle / "states" / "001", run.facts)
-    assert (state.left_out, state.page_tables) == (("ptdump",), NotObserved(LEFT_OUT)) and run.boot.left_out == ()
+    assert (state.left_out, state.page_tables) == (tuple(WITNESSES), NotObserved(LEFT_OUT)) and run.boot.left_out == ()
     assert json.loads((bundle / "run.json").read_text())["format"] == 1
