@@ -432,4 +432,6 @@ class GuestState:
 
 
 def _either(text: _T | NotObserved, record: _T | NotObserved) -> _T | NotObserved:
-    return record if isinstance(text, NotObserved) and not isinstance(record, NotObserved) else text
+    """Where a fast look left the text to the record, why the record was not read counts: it excuses nothing."""
+    unread = isinstance(text, NotObserved) and (text.reason == LEFT_OUT or not isinstance(record, NotObserved))
+    return record if unread else text

@@ -121,6 +121,10 @@ def test_a_run_that_ends_with_a_fast_look_proves_nothing(bundle: Path) -> None:
     ("witness", "missed"),
     [
         ("host_tables", {"LIN-1", "LIN-2", "LIN-3", "VMM-1", "PGT-1", "PGT-2", "MEM-2"}),
+        ("host_iomem", {"IOM-1", "IOM-2", "IOM-3"}),
+        ("host_blocks", {"BLK-1", "BLK-2"}),
+        ("host_zoneinfo", {"ZON-1"}),
+        ("host_vmstat", {"MEM-2"}),
     ],
 )
 def test_nothing_is_left_out_that_nobody_saw(witness: str, missed: set[str], tmp_path: Path) -> None:
