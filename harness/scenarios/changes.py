@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,10 @@ from harness.state import GuestState, HostTables, MemoryBlock, NotObserved, Page
 from harness.units import AddrRange, format_size, merge_ranges, subtract_ranges
 
 _AFTERWARDS = "read from its memory afterwards"
+#: a process that died of a signal: kernel/signal.c, print_fatal_signal; arch/{arm64,riscv}/kernel/traps.c
+_FATAL = re.compile(r"potentially unexpected fatal signal|\]: unhandled (?:exception|signal)")
+#: maximum number of such lines
+_DEATHS = 3
 #: without what only a live guest tells
 _NO_TEXT: dict[str, Any] = dict.fromkeys(
     ("iomem", "blocks", "meminfo", "page_tables"), NotObserved("the guest is lost")
@@ -48,6 +53,9 @@ def describe_lost(
     changes = describe_changes(replace(before, **_NO_TEXT), replace(lost, **_NO_TEXT), kernel)
     found = [f"memory blocks {', '.join(f'{count} {state}' for state, count in counts)}"] if counts else []
     found += [f"no {', '.join(names)} ({why})" for why, names in unread.items()]
+    log = () if isinstance(records.log, NotObserved) else records.log
+    deaths = [line.text for line in log if _FATAL.search(line.text)]
+    found += [f"its kernel says: {text}" for text in deaths[:_DEATHS]]
     found += [] if changes or unread or lost.garbled else ["as in the look before this step"]
     garbled = [f"{line.source} line {line.line}, {line.why}: {line.text}" for line in lost.garbled]
     return f"{_AFTERWARDS}: {'; '.join(found)}", *changes, *garbled

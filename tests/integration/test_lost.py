@@ -47,6 +47,10 @@ def stops_answering(session: Session, deadline: Deadline) -> None:
     session.guest.shell.run("killall -STOP agent dropbear", deadline=Deadline(NEVER))
 
 
+def server_dies(session: Session, deadline: Deadline) -> None:
+    session.guest.shell.run("killall -SEGV dropbear", deadline=deadline)
+
+
 def dies_in_silence(session: Session, deadline: Deadline) -> None:
     # No console prints a warning, and nobody can ask for the log any more.
     said = "dmesg -n 1; echo '<4>WARNING: CPU: 0 PID: 1 at mm/memory_hotplug.c:1 f+0x0/0x10' >/dev/kmsg"
@@ -147,6 +151,15 @@ def test_a_reset_leaves_no_state_of_the_kernel(
     assert result.verdict is Verdict.INFRA and "(the machine was reset" in result.reason
     _, lost = lost_state(bundle)
     assert isinstance(lost.records.iomem, NotObserved) and "was reset" in lost.records.iomem.reason
+    assert disagreements(result, bundle) == []
+
+
+def test_a_server_that_dies_of_a_signal_is_told(
+    memhp_guest_spec: GuestSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, bundle = run_with(server_dies, memhp_guest_spec, tmp_path, monkeypatch)
+    assert result.verdict is Verdict.INFRA
+    assert "dropbear: potentially unexpected fatal signal 11." in result.reason
     assert disagreements(result, bundle) == []
 
 

@@ -83,6 +83,21 @@ def test_blocks_are_counted_by_state_and_what_was_not_read_is_told(states: tuple
     assert describe_lost(before, UNREAD) == ("read from its memory afterwards: nothing (it cannot be read)",)
 
 
+def test_processes_that_died_of_a_signal_are_told(states: tuple[GuestState, GuestState]) -> None:
+    before, lost = states
+    text = (
+        "<6>[    9.000000] dropbear[77]: unhandled exception: DABT (lower EL), ESR 0x0000000092000006, "
+        "level 2 translation fault in dropbear[aaaa,aaaa000+3c000]\n"
+        "<6>[    9.000001] CPU: 0 UID: 0 PID: 77 Comm: dropbear Not tainted 6.12.117-hp\n"
+        "<6>[    9.000002] dropbear: potentially unexpected fatal signal 11.\n"
+        "<6>[    9.000003] agent[80]: unhandled signal 11 code 0x1 at 0x0000000000000008\n"
+    )
+    died = dataclasses.replace(lost, records=dataclasses.replace(lost.records, log=parse_dmesg(text)))
+    [line, *_] = describe_lost(before, died)
+    told = [part.removeprefix("its kernel says: ") for part in line.split("; ") if "its kernel says" in part]
+    assert [one[:22] for one in told] == ["dropbear[77]: unhandle", "dropbear: potentially ", "agent[80]: unhandled s"]
+
+
 class Qmp:
     """QEMU's end of a lost guest; it ran if ``running``."""
 
