@@ -5,6 +5,7 @@
  *
  *   agent SCRIPT ARGUMENT...   runs one request, with the script's stdin and arguments, and exits
  *   agent                      persistent: serves requests from stdin until end of file
+ *   agent anywhere             the same, but on any CPU
  *
  * A persistent agent prints "ready" once it can take requests. harness/guest/agent.py is the client.
  *
@@ -23,6 +24,7 @@
 #include <linux/netlink.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
@@ -319,6 +321,15 @@ static bool get_request(char *line, int *count, char **words, unsigned long *num
 	return true;
 }
 
+/* Runs on the CPU of its SSH session, if that keeps to one (one-cpu.c). */
+static void stay_near(void)
+{
+	cpu_set_t cpus;
+
+	if (!sched_getaffinity(getppid(), sizeof(cpus), &cpus) && CPU_COUNT(&cpus) == 1)
+		sched_setaffinity(0, sizeof(cpus), &cpus);
+}
+
 static int serve(void)
 {
 	char line[MAX_REQUEST], *words[MAX_WORDS], last_line[LINE];
@@ -347,6 +358,8 @@ int main(int argc, char **argv)
 	int status;
 
 	if (argc == 1)
+		stay_near();
+	if (argc == 1 || (argc == 2 && !strcmp(argv[1], "anywhere")))
 		return serve();
 	if (reads_input(argv[1]) && (read_all(0, &input) || !make_room(&input, 1)))
 		return complain("agent: stdin: %s\n", strerror(errno));

@@ -27,8 +27,8 @@ PACKAGES = ("busybox-static", "dropbear-bin", "ndctl", "daxctl")
 PROGRAMS = ("usr/bin/busybox", "usr/sbin/dropbear", "usr/bin/ndctl", "usr/bin/daxctl")
 #: our own programs, each one C file in guest-scripts, and the headers there
 TOOLS = ("agent", "touch-memory", "hold-memory", "load-keeper", "load-worker", "sleeper")
-#: likewise, but a library preloaded into other programs; it is linked against no other
-PRELOADS = ("spare-seed",)
+#: likewise, but libraries preloaded into other programs; they are linked against no other
+PRELOADS = ("spare-seed", "one-cpu")
 
 _COMPILE_SECONDS = 120.0
 _WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Werror")

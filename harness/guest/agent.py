@@ -11,7 +11,8 @@ import paramiko
 from harness.errors import GuestError
 from harness.guest.overlay import SCRIPTS
 
-#: shell command that starts the agent; it prints ``none`` in a guest root that lacks the agent
+#: shell command that starts the agent; it prints ``none`` in a guest root that lacks the agent. With the argument
+#: ``anywhere`` the agent does not keep to the CPU of its SSH session.
 START = "[ -x /usr/bin/agent ] || { echo none; exit; }; exec /usr/bin/agent"
 
 #: commands that the agent understands as they are

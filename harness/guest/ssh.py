@@ -276,15 +276,16 @@ class GuestShell:
     ) -> tuple[CommandResult, ...] | None:
         """Have the guest's agent run ``requests``; None if there is no agent.
 
-        While it works for another thread, an agent of its own does it: neither must wait for the other, and one that
-        stayed might have its memory where memory is to be removed.
+        While it works for another thread, an agent of its own does it, on whatever CPU: neither must wait for the
+        other, and one that stayed might have its memory where memory is to be removed.
         """
         resident = self._agent_lock.acquire(blocking=False)
         agent = self._agent if resident else None
         try:
             # An agent that exited while idle (out of memory, say) is simply started again.
             if self._has_agent and (agent is None or agent.ended):
-                agent = self._start_agent(shown, deadline, limit, opened)
+                start = START if resident else f"{START} anywhere"
+                agent = self._start_agent(start, shown, deadline, limit, opened)
                 self._has_agent = agent is not None
                 self._agent = agent if resident else self._agent
             if agent is None:
@@ -300,11 +301,13 @@ class GuestShell:
             elif agent is not None:
                 _close(agent.channel)
 
-    def _start_agent(self, shown: str, deadline: Deadline, limit: int, opened: list[paramiko.Channel]) -> Agent | None:
+    def _start_agent(
+        self, start: str, shown: str, deadline: Deadline, limit: int, opened: list[paramiko.Channel]
+    ) -> Agent | None:
         agent = Agent(self._open(shown, deadline))
         opened.append(agent.channel)
         with self._closed_after_trouble(agent, shown, deadline, limit):
-            self._execute(agent.channel, START)
+            self._execute(agent.channel, start)
             if agent.greet(limit, self._waiter(agent.channel, shown, deadline)):
                 return agent
         _close(agent.channel)

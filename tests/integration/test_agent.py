@@ -486,3 +486,13 @@ def test_a_wait_does_not_poll(guest: BootedGuest, limit: Deadline) -> None:
     # Every 100 ms, and not every 2 ms.
     assert switches() - before < 100
     assert guest.shell.run(f"grep -q ' 15  *{agent} ' /proc/net/netlink", deadline=limit).status == 1
+
+
+def test_the_session_and_its_agent_share_a_cpu_with_the_network_and_commands_have_all(guest: BootedGuest) -> None:
+    limit = Deadline(60)
+    read_files(guest.shell, ["/proc/uptime"], deadline=limit)
+    words = guest.shell.must("for p in $(pidof agent) $PPID $$; do taskset -p $p; done", deadline=limit).split()
+    assert [int(mask, 16) for mask in words[5::6]] == [1, 1, (1 << guest.machine.spec.cpus) - 1]
+    irqs = "cd /proc/irq; for i in $(ls /sys/class/net/*/device/../msi_irqs); do cat $i/smp_affinity; done"
+    masks = guest.shell.must(f"{irqs}; cat default_smp_affinity", deadline=limit).split()
+    assert len(masks) > 1 and {int(mask, 16) for mask in masks} == {1}

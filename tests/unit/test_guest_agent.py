@@ -9,6 +9,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -117,6 +118,28 @@ def test_one_that_ended_meanwhile_is_started_again(shell: GuestShell, world: Wor
     assert agent.channel.status_event.wait(60)
     shell.run(ASK, deadline=Deadline(60))
     assert pid_of(world) != first
+
+
+STARTED_BY_A_SESSION = """
+import os, subprocess, sys
+cpus = os.sched_getaffinity(0)
+os.sched_setaffinity(0, {min(cpus)} if sys.argv[1] == "one" else cpus)
+everywhere = lambda: os.sched_setaffinity(0, cpus)
+with subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=everywhere) as agent:
+    agent.stdout.readline()
+    print(len(os.sched_getaffinity(agent.pid)), len(cpus))
+    agent.stdin.close()
+"""
+
+
+@needs_cc
+@pytest.mark.parametrize(
+    ("session", "more", "near"), [("one", [], True), ("one", ["anywhere"], False), ("all", [], False)]
+)
+def test_it_keeps_to_the_cpu_of_its_session(world: World, session: str, more: list[str], near: bool) -> None:
+    argv = [sys.executable, "-c", STARTED_BY_A_SESSION, session, str(world.program), *more]
+    used, there = map(int, subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split())
+    assert used == (1 if near else there)
 
 
 @needs_cc

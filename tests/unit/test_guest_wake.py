@@ -140,3 +140,22 @@ for path in (b"/proc/loadavg", b"/dev/null", b"/processes", b"made"):
         "made opened",
     ]
     assert (tmp_path / "made").stat().st_mode & 0o777 == 0o640
+
+
+@needs_cc
+def test_a_session_keeps_to_one_cpu_and_what_it_starts_does_not(tmp_path: Path) -> None:
+    library = compiled(tmp_path / "one-cpu.so", "-shared", "-fPIC", "-nostdlib")
+    code = """
+import os
+print("server", sorted(os.sched_getaffinity(0)), flush=True)
+for name in ("session", "command"):
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        break
+    print(name, sorted(os.sched_getaffinity(0)), flush=True)
+"""
+    environment = {**os.environ, "LD_PRELOAD": str(library)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    cpus = sorted(os.sched_getaffinity(0))
+    assert done.stdout.splitlines() == [f"server {cpus}", f"session {cpus[:1]}", f"command {cpus}"]
