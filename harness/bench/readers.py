@@ -16,7 +16,7 @@ from harness.collect.look import collect_state
 from harness.deadline import Deadline
 from harness.errors import GuestError, UnsupportedError
 from harness.kmem.physical_memory import PhysicalMemory, Region
-from harness.kmem.table_walk import Walk, copy_tables, walk
+from harness.kmem.table_walk import TableImage, Walk, copy_tables, walk
 from harness.model.boot_layout import boot_layout
 from harness.parsers.ptdump import SOURCE, parse_ptdump
 from harness.qemu import memdev
@@ -59,6 +59,8 @@ class Readers:
         self._places: Sequence[Region] = ()
         self._walked: Walk | None = None
         self._glance: Glance | None = None
+        self._memory: PhysicalMemory | None = None
+        self._spare: TableImage | None = None
         self._runs: Sequence[Mapping] = ()
         self._dumped: PageTables | None = None
         self._markers: list[tuple[int, str]] = []
@@ -106,10 +108,14 @@ class Readers:
     def by_look(self, laps: Laps) -> None:
         """What a look reads from the guest's memory, in one pause: page tables, sections, and the count of tables."""
         machine, deadline, kernel = self.guest.machine, self._deadline(), self.guest.kernel
-        with PhysicalMemory(self._places) as memory:
-            glance = kernel.look(memory, self._glance)
-            mark = machine.qmp.seq
-            self._glance = glance.after(kernel.copy(machine, memory, deadline, glance))
+        self._memory = memory = PhysicalMemory(self._places, self._memory)
+        glance = kernel.look(memory, self._glance, self._spare)
+        mark = machine.qmp.seq
+        copy = kernel.copy(machine, memory, deadline, glance)
+        self._glance = glance.after(copy)
+        # As after a look at tables that did not change.
+        self._spare = None if isinstance(copy, NotObserved) else copy.tables
+        memory.close_but(tuple(machine.spec.boot_ram().values()))
         laps.told("still", lambda: _standstill(machine, mark, deadline))
 
     def by_guest(self, laps: Laps) -> None:

@@ -117,8 +117,10 @@ class Glance:
     tables: TableImage | None
 
     def after(self, copy: KernelCopy | NotObserved) -> Glance:
-        """The same for the next look, with what a copy found meanwhile."""
-        return self if isinstance(copy, NotObserved) else Glance(self.roots, copy.records, copy.pages, None)
+        """The same with what a copy found meanwhile, for a look to come."""
+        if isinstance(copy, NotObserved):
+            return self
+        return Glance(self.roots, copy.records, copy.pages[:_MOST_LIKELY], None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +184,14 @@ class KernelView:
     def _blind(cls, tables: TableFormat | NotObserved, reason: NotObserved) -> KernelView:
         return cls(tables, reason, DirectMap(()), reason, dict.fromkeys(RECORD_SOURCES, reason), reason)
 
-    def look(self, memory: PhysicalMemory, last: Glance | None = None) -> Glance:
+    def look(self, memory: PhysicalMemory, last: Glance | None = None, spare: TableImage | None = None) -> Glance:
         """Copy once while the guest may run, which maps the pages, so that the later pause is shorter.
 
-        ``last`` is an earlier look: most of what it found is still there.
+        After an earlier look, ``last``, that is needless: most of what it found is still there. ``spare`` is a copy of
+        page tables to be overwritten.
         """
+        if last is not None:
+            return replace(last, roots=self._find_roots(memory), tables=spare)
         copies: Copies = {}
         pages: tuple[int, ...] = ()
         tables: TableImage | None = None
@@ -194,10 +199,9 @@ class KernelView:
             # A table that is freed meanwhile may point anywhere.
             with contextlib.suppress(InfraError):
                 tables = copy_tables(memory, self.tables)
-            likely = () if last is None or len(last.pages) > _MOST_LIKELY else last.pages
-            reader = KernelReader(memory, self.direct, self.tables, likely)
-            copies = copy_records(self.records, reader, {} if last is None else last.records)
-            pages = tuple({*likely, *reader.walked})
+            reader = KernelReader(memory, self.direct, self.tables)
+            copies = copy_records(self.records, reader, {})
+            pages = reader.walked
         return Glance(self._find_roots(memory), copies, pages, tables)
 
     def copy(

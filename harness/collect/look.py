@@ -121,11 +121,10 @@ def collect_state(
     wanted = tuple(dict.fromkeys(("boot_id", "uptime", *(name for name in sources if name not in left_out))))
     with contextlib.ExitStack() as stack:
         with ThreadPoolExecutor(1, thread_name_prefix="memhp-host") as pool:
-            last = None if cache is None else cache.glance
             from_host: list[Future[_Outside]] = []
 
             def look_from_outside() -> None:
-                from_host.append(pool.submit(_look_from_outside, machine, kernel, last, stack, deadline))
+                from_host.append(pool.submit(_look_from_outside, machine, kernel, cache, stack, deadline))
 
             if not waits:
                 look_from_outside()
@@ -300,21 +299,25 @@ def _run(
 def _look_from_outside(
     machine: Machine | None,
     kernel: KernelView | None,
-    last: Glance | None,
+    cache: ParseCache | None,
     stack: contextlib.ExitStack,
     deadline: Deadline,
 ) -> _Outside:
     """Query QEMU, map the guest's memory for the lifetime of ``stack``, and locate what will be read from it.
 
-    ``last`` is what the last look located.
+    With a ``cache``, boot RAM stays mapped, and what the last look located is not located again.
     """
     if machine is None:
         return {}, None, None
     raw, places = ask_qemu(machine, deadline)
     if kernel is None:
         return raw, None, None
-    memory = stack.enter_context(PhysicalMemory(places))
-    return raw, memory, kernel.look(memory, last)
+    if cache is None:
+        memory = stack.enter_context(PhysicalMemory(places))
+        return raw, memory, kernel.look(memory)
+    cache.memory = memory = PhysicalMemory(places, cache.memory)
+    stack.callback(memory.close_but, tuple(machine.spec.boot_ram().values()))
+    return raw, memory, kernel.look(memory, cache.glance, cache.tables.spare)
 
 
 def ask_qemu(machine: Machine, deadline: Deadline) -> tuple[dict[str, bytes], list[Region]]:

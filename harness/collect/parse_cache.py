@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from harness.collect.decoded_tables import DecodedTables
 from harness.collect.hostside import Glance
 from harness.errors import ParseError
+from harness.kmem.physical_memory import PhysicalMemory
 from harness.parsers.notes import Notes
 from harness.state import Garbled, NotObserved, Unknown
 
@@ -28,11 +29,12 @@ class Parsed(Generic[T]):
 class ParseCache:
     """The sources of the last snapshot of one guest, each with what was parsed of it; values are shared, not copied.
 
-    ``glance`` is where the host found what it read itself, ``tables`` the page tables that it found.
+    ``glance`` is where the host found what it read itself, in ``memory``; ``tables`` the page tables that it found.
     """
 
     def __init__(self) -> None:
         self.glance: Glance | None = None
+        self.memory: PhysicalMemory | None = None
         self.tables = DecodedTables()
         self._last: dict[str, tuple[bytes, Parsed[Any]]] = {}
 

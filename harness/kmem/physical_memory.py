@@ -6,7 +6,8 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-from collections.abc import Iterable
+import weakref
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +44,12 @@ class PhysicalMemory:
     """Reads a guest's memory by physical address, out of the files that back it.
 
     The files are opened and mapped once; the guest's later writes are visible. Nothing is ever written. ``close``
-    releases the files: until then an unplugged backend keeps its host memory. Raises InfraError if a file cannot be
-    opened, is shorter than its region, or regions overlap.
+    releases the files: until then an unplugged backend keeps its host memory. Of ``last``, which is closed, it takes
+    over what is still the same: the pages that were read there need not be found again. Raises InfraError if a file
+    cannot be opened, is shorter than its region, or regions overlap.
     """
 
-    def __init__(self, regions: Iterable[Region]) -> None:
+    def __init__(self, regions: Iterable[Region], last: PhysicalMemory | None = None) -> None:
         ordered = sorted(regions, key=lambda region: region.range)
         for lower, upper in itertools.pairwise(ordered):
             if lower.range.overlaps(upper.range):
@@ -56,10 +58,14 @@ class PhysicalMemory:
         try:
             for region in ordered:
                 if region.range:
-                    self._mapped.append(_Mapped(region))
+                    known = None if last is None else last._take(region)
+                    self._mapped.append(known or _Mapped(region))
         except BaseException:
             self.close()
             raise
+        finally:
+            if last is not None:
+                last.close()
 
     @property
     def ranges(self) -> tuple[AddrRange, ...]:
@@ -125,6 +131,20 @@ class PhysicalMemory:
         cells = addresses[:, None] + np.arange(count, dtype=np.uint64) * np.uint64(8)
         return self.gather(cells.ravel(), 8).reshape(-1, count)
 
+    def close_but(self, kept: Collection[AddrRange]) -> None:
+        """Release the files of all regions but the ``kept`` ones."""
+        for mapped in self._mapped:
+            if mapped.range not in kept:
+                mapped.close()
+        self._mapped = [mapped for mapped in self._mapped if mapped.range in kept]
+
+    def _take(self, region: Region) -> _Mapped | None:
+        for mapped in self._mapped:
+            if mapped.region == region and mapped.is_current():
+                self._mapped.remove(mapped)
+                return mapped
+        return None
+
     def _region(self, address: int) -> _Mapped | None:
         for mapped in self._mapped:
             if mapped.start <= address < mapped.end:
@@ -147,7 +167,7 @@ class _Mapped:
     """One region, mapped: ``words`` is its content as 64-bit words, from ``base`` on."""
 
     def __init__(self, region: Region) -> None:
-        self.range = region.range
+        self.region, self.range = region, region.range
         self.start, self.end = region.range.start, region.range.end
         try:
             self.fd = os.open(region.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -169,6 +189,15 @@ class _Mapped:
             os.close(self.fd)
             raise
         self.words = np.frombuffer(self.map, dtype="<u8")[(region.offset - start) // 8 :]
+        # Also for one that nobody closes.
+        self._close_file = weakref.finalize(self, os.close, self.fd)
+
+    def is_current(self) -> bool:
+        """Whether the region's path still leads to the mapped file."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), self.region.path.stat())
+        except OSError:
+            return False
 
     def read(self, address: int, size: int) -> bytes:
         # Not through the mapping: touching a hole there would make the host allocate it.
@@ -199,4 +228,4 @@ class _Mapped:
         # The array refers to the mapping: drop it first.
         del self.words
         self.map.close()
-        os.close(self.fd)
+        self._close_file()

@@ -142,3 +142,40 @@ def test_closing_lets_go(tmp_path: Path, pattern: bytes) -> None:
         memory.read(0x1000, 8)
     with pytest.raises(OutsideMemory):
         memory.gather(words(0x1000), 8)
+
+
+def test_what_is_still_the_same_stays_mapped_and_the_rest_is_released(tmp_path: Path, pattern: bytes) -> None:
+    ram = region(tmp_path, 0x1000, pattern)
+    dimm, other = region(tmp_path, 0x100000, pattern), region(tmp_path, 0x200000, pattern[:4096])
+    first = PhysicalMemory([ram, dimm])
+    opened = open_files(tmp_path)
+    second = PhysicalMemory([ram, other], first)
+    assert opened == [ram.path.name, dimm.path.name] and open_files(tmp_path) == [ram.path.name, other.path.name]
+    assert second.ranges == (ram.range, other.range) and second.read(0x1000, 64) == pattern[:64]
+    assert first.ranges == ()
+    second.close_but([ram.range])
+    assert second.ranges == (ram.range,) and open_files(tmp_path) == [ram.path.name]
+    del second
+    assert open_files(tmp_path) == []
+
+
+def test_another_file_of_the_same_name_is_mapped_anew(tmp_path: Path, pattern: bytes) -> None:
+    ram = region(tmp_path, 0x1000, pattern)
+    first = PhysicalMemory([ram])
+    ram.path.unlink()
+    ram.path.write_bytes(pattern[::-1])
+    with PhysicalMemory([ram], first) as second:
+        assert second.read(0x1000, 64) == pattern[::-1][:64]
+
+
+def test_a_region_that_cannot_be_mapped_releases_the_others_too(tmp_path: Path, pattern: bytes) -> None:
+    ram = region(tmp_path, 0x1000, pattern)
+    first = PhysicalMemory([ram])
+    with pytest.raises(InfraError, match="cannot read the guest's memory"):
+        PhysicalMemory([ram, Region(AddrRange.sized(0x100000, 4096), tmp_path / "gone")], first)
+    assert first.ranges == () and open_files(tmp_path) == []
+
+
+def open_files(directory: Path) -> list[str]:
+    links = (os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
+    return sorted({Path(link).name for link in links if link.startswith(str(directory))})
