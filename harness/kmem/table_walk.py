@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ __all__ = ["MAX_FAULTS", "MAX_RUNS", "TableImage", "TableRows", "Walk", "copy_ta
 #: maximum number of runs, which take 300 MB; the most fragmented kernels (debug_pagealloc, hugetlb vmemmap
 #: optimisation) have 7,000
 MAX_RUNS = 1 << 18
+#: remembered tables, and as many runs: those of a guest with 64 GiB
+_ITEMS = 1 << 15
 _UNCOUNTED = NotObserved("the page tables were not counted")
 
 
@@ -69,12 +72,8 @@ class Walk:
             span = 1 << 64 if not found and self.image.tables.both_halves else level.table_span
             columns = (rows.addresses.tolist(), rows.starts.tolist(), decoded.used.tolist())
             found += [
-                TablePage(
-                    address,
-                    level.name,
-                    AddrRange(start, start + span),
-                    entries,
-                    None if counted is None else address in counted,
+                _page(
+                    address, level.name, start, start + span, entries, None if counted is None else address in counted
                 )
                 for address, start, entries in zip(*columns, strict=True)
             ]
@@ -123,9 +122,20 @@ def _mappings(tables: TableFormat, runs: Runs) -> tuple[HostMapping, ...]:
     words = {bits: tables.words(bits) for bits in np.unique(runs.bits).tolist()}
     columns = (runs.start, runs.size, runs.physical, runs.level, runs.bits)
     return tuple(
-        HostMapping(AddrRange(start, start + size), where, names[level], words[bits])
+        _mapping(start, start + size, where, names[level], words[bits])
         for start, size, where, level, bits in zip(*(column.tolist() for column in columns), strict=True)
     )
+
+
+# Most are those of the last walk.
+@functools.lru_cache(_ITEMS)
+def _page(address: int, level: str, start: int, end: int, entries: int, counted: bool | None) -> TablePage:
+    return TablePage(address, level, AddrRange(start, end), entries, counted)
+
+
+@functools.lru_cache(_ITEMS)
+def _mapping(start: int, end: int, physical: int, level: str, attrs: tuple[str, ...]) -> HostMapping:
+    return HostMapping(AddrRange(start, end), physical, level, attrs)
 
 
 def _faults(image: TableImage, depth: int, level: Decoded, extra: Sequence[tuple[int, str]]) -> list[TableFault]:

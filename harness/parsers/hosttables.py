@@ -68,11 +68,14 @@ def format_tables(tables: HostTables) -> str:
 
 def format_entries(tables: HostTables) -> str:
     """The text of ``tables`` without their count."""
+    # Two formats in one are quicker than a call for each range.
     lines = [
-        f"map {_range(run.range)} {run.physical:#018x} {' '.join((run.level, *run.attrs))}" for run in tables.mappings
+        f"map {run.range.start:#018x}-{run.range.end:#018x} {run.physical:#018x} {' '.join((run.level, *run.attrs))}"
+        for run in tables.mappings
     ]
     lines += [
-        f"table {page.address:#018x} {page.level} {_range(page.range)} {page.entries}{_MARKS[page.counted]}"
+        f"table {page.address:#018x} {page.level} {page.range.start:#018x}-{page.range.end:#018x} {page.entries}"
+        f"{_MARKS[page.counted]}"
         for page in tables.pages
     ]
     lines += [
