@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from harness.arch.features import features_of
 from harness.arch.modes import VA_BITS
+from harness.check.backtrace import first_backtrace, frame_function
 from harness.check.bugs import Conditions, KnownBug, Sign
 from harness.check.evidence import Evidence
 from harness.check.findings import CheckResult, Finding
@@ -333,12 +334,12 @@ def _frames(findings: Sequence[Finding], explained: set[int]) -> set[int]:
 def died_of(bugs: Iterable[KnownBug], alarms: Sequence[str], trace: Sequence[str]) -> KnownBug | None:
     """The bug of which a kernel with the console lines ``alarms`` died; ``trace`` are all lines from the first one."""
     reports = [line for line in map(bare, alarms) if _FRAME.fullmatch(line) is None]
-    counter = next((line for line in map(bare, trace) if re.match(r"e?pc : ", line)), "")
+    died_in = first_backtrace(map(bare, trace))[:1]
     for bug in bugs:
         ending = bug.ends
         if ending is None or ending.how != "dead" or ending.says is None or not reports:
             continue
-        if re.match(rf"e?pc : {re.escape(ending.function)}\+0x", counter) is None:
+        if died_in != (ending.function,):
             continue
         if all(matches(ending.says, line) for line in reports):
             return bug
@@ -354,9 +355,7 @@ def hung_in(bugs: Iterable[KnownBug], title: str, stacks: Sequence[str], alarms:
         return None
     for bug in hanging(bugs, title):
         assert bug.ends is not None
-        # arm64's frame, riscv64's, and where an interrupt found a CPU
-        frame = re.compile(rf" *(\[<[0-9a-f]+>\] |e?pc : )?{re.escape(bug.ends.function)}\+0x[0-9a-f/x]+.*")
-        if any(frame.fullmatch(bare(line)) for line in stacks):
+        if any(frame_function(bare(line)) == bug.ends.function for line in stacks):
             return bug
     return None
 

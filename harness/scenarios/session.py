@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.check import CheckResult, Verdict
+from harness.check.backtrace import describe_backtrace, first_backtrace
 from harness.check.bugs import NAME as BUGS
 from harness.check.bugs import known_bugs
-from harness.check.known import Watch, hung_in, watch_for
+from harness.check.known import Watch, bare, hung_in, watch_for
 from harness.check.starvation import period
 from harness.collect.look import collect_state
 from harness.collect.looks import witnessed
@@ -202,7 +203,9 @@ class Session:
             host = self._host_times(None, self.deadline())
             outcome = Outcome(note=note, alarms=told, trace=after, stacks=stacks, host=host)
             known = ExpectedBugs(self.watch, tuple(bugs))
-            return self._without_look(title, self.expect, outcome, started, known, last.lines)
+            place = first_backtrace(map(bare, after))
+            died = (f"the kernel was {describe_backtrace(place)}",) if place else ()
+            return self._without_look(title, self.expect, outcome, started, known, (*died, *last.lines))
 
     def _last_look(self, error: MemhpError) -> LastLook:
         """The host's look at the guest that was lost, if that is what ``error`` says."""
