@@ -108,7 +108,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         if session is not None:
             bundles.append(session.recorder.directory)
         if bundles:
+            from harness.report.console_trouble import console_trouble
+
             report.sections.append(("memhp bundle", "\n".join(str(path) for path in bundles)))
+            # Often all that is left of a run in CI.
+            for trouble in filter(None, map(console_trouble, bundles)):
+                report.sections.append(("serial console, from its first alarm on", trouble))
     return report
 
 

@@ -198,6 +198,7 @@ def test_a_shared_guest_and_its_bundle(outer: pytest.Pytester, tmp_path: Path) -
             assert memhp_guest.guest == "guest"
             assert (memhp_guest.recorder.directory / "started").exists()
         def test_two(memhp_guest):
+            (memhp_guest.recorder.directory / "console.log").write_text("[    1.000000] Oops [#1]\\n::error::x\\n")
             raise AssertionError("on purpose")
         """
     )
@@ -205,6 +206,9 @@ def test_a_shared_guest_and_its_bundle(outer: pytest.Pytester, tmp_path: Path) -
         found = run(outer, "--memhp-bundle-dir", str(tmp_path / "b"))
         found.assert_outcomes(passed=1, failed=1)
         found.stdout.fnmatch_lines(["*- memhp bundle -*", f"{tmp_path}/b/*-arm64{number}"])
+        found.stdout.fnmatch_lines(
+            ["*- serial console, from its first alarm on -*", "| ?    1.000000? Oops ?#1?", "| ::error::x"]
+        )
 
 
 def test_a_guest_that_does_not_boot(outer: pytest.Pytester) -> None:
