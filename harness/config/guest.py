@@ -18,8 +18,11 @@ from harness.config.yaml import Value, load, show, size_problem, suggest
 from harness.errors import UsageError
 from harness.units import GIB, MIB, TIB, align_up, format_size
 
-#: boot memory, nodes and maxmem are whole memory sections (SECTION_SIZE_BITS 27 on arm64 with 4K pages and on riscv64)
+#: the least boot memory, and the unit of what is plugged: a memory section (SECTION_SIZE_BITS 27 on arm64 with 4K pages
+#: and on riscv64)
 SECTION = 128 * MIB
+#: boot memory may end inside a section, at the end of a sub-section (SUBSECTION_SHIFT 21, include/linux/mmzone.h, v6.12)
+SUBSECTION = 2 * MIB
 #: maxmem beyond this leaves no room in a 48-bit linear map (half of the address space) for slots and PCI windows
 MAX_MAXMEM = 64 * TIB
 #: ACPI_MAX_RAM_SLOTS (QEMU include/hw/acpi/acpi_dev_interface.h)
@@ -164,7 +167,7 @@ def _name_problems(spec: GuestSpec) -> Iterator[Problem]:
 
 
 def _size_problems(spec: GuestSpec) -> Iterator[Problem]:
-    wrong = size_problem(spec.memory, multiple=SECTION, minimum=SECTION)
+    wrong = size_problem(spec.memory, multiple=SUBSECTION, minimum=SECTION)
     if wrong is not None:
         yield Problem("memory", f"boot memory of {wrong[0]}", wrong[1])
     wrong = size_problem(spec.maxmem, multiple=SECTION)
@@ -193,10 +196,16 @@ def _size_problems(spec: GuestSpec) -> Iterator[Problem]:
 
 
 def _node_problems(spec: GuestSpec) -> Iterator[Problem]:
+    last = max((number for number, node in enumerate(spec.nodes) if node.memory), default=0)
     for number, node in enumerate(spec.nodes):
-        wrong = size_problem(node.memory, multiple=SECTION)
+        wrong = size_problem(node.memory, multiple=SUBSECTION)
+        # a section of two nodes would be one memory block of both
+        inside = None if wrong or number == last else size_problem(node.memory, multiple=SECTION)
         if wrong is not None:
             yield Problem("nodes", f"memory of node {number}: {wrong[0]}", wrong[1])
+        if inside is not None:
+            hint = f"{inside[1]}; only the last memory may end inside a section"
+            yield Problem("nodes", f"memory of node {number}: {inside[0]}", hint)
     total = sum(node.memory for node in spec.nodes)
     if spec.nodes and total != spec.memory:
         yield Problem(
@@ -209,7 +218,7 @@ def _node_problems(spec: GuestSpec) -> Iterator[Problem]:
 
 def _read_nodes(value: Value) -> tuple[NodeConfig, ...]:
     nodes = tuple(
-        NodeConfig(item.mapping("memory").take("memory", lambda size: size.size(multiple=SECTION)))
+        NodeConfig(item.mapping("memory").take("memory", lambda size: size.size(multiple=SUBSECTION)))
         for item in value.items()
     )
     if not nodes:
@@ -243,13 +252,17 @@ def _read_seed(value: Value) -> int:
 
 
 def _read_memory(value: Value) -> int:
+    return value.size(multiple=SUBSECTION, minimum=SECTION)
+
+
+def _read_maxmem(value: Value) -> int:
     return value.size(multiple=SECTION, minimum=SECTION)
 
 
 #: fields that a scenario may set; only the user may set the others
 SHAPE_FIELDS = {
     "memory": _read_memory,
-    "maxmem": _read_memory,
+    "maxmem": _read_maxmem,
     "slots": lambda value: value.integer(minimum=0, maximum=MAX_SLOTS),
     "ports": lambda value: value.integer(minimum=0, maximum=MAX_PORTS),
     "cpus": lambda value: value.integer(minimum=1, maximum=MAX_CPUS),

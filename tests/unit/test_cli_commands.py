@@ -117,8 +117,8 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, status: int = 2) 
         (["run", "--qemu", "no"], "memhp: --qemu: no such file: "),
         (["run", "--memory", "1.5G"], "memhp: --memory: '1.5G' is not a size (examples: 512M, 1G, 0x8000000)\n"),
         (
-            ["run", "--memory", "200M"],
-            "memhp: --memory: boot memory of 200M is not a multiple of 128M\n  hint: nearest",
+            ["run", "--memory", "1101M"],
+            "memhp: --memory: boot memory of 1101M is not a multiple of 2M\n  hint: nearest: 1100M or 1102M",
         ),
         (["run", "--node", "512M"], "memhp: --node: the nodes hold 512M, the guest has 1G\n  hint: the memory of all"),
         (["run", "--kernel", "Image"], "memhp: --kernel: no such file: Image\n  hint: an Image, a source tree"),

@@ -77,6 +77,18 @@ def test_a_kernel_that_is_no_file_is_a_selector(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "memory: 1100M\n",
+        "memory: 130M\n",
+        "memory: 1100M\nnodes: [{memory: 0}, {memory: 1G}, {memory: 76M}, {memory: 0}]\n",
+    ],
+)
+def test_boot_memory_may_end_inside_a_section(tmp_path: Path, text: str) -> None:
+    assert list(problems(load_guest(write(tmp_path, f"arch: arm64\n{text}")))) == []
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("memory: 1G\n", "g.yaml:1: key 'arch' is missing"),
@@ -86,7 +98,23 @@ def test_a_kernel_that_is_no_file_is_a_selector(tmp_path: Path) -> None:
         ("arch: arm64\ninitrd: nope\n", "g.yaml:2: initrd: no such file: "),
         ("arch: arm64\nqemu: nope\n", "g.yaml:2: qemu: no such file: "),
         ("arch: arm64\nmemory: 100M\n", "g.yaml:2: memory: 100M is too small\n  hint: at least 128M"),
-        ("arch: arm64\nmemory: 200M\n", "g.yaml:2: memory: 200M is not a multiple of 128M"),
+        (
+            "arch: arm64\nmemory: 1101M\n",
+            "g.yaml:2: memory: 1101M is not a multiple of 2M\n  hint: nearest: 1100M or 1102M",
+        ),
+        (
+            "arch: arm64\nmaxmem: 1100M\n",
+            "g.yaml:2: maxmem: 1100M is not a multiple of 128M\n  hint: nearest: 1G or 1152M",
+        ),
+        (
+            "arch: arm64\nnodes: [{memory: 1101M}]\n",
+            "g.yaml:2: nodes[0].memory: 1101M is not a multiple of 2M\n  hint: nearest: 1100M or 1102M",
+        ),
+        (
+            "arch: arm64\nmemory: 1100M\nnodes: [{memory: 76M}, {memory: 1G}]\n",
+            "g.yaml:3: nodes: memory of node 0: 76M is not a multiple of 128M\n"
+            "  hint: nearest: 128M; only the last memory may end inside a section",
+        ),
         ("arch: arm64\nmemory: 32G\n", "g.yaml:2: memory: maxmem 16G is below the boot memory 32G\n  hint: maxmem"),
         ("arch: arm64\nmaxmem: 512M\n", "g.yaml:2: maxmem: maxmem 512M is below the boot memory 1G"),
         ("arch: arm64\nmaxmem: 128T\n", "g.yaml:2: maxmem: maxmem 128T does not fit the guest's address space"),
@@ -123,8 +151,8 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
     ("values", "message"),
     [
         (
-            {"memory": 200 * MIB},
-            "--memory: boot memory of 200M is not a multiple of 128M\n  hint: nearest: 128M or 256M",
+            {"memory": 201 * MIB},
+            "--memory: boot memory of 201M is not a multiple of 2M\n  hint: nearest: 200M or 202M",
         ),
         ({"maxmem": 1300 * MIB}, "--maxmem: maxmem of 1300M is not a multiple of 128M"),
         ({"memory": 32 * GIB}, "--memory: maxmem 16G is below the boot memory 32G\n  hint: maxmem counts"),
@@ -136,7 +164,11 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
             {"cmdline": "a\x00b"},
             "--cmdline: control characters in the kernel command line\n  hint: write it on one line",
         ),
-        ({"nodes": (NodeConfig(100 * MIB),)}, "--node: memory of node 0: 100M is not a multiple of 128M"),
+        ({"nodes": (NodeConfig(101 * MIB),)}, "--node: memory of node 0: 101M is not a multiple of 2M"),
+        (
+            {"nodes": (NodeConfig(100 * MIB), NodeConfig(924 * MIB))},
+            "--node: memory of node 0: 100M is not a multiple of 128M\n  hint: nearest: 128M; only the last",
+        ),
         ({"random_seed": 1 << 64}, "--random-seed: invalid seed 18446744073709551616\n  hint: from 0 to 0xfff"),
         ({"machine_options": ("a,b=c",)}, "--machine: 'a,b=c' is not a machine option"),
     ],
