@@ -15,6 +15,7 @@ from harness.check.folded import folded_pages
 from harness.check.registry import Broken, Seen, Unobserved, invariant, observed, paired
 from harness.check.tablebalance import page_tables
 from harness.state import GuestState, NotObserved, Zone
+from harness.units import intersect_ranges
 
 #: names of the same counter in different kernels (mm/vmstat.c: v6.11, v6.12)
 _MEMMAP = ("nr_memmap_pages", "nr_memmap")
@@ -34,6 +35,7 @@ SLAB = "kernfs_node_cache"
 def zon_1(evidence: Evidence) -> Iterator[Broken]:
     zones, freed = observed(evidence.observed.memory_zones), _freed_at_boot(evidence)
     pairs = paired(evidence.expected.zones, zones, lambda zone: (zone.node, zone.name))
+    yield from _present_at_boot(evidence)
     anywhere = False
     if freed:
         total, managed = (sum(zone.managed for zone in part) for part in (evidence.expected.zones, zones))
@@ -47,6 +49,16 @@ def zon_1(evidence: Evidence) -> Iterator[Broken]:
             wanted = dataclasses.replace(wanted, managed=seen.managed)
         if wanted != seen:
             yield Broken(f"node {node} zone {name}", show_zone(wanted), show_zone(seen), "/proc/zoneinfo")
+
+
+def _present_at_boot(evidence: Evidence) -> Iterator[Broken]:
+    """All boot memory is present after boot, and nothing else (calculate_node_totalpages, mm/mm_init.c, v6.12)."""
+    layout, zones = evidence.layout, observed(evidence.layout.baseline.zones)
+    for node, ram in enumerate(layout.machine.node_ranges()):
+        wanted = sum(part.size for part in intersect_ranges([ram], layout.boot_memory())) // layout.page_size
+        seen = sum(zone.present for zone in zones if zone.node == node)
+        if seen != wanted:
+            yield Broken(f"node {node} after boot", f"present {wanted}", f"present {seen}", "/proc/zoneinfo")
 
 
 def _freed_at_boot(evidence: Evidence) -> int:

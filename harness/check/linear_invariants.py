@@ -14,7 +14,7 @@ from harness.model.boot_layout import BootLayout
 from harness.model.leaves import LeafRun
 from harness.model.spanned_blocks import ram_leaves
 from harness.state import HostMapping, NotObserved
-from harness.units import AddrRange, merge_ranges, subtract_ranges
+from harness.units import AddrRange, intersect_ranges, merge_ranges, subtract_ranges
 
 
 def by_witness(check: Callable[[Evidence, Pair], Iterable[Broken]]) -> Callable[[Evidence], Seen]:
@@ -40,14 +40,16 @@ def compare_cover(wanted: Iterable[AddrRange], seen: Iterable[AddrRange], what: 
 
 @invariant(
     "LIN-1",
-    "the linear map covers every added range completely and nothing of a removed one, and leads where it must",
+    "the linear map covers every added range completely and nothing of a removed one or beyond the end of boot memory, "
+    "and leads where it must",
     source="arch_add_memory, arch_remove_memory (arch/arm64/mm/mmu.c, arch/riscv/mm/init.c, v6.12)",
     motive="ee7febce0519: arm64: mm: correct the inside linear map boundaries during hotplug check",
     needs=("tables",),
 )
 @by_witness
 def lin_1(evidence: Evidence, pair: Pair) -> Iterator[Broken]:
-    wanted = merge_ranges([*pair.boot.covered(), *(piece.range for piece in evidence.expected.linear)])
+    boot = intersect_ranges(pair.boot.covered(), evidence.layout.machine.node_ranges())
+    wanted = merge_ranges([*boot, *(piece.range for piece in evidence.expected.linear)])
     yield from compare_cover(wanted, pair.now.covered(), "physical", pair.source)
     for leaf in pair.now.linear:
         must = pair.now.physical(leaf)

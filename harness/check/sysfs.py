@@ -86,7 +86,7 @@ def blk_2(evidence: Evidence) -> Iterator[Broken]:
 @invariant(
     "BLK-3",
     "a notifier keeps a memory block online where it is boot memory that this kernel never gives up, or where a leaf "
-    "of the linear map reaches beyond the block, and nowhere else",
+    "of the linear map reaches beyond the block, and nowhere else; one with a hole or several zones is EINVAL",
     source="prevent_memory_remove_notifier, can_unmap_without_split (arch/arm64/mm/mmu.c, v7.3); offline_pages "
     "(mm/memory_hotplug.c)",
     motive="95a58852b0e5: arm64/mm: Reject memory removal that splits a kernel leaf mapping: it asks about the range "
@@ -94,7 +94,11 @@ def blk_2(evidence: Evidence) -> Iterator[Broken]:
     needs=("hotplug", "log", "tables"),
 )
 def blk_3(evidence: Evidence) -> Iterator[Broken]:
-    said = dict(_said(evidence))
+    said, broken = dict(_said(evidence)), evidence.expected.broken
+    for report in evidence.offlines:
+        if report.index in broken and report.error != "EINVAL":
+            must = f"stays online (EINVAL): {broken[report.index]}"
+            yield Broken(f"memory{report.index}", must, report.error or "went offline", SOURCE)
     if said or evidence.offlines:
         spanned = observed(evidence.expected.spanned)
         yield from _kept_for_nothing(evidence, said, spanned)
@@ -123,6 +127,7 @@ def _kept_for_nothing(evidence: Evidence, said: Mapping[int, str], spanned: Mapp
         report.index: f"{report.error}, and the kernel's log does not say why"
         for report in evidence.offlines
         if report.error == _VETO
+        and report.index not in evidence.expected.broken
         and not _is_kept_boot_memory(evidence, report.index)
         and not isinstance(evidence.observed.dmesg, NotObserved)
         and not evidence.observed.dmesg_lost

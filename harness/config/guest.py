@@ -21,7 +21,7 @@ from harness.units import GIB, MIB, TIB, align_up, format_size
 #: the least boot memory, and the unit of what is plugged: a memory section (SECTION_SIZE_BITS 27 on arm64 with 4K pages
 #: and on riscv64)
 SECTION = 128 * MIB
-#: boot memory may end inside a section, at the end of a sub-section (SUBSECTION_SHIFT 21, include/linux/mmzone.h, v6.12)
+#: boot memory may end inside a section, where a sub-section ends (SUBSECTION_SHIFT, include/linux/mmzone.h, v6.12)
 SUBSECTION = 2 * MIB
 #: maxmem beyond this leaves no room in a 48-bit linear map (half of the address space) for slots and PCI windows
 MAX_MAXMEM = 64 * TIB

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.errors import UsageError
 from harness.model.actions import ONLINE_TYPES
 from harness.model.boot_layout import BootLayout
-from harness.model.zones import MOVABLE, ZoneTable
+from harness.model.zones import MIXED, MOVABLE, ZoneTable
 from harness.state import MemoryBlock, Zone
 from harness.units import AddrRange, merge_ranges
 
@@ -21,7 +21,8 @@ MAX_BLOCKS = 1 << 16
 class Block:
     """One memory block: ``plugged`` bytes of it are present, of which ``self_hosted`` hold its own struct pages.
 
-    ``owner`` is its device, None for boot memory; ``zone`` is None while it is offline.
+    ``owner`` is its device, None for boot memory; ``zone`` is None while it is offline, MIXED if it has pages of
+    several zones.
     """
 
     index: int
@@ -52,13 +53,13 @@ class BlockTable:
                 index = part.start // layout.block_size
                 self.blocks[index] = Block(index, node, None, self._boot_zone(node, part), part.size)
 
-    def _boot_zone(self, node: int, piece: AddrRange) -> str | None:
+    def _boot_zone(self, node: int, piece: AddrRange) -> str:
         names = [
             zone.name
             for zone in self.zones.to_state()
             if zone.node == node and (span := self.zones.get(node, zone.name).span) is not None and span.overlaps(piece)
         ]
-        return names[0] if len(names) == 1 else None
+        return names[0] if len(names) == 1 else MIXED
 
     def range_of(self, index: int) -> AddrRange:
         """Physical range of memory block ``index``."""
@@ -121,9 +122,9 @@ class BlockTable:
         if block is None:
             raise UsageError(f"memory{index} does not exist")
         piece, pages = self.range_of(index), block.managed // self.layout.page_size
-        if block.zone is not None:
+        if block.zone not in (None, MIXED):
             self.zones.get(block.node, block.zone).remove(piece, pages)
-            block.zone = None
+        block.zone = None
         if block.owner is None:
             (self._offlined_boot.add if state == "offline" else self._offlined_boot.discard)(index)
         if state != "offline":

@@ -67,7 +67,8 @@ class ExpectedState:
     ``managed_bytes`` is the change of MemTotal since boot.
     ``dax_states`` maps the dax devices bound to the kmem driver to the content of their state file, on kernels that
     have it (drivers/dax/kmem.c, v7.3). ``spanned`` maps memory blocks of hot-added RAM to the leaf of the linear map
-    that extends beyond them; not observed if it is unknown how this kernel maps RAM.
+    that extends beyond them; not observed if it is unknown how this kernel maps RAM. ``broken`` maps the blocks of
+    boot memory that no kernel offlines to what they have: a hole, or pages of several zones.
     """
 
     devices: tuple[MemoryDevice, ...]
@@ -89,3 +90,4 @@ class ExpectedState:
     memmap_split: bool = False
     dax_states: Mapping[str, str] = field(default_factory=dict)
     spanned: Mapping[int, str] | NotObserved = field(default_factory=dict)
+    broken: Mapping[int, str] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from harness.model.blocktable import Block, BlockTable
 from harness.model.boot_layout import BootLayout
 from harness.model.devices.device import BACKEND_ALIGNMENT, Device, DeviceAction, VirtioDevice, free_place
 from harness.model.expected import ExpectedState, LinearPiece, PciWindow
-from harness.model.spanned_blocks import kept_blocks, spanned_blocks
+from harness.model.spanned_blocks import broken_blocks, kept_blocks, spanned_blocks
 from harness.model.sparse_sections import SectionTable
 from harness.state import NotObserved
 from harness.units import AddrRange, merge_ranges
@@ -40,6 +40,7 @@ class MemoryModel:
             layout.paging.section_size, layout.machine.arch.subsection_size, layout.boot_memory()
         )
         self._table = BlockTable(layout, baseline.zones, policy)
+        self._broken = broken_blocks(layout, {index: self.blocks[index].zone for index in self.boot_blocks()})
         self._pieces: tuple[LinearPiece, ...] = ()
         self._once: tuple[AddrRange, ...] = ()
         self._boot_managed = sum(zone.managed for zone in baseline.zones) * layout.page_size
@@ -103,7 +104,7 @@ class MemoryModel:
 
     def kept_blocks(self) -> Mapping[int, str]:
         """The blocks that this kernel refuses to offline, and why."""
-        return kept_blocks(self.layout, self._pieces)
+        return {**kept_blocks(self.layout, self._pieces), **self._broken}
 
     def _memmap_split(self) -> bool:
         """True if there are or were huge pages, and this kernel folds their memmap."""
@@ -144,5 +145,6 @@ class MemoryModel:
             sections=self.sections.to_state(self._table.is_online),
             once=self._once,
             spanned=spanned_blocks(layout, linear),
+            broken=self._broken,
             dax_states={name: state for device in devices for name, state in device.dax_states().items()},
         )

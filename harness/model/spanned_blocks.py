@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory blocks that must stay online because a leaf of the linear map extends beyond them."""
+"""Memory blocks that must stay online: a leaf of the linear map extends beyond them, or they are not whole."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from harness.model.boot_layout import BootLayout
 from harness.model.expected import LinearPiece
 from harness.model.leaves import LeafRun, leaf_runs
+from harness.model.zones import MIXED
 from harness.state import NotObserved
-from harness.units import AddrRange, format_size
+from harness.units import AddrRange, format_size, intersect_ranges, merge_ranges
 
 
 def ram_leaves(layout: BootLayout, piece: AddrRange, *, pages_only: bool) -> tuple[LeafRun, ...]:
@@ -50,6 +51,25 @@ def kept_blocks(layout: BootLayout, linear: Iterable[LinearPiece]) -> Mapping[in
     spanned = spanned_blocks(layout, linear)
     known = layout.features.keeps_spanned_blocks is True
     return spanned if known and not isinstance(spanned, NotObserved) else {}
+
+
+def broken_blocks(layout: BootLayout, zones: Mapping[int, str | None]) -> dict[int, str]:
+    """The blocks of boot memory that no kernel offlines (EINVAL), and why; ``zones`` are theirs after boot.
+
+    A block must have no hole, neither behind the last RAM nor where firmware keeps memory (walk_system_ram_range in
+    offline_pages, mm/memory_hotplug.c), and be of a single zone (memory_block_offline, drivers/base/memory.c; v6.12).
+    """
+    nodes, iomem = layout.machine.node_ranges(), layout.baseline.resources
+    listed = [] if isinstance(iomem, NotObserved) else [e.range for e in iomem if e.name == "System RAM"]
+    ram = merge_ranges(nodes if isinstance(iomem, NotObserved) else intersect_ranges(nodes, listed))
+    found: dict[int, str] = {}
+    for index, zone in zones.items():
+        block = AddrRange.sized(index * layout.block_size, layout.block_size)
+        if not any(part.covers(block) for part in ram):
+            found[index] = "it has a hole"
+        elif zone == MIXED:
+            found[index] = "it has pages of several zones"
+    return found
 
 
 def _spanning(layout: BootLayout, runs: Iterable[LeafRun], block: AddrRange) -> Iterator[str]:

@@ -11,6 +11,8 @@ from harness.units import AddrRange, merge_ranges, subtract_ranges
 
 DEVICE = "Device"
 MOVABLE = "Movable"
+#: the zone of a boot block that has pages of several, as the kernel prints it (valid_zones_show, drivers/base/memory.c)
+MIXED = "none"
 #: kernel zones from lowest to highest; zoneinfo does not show those that a kernel was built without
 KERNEL_ZONES = ("DMA", "DMA32", "Normal")
 

@@ -93,8 +93,8 @@ def note(kind: Kind = ARM64_4K) -> dict[str, str]:
     }
 
 
-def zones(node: int = 0, kind: Kind = ARM64_4K) -> tuple[Zone, ...]:
-    pages = GIB // kind.page_size
+def zones(node: int = 0, kind: Kind = ARM64_4K, memory: int = GIB) -> tuple[Zone, ...]:
+    pages = memory // kind.page_size
     managed = pages - 8564 if kind is ARM64_4K else pages - 4096
     low = "DMA" if kind.arch is ARM64 else "DMA32"
     return (
@@ -105,10 +105,10 @@ def zones(node: int = 0, kind: Kind = ARM64_4K) -> tuple[Zone, ...]:
     )
 
 
-def boot_state(kind: Kind = ARM64_4K) -> GuestState:
-    ram = AddrRange.sized(kind.arch.ram_base, GIB)
+def boot_state(kind: Kind = ARM64_4K, memory: int = GIB) -> GuestState:
+    ram = AddrRange.sized(kind.arch.ram_base, memory)
     block = kind.arch.paging[kind.page_size].section_size
-    counts = zones(kind=kind)
+    counts = zones(kind=kind, memory=memory)
     return GuestState(
         raw={},
         boot_id="boot",
@@ -116,7 +116,7 @@ def boot_state(kind: Kind = ARM64_4K) -> GuestState:
         iomem=(IomemEntry(ram, "System RAM"),),
         blocks=tuple(
             MemoryBlock(i, i, "online", True, (counts[0].name,), (0,))
-            for i in range(ram.start // block, ram.end // block)
+            for i in range(ram.start // block, -(-ram.end // block))
         ),
         auto_online="offline",
         zones=counts,
@@ -127,7 +127,7 @@ def boot_state(kind: Kind = ARM64_4K) -> GuestState:
         dax=UNSEEN,
         dmesg=(),
         devices=(),
-        backends={"ram0": GIB},
+        backends={"ram0": memory},
         console=(),
         host_tables=UNSEEN,
         sections=UNSEEN,

@@ -226,7 +226,8 @@ class Kernel:
         self.windows = (self.kernel.linear_window, self.kernel.vmemmap_window)
         self._map_linear(ram, _LINEAR)
         for part in ram.chunks(layout.paging.section_size):
-            self._populate(part, None, 0)
+            # sparse_init_nid: the memmap of an early section is whole
+            self._populate(part.align_outward(layout.paging.section_size), None, 0)
             self._sparse_add(part)
             self.sections[part.start // layout.paging.section_size][1].update(("early", "online"))
         if not arm:

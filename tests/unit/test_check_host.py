@@ -44,9 +44,9 @@ FOLDS = {"HUGETLB_PAGE": "y", "ARCH_WANT_OPTIMIZE_DAX_VMEMMAP": "y"}
 class Guest:
     """A model and a miniature kernel that performs the same actions."""
 
-    def __init__(self, kind: Kind = ARM64_4K, **fact_changes: object) -> None:
-        boot = model_guest.boot_state(kind)
-        layout = boot_layout(model_guest.shape(kind), model_guest.facts(kind, **fact_changes), boot)
+    def __init__(self, kind: Kind = ARM64_4K, memory: int = GIB, **fact_changes: object) -> None:
+        boot, shape = model_guest.boot_state(kind, memory), model_guest.shape(kind, node_memory=(memory,))
+        layout = boot_layout(shape, model_guest.facts(kind, **fact_changes), boot)
         self.kernel = Kernel(kind, layout)
         self.layout = dataclasses.replace(layout, baseline=with_records(self.kernel.state(boot)))
         self.model = MemoryModel(self.layout)
