@@ -14,8 +14,9 @@ from harness.check.evidence import Evidence
 from harness.check.folded import folded_pages
 from harness.check.registry import Broken, Seen, Unobserved, invariant, observed, paired
 from harness.check.tablebalance import page_tables
+from harness.model.boot_layout import BootLayout
 from harness.state import GuestState, NotObserved, Zone
-from harness.units import intersect_ranges
+from harness.units import AddrRange, intersect_ranges
 
 #: names of the same counter in different kernels (mm/vmstat.c: v6.11, v6.12)
 _MEMMAP = ("nr_memmap_pages", "nr_memmap")
@@ -52,13 +53,25 @@ def zon_1(evidence: Evidence) -> Iterator[Broken]:
 
 
 def _present_at_boot(evidence: Evidence) -> Iterator[Broken]:
-    """All boot memory is present after boot, and nothing else (calculate_node_totalpages, mm/mm_init.c, v6.12)."""
+    """After boot, all boot memory is present (calculate_node_totalpages, mm/mm_init.c, v6.12), and else only blocks.
+
+    Those are of devices that were there at boot, if the kernel has put them online on its own.
+    """
     layout, zones = evidence.layout, observed(evidence.layout.baseline.zones)
     for node, ram in enumerate(layout.machine.node_ranges()):
-        wanted = sum(part.size for part in intersect_ranges([ram], layout.boot_memory())) // layout.page_size
+        size = sum(part.size for part in intersect_ranges([ram], layout.boot_memory()))
+        wanted = (size + _online_at_boot(layout, node)) // layout.page_size
         seen = sum(zone.present for zone in zones if zone.node == node)
         if seen != wanted:
             yield Broken(f"node {node} after boot", f"present {wanted}", f"present {seen}", "/proc/zoneinfo")
+
+
+def _online_at_boot(layout: BootLayout, node: int) -> int:
+    """Bytes of the blocks of ``node`` that were online in the first look, and have no boot memory."""
+    blocks, size = layout.baseline.blocks, layout.block_size
+    online = [] if isinstance(blocks, NotObserved) else [b for b in blocks if b.state == "online" and node in b.nodes]
+    places = [AddrRange.sized(block.index * size, size) for block in online]
+    return size * sum(not any(part.overlaps(place) for part in layout.machine.node_ranges()) for place in places)
 
 
 def _freed_at_boot(evidence: Evidence) -> int:

@@ -102,6 +102,18 @@ def test_all_boot_memory_is_present() -> None:
     assert findings("ZON-1", wrong) == [("node 0 after boot", f"present {pages}", f"present {pages + 1}")]
 
 
+@pytest.mark.parametrize(("state", "broken"), [("online", False), ("offline", True)])
+def test_blocks_of_a_device_that_booted_with_the_guest_are_present_if_they_are_online(state: str, broken: bool) -> None:
+    made = layout()
+    assert isinstance(made.baseline.zones, tuple) and isinstance(made.baseline.blocks, tuple)
+    last = made.baseline.blocks[-1]
+    hot = dataclasses.replace(last, index=last.index + 8, phys_index=last.index + 8, state=state)
+    more = made.baseline.zones[0].present + made.block_size // made.page_size
+    grown = dataclasses.replace(made.baseline.zones[0], present=more)
+    changed = layout(zones=(grown, *made.baseline.zones[1:]), blocks=(*made.baseline.blocks, hot))
+    assert any(where == "node 0 after boot" for where, _, _ in findings("ZON-1", changed)) is broken
+
+
 def test_the_linear_map_ends_with_boot_memory() -> None:
     kernel, ram = layout().kernel, AddrRange.sized(0x4000_0000, ODD)
     assert kernel is not None
