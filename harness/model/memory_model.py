@@ -104,7 +104,7 @@ class MemoryModel:
 
     def kept_blocks(self) -> Mapping[int, str]:
         """The blocks that this kernel refuses to offline, and why."""
-        return {**kept_blocks(self.layout, self._pieces), **self._broken}
+        return kept_blocks(self.layout, self._pieces)
 
     def _memmap_split(self) -> bool:
         """True if there are or were huge pages, and this kernel folds their memmap."""

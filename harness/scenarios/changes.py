@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from harness.arch.kernel_layout import KernelLayout
+from harness.check.backtrace import describe_backtrace, first_backtrace
 from harness.check.iomem_invariants import paths
+from harness.check.known import bare
 from harness.state import GuestState, HostTables, MemoryBlock, NotObserved, PageTables
 from harness.units import AddrRange, format_size, merge_ranges, subtract_ranges
 
@@ -59,6 +61,12 @@ def describe_lost(
     found += [] if changes or unread or lost.garbled else ["as in the look before this step"]
     garbled = [f"{line.source} line {line.line}, {line.why}: {line.text}" for line in lost.garbled]
     return f"{_AFTERWARDS}: {'; '.join(found)}", *changes, *garbled
+
+
+def describe_death(trace: Iterable[str]) -> tuple[str, ...]:
+    """Where a kernel died, in one line, by its console or log ``trace`` from the first alarm on; () if unknown."""
+    place = first_backtrace(map(bare, trace))
+    return (f"the kernel was {describe_backtrace(place)}",) if place else ()
 
 
 def _iomem(before: GuestState, after: GuestState) -> Iterator[str]:

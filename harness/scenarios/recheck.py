@@ -16,7 +16,7 @@ from harness.errors import UsageError
 from harness.model.actions import Reboot
 from harness.model.booted import booted_model, plugged_devices
 from harness.parsers.notes import summed
-from harness.scenarios.changes import describe_changes, describe_lost
+from harness.scenarios.changes import describe_changes, describe_death, describe_lost
 from harness.scenarios.outcome import Outcome
 from harness.scenarios.record import RecordedRun, RunEnding, load_details, load_ending, load_run, was_seen
 from harness.scenarios.result import FINE, RunResult, StepResult
@@ -76,8 +76,10 @@ def _recheck(directory: Path, details: Mapping[str, Any]) -> RunResult:
         changes: tuple[str, ...] = ()
         if step.state is not None:
             changes = describe_changes(before, step.state, model.layout.kernel)
-        elif step.lost is not None:
-            changes = describe_lost(before, step.lost, model.layout.kernel)
+        else:
+            changes = describe_death(step.outcome.trace)
+            if step.lost is not None:
+                changes += describe_lost(before, step.lost, model.layout.kernel)
         look = look_of(step.state)
         steps.append(step_result(step.number, step.title, ruling, 0.0, 0.0, checks, changes, look=look))
         before = step.state or before

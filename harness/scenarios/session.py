@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.check import CheckResult, Verdict
-from harness.check.backtrace import describe_backtrace, first_backtrace
 from harness.check.bugs import NAME as BUGS
 from harness.check.bugs import known_bugs
-from harness.check.known import Watch, bare, hung_in, watch_for
+from harness.check.known import Watch, hung_in, watch_for
 from harness.check.starvation import period
 from harness.collect.look import collect_state
 from harness.collect.looks import witnessed
@@ -36,7 +35,7 @@ from harness.model.devices.virtio_mem import PlugVirtioMem
 from harness.parsers.notes import note_lines, summed
 from harness.qemu.memdev import wait_size
 from harness.scenarios.boot import BootedGuest, meet_again
-from harness.scenarios.changes import describe_changes
+from harness.scenarios.changes import describe_changes, describe_death
 from harness.scenarios.hangwatch import HangWatch
 from harness.scenarios.lastlook import LastLook, examine_lost, take_last_look
 from harness.scenarios.memorymap import memory_map
@@ -203,9 +202,8 @@ class Session:
             host = self._host_times(None, self.deadline())
             outcome = Outcome(note=note, alarms=told, trace=after, stacks=stacks, host=host)
             known = ExpectedBugs(self.watch, tuple(bugs))
-            place = first_backtrace(map(bare, after))
-            died = (f"the kernel was {describe_backtrace(place)}",) if place else ()
-            return self._without_look(title, self.expect, outcome, started, known, (*died, *last.lines))
+            changes = (*describe_death(after), *last.lines)
+            return self._without_look(title, self.expect, outcome, started, known, changes)
 
     def _last_look(self, error: MemhpError) -> LastLook:
         """The host's look at the guest that was lost, if that is what ``error`` says."""

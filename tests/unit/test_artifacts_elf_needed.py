@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -29,7 +30,9 @@ needs_cross = pytest.mark.skipif(
 
 @needs_readelf
 def test_what_readelf_says_too() -> None:
-    said = subprocess.run(["readelf", "-ldW", PYTHON], check=True, capture_output=True, text=True).stdout
+    # readelf speaks the user's language.
+    english = dict(os.environ, LC_ALL="C")
+    said = subprocess.run(["readelf", "-ldW", PYTHON], check=True, capture_output=True, text=True, env=english).stdout
     elf = read_elf(PYTHON)
     assert list(elf.needed) == re.findall(r"\(NEEDED\)\s+Shared library: \[(\S+)\]", said)
     assert elf.interpreter == next(iter(re.findall(r"program interpreter: (\S+)\]", said)), None)

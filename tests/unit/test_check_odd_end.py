@@ -62,7 +62,7 @@ def test_the_last_section_is_early_and_partial() -> None:
 
 def test_a_block_with_a_hole_never_goes_offline() -> None:
     made = layout()
-    assert MemoryModel(made).kept_blocks() == {16: "it has a hole"}
+    assert MemoryModel(made).expected().broken == {16: "it has a hole"}
     assert findings("BLK-3", made, OfflineReport(16, "EINVAL")) == []
     must = "stays online (EINVAL): it has a hole"
     assert findings("BLK-3", made, OfflineReport(16, None)) == [("memory16", must, "went offline")]
@@ -75,9 +75,9 @@ def test_what_firmware_keeps_is_a_hole() -> None:
         IomemEntry(AddrRange(0x4800_1000, 0x4800_2000), "reserved"),
         IomemEntry(AddrRange(0x4800_2000, 0x84C0_0000), "System RAM"),
     )
-    assert MemoryModel(layout(iomem=iomem)).kept_blocks() == {9: "it has a hole", 16: "it has a hole"}
+    assert MemoryModel(layout(iomem=iomem)).expected().broken == {9: "it has a hole", 16: "it has a hole"}
     unseen = MemoryModel(layout(iomem=model_guest.UNSEEN))
-    assert unseen.kept_blocks() == {16: "it has a hole"}
+    assert unseen.expected().broken == {16: "it has a hole"}
 
 
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[-1]], ids=str)
@@ -87,7 +87,7 @@ def test_a_block_of_two_zones_is_online_in_none_of_them(kind: Kind) -> None:
     mixed, last = model.expected().blocks[5], model.expected().blocks[-1]
     assert (mixed.index, mixed.state, mixed.valid_zones) == (first + 5, "online", ("none",))
     assert (last.index, last.state, last.valid_zones) == (first + 8, "online", ("Movable",))
-    assert model.kept_blocks() == {first + 5: "it has pages of several zones", first + 8: "it has a hole"}
+    assert model.expected().broken == {first + 5: "it has pages of several zones", first + 8: "it has a hole"}
     assert findings("BLK-3", made, OfflineReport(first + 5, "EINVAL")) == []
     assert [seen for _, _, seen in findings("BLK-3", made, OfflineReport(first + 5, None))] == ["went offline"]
 
