@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from leftovers import LONG_SCENARIO, MEMHP, World
 
-from harness.artifacts.cache import cache_root, hash_file, verify
+from harness.artifacts.cache import cache_root, hash_file, remove_tree, verify
 from harness.scenarios.boot import Parts
 
 pytestmark = [pytest.mark.memhp_guest, pytest.mark.either_arch]
@@ -111,7 +111,7 @@ def test_a_damaged_part_is_made_again_and_never_used(
 def test_two_runs_that_want_the_same_part_make_it_once(
     world: World, guest: list[str], cache: Path, entry: Path
 ) -> None:
-    shutil.rmtree(entry)
+    remove_tree(entry)
     both = [start(world, "fetch", "guest-root", *guest[:2], cache=cache) for _ in range(2)]
     ended = [finish(process) for process in both]
     assert [status for status, _ in ended] == [0, 0], ended
@@ -141,7 +141,7 @@ def test_a_part_that_cannot_be_kept_is_no_verdict(
     mount: str, why: str, world: World, guest: list[str], cache: Path, entry: Path
 ) -> None:
     require_mounts()
-    shutil.rmtree(entry)
+    remove_tree(entry)
     status, out = finish(start(world, "run", "host.yaml", *guest, cache=cache, before=mount.format(cache)))
     assert status == 3, out
     assert why in out and "hint:" in out
